@@ -58,6 +58,7 @@ pub struct BootInfo {
 
 /// Monotonic nanoseconds for a TSC value.
 #[must_use]
+#[expect(clippy::cast_possible_truncation, reason = "nanoseconds wrap after 584 years")]
 pub const fn tsc_to_ns(tsc: u64, tsc_base: u64, scale: u64) -> u64 {
     let ticks = tsc.saturating_sub(tsc_base);
     let product = (ticks as u128) * (scale as u128);

@@ -1,6 +1,6 @@
 //! The parts of the one file.
 //!
-//! The file is `setup` (real-mode code and the Linux boot header, 4 sectors)
+//! The file is `setup` (real-mode code and the Linux boot header, 16 sectors)
 //! followed by `payload`, which every loader puts at 1 MiB. The payload is the
 //! start-up stub (one page), the [`Directory`] (one page), then the parts, each
 //! page aligned. It is never written to, so the whole file can be hashed and dom0
@@ -10,7 +10,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Bytes of `setup` at the start of the file.
-pub const SETUP_BYTES: usize = 2048;
+pub const SETUP_BYTES: usize = 8192;
 /// Where the payload is in memory.
 pub const PAYLOAD_ADDRESS: u64 = 0x10_0000;
 /// Offset of the directory in the payload.

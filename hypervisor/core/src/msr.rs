@@ -1,0 +1,119 @@
+//! Which model-specific registers a guest may touch.
+//!
+//! An allow-list: whatever is not named raises a general-protection fault in the
+//! guest and is logged once. Registers that the control block holds, or that need
+//! the local APIC or the clock, are named here and served by the caller.
+
+use hv_x86::msr as number;
+
+/// What to do for a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Read {
+    /// A fixed value.
+    Value(u64),
+    /// A register with state behind it.
+    State(Register),
+    /// General protection.
+    Refused,
+}
+
+/// What to do for a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// Accepted and forgotten.
+    Ignored,
+    /// A register with state behind it.
+    State(Register),
+    /// General protection.
+    Refused,
+}
+
+/// Registers with state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Register {
+    /// Time-stamp counter.
+    Tsc,
+    /// Local APIC base.
+    ApicBase,
+    /// Extended features.
+    Efer,
+    /// Page attribute table.
+    Pat,
+    /// Timer deadline.
+    TscDeadline,
+    /// An x2APIC register at this page offset.
+    X2apic(u32),
+    /// KVM system time page.
+    KvmSystemTime,
+    /// KVM wall clock.
+    KvmWallClock,
+    /// Value for RDTSCP.
+    TscAux,
+}
+
+const fn state(msr: u32) -> Option<Register> {
+    Some(match msr {
+        number::TSC => Register::Tsc,
+        number::APIC_BASE => Register::ApicBase,
+        number::EFER => Register::Efer,
+        number::PAT => Register::Pat,
+        number::TSC_DEADLINE => Register::TscDeadline,
+        number::TSC_AUX => Register::TscAux,
+        number::X2APIC_FIRST..=number::X2APIC_LAST => Register::X2apic((msr - number::X2APIC_FIRST) << 4),
+        number::KVM_SYSTEM_TIME | number::KVM_SYSTEM_TIME_NEW => Register::KvmSystemTime,
+        number::KVM_WALL_CLOCK | number::KVM_WALL_CLOCK_NEW => Register::KvmWallClock,
+        _ => return None,
+    })
+}
+
+/// The policy for RDMSR.
+#[must_use]
+pub const fn read(msr: u32) -> Read {
+    if let Some(register) = state(msr) {
+        return Read::State(register);
+    }
+    match msr {
+        // No machine-check banks, no variable ranges, MTRRs off.
+        number::MCG_CAP | number::MCG_STATUS | number::MTRR_CAP | number::MTRR_DEF_TYPE => Read::Value(0),
+        number::SYSCFG | number::INT_PENDING | number::MISC_ENABLE => Read::Value(0),
+        // A patch level that no driver takes for a missing one.
+        number::BIOS_SIGN_ID => Read::Value(0x0100_0065),
+        // TscFreqSel: the TSC counts at its base rate.
+        number::HWCR => Read::Value(1 << 24),
+        // LFENCE serializes.
+        number::DE_CFG => Read::Value(1 << 1),
+        number::VM_CR => Read::Value(number::VM_CR_SVMDIS),
+        _ => Read::Refused,
+    }
+}
+
+/// The policy for WRMSR.
+#[must_use]
+pub const fn write(msr: u32) -> Write {
+    if let Some(register) = state(msr) {
+        return Write::State(register);
+    }
+    match msr {
+        number::BIOS_SIGN_ID | number::MCG_STATUS | number::MISC_ENABLE => Write::Ignored,
+        number::SYSCFG | number::HWCR | number::DE_CFG | number::INT_PENDING => Write::Ignored,
+        _ => Write::Refused,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Read, Register, Write, read, write};
+
+    #[test]
+    fn the_unknown_is_refused() {
+        let mut allowed = 0;
+        for msr in (0..0x2000).chain(0xc000_0000..0xc000_2000).chain(0xc001_0000..0xc001_2000) {
+            let readable = read(msr) != Read::Refused;
+            let writable = write(msr) != Write::Refused;
+            allowed += u32::from(readable || writable);
+        }
+        assert_eq!(allowed, 19 + 256, "a new entry is a decision: change this number with it");
+        assert_eq!(read(0x830), Read::State(Register::X2apic(0x300)));
+        assert_eq!(write(0xc001_0117), Write::Refused);
+    }
+}
