@@ -1,1 +1,18 @@
-//! Placeholder.
+//! dom0: the node and its guests' devices.
+//!
+//! This library is pure: it is given time, bytes and guest memory by copy, and
+//! returns bytes and events.
+//!
+//! * [`layout`]: a guest's physical address space;
+//! * [`guest_memory`]: how its memory may be used;
+//! * [`devices`]: everything it sees besides CPUs and RAM.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod devices;
+pub mod fault;
+pub mod guest_memory;
+pub mod layout;
+pub mod limits;

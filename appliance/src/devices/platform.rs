@@ -1,0 +1,364 @@
+//! One guest's platform: every port and address that is not RAM.
+//!
+//! Spec: ACPI 6.4, sections 4.8.3.7 (sleep registers) and 4.8.3.6 (reset).
+//! Whatever nothing answers reads as all ones and swallows writes, as on a PC.
+
+use alloc::vec::Vec;
+
+use hv_x86::{low8, low32};
+use serde::{Deserialize, Serialize};
+
+use super::ioapic::IoApic;
+use super::msix::MsiMessage;
+use super::pci_bus::{Doorbell, PciBus, base_address};
+use super::uart16550::Uart16550;
+use super::virtio::VirtioDevice;
+use super::virtio::block::{BlockConfig, VirtioBlock};
+use super::virtio::console::VirtioConsole;
+use super::virtio::net::VirtioNet;
+use super::virtio::rng::VirtioRng;
+use super::virtio::transport::TransportEvent;
+use crate::layout::{
+    CHIPSET_RESET_PORT, ECAM_BYTES, ECAM_START, EVENT_PIN, IOAPIC_BYTES, IOAPIC_START, KEYBOARD_COMMAND_PORT,
+    PCI_ADDRESS_PORT, PCI_DATA_PORT, PCI_WINDOW_END, PCI_WINDOW_START, RESET_PORT, RESET_VALUE,
+    SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT, SLEEP_TYPE_OFF, UART_PIN, UART_PORT,
+};
+use crate::limits::PCI_DEVICES_MAX;
+
+/// Version of [`PlatformState`].
+pub const STATE_VERSION: u32 = 1;
+/// Keyboard controller command: pulse the reset line.
+const KEYBOARD_RESET: u8 = 0xfe;
+
+/// A device to build.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeviceConfig {
+    /// A disk.
+    Block(BlockConfig),
+    /// A network card.
+    Net {
+        /// Its address.
+        mac: [u8; 6],
+    },
+    /// A console.
+    Console,
+    /// A source of entropy.
+    Rng,
+}
+
+/// What a guest's access means for its node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlatformEvent {
+    /// The guest turned itself off.
+    PowerOff,
+    /// The guest asks for a reset.
+    Reset,
+    /// There is work in a queue.
+    Queue {
+        /// Device number.
+        device: usize,
+        /// Queue number.
+        queue: u16,
+    },
+    /// The guest reset a device; all its operations are void.
+    DeviceReset {
+        /// Device number.
+        device: usize,
+    },
+}
+
+/// Accesses that nothing answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnclaimedCounters {
+    /// Port reads and writes.
+    pub ports: u64,
+    /// Memory-mapped reads and writes.
+    pub memory: u64,
+}
+
+/// All devices of one guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Platform {
+    /// PCI bus and the virtio devices on it.
+    pub pci: PciBus,
+    /// The serial port.
+    pub uart: Uart16550,
+    ioapic: IoApic,
+    uart_line: bool,
+    unclaimed: UnclaimedCounters,
+}
+
+/// Everything about a platform, to be resumed elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlatformState {
+    /// [`STATE_VERSION`] when it was taken.
+    pub version: u32,
+    platform: Platform,
+}
+
+/// A state that this version cannot resume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownStateVersion(pub u32);
+
+impl Platform {
+    /// A platform at power-on. Device `n` of the list is function 00:`n + 1`.0;
+    /// devices beyond [`PCI_DEVICES_MAX`] do not fit on the bus.
+    #[must_use]
+    pub fn new(devices: &[DeviceConfig]) -> Self {
+        let devices: Vec<VirtioDevice> = devices
+            .iter()
+            .take(PCI_DEVICES_MAX)
+            .enumerate()
+            .map(|(index, config)| {
+                let base = base_address(index);
+                match config {
+                    DeviceConfig::Block(config) => {
+                        VirtioDevice::Block(VirtioBlock::new(config.clone(), base))
+                    }
+                    DeviceConfig::Net { mac } => VirtioDevice::Net(VirtioNet::new(*mac, base)),
+                    DeviceConfig::Console => VirtioDevice::Console(VirtioConsole::new(base)),
+                    DeviceConfig::Rng => VirtioDevice::Rng(VirtioRng::new(base)),
+                }
+            })
+            .collect();
+        Self {
+            pci: PciBus::new(devices),
+            uart: Uart16550::new(),
+            ioapic: IoApic::new(),
+            uart_line: false,
+            unclaimed: UnclaimedCounters::default(),
+        }
+    }
+
+    /// Back to power-on for a reboot; console output stays readable.
+    pub fn power_on(&mut self) {
+        self.pci.power_on();
+        self.uart.power_on();
+        self.ioapic = IoApic::new();
+        self.uart_line = false;
+    }
+
+    /// The state at this instant.
+    #[must_use]
+    pub fn export(&self) -> PlatformState {
+        PlatformState { version: STATE_VERSION, platform: self.clone() }
+    }
+
+    /// Resumes an exported state. Doorbells are to be registered anew.
+    ///
+    /// # Errors
+    /// The version is not known.
+    pub fn from_state(state: PlatformState) -> Result<Self, UnknownStateVersion> {
+        if state.version != STATE_VERSION {
+            return Err(UnknownStateVersion(state.version));
+        }
+        let PlatformState { mut platform, .. } = state;
+        platform.pci.devices.truncate(PCI_DEVICES_MAX);
+        platform.pci.mark_doorbells_changed();
+        Ok(platform)
+    }
+
+    /// Accesses that nothing answered.
+    #[must_use]
+    pub const fn unclaimed(&self) -> UnclaimedCounters {
+        self.unclaimed
+    }
+
+    /// A device by number.
+    #[must_use]
+    pub fn device(&self, device: usize) -> Option<&VirtioDevice> {
+        self.pci.devices.get(device)
+    }
+
+    /// A disk by device number.
+    pub fn block_mut(&mut self, device: usize) -> Option<&mut VirtioBlock> {
+        match self.pci.devices.get_mut(device)? {
+            VirtioDevice::Block(block) => Some(block),
+            _ => None,
+        }
+    }
+
+    /// A network card by device number.
+    pub fn net_mut(&mut self, device: usize) -> Option<&mut VirtioNet> {
+        match self.pci.devices.get_mut(device)? {
+            VirtioDevice::Net(net) => Some(net),
+            _ => None,
+        }
+    }
+
+    /// A console by device number.
+    pub fn console_mut(&mut self, device: usize) -> Option<&mut VirtioConsole> {
+        match self.pci.devices.get_mut(device)? {
+            VirtioDevice::Console(console) => Some(console),
+            _ => None,
+        }
+    }
+
+    /// A source of entropy by device number.
+    pub fn rng_mut(&mut self, device: usize) -> Option<&mut VirtioRng> {
+        match self.pci.devices.get_mut(device)? {
+            VirtioDevice::Rng(rng) => Some(rng),
+            _ => None,
+        }
+    }
+
+    /// Presses the power button: a guest that listens shuts down.
+    pub const fn press_power_button(&mut self) {
+        self.ioapic.raise(EVENT_PIN);
+    }
+
+    /// Types on the serial port; returns how many bytes there was room for.
+    pub fn push_uart_input(&mut self, bytes: &[u8]) -> usize {
+        let count = self.uart.push_input(bytes);
+        self.update_uart_line();
+        count
+    }
+
+    fn update_uart_line(&mut self) {
+        let line = self.uart.interrupt();
+        if line && !self.uart_line {
+            self.ioapic.raise(UART_PIN);
+        }
+        self.uart_line = line;
+    }
+
+    /// Answers a port read of 1, 2 or 4 bytes.
+    pub fn port_read(&mut self, port: u16, size: u8) -> u32 {
+        match port {
+            PCI_ADDRESS_PORT if size == 4 => self.pci.address(),
+            PCI_DATA_PORT..=0xcff => self.pci.read_data(low8(u64::from(port & 3)), size),
+            UART_PORT..=0x3ff if size == 1 => {
+                let value = self.uart.read(low8(u64::from(port & 7)));
+                self.update_uart_line();
+                u32::from(value)
+            }
+            SLEEP_CONTROL_PORT | SLEEP_STATUS_PORT | RESET_PORT if size == 1 => 0,
+            // No keyboard controller: nothing pending, not busy.
+            _ => {
+                self.unclaimed.ports += 1;
+                match size {
+                    1 => 0xff,
+                    2 => 0xffff,
+                    _ => 0xffff_ffff,
+                }
+            }
+        }
+    }
+
+    /// Takes a port write of 1, 2 or 4 bytes.
+    pub fn port_write(&mut self, port: u16, size: u8, value: u32) -> Option<PlatformEvent> {
+        let byte = low8(u64::from(value));
+        match port {
+            PCI_ADDRESS_PORT if size == 4 => self.pci.set_address(value),
+            PCI_DATA_PORT..=0xcff => {
+                return self.pci.write_data(low8(u64::from(port & 3)), size, value).map(event);
+            }
+            UART_PORT..=0x3ff if size == 1 => {
+                self.uart.write(low8(u64::from(port & 7)), byte);
+                self.update_uart_line();
+            }
+            SLEEP_CONTROL_PORT if size == 1 => {
+                // Bit 5 SLP_EN, bits 4:2 SLP_TYP.
+                let sleep_type = (byte >> 2) & 7;
+                return (byte & 0x20 != 0 && sleep_type == SLEEP_TYPE_OFF).then_some(PlatformEvent::PowerOff);
+            }
+            SLEEP_STATUS_PORT if size == 1 => {}
+            RESET_PORT if size == 1 => {
+                return (byte == RESET_VALUE).then_some(PlatformEvent::Reset);
+            }
+            // Bit 2 resets the CPU.
+            CHIPSET_RESET_PORT if size == 1 => return (byte & 4 != 0).then_some(PlatformEvent::Reset),
+            KEYBOARD_COMMAND_PORT if size == 1 && byte == KEYBOARD_RESET => {
+                return Some(PlatformEvent::Reset);
+            }
+            _ => self.unclaimed.ports += 1,
+        }
+        None
+    }
+
+    /// Answers a memory-mapped read of 1, 2, 4 or 8 bytes.
+    pub fn mmio_read(&mut self, gpa: u64, size: u8) -> u64 {
+        let answer = match gpa {
+            PCI_WINDOW_START..PCI_WINDOW_END => self.pci.read_memory(gpa, size),
+            _ if in_range(gpa, size, ECAM_START, ECAM_BYTES) => {
+                Some(self.pci.read_ecam(gpa - ECAM_START, size))
+            }
+            _ if in_range(gpa, size, IOAPIC_START, IOAPIC_BYTES) => {
+                Some(u64::from(self.ioapic.read(gpa - IOAPIC_START)))
+            }
+            _ => None,
+        };
+        answer.unwrap_or_else(|| {
+            self.unclaimed.memory += 1;
+            ones(size)
+        })
+    }
+
+    /// Takes a memory-mapped write of 1, 2, 4 or 8 bytes.
+    pub fn mmio_write(&mut self, gpa: u64, size: u8, value: u64) -> Option<PlatformEvent> {
+        let value = value & ones(size);
+        match gpa {
+            PCI_WINDOW_START..PCI_WINDOW_END => {
+                if let Some(result) = self.pci.write_memory(gpa, size, value) {
+                    return result.map(event);
+                }
+            }
+            _ if in_range(gpa, size, ECAM_START, ECAM_BYTES) => {
+                return self.pci.write_ecam(gpa - ECAM_START, size, value).map(event);
+            }
+            _ if in_range(gpa, size, IOAPIC_START, IOAPIC_BYTES) => {
+                self.ioapic.write(gpa - IOAPIC_START, low32(value));
+                return None;
+            }
+            _ => {}
+        }
+        self.unclaimed.memory += 1;
+        None
+    }
+
+    /// A doorbell rang.
+    #[must_use]
+    pub fn doorbell(&self, index: u32) -> Option<PlatformEvent> {
+        let (device, queue) = self.pci.doorbell_target(index)?;
+        Some(PlatformEvent::Queue { device, queue })
+    }
+
+    /// The doorbells to register with the hypervisor.
+    pub fn doorbells(&self) -> impl Iterator<Item = Doorbell> {
+        self.pci.doorbells()
+    }
+
+    /// Whether [`Self::doorbells`] may have changed since this was asked last.
+    pub const fn take_doorbells_changed(&mut self) -> bool {
+        self.pci.take_doorbells_changed()
+    }
+
+    /// The next interrupt to inject; call until there is none.
+    pub fn next_interrupt(&mut self) -> Option<MsiMessage> {
+        self.pci.next_interrupt().or_else(|| self.ioapic.next_message())
+    }
+}
+
+const fn event((device, event): (usize, TransportEvent)) -> PlatformEvent {
+    match event {
+        TransportEvent::Notify(queue) => PlatformEvent::Queue { device, queue },
+        TransportEvent::Reset => PlatformEvent::DeviceReset { device },
+    }
+}
+
+const fn in_range(gpa: u64, size: u8, start: u64, length: u64) -> bool {
+    gpa >= start && gpa.saturating_add(size as u64) <= start + length
+}
+
+const fn ones(size: u8) -> u64 {
+    match size {
+        1 => 0xff,
+        2 => 0xffff,
+        4 => 0xffff_ffff,
+        _ => u64::MAX,
+    }
+}
+
+#[cfg(test)]
+#[path = "platform/tests.rs"]
+mod tests;

@@ -1,0 +1,41 @@
+//! Bounds of everything that grows at a guest's will.
+
+/// Largest virtqueue, in descriptors.
+pub const QUEUE_SIZE_MAX: u16 = 256;
+/// Most descriptors of one chain, direct and indirect together.
+pub const CHAIN_DESCRIPTORS_MAX: usize = 256;
+/// Most data segments a driver may put into one block request: the chain
+/// without header and status.
+pub const BLOCK_SEGMENTS_MAX: u32 = 126;
+/// Longest single data segment of a block request in bytes.
+pub const BLOCK_SEGMENT_BYTES_MAX: u32 = 128 * 1024;
+/// Longest block request in bytes: all a driver that keeps to the two limits
+/// above can ask for.
+pub const BLOCK_REQUEST_BYTES_MAX: u64 = 126 * 128 * 1024;
+/// Longest range of one discard or write-zeroes request in sectors.
+pub const BLOCK_RANGE_SECTORS_MAX: u32 = 1 << 21;
+/// Longest serial number of a block device in bytes.
+pub const BLOCK_SERIAL_BYTES: usize = 20;
+/// Chains that one call may consume without anything to hand out, so that a
+/// guest that refills its ring cannot hold dom0.
+pub const CHAINS_PER_CALL_MAX: usize = 1024;
+/// Longest Ethernet frame without its checksum, one VLAN tag included.
+pub const FRAME_BYTES_MAX: usize = 1518;
+/// Most receive buffers that one frame may be spread over.
+pub const FRAME_BUFFERS_MAX: usize = 16;
+/// Console output kept for late readers, in bytes.
+pub const CONSOLE_SCROLLBACK_BYTES: usize = 64 * 1024;
+/// Console input waiting for the guest, in bytes.
+pub const CONSOLE_INPUT_BYTES: usize = 4096;
+/// Console output taken from a guest in one call, in bytes.
+pub const CONSOLE_BYTES_PER_CALL_MAX: usize = 64 * 1024;
+/// Receive queue of the UART in bytes.
+pub const UART_INPUT_BYTES: usize = 1024;
+/// Random bytes that one request gets at most.
+pub const RANDOM_BYTES_PER_REQUEST: usize = 256;
+/// Most PCI devices besides the host bridge.
+pub const PCI_DEVICES_MAX: usize = 31;
+/// Longest kernel command line in bytes, without its terminating zero.
+pub const COMMAND_LINE_BYTES_MAX: usize = 4095;
+/// Most program headers of a kernel in ELF.
+pub const ELF_SEGMENTS_MAX: usize = 64;
