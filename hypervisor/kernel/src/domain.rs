@@ -1,0 +1,459 @@
+//! Domains and the events they have for dom0.
+
+use crate::clock;
+use crate::log::info;
+use crate::nested::Nested;
+use crate::vcpu::{self, Vcpu};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use hv_abi::call::Error;
+use hv_abi::domain::{DomainInfo, DomainSpec, STATE_CRASHED, STATE_NEW, STATE_PAUSED, STATE_RUNNING};
+use hv_abi::{MAX_DOMAIN_VCPUS, MAX_DOMAINS, MAX_DOORBELLS, MAX_VCPUS};
+use hv_core::lapic::Message;
+use hv_core::scheduler::{Scheduler, State};
+use hv_x86::{LARGE_PAGE_SIZE, apic};
+use spin::Mutex;
+
+/// The run queue.
+pub(crate) static SCHEDULER: Mutex<Scheduler<MAX_VCPUS>> = Mutex::new(Scheduler::new());
+static DOMAINS: [Mutex<Option<Domain>>; MAX_DOMAINS] = [const { Mutex::new(None) }; MAX_DOMAINS];
+/// What each domain has for dom0; outside the domain's lock.
+pub(crate) static EVENTS: [Events; MAX_DOMAINS] = [const { Events::new() }; MAX_DOMAINS];
+/// Domains with something in [`EVENTS`], one bit each.
+static WORK: AtomicU64 = AtomicU64::new(0);
+static GENERATION: AtomicU32 = AtomicU32::new(0);
+
+/// Causes for dom0 to look at a domain.
+pub(crate) struct Events {
+    /// Doorbells rung.
+    pub(crate) doorbells: AtomicU64,
+    /// vCPUs that wait for an answer and were not reported yet.
+    pub(crate) exits: AtomicU32,
+    /// The domain changed state.
+    pub(crate) changed: AtomicBool,
+}
+
+impl Events {
+    const fn new() -> Self {
+        Self { doorbells: AtomicU64::new(0), exits: AtomicU32::new(0), changed: AtomicBool::new(false) }
+    }
+
+    fn clear(&self) {
+        self.doorbells.store(0, Ordering::Relaxed);
+        self.exits.store(0, Ordering::Relaxed);
+        self.changed.store(false, Ordering::Relaxed);
+    }
+}
+
+/// A guest.
+pub(crate) struct Domain {
+    /// Its number.
+    pub(crate) id: u32,
+    /// Its memory.
+    pub(crate) nested: Nested,
+    /// Added to the TSC in the guest.
+    pub(crate) tsc_offset: u64,
+    /// Monotonic time at which its own clock was zero.
+    pub(crate) created_ns: u64,
+    state: u32,
+    vcpus: [u16; MAX_DOMAIN_VCPUS],
+    vcpu_count: usize,
+    doorbells: [(u64, u8); MAX_DOORBELLS],
+    weight: u32,
+    cap_percent: u32,
+    log_lines_left: u32,
+    first_run_ns: u64,
+}
+
+/// Log lines a guest may cause before it is silenced.
+const LOG_LINES: u32 = 64;
+
+impl Domain {
+    fn slots(&self) -> impl Iterator<Item = usize> + '_ {
+        self.vcpus.iter().take(self.vcpu_count).map(|slot| usize::from(*slot))
+    }
+
+    /// The doorbell that a write rings.
+    pub(crate) fn doorbell(&self, gpa: u64, width: u8) -> Option<u32> {
+        let found =
+            self.doorbells.iter().position(|(at, bytes)| *at == gpa && *bytes == width && width != 0)?;
+        u32::try_from(found).ok()
+    }
+
+    /// Takes one line from the guest's allowance.
+    pub(crate) const fn may_log(&mut self) -> bool {
+        let may = self.log_lines_left > 0;
+        self.log_lines_left = self.log_lines_left.saturating_sub(1);
+        may
+    }
+
+    /// A vCPU ran for the first time.
+    pub(crate) const fn note_run(&mut self, now_ns: u64) {
+        if self.first_run_ns == 0 {
+            self.first_run_ns = now_ns;
+        }
+    }
+}
+
+/// Runs `action` on the domain in a slot, if there is one.
+pub(crate) fn with_slot<T>(slot: usize, action: impl FnOnce(&mut Domain) -> T) -> Option<T> {
+    DOMAINS.get(slot)?.lock().as_mut().map(action)
+}
+
+/// Runs `action` on the domain with a number.
+fn with<T>(id: u32, action: impl FnOnce(&mut Domain) -> T) -> Result<T, Error> {
+    let slot = hv_abi::DomainId(id).slot();
+    let mut guard = DOMAINS.get(slot).ok_or(Error::NotFound)?.lock();
+    guard.as_mut().filter(|domain| domain.id == id).map(action).ok_or(Error::NotFound)
+}
+
+/// Marks that a domain has something for dom0.
+pub(crate) fn notify(slot: usize) {
+    WORK.fetch_or(1 << slot, Ordering::Release);
+    crate::dom0::wake();
+}
+
+/// Whether any domain has something for dom0.
+pub(crate) fn has_work() -> bool {
+    WORK.load(Ordering::Acquire) != 0
+}
+
+/// Takes the set of domains with something.
+pub(crate) fn take_work() -> u64 {
+    WORK.swap(0, Ordering::Acquire)
+}
+
+/// Everything is reported again: for a new dom0.
+pub(crate) fn report_again() {
+    for slot in 0..MAX_DOMAINS {
+        let Some(vcpus) = with_slot(slot, |domain| domain.slots().collect_slots()) else { continue };
+        let mut waiting = 0;
+        for (index, vcpu) in vcpus.iter().enumerate() {
+            if vcpu::by_slot(*vcpu).is_some_and(Vcpu::waits_for_answer) {
+                waiting |= 1 << index;
+            }
+        }
+        if let Some(events) = EVENTS.get(slot) {
+            events.exits.fetch_or(waiting, Ordering::Relaxed);
+            events.changed.store(true, Ordering::Relaxed);
+            WORK.fetch_or(1 << slot, Ordering::Release);
+        }
+    }
+}
+
+/// vCPU slots of a domain, copied out from under its lock.
+struct SlotList {
+    slots: [usize; MAX_DOMAIN_VCPUS],
+    count: usize,
+}
+
+impl SlotList {
+    fn iter(&self) -> impl Iterator<Item = &usize> {
+        self.slots.iter().take(self.count)
+    }
+}
+
+trait CollectSlots {
+    fn collect_slots(self) -> SlotList;
+}
+
+impl<I: Iterator<Item = usize>> CollectSlots for I {
+    fn collect_slots(self) -> SlotList {
+        let mut list = SlotList { slots: [0; MAX_DOMAIN_VCPUS], count: 0 };
+        for (target, slot) in list.slots.iter_mut().zip(self) {
+            *target = slot;
+            list.count += 1;
+        }
+        list
+    }
+}
+
+/// Creates a domain with all its vCPUs stopped.
+pub(crate) fn create(spec: &DomainSpec) -> Result<u32, Error> {
+    let vcpus = spec.vcpus as usize;
+    if !(1..=MAX_DOMAIN_VCPUS).contains(&vcpus)
+        || spec.memory_bytes == 0
+        || !spec.memory_bytes.is_multiple_of(LARGE_PAGE_SIZE)
+        || spec.memory_bytes > hv_abi::boot::WINDOW_BYTES / 2
+        || !(1..=65_535).contains(&spec.weight)
+    {
+        return Err(Error::Argument);
+    }
+    let slot = (0..MAX_DOMAINS)
+        .find(|slot| DOMAINS.get(*slot).is_some_and(|domain| domain.lock().is_none()))
+        .ok_or(Error::NoSlot)?;
+    let nested = Nested::new(spec.memory_bytes).ok_or(Error::NoMemory)?;
+    // Never 0, so that 0 can mean none; the slot is in the low byte.
+    let generation = GENERATION.fetch_add(1, Ordering::Relaxed) + 1;
+    let id = (generation << 8 & 0x7fff_ff00) | u32::try_from(slot).map_err(|_| Error::NoSlot)?;
+    let mut domain = Domain {
+        id,
+        nested,
+        tsc_offset: crate::raw::tsc().wrapping_neg(),
+        created_ns: clock::now_ns(),
+        state: STATE_NEW,
+        vcpus: [0; MAX_DOMAIN_VCPUS],
+        vcpu_count: 0,
+        doorbells: [(0, 0); MAX_DOORBELLS],
+        weight: spec.weight,
+        cap_percent: spec.cap_percent,
+        log_lines_left: LOG_LINES,
+        first_run_ns: 0,
+    };
+    for index in 0..spec.vcpus {
+        let created = vcpu::create(slot, index, spec.vcpus, domain.nested.root(), domain.tsc_offset);
+        match (created, domain.vcpus.get_mut(index as usize)) {
+            (Ok(vcpu), Some(target)) => {
+                *target = u16::try_from(vcpu).map_err(|_| Error::NoSlot)?;
+                domain.vcpu_count += 1;
+                let cap = spec.cap_percent.div_ceil(spec.vcpus);
+                SCHEDULER.lock().add(vcpu, spec.weight, cap);
+            }
+            (created, _) => {
+                domain.slots().for_each(vcpu::free);
+                return Err(created.err().unwrap_or(Error::NoSlot));
+            }
+        }
+    }
+    if let Some(events) = EVENTS.get(slot) {
+        events.clear();
+    }
+    crate::dom0::map_window(slot, Some(domain.nested.pointers()));
+    if let Some(target) = DOMAINS.get(slot) {
+        *target.lock() = Some(domain);
+    }
+    Ok(id)
+}
+
+fn slots_of(id: u32) -> Result<SlotList, Error> {
+    with(id, |domain| domain.slots().collect_slots())
+}
+
+/// Starts or resumes.
+pub(crate) fn resume(id: u32) -> Result<(), Error> {
+    let slots = with(id, |domain| {
+        if !matches!(domain.state, STATE_NEW | STATE_PAUSED) {
+            return Err(Error::State);
+        }
+        domain.state = STATE_RUNNING;
+        Ok(domain.slots().collect_slots())
+    })??;
+    for slot in slots.iter() {
+        let kick = SCHEDULER.lock().wake(*slot);
+        reschedule(kick);
+    }
+    Ok(())
+}
+
+fn reschedule(cpu: Option<u32>) {
+    if let Some(cpu) = cpu.filter(|cpu| *cpu != crate::cpu::current().number) {
+        crate::apic::interrupt(cpu, crate::cpu::VECTOR_RESCHEDULE);
+    }
+}
+
+/// Stops all vCPUs; none is in guest mode on return. Called on dom0's CPU, which
+/// therefore runs none itself.
+fn stop(slots: &SlotList) {
+    for slot in slots.iter() {
+        if let Some(vcpu) = vcpu::by_slot(*slot) {
+            vcpu.request_stop(true);
+        }
+        loop {
+            let running = SCHEDULER.lock().stop(*slot);
+            let Some(cpu) = running else { break };
+            crate::apic::interrupt(cpu, crate::cpu::VECTOR_RESCHEDULE);
+            for _ in 0..1000 {
+                core::hint::spin_loop();
+            }
+        }
+        if let Some(vcpu) = vcpu::by_slot(*slot) {
+            vcpu.request_stop(false);
+        }
+    }
+}
+
+/// Pauses.
+pub(crate) fn pause(id: u32) -> Result<(), Error> {
+    let slots = slots_of(id)?;
+    stop(&slots);
+    with(id, |domain| {
+        if domain.state == STATE_RUNNING {
+            domain.state = STATE_PAUSED;
+        }
+    })
+}
+
+/// Destroys.
+pub(crate) fn destroy(id: u32) -> Result<(), Error> {
+    let slots = slots_of(id)?;
+    stop(&slots);
+    let slot = hv_abi::DomainId(id).slot();
+    crate::dom0::map_window(slot, None);
+    for vcpu in slots.iter() {
+        SCHEDULER.lock().remove(*vcpu);
+        vcpu::free(*vcpu);
+    }
+    let domain = DOMAINS.get(slot).and_then(|domain| domain.lock().take());
+    drop(domain);
+    if let Some(events) = EVENTS.get(slot) {
+        events.clear();
+    }
+    crate::store::clear(slot);
+    Ok(())
+}
+
+/// A guest failed by itself; its vCPUs stop one by one as they notice.
+pub(crate) fn crash(slot: usize, cause: &str) {
+    let slots = with_slot(slot, |domain| {
+        if domain.state != STATE_CRASHED {
+            info!("domain {}: stopped: {cause}", domain.id);
+        }
+        domain.state = STATE_CRASHED;
+        domain.slots().collect_slots()
+    });
+    for vcpu in slots.iter().flat_map(SlotList::iter) {
+        if let Some(vcpu) = vcpu::by_slot(*vcpu) {
+            vcpu.request_stop(true);
+        }
+        let running = SCHEDULER.lock().stop(*vcpu);
+        reschedule(running);
+    }
+    if let Some(events) = EVENTS.get(slot) {
+        events.changed.store(true, Ordering::Relaxed);
+    }
+    notify(slot);
+}
+
+/// Sets a doorbell; width zero removes it.
+pub(crate) fn set_doorbell(id: u32, gpa: u64, width: u64, index: u64) -> Result<(), Error> {
+    let width =
+        u8::try_from(width).ok().filter(|width| matches!(width, 0 | 1 | 2 | 4 | 8)).ok_or(Error::Argument)?;
+    with(id, |domain| {
+        let slot = domain.doorbells.get_mut(hv_x86::to_usize(index)).ok_or(Error::Argument)?;
+        *slot = (gpa, width);
+        Ok(())
+    })?
+}
+
+/// Changes scheduling parameters.
+pub(crate) fn schedule(id: u32, weight: u64, cap_percent: u64) -> Result<(), Error> {
+    let weight =
+        u32::try_from(weight).ok().filter(|weight| (1..=65_535).contains(weight)).ok_or(Error::Argument)?;
+    let cap_percent = u32::try_from(cap_percent).map_err(|_| Error::Argument)?;
+    let slots = with(id, |domain| {
+        domain.weight = weight;
+        domain.cap_percent = cap_percent;
+        domain.slots().collect_slots()
+    })?;
+    let count = u32::try_from(slots.count).unwrap_or(1).max(1);
+    for slot in slots.iter() {
+        SCHEDULER.lock().set_parameters(*slot, weight, cap_percent.div_ceil(count));
+    }
+    Ok(())
+}
+
+/// Sends a message to the local APICs it addresses.
+pub(crate) fn send(slot: usize, message: &Message, source: Option<u32>) {
+    let Some(slots) = with_slot(slot, |domain| domain.slots().collect_slots()) else { return };
+    for (index, vcpu_slot) in (0_u32..).zip(slots.iter()) {
+        let Some(vcpu) = vcpu::by_slot(*vcpu_slot) else { continue };
+        if !vcpu.address(index).matches(message, source) {
+            continue;
+        }
+        match message.delivery {
+            apic::DELIVERY_FIXED | apic::DELIVERY_LOWEST => vcpu.request_interrupt(message.vector),
+            apic::DELIVERY_NMI => vcpu.request_nmi(),
+            apic::DELIVERY_INIT => vcpu.request_init(),
+            apic::DELIVERY_STARTUP => vcpu.request_startup(message.vector),
+            _ => continue,
+        }
+        kick(*vcpu_slot);
+        // Lowest priority goes to one processor: the first that matches.
+        if message.delivery == apic::DELIVERY_LOWEST {
+            return;
+        }
+    }
+}
+
+/// A message from dom0 or a device.
+pub(crate) fn send_to(id: u32, message: &Message) -> Result<(), Error> {
+    with(id, |_| ())?;
+    send(hv_abi::DomainId(id).slot(), message, None);
+    Ok(())
+}
+
+/// Makes a vCPU look at its requests.
+pub(crate) fn kick(vcpu_slot: usize) {
+    let mut scheduler = SCHEDULER.lock();
+    match scheduler.state(vcpu_slot) {
+        State::Blocked => {
+            let cpu = scheduler.wake(vcpu_slot);
+            drop(scheduler);
+            reschedule(cpu);
+        }
+        State::Running(cpu) => {
+            drop(scheduler);
+            if cpu != crate::cpu::current().number {
+                crate::apic::interrupt(cpu, crate::cpu::VECTOR_KICK);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The slot of a vCPU of a domain.
+pub(crate) fn vcpu_slot(id: u32, vcpu: u64) -> Result<usize, Error> {
+    let slots = slots_of(id)?;
+    slots.iter().nth(hv_x86::to_usize(vcpu)).copied().ok_or(Error::NotFound)
+}
+
+/// The vCPU slot and number of a domain in a slot.
+pub(crate) fn number_of(slot: usize) -> Option<u32> {
+    with_slot(slot, |domain| domain.id)
+}
+
+/// Whether a domain was never started.
+pub(crate) fn is_new(id: u32) -> Result<bool, Error> {
+    with(id, |domain| domain.state == STATE_NEW)
+}
+
+/// Facts about the domain in a slot.
+pub(crate) fn info(slot: usize) -> Result<DomainInfo, Error> {
+    let (mut info, slots) = with_slot(slot, |domain| {
+        let info = DomainInfo {
+            domain: domain.id,
+            state: domain.state,
+            vcpus: u32::try_from(domain.vcpu_count).unwrap_or(0),
+            memory_bytes: domain.nested.memory_bytes(),
+            populated_bytes: domain.nested.populated_bytes(),
+            weight: domain.weight,
+            cap_percent: domain.cap_percent,
+            first_run_ns: domain.first_run_ns,
+            ..DomainInfo::default()
+        };
+        (info, domain.slots().collect_slots())
+    })
+    .ok_or(Error::NotFound)?;
+    for slot in slots.iter() {
+        let scheduler = SCHEDULER.lock();
+        info.cpu_time_ns += scheduler.total_ns(*slot);
+        info.vcpus_runnable +=
+            u32::from(matches!(scheduler.state(*slot), State::Runnable | State::Running(_)));
+        drop(scheduler);
+        info.exits += vcpu::by_slot(*slot).map_or(0, Vcpu::exits);
+    }
+    Ok(info)
+}
+
+/// Backs a guest page that dom0 touches through its window.
+pub(crate) fn populate(slot: usize, gpa: u64) -> bool {
+    with_slot(slot, |domain| domain.nested.populate(gpa).is_ok()).unwrap_or(false)
+}
+
+/// Maps every domain's window into a new dom0.
+pub(crate) fn map_windows() {
+    for slot in 0..MAX_DOMAINS {
+        if let Some(pointers) = with_slot(slot, |domain| domain.nested.pointers()) {
+            crate::dom0::map_window(slot, Some(pointers));
+        }
+    }
+}

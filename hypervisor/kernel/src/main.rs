@@ -1,0 +1,180 @@
+//! The ring-0 program.
+//!
+//! It owns CPUs and memory, runs guests, and hosts dom0 in ring 3. It parses
+//! nothing that comes from a network, and of guests only instructions and page
+//! tables. Interrupts are off in ring 0 except at the two places that
+//! `boot/switch.s` marks, so there is no re-entrance to think about.
+//!
+//! * `boot/`: what runs before Rust, and every switch of privilege;
+//! * `memory`, `frame`, `nested`: physical memory and page tables;
+//! * `cpu`, `apic`, `smp`, `clock`: processors and time;
+//! * `domain`, `vcpu`, `svm`, `exits`: guests;
+//! * `dom0`, `elf`, `syscall`, `store`, `pci`, `power`: dom0 and what it may ask.
+#![no_std]
+#![no_main]
+#![expect(unsafe_code, reason = "this is the ring-0 program: privileged instructions and page tables")]
+
+mod apic;
+mod clock;
+mod cpu;
+mod dom0;
+mod domain;
+mod elf;
+mod exits;
+mod frame;
+mod log;
+mod memory;
+mod nested;
+mod pci;
+mod power;
+mod raw;
+mod registers;
+mod smp;
+mod store;
+mod svm;
+mod syscall;
+mod vcpu;
+
+use crate::cpu::Cpu;
+use crate::log::info;
+use core::sync::atomic::{AtomicBool, Ordering};
+use hv_abi::image::{DIRECTORY_OFFSET, MAX_FILE_BYTES, PAYLOAD_ADDRESS};
+use hv_core::boot_params::{BYTES, BootParams};
+use hv_core::scheduler::Pick;
+
+core::arch::global_asm!(include_str!("boot/setup16.s"), options(att_syntax));
+core::arch::global_asm!(include_str!("boot/stub.s"), options(att_syntax));
+core::arch::global_asm!(include_str!("boot/entry.s"), options(att_syntax));
+core::arch::global_asm!(include_str!("boot/memory.s"), options(att_syntax));
+core::arch::global_asm!(include_str!("boot/switch.s"), options(att_syntax));
+
+/// Bytes of the stack the boot processor starts on.
+const BOOT_STACK_BYTES: usize = 64 * 1024;
+
+core::arch::global_asm!(
+    ".section .bss",
+    ".balign 4096",
+    ".skip {size}",
+    "boot_stack_top:",
+    ".section .text",
+    size = const BOOT_STACK_BYTES,
+);
+
+/// The first Rust code: `params` is the physical address of the boot parameters.
+#[unsafe(no_mangle)]
+extern "C" fn rust_boot(params: u64) -> ! {
+    log::init();
+    apic::enable();
+    clock::init(|| apic::calibrate(5, clock::wait_calibration));
+    info!("redoubt {} starting", env!("CARGO_PKG_VERSION"));
+    let mut page = [0; BYTES];
+    memory::read(params, &mut page);
+    let params = BootParams(&page);
+    let payload = find_payload();
+    let end = PAYLOAD_ADDRESS + payload.len() as u64;
+    memory::init(&params, PAYLOAD_ADDRESS..end);
+    if let Some(feature) = cpu::missing_feature() {
+        panic!("this processor lacks {feature}; guests cannot run here");
+    }
+    let ready = memory::protect_image().and_then(|()| cpu::init_interrupts()).and_then(|()| svm::init());
+    let boot = ready.and_then(|()| Cpu::create(apic::id()));
+    let Some((boot, _)) = boot else { panic!("not enough memory to start") };
+    boot.install();
+    svm::enable(boot);
+    let rsdp = params.acpi_rsdp().or_else(|| hv_core::acpi::find_rsdp(&memory::Firmware));
+    if let Some(rsdp) = rsdp {
+        power::init(hv_core::acpi::soft_off(&memory::Firmware, rsdp));
+        smp::start_all(rsdp);
+    }
+    let mut line = [0; 1024];
+    memory::read(params.command_line_address(), &mut line);
+    let length = line.iter().position(|byte| *byte == 0).unwrap_or(line.len());
+    dom0::init(payload, line.get(..length).unwrap_or(&[]));
+    READY.store(true, Ordering::Release);
+    run(boot)
+}
+
+/// Set once dom0 exists; the other processors wait for it.
+static READY: AtomicBool = AtomicBool::new(false);
+
+/// The payload where the loader put it; its length is in the directory, which the
+/// stub has already used.
+fn find_payload() -> &'static [u8] {
+    let mut length = [0; 8];
+    memory::read(PAYLOAD_ADDRESS + DIRECTORY_OFFSET as u64 + 8, &mut length);
+    let length = hv_x86::to_usize(u64::from_le_bytes(length));
+    assert!(length <= MAX_FILE_BYTES, "the image is larger than the node accepts");
+    let start = memory::direct(PAYLOAD_ADDRESS) as *const u8;
+    // SAFETY: this memory is kept out of the allocator and never written.
+    unsafe { core::slice::from_raw_parts(start, length) }
+}
+
+/// What a CPU does for ever.
+pub(crate) fn run(cpu: &'static Cpu) -> ! {
+    while !READY.load(Ordering::Acquire) {
+        core::hint::spin_loop();
+    }
+    loop {
+        let pending = cpu.take_pending();
+        handle_pending(cpu, &pending);
+        if cpu.number == 0 {
+            dom0::service(cpu);
+        }
+        let now = clock::now_ns();
+        let pick = domain::SCHEDULER.lock().pick(cpu.number, now);
+        match pick {
+            Pick::Run(slot, until) => vcpu::run(cpu, slot, until),
+            Pick::Idle(until) => {
+                arm(cpu, until, now);
+                if !cpu.has_pending() && !dom0::wants(cpu, now) {
+                    idle();
+                }
+            }
+        }
+    }
+}
+
+fn idle() {
+    unsafe extern "C" {
+        fn idle_wait();
+    }
+    // SAFETY: returns with interrupts off; interrupts there only leave a mark.
+    unsafe { idle_wait() };
+}
+
+/// Sets this CPU's timer for what comes first: `deadline`, or dom0's own.
+pub(crate) fn arm(cpu: &Cpu, deadline_ns: u64, now_ns: u64) {
+    let deadline = deadline_ns.min(dom0::deadline(cpu));
+    if cpu.armed_ns.swap(deadline, Ordering::Relaxed) != deadline {
+        apic::set_timer(deadline, now_ns);
+    }
+}
+
+/// Acts on the interrupts that arrived.
+pub(crate) fn handle_pending(cpu: &Cpu, pending: &[u64; 4]) {
+    if *pending == [0; 4] {
+        return;
+    }
+    if cpu::has_vector(pending, cpu::VECTOR_STOP) {
+        raw::halt();
+    }
+    if cpu::has_vector(pending, cpu::VECTOR_TIMER) {
+        cpu.armed_ns.store(u64::MAX, Ordering::Relaxed);
+    }
+    let first = cpu::VECTOR_DEVICES;
+    dom0::device_interrupts(pending[0] >> first | pending[1] << (64 - first));
+}
+
+/// A fault in ring 0: the frame is vector, error, RIP, CS, RFLAGS, RSP, SS.
+#[unsafe(no_mangle)]
+extern "C" fn rust_exception(frame: &[u64; 7]) -> ! {
+    let fault = x86_64::registers::control::Cr2::read_raw();
+    let [vector, error, rip, _, _, rsp, _] = frame;
+    panic!("exception {vector} error {error:#x} at {rip:#x}, stack {rsp:#x}, address {fault:#x}");
+}
+
+#[panic_handler]
+fn panic(information: &core::panic::PanicInfo<'_>) -> ! {
+    log::last_words(format_args!("hypervisor failed: {information}"));
+    raw::halt()
+}

@@ -1,0 +1,159 @@
+//! A guest's memory: nested page tables, filled as the guest touches RAM.
+//!
+//! The tables have one directory-pointer table for the guest's 512 GiB. dom0's
+//! window onto the guest is that same table under an entry of dom0's own root,
+//! so the window costs nothing and shares accessed and dirty bits.
+
+use crate::memory::{self, FRAMES, Table};
+use hv_abi::domain::{HIGH_MEMORY_START, LOW_MEMORY_END};
+use hv_core::guest_page::GuestPhysical;
+use hv_x86::page::{ADDRESS, LARGE, PRESENT, USER, WRITABLE, index};
+use hv_x86::{HUGE_PAGE_SIZE, LARGE_PAGE_SIZE, to_usize};
+
+const FLAGS: u64 = PRESENT | WRITABLE | USER;
+
+/// Why a guest address has no memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// The address is not RAM.
+    NotRam,
+    /// A table could not be allocated.
+    NoMemory,
+}
+
+/// The nested tables of one domain, with its promised memory.
+pub(crate) struct Nested {
+    root: Table,
+    pointers: Table,
+    memory_bytes: u64,
+    /// Chunks promised and not yet taken.
+    reserved: usize,
+    populated: u64,
+}
+
+impl Nested {
+    /// Reserves `memory_bytes`, a multiple of 2 MiB.
+    pub(crate) fn new(memory_bytes: u64) -> Option<Self> {
+        let chunks = to_usize(memory_bytes / LARGE_PAGE_SIZE);
+        if !FRAMES.lock().as_mut()?.reserve(chunks) {
+            return None;
+        }
+        let tables = Table::new().and_then(|root| Some((root, Table::new()?)));
+        let Some((root, pointers)) = tables else {
+            FRAMES.lock().as_mut()?.unreserve(chunks);
+            return None;
+        };
+        root.set(0, pointers.0 | FLAGS);
+        Some(Self { root, pointers, memory_bytes, reserved: chunks, populated: 0 })
+    }
+
+    /// For the control block.
+    pub(crate) const fn root(&self) -> u64 {
+        self.root.0
+    }
+
+    /// For dom0's window.
+    pub(crate) const fn pointers(&self) -> u64 {
+        self.pointers.0
+    }
+
+    /// RAM in bytes.
+    pub(crate) const fn memory_bytes(&self) -> u64 {
+        self.memory_bytes
+    }
+
+    /// RAM that was touched, in bytes.
+    pub(crate) const fn populated_bytes(&self) -> u64 {
+        self.populated
+    }
+
+    /// Whether an address is the guest's RAM.
+    pub(crate) const fn is_ram(&self, gpa: u64) -> bool {
+        let low = if self.memory_bytes < LOW_MEMORY_END { self.memory_bytes } else { LOW_MEMORY_END };
+        gpa < low || (gpa >= HIGH_MEMORY_START && gpa - HIGH_MEMORY_START < self.memory_bytes - low)
+    }
+
+    /// The host address behind a guest address that was touched before.
+    fn translate(&self, gpa: u64) -> Option<u64> {
+        if gpa >= 512 * HUGE_PAGE_SIZE {
+            return None;
+        }
+        let directory = self.pointers.get(index(gpa, 3));
+        if directory & PRESENT == 0 {
+            return None;
+        }
+        let entry = Table(directory & ADDRESS).get(index(gpa, 2));
+        (entry & PRESENT != 0)
+            .then_some((entry & ADDRESS & !(LARGE_PAGE_SIZE - 1)) | (gpa & (LARGE_PAGE_SIZE - 1)))
+    }
+
+    /// Backs the chunk around `gpa` with zeroed memory.
+    pub(crate) fn populate(&mut self, gpa: u64) -> Result<(), Missing> {
+        if !self.is_ram(gpa) {
+            return Err(Missing::NotRam);
+        }
+        if self.translate(gpa).is_some() {
+            return Ok(());
+        }
+        let directory = self.pointers.descend(index(gpa, 3), FLAGS).ok_or(Missing::NoMemory)?;
+        let chunk = FRAMES.lock().as_mut().and_then(hv_core::frames::Frames::take_reserved_chunk);
+        let chunk = chunk.ok_or(Missing::NoMemory)?;
+        self.reserved = self.reserved.saturating_sub(1);
+        self.populated += LARGE_PAGE_SIZE;
+        memory::clear(chunk, LARGE_PAGE_SIZE);
+        directory.set(index(gpa, 2), chunk | FLAGS | LARGE);
+        Ok(())
+    }
+
+    /// Writes guest memory, page by page, backing it where needed.
+    pub(crate) fn write(&mut self, gpa: u64, source: &[u8]) -> bool {
+        for (offset, byte) in source.iter().enumerate() {
+            let at = gpa.wrapping_add(offset as u64);
+            if self.populate(at).is_err() {
+                return false;
+            }
+            let Some(host) = self.translate(at) else { return false };
+            if !memory::write(host, core::slice::from_ref(byte)) {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+impl GuestPhysical for Nested {
+    fn read(&self, gpa: u64, target: &mut [u8]) -> bool {
+        // Instruction bytes and page-table entries: never across a chunk, except
+        // an instruction, which the caller already cuts at pages.
+        match self.translate(gpa) {
+            Some(host) => memory::read(host, target),
+            None => false,
+        }
+    }
+}
+
+impl Drop for Nested {
+    fn drop(&mut self) {
+        for high in 0..512 {
+            let directory = self.pointers.get(high);
+            if directory & PRESENT == 0 {
+                continue;
+            }
+            let table = Table(directory & ADDRESS);
+            for low in 0..512 {
+                let entry = table.get(low);
+                if entry & PRESENT != 0
+                    && let Some(frames) = FRAMES.lock().as_mut()
+                {
+                    frames.free_chunk(entry & ADDRESS & !(LARGE_PAGE_SIZE - 1));
+                }
+            }
+            memory::free_frame(table.0);
+        }
+        memory::free_frame(self.pointers.0);
+        memory::free_frame(self.root.0);
+        if let Some(frames) = FRAMES.lock().as_mut() {
+            frames.unreserve(self.reserved);
+        }
+    }
+}

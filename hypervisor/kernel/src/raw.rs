@@ -1,0 +1,167 @@
+//! Single privileged instructions, each behind a function.
+
+use core::arch::asm;
+use hv_x86::cpuid::Leaf;
+
+/// CPUID.
+pub(crate) fn cpuid(function: u32, subleaf: u32) -> Leaf {
+    let found = core::arch::x86_64::__cpuid_count(function, subleaf);
+    Leaf { eax: found.eax, ebx: found.ebx, ecx: found.ecx, edx: found.edx }
+}
+
+/// The time-stamp counter, not before earlier loads are done.
+pub(crate) fn tsc() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: reads a counter; no memory is touched.
+    unsafe {
+        asm!("lfence", "rdtsc", out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags))
+    };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// A random word, if the processor has one to give.
+pub(crate) fn random() -> Option<u64> {
+    // Leaf 1 ECX bit 30: RDRAND.
+    if cpuid(1, 0).ecx & 1 << 30 == 0 {
+        return None;
+    }
+    for _ in 0..16 {
+        let (value, good): (u64, u8);
+        // SAFETY: writes two registers; support was checked above.
+        unsafe {
+            asm!("rdrand {0}", "setc {1}", out(reg) value, out(reg_byte) good, options(nomem, nostack))
+        };
+        if good != 0 {
+            return Some(value);
+        }
+    }
+    None
+}
+
+/// Reads a port of 1, 2 or 4 bytes.
+pub(crate) fn port_read(port: u16, width: u8) -> u32 {
+    match width {
+        1 => {
+            let value: u8;
+            // SAFETY: port input touches no memory of this program.
+            unsafe {
+                asm!("in al, dx", in("dx") port, out("al") value, options(nomem, nostack, preserves_flags))
+            };
+            u32::from(value)
+        }
+        2 => {
+            let value: u16;
+            // SAFETY: port input touches no memory of this program.
+            unsafe {
+                asm!("in ax, dx", in("dx") port, out("ax") value, options(nomem, nostack, preserves_flags))
+            };
+            u32::from(value)
+        }
+        _ => {
+            let value: u32;
+            // SAFETY: port input touches no memory of this program.
+            unsafe {
+                asm!("in eax, dx", in("dx") port, out("eax") value, options(nomem, nostack, preserves_flags))
+            };
+            value
+        }
+    }
+}
+
+/// Writes a port of 1, 2 or 4 bytes.
+pub(crate) fn port_write(port: u16, width: u8, value: u32) {
+    match width {
+        1 => {
+            let value = hv_x86::low8(u64::from(value));
+            // SAFETY: only fixed legacy ports and PCI configuration are written.
+            unsafe {
+                asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags))
+            };
+        }
+        2 => {
+            let value = hv_x86::low16(u64::from(value));
+            // SAFETY: only fixed legacy ports and PCI configuration are written.
+            unsafe {
+                asm!("out dx, ax", in("dx") port, in("ax") value, options(nomem, nostack, preserves_flags))
+            };
+        }
+        _ => {
+            // SAFETY: only fixed legacy ports and PCI configuration are written.
+            unsafe {
+                asm!("out dx, eax", in("dx") port, in("eax") value, options(nomem, nostack, preserves_flags))
+            };
+        }
+    }
+}
+
+/// RDMSR of a register that exists.
+pub(crate) fn read_msr(msr: u32) -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: callers name architectural registers whose presence they checked.
+    unsafe {
+        asm!("rdmsr", in("ecx") msr, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags))
+    };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// WRMSR.
+///
+/// # Safety
+/// The value must be one under which the running code stays valid.
+pub(crate) unsafe fn write_msr(msr: u32, value: u64) {
+    let (low, high) = (hv_x86::low32(value), hv_x86::low32(value >> 32));
+    // SAFETY: the caller vouches for the value.
+    unsafe { asm!("wrmsr", in("ecx") msr, in("eax") low, in("edx") high, options(nostack, preserves_flags)) };
+}
+
+/// Sets XCR0 to a mask the processor supports.
+pub(crate) fn set_xcr0(mask: u64) {
+    let (low, high) = (hv_x86::low32(mask), hv_x86::low32(mask >> 32));
+    // SAFETY: the mask is within what CPUID leaf 0DH allows and has bit 0.
+    unsafe {
+        asm!("xsetbv", in("ecx") 0, in("eax") low, in("edx") high, options(nomem, nostack, preserves_flags))
+    };
+}
+
+/// Saves x87, SSE and AVX state.
+pub(crate) fn xsave(area: &mut crate::frame::Page) {
+    // SAFETY: the area is a page, 64-byte aligned and larger than the state.
+    unsafe {
+        asm!("xsave64 [{0}]", in(reg) area.as_mut_ptr(), in("eax") u32::MAX, in("edx") u32::MAX, options(nostack, preserves_flags))
+    };
+}
+
+/// Loads x87, SSE and AVX state saved by [`xsave`], or a zeroed page.
+pub(crate) fn xrstor(area: &crate::frame::Page) {
+    // SAFETY: the area was written by `xsave` or is zero, which is the initial
+    // state; the XMM registers are the caller's to lose.
+    unsafe {
+        asm!("xrstor64 [{0}]", in(reg) area.as_ptr(), in("eax") u32::MAX, in("edx") u32::MAX, options(nostack, preserves_flags), out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _, out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _, out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _, out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _)
+    };
+}
+
+/// Debug address registers 0 to 3.
+pub(crate) fn read_debug() -> [u64; 4] {
+    let (a, b, c, d): (u64, u64, u64, u64);
+    // SAFETY: reads registers that ring 0 does not use itself.
+    unsafe {
+        asm!("mov {0}, dr0", "mov {1}, dr1", "mov {2}, dr2", "mov {3}, dr3", out(reg) a, out(reg) b, out(reg) c, out(reg) d, options(nomem, nostack, preserves_flags))
+    };
+    [a, b, c, d]
+}
+
+/// Sets debug address registers 0 to 3.
+pub(crate) fn write_debug([a, b, c, d]: [u64; 4]) {
+    // SAFETY: DR7 is zero in ring 0, so the addresses have no effect here.
+    unsafe {
+        asm!("mov dr0, {0}", "mov dr1, {1}", "mov dr2, {2}", "mov dr3, {3}", in(reg) a, in(reg) b, in(reg) c, in(reg) d, options(nomem, nostack, preserves_flags))
+    };
+}
+
+/// Stops this CPU for good.
+pub(crate) fn halt() -> ! {
+    loop {
+        // SAFETY: with interrupts off the processor just stops.
+        unsafe { asm!("cli", "hlt", options(nomem, nostack)) };
+    }
+}

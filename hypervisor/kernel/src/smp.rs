@@ -1,0 +1,83 @@
+//! Starts the other processors.
+
+use crate::cpu::{self, Cpu};
+use crate::log::info;
+use crate::{apic, clock, memory, svm};
+use core::sync::atomic::{AtomicU32, Ordering};
+use hv_x86::apic::{DELIVERY_INIT, DELIVERY_STARTUP, ICR_ASSERT};
+
+/// Where the trampoline is copied: below 1 MiB, page aligned.
+const TRAMPOLINE: u64 = 0x8000;
+/// How long a processor may take to appear.
+const START_TIMEOUT_NS: u64 = 200_000_000;
+
+/// Processors that have reached Rust.
+static ARRIVED: AtomicU32 = AtomicU32::new(1);
+
+unsafe extern "C" {
+    static trampoline_start: u8;
+    static trampoline_end: u8;
+    static trampoline_root: u8;
+    static trampoline_stack: u8;
+}
+
+/// Writes to the trampoline page, which the allocator never gives out.
+fn write_low(offset: usize, bytes: &[u8]) {
+    let target = (memory::direct(TRAMPOLINE) as *mut u8).wrapping_add(offset);
+    // SAFETY: memory below 1 MiB is kept for this; the copy fits one page.
+    unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
+}
+
+/// Starts every processor that the firmware lists, one after the other.
+pub(crate) fn start_all(rsdp: u64) {
+    let start = core::ptr::addr_of!(trampoline_start);
+    let end = core::ptr::addr_of!(trampoline_end);
+    let root = core::ptr::addr_of!(trampoline_root) as usize - start as usize;
+    let stack = core::ptr::addr_of!(trampoline_stack) as usize - start as usize;
+    // SAFETY: both symbols delimit one object in read-only data.
+    let code = unsafe { core::slice::from_raw_parts(start, end as usize - start as usize) };
+    write_low(0, code);
+    write_low(root, &memory::BOOT_TABLES.to_le_bytes());
+    let own = apic::id();
+    hv_core::acpi::processors(&memory::Firmware, rsdp, |identifier| {
+        if identifier == own || cpu::count() as usize >= cpu::MAX_CPUS {
+            return;
+        }
+        let before = ARRIVED.load(Ordering::Acquire);
+        let Some((_, stack_top)) = Cpu::create(identifier) else {
+            info!("cpu with APIC id {identifier}: no memory to start it");
+            return;
+        };
+        write_low(stack, &stack_top.to_le_bytes());
+        start_one(identifier, before);
+    });
+    info!("cpus: {} running", cpu::count());
+}
+
+/// INIT, then start-up twice if the first is not enough (SDM 8.4.4.1).
+fn start_one(identifier: u32, before: u32) {
+    apic::send(identifier, DELIVERY_INIT << 8 | ICR_ASSERT);
+    for _ in 0..2 {
+        apic::send(identifier, DELIVERY_STARTUP << 8 | ICR_ASSERT | 8);
+        let deadline = clock::now_ns() + START_TIMEOUT_NS;
+        while clock::now_ns() < deadline {
+            if ARRIVED.load(Ordering::Acquire) != before {
+                return;
+            }
+            core::hint::spin_loop();
+        }
+    }
+    info!("cpu with APIC id {identifier}: did not start");
+}
+
+/// Where the other processors arrive, each on its own stack.
+#[unsafe(no_mangle)]
+extern "C" fn rust_secondary() -> ! {
+    // Processors start one by one: this is the newest block.
+    let Some(cpu) = cpu::by_number(cpu::count() - 1) else { crate::raw::halt() };
+    cpu.install();
+    apic::enable();
+    svm::enable(cpu);
+    ARRIVED.fetch_add(1, Ordering::Release);
+    crate::run(cpu)
+}

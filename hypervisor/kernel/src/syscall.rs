@@ -1,0 +1,157 @@
+//! The system calls of dom0.
+
+use crate::dom0::{self, Dom0, copy_in, copy_out};
+use crate::{clock, cpu, domain, log, memory, pci, power, store, vcpu};
+use hv_abi::MAX_INTERRUPTS;
+use hv_abi::call::{Call, Error};
+use hv_abi::domain::{DomainSpec, NodeInfo, VcpuState};
+use hv_core::lapic::Message;
+use hv_x86::to_usize;
+use zerocopy::{FromZeros, IntoBytes};
+
+/// What follows a call.
+pub(crate) enum After {
+    /// dom0 goes on.
+    Continue,
+    /// dom0 gave up.
+    Restart,
+}
+
+/// Most bytes of one log line.
+const LOG_LINE: usize = 512;
+
+/// Carries the call out and puts the result into dom0's registers.
+pub(crate) fn handle(dom0: &mut Dom0) -> After {
+    let registers = dom0.registers;
+    let call = Call::from_number(registers.rax);
+    if call == Some(Call::Fail) {
+        let _ = log_line(registers.rdi, registers.rsi);
+        return After::Restart;
+    }
+    let result = call.ok_or(Error::Call).and_then(|call| dispatch(dom0, call));
+    match result {
+        Ok((value, second)) => {
+            dom0.registers.rax = value;
+            dom0.registers.rdx = second;
+        }
+        Err(error) => dom0.registers.rax = error.to_result().cast_unsigned(),
+    }
+    After::Continue
+}
+
+fn log_line(pointer: u64, length: u64) -> Result<(), Error> {
+    let mut text = [0; LOG_LINE];
+    let text = text.get_mut(..to_usize(length.min(LOG_LINE as u64))).ok_or(Error::Argument)?;
+    copy_in(pointer, text)?;
+    log::dom0_line(text);
+    Ok(())
+}
+
+fn domain_number(value: u64) -> Result<u32, Error> {
+    u32::try_from(value).map_err(|_| Error::NotFound)
+}
+
+fn dispatch(dom0: &mut Dom0, call: Call) -> Result<(u64, u64), Error> {
+    let registers = dom0.registers;
+    let [a, b, c, d] = [registers.rdi, registers.rsi, registers.rdx, registers.r10];
+    match call {
+        Call::Log => log_line(a, b)?,
+        Call::Wait => dom0::begin_wait(dom0, a, b, c),
+        Call::Fail => {}
+        Call::DomainCreate => {
+            let mut spec = DomainSpec::new_zeroed();
+            copy_in(a, spec.as_mut_bytes())?;
+            return domain::create(&spec).map(|id| (u64::from(id), 0));
+        }
+        Call::VcpuSetState => {
+            let id = domain_number(a)?;
+            if !domain::is_new(id)? {
+                return Err(Error::State);
+            }
+            let mut state = VcpuState::new_zeroed();
+            copy_in(b, state.as_mut_bytes())?;
+            vcpu::set_state(domain::vcpu_slot(id, c)?, &state)?;
+        }
+        Call::DomainResume => domain::resume(domain_number(a)?)?,
+        Call::DomainPause => domain::pause(domain_number(a)?)?,
+        Call::DomainDestroy => domain::destroy(domain_number(a)?)?,
+        Call::CompleteExit => vcpu::complete(domain::vcpu_slot(domain_number(a)?, b)?, c)?,
+        Call::InjectMsi => domain::send_to(domain_number(a)?, &Message::from_msi(b, c))?,
+        Call::InjectNmi => {
+            let slot = domain::vcpu_slot(domain_number(a)?, b)?;
+            vcpu::by_slot(slot).ok_or(Error::NotFound)?.request_nmi();
+            domain::kick(slot);
+        }
+        Call::Doorbell => domain::set_doorbell(domain_number(a)?, b, c, d)?,
+        Call::DomainInfo => {
+            let info = domain::info(to_usize(a))?;
+            copy_out(b, info.as_bytes())?;
+        }
+        Call::NodeInfo => copy_out(a, node_info().as_bytes())?,
+        Call::Schedule => domain::schedule(domain_number(a)?, b, c)?,
+        _ => return dispatch_machine(dom0, call, [a, b, c, d]),
+    }
+    Ok((0, 0))
+}
+
+fn dispatch_machine(dom0: &mut Dom0, call: Call, [a, b, c, d]: [u64; 4]) -> Result<(u64, u64), Error> {
+    match call {
+        Call::PciRead => return pci::read(a, b, c).map(|value| (value, 0)),
+        Call::PciWrite => pci::write(a, b, c, d)?,
+        Call::MapMmio => return dom0.map_mmio(a, b).map(|address| (address, 0)),
+        Call::DmaAllocate => return dom0.allocate_dma(a),
+        Call::BindInterrupt => {
+            if a >= MAX_INTERRUPTS as u64 {
+                return Err(Error::Argument);
+            }
+            let boot = cpu::by_number(0).ok_or(Error::NotFound)?;
+            let address = hv_x86::apic::DEFAULT_BASE | u64::from(boot.apic_id & 0xff) << 12;
+            return Ok((address, u64::from(cpu::VECTOR_DEVICES) + a));
+        }
+        Call::StorePut => {
+            let (pointer, length) = (b, to_usize(c));
+            store::put(to_usize(a), length, |offset, target| {
+                copy_in(pointer + offset as u64, target).is_ok()
+            })?;
+        }
+        Call::StoreGet => {
+            let length = store::get(to_usize(a), to_usize(c), |offset, source| {
+                copy_out(b + offset as u64, source).is_ok()
+            })?;
+            return Ok((length as u64, 0));
+        }
+        Call::LogRead => {
+            let mut buffer = [0; 1024];
+            let target = buffer.get_mut(..to_usize(c.min(1024))).ok_or(Error::Argument)?;
+            let (count, next) = log::read(a, target);
+            copy_out(b, target.get(..count).unwrap_or(&[]))?;
+            return Ok((count as u64, next));
+        }
+        Call::Reset => power::off(a == 1),
+        _ => return Err(Error::Call),
+    }
+    Ok((0, 0))
+}
+
+fn node_info() -> NodeInfo {
+    let dom0_bytes = dom0::owned_bytes();
+    let mut info = NodeInfo {
+        memory_bytes: memory::usable_bytes(),
+        memory_free_bytes: memory::available_bytes(),
+        dom0_bytes,
+        cpus: cpu::count(),
+        dom0_starts: dom0::starts(),
+        tsc_khz: clock::scale().khz,
+        wall_clock_base_ns: clock::wall_base_ns(),
+        ..NodeInfo::default()
+    };
+    // Everything that is neither free nor dom0's nor a guest's is the
+    // hypervisor's own.
+    let guests: u64 = (0..hv_abi::MAX_DOMAINS)
+        .filter_map(|slot| domain::info(slot).ok())
+        .map(|info| info.memory_bytes)
+        .sum();
+    let used = info.memory_bytes.saturating_sub(info.memory_free_bytes);
+    info.hypervisor_bytes = used.saturating_sub(dom0_bytes).saturating_sub(guests);
+    info
+}

@@ -1,0 +1,523 @@
+//! Virtual processors: what others may ask of them, and running them.
+
+use crate::cpu::{self, Cpu};
+use crate::domain::{self, SCHEDULER};
+use crate::frame::{FrameBox, Page};
+use crate::registers::Registers;
+use crate::{apic, clock, exits, raw, svm};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use hv_abi::MAX_VCPUS;
+use hv_abi::call::Error;
+use hv_abi::domain::VcpuState;
+use hv_abi::event::{self, Event};
+use hv_core::asid::Tag;
+use hv_core::decode::Access;
+use hv_core::lapic::{Address, Lapic, Now};
+use hv_core::scheduler::State;
+use hv_x86::svm::{Segment, Vmcb};
+use hv_x86::{Exception, reg};
+use spin::Mutex;
+
+static VCPUS: [Vcpu; MAX_VCPUS] = [const { Vcpu::new() }; MAX_VCPUS];
+
+/// A virtual processor's slot: requests by anyone, the rest under a lock that is
+/// held while it runs.
+pub(crate) struct Vcpu {
+    used: AtomicBool,
+    irr: [AtomicU32; 8],
+    nmi: AtomicBool,
+    init: AtomicBool,
+    /// Start-up vector plus one.
+    startup: AtomicU8,
+    answered: AtomicBool,
+    stop: AtomicBool,
+    waiting: AtomicBool,
+    address: AtomicU64,
+    exits: AtomicU64,
+    inner: Mutex<Option<Inner>>,
+}
+
+/// An access that dom0 answers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Forwarded {
+    /// One of `event::ACCESS_*`.
+    pub(crate) kind: u16,
+    /// Bytes.
+    pub(crate) width: u8,
+    /// Port or guest-physical address.
+    pub(crate) address: u64,
+    /// What is written.
+    pub(crate) value: u64,
+    /// For memory: the instruction.
+    pub(crate) instruction: Option<Access>,
+    /// Where the guest goes on.
+    pub(crate) next_rip: u64,
+    /// dom0's answer.
+    pub(crate) answer: Option<u64>,
+}
+
+/// The state behind the lock.
+pub(crate) struct Inner {
+    pub(crate) vmcb: FrameBox<Vmcb>,
+    pub(crate) registers: Registers,
+    pub(crate) lapic: Lapic,
+    pub(crate) xcr0: u64,
+    pub(crate) tsc_aux: u64,
+    pub(crate) domain: usize,
+    pub(crate) index: u32,
+    pub(crate) vcpus: u32,
+    pub(crate) halted: bool,
+    pub(crate) forwarded: Option<Forwarded>,
+    pub(crate) exception: Option<Exception>,
+    /// An event whose delivery an exit interrupted.
+    pub(crate) reinject: u64,
+    pub(crate) nmi: bool,
+    wait_startup: bool,
+    state: FrameBox<Page>,
+    debug: [u64; 4],
+    tag: Tag,
+    tsc_offset: u64,
+    ran: bool,
+}
+
+/// Why a vCPU gave its CPU back.
+enum Leave {
+    /// It waits; `true` when dom0 must hear of a new access.
+    Block(bool),
+    /// Another one's turn, or it was told to stop.
+    Yield,
+}
+
+impl Vcpu {
+    const fn new() -> Self {
+        Self {
+            used: AtomicBool::new(false),
+            irr: [const { AtomicU32::new(0) }; 8],
+            nmi: AtomicBool::new(false),
+            init: AtomicBool::new(false),
+            startup: AtomicU8::new(0),
+            answered: AtomicBool::new(false),
+            stop: AtomicBool::new(false),
+            waiting: AtomicBool::new(false),
+            address: AtomicU64::new(0),
+            exits: AtomicU64::new(0),
+            inner: Mutex::new(None),
+        }
+    }
+
+    fn reset_requests(&self) {
+        self.irr.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+        self.startup.store(0, Ordering::Relaxed);
+        for flag in [&self.nmi, &self.init, &self.answered, &self.stop, &self.waiting] {
+            flag.store(false, Ordering::Relaxed);
+        }
+        self.exits.store(0, Ordering::Relaxed);
+    }
+
+    fn has_requests(&self) -> bool {
+        self.irr.iter().any(|word| word.load(Ordering::Acquire) != 0)
+            || self.startup.load(Ordering::Acquire) != 0
+            || [&self.nmi, &self.init, &self.answered, &self.stop]
+                .iter()
+                .any(|flag| flag.load(Ordering::Acquire))
+    }
+
+    /// Makes a fixed interrupt pending; the caller kicks.
+    pub(crate) fn request_interrupt(&self, vector: u8) {
+        if let Some(word) = self.irr.get(usize::from(vector >> 5)) {
+            word.fetch_or(1 << (vector & 31), Ordering::Release);
+        }
+    }
+
+    /// Makes an NMI pending; the caller kicks.
+    pub(crate) fn request_nmi(&self) {
+        self.nmi.store(true, Ordering::Release);
+    }
+
+    /// Asks for INIT; the caller kicks.
+    pub(crate) fn request_init(&self) {
+        self.init.store(true, Ordering::Release);
+    }
+
+    /// Asks for a start at `vector` << 12; the caller kicks.
+    pub(crate) fn request_startup(&self, vector: u8) {
+        self.startup.store(vector.saturating_add(1), Ordering::Release);
+    }
+
+    /// Tells it to leave its CPU and stay away.
+    pub(crate) fn request_stop(&self, stop: bool) {
+        self.stop.store(stop, Ordering::Release);
+    }
+
+    /// How its local APIC is addressed.
+    pub(crate) fn address(&self, index: u32) -> Address {
+        Address::unpack(index, self.address.load(Ordering::Relaxed))
+    }
+
+    /// The local APIC changed how it is addressed.
+    pub(crate) fn set_address(&self, address: Address) {
+        self.address.store(address.pack(), Ordering::Relaxed);
+    }
+
+    /// Exits so far.
+    pub(crate) fn exits(&self) -> u64 {
+        self.exits.load(Ordering::Relaxed)
+    }
+
+    /// Whether it waits for dom0's answer.
+    pub(crate) fn waits_for_answer(&self) -> bool {
+        self.waiting.load(Ordering::Acquire)
+    }
+}
+
+/// The vCPU in a slot, if it is used.
+pub(crate) fn by_slot(slot: usize) -> Option<&'static Vcpu> {
+    VCPUS.get(slot).filter(|vcpu| vcpu.used.load(Ordering::Acquire))
+}
+
+/// Creates vCPU `index` of `vcpus` of the domain in slot `domain`.
+pub(crate) fn create(
+    domain: usize,
+    index: u32,
+    vcpus: u32,
+    root: u64,
+    tsc_offset: u64,
+) -> Result<usize, Error> {
+    let slot = VCPUS.iter().position(|vcpu| !vcpu.used.load(Ordering::Acquire)).ok_or(Error::NoSlot)?;
+    let mut vmcb = FrameBox::new().ok_or(Error::NoMemory)?;
+    svm::init_control(&mut vmcb, root, tsc_offset);
+    init_real_mode(&mut vmcb, 0);
+    let state = FrameBox::new().ok_or(Error::NoMemory)?;
+    let lapic = Lapic::new(index);
+    let vcpu = VCPUS.get(slot).ok_or(Error::NoSlot)?;
+    vcpu.reset_requests();
+    vcpu.set_address(lapic.address());
+    *vcpu.inner.lock() = Some(Inner {
+        vmcb,
+        registers: Registers::ZERO,
+        lapic,
+        xcr0: 1,
+        tsc_aux: 0,
+        domain,
+        index,
+        vcpus,
+        halted: false,
+        forwarded: None,
+        exception: None,
+        reinject: 0,
+        nmi: false,
+        wait_startup: true,
+        state,
+        debug: [0; 4],
+        tag: Tag::NONE,
+        tsc_offset,
+        ran: false,
+    });
+    vcpu.used.store(true, Ordering::Release);
+    Ok(slot)
+}
+
+/// Frees a vCPU that does not run.
+pub(crate) fn free(slot: usize) {
+    if let Some(vcpu) = VCPUS.get(slot) {
+        *vcpu.inner.lock() = None;
+        vcpu.used.store(false, Ordering::Release);
+    }
+}
+
+/// State after INIT and start-up (APM 14.1.3, 15.27.8).
+fn init_real_mode(vmcb: &mut Vmcb, vector: u8) {
+    let data = Segment { selector: 0, attributes: 0x93, limit: 0xffff, base: 0 };
+    let save = &mut vmcb.save;
+    (save.ds, save.es, save.ss, save.fs, save.gs) = (data, data, data, data, data);
+    save.cs = Segment {
+        selector: u16::from(vector) << 8,
+        attributes: 0x9b,
+        limit: 0xffff,
+        base: u64::from(vector) << 12,
+    };
+    save.ldtr = Segment { attributes: 0x82, limit: 0xffff, ..Segment::default() };
+    save.tr = Segment { attributes: 0x8b, limit: 0xffff, ..Segment::default() };
+    save.gdtr = Segment { limit: 0xffff, ..Segment::default() };
+    save.idtr = save.gdtr;
+    save.cr0 = reg::CR0_ET | reg::CR0_CD | reg::CR0_NW;
+    (save.cr2, save.cr3, save.cr4, save.rip) = (0, 0, 0, 0);
+    save.efer = reg::EFER_SVME;
+    save.rflags = reg::RFLAGS_RESERVED;
+    save.dr6 = 0xffff_0ff0;
+    save.dr7 = 0x400;
+    save.cpl = 0;
+    save.pat = 0x0007_0406_0007_0406;
+}
+
+/// Sets the state the first vCPU starts with.
+pub(crate) fn set_state(slot: usize, state: &VcpuState) -> Result<(), Error> {
+    let vcpu = by_slot(slot).ok_or(Error::NotFound)?;
+    let mut guard = vcpu.inner.lock();
+    let inner = guard.as_mut().ok_or(Error::NotFound)?;
+    init_real_mode(&mut inner.vmcb, 0);
+    let long = match state.mode {
+        hv_abi::domain::MODE_LONG => true,
+        hv_abi::domain::MODE_PROTECTED => false,
+        _ => return Err(Error::Argument),
+    };
+    let save = &mut inner.vmcb.save;
+    let attributes = if long { 0xa9b } else { 0xc9b };
+    save.cs = Segment { selector: state.code_selector, attributes, limit: u32::MAX, base: 0 };
+    let data = Segment { selector: state.data_selector, attributes: 0xc93, limit: u32::MAX, base: 0 };
+    (save.ds, save.es, save.ss, save.fs, save.gs) = (data, data, data, data, data);
+    save.gdtr = Segment { limit: state.gdt_limit, base: state.gdt_base, ..Segment::default() };
+    save.cr0 = reg::CR0_PE | reg::CR0_ET | reg::CR0_NE;
+    if long {
+        save.cr0 |= reg::CR0_PG;
+        save.cr4 = reg::CR4_PAE;
+        save.cr3 = state.cr3;
+        save.efer |= reg::EFER_LME | reg::EFER_LMA;
+    }
+    save.rip = state.rip;
+    inner.registers = Registers::ZERO;
+    inner.registers.rsp = state.rsp;
+    inner.registers.rbx = state.rbx;
+    inner.registers.rsi = state.rsi;
+    inner.wait_startup = false;
+    Ok(())
+}
+
+/// The access a vCPU waits for, as an event.
+pub(crate) fn waiting_event(slot: usize, domain: u32, index: u32) -> Option<Event> {
+    let guard = by_slot(slot)?.inner.lock();
+    let access = guard.as_ref()?.forwarded.filter(|access| access.answer.is_none())?;
+    Some(Event {
+        kind: event::EXIT,
+        domain,
+        index,
+        access: access.kind,
+        width: u16::from(access.width),
+        address: access.address,
+        value: access.value,
+    })
+}
+
+/// Answers a forwarded access.
+pub(crate) fn complete(slot: usize, value: u64) -> Result<(), Error> {
+    let vcpu = by_slot(slot).ok_or(Error::NotFound)?;
+    {
+        let mut guard = vcpu.inner.lock();
+        let inner = guard.as_mut().ok_or(Error::NotFound)?;
+        let access = inner.forwarded.as_mut().filter(|access| access.answer.is_none()).ok_or(Error::State)?;
+        access.answer = Some(value);
+    }
+    vcpu.waiting.store(false, Ordering::Release);
+    vcpu.answered.store(true, Ordering::Release);
+    domain::kick(slot);
+    Ok(())
+}
+
+impl Inner {
+    /// Now, on the host's clock and the guest's.
+    pub(crate) fn now(&self) -> Now {
+        let tsc = raw::tsc().wrapping_add(self.tsc_offset);
+        Now { ns: clock::now_ns(), tsc, scale: clock::scale() }
+    }
+
+    /// Takes requests over; false when INIT put it to sleep.
+    fn take_requests(&mut self, vcpu: &Vcpu) {
+        let mut words = [0; 8];
+        let mut any = false;
+        for (target, word) in words.iter_mut().zip(&vcpu.irr) {
+            if word.load(Ordering::Relaxed) != 0 {
+                *target = word.swap(0, Ordering::Acquire);
+                any = true;
+            }
+        }
+        if any {
+            self.lapic.request_all(words);
+        }
+        if vcpu.nmi.swap(false, Ordering::Acquire) {
+            self.nmi = true;
+        }
+        vcpu.answered.store(false, Ordering::Relaxed);
+        if vcpu.init.swap(false, Ordering::Acquire) {
+            self.lapic.init();
+            vcpu.set_address(self.lapic.address());
+            init_real_mode(&mut self.vmcb, 0);
+            self.registers = Registers::ZERO;
+            self.wait_startup = true;
+            self.halted = false;
+            (self.forwarded, self.exception, self.reinject) = (None, None, 0);
+        }
+        let startup = vcpu.startup.swap(0, Ordering::Acquire);
+        if let (Some(vector), true) = (startup.checked_sub(1), self.wait_startup) {
+            init_real_mode(&mut self.vmcb, vector);
+            self.wait_startup = false;
+        }
+    }
+
+    fn interrupts_enabled(&self) -> bool {
+        self.vmcb.save.rflags & reg::RFLAGS_IF != 0 && self.vmcb.control.interrupt_shadow & 1 == 0
+    }
+
+    /// Whether it has something to do.
+    fn ready(&mut self) -> bool {
+        if self.wait_startup {
+            return false;
+        }
+        if let Some(access) = self.forwarded {
+            let Some(answer) = access.answer else { return false };
+            self.forwarded = None;
+            exits::finish_access(self, &access, answer);
+        }
+        if self.halted {
+            let wakes =
+                self.nmi || (self.vmcb.save.rflags & reg::RFLAGS_IF != 0 && self.lapic.pending().is_some());
+            if !wakes {
+                return false;
+            }
+            self.halted = false;
+        }
+        true
+    }
+
+    /// Puts this vCPU's hidden state into the processor.
+    fn load(&mut self, cpu: &Cpu) {
+        raw::set_xcr0(cpu::host_xcr0());
+        raw::xrstor(&self.state);
+        raw::set_xcr0(self.xcr0);
+        raw::write_debug(self.debug);
+        // SAFETY: the auxiliary value is only read by RDTSCP in the guest.
+        unsafe { raw::write_msr(hv_x86::msr::TSC_AUX, self.tsc_aux) };
+        cpu.loaded.store(0, Ordering::Relaxed);
+    }
+
+    fn save(&mut self, cpu: &Cpu) {
+        raw::set_xcr0(cpu::host_xcr0());
+        raw::xsave(&mut self.state);
+        self.debug = raw::read_debug();
+        cpu.loaded.store(cpu::NONE, Ordering::Relaxed);
+    }
+
+    /// Guest mode until the next exit.
+    fn enter(&mut self, cpu: &Cpu) {
+        let flush = cpu.asids.lock().assign(&mut self.tag);
+        self.vmcb.control.asid = self.tag.asid();
+        self.vmcb.control.tlb_control =
+            if flush { hv_x86::svm::TLB_FLUSH_ALL } else { hv_x86::svm::TLB_KEEP };
+        let enabled = self.interrupts_enabled();
+        svm::prepare_injection(self, enabled);
+        svm::run(cpu, &mut self.vmcb, &mut self.registers);
+    }
+}
+
+/// Runs the vCPU in `slot` until it blocks, `until` passes or something else
+/// needs this CPU. The scheduler has marked it running here.
+pub(crate) fn run(cpu: &'static Cpu, slot: usize, until: u64) {
+    let Some(vcpu) = by_slot(slot) else { return };
+    let mut guard = vcpu.inner.lock();
+    let Some(inner) = guard.as_mut() else { return };
+    let mut loaded = false;
+    let domain_slot = inner.domain;
+    loop {
+        let leave = run_some(cpu, vcpu, inner, until, &mut loaded);
+        let now = clock::now_ns();
+        let mut scheduler = SCHEDULER.lock();
+        let report = match leave {
+            // A request between the last look and now: look again.
+            Leave::Block(_) if vcpu.has_requests() && !vcpu.stop.load(Ordering::Acquire) => {
+                drop(scheduler);
+                if let Leave::Block(true) = leave {
+                    vcpu.waiting.store(true, Ordering::Release);
+                    // dom0 cannot answer before this lock is released, so keep
+                    // the report until then by leaving as runnable.
+                    SCHEDULER.lock().leave(slot, now, State::Runnable);
+                    if loaded {
+                        inner.save(cpu);
+                    }
+                    drop(guard);
+                    report_access(domain_slot, slot);
+                    return;
+                }
+                continue;
+            }
+            Leave::Block(report) => {
+                let timer = if inner.halted { inner.lapic.next_deadline_ns() } else { None };
+                if loaded {
+                    inner.save(cpu);
+                }
+                vcpu.waiting.store(inner.forwarded.is_some(), Ordering::Release);
+                let next = if vcpu.stop.load(Ordering::Acquire) { State::Stopped } else { State::Blocked };
+                scheduler.leave(slot, now, next);
+                scheduler.set_timer(slot, timer.unwrap_or(u64::MAX));
+                report
+            }
+            Leave::Yield => {
+                if loaded {
+                    inner.save(cpu);
+                }
+                let next = if vcpu.stop.load(Ordering::Acquire) { State::Stopped } else { State::Runnable };
+                scheduler.leave(slot, now, next);
+                let other = if next == State::Runnable { scheduler.take_idle() } else { None };
+                drop(scheduler);
+                drop(guard);
+                if let Some(other) = other.filter(|other| *other != cpu.number) {
+                    apic::interrupt(other, cpu::VECTOR_RESCHEDULE);
+                }
+                return;
+            }
+        };
+        drop(scheduler);
+        drop(guard);
+        if report {
+            report_access(domain_slot, slot);
+        }
+        return;
+    }
+}
+
+/// Tells dom0 that the vCPU in `slot` waits for an answer.
+fn report_access(domain_slot: usize, slot: usize) {
+    let Some(number) = domain::number_of(domain_slot) else { return };
+    let index = (0..32_u64).find(|index| domain::vcpu_slot(number, *index) == Ok(slot));
+    if let (Some(index), Some(events)) = (index, domain::EVENTS.get(domain_slot)) {
+        events.exits.fetch_or(1 << index, Ordering::Release);
+        domain::notify(domain_slot);
+    }
+}
+
+fn run_some(cpu: &'static Cpu, vcpu: &Vcpu, inner: &mut Inner, until: u64, loaded: &mut bool) -> Leave {
+    loop {
+        if vcpu.stop.load(Ordering::Acquire) {
+            return Leave::Yield;
+        }
+        inner.take_requests(vcpu);
+        let now = clock::now_ns();
+        inner.lapic.advance(now);
+        if !inner.ready() {
+            return Leave::Block(false);
+        }
+        let pending = cpu.take_pending();
+        crate::handle_pending(cpu, &pending);
+        if now >= until || cpu::has_vector(&pending, cpu::VECTOR_RESCHEDULE) || crate::dom0::wants(cpu, now) {
+            return Leave::Yield;
+        }
+        if !*loaded {
+            inner.load(cpu);
+            *loaded = true;
+        }
+        if !inner.ran {
+            inner.ran = true;
+            domain::with_slot(inner.domain, |domain| domain.note_run(now));
+        }
+        let timer = inner.lapic.next_deadline_ns().unwrap_or(u64::MAX).min(until);
+        crate::arm(cpu, timer, now);
+        inner.enter(cpu);
+        vcpu.exits.fetch_add(1, Ordering::Relaxed);
+        match exits::handle(vcpu, inner) {
+            exits::Next::Continue => {}
+            exits::Next::Forward => return Leave::Block(true),
+            exits::Next::Crash(cause) => {
+                domain::crash(inner.domain, cause);
+                return Leave::Yield;
+            }
+        }
+    }
+}
