@@ -26,7 +26,6 @@ const MAX_RANGES: usize = 32;
 pub(crate) static FRAMES: Mutex<Option<Frames<'static>>> = Mutex::new(None);
 static RANGES: Once<([(u64, u64); MAX_RANGES], usize)> = Once::new();
 static USABLE: AtomicU64 = AtomicU64::new(0);
-static INITIAL: AtomicU64 = AtomicU64::new(0);
 
 unsafe extern "C" {
     static image_end: u8;
@@ -61,12 +60,6 @@ pub(crate) fn usable_bytes() -> u64 {
 /// Bytes neither used nor promised.
 pub(crate) fn available_bytes() -> u64 {
     FRAMES.lock().as_ref().map_or(0, Frames::available_bytes)
-}
-
-/// Bytes that were gone before the first allocation: this program, the image,
-/// the allocator's tables.
-pub(crate) fn initial_bytes() -> u64 {
-    INITIAL.load(Ordering::Relaxed)
 }
 
 /// Copies from physical memory below the mapped limit.
@@ -192,9 +185,9 @@ pub(crate) fn init(params: &BootParams<'_>, image: Range<u64>) {
     for range in ranges() {
         add_except(&mut frames, range.0..range.1, &kept);
     }
-    INITIAL.store(usable - frames.available_bytes(), Ordering::Relaxed);
+    let in_use = usable - frames.available_bytes();
     *FRAMES.lock() = Some(frames);
-    info!("memory: {} MiB usable, {} KiB in use", usable >> 20, INITIAL.load(Ordering::Relaxed) >> 10);
+    info!("memory: {} MiB usable, {} KiB in use", usable >> 20, in_use >> 10);
 }
 
 fn add_except(frames: &mut Frames<'_>, range: Range<u64>, kept: &[Range<u64>; 3]) {

@@ -1,0 +1,80 @@
+//! Builds the two bare-metal programs.
+//!
+//! They share their target triple with the workstation's programs, so they are
+//! built one package at a time, with flags and a target directory of their own.
+
+use anyhow::{Context, Result, ensure};
+use object::{Object, ObjectSection, ObjectSymbol};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+const FLAGS: &str = "-C panic=abort -C no-redzone=yes -C force-frame-pointers=yes \
+    --cfg getrandom_backend=\"custom\" --cfg curve25519_dalek_backend=\"serial\" \
+    --cfg sha2_backend=\"soft\" --cfg chacha20_backend=\"soft\" --cfg poly1305_backend=\"soft\"";
+
+/// The two programs as ELF files.
+#[derive(Debug, Clone)]
+pub struct Programs {
+    /// Ring 0.
+    pub hypervisor: PathBuf,
+    /// Ring 3.
+    pub dom0: PathBuf,
+}
+
+/// The workspace this crate was built from.
+#[must_use]
+pub fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_path_buf)
+}
+
+/// Runs cargo for one bare-metal package: `build`, or `clippy` with its options.
+///
+/// # Errors
+/// When cargo cannot be run or fails.
+pub fn cargo(verb: &str, package: &str, extra: &[&str]) -> Result<()> {
+    let root = workspace();
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .current_dir(&root)
+        .args([verb, "--quiet", "--release", "--target", TARGET, "--features", "image", "--package", package])
+        .arg("--target-dir")
+        .arg(root.join("target/bare"))
+        .args(extra)
+        .env("RUSTFLAGS", FLAGS)
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .status()
+        .context("cannot run cargo")?;
+    ensure!(status.success(), "cargo {verb} of {package} failed");
+    Ok(())
+}
+
+/// Builds both programs and checks that nothing of the workstation crept in.
+///
+/// # Errors
+/// When a build fails or a program needs something from outside itself.
+pub fn build() -> Result<Programs> {
+    cargo("build", "hypervisor", &[])?;
+    cargo("build", "appliance", &["--bin", "dom0"])?;
+    let directory = workspace().join("target/bare").join(TARGET).join("release");
+    let programs = Programs { hypervisor: directory.join("hypervisor"), dom0: directory.join("dom0") };
+    for program in [&programs.hypervisor, &programs.dom0] {
+        check_freestanding(program)?;
+    }
+    Ok(programs)
+}
+
+/// No dynamic section, no interpreter, no undefined symbol: a library that links
+/// the C library by accident is caught here.
+fn check_freestanding(program: &Path) -> Result<()> {
+    let bytes = std::fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
+    let file = object::File::parse(bytes.as_slice())?;
+    for section in file.sections() {
+        let name = section.name().unwrap_or_default();
+        ensure!(name != ".dynamic" && name != ".interp", "{}: has {name}", program.display());
+    }
+    for symbol in file.symbols().filter(|symbol| symbol.is_undefined()) {
+        let name = symbol.name().unwrap_or_default();
+        ensure!(name.is_empty(), "{}: {name} is undefined", program.display());
+    }
+    Ok(())
+}
