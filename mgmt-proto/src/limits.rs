@@ -1,0 +1,28 @@
+//! Every bound of the protocol in one place.
+
+/// Most bytes of a guest's name.
+pub const NAME_BYTES: usize = 63;
+/// Most disks of a guest.
+pub const DISKS: usize = 8;
+/// Most network cards of a guest.
+pub const NETWORK_CARDS: usize = 4;
+/// Most vCPUs of a guest.
+pub const VCPUS: u32 = 32;
+/// Least memory of a guest in bytes.
+pub const MEMORY_BYTES_MIN: u64 = 16 << 20;
+/// Most memory of a guest in bytes.
+pub const MEMORY_BYTES_MAX: u64 = 240 << 30;
+/// Most bytes of a guest's kernel command line.
+pub const COMMAND_LINE_BYTES: usize = 2047;
+/// Most bytes of a volume's name.
+pub const VOLUME_BYTES: usize = 512;
+/// Most bytes of a kernel or initrd.
+pub const BLOB_BYTES: u64 = 512 << 20;
+/// Most bytes of console or log in one reply.
+pub const STREAM_BYTES: usize = 16 * 1024;
+/// Most bytes of console input in one request.
+pub const INPUT_BYTES: usize = 4096;
+/// Most bytes of an encoded request or reply.
+pub const MESSAGE_BYTES: usize = 64 * 1024;
+/// Most bytes of a blob in one data frame.
+pub const BLOB_CHUNK_BYTES: usize = 32 * 1024;

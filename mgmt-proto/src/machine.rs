@@ -1,0 +1,139 @@
+//! The description of a guest, as the CLI makes it from a VM file.
+
+use crate::code::{Code, Failure};
+use crate::limits;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+/// SHA-256 of a kernel or initrd.
+pub type Digest = [u8; 32];
+
+/// What happens when a guest turns itself off, resets or crashes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Action {
+    /// Its resources are given back.
+    Destroy,
+    /// It starts again from its kernel.
+    Restart,
+    /// It stays, stopped, to be looked at.
+    Preserve,
+}
+
+/// A disk of a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// `aoe:e11.1` or `iscsi://portal/iqn/lun`.
+    pub volume: String,
+    /// Writes are refused.
+    pub read_only: bool,
+}
+
+/// A network card of a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkCard {
+    /// Its address.
+    pub mac: [u8; 6],
+}
+
+/// A guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Unique on the node.
+    pub name: String,
+    /// RAM in bytes.
+    pub memory_bytes: u64,
+    /// vCPUs.
+    pub vcpus: u32,
+    /// Scheduling weight.
+    pub cpu_weight: u32,
+    /// Most CPU time in percent of one CPU; 0 is no cap.
+    pub cap_percent: u32,
+    /// Kernel by digest.
+    pub kernel: Digest,
+    /// Initrd by digest.
+    pub ramdisk: Option<Digest>,
+    /// Kernel command line.
+    pub command_line: String,
+    /// Disks, in the order the guest sees them.
+    pub disks: Vec<Disk>,
+    /// Network cards, in the order the guest sees them.
+    pub network_cards: Vec<NetworkCard>,
+    /// When it turns itself off.
+    pub on_poweroff: Action,
+    /// When it resets.
+    pub on_reboot: Action,
+    /// When it crashes.
+    pub on_crash: Action,
+}
+
+impl Machine {
+    /// Checks everything that can be checked without a node.
+    ///
+    /// # Errors
+    /// A [`Failure`] with [`Code::Usage`] that names the field.
+    pub fn validate(&self) -> Result<(), Failure> {
+        let wrong = |what: String, remedy: &str| Failure::new(Code::Usage, &self.name, what, remedy);
+        let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        if self.name.is_empty() || self.name.len() > limits::NAME_BYTES || !self.name.bytes().all(legal) {
+            return Err(wrong(
+                format!("name has {} bytes or other characters than letters, digits, - _ .", self.name.len()),
+                "use 1 to 63 of those",
+            ));
+        }
+        if !self.name.starts_with(|first: char| first.is_ascii_alphanumeric()) {
+            return Err(wrong("name does not start with a letter or digit".into(), "rename the guest"));
+        }
+        if !(limits::MEMORY_BYTES_MIN..=limits::MEMORY_BYTES_MAX).contains(&self.memory_bytes) {
+            return Err(wrong(
+                format!("memory is {} MiB", self.memory_bytes >> 20),
+                "16 MiB to 240 GiB are possible",
+            ));
+        }
+        if !(1..=limits::VCPUS).contains(&self.vcpus) {
+            return Err(wrong(format!("vcpus is {}", self.vcpus), "1 to 32 are possible"));
+        }
+        if !(1..=65_535).contains(&self.cpu_weight) {
+            return Err(wrong(format!("cpu_weight is {}", self.cpu_weight), "1 to 65535; 256 is usual"));
+        }
+        if self.cap_percent > 100 * self.vcpus {
+            return Err(wrong(
+                format!("cap is {} percent with {} vcpus", self.cap_percent, self.vcpus),
+                "at most 100 for each vcpu; 0 is no cap",
+            ));
+        }
+        if self.command_line.len() > limits::COMMAND_LINE_BYTES {
+            return Err(wrong(format!("cmdline has {} bytes", self.command_line.len()), "at most 2047"));
+        }
+        self.validate_devices()
+    }
+
+    fn validate_devices(&self) -> Result<(), Failure> {
+        let wrong = |what: String, remedy: &str| Failure::new(Code::Usage, &self.name, what, remedy);
+        if self.disks.len() > limits::DISKS {
+            return Err(wrong(format!("{} disks", self.disks.len()), "at most 8"));
+        }
+        if self.network_cards.len() > limits::NETWORK_CARDS {
+            return Err(wrong(format!("{} network cards", self.network_cards.len()), "at most 4"));
+        }
+        for disk in &self.disks {
+            if disk.volume.len() > limits::VOLUME_BYTES {
+                return Err(wrong("the name of a volume is too long".into(), "at most 512 bytes"));
+            }
+        }
+        for (index, card) in self.network_cards.iter().enumerate() {
+            // Bit 0 of the first byte: a group address (IEEE 802-2014, 8.2.2).
+            if card.mac[0] & 1 != 0 || card.mac == [0; 6] {
+                return Err(wrong(
+                    format!("vif {index} has no unicast MAC"),
+                    "clear the lowest bit of its first byte",
+                ));
+            }
+            if self.network_cards.iter().take(index).any(|other| other.mac == card.mac) {
+                return Err(wrong(format!("vif {index} has the MAC of another"), "give each its own"));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,253 @@
+//! Requests and replies. Encoded with postcard; the order of variants is the wire
+//! format, so new ones go to the end.
+
+use crate::code::Failure;
+use crate::machine::{Digest, Machine};
+use alloc::string::String;
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+/// Where to look for volumes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Discover {
+    /// Broadcast on the node's wire.
+    Aoe,
+    /// Ask an iSCSI portal, `address[:port]`.
+    Iscsi(String),
+}
+
+/// What an operator asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Facts about the node.
+    NodeInfo,
+    /// The node's log from a running byte offset.
+    NodeLog {
+        /// Offset, 0 for the oldest that is kept.
+        from: u64,
+    },
+    /// Restarts the machine, or turns it off.
+    NodeStop {
+        /// Off instead of restart.
+        power_off: bool,
+    },
+    /// Looks for volumes.
+    StorageDiscover(Discover),
+    /// Which of these blobs the node lacks.
+    BlobMissing(Vec<Digest>),
+    /// Announces a blob; its bytes follow as data frames of this session.
+    BlobPut {
+        /// SHA-256 of the whole.
+        digest: Digest,
+        /// Bytes of the whole.
+        length: u64,
+    },
+    /// Checks a guest without creating it.
+    Check(Machine),
+    /// Creates and starts a guest.
+    Create {
+        /// The guest.
+        machine: Machine,
+        /// Leave it paused.
+        paused: bool,
+    },
+    /// All guests.
+    List,
+    /// One guest.
+    Info {
+        /// Its name.
+        name: String,
+    },
+    /// Console output from a running byte offset.
+    ConsoleRead {
+        /// The guest.
+        name: String,
+        /// Offset, 0 for the oldest that is kept.
+        from: u64,
+    },
+    /// Console input.
+    ConsoleWrite {
+        /// The guest.
+        name: String,
+        /// Bytes typed.
+        bytes: Vec<u8>,
+    },
+    /// Stops a guest's vCPUs.
+    Pause {
+        /// The guest.
+        name: String,
+    },
+    /// Lets them run again.
+    Unpause {
+        /// The guest.
+        name: String,
+    },
+    /// Presses the power button.
+    Shutdown {
+        /// The guest.
+        name: String,
+    },
+    /// Starts a guest again from its kernel, at once.
+    Reboot {
+        /// The guest.
+        name: String,
+    },
+    /// Ends a guest at once.
+    Destroy {
+        /// The guest.
+        name: String,
+    },
+    /// Makes dom0 fail, on nodes whose sealed settings allow it.
+    InjectFault(Fault),
+}
+
+/// Ways for dom0 to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fault {
+    /// A panic.
+    Panic,
+    /// A wild memory access.
+    Access,
+    /// A loop without end.
+    Hang,
+}
+
+/// Facts about the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeFacts {
+    /// Version of the image.
+    pub version: String,
+    /// SHA-256 of the file the node runs from.
+    pub image_sha256: Digest,
+    /// Bytes of that file.
+    pub image_bytes: u64,
+    /// CPUs in use.
+    pub cpus: u32,
+    /// Usable RAM in bytes.
+    pub memory_bytes: u64,
+    /// RAM neither used nor promised, in bytes.
+    pub memory_free_bytes: u64,
+    /// RAM the hypervisor uses, in bytes.
+    pub hypervisor_bytes: u64,
+    /// RAM dom0 uses, in bytes.
+    pub dom0_bytes: u64,
+    /// Time since power-on in nanoseconds.
+    pub uptime_ns: u64,
+    /// Times dom0 was started since power-on.
+    pub dom0_starts: u32,
+    /// The node's own MAC.
+    pub mac: [u8; 6],
+    /// IPv4 address and prefix length, if it has one.
+    pub address: Option<([u8; 4], u8)>,
+    /// Guests.
+    pub guests: u32,
+    /// Whether the identity key was made at this boot.
+    pub fresh_identity: bool,
+    /// TSC frequency in kHz.
+    pub tsc_khz: u64,
+}
+
+/// What a guest is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum State {
+    /// Its disks are being connected.
+    Connecting,
+    /// At least one vCPU runs or could.
+    Running,
+    /// All vCPUs wait for something.
+    Blocked,
+    /// Paused by an operator.
+    Paused,
+    /// It turned itself off and is kept.
+    Off,
+    /// It failed and is kept.
+    Crashed,
+    /// dom0 was restarted and no longer serves its devices.
+    Detached,
+}
+
+/// A disk's condition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskFacts {
+    /// Name of the volume.
+    pub volume: String,
+    /// Size in 512-byte sectors, 0 until known.
+    pub sectors: u64,
+    /// In words: connecting, ready, stalled.
+    pub state: String,
+    /// Since when it has been stalled, in nanoseconds of uptime.
+    pub stalled_since_ns: Option<u64>,
+    /// Completed reads, writes and flushes.
+    pub operations: [u64; 3],
+    /// Bytes read and written.
+    pub bytes: [u64; 2],
+    /// Retransmissions or reconnections.
+    pub retries: u64,
+}
+
+/// A guest's condition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestFacts {
+    /// Number of its domain.
+    pub id: u32,
+    /// Its description.
+    pub machine: Machine,
+    /// What it is doing.
+    pub state: State,
+    /// CPU time in nanoseconds.
+    pub cpu_time_ns: u64,
+    /// RAM it has touched, in bytes.
+    pub populated_bytes: u64,
+    /// Uptime at which `create` was accepted, in nanoseconds.
+    pub created_ns: u64,
+    /// Uptime of its first instruction, in nanoseconds; 0 before.
+    pub first_run_ns: u64,
+    /// Exits to the hypervisor.
+    pub exits: u64,
+    /// Frames received and sent by its network cards.
+    pub frames: [u64; 2],
+    /// Its disks.
+    pub disks: Vec<DiskFacts>,
+}
+
+/// A volume that was found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// Name to put into a VM file.
+    pub volume: String,
+    /// Who serves it: MAC or portal.
+    pub server: String,
+    /// More about it: size, configuration string.
+    pub details: String,
+}
+
+/// Bytes of a stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stream {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// Offset after them.
+    pub next: u64,
+}
+
+/// What a node answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// Done, nothing to say.
+    Done,
+    /// Facts about the node.
+    Node(NodeFacts),
+    /// Part of a log or console.
+    Stream(Stream),
+    /// Volumes.
+    Found(Vec<Found>),
+    /// Blobs the node lacks.
+    Missing(Vec<Digest>),
+    /// A guest was created with this number.
+    Created(u32),
+    /// Guests.
+    Guests(Vec<GuestFacts>),
+}
+
+/// A reply or the reason there is none.
+pub type Outcome = Result<Reply, Failure>;
