@@ -5,14 +5,21 @@
 //!
 //! * [`layout`]: a guest's physical address space;
 //! * [`guest_memory`]: how its memory may be used;
-//! * [`devices`]: everything it sees besides CPUs and RAM.
+//! * [`devices`]: everything it sees besides CPUs and RAM;
+//! * [`acpi`]: the tables that describe that to it;
+//! * [`loader`]: how its kernel gets into memory.
 #![no_std]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
+pub mod acpi;
 pub mod devices;
 pub mod fault;
 pub mod guest_memory;
 pub mod layout;
 pub mod limits;
+pub mod loader;
+
+#[cfg(test)]
+mod test_random;
