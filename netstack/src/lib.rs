@@ -1,1 +1,24 @@
-//! Placeholder.
+//! The node's network: NIC drivers, the virtual switch and the host's TCP/IP stack.
+//!
+//! Everything here is safe code without clock, thread or callback: frames and the
+//! time come in, frames and decisions go out. The three parts do not know each
+//! other; the node joins them.
+//!
+//! - [`virtio_net`]: driver of a modern virtio NIC over register and DMA handles,
+//!   found with [`virtio_pci`].
+//! - [`switch`]: decides where each frame goes; owns no frame.
+//! - [`host`]: ARP, IPv4, DHCP and TCP for the node itself, over smoltcp.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod frame;
+pub mod host;
+pub mod limits;
+pub mod switch;
+pub mod virtio_net;
+pub mod virtio_pci;
+mod virtqueue;
+
+pub use frame::MacAddress;

@@ -1,0 +1,688 @@
+//! The node's own TCP/IP stack: ARP, IPv4, ping, DHCP and TCP, over smoltcp.
+//!
+//! Frames come in by [`Host::receive`] and go out by [`Host::transmit`]; time comes
+//! in by every call that needs it. Only declared ports answer: a frame for any
+//! other port or protocol is dropped without a reply.
+//!
+//! Spec: RFC 894, RFC 826, RFC 791, RFC 792, RFC 2131, RFC 9293.
+
+use alloc::vec;
+use alloc::vec::Vec;
+use core::net::Ipv4Addr;
+
+use smoltcp::iface::{Config as InterfaceConfig, Interface, SocketHandle, SocketSet};
+use smoltcp::socket::{dhcpv4, tcp};
+use smoltcp::time::{Duration, Instant};
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, Ipv4Cidr};
+
+use crate::frame::{HEADER_BYTES, MacAddress};
+use crate::limits::{
+    HALF_OPEN_AGE_CROWDED_MS, HALF_OPEN_AGE_MAX_MS, HOST_ACCEPTS_PENDING_MAX, HOST_BACKLOG_MAX,
+    HOST_BUFFER_BYTES_MAX, HOST_LISTENERS_MAX, HOST_SOCKETS_MAX,
+};
+
+mod device;
+mod filter;
+
+use device::{FrameDevice, Outgoing};
+
+/// How the node gets its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Addressing {
+    /// DHCPv4.
+    Dhcp,
+    /// A fixed address.
+    Static {
+        /// The node's address.
+        address: Ipv4Addr,
+        /// Bits of the network's prefix.
+        prefix: u8,
+        /// The default gateway, if any.
+        gateway: Option<Ipv4Addr>,
+    },
+}
+
+/// What the caller chooses.
+#[derive(Clone, Copy, Debug)]
+pub struct HostConfig {
+    /// The host's station address.
+    pub mac: MacAddress,
+    /// Largest IP packet.
+    pub mtu: usize,
+    /// How to get an address.
+    pub addressing: Addressing,
+    /// Unpredictable: seeds initial sequence numbers and ephemeral ports.
+    pub seed: u64,
+}
+
+/// The address in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The node's address.
+    pub address: Ipv4Addr,
+    /// Bits of the network's prefix.
+    pub prefix: u8,
+    /// The default gateway, if any.
+    pub gateway: Option<Ipv4Addr>,
+    /// The DHCP server that granted it; `None` for a static address.
+    pub server: Option<Ipv4Addr>,
+}
+
+/// Buffers and timers of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpOptions {
+    /// Octets that may wait to be read: the receive window.
+    pub receive_bytes: usize,
+    /// Octets that may be unacknowledged or unsent.
+    pub transmit_bytes: usize,
+    /// A silent connection is probed this often.
+    pub keep_alive_ms: u64,
+    /// A connection whose peer answers nothing for so long is lost.
+    pub timeout_ms: u64,
+}
+
+impl TcpOptions {
+    /// For commands and consoles.
+    pub const MANAGEMENT: Self = Self {
+        receive_bytes: 64 * 1024,
+        transmit_bytes: 64 * 1024,
+        keep_alive_ms: 10_000,
+        timeout_ms: 30_000,
+    };
+    /// For iSCSI: a window of 256 KiB carries 50 MB/s over 5 ms.
+    pub const STORAGE: Self = Self {
+        receive_bytes: 256 * 1024,
+        transmit_bytes: 256 * 1024,
+        keep_alive_ms: 2_000,
+        timeout_ms: 10_000,
+    };
+
+    const fn bytes(&self) -> usize {
+        self.receive_bytes.saturating_add(self.transmit_bytes)
+    }
+}
+
+/// A connection. Never reused: a stale one reads as closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(u64);
+
+/// How far a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionState {
+    /// The handshake is under way.
+    Connecting,
+    /// Data flows both ways.
+    Established,
+    /// The peer will send no more; what it sent may still be read.
+    PeerClosed,
+    /// We closed; the rest is being delivered.
+    Closing,
+    /// Gone: refused, reset, timed out or closed by both.
+    Closed,
+}
+
+/// Why the stack refused a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostError {
+    /// Sockets, listeners or buffer memory are used up.
+    Exhausted,
+    /// The node has no address yet.
+    NoAddress,
+    /// The address or port cannot be used.
+    BadAddress,
+}
+
+/// What the stack has seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostCounters {
+    /// Frames taken.
+    pub received_frames: u64,
+    /// Frames for ports or protocols that are not ours.
+    pub unwanted_frames: u64,
+    /// Frames dropped because nothing could be sent in reply.
+    pub crowded_frames: u64,
+    /// Frames handed out.
+    pub transmitted_frames: u64,
+    /// Half-open connections given up.
+    pub half_open_reaped: u64,
+}
+
+struct Listener {
+    port: u16,
+    options: TcpOptions,
+    backlog: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// Waiting in a listener's backlog; the handshake may have begun at this time.
+    Backlog { half_open_since_ms: Option<u64> },
+    /// Established, not yet accepted.
+    Pending,
+    /// Owned by the caller.
+    Owned,
+    /// The caller closed it; it goes when the protocol is done.
+    Released { since_ms: u64 },
+}
+
+struct Connection {
+    id: ConnectionId,
+    handle: SocketHandle,
+    local_port: u16,
+    bytes: usize,
+    role: Role,
+}
+
+/// The stack.
+pub struct Host {
+    interface: Interface,
+    sockets: SocketSet<'static>,
+    dhcp: Option<SocketHandle>,
+    outgoing: Outgoing,
+    lease: Option<Lease>,
+    listeners: Vec<Listener>,
+    connections: Vec<Connection>,
+    next_id: u64,
+    random: u64,
+    counters: HostCounters,
+    mac: MacAddress,
+}
+
+/// A released connection that the peer will not let go of is cut after this.
+const RELEASE_MS_MAX: u64 = 10_000;
+/// The same while queued octets are still being delivered.
+const DELIVERY_MS_MAX: u64 = 60_000;
+const EPHEMERAL_FIRST: u16 = 49_152;
+const EPHEMERAL_COUNT: u64 = 16_384;
+
+fn instant(now_ns: u64) -> Instant {
+    Instant::from_micros(i64::try_from(now_ns / 1_000).unwrap_or(i64::MAX))
+}
+
+impl Host {
+    /// A stack without connections; DHCP starts with the first [`Self::poll`].
+    ///
+    /// # Errors
+    /// [`HostError::BadAddress`] when the MAC or the static address cannot be used.
+    pub fn new(config: &HostConfig, now_ns: u64) -> Result<Self, HostError> {
+        if !config.mac.is_station() {
+            return Err(HostError::BadAddress);
+        }
+        let mut outgoing = Outgoing::new(config.mtu.clamp(576, 9_000) + HEADER_BYTES);
+        let hardware = HardwareAddress::Ethernet(EthernetAddress(config.mac.0));
+        let mut settings = InterfaceConfig::new(hardware);
+        settings.random_seed = config.seed;
+        let mut device = FrameDevice { incoming: None, outgoing: &mut outgoing };
+        let interface = Interface::new(settings, &mut device, instant(now_ns));
+        let mut host = Self {
+            interface,
+            sockets: SocketSet::new(Vec::new()),
+            dhcp: None,
+            outgoing,
+            lease: None,
+            listeners: Vec::new(),
+            connections: Vec::new(),
+            next_id: 1,
+            random: config.seed | 1,
+            counters: HostCounters::default(),
+            mac: config.mac,
+        };
+        match config.addressing {
+            Addressing::Dhcp => {
+                let mut socket = dhcpv4::Socket::new();
+                let mut retry = socket.get_retry_config();
+                retry.discover_timeout = Duration::from_millis(1_000);
+                retry.initial_request_timeout = Duration::from_millis(1_000);
+                socket.set_retry_config(retry);
+                host.dhcp = Some(host.sockets.add(socket));
+            }
+            Addressing::Static { address, prefix, gateway } => {
+                let unusable = address.is_unspecified()
+                    || address.is_multicast()
+                    || address.is_broadcast()
+                    || prefix > 32;
+                if unusable {
+                    return Err(HostError::BadAddress);
+                }
+                host.set_lease(Some(Lease { address, prefix, gateway, server: None }));
+            }
+        }
+        Ok(host)
+    }
+
+    fn set_lease(&mut self, lease: Option<Lease>) {
+        self.lease = lease;
+        self.interface.update_ip_addrs(|addresses| {
+            addresses.clear();
+            if let Some(lease) = lease {
+                let cidr = IpCidr::new(IpAddress::Ipv4(lease.address), lease.prefix);
+                // One address always fits: the list was just cleared.
+                let _ = addresses.push(cidr);
+            }
+        });
+        self.interface.routes_mut().remove_default_ipv4_route();
+        if let Some(gateway) = lease.and_then(|lease| lease.gateway) {
+            // One route always fits: the old default was just removed.
+            let _ = self.interface.routes_mut().add_default_ipv4_route(gateway);
+        }
+    }
+
+    /// The address in use, and where it came from.
+    #[must_use]
+    pub const fn lease(&self) -> Option<Lease> {
+        self.lease
+    }
+
+    /// The host's station address.
+    #[must_use]
+    pub const fn mac(&self) -> MacAddress {
+        self.mac
+    }
+
+    /// What the stack has seen.
+    #[must_use]
+    pub const fn counters(&self) -> HostCounters {
+        self.counters
+    }
+
+    /// Takes one received frame. Replies wait in [`Self::transmit`].
+    pub fn receive(&mut self, frame: &[u8], now_ns: u64) {
+        self.counters.received_frames = self.counters.received_frames.wrapping_add(1);
+        let (connections, sockets) = (&self.connections, &self.sockets);
+        // A segment that opens a connection needs a socket that listens right now:
+        // with a full backlog it is dropped silently and the client tries again.
+        let mut open = |port: u16, opening: bool| {
+            connections.iter().any(|connection| {
+                connection.local_port == port
+                    && (!opening || sockets.get::<tcp::Socket>(connection.handle).is_listening())
+            })
+        };
+        if !filter::wanted(frame, self.dhcp.is_some(), &mut open) {
+            self.counters.unwanted_frames = self.counters.unwanted_frames.wrapping_add(1);
+            return;
+        }
+        if !self.outgoing.has_reply_room() {
+            self.counters.crowded_frames = self.counters.crowded_frames.wrapping_add(1);
+            return;
+        }
+        let mut device = FrameDevice { incoming: Some(frame), outgoing: &mut self.outgoing };
+        self.interface.poll_ingress_single(instant(now_ns), &mut device, &mut self.sockets);
+    }
+
+    /// Advances timers and sockets; call after frames, reads and writes, and at
+    /// [`Self::next_deadline`].
+    pub fn poll(&mut self, now_ns: u64) {
+        let now = instant(now_ns);
+        self.interface.poll_maintenance(now);
+        self.poll_dhcp();
+        self.tend(now_ns);
+        let mut device = FrameDevice { incoming: None, outgoing: &mut self.outgoing };
+        // Once per socket is not once per frame: go on until all is said or the
+        // frame queue is full.
+        loop {
+            let before = device.outgoing.len();
+            self.interface.poll_egress(now, &mut device, &mut self.sockets);
+            if device.outgoing.len() == before || !device.outgoing.has_room() {
+                break;
+            }
+        }
+    }
+
+    /// When [`Self::poll`] is next needed if nothing happens before.
+    pub fn next_deadline(&mut self, now_ns: u64) -> Option<u64> {
+        if !self.outgoing.has_room() {
+            return None;
+        }
+        let stack = self
+            .interface
+            .poll_at(instant(now_ns), &self.sockets)
+            .and_then(|at| u64::try_from(at.total_micros()).ok())
+            .map(|at_us| at_us.saturating_mul(1_000));
+        let half_open = self.connections.iter().filter_map(|connection| match connection.role {
+            Role::Backlog { half_open_since_ms: Some(since_ms) } => {
+                Some(since_ms.saturating_add(HALF_OPEN_AGE_CROWDED_MS))
+            }
+            Role::Released { since_ms } => Some(since_ms.saturating_add(RELEASE_MS_MAX)),
+            _ => None,
+        });
+        let tending = half_open.min().map(|at_ms| at_ms.saturating_mul(1_000_000).max(now_ns));
+        stack.into_iter().chain(tending).min()
+    }
+
+    /// Hands the next outgoing frame to `consume`; false when there is none. The
+    /// frame stays queued when `consume` returns false (no room in the NIC).
+    pub fn transmit(&mut self, consume: impl FnOnce(&[u8]) -> bool) -> bool {
+        let sent = self.outgoing.pop(consume);
+        if sent {
+            self.counters.transmitted_frames = self.counters.transmitted_frames.wrapping_add(1);
+        }
+        sent
+    }
+
+    fn poll_dhcp(&mut self) {
+        let Some(handle) = self.dhcp else { return };
+        let lease = match self.sockets.get_mut::<dhcpv4::Socket>(handle).poll() {
+            None => return,
+            Some(dhcpv4::Event::Deconfigured) => None,
+            Some(dhcpv4::Event::Configured(config)) => Some(Lease {
+                address: Ipv4Cidr::address(&config.address),
+                prefix: config.address.prefix_len(),
+                gateway: config.router,
+                server: Some(config.server.address),
+            }),
+        };
+        self.set_lease(lease);
+    }
+
+    /// Listens on `port` with `backlog` simultaneous handshakes.
+    ///
+    /// # Errors
+    /// The port is zero or taken, or memory or listeners are used up.
+    pub fn listen(&mut self, port: u16, backlog: usize, options: TcpOptions) -> Result<(), HostError> {
+        if port == 0 || self.listeners.iter().any(|listener| listener.port == port) {
+            return Err(HostError::BadAddress);
+        }
+        let backlog = backlog.clamp(1, HOST_BACKLOG_MAX);
+        if self.listeners.len() >= HOST_LISTENERS_MAX {
+            return Err(HostError::Exhausted);
+        }
+        self.listeners.push(Listener { port, options, backlog });
+        self.refill_backlogs();
+        Ok(())
+    }
+
+    /// A connection whose handshake a client completed on `port`.
+    pub fn accept(&mut self, port: u16) -> Option<ConnectionId> {
+        let connection = self
+            .connections
+            .iter_mut()
+            .find(|connection| connection.local_port == port && connection.role == Role::Pending)?;
+        connection.role = Role::Owned;
+        Some(connection.id)
+    }
+
+    /// Opens a connection; watch [`Self::state`].
+    ///
+    /// # Errors
+    /// No address, a bad one, or memory is used up.
+    pub fn connect(
+        &mut self,
+        address: Ipv4Addr,
+        port: u16,
+        options: TcpOptions,
+    ) -> Result<ConnectionId, HostError> {
+        if self.lease.is_none() {
+            return Err(HostError::NoAddress);
+        }
+        let local_port = self.ephemeral_port();
+        let id = self.add_socket(local_port, options, Role::Owned)?;
+        let Some(handle) = self.handle(id) else { return Err(HostError::Exhausted) };
+        let socket = self.sockets.get_mut::<tcp::Socket>(handle);
+        let context = self.interface.context();
+        if socket.connect(context, (IpAddress::Ipv4(address), port), local_port).is_err() {
+            self.remove(id);
+            return Err(HostError::BadAddress);
+        }
+        Ok(id)
+    }
+
+    /// How far a connection is; unknown ones are closed.
+    #[must_use]
+    pub fn state(&self, id: ConnectionId) -> ConnectionState {
+        let Some(handle) = self.handle(id) else { return ConnectionState::Closed };
+        match self.sockets.get::<tcp::Socket>(handle).state() {
+            tcp::State::SynSent | tcp::State::SynReceived | tcp::State::Listen => ConnectionState::Connecting,
+            tcp::State::Established => ConnectionState::Established,
+            tcp::State::CloseWait => ConnectionState::PeerClosed,
+            tcp::State::FinWait1 | tcp::State::FinWait2 | tcp::State::Closing | tcp::State::LastAck => {
+                ConnectionState::Closing
+            }
+            tcp::State::TimeWait | tcp::State::Closed => ConnectionState::Closed,
+        }
+    }
+
+    /// The peer of a connection.
+    #[must_use]
+    pub fn peer(&self, id: ConnectionId) -> Option<(Ipv4Addr, u16)> {
+        let endpoint = self.sockets.get::<tcp::Socket>(self.handle(id)?).remote_endpoint()?;
+        let IpAddress::Ipv4(address) = endpoint.addr;
+        Some((address, endpoint.port))
+    }
+
+    /// Copies received octets; zero when none wait.
+    pub fn read(&mut self, id: ConnectionId, target: &mut [u8]) -> usize {
+        let Some(handle) = self.handle(id) else { return 0 };
+        let socket = self.sockets.get_mut::<tcp::Socket>(handle);
+        let mut total = 0;
+        // A ring buffer yields at most two contiguous pieces.
+        while socket.can_recv() {
+            let Some(rest) = target.get_mut(total..).filter(|rest| !rest.is_empty()) else { break };
+            match socket.recv_slice(rest) {
+                Ok(read) if read > 0 => total = total.saturating_add(read),
+                _ => break,
+            }
+        }
+        total
+    }
+
+    /// Hands the received octets that lie together to `consume`, without a copy;
+    /// it returns how many it took.
+    pub fn read_with(&mut self, id: ConnectionId, consume: impl FnOnce(&[u8]) -> usize) -> usize {
+        let Some(handle) = self.handle(id) else { return 0 };
+        let socket = self.sockets.get_mut::<tcp::Socket>(handle);
+        let taken = socket.recv(|octets| {
+            let taken = consume(octets).min(octets.len());
+            (taken, taken)
+        });
+        taken.unwrap_or(0)
+    }
+
+    /// Queues octets to be sent; returns how many fitted.
+    pub fn write(&mut self, id: ConnectionId, source: &[u8]) -> usize {
+        let Some(handle) = self.handle(id) else { return 0 };
+        let socket = self.sockets.get_mut::<tcp::Socket>(handle);
+        let mut total = 0;
+        while let Some(rest) = source.get(total..).filter(|rest| !rest.is_empty()) {
+            match socket.send_slice(rest) {
+                Ok(sent) if sent > 0 => total = total.saturating_add(sent),
+                _ => break,
+            }
+        }
+        total
+    }
+
+    /// Lets `produce` fill free transmit-buffer space in place; it returns how many
+    /// octets it wrote.
+    pub fn write_with(&mut self, id: ConnectionId, produce: impl FnOnce(&mut [u8]) -> usize) -> usize {
+        let Some(handle) = self.handle(id) else { return 0 };
+        let socket = self.sockets.get_mut::<tcp::Socket>(handle);
+        let made = socket.send(|space| {
+            let made = produce(space).min(space.len());
+            (made, made)
+        });
+        made.unwrap_or(0)
+    }
+
+    /// Octets that can be queued now.
+    #[must_use]
+    pub fn write_room(&self, id: ConnectionId) -> usize {
+        self.handle(id).map_or(0, |handle| {
+            let socket = self.sockets.get::<tcp::Socket>(handle);
+            if socket.can_send() { socket.send_capacity().saturating_sub(socket.send_queue()) } else { 0 }
+        })
+    }
+
+    /// Delivers what is queued, then closes; the identifier is void at once.
+    pub fn close(&mut self, id: ConnectionId, now_ns: u64) {
+        let since_ms = now_ns / 1_000_000;
+        if let Some(connection) = self.connections.iter_mut().find(|each| each.id == id) {
+            connection.role = Role::Released { since_ms };
+            self.sockets.get_mut::<tcp::Socket>(connection.handle).close();
+        }
+    }
+
+    /// Resets the connection; the identifier is void at once.
+    pub fn abort(&mut self, id: ConnectionId, now_ns: u64) {
+        let since_ms = now_ns / 1_000_000;
+        if let Some(connection) = self.connections.iter_mut().find(|each| each.id == id) {
+            connection.role = Role::Released { since_ms };
+            self.sockets.get_mut::<tcp::Socket>(connection.handle).abort();
+        }
+    }
+
+    fn handle(&self, id: ConnectionId) -> Option<SocketHandle> {
+        self.connections
+            .iter()
+            .find(|connection| connection.id == id && !matches!(connection.role, Role::Released { .. }))
+            .map(|connection| connection.handle)
+    }
+
+    fn add_socket(
+        &mut self,
+        local_port: u16,
+        options: TcpOptions,
+        role: Role,
+    ) -> Result<ConnectionId, HostError> {
+        let used: usize = self.connections.iter().map(|connection| connection.bytes).sum();
+        let bytes = options.bytes();
+        if self.connections.len() >= HOST_SOCKETS_MAX
+            || used.saturating_add(bytes) > HOST_BUFFER_BYTES_MAX
+            || options.receive_bytes == 0
+            || options.transmit_bytes == 0
+        {
+            return Err(HostError::Exhausted);
+        }
+        let mut socket = tcp::Socket::new(
+            tcp::SocketBuffer::new(vec![0; options.receive_bytes]),
+            tcp::SocketBuffer::new(vec![0; options.transmit_bytes]),
+        );
+        socket.set_keep_alive(Some(Duration::from_millis(options.keep_alive_ms)));
+        socket.set_timeout(Some(Duration::from_millis(options.timeout_ms)));
+        socket.set_congestion_control(tcp::CongestionControl::Reno);
+        // Requests are written whole: waiting for more only adds latency.
+        socket.set_nagle_enabled(false);
+        let handle = self.sockets.add(socket);
+        let id = ConnectionId(self.next_id);
+        self.next_id = self.next_id.wrapping_add(1);
+        self.connections.push(Connection { id, handle, local_port, bytes, role });
+        Ok(id)
+    }
+
+    fn remove(&mut self, id: ConnectionId) {
+        if let Some(index) = self.connections.iter().position(|connection| connection.id == id) {
+            let connection = self.connections.swap_remove(index);
+            self.sockets.remove(connection.handle);
+        }
+    }
+
+    /// Keeps every listener's backlog full, as far as memory allows.
+    fn refill_backlogs(&mut self) {
+        for index in 0..self.listeners.len() {
+            while let Some(listener) = self.listeners.get(index) {
+                let (port, options) = (listener.port, listener.options);
+                let count = |wanted: fn(&Role) -> bool| {
+                    self.connections
+                        .iter()
+                        .filter(|each| each.local_port == port && wanted(&each.role))
+                        .count()
+                };
+                let waiting = count(|role| matches!(role, Role::Backlog { .. }));
+                let pending = count(|role| *role == Role::Pending);
+                if waiting >= listener.backlog || waiting + pending >= HOST_ACCEPTS_PENDING_MAX {
+                    break;
+                }
+                let role = Role::Backlog { half_open_since_ms: None };
+                let Ok(id) = self.add_socket(port, options, role) else { break };
+                let listening = self
+                    .handle(id)
+                    .is_some_and(|it| self.sockets.get_mut::<tcp::Socket>(it).listen(port).is_ok());
+                if !listening {
+                    self.remove(id);
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Moves connections on: handshakes completed, half-open too long, gone.
+    fn tend(&mut self, now_ns: u64) {
+        let now_ms = now_ns / 1_000_000;
+        let mut dead = Vec::new();
+        let mut half_open = Vec::new();
+        for connection in &mut self.connections {
+            let socket = self.sockets.get_mut::<tcp::Socket>(connection.handle);
+            let state = socket.state();
+            match &mut connection.role {
+                Role::Backlog { half_open_since_ms } => match state {
+                    tcp::State::Listen => *half_open_since_ms = None,
+                    tcp::State::SynReceived => {
+                        let since_ms = *half_open_since_ms.get_or_insert(now_ms);
+                        half_open.push((since_ms, connection.id, connection.local_port));
+                    }
+                    tcp::State::Established | tcp::State::CloseWait => {
+                        connection.role = Role::Pending;
+                    }
+                    _ => dead.push(connection.id),
+                },
+                Role::Pending if matches!(state, tcp::State::Closed) => dead.push(connection.id),
+                Role::Released { since_ms } => {
+                    let patience_ms = if socket.send_queue() == 0 { RELEASE_MS_MAX } else { DELIVERY_MS_MAX };
+                    let overdue = now_ms.saturating_sub(*since_ms) >= patience_ms;
+                    if overdue {
+                        socket.abort();
+                    }
+                    let silent = socket.remote_endpoint().is_none();
+                    if overdue || state == tcp::State::TimeWait || (state == tcp::State::Closed && silent) {
+                        dead.push(connection.id);
+                    }
+                }
+                Role::Pending | Role::Owned => {}
+            }
+        }
+        self.reap_half_open(&half_open, now_ms, &mut dead);
+        for id in dead {
+            self.remove(id);
+        }
+        self.refill_backlogs();
+    }
+
+    /// One socket is one half-open slot, so a flood of SYNs must not hold them all:
+    /// the oldest goes early when its listener has no free slot.
+    fn reap_half_open(
+        &mut self,
+        half_open: &[(u64, ConnectionId, u16)],
+        now_ms: u64,
+        dead: &mut Vec<ConnectionId>,
+    ) {
+        for (since_ms, id, port) in half_open {
+            let listening = self.connections.iter().any(|each| {
+                each.local_port == *port && each.role == Role::Backlog { half_open_since_ms: None }
+            });
+            let age_ms_max = if listening { HALF_OPEN_AGE_MAX_MS } else { HALF_OPEN_AGE_CROWDED_MS };
+            if now_ms.saturating_sub(*since_ms) >= age_ms_max {
+                self.counters.half_open_reaped = self.counters.half_open_reaped.wrapping_add(1);
+                dead.push(*id);
+            }
+        }
+    }
+
+    fn ephemeral_port(&mut self) -> u16 {
+        loop {
+            self.random ^= self.random << 13;
+            self.random ^= self.random >> 7;
+            self.random ^= self.random << 17;
+            let offset = u16::try_from(self.random % EPHEMERAL_COUNT).unwrap_or(0);
+            let port = EPHEMERAL_FIRST.saturating_add(offset);
+            let taken = self.connections.iter().any(|each| each.local_port == port)
+                || self.listeners.iter().any(|listener| listener.port == port);
+            // At most HOST_SOCKETS_MAX of the ports are taken: this ends.
+            if !taken {
+                return port;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "tests cut random numbers to size")]
+mod tests;

@@ -1,0 +1,104 @@
+//! The stack's frame queue, as smoltcp's device.
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::time::Instant;
+
+use crate::limits::{HOST_FRAMES_MAX, HOST_REPLY_FRAMES_MAX};
+
+/// Frames waiting for the wire; buffers are reused.
+pub(super) struct Outgoing {
+    frame_bytes_max: usize,
+    queue: VecDeque<Vec<u8>>,
+    spare: Vec<Vec<u8>>,
+}
+
+/// Buffers kept for reuse.
+const SPARE_MAX: usize = 64;
+
+impl Outgoing {
+    pub(super) fn new(frame_bytes_max: usize) -> Self {
+        Self { frame_bytes_max, queue: VecDeque::new(), spare: Vec::new() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.queue.len() < HOST_FRAMES_MAX
+    }
+
+    pub(super) fn has_reply_room(&self) -> bool {
+        self.queue.len() < HOST_FRAMES_MAX + HOST_REPLY_FRAMES_MAX
+    }
+
+    pub(super) fn pop(&mut self, consume: impl FnOnce(&[u8]) -> bool) -> bool {
+        let consumed = self.queue.front().is_some_and(|frame| consume(frame));
+        if consumed
+            && let Some(frame) = self.queue.pop_front()
+            && self.spare.len() < SPARE_MAX
+        {
+            self.spare.push(frame);
+        }
+        consumed
+    }
+}
+
+/// One poll's view: at most one frame comes in, any number go out.
+pub(super) struct FrameDevice<'a> {
+    pub(super) incoming: Option<&'a [u8]>,
+    pub(super) outgoing: &'a mut Outgoing,
+}
+
+pub(super) struct Incoming<'a>(&'a [u8]);
+
+impl RxToken for Incoming<'_> {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(self.0)
+    }
+}
+
+pub(super) struct Sender<'a>(&'a mut Outgoing);
+
+impl TxToken for Sender<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        let mut frame = self.0.spare.pop().unwrap_or_default();
+        frame.clear();
+        frame.resize(len, 0);
+        let result = f(&mut frame);
+        self.0.queue.push_back(frame);
+        result
+    }
+}
+
+impl Device for FrameDevice<'_> {
+    type RxToken<'b>
+        = Incoming<'b>
+    where
+        Self: 'b;
+    type TxToken<'b>
+        = Sender<'b>
+    where
+        Self: 'b;
+
+    fn receive(&mut self, _timestamp: Instant) -> Option<(Incoming<'_>, Sender<'_>)> {
+        if !self.outgoing.has_reply_room() {
+            return None;
+        }
+        self.incoming.take().map(|frame| (Incoming(frame), Sender(self.outgoing)))
+    }
+
+    fn transmit(&mut self, _timestamp: Instant) -> Option<Sender<'_>> {
+        self.outgoing.has_room().then_some(Sender(self.outgoing))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ethernet;
+        capabilities.max_transmission_unit = self.outgoing.frame_bytes_max;
+        capabilities
+    }
+}

@@ -1,0 +1,58 @@
+//! What reaches the TCP/IP stack: only what a declared port or ARP or ping can use.
+//!
+//! The stack behind would answer closed ports and unknown protocols with resets
+//! and ICMP errors, which tells a scanner what is there. Silence tells nothing.
+
+use crate::frame::{ETHERTYPE_ARP, ETHERTYPE_IPV4, Header};
+
+const PROTOCOL_ICMP: u8 = 1;
+const PROTOCOL_TCP: u8 = 6;
+const PROTOCOL_UDP: u8 = 17;
+const ICMP_ECHO_REQUEST: u8 = 8;
+const TCP_SYN: u8 = 0x02;
+const TCP_ACK: u8 = 0x10;
+const DHCP_CLIENT_PORT: u16 = 68;
+
+/// Whether a frame is worth processing. `open` tells whether a TCP port is in use;
+/// its second argument says that the segment opens a connection.
+pub(super) fn wanted(frame: &[u8], dhcp: bool, open: &mut dyn FnMut(u16, bool) -> bool) -> bool {
+    let Some(header) = Header::parse(frame) else { return false };
+    if header.tags != 0 {
+        return false;
+    }
+    match header.ethertype {
+        ETHERTYPE_ARP => true,
+        ETHERTYPE_IPV4 => frame.get(header.payload_offset..).is_some_and(|packet| ipv4(packet, dhcp, open)),
+        _ => false,
+    }
+}
+
+/// RFC 791 section 3.1.
+fn ipv4(packet: &[u8], dhcp: bool, open: &mut dyn FnMut(u16, bool) -> bool) -> bool {
+    let (Some(first), Some(protocol), Some(fragment)) = (packet.first(), packet.get(9), packet.get(6..8))
+    else {
+        return false;
+    };
+    let header_bytes = usize::from(first & 0x0f) * 4;
+    let [high, low] = fragment else { return false };
+    let fragmented = high & 0x3f != 0 || *low != 0;
+    if first >> 4 != 4 || header_bytes < 20 || fragmented {
+        return false;
+    }
+    let Some(payload) = packet.get(header_bytes..) else { return false };
+    match *protocol {
+        PROTOCOL_ICMP => payload.first() == Some(&ICMP_ECHO_REQUEST),
+        PROTOCOL_UDP => dhcp && port(payload) == Some(DHCP_CLIENT_PORT),
+        PROTOCOL_TCP => {
+            let Some(flags) = payload.get(13) else { return false };
+            let opening = flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
+            port(payload).is_some_and(|port| open(port, opening))
+        }
+        _ => false,
+    }
+}
+
+/// The destination port of TCP and UDP alike.
+fn port(payload: &[u8]) -> Option<u16> {
+    payload.get(2..4)?.first_chunk().map(|port| u16::from_be_bytes(*port))
+}

@@ -1,0 +1,34 @@
+//! Upper bounds of every queue and table in this crate.
+
+/// Ports of the virtual switch: uplink, host and guests.
+pub const SWITCH_PORTS_MAX: usize = 64;
+/// Nested VLAN tags followed to find a frame's EtherType; more is malformed.
+pub const VLAN_TAGS_MAX: usize = 2;
+/// Octets of the largest frame accepted anywhere, without frame check sequence.
+pub const FRAME_BYTES_MAX: usize = 9216;
+
+/// Descriptors per NIC ring.
+pub const NIC_RING_ENTRIES_MAX: u16 = 256;
+/// Status reads granted to a device to finish its reset.
+pub const NIC_RESET_POLLS_MAX: u32 = 100_000;
+/// Capabilities followed in a PCI function's list; a longer list is a loop.
+pub const PCI_CAPABILITIES_MAX: usize = 48;
+
+/// TCP connections and listening sockets of the host together.
+pub const HOST_SOCKETS_MAX: usize = 64;
+/// Ports the host listens on.
+pub const HOST_LISTENERS_MAX: usize = 4;
+/// Listening sockets (simultaneous half-open connections) per port.
+pub const HOST_BACKLOG_MAX: usize = 8;
+/// Established connections waiting for `accept`, per listener.
+pub const HOST_ACCEPTS_PENDING_MAX: usize = 8;
+/// Buffer memory of all TCP sockets together.
+pub const HOST_BUFFER_BYTES_MAX: usize = 12 * 1024 * 1024;
+/// Frames the host stack may have waiting for the wire; sockets stop sending here.
+pub const HOST_FRAMES_MAX: usize = 256;
+/// Further frames kept for immediate replies (ARP, ping, resets) to received frames.
+pub const HOST_REPLY_FRAMES_MAX: usize = 64;
+/// A half-open connection older than this gives its slot back.
+pub const HALF_OPEN_AGE_MAX_MS: u64 = 3_000;
+/// A half-open connection older than this gives its slot back when no slot is left.
+pub const HALF_OPEN_AGE_CROWDED_MS: u64 = 300;

@@ -1,0 +1,388 @@
+//! The virtual switch: joins the uplink, the host and the guests.
+//!
+//! It decides, and never touches a frame: [`Switch::forward`] is a pure function
+//! from an ingress port and a frame's bytes to a set of ports. Addresses are known
+//! from configuration alone, so nothing a guest sends can move another's traffic.
+//!
+//! Spec: IEEE 802.1Q clause 8.6 (forwarding), table 8-1 (reserved addresses).
+//!
+//! Rules, in the order they are checked:
+//! 1. A frame is at least a header long and at most the port's maximum.
+//! 2. A guest sends only from its own MAC, never the AoE EtherType (tagged or
+//!    not), never to a reserved link-local group.
+//! 3. The uplink never sends from a MAC that is ours: that is a loop or a spoof.
+//! 4. AoE passes between the uplink and the host alone: guests neither see nor
+//!    speak the storage protocol.
+//! 5. Groups flood, known stations are reached directly, unknown ones are behind
+//!    the uplink. Nothing returns through the port it came from.
+
+use crate::frame::{ETHERTYPE_AOE, HEADER_BYTES, Header, MacAddress};
+use crate::limits::SWITCH_PORTS_MAX;
+
+const _: () = assert!(SWITCH_PORTS_MAX <= 64, "Destinations is a 64-bit set");
+
+/// A port of the switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortId(u8);
+
+impl PortId {
+    /// The port's number, below [`SWITCH_PORTS_MAX`].
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self.0
+    }
+}
+
+/// The wire.
+pub const UPLINK: PortId = PortId(0);
+/// The node's own stack and its AoE sessions.
+pub const HOST: PortId = PortId(1);
+const GUEST_FIRST: u8 = 2;
+
+/// A set of ports.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Destinations(u64);
+
+impl Destinations {
+    /// No port.
+    pub const NONE: Self = Self(0);
+    const UPLINK_AND_HOST: Self = Self(Self::only(UPLINK).0 | Self::only(HOST).0);
+
+    const fn only(port: PortId) -> Self {
+        Self(1 << port.0)
+    }
+
+    const fn without(self, port: PortId) -> Self {
+        Self(self.0 & !(1 << port.0))
+    }
+
+    /// Whether `port` is in the set.
+    #[must_use]
+    pub const fn contains(self, port: PortId) -> bool {
+        self.0 & (1 << port.0) != 0
+    }
+
+    /// Whether the set is empty.
+    #[must_use]
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The ports in the set, lowest first.
+    pub fn iter(self) -> impl Iterator<Item = PortId> {
+        (0..64u8).map(PortId).filter(move |port| self.contains(*port))
+    }
+}
+
+/// Why a frame was not forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropReason {
+    /// Shorter than a header, or with too many VLAN tags.
+    Malformed,
+    /// Longer than the switch's maximum.
+    Giant,
+    /// The ingress port is not attached.
+    NoPort,
+    /// Sent from a MAC that is not the port's.
+    SourceMac,
+    /// A guest spoke AoE.
+    AoeFromGuest,
+    /// A guest addressed a reserved link-local group.
+    LinkLocal,
+    /// The port's rate limit is used up.
+    Rate,
+    /// Nobody to send it to (the destination is behind the ingress port).
+    NoDestination,
+}
+
+/// Frames dropped, by reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Drops {
+    /// See [`DropReason::Malformed`] and [`DropReason::Giant`].
+    pub malformed: u64,
+    /// See [`DropReason::SourceMac`].
+    pub source_mac: u64,
+    /// See [`DropReason::AoeFromGuest`].
+    pub aoe_from_guest: u64,
+    /// See [`DropReason::LinkLocal`].
+    pub link_local: u64,
+    /// See [`DropReason::Rate`].
+    pub rate: u64,
+    /// See [`DropReason::NoDestination`].
+    pub no_destination: u64,
+}
+
+/// What went through a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortCounters {
+    /// Frames that entered the switch here.
+    pub ingress_frames: u64,
+    /// Their octets.
+    pub ingress_bytes: u64,
+    /// Frames directed to this port.
+    pub egress_frames: u64,
+    /// Their octets.
+    pub egress_bytes: u64,
+    /// Frames that entered here and went nowhere.
+    pub drops: Drops,
+}
+
+/// A limit on what a port may send into the switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// Sustained octets per second.
+    pub bytes_per_second: u64,
+    /// Octets that may be sent at once after a pause.
+    pub burst_bytes: u64,
+}
+
+/// A full token bucket counts octets times nanoseconds-per-second, so that no
+/// fraction is ever lost to rounding.
+const UNIT: u128 = 1_000_000_000;
+
+#[derive(Clone, Copy, Debug)]
+struct Bucket {
+    rate: Rate,
+    level: u128,
+    filled_ns: u64,
+}
+
+impl Bucket {
+    fn take(&mut self, bytes: usize, now_ns: u64) -> bool {
+        let elapsed_ns = now_ns.saturating_sub(self.filled_ns);
+        self.filled_ns = self.filled_ns.max(now_ns);
+        let capacity = u128::from(self.rate.burst_bytes) * UNIT;
+        let gained = u128::from(elapsed_ns) * u128::from(self.rate.bytes_per_second);
+        self.level = self.level.saturating_add(gained).min(capacity);
+        let cost = (bytes as u128) * UNIT;
+        let affordable = self.level >= cost;
+        if affordable {
+            self.level -= cost;
+        }
+        affordable
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Port {
+    mac: MacAddress,
+    bucket: Option<Bucket>,
+    counters: PortCounters,
+}
+
+/// Why a port could not be attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttachError {
+    /// The address is a group or all zeroes.
+    NotAStation,
+    /// Another port has this address.
+    DuplicateMac,
+    /// All ports are in use.
+    Full,
+}
+
+/// The switch.
+#[derive(Clone, Debug)]
+pub struct Switch {
+    /// Largest frame forwarded, VLAN tags excluded.
+    frame_bytes_max: usize,
+    uplink: PortCounters,
+    /// Index 0 stands for the uplink, which has no address of its own.
+    ports: [Option<Port>; SWITCH_PORTS_MAX],
+}
+
+impl Switch {
+    /// A switch with an uplink and the host; `mtu` is the largest payload.
+    ///
+    /// # Errors
+    /// [`AttachError::NotAStation`] when the host's address is no station address.
+    pub fn new(host: MacAddress, mtu: usize) -> Result<Self, AttachError> {
+        let mut switch = Self {
+            frame_bytes_max: mtu.saturating_add(HEADER_BYTES),
+            uplink: PortCounters::default(),
+            ports: [None; SWITCH_PORTS_MAX],
+        };
+        switch.occupy(HOST, host)?;
+        Ok(switch)
+    }
+
+    fn occupy(&mut self, port: PortId, mac: MacAddress) -> Result<(), AttachError> {
+        if !mac.is_station() {
+            return Err(AttachError::NotAStation);
+        }
+        if self.port_of(mac).is_some() {
+            return Err(AttachError::DuplicateMac);
+        }
+        let slot = self.ports.get_mut(usize::from(port.0)).ok_or(AttachError::Full)?;
+        *slot = Some(Port { mac, bucket: None, counters: PortCounters::default() });
+        Ok(())
+    }
+
+    /// Attaches a guest's interface with its configured address.
+    ///
+    /// # Errors
+    /// The address is unusable or taken, or no port is free.
+    pub fn attach_guest(&mut self, mac: MacAddress) -> Result<PortId, AttachError> {
+        let free = (GUEST_FIRST..64)
+            .map(PortId)
+            .find(|port| matches!(self.ports.get(usize::from(port.0)), Some(None)))
+            .ok_or(AttachError::Full)?;
+        self.occupy(free, mac)?;
+        Ok(free)
+    }
+
+    /// Detaches a guest's interface; the uplink and the host stay.
+    pub fn detach_guest(&mut self, port: PortId) {
+        if port.0 >= GUEST_FIRST
+            && let Some(slot) = self.ports.get_mut(usize::from(port.0))
+        {
+            *slot = None;
+        }
+    }
+
+    /// Limits what a guest's port may send, or lifts the limit.
+    pub fn set_rate(&mut self, port: PortId, rate: Option<Rate>, now_ns: u64) {
+        if let Some(port) = self.port_mut(port) {
+            port.bucket = rate.map(|rate| Bucket {
+                rate,
+                level: u128::from(rate.burst_bytes) * UNIT,
+                filled_ns: now_ns,
+            });
+        }
+    }
+
+    /// A port's counters; `None` when it is not attached.
+    #[must_use]
+    pub fn counters(&self, port: PortId) -> Option<PortCounters> {
+        if port == UPLINK {
+            return Some(self.uplink);
+        }
+        self.port(port).map(|port| port.counters)
+    }
+
+    /// A port's address; the uplink has none.
+    #[must_use]
+    pub fn mac(&self, port: PortId) -> Option<MacAddress> {
+        self.port(port).map(|port| port.mac)
+    }
+
+    fn port(&self, port: PortId) -> Option<&Port> {
+        self.ports.get(usize::from(port.0))?.as_ref()
+    }
+
+    fn port_mut(&mut self, port: PortId) -> Option<&mut Port> {
+        self.ports.get_mut(usize::from(port.0))?.as_mut()
+    }
+
+    fn port_of(&self, mac: MacAddress) -> Option<PortId> {
+        (0u8..)
+            .zip(self.ports.iter())
+            .find(|(_, port)| port.as_ref().is_some_and(|port| port.mac == mac))
+            .map(|(number, _)| PortId(number))
+    }
+
+    fn guests(&self) -> Destinations {
+        let set = (GUEST_FIRST..64)
+            .map(PortId)
+            .filter(|port| self.port(*port).is_some())
+            .fold(0, |set, port| set | Destinations::only(port).0);
+        Destinations(set)
+    }
+
+    /// Decides where a frame goes: a pure function of configuration and frame.
+    ///
+    /// # Errors
+    /// The reason why it goes nowhere.
+    pub fn forward(&self, ingress: PortId, frame: &[u8]) -> Result<Destinations, DropReason> {
+        let header = Header::parse(frame).ok_or(DropReason::Malformed)?;
+        if frame.len() > self.frame_bytes_max.saturating_add(4 * header.tags) {
+            return Err(DropReason::Giant);
+        }
+        let aoe = header.ethertype == ETHERTYPE_AOE;
+        if ingress == UPLINK {
+            if self.port_of(header.source).is_some() {
+                return Err(DropReason::SourceMac);
+            }
+        } else {
+            let port = self.port(ingress).ok_or(DropReason::NoPort)?;
+            if header.source != port.mac {
+                return Err(DropReason::SourceMac);
+            }
+            if ingress != HOST && aoe {
+                return Err(DropReason::AoeFromGuest);
+            }
+            if ingress != HOST && header.destination.is_link_local() {
+                return Err(DropReason::LinkLocal);
+            }
+        }
+        let audience = if aoe { Destinations::UPLINK_AND_HOST } else { Destinations(u64::MAX) };
+        let wanted = self.wanted(header.destination);
+        let destinations = Destinations(wanted.0 & audience.0).without(ingress);
+        if destinations.is_empty() { Err(DropReason::NoDestination) } else { Ok(destinations) }
+    }
+
+    fn wanted(&self, destination: MacAddress) -> Destinations {
+        if destination.is_link_local() {
+            // Reserved groups concern the link they are on: host and wire only.
+            Destinations::UPLINK_AND_HOST
+        } else if destination.is_group() {
+            Destinations(Destinations::UPLINK_AND_HOST.0 | self.guests().0)
+        } else {
+            Destinations::only(self.port_of(destination).unwrap_or(UPLINK))
+        }
+    }
+
+    /// Decides, limits the rate and counts: what the node calls for each frame.
+    ///
+    /// # Errors
+    /// The reason why the frame goes nowhere, already counted.
+    pub fn admit(&mut self, ingress: PortId, frame: &[u8], now_ns: u64) -> Result<Destinations, DropReason> {
+        let decision = self.forward(ingress, frame).and_then(|destinations| {
+            let bucket = self.port_mut(ingress).and_then(|port| port.bucket.as_mut());
+            let affordable = bucket.is_none_or(|bucket| bucket.take(frame.len(), now_ns));
+            if affordable { Ok(destinations) } else { Err(DropReason::Rate) }
+        });
+        let octets = frame.len() as u64;
+        if let Some(counters) = self.counters_mut(ingress) {
+            match decision {
+                Ok(_) => {
+                    counters.ingress_frames = counters.ingress_frames.wrapping_add(1);
+                    counters.ingress_bytes = counters.ingress_bytes.wrapping_add(octets);
+                }
+                Err(reason) => counters.drops.count(reason),
+            }
+        }
+        for port in decision.unwrap_or_default().iter() {
+            if let Some(counters) = self.counters_mut(port) {
+                counters.egress_frames = counters.egress_frames.wrapping_add(1);
+                counters.egress_bytes = counters.egress_bytes.wrapping_add(octets);
+            }
+        }
+        decision
+    }
+
+    fn counters_mut(&mut self, port: PortId) -> Option<&mut PortCounters> {
+        if port == UPLINK {
+            return Some(&mut self.uplink);
+        }
+        self.port_mut(port).map(|port| &mut port.counters)
+    }
+}
+
+impl Drops {
+    fn count(&mut self, reason: DropReason) {
+        let counter = match reason {
+            DropReason::Malformed | DropReason::Giant => &mut self.malformed,
+            DropReason::SourceMac => &mut self.source_mac,
+            DropReason::AoeFromGuest => &mut self.aoe_from_guest,
+            DropReason::LinkLocal => &mut self.link_local,
+            DropReason::Rate => &mut self.rate,
+            DropReason::NoDestination | DropReason::NoPort => &mut self.no_destination,
+        };
+        *counter = counter.wrapping_add(1);
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "tests cut random numbers to size")]
+mod tests;

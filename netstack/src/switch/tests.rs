@@ -1,0 +1,182 @@
+//! Exhaustive small cases, then seeded mutation.
+
+extern crate std;
+use std::vec::Vec;
+
+use super::*;
+
+const HOST_MAC: MacAddress = MacAddress([2, 0, 0, 0, 0, 1]);
+const GUEST_A: MacAddress = MacAddress([2, 0, 0, 0, 0, 0xa]);
+const GUEST_B: MacAddress = MacAddress([2, 0, 0, 0, 0, 0xb]);
+const STRANGER: MacAddress = MacAddress([2, 0, 0, 0, 0, 0xff]);
+const MULTICAST: MacAddress = MacAddress([1, 0, 0x5e, 0, 0, 1]);
+const PAUSE: MacAddress = MacAddress([1, 0x80, 0xc2, 0, 0, 1]);
+
+fn frame(destination: MacAddress, source: MacAddress, types: &[u16]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    frame.extend_from_slice(&destination.0);
+    frame.extend_from_slice(&source.0);
+    for (index, ethertype) in types.iter().enumerate() {
+        if index > 0 {
+            frame.extend_from_slice(&[0, 7]);
+        }
+        frame.extend_from_slice(&ethertype.to_be_bytes());
+    }
+    frame.resize(64, 0);
+    frame
+}
+
+fn switch() -> (Switch, PortId, PortId) {
+    let mut switch = Switch::new(HOST_MAC, 1500).unwrap();
+    let a = switch.attach_guest(GUEST_A).unwrap();
+    let b = switch.attach_guest(GUEST_B).unwrap();
+    (switch, a, b)
+}
+
+#[test]
+fn every_port_source_destination_and_type() {
+    let (switch, a, b) = switch();
+    let ports = [UPLINK, HOST, a, b];
+    let macs = [None, Some(HOST_MAC), Some(GUEST_A), Some(GUEST_B)];
+    let stations = [HOST_MAC, GUEST_A, GUEST_B, STRANGER];
+    let targets = [HOST_MAC, GUEST_A, GUEST_B, STRANGER, MULTICAST, MacAddress::BROADCAST, PAUSE];
+    let types: [&[u16]; 6] = [
+        &[0x0800],
+        &[0x88a2],
+        &[0x8100, 0x88a2],
+        &[0x8100, 0x0800],
+        &[0x88a8, 0x8100, 0x88a2],
+        &[0x9100, 0x88a2],
+    ];
+    for (port, mac) in ports.into_iter().zip(macs) {
+        for source in stations {
+            for target in targets {
+                for kind in types {
+                    let result = switch.forward(port, &frame(target, source, kind));
+                    let aoe = kind.last() == Some(&0x88a2);
+                    let guest = port == a || port == b;
+                    let ours = source != STRANGER;
+                    let spoofed = match mac {
+                        None => ours,
+                        Some(mac) => source != mac,
+                    };
+                    if spoofed {
+                        assert_eq!(result, Err(DropReason::SourceMac));
+                        continue;
+                    }
+                    if guest && aoe {
+                        assert_eq!(result, Err(DropReason::AoeFromGuest));
+                        continue;
+                    }
+                    if guest && target == PAUSE {
+                        assert_eq!(result, Err(DropReason::LinkLocal));
+                        continue;
+                    }
+                    // An independent statement of who may see the frame.
+                    for candidate in ports {
+                        let addressed = match candidate {
+                            UPLINK => target.is_group() || target == STRANGER,
+                            HOST => target.is_group() || target == HOST_MAC,
+                            other => {
+                                let own = if other == a { GUEST_A } else { GUEST_B };
+                                !aoe && target != PAUSE && (target.is_group() || target == own)
+                            }
+                        };
+                        let expected = addressed && candidate != port;
+                        let got = result.is_ok_and(|set| set.contains(candidate));
+                        assert_eq!(got, expected, "{port:?} {source} {target} {kind:x?}");
+                    }
+                    if let Ok(set) = result {
+                        assert!(!set.is_empty());
+                        assert_eq!(set.iter().count(), ports.iter().filter(|p| set.contains(**p)).count());
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn attach_detach_and_duplicates() {
+    let (mut switch, a, _) = switch();
+    assert_eq!(switch.attach_guest(HOST_MAC), Err(AttachError::DuplicateMac));
+    assert_eq!(switch.attach_guest(GUEST_A), Err(AttachError::DuplicateMac));
+    assert_eq!(switch.attach_guest(MULTICAST), Err(AttachError::NotAStation));
+    assert_eq!(switch.attach_guest(MacAddress([0; 6])), Err(AttachError::NotAStation));
+    switch.detach_guest(a);
+    switch.detach_guest(HOST);
+    assert_eq!(switch.mac(HOST), Some(HOST_MAC));
+    assert_eq!(switch.forward(a, &frame(HOST_MAC, GUEST_A, &[0x800])), Err(DropReason::NoPort));
+    assert_eq!(switch.attach_guest(GUEST_A), Ok(a), "the port is reused");
+    for last in 0..60u8 {
+        switch.attach_guest(MacAddress([6, 0, 0, 0, 0, last])).unwrap();
+    }
+    assert_eq!(switch.attach_guest(STRANGER), Err(AttachError::Full));
+}
+
+#[test]
+fn lengths() {
+    let (switch, a, b) = switch();
+    let mut long = frame(GUEST_B, GUEST_A, &[0x0800]);
+    long.resize(1514, 0);
+    assert!(switch.forward(a, &long).unwrap().contains(b));
+    long.resize(1515, 0);
+    assert_eq!(switch.forward(a, &long), Err(DropReason::Giant));
+    let mut tagged = frame(GUEST_B, GUEST_A, &[0x8100, 0x0800]);
+    tagged.resize(1518, 0);
+    assert!(switch.forward(a, &tagged).is_ok());
+    assert_eq!(switch.forward(a, &long[..13]), Err(DropReason::Malformed));
+}
+
+#[test]
+fn rate_is_exact_and_counted() {
+    let (mut switch, a, b) = switch();
+    let rate = Rate { bytes_per_second: 64_000, burst_bytes: 640 };
+    switch.set_rate(a, Some(rate), 0);
+    let packet = frame(GUEST_B, GUEST_A, &[0x0800]);
+    let mut passed = 0;
+    // Two seconds in steps that do not divide a frame's time.
+    for step in 0..2000u64 {
+        passed += u64::from(switch.admit(a, &packet, step * 1_000_003).is_ok());
+    }
+    assert!((2008..=2010).contains(&passed) || passed == 2000, "{passed}");
+    for step in 0..2000u64 {
+        passed += u64::from(switch.admit(a, &packet, 2_000_006_000 + step * 100_000).is_ok());
+    }
+    let counters = switch.counters(a).unwrap();
+    assert_eq!(counters.ingress_frames, passed);
+    assert_eq!(counters.ingress_frames + counters.drops.rate, 4000);
+    assert_eq!(switch.counters(b).unwrap().egress_frames, passed);
+    // 2.2 s at 1000 frames/s plus a burst of ten.
+    assert!(passed <= 2211, "{passed}");
+}
+
+#[test]
+fn mutated_frames_never_escape_the_rules() {
+    let (switch, a, b) = switch();
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut random = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let base = frame(GUEST_B, GUEST_A, &[0x8100, 0x88a2]);
+    for round in 0..200_000 {
+        let mut mutant = base.clone();
+        for _ in 0..=random() % 4 {
+            let index = (random() % 24) as usize;
+            mutant[index] = random() as u8;
+        }
+        mutant.truncate((random() % 65) as usize);
+        for port in [UPLINK, HOST, a, b] {
+            if let Ok(set) = switch.forward(port, &mutant) {
+                assert!(!set.contains(port), "hairpin in round {round}");
+                if port == a || port == b {
+                    assert_eq!(&mutant[6..12], &switch.mac(port).unwrap().0);
+                    assert_ne!(&mutant[12..14], &[0x88, 0xa2], "AoE in round {round}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,558 @@
+//! Driver of a virtio network card behind modern virtio PCI registers.
+//!
+//! Spec: Virtual I/O Device (VIRTIO) 1.2, sections 3.1 (initialization), 4.1.4.3
+//! (common configuration), 5.1 (network device).
+//!
+//! The device is not trusted: its indices, lengths and configuration are checked,
+//! and a card that breaks its rings is stopped and reported, never believed.
+
+use alloc::vec::Vec;
+
+use hv_abi::device::{DmaMemory, Mmio};
+
+use crate::frame::{HEADER_BYTES, MacAddress};
+use crate::limits::{FRAME_BYTES_MAX, NIC_RESET_POLLS_MAX, NIC_RING_ENTRIES_MAX};
+use crate::virtio_pci::{Location, Locations};
+use crate::virtqueue::{RingFault, Virtqueue};
+
+const FEATURE_MTU: u64 = 1 << 3;
+const FEATURE_MAC: u64 = 1 << 5;
+const FEATURE_STATUS: u64 = 1 << 16;
+const FEATURE_EVENT_INDEX: u64 = 1 << 29;
+const FEATURE_VERSION_1: u64 = 1 << 32;
+const FEATURE_ACCESS_PLATFORM: u64 = 1 << 33;
+const FEATURES_WANTED: u64 = FEATURE_MTU
+    | FEATURE_MAC
+    | FEATURE_STATUS
+    | FEATURE_EVENT_INDEX
+    | FEATURE_VERSION_1
+    | FEATURE_ACCESS_PLATFORM;
+
+const STATUS_ACKNOWLEDGE: u8 = 1;
+const STATUS_DRIVER: u8 = 2;
+const STATUS_DRIVER_OK: u8 = 4;
+const STATUS_FEATURES_OK: u8 = 8;
+const STATUS_NEEDS_RESET: u8 = 64;
+const STATUS_FAILED: u8 = 128;
+
+/// The 12-octet `virtio_net_hdr` of a version-1 device (5.1.6).
+const NET_HEADER_BYTES: usize = 12;
+/// One VLAN tag beyond the MTU.
+const TAG_BYTES: usize = 4;
+const RECEIVE_QUEUE: u16 = 0;
+const TRANSMIT_QUEUE: u16 = 1;
+/// "No vector" (4.1.5.1.2).
+const NO_VECTOR: u16 = 0xffff;
+/// Lent receive buffers the doorbell may lag behind.
+const NOTIFY_BATCH: u16 = 32;
+
+mod register {
+    //! Offsets in the common configuration (4.1.4.3).
+    pub(super) const DEVICE_FEATURE_SELECT: usize = 0;
+    pub(super) const DEVICE_FEATURE: usize = 4;
+    pub(super) const DRIVER_FEATURE_SELECT: usize = 8;
+    pub(super) const DRIVER_FEATURE: usize = 12;
+    pub(super) const CONFIG_VECTOR: usize = 16;
+    pub(super) const DEVICE_STATUS: usize = 20;
+    pub(super) const QUEUE_SELECT: usize = 22;
+    pub(super) const QUEUE_SIZE: usize = 24;
+    pub(super) const QUEUE_VECTOR: usize = 26;
+    pub(super) const QUEUE_ENABLE: usize = 28;
+    pub(super) const QUEUE_NOTIFY_OFF: usize = 30;
+    pub(super) const QUEUE_DESCRIPTORS: usize = 32;
+    pub(super) const QUEUE_AVAILABLE: usize = 40;
+    pub(super) const QUEUE_USED: usize = 48;
+    pub(super) const COMMON_BYTES: usize = 56;
+}
+
+/// What the caller chooses.
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Descriptors per ring, a power of two up to 256.
+    pub ring_entries: u16,
+    /// Largest payload to be sent or received.
+    pub mtu: u16,
+    /// MSI-X table index of configuration changes, if any.
+    pub config_vector: Option<u16>,
+    /// MSI-X table index of received frames, if any.
+    pub receive_vector: Option<u16>,
+    /// MSI-X table index of sent frames, if any.
+    pub transmit_vector: Option<u16>,
+    /// Address to use if the device has none of its own.
+    pub fallback_mac: MacAddress,
+}
+
+/// Why a card cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NicError {
+    /// A register window is missing or too short.
+    BadWindow,
+    /// The device did not finish its reset.
+    ResetTimeout,
+    /// The device is older than version 1 or refused our features.
+    FeaturesRefused,
+    /// A ring is missing or smaller than asked.
+    RingTooSmall,
+    /// The DMA region is smaller than [`VirtioNet::dma_bytes`].
+    DmaTooSmall,
+    /// The device refused an interrupt vector.
+    VectorRefused,
+    /// The device's own address is no station address.
+    BadMac,
+    /// `Config` is out of range.
+    BadConfig,
+}
+
+/// What the driver has seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NicCounters {
+    /// Frames handed to the caller.
+    pub received_frames: u64,
+    /// Their octets.
+    pub received_bytes: u64,
+    /// Frames given to the device.
+    pub transmitted_frames: u64,
+    /// Their octets.
+    pub transmitted_bytes: u64,
+    /// Frames refused because the transmit ring was full.
+    pub transmit_full: u64,
+    /// Received buffers with an impossible length.
+    pub malformed: u64,
+    /// Doorbell writes.
+    pub notifications: u64,
+}
+
+struct Doorbell {
+    bar: u8,
+    offset: usize,
+}
+
+/// A running card.
+pub struct VirtioNet<M, D> {
+    bars: [Option<M>; 6],
+    common: Location,
+    device: Option<Location>,
+    dma: D,
+    receive: Virtqueue,
+    transmit: Virtqueue,
+    receive_doorbell: Doorbell,
+    transmit_doorbell: Doorbell,
+    features: u64,
+    mac: MacAddress,
+    mtu: u16,
+    unannounced: u16,
+    broken: bool,
+    counters: NicCounters,
+}
+
+const fn buffer_bytes(mtu: u16) -> usize {
+    (NET_HEADER_BYTES + HEADER_BYTES + TAG_BYTES + mtu as usize).div_ceil(64) * 64
+}
+
+impl<M: Mmio, D: DmaMemory> VirtioNet<M, D> {
+    /// Octets of DMA memory [`VirtioNet::new`] needs.
+    #[must_use]
+    pub fn dma_bytes(ring_entries: u16, mtu: u16) -> usize {
+        let one = Virtqueue::memory_bytes(ring_entries, buffer_bytes(mtu)).div_ceil(4096) * 4096;
+        one.saturating_mul(2)
+    }
+
+    /// Resets the card, negotiates and starts it (3.1.1). `bars` are the windows of
+    /// the function's base address registers, as far as `locations` names them.
+    ///
+    /// # Errors
+    /// The card or the memory is unfit; the card is then marked failed.
+    pub fn new(
+        bars: [Option<M>; 6],
+        locations: &Locations,
+        dma: D,
+        config: &Config,
+    ) -> Result<Self, NicError> {
+        let entries = config.ring_entries;
+        if !entries.is_power_of_two()
+            || !(2..=NIC_RING_ENTRIES_MAX).contains(&entries)
+            || usize::from(config.mtu) + HEADER_BYTES + TAG_BYTES > FRAME_BYTES_MAX
+        {
+            return Err(NicError::BadConfig);
+        }
+        if dma.length() < Self::dma_bytes(entries, config.mtu) {
+            return Err(NicError::DmaTooSmall);
+        }
+        let bytes = buffer_bytes(config.mtu);
+        let second = Self::dma_bytes(entries, config.mtu) / 2;
+        let mut nic = Self {
+            bars,
+            common: locations.common,
+            device: locations.device,
+            dma,
+            receive: Virtqueue::new(entries, 0, bytes, true, false),
+            transmit: Virtqueue::new(entries, second, bytes, false, false),
+            receive_doorbell: Doorbell { bar: 0, offset: 0 },
+            transmit_doorbell: Doorbell { bar: 0, offset: 0 },
+            features: 0,
+            mac: config.fallback_mac,
+            mtu: config.mtu,
+            unannounced: 0,
+            broken: false,
+            counters: NicCounters::default(),
+        };
+        if let Err(error) = nic.start(locations, config) {
+            nic.set_status(STATUS_FAILED);
+            return Err(error);
+        }
+        Ok(nic)
+    }
+
+    fn start(&mut self, locations: &Locations, config: &Config) -> Result<(), NicError> {
+        let window = self.bar(self.common.bar).map_or(0, Mmio::length);
+        if self.common.length < register::COMMON_BYTES
+            || self.common.offset.saturating_add(register::COMMON_BYTES) > window
+        {
+            return Err(NicError::BadWindow);
+        }
+        self.set_status(0);
+        if !(0..NIC_RESET_POLLS_MAX).any(|_| self.status() == 0) {
+            return Err(NicError::ResetTimeout);
+        }
+        self.set_status(STATUS_ACKNOWLEDGE);
+        self.set_status(STATUS_ACKNOWLEDGE | STATUS_DRIVER);
+        self.negotiate()?;
+        self.read_device_config(config)?;
+        let event_index = self.features & FEATURE_EVENT_INDEX != 0;
+        let (entries, bytes) = (config.ring_entries, buffer_bytes(config.mtu));
+        let second = Self::dma_bytes(entries, config.mtu) / 2;
+        self.receive = Virtqueue::new(entries, 0, bytes, true, event_index);
+        self.transmit = Virtqueue::new(entries, second, bytes, false, event_index);
+        self.write_u16(register::CONFIG_VECTOR, config.config_vector.unwrap_or(NO_VECTOR));
+        self.receive_doorbell =
+            self.enable_queue(RECEIVE_QUEUE, locations, entries, config.receive_vector)?;
+        self.transmit_doorbell =
+            self.enable_queue(TRANSMIT_QUEUE, locations, entries, config.transmit_vector)?;
+        while let Some(id) = self.receive.take_free() {
+            if !self.receive.lend(&self.dma, id, bytes) {
+                return Err(NicError::DmaTooSmall);
+            }
+        }
+        self.transmit.set_interrupt(&self.dma, false);
+        let running = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATUS_DRIVER_OK;
+        self.set_status(running);
+        self.notify_receive();
+        Ok(())
+    }
+
+    fn negotiate(&mut self) -> Result<(), NicError> {
+        self.write_u32(register::DEVICE_FEATURE_SELECT, 0);
+        let low = self.read_u32(register::DEVICE_FEATURE);
+        self.write_u32(register::DEVICE_FEATURE_SELECT, 1);
+        let high = self.read_u32(register::DEVICE_FEATURE);
+        let offered = u64::from(low) | (u64::from(high) << 32);
+        self.features = offered & FEATURES_WANTED;
+        if self.features & FEATURE_VERSION_1 == 0 {
+            return Err(NicError::FeaturesRefused);
+        }
+        let [f0, f1, f2, f3, f4, f5, f6, f7] = self.features.to_le_bytes();
+        self.write_u32(register::DRIVER_FEATURE_SELECT, 0);
+        self.write_u32(register::DRIVER_FEATURE, u32::from_le_bytes([f0, f1, f2, f3]));
+        self.write_u32(register::DRIVER_FEATURE_SELECT, 1);
+        self.write_u32(register::DRIVER_FEATURE, u32::from_le_bytes([f4, f5, f6, f7]));
+        let status = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK;
+        self.set_status(status);
+        if self.status() & STATUS_FEATURES_OK == 0 {
+            return Err(NicError::FeaturesRefused);
+        }
+        Ok(())
+    }
+
+    /// MAC, link status and MTU (5.1.4).
+    fn read_device_config(&mut self, config: &Config) -> Result<(), NicError> {
+        if self.features & FEATURE_MAC != 0 {
+            let mut octets = [0; 6];
+            for (index, octet) in octets.iter_mut().enumerate() {
+                *octet = self.device_u8(index).ok_or(NicError::BadWindow)?;
+            }
+            self.mac = MacAddress(octets);
+        }
+        if !self.mac.is_station() {
+            return Err(NicError::BadMac);
+        }
+        if self.features & FEATURE_MTU != 0 {
+            self.mtu = config.mtu.min(self.device_u16(10).ok_or(NicError::BadWindow)?.max(68));
+        }
+        Ok(())
+    }
+
+    fn enable_queue(
+        &mut self,
+        queue: u16,
+        locations: &Locations,
+        entries: u16,
+        vector: Option<u16>,
+    ) -> Result<Doorbell, NicError> {
+        self.write_u16(register::QUEUE_SELECT, queue);
+        if self.read_u16(register::QUEUE_SIZE) < entries {
+            return Err(NicError::RingTooSmall);
+        }
+        self.write_u16(register::QUEUE_SIZE, entries);
+        let wanted = vector.unwrap_or(NO_VECTOR);
+        self.write_u16(register::QUEUE_VECTOR, wanted);
+        // 4.1.5.1.2.2: the device answers NO_VECTOR when it has no resources.
+        if vector.is_some() && self.read_u16(register::QUEUE_VECTOR) != wanted {
+            return Err(NicError::VectorRefused);
+        }
+        let ring = if queue == RECEIVE_QUEUE { &self.receive } else { &self.transmit };
+        let (descriptors, available, used) = (ring.descriptors(), ring.available(), ring.used());
+        self.write_address(register::QUEUE_DESCRIPTORS, descriptors);
+        self.write_address(register::QUEUE_AVAILABLE, available);
+        self.write_address(register::QUEUE_USED, used);
+        let step = usize::from(self.read_u16(register::QUEUE_NOTIFY_OFF));
+        let multiplier = usize::try_from(locations.notify_multiplier).unwrap_or(usize::MAX);
+        let inside = step.checked_mul(multiplier).ok_or(NicError::BadWindow)?;
+        if inside.checked_add(2).is_none_or(|end| end > locations.notify.length) {
+            return Err(NicError::BadWindow);
+        }
+        self.write_u16(register::QUEUE_ENABLE, 1);
+        Ok(Doorbell { bar: locations.notify.bar, offset: locations.notify.offset.saturating_add(inside) })
+    }
+
+    /// Copies the next received frame into `target` and returns its length.
+    /// A frame longer than `target` is dropped.
+    pub fn receive(&mut self, target: &mut [u8]) -> Option<usize> {
+        loop {
+            if self.broken {
+                return None;
+            }
+            let (id, claimed) = match self.receive.take_used(&self.dma) {
+                Ok(Some(used)) => used,
+                Ok(None) => {
+                    self.notify_receive();
+                    return None;
+                }
+                Err(RingFault) => {
+                    self.fail();
+                    return None;
+                }
+            };
+            let frame = claimed.checked_sub(NET_HEADER_BYTES).filter(|frame| *frame >= HEADER_BYTES);
+            let from = self.receive.buffer(id) + NET_HEADER_BYTES;
+            let copied = frame
+                .and_then(|frame| target.get_mut(..frame))
+                .is_some_and(|target| self.dma.read(from, target));
+            let whole = buffer_bytes_of(&self.receive);
+            if !self.receive.lend(&self.dma, id, whole) {
+                self.fail();
+            }
+            self.unannounced = self.unannounced.saturating_add(1);
+            if self.unannounced >= NOTIFY_BATCH {
+                self.notify_receive();
+            }
+            match frame {
+                Some(length) if copied => {
+                    self.counters.received_frames = self.counters.received_frames.wrapping_add(1);
+                    self.counters.received_bytes = self.counters.received_bytes.wrapping_add(length as u64);
+                    return Some(length);
+                }
+                _ => self.counters.malformed = self.counters.malformed.wrapping_add(1),
+            }
+        }
+    }
+
+    /// Queues a frame; false when the ring is full (try again after the transmit
+    /// interrupt, armed by [`Self::arm`]) or the frame is too long. The doorbell
+    /// rings at [`Self::flush`].
+    pub fn transmit(&mut self, frame: &[u8]) -> bool {
+        let length = frame.len().saturating_add(NET_HEADER_BYTES);
+        if self.broken || frame.len() < HEADER_BYTES || length > buffer_bytes_of(&self.transmit) {
+            return false;
+        }
+        if self.transmit.free_count() == 0 {
+            self.reclaim();
+        }
+        let Some(id) = self.transmit.take_free() else {
+            self.counters.transmit_full = self.counters.transmit_full.wrapping_add(1);
+            return false;
+        };
+        let at = self.transmit.buffer(id);
+        let queued = self.dma.write(at, &[0; NET_HEADER_BYTES])
+            && self.dma.write(at + NET_HEADER_BYTES, frame)
+            && self.transmit.lend(&self.dma, id, length);
+        if queued {
+            self.counters.transmitted_frames = self.counters.transmitted_frames.wrapping_add(1);
+            self.counters.transmitted_bytes =
+                self.counters.transmitted_bytes.wrapping_add(frame.len() as u64);
+        } else {
+            self.transmit.put_free(id);
+        }
+        queued
+    }
+
+    /// Whether a frame can be queued now.
+    pub fn can_transmit(&mut self) -> bool {
+        if self.transmit.free_count() == 0 {
+            self.reclaim();
+        }
+        !self.broken && self.transmit.free_count() > 0
+    }
+
+    /// Tells the device of all queued frames, once.
+    pub fn flush(&mut self) {
+        if !self.broken && self.transmit.wants_notification(&self.dma) {
+            self.ring(TRANSMIT_QUEUE);
+        }
+    }
+
+    fn reclaim(&mut self) {
+        loop {
+            match self.transmit.take_used(&self.dma) {
+                Ok(Some((id, _))) => self.transmit.put_free(id),
+                Ok(None) => return,
+                Err(RingFault) => return self.fail(),
+            }
+        }
+    }
+
+    /// Asks for interrupts before sleeping: for received frames always, for sent
+    /// ones when the ring is full. True when there is work already: do not sleep.
+    pub fn arm(&mut self) -> bool {
+        if self.broken {
+            return false;
+        }
+        let full = self.transmit.free_count() == 0;
+        let sent = self.transmit.set_interrupt(&self.dma, full) && full;
+        self.receive.set_interrupt(&self.dma, true) || sent
+    }
+
+    /// Suppresses receive interrupts while polling.
+    pub fn disarm(&mut self) {
+        self.receive.set_interrupt(&self.dma, false);
+    }
+
+    /// The card's address.
+    #[must_use]
+    pub fn mac(&self) -> MacAddress {
+        self.mac
+    }
+
+    /// The largest payload: the smaller of the caller's and the device's.
+    #[must_use]
+    pub fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
+    /// Whether the link is up (5.1.4.2: up when the device does not say).
+    #[must_use]
+    pub fn link_up(&self) -> bool {
+        self.features & FEATURE_STATUS == 0 || self.device_u16(6).is_some_and(|status| status & 1 != 0)
+    }
+
+    /// Whether the device broke its rings or asked for a reset: make a new driver.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.broken || self.status() & STATUS_NEEDS_RESET != 0
+    }
+
+    /// What the driver has seen.
+    #[must_use]
+    pub fn counters(&self) -> NicCounters {
+        self.counters
+    }
+
+    /// Stops the card and returns its windows and memory.
+    pub fn stop(self) -> ([Option<M>; 6], D) {
+        self.set_status(0);
+        (self.bars, self.dma)
+    }
+
+    /// A broken card is reset at once, so that it no longer writes our memory.
+    fn fail(&mut self) {
+        self.broken = true;
+        self.set_status(0);
+    }
+
+    fn notify_receive(&mut self) {
+        self.unannounced = 0;
+        if self.receive.wants_notification(&self.dma) {
+            self.ring(RECEIVE_QUEUE);
+        }
+    }
+
+    fn ring(&mut self, queue: u16) {
+        let doorbell = if queue == RECEIVE_QUEUE { &self.receive_doorbell } else { &self.transmit_doorbell };
+        if let Some(bar) = self.bar(doorbell.bar) {
+            bar.write_u16(doorbell.offset, queue);
+        }
+        self.counters.notifications = self.counters.notifications.wrapping_add(1);
+    }
+
+    fn bar(&self, number: u8) -> Option<&M> {
+        self.bars.get(usize::from(number))?.as_ref()
+    }
+
+    fn at(&self, register: usize) -> usize {
+        self.common.offset.saturating_add(register)
+    }
+
+    fn status(&self) -> u8 {
+        self.bar(self.common.bar).map_or(0xff, |bar| bar.read_u8(self.at(register::DEVICE_STATUS)))
+    }
+
+    fn set_status(&self, status: u8) {
+        if let Some(bar) = self.bar(self.common.bar) {
+            bar.write_u8(self.at(register::DEVICE_STATUS), status);
+        }
+    }
+
+    fn read_u16(&self, register: usize) -> u16 {
+        self.bar(self.common.bar).map_or(0, |bar| bar.read_u16(self.at(register)))
+    }
+
+    fn read_u32(&self, register: usize) -> u32 {
+        self.bar(self.common.bar).map_or(0, |bar| bar.read_u32(self.at(register)))
+    }
+
+    fn write_u16(&self, register: usize, value: u16) {
+        if let Some(bar) = self.bar(self.common.bar) {
+            bar.write_u16(self.at(register), value);
+        }
+    }
+
+    fn write_u32(&self, register: usize, value: u32) {
+        if let Some(bar) = self.bar(self.common.bar) {
+            bar.write_u32(self.at(register), value);
+        }
+    }
+
+    /// 64-bit registers are written as two halves (4.1.3.1).
+    fn write_address(&self, register: usize, dma_offset: usize) {
+        let address = self.dma.bus_address().wrapping_add(dma_offset as u64);
+        let [a, b, c, d, e, f, g, h] = address.to_le_bytes();
+        self.write_u32(register, u32::from_le_bytes([a, b, c, d]));
+        self.write_u32(register + 4, u32::from_le_bytes([e, f, g, h]));
+    }
+
+    fn device_u8(&self, offset: usize) -> Option<u8> {
+        let device = self.device.filter(|device| offset < device.length)?;
+        Some(self.bar(device.bar)?.read_u8(device.offset.checked_add(offset)?))
+    }
+
+    fn device_u16(&self, offset: usize) -> Option<u16> {
+        let device = self.device.filter(|device| offset + 1 < device.length)?;
+        Some(self.bar(device.bar)?.read_u16(device.offset.checked_add(offset)?))
+    }
+}
+
+fn buffer_bytes_of(queue: &Virtqueue) -> usize {
+    queue.buffer(1) - queue.buffer(0)
+}
+
+/// Names of the negotiated features, for `node info`.
+impl<M, D> VirtioNet<M, D> {
+    /// The negotiated feature bits, lowest first.
+    #[must_use]
+    pub fn feature_bits(&self) -> Vec<u8> {
+        (0..64u8).filter(|bit| self.features & (1 << bit) != 0).collect()
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "tests cut random numbers to size")]
+mod tests;

@@ -1,0 +1,194 @@
+//! The driver's end of a split virtqueue with one fixed buffer per descriptor.
+//!
+//! Spec: Virtual I/O Device (VIRTIO) 1.2, section 2.7.
+//!
+//! The device shares this memory and may be hostile: every index it writes is
+//! checked against what was given to it, and what is read is read once.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use hv_abi::device::DmaMemory;
+
+const DESCRIPTOR_BYTES: usize = 16;
+const DESCRIPTOR_WRITE: u16 = 2;
+const NO_INTERRUPT: u16 = 1;
+const NO_NOTIFY: u16 = 1;
+
+/// The device broke the rules of the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RingFault;
+
+/// A ring in DMA memory: descriptors, available ring, used ring, buffers.
+pub(crate) struct Virtqueue {
+    size: u16,
+    base: usize,
+    buffers: usize,
+    buffer_bytes: usize,
+    device_writes: bool,
+    event_index: bool,
+    /// Descriptors in the device's hands.
+    lent: Vec<bool>,
+    free: Vec<u16>,
+    available_index: u16,
+    used_index: u16,
+    notified_index: u16,
+}
+
+const fn align(value: usize, to: usize) -> usize {
+    value.div_ceil(to) * to
+}
+
+impl Virtqueue {
+    /// Octets of DMA memory a ring needs.
+    pub(crate) fn memory_bytes(size: u16, buffer_bytes: usize) -> usize {
+        let size = usize::from(size);
+        align(Self::rings_bytes(size), 64).saturating_add(size.saturating_mul(buffer_bytes))
+    }
+
+    const fn rings_bytes(size: usize) -> usize {
+        align(size * DESCRIPTOR_BYTES + 6 + 2 * size, 4) + 6 + 8 * size
+    }
+
+    /// A ring whose memory starts at `base`, a multiple of 64.
+    pub(crate) fn new(
+        size: u16,
+        base: usize,
+        buffer_bytes: usize,
+        device_writes: bool,
+        event_index: bool,
+    ) -> Self {
+        Self {
+            size,
+            base,
+            buffers: base.saturating_add(align(Self::rings_bytes(usize::from(size)), 64)),
+            buffer_bytes,
+            device_writes,
+            event_index,
+            lent: vec![false; usize::from(size)],
+            free: (0..size).rev().collect(),
+            available_index: 0,
+            used_index: 0,
+            notified_index: 0,
+        }
+    }
+
+    pub(crate) fn descriptors(&self) -> usize {
+        self.base
+    }
+
+    pub(crate) fn available(&self) -> usize {
+        self.base + usize::from(self.size) * DESCRIPTOR_BYTES
+    }
+
+    pub(crate) fn used(&self) -> usize {
+        align(self.available() + 6 + 2 * usize::from(self.size), 4)
+    }
+
+    pub(crate) fn buffer(&self, id: u16) -> usize {
+        self.buffers + usize::from(id) * self.buffer_bytes
+    }
+
+    pub(crate) fn free_count(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Takes a free descriptor, which the caller fills and lends.
+    pub(crate) fn take_free(&mut self) -> Option<u16> {
+        self.free.pop()
+    }
+
+    /// Gives a taken descriptor back unused.
+    pub(crate) fn put_free(&mut self, id: u16) {
+        self.free.push(id);
+    }
+
+    /// Lends descriptor `id` with `length` octets of its buffer to the device (2.7.13).
+    pub(crate) fn lend(&mut self, dma: &impl DmaMemory, id: u16, length: usize) -> bool {
+        let mut descriptor = [0u8; DESCRIPTOR_BYTES];
+        let address = dma.bus_address().wrapping_add(self.buffer(id) as u64);
+        let length = u32::try_from(length.min(self.buffer_bytes)).unwrap_or(0);
+        let flags = if self.device_writes { DESCRIPTOR_WRITE } else { 0 };
+        let fields = address
+            .to_le_bytes()
+            .into_iter()
+            .chain(length.to_le_bytes())
+            .chain(flags.to_le_bytes())
+            .chain([0, 0]);
+        for (octet, value) in descriptor.iter_mut().zip(fields) {
+            *octet = value;
+        }
+        let Some(lent) = self.lent.get_mut(usize::from(id)) else {
+            return false;
+        };
+        *lent = true;
+        let slot = usize::from(self.available_index % self.size.max(1));
+        let written = dma.write(self.descriptors() + usize::from(id) * 16, &descriptor)
+            && dma.write(self.available() + 4 + 2 * slot, &id.to_le_bytes());
+        self.available_index = self.available_index.wrapping_add(1);
+        dma.store_u16(self.available() + 2, self.available_index);
+        written
+    }
+
+    /// Whether the device has returned a descriptor not yet taken.
+    pub(crate) fn pending(&self, dma: &impl DmaMemory) -> bool {
+        dma.load_u16(self.used() + 2) != self.used_index
+    }
+
+    /// Takes the next descriptor the device is done with, and the length it claims.
+    pub(crate) fn take_used(&mut self, dma: &impl DmaMemory) -> Result<Option<(u16, usize)>, RingFault> {
+        let index = dma.load_u16(self.used() + 2);
+        let waiting = index.wrapping_sub(self.used_index);
+        if waiting == 0 {
+            return Ok(None);
+        }
+        if waiting > self.size {
+            return Err(RingFault);
+        }
+        let slot = usize::from(self.used_index % self.size.max(1));
+        let mut element = [0u8; 8];
+        if !dma.read(self.used() + 4 + 8 * slot, &mut element) {
+            return Err(RingFault);
+        }
+        let [i0, i1, i2, i3, l0, l1, l2, l3] = element;
+        let id = u16::try_from(u32::from_le_bytes([i0, i1, i2, i3])).map_err(|_| RingFault)?;
+        let length = usize::try_from(u32::from_le_bytes([l0, l1, l2, l3])).map_err(|_| RingFault)?;
+        let lent = self.lent.get_mut(usize::from(id)).ok_or(RingFault)?;
+        if !*lent || (self.device_writes && length > self.buffer_bytes) {
+            return Err(RingFault);
+        }
+        *lent = false;
+        self.used_index = self.used_index.wrapping_add(1);
+        Ok(Some((id, length)))
+    }
+
+    /// Whether the device wants to be told of what was lent since the last time
+    /// (2.7.10: flag or event index).
+    pub(crate) fn wants_notification(&mut self, dma: &impl DmaMemory) -> bool {
+        let (old, new) = (self.notified_index, self.available_index);
+        if old == new {
+            return false;
+        }
+        self.notified_index = new;
+        dma.fence();
+        if self.event_index {
+            let event = dma.load_u16(self.used() + 4 + 8 * usize::from(self.size));
+            new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+        } else {
+            dma.load_u16(self.used()) & NO_NOTIFY == 0
+        }
+    }
+
+    /// Asks for an interrupt at the next returned descriptor, or for none.
+    /// Returns whether something was returned meanwhile.
+    pub(crate) fn set_interrupt(&mut self, dma: &impl DmaMemory, wanted: bool) -> bool {
+        if self.event_index {
+            let event = if wanted { self.used_index } else { self.used_index.wrapping_sub(1) };
+            dma.store_u16(self.available() + 4 + 2 * usize::from(self.size), event);
+        } else {
+            dma.store_u16(self.available(), if wanted { 0 } else { NO_INTERRUPT });
+        }
+        dma.fence();
+        self.pending(dma)
+    }
+}
