@@ -7,7 +7,9 @@
 //! * [`guest_memory`]: how its memory may be used;
 //! * [`devices`]: everything it sees besides CPUs and RAM;
 //! * [`acpi`]: the tables that describe that to it;
-//! * [`loader`]: how its kernel gets into memory.
+//! * [`loader`]: how its kernel gets into memory;
+//! * [`hypervisor`]: what the node asks of the hypervisor;
+//! * [`node`]: dom0 as one state machine.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -17,9 +19,11 @@ pub mod acpi;
 pub mod devices;
 pub mod fault;
 pub mod guest_memory;
+pub mod hypervisor;
 pub mod layout;
 pub mod limits;
 pub mod loader;
+pub mod node;
 
 #[cfg(test)]
 mod test_random;

@@ -39,3 +39,7 @@ pub const PCI_DEVICES_MAX: usize = 31;
 pub const COMMAND_LINE_BYTES_MAX: usize = 4095;
 /// Most program headers of a kernel in ELF.
 pub const ELF_SEGMENTS_MAX: usize = 64;
+/// Everything a guest printed, kept for late readers, in bytes.
+pub const CONSOLE_BYTES: usize = 64 * 1024;
+/// Most kernels and initrds on the node.
+pub const BLOBS_MAX: usize = 24;

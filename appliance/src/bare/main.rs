@@ -11,6 +11,7 @@ extern crate alloc;
 
 mod heap;
 mod system;
+mod window;
 
 use hv_abi::boot::{BOOT_INFO, BootInfo};
 

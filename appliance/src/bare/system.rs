@@ -1,8 +1,14 @@
 //! The system calls, as functions.
 
+use crate::window::Window;
+use appliance::hypervisor::Hypervisor;
+use appliance::layout::MemoryLayout;
 use core::fmt::{self, Write};
+use hv_abi::DomainId;
 use hv_abi::call::{Call, Error};
+use hv_abi::domain::{DomainInfo, DomainSpec, NodeInfo, VcpuState};
 use hv_abi::event::Event;
+use zerocopy::FromZeros;
 
 /// Issues a call with up to four arguments.
 fn call(call: Call, [a, b, c, d]: [u64; 4]) -> Result<(u64, u64), Error> {
@@ -25,16 +31,47 @@ fn call(call: Call, [a, b, c, d]: [u64; 4]) -> Result<(u64, u64), Error> {
     u64::try_from(result).map(|value| (value, second)).map_err(|_| Error::from_result(result))
 }
 
+/// A call without results.
+fn order(number: Call, arguments: [u64; 4]) -> Result<(), Error> {
+    call(number, arguments).map(|_| ())
+}
+
 /// Adds a line to the node's log.
 pub(crate) fn log(text: &str) {
-    let _ = call(Call::Log, [text.as_ptr() as u64, text.len() as u64, 0, 0]);
+    let _ = order(Call::Log, [text.as_ptr() as u64, text.len() as u64, 0, 0]);
 }
 
 /// Waits for events; returns those that came.
 pub(crate) fn wait(deadline_ns: u64, events: &mut [Event]) -> &[Event] {
     let target = events.as_mut_ptr() as u64;
     let count = call(Call::Wait, [deadline_ns, target, events.len() as u64, 0]).map_or(0, |(count, _)| count);
-    events.get(..usize::try_from(count).unwrap_or(0)).unwrap_or(&[])
+    events.get(..hv_x86::to_usize(count)).unwrap_or(&[])
+}
+
+/// Reads 4 bytes of a PCI function's configuration.
+pub(crate) fn pci_read(function: u16, offset: u16) -> u32 {
+    call(Call::PciRead, [u64::from(function), u64::from(offset), 4, 0])
+        .map_or(u32::MAX, |(value, _)| hv_x86::low32(value))
+}
+
+/// Writes 4 bytes of a PCI function's configuration.
+pub(crate) fn pci_write(function: u16, offset: u16, value: u32) {
+    let _ = order(Call::PciWrite, [u64::from(function), u64::from(offset), 4, u64::from(value)]);
+}
+
+/// Maps device registers; returns where.
+pub(crate) fn map_mmio(address: u64, length: u64) -> Result<u64, Error> {
+    call(Call::MapMmio, [address, length, 0, 0]).map(|(address, _)| address)
+}
+
+/// Allocates DMA memory: virtual and bus address.
+pub(crate) fn allocate_dma(length: u64) -> Result<(u64, u64), Error> {
+    call(Call::DmaAllocate, [length, 0, 0, 0])
+}
+
+/// Binds interrupt `index`: message address and data.
+pub(crate) fn bind_interrupt(index: u32) -> Result<(u64, u64), Error> {
+    call(Call::BindInterrupt, [u64::from(index), 0, 0, 0])
 }
 
 /// A fixed buffer for last words.
@@ -58,6 +95,115 @@ pub(crate) fn fail(cause: fmt::Arguments<'_>) -> ! {
     let mut text = Text { bytes: [0; 400], length: 0 };
     let _ = text.write_fmt(cause);
     loop {
-        let _ = call(Call::Fail, [text.bytes.as_ptr() as u64, text.length as u64, 0, 0]);
+        let _ = order(Call::Fail, [text.bytes.as_ptr() as u64, text.length as u64, 0, 0]);
+    }
+}
+
+/// The hypervisor below this program.
+#[derive(Debug)]
+pub(crate) struct SystemCalls;
+
+impl Hypervisor for SystemCalls {
+    type Memory = Window;
+
+    fn log(&mut self, text: &str) {
+        log(text);
+    }
+
+    fn domain_create(&mut self, spec: &DomainSpec) -> Result<DomainId, Error> {
+        let (id, _) = call(Call::DomainCreate, [core::ptr::from_ref(spec) as u64, 0, 0, 0])?;
+        u32::try_from(id).map(DomainId).map_err(|_| Error::Argument)
+    }
+
+    fn vcpu_set_state(&mut self, domain: DomainId, vcpu: u32, state: &VcpuState) -> Result<(), Error> {
+        order(
+            Call::VcpuSetState,
+            [u64::from(domain.0), core::ptr::from_ref(state) as u64, u64::from(vcpu), 0],
+        )
+    }
+
+    fn domain_resume(&mut self, domain: DomainId) -> Result<(), Error> {
+        order(Call::DomainResume, [u64::from(domain.0), 0, 0, 0])
+    }
+
+    fn domain_pause(&mut self, domain: DomainId) -> Result<(), Error> {
+        order(Call::DomainPause, [u64::from(domain.0), 0, 0, 0])
+    }
+
+    fn domain_destroy(&mut self, domain: DomainId) -> Result<(), Error> {
+        order(Call::DomainDestroy, [u64::from(domain.0), 0, 0, 0])
+    }
+
+    fn complete_exit(&mut self, domain: DomainId, vcpu: u32, value: u64) -> Result<(), Error> {
+        order(Call::CompleteExit, [u64::from(domain.0), u64::from(vcpu), value, 0])
+    }
+
+    fn inject_msi(&mut self, domain: DomainId, address: u64, data: u32) -> Result<(), Error> {
+        order(Call::InjectMsi, [u64::from(domain.0), address, u64::from(data), 0])
+    }
+
+    fn doorbell(&mut self, domain: DomainId, gpa: u64, width: u16, index: u32) -> Result<(), Error> {
+        order(Call::Doorbell, [u64::from(domain.0), gpa, u64::from(width), u64::from(index)])
+    }
+
+    fn domain_info(&mut self, slot: usize) -> Result<DomainInfo, Error> {
+        let mut info = DomainInfo::new_zeroed();
+        order(Call::DomainInfo, [slot as u64, &raw mut info as u64, 0, 0])?;
+        Ok(info)
+    }
+
+    fn node_info(&mut self) -> NodeInfo {
+        let mut info = NodeInfo::new_zeroed();
+        let _ = order(Call::NodeInfo, [&raw mut info as u64, 0, 0, 0]);
+        info
+    }
+
+    fn store_put(&mut self, key: usize, bytes: &[u8]) -> Result<(), Error> {
+        order(Call::StorePut, [key as u64, bytes.as_ptr() as u64, bytes.len() as u64, 0])
+    }
+
+    fn store_get(&mut self, key: usize, target: &mut [u8]) -> Result<usize, Error> {
+        let arguments = [key as u64, target.as_mut_ptr() as u64, target.len() as u64, 0];
+        call(Call::StoreGet, arguments).map(|(length, _)| hv_x86::to_usize(length))
+    }
+
+    fn log_read(&mut self, from: u64, target: &mut [u8]) -> (usize, u64) {
+        let arguments = [from, target.as_mut_ptr() as u64, target.len() as u64, 0];
+        call(Call::LogRead, arguments).map_or((0, from), |(count, next)| (hv_x86::to_usize(count), next))
+    }
+
+    fn reset(&mut self, power_off: bool) {
+        let _ = order(Call::Reset, [u64::from(power_off), 0, 0, 0]);
+    }
+
+    fn memory(&mut self, domain: DomainId, layout: MemoryLayout) -> Window {
+        Window::new(domain, layout)
+    }
+
+    fn with_blob(&mut self, domain: DomainId, length: usize, look: &mut dyn FnMut(&mut Self, &[u8])) -> bool {
+        let window = Window::new(domain, MemoryLayout::new((length as u64).next_multiple_of(2 << 20)));
+        match window.quiet_bytes(length) {
+            Ok(bytes) => {
+                look(self, bytes);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    fn random(&mut self, target: &mut [u8]) {
+        for chunk in target.chunks_mut(8) {
+            let (value, good): (u64, u8);
+            // SAFETY: writes two registers; the node's start-up checked for it.
+            unsafe {
+                core::arch::asm!("rdrand {0}", "setc {1}", out(reg) value, out(reg_byte) good, options(nomem, nostack));
+            };
+            if good == 0 {
+                fail(format_args!("the processor's random number generator failed"));
+            }
+            for (byte, random) in chunk.iter_mut().zip(value.to_le_bytes()) {
+                *byte = random;
+            }
+        }
     }
 }

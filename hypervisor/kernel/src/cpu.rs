@@ -65,6 +65,7 @@ const _: () = {
 
 static CPUS: [AtomicPtr<Cpu>; MAX_CPUS] = [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CPUS];
 static COUNT: AtomicU32 = AtomicU32::new(0);
+static HOST_XCR0: AtomicU64 = AtomicU64::new(0);
 /// Physical address of the interrupt descriptor table, shared by all.
 static IDT: AtomicU64 = AtomicU64::new(0);
 
@@ -247,7 +248,7 @@ impl Cpu {
 
 /// State components that ring 0 saves and restores for guests.
 pub(crate) fn host_xcr0() -> u64 {
-    hv_core::cpuid::allowed_xcr0(&raw::cpuid)
+    HOST_XCR0.load(Ordering::Relaxed)
 }
 
 /// Whether a set of vectors has one.
@@ -257,6 +258,7 @@ pub(crate) const fn has_vector(words: &[u64; 4], vector: u8) -> bool {
 
 /// Builds the interrupt table (APM 4.8.4): 256 gates into ring 0.
 pub(crate) fn init_interrupts() -> Option<()> {
+    HOST_XCR0.store(hv_core::cpuid::allowed_xcr0(&raw::cpuid), Ordering::Relaxed);
     let mut table = FrameBox::<[[u64; 2]; 256]>::new()?;
     let entries: unsafe extern "C" fn() = interrupt_entries;
     for (vector, gate) in table.iter_mut().enumerate() {

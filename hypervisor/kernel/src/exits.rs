@@ -92,7 +92,7 @@ fn mode(inner: &Inner) -> Mode {
 /// The bytes at the instruction pointer; from the processor if it gives them.
 fn instruction(inner: &Inner, bytes: &mut [u8; decode::MAX_LENGTH]) -> usize {
     let control = &inner.vmcb.control;
-    if control.fetched != 0 && raw::cpuid(0x8000_000a, 0).edx & SVM_EDX_DECODE_ASSISTS != 0 {
+    if control.fetched != 0 && crate::svm::features() & SVM_EDX_DECODE_ASSISTS != 0 {
         *bytes = control.instruction;
         return usize::from(control.fetched).min(bytes.len());
     }
@@ -111,7 +111,7 @@ fn go_to(inner: &mut Inner, rip: u64) {
 /// memory are others by now (another vCPU wrote them), the guest gets an
 /// invalid-opcode exception, and the caller must have no effect.
 fn advance(inner: &mut Inner, opcode: &[u8]) -> bool {
-    if raw::cpuid(0x8000_000a, 0).edx & SVM_EDX_NRIP_SAVE != 0 && inner.vmcb.control.next_rip != 0 {
+    if crate::svm::features() & SVM_EDX_NRIP_SAVE != 0 && inner.vmcb.control.next_rip != 0 {
         let next = inner.vmcb.control.next_rip;
         go_to(inner, next);
         return true;
@@ -132,7 +132,7 @@ fn cpuid(inner: &mut Inner) {
     if !advance(inner, &[0x0f, 0xa2]) {
         return;
     }
-    let guest = Guest { vcpu: inner.index, vcpus: inner.vcpus, cr4: inner.vmcb.save.cr4, xcr0: inner.xcr0 };
+    let guest = Guest { vcpu: inner.index, vcpus: inner.vcpus, cr4: inner.vmcb.save.cr4, xcr0: raw::xcr0() };
     let registers = &mut inner.registers;
     let leaf = hv_core::cpuid::leaf(low32(registers.rax), low32(registers.rcx), &guest, &raw::cpuid);
     registers.rax = u64::from(leaf.eax);

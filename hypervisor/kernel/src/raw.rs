@@ -123,6 +123,16 @@ pub(crate) fn set_xcr0(mask: u64) {
     };
 }
 
+/// Reads XCR0.
+pub(crate) fn xcr0() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: OSXSAVE is set on every CPU in use.
+    unsafe {
+        asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags));
+    };
+    u64::from(high) << 32 | u64::from(low)
+}
+
 /// Saves x87, SSE and AVX state.
 pub(crate) fn xsave(area: &mut crate::frame::Page) {
     // SAFETY: the area is a page, 64-byte aligned and larger than the state.

@@ -5,7 +5,7 @@ use crate::memory;
 use crate::raw;
 use crate::registers::Registers;
 use crate::vcpu::Inner;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use hv_x86::svm::{
     EVENT_ERROR_VALID, EVENT_EXCEPTION, EVENT_INTERRUPT, EVENT_NMI, EVENT_SOFTWARE, EVENT_TYPE, EVENT_VALID,
     INTERCEPT1_CPUID, INTERCEPT1_HLT, INTERCEPT1_INIT, INTERCEPT1_INTR, INTERCEPT1_INVD, INTERCEPT1_INVLPGA,
@@ -20,6 +20,13 @@ use hv_x86::{msr, reg};
 /// Physical addresses of the permission maps, the same for all guests.
 static PORT_MAP: AtomicU64 = AtomicU64::new(0);
 static MSR_MAP: AtomicU64 = AtomicU64::new(0);
+/// Leaf 0x8000_000A EDX: CPUID itself is slow where this node is a guest.
+static FEATURES: AtomicU32 = AtomicU32::new(0);
+
+/// What this processor's SVM offers.
+pub(crate) fn features() -> u32 {
+    FEATURES.load(Ordering::Relaxed)
+}
 
 /// Registers that are the guest's own in the control block and need no policy.
 const DIRECT_MSRS: [u32; 10] = [
@@ -42,6 +49,7 @@ unsafe extern "C" {
 /// Builds the permission maps: every port and nearly every MSR exits
 /// (APM 15.10.1, 15.11).
 pub(crate) fn init() -> Option<()> {
+    FEATURES.store(raw::cpuid(0x8000_000a, 0).edx, Ordering::Relaxed);
     let ports = memory::take_contiguous(3)?;
     let msrs = memory::take_contiguous(2)?;
     let ones = [0xff; 4096];

@@ -390,6 +390,8 @@ impl Inner {
     }
 
     fn save(&mut self, cpu: &Cpu) {
+        // What the guest has enabled, also where XSETBV cannot be intercepted.
+        self.xcr0 = raw::xcr0() & cpu::host_xcr0() | reg::XCR0_X87;
         raw::set_xcr0(cpu::host_xcr0());
         raw::xsave(&mut self.state);
         self.debug = raw::read_debug();

@@ -1,0 +1,188 @@
+//! Kernels and initrds on the node, named by digest.
+//!
+//! Each lives in the memory of a domain of its own that never runs, so that it
+//! costs dom0 no memory, is accounted like a guest and survives dom0.
+
+use alloc::vec::Vec;
+
+use hv_abi::DomainId;
+use hv_abi::call::Error;
+use hv_abi::domain::DomainSpec;
+use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::limits::BLOB_BYTES;
+use mgmt_proto::machine::Digest;
+use sha2::{Digest as _, Sha256};
+
+use crate::guest_memory::{Gpa, GuestMemory};
+use crate::hypervisor::Hypervisor;
+use crate::layout::{HIGH_MEMORY_START, LOW_MEMORY_END, MemoryLayout};
+use crate::limits::BLOBS_MAX;
+
+const _: () = assert!(BLOB_BYTES <= LOW_MEMORY_END && LOW_MEMORY_END < HIGH_MEMORY_START);
+
+/// First bytes of what is kept for a blob across dom0's restart.
+const RECORD_MAGIC: [u8; 8] = *b"REDOBLOB";
+
+#[derive(Debug)]
+struct Blob {
+    digest: Digest,
+    length: usize,
+    domain: DomainId,
+    used_ns: u64,
+}
+
+/// A blob on its way in.
+pub struct Upload<M> {
+    digest: Digest,
+    length: usize,
+    received: usize,
+    domain: DomainId,
+    memory: M,
+    hasher: Sha256,
+}
+
+/// All blobs of the node.
+#[derive(Debug, Default)]
+pub struct Blobs {
+    blobs: Vec<Blob>,
+}
+
+impl Blobs {
+    /// Domain and length of a blob.
+    #[must_use]
+    pub fn find(&self, digest: &Digest) -> Option<(DomainId, usize)> {
+        self.blobs.iter().find(|blob| blob.digest == *digest).map(|blob| (blob.domain, blob.length))
+    }
+
+    /// Notes that a blob was asked for.
+    pub fn touch(&mut self, digest: &Digest, now_ns: u64) {
+        if let Some(blob) = self.blobs.iter_mut().find(|blob| blob.digest == *digest) {
+            blob.used_ns = now_ns;
+        }
+    }
+
+    /// Begins to receive a blob, dropping old ones that `needed` does not name if
+    /// there is no room.
+    ///
+    /// # Errors
+    /// The failure to report.
+    pub fn begin<H: Hypervisor>(
+        &mut self,
+        hypervisor: &mut H,
+        digest: Digest,
+        length: u64,
+        needed: &dyn Fn(&Digest) -> bool,
+    ) -> Result<Upload<H::Memory>, Failure> {
+        if length == 0 || length > BLOB_BYTES {
+            let message = alloc::format!("the file has {length} bytes");
+            return Err(Failure::new(Code::Usage, "", message, "1 byte to 512 MiB are possible"));
+        }
+        let memory_bytes = length.next_multiple_of(2 << 20);
+        let spec = DomainSpec { memory_bytes, vcpus: 1, weight: 256, cap_percent: 0, reserved: 0 };
+        let domain = loop {
+            if self.blobs.len() < BLOBS_MAX {
+                match hypervisor.domain_create(&spec) {
+                    Ok(domain) => break domain,
+                    Err(Error::NoMemory | Error::NoSlot) => {}
+                    Err(_) => {
+                        return Err(Failure::new(Code::Internal, "", "the hypervisor refused memory", ""));
+                    }
+                }
+            }
+            if !self.drop_oldest(hypervisor, needed) {
+                let message = alloc::format!("no room for a file of {} MiB", length >> 20);
+                return Err(Failure::new(Code::Capacity, "", message, "destroy a guest"));
+            }
+        };
+        let memory = hypervisor.memory(domain, MemoryLayout::new(memory_bytes));
+        let length = hv_x86::to_usize(length);
+        Ok(Upload { digest, length, received: 0, domain, memory, hasher: Sha256::new() })
+    }
+
+    fn drop_oldest<H: Hypervisor>(&mut self, hypervisor: &mut H, needed: &dyn Fn(&Digest) -> bool) -> bool {
+        let free = self.blobs.iter().enumerate().filter(|(_, blob)| !needed(&blob.digest));
+        let Some((index, _)) = free.min_by_key(|(_, blob)| blob.used_ns) else { return false };
+        let blob = self.blobs.swap_remove(index);
+        let _ = hypervisor.domain_destroy(blob.domain);
+        true
+    }
+
+    /// Ends an upload: the blob is there if every byte is what its digest says.
+    ///
+    /// # Errors
+    /// The failure to report; nothing is left behind.
+    pub fn finish<H: Hypervisor>(
+        &mut self,
+        hypervisor: &mut H,
+        upload: Upload<H::Memory>,
+        now_ns: u64,
+    ) -> Result<(), Failure> {
+        let found: Digest = upload.hasher.finalize().into();
+        let complete = upload.received == upload.length;
+        drop(upload.memory);
+        if !complete || found != upload.digest {
+            let _ = hypervisor.domain_destroy(upload.domain);
+            return Err(Failure::new(
+                Code::Integrity,
+                "",
+                "the file's bytes are not what its digest says",
+                "send it again",
+            ));
+        }
+        let mut record = Vec::with_capacity(48);
+        record.extend_from_slice(&RECORD_MAGIC);
+        record.extend_from_slice(&(upload.length as u64).to_le_bytes());
+        record.extend_from_slice(&upload.digest);
+        let _ = hypervisor.store_put(upload.domain.slot(), &record);
+        if self.find(&upload.digest).is_some() {
+            let _ = hypervisor.domain_destroy(upload.domain);
+            return Ok(());
+        }
+        self.blobs.push(Blob {
+            digest: upload.digest,
+            length: upload.length,
+            domain: upload.domain,
+            used_ns: now_ns,
+        });
+        Ok(())
+    }
+
+    /// Takes over a blob that an earlier dom0 received; false if the record is
+    /// not one of a blob.
+    pub fn adopt(&mut self, domain: DomainId, record: &[u8], now_ns: u64) -> bool {
+        let Some(rest) = record.strip_prefix(&RECORD_MAGIC) else { return false };
+        let Some((length, digest)) = rest.split_first_chunk::<8>() else { return false };
+        let (Ok(length), Ok(digest)) = (usize::try_from(u64::from_le_bytes(*length)), digest.try_into())
+        else {
+            return false;
+        };
+        self.blobs.push(Blob { digest, length, domain, used_ns: now_ns });
+        true
+    }
+}
+
+impl<M: GuestMemory> Upload<M> {
+    /// Takes the next bytes; false when there are more than announced.
+    #[must_use]
+    pub fn push(&mut self, bytes: &[u8]) -> bool {
+        let end = self.received.saturating_add(bytes.len());
+        if end > self.length || self.memory.write(Gpa(self.received as u64), bytes).is_err() {
+            return false;
+        }
+        self.hasher.update(bytes);
+        self.received = end;
+        true
+    }
+
+    /// Whether all bytes have come.
+    #[must_use]
+    pub const fn is_complete(&self) -> bool {
+        self.received == self.length
+    }
+
+    /// Gives the memory back.
+    pub fn cancel<H: Hypervisor<Memory = M>>(self, hypervisor: &mut H) {
+        drop(self.memory);
+        let _ = hypervisor.domain_destroy(self.domain);
+    }
+}

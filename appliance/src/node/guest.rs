@@ -1,0 +1,454 @@
+//! A guest: its domain, its devices, and what becomes of it.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use hv_abi::DomainId;
+use hv_abi::domain::DomainSpec;
+use hv_abi::event::{self, Event};
+use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::machine::{Action, Digest, Machine};
+
+use crate::acpi;
+use crate::devices::output_ring::OutputRing;
+use crate::devices::platform::{DeviceConfig, Platform, PlatformEvent};
+use crate::devices::virtio::VirtioDevice;
+use crate::devices::virtio::block::BlockConfig;
+use crate::hypervisor::Hypervisor;
+use crate::layout::MemoryLayout;
+use crate::limits::CONSOLE_BYTES;
+use crate::loader::{self, LoadRequest};
+use crate::node::blobs::Blobs;
+use hv_x86::{low8, low16, low32};
+
+/// A page-sized unit of guest memory.
+const MEMORY_UNIT: u64 = 2 << 20;
+
+/// Where a guest is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// Its disks are being connected; it has no domain yet.
+    Connecting,
+    /// Its vCPUs may run.
+    Started,
+    /// An operator paused it.
+    Paused,
+    /// It turned itself off and is kept.
+    Off,
+    /// It failed and is kept.
+    Crashed,
+}
+
+/// What an event of a guest asks of the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// Nothing more.
+    Nothing,
+    /// It turned itself off.
+    PowerOff,
+    /// It wants to start anew.
+    Reset,
+    /// A queue of a device has work.
+    Queue(usize, u16),
+    /// A device was reset: its operations are void.
+    DeviceReset(usize),
+}
+
+/// A guest and its devices. Disks are devices `0..disks`, then the network
+/// cards, then console and entropy.
+#[derive(Debug)]
+pub struct Guest<M> {
+    /// What the operator asked for.
+    pub machine: Machine,
+    /// Where it is in its life.
+    pub life: Life,
+    /// Its domain and the window onto its memory, once it has one.
+    pub domain: Option<(DomainId, M)>,
+    /// Everything it sees besides CPUs and RAM.
+    pub platform: Platform,
+    /// Everything it printed, on console and serial port.
+    pub console: OutputRing,
+    /// Monotonic time at which it was accepted.
+    pub created_ns: u64,
+    /// Whether it stays paused once its disks are there.
+    pub start_paused: bool,
+    console_read: u64,
+    uart_read: u64,
+}
+
+impl<M> Guest<M> {
+    /// A guest whose disks are not connected yet.
+    #[must_use]
+    pub fn new(machine: Machine, created_ns: u64, start_paused: bool) -> Self {
+        Self {
+            machine,
+            life: Life::Connecting,
+            domain: None,
+            platform: Platform::new(&[]),
+            console: OutputRing::new(CONSOLE_BYTES),
+            created_ns,
+            start_paused,
+            console_read: 0,
+            uart_read: 0,
+        }
+    }
+
+    /// The memory it gets: whole large pages.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.machine.memory_bytes.next_multiple_of(MEMORY_UNIT)
+    }
+
+    /// Device number of its first network card.
+    #[must_use]
+    pub const fn first_card(&self) -> usize {
+        self.machine.disks.len()
+    }
+
+    /// Device number of its console.
+    #[must_use]
+    pub const fn console_device(&self) -> usize {
+        self.machine.disks.len() + self.machine.network_cards.len()
+    }
+
+    /// Device number of its source of entropy.
+    #[must_use]
+    pub const fn rng_device(&self) -> usize {
+        self.console_device() + 1
+    }
+
+    fn devices(&self, sectors: &[u64]) -> Vec<DeviceConfig> {
+        let disks = self.machine.disks.iter().zip(sectors).enumerate().map(|(index, (disk, sectors))| {
+            let mut serial = String::from("disk").into_bytes();
+            serial.extend_from_slice(index.to_string().as_bytes());
+            DeviceConfig::Block(BlockConfig {
+                sectors: *sectors,
+                read_only: disk.read_only,
+                discard: false,
+                serial,
+            })
+        });
+        let cards = self.machine.network_cards.iter().map(|card| DeviceConfig::Net { mac: card.mac });
+        disks.chain(cards).chain([DeviceConfig::Console, DeviceConfig::Rng]).collect()
+    }
+
+    /// Collects what the guest printed.
+    fn collect_output(&mut self) {
+        let mut buffer = [0; 512];
+        loop {
+            let (count, next) = self.platform.uart.output.read(self.uart_read, &mut buffer);
+            self.uart_read = next;
+            if count == 0 {
+                break;
+            }
+            self.console.push(buffer.get(..count).unwrap_or_default());
+        }
+        let device = self.console_device();
+        if let Some(VirtioDevice::Console(console)) = self.platform.device(device) {
+            loop {
+                let (count, next) = console.output.read(self.console_read, &mut buffer);
+                self.console_read = next;
+                if count == 0 {
+                    break;
+                }
+                self.console.push(buffer.get(..count).unwrap_or_default());
+            }
+        }
+    }
+}
+
+fn storage_failure(name: &str, what: &str) -> Failure {
+    Failure::new(Code::Internal, name, what, "see `redoubt node log`")
+}
+
+/// A failure for a kernel that cannot be loaded.
+fn load_failure(name: &str, error: loader::LoadError) -> Failure {
+    let (code, remedy) = match error {
+        loader::LoadError::Memory { .. } => (Code::Capacity, "give it more memory"),
+        loader::LoadError::CommandLine { .. } => (Code::Usage, "shorten cmdline"),
+        _ => (Code::Usage, "kernel must be a Linux bzImage or a PVH ELF file"),
+    };
+    Failure::new(code, name, error.to_string(), remedy)
+}
+
+/// Checks that a kernel can be loaded as described, without loading it.
+///
+/// # Errors
+/// The failure to report.
+pub fn check_kernel<H: Hypervisor>(
+    hypervisor: &mut H,
+    blobs: &Blobs,
+    machine: &Machine,
+) -> Result<(), Failure> {
+    let initrd_bytes = match machine.ramdisk {
+        Some(digest) => blobs.find(&digest).ok_or_else(|| missing(machine, "ramdisk"))?.1 as u64,
+        None => 0,
+    };
+    let (domain, length) = blobs.find(&machine.kernel).ok_or_else(|| missing(machine, "kernel"))?;
+    let mut result = Err(storage_failure(&machine.name, "the kernel's bytes are gone"));
+    hypervisor.with_blob(domain, length, &mut |_, kernel| {
+        let request = LoadRequest {
+            kernel,
+            initrd_bytes,
+            command_line: machine.command_line.as_bytes(),
+            memory: MemoryLayout::new(machine.memory_bytes.next_multiple_of(MEMORY_UNIT)),
+            acpi_root: acpi::build(machine.vcpus).root,
+        };
+        result = loader::plan(&request).map(|_| ()).map_err(|error| load_failure(&machine.name, error));
+    });
+    result
+}
+
+fn missing(machine: &Machine, what: &str) -> Failure {
+    Failure::new(
+        Code::NotFound,
+        &machine.name,
+        alloc::format!("the node does not have its {what}"),
+        "send it again",
+    )
+}
+
+impl<M: crate::guest_memory::GuestMemory> Guest<M> {
+    /// Creates the domain, loads the kernel and, unless it is to stay paused,
+    /// lets it run. `sectors` are the sizes of its disks.
+    ///
+    /// # Errors
+    /// The failure to report; no domain is left behind.
+    pub fn start<H: Hypervisor<Memory = M>>(
+        &mut self,
+        hypervisor: &mut H,
+        blobs: &Blobs,
+        sectors: &[u64],
+    ) -> Result<(), Failure> {
+        let name = self.machine.name.clone();
+        let spec = DomainSpec {
+            memory_bytes: self.memory_bytes(),
+            vcpus: self.machine.vcpus,
+            weight: self.machine.cpu_weight,
+            cap_percent: self.machine.cap_percent,
+            reserved: 0,
+        };
+        let domain = hypervisor.domain_create(&spec).map_err(|error| match error {
+            hv_abi::call::Error::NoMemory => {
+                let free = hypervisor.node_info().memory_free_bytes >> 20;
+                let wanted = self.memory_bytes() >> 20;
+                let message = alloc::format!("{wanted} MiB of memory are asked for, {free} MiB are free");
+                Failure::new(Code::Capacity, &name, message, "ask for less or destroy a guest")
+            }
+            hv_abi::call::Error::NoSlot => {
+                Failure::new(Code::Capacity, &name, "no slot is free", "destroy a guest")
+            }
+            _ => storage_failure(&name, "the hypervisor refused the domain"),
+        })?;
+        let layout = MemoryLayout::new(self.memory_bytes());
+        let memory = hypervisor.memory(domain, layout);
+        if let Err(failure) = self.load(hypervisor, blobs, domain, &memory, layout) {
+            drop(memory);
+            let _ = hypervisor.domain_destroy(domain);
+            return Err(failure);
+        }
+        self.platform = Platform::new(&self.devices(sectors));
+        (self.console_read, self.uart_read) = (0, 0);
+        self.domain = Some((domain, memory));
+        self.life = Life::Paused;
+        self.update_doorbells(hypervisor);
+        if !self.start_paused {
+            self.unpause(hypervisor)?;
+        }
+        Ok(())
+    }
+
+    fn load<H: Hypervisor<Memory = M>>(
+        &self,
+        hypervisor: &mut H,
+        blobs: &Blobs,
+        domain: DomainId,
+        memory: &M,
+        layout: MemoryLayout,
+    ) -> Result<(), Failure> {
+        let machine = &self.machine;
+        let tables = acpi::build(machine.vcpus);
+        for (gpa, bytes) in &tables.parts {
+            memory
+                .write(*gpa, bytes)
+                .map_err(|_| storage_failure(&machine.name, "no room for its tables"))?;
+        }
+        let (kernel_domain, kernel_bytes) =
+            blobs.find(&machine.kernel).ok_or_else(|| missing(machine, "kernel"))?;
+        let ramdisk = match &machine.ramdisk {
+            Some(digest) => Some(blobs.find(digest).ok_or_else(|| missing(machine, "ramdisk"))?),
+            None => None,
+        };
+        let mut result = Err(storage_failure(&machine.name, "the kernel's bytes are gone"));
+        hypervisor.with_blob(kernel_domain, kernel_bytes, &mut |hypervisor, kernel| {
+            let place = |hypervisor: &mut H, initrd: &[u8]| {
+                let request = LoadRequest {
+                    kernel,
+                    initrd_bytes: initrd.len() as u64,
+                    command_line: machine.command_line.as_bytes(),
+                    memory: layout,
+                    acpi_root: tables.root,
+                };
+                let plan = loader::plan(&request).map_err(|error| load_failure(&machine.name, error))?;
+                plan.apply(memory, kernel, initrd)
+                    .map_err(|_| storage_failure(&machine.name, "its memory cannot be written"))?;
+                hypervisor
+                    .vcpu_set_state(domain, 0, &plan.vcpu)
+                    .map_err(|_| storage_failure(&machine.name, "its first vCPU cannot be set up"))
+            };
+            match ramdisk {
+                None => result = place(hypervisor, &[]),
+                Some((ramdisk_domain, ramdisk_bytes)) => {
+                    hypervisor.with_blob(ramdisk_domain, ramdisk_bytes, &mut |hypervisor, initrd| {
+                        result = place(hypervisor, initrd);
+                    });
+                }
+            }
+        });
+        result
+    }
+
+    /// Lets its vCPUs run.
+    ///
+    /// # Errors
+    /// The failure to report.
+    pub fn unpause<H: Hypervisor<Memory = M>>(&mut self, hypervisor: &mut H) -> Result<(), Failure> {
+        match (self.life, &self.domain) {
+            (Life::Paused, Some((domain, _))) => {
+                hypervisor
+                    .domain_resume(*domain)
+                    .map_err(|_| storage_failure(&self.machine.name, "the hypervisor refused to run it"))?;
+                self.life = Life::Started;
+                Ok(())
+            }
+            _ => Err(Failure::new(Code::Conflict, &self.machine.name, "is not paused", "")),
+        }
+    }
+
+    /// Stops its vCPUs.
+    ///
+    /// # Errors
+    /// The failure to report.
+    pub fn pause<H: Hypervisor<Memory = M>>(&mut self, hypervisor: &mut H) -> Result<(), Failure> {
+        match (self.life, &self.domain) {
+            (Life::Started, Some((domain, _))) => {
+                hypervisor
+                    .domain_pause(*domain)
+                    .map_err(|_| storage_failure(&self.machine.name, "the hypervisor refused to pause it"))?;
+                self.life = Life::Paused;
+                Ok(())
+            }
+            _ => Err(Failure::new(Code::Conflict, &self.machine.name, "is not running", "")),
+        }
+    }
+
+    /// Ends its domain; devices and console stay to be looked at.
+    pub fn end<H: Hypervisor<Memory = M>>(&mut self, hypervisor: &mut H, life: Life) {
+        self.collect_output();
+        if let Some((domain, memory)) = self.domain.take() {
+            drop(memory);
+            let _ = hypervisor.domain_destroy(domain);
+        }
+        self.life = life;
+    }
+
+    fn update_doorbells<H: Hypervisor<Memory = M>>(&mut self, hypervisor: &mut H) {
+        let Some((domain, _)) = &self.domain else { return };
+        if !self.platform.take_doorbells_changed() {
+            return;
+        }
+        for bell in self.platform.doorbells() {
+            let _ = hypervisor.doorbell(*domain, bell.gpa, bell.width, bell.index);
+        }
+    }
+
+    /// Deals with one event of its domain.
+    pub fn handle<H: Hypervisor<Memory = M>>(&mut self, hypervisor: &mut H, event: &Event) -> Wish {
+        let Some((domain, _)) = &self.domain else { return Wish::Nothing };
+        let domain = *domain;
+        let wish = match event.kind {
+            event::DOORBELL => self.platform.doorbell(event.index),
+            event::EXIT => {
+                let width = low8(u64::from(event.width));
+                let port = low16(event.address);
+                let (answer, wish) = match event.access {
+                    event::ACCESS_PORT_READ => (u64::from(self.platform.port_read(port, width)), None),
+                    event::ACCESS_PORT_WRITE => {
+                        (0, self.platform.port_write(port, width, low32(event.value)))
+                    }
+                    event::ACCESS_MEMORY_READ => (self.platform.mmio_read(event.address, width), None),
+                    _ => (0, self.platform.mmio_write(event.address, width, event.value)),
+                };
+                self.update_doorbells(hypervisor);
+                if !matches!(wish, Some(PlatformEvent::PowerOff | PlatformEvent::Reset)) {
+                    let _ = hypervisor.complete_exit(domain, event.index, answer);
+                }
+                wish
+            }
+            _ => None,
+        };
+        match wish {
+            None => Wish::Nothing,
+            Some(PlatformEvent::PowerOff) => Wish::PowerOff,
+            Some(PlatformEvent::Reset) => Wish::Reset,
+            Some(PlatformEvent::Queue { device, queue }) => Wish::Queue(device, queue),
+            Some(PlatformEvent::DeviceReset { device }) => Wish::DeviceReset(device),
+        }
+    }
+
+    /// Moves what console, entropy source and serial port have to move. True when
+    /// the guest can go on waiting for entropy.
+    pub fn poll_small_devices<H: Hypervisor<Memory = M>>(&mut self, hypervisor: &mut H) {
+        let (console, rng) = (self.console_device(), self.rng_device());
+        if let Some((_, memory)) = &self.domain {
+            if let Some(console) = self.platform.console_mut(console) {
+                console.poll(memory);
+            }
+            if let Some(source) = self.platform.rng_mut(rng) {
+                let mut random = [0; 64];
+                hypervisor.random(&mut random);
+                while source.fill(memory, &random) > 0 {
+                    hypervisor.random(&mut random);
+                }
+            }
+        }
+        self.collect_output();
+    }
+
+    /// Hands pending interrupts to the hypervisor.
+    pub fn flush_interrupts<H: Hypervisor<Memory = M>>(&mut self, hypervisor: &mut H) {
+        let Some((domain, _)) = &self.domain else { return };
+        while let Some(message) = self.platform.next_interrupt() {
+            let _ = hypervisor.inject_msi(*domain, message.address, message.data);
+        }
+    }
+
+    /// Types on its console; returns how many bytes there was room for.
+    pub fn type_input(&mut self, bytes: &[u8]) -> usize {
+        let console = self.console_device();
+        let ready = match self.platform.device(console) {
+            Some(VirtioDevice::Console(console)) => console.transport.is_running(),
+            _ => false,
+        };
+        if ready {
+            self.platform.console_mut(console).map_or(0, |console| console.push_input(bytes))
+        } else {
+            self.platform.push_uart_input(bytes)
+        }
+    }
+
+    /// The kernels it needs to start again.
+    pub fn needs(&self, digest: &Digest) -> bool {
+        self.machine.kernel == *digest || self.machine.ramdisk.as_ref() == Some(digest)
+    }
+
+    /// What its description says for an end.
+    #[must_use]
+    pub const fn action(&self, life: Life) -> Action {
+        match life {
+            Life::Off => self.machine.on_poweroff,
+            Life::Crashed => self.machine.on_crash,
+            _ => self.machine.on_reboot,
+        }
+    }
+}
