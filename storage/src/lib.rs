@@ -1,1 +1,29 @@
-//! Placeholder.
+//! Network disks: the block layer and its AoE and iSCSI initiators.
+//!
+//! Sessions are state machines: they are given requests, bytes and the time, and
+//! give back bytes and completions. No socket, clock, thread or callback is inside,
+//! so the same code runs in the node, in simulation and in a workstation tool.
+//!
+//! Rules that hold for every session:
+//! - A request is acknowledged only after the target acknowledged all of it.
+//! - Loss of the target is a stall: requests wait and are retried for ever, with
+//!   jittered back-off of at most 5 s; `status` says so.
+//! - A request that overlaps an unfinished one, where either writes, is held until
+//!   that one ends. Otherwise requests may finish in any order.
+//! - A flush starts when every write submitted before it has been acknowledged, and
+//!   completes when the target says that they are durable.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod aoe;
+pub mod block;
+pub mod limits;
+mod order;
+mod random;
+
+pub use block::{
+    BlockError, Completion, Counters, Lba, Operation, Payload, Request, RequestId, SubmitError, VolumeState,
+    VolumeStatus,
+};

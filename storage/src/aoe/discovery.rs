@@ -1,0 +1,110 @@
+//! Finds targets by broadcasting a configuration query.
+//!
+//! Spec: AoE r11, section 3.2.
+
+use alloc::vec::Vec;
+
+use super::wire::{BROADCAST, Body, Config, Frame, MacAddress, SHELF_ALL, SLOT_ALL, TargetAddress};
+use crate::limits::{AOE_CONFIG_STRING_MAX, AOE_DISCOVERED_MAX};
+use crate::random::Random;
+
+/// A target that answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Discovered {
+    /// Its name.
+    pub target: TargetAddress,
+    /// The station it answered from.
+    pub mac: MacAddress,
+    /// Frames it can queue.
+    pub buffers: u16,
+    /// Most sectors per frame it takes.
+    pub sectors_max: u8,
+    /// Its configuration string.
+    pub config: Vec<u8>,
+}
+
+/// One search: query a few times, collect answers.
+#[derive(Debug)]
+pub struct Discovery {
+    source: MacAddress,
+    tag: u32,
+    queries_left: u32,
+    next_ns: u64,
+    found: Vec<Discovered>,
+}
+
+const QUERIES: u32 = 3;
+const QUERY_INTERVAL_NS: u64 = 300_000_000;
+
+impl Discovery {
+    /// A search from station `source`; `seed` is unpredictable.
+    #[must_use]
+    pub fn new(source: MacAddress, seed: u64, now_ns: u64) -> Self {
+        let tag = Random::new(seed).next_u32();
+        Self { source, tag, queries_left: QUERIES, next_ns: now_ns, found: Vec::new() }
+    }
+
+    /// The next query, when due.
+    pub fn transmit(&mut self, buffer: &mut [u8], now_ns: u64) -> Option<usize> {
+        if self.queries_left == 0 || now_ns < self.next_ns {
+            return None;
+        }
+        self.queries_left -= 1;
+        self.next_ns = now_ns.saturating_add(QUERY_INTERVAL_NS);
+        Frame {
+            destination: BROADCAST,
+            source: self.source,
+            response: false,
+            error: None,
+            target: TargetAddress { shelf: SHELF_ALL, slot: SLOT_ALL },
+            tag: self.tag,
+            body: Body::Config(Config::READ),
+        }
+        .emit(buffer)
+    }
+
+    /// When the next query is due, or the search ends.
+    #[must_use]
+    pub fn next_deadline(&self) -> u64 {
+        self.next_ns
+    }
+
+    /// Whether all queries have been sent and waited for.
+    #[must_use]
+    pub fn is_finished(&self, now_ns: u64) -> bool {
+        self.queries_left == 0 && now_ns >= self.next_ns
+    }
+
+    /// Takes a received frame; true when it was an answer to this search.
+    pub fn receive(&mut self, frame: &[u8]) -> bool {
+        let Some(frame) = Frame::parse(frame) else { return false };
+        let Body::Config(config) = frame.body else { return false };
+        let answers = frame.response
+            && frame.error.is_none()
+            && frame.tag == self.tag
+            && (frame.destination == self.source || frame.destination == BROADCAST)
+            && frame.target.shelf != SHELF_ALL
+            && frame.target.slot != SLOT_ALL
+            && frame.source.first().is_some_and(|octet| octet & 1 == 0);
+        if !answers {
+            return false;
+        }
+        let known = self.found.iter().any(|it| it.target == frame.target && it.mac == frame.source);
+        if !known && self.found.len() < AOE_DISCOVERED_MAX {
+            self.found.push(Discovered {
+                target: frame.target,
+                mac: frame.source,
+                buffers: config.buffers,
+                sectors_max: config.sectors_max,
+                config: config.string.iter().copied().take(AOE_CONFIG_STRING_MAX).collect(),
+            });
+        }
+        true
+    }
+
+    /// Every target and path found so far.
+    #[must_use]
+    pub fn found(&self) -> &[Discovered] {
+        &self.found
+    }
+}

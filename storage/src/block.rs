@@ -1,0 +1,148 @@
+//! The request type shared by guests, checkpoint and migration.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+
+/// Octets of a sector: the unit of every address and length here.
+pub const SECTOR_BYTES: usize = 512;
+
+/// The submitter's name for a request; unique among its unfinished ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// A sector's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lba(pub u64);
+
+/// What to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Operation {
+    /// Fill the payload from the disk.
+    Read,
+    /// Write the payload to the disk.
+    Write,
+    /// Make every acknowledged write durable. Address and length are zero.
+    Flush,
+}
+
+/// A request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The submitter's name for it.
+    pub id: RequestId,
+    /// What to do.
+    pub operation: Operation,
+    /// First sector.
+    pub lba: Lba,
+    /// Number of sectors.
+    pub sectors: u32,
+}
+
+impl Request {
+    pub(crate) fn end(&self) -> u64 {
+        self.lba.0.saturating_add(u64::from(self.sectors))
+    }
+}
+
+/// Payload memory, owned by the submitter (a guest's memory): octets are copied
+/// once, straight between a wire buffer and the guest.
+pub trait Payload {
+    /// Copies the request's octets from `offset` into `target` (writes).
+    fn load(&mut self, id: RequestId, offset: usize, target: &mut [u8]);
+    /// Copies `source` to the request's octets at `offset` (reads).
+    fn store(&mut self, id: RequestId, offset: usize, source: &[u8]);
+}
+
+/// Why a request failed for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockError {
+    /// Beyond the disk's end.
+    OutOfRange,
+    /// The disk is read-only.
+    WriteProtected,
+    /// The target could not read or write the medium.
+    Medium,
+    /// The target cannot do this.
+    Unsupported,
+    /// Another initiator holds a reservation.
+    Reserved,
+}
+
+/// Why a request was not accepted; nothing will be heard of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SubmitError {
+    /// Too many requests are unfinished: submit again after a completion.
+    Full,
+    /// The length is zero or too large.
+    BadLength,
+    /// An unfinished request has this name.
+    DuplicateId,
+}
+
+/// A finished request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Completion {
+    /// The submitter's name for it.
+    pub id: RequestId,
+    /// How it ended.
+    pub result: Result<(), BlockError>,
+}
+
+/// How a volume is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VolumeState {
+    /// Never reached yet.
+    Starting,
+    /// Serving.
+    Ready,
+    /// Reached once; not answering now.
+    Stalled,
+    /// The target refused us for a reason that retrying is unlikely to cure
+    /// (it is retried all the same).
+    Refused,
+}
+
+/// Work done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Requests finished well.
+    pub completed: u64,
+    /// Requests failed.
+    pub failed: u64,
+    /// Octets read.
+    pub bytes_read: u64,
+    /// Octets written.
+    pub bytes_written: u64,
+    /// Frames or connections tried again.
+    pub retries: u64,
+    /// Digest mismatches.
+    pub digest_errors: u64,
+    /// Frames or PDUs dropped: not ours, malformed, late or forged.
+    pub rejected: u64,
+    /// Times the volume stalled.
+    pub stalls: u64,
+}
+
+/// What a volume reports about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeStatus {
+    /// How it is.
+    pub state: VolumeState,
+    /// Since when it does not answer.
+    pub stalled_since_ns: Option<u64>,
+    /// Tries since then.
+    pub retries: u64,
+    /// Smoothed round-trip time.
+    pub rtt_ns: Option<u64>,
+    /// Sectors of the disk, once known.
+    pub capacity: Option<u64>,
+    /// Requests unfinished.
+    pub pending: usize,
+    /// Work done.
+    pub counters: Counters,
+    /// The last thing that went wrong, in words.
+    pub last_error: Option<&'static str>,
+    /// What was negotiated with the target, by name.
+    pub negotiated: Vec<(&'static str, String)>,
+}

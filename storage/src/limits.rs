@@ -1,0 +1,40 @@
+//! Upper bounds of every queue and table in this crate.
+
+/// Requests accepted and not completed, per session.
+pub const REQUESTS_MAX: usize = 256;
+/// Sectors of one request: 32 MiB.
+pub const REQUEST_SECTORS_MAX: u32 = 65_536;
+/// Longest pause between retries.
+pub const BACKOFF_NS_MAX: u64 = 5_000_000_000;
+
+/// AoE frames unanswered at once, per target, whatever it advertises.
+pub const AOE_FRAMES_MAX: u16 = 128;
+/// How long a frame may wander in the network before it can no longer arrive.
+pub const AOE_FRAME_LIFETIME_NS: u64 = 2_000_000_000;
+/// Retired tags remembered so that none is used again too soon.
+pub const AOE_RETIRED_TAGS_MAX: usize = 4_096;
+/// Ranges remembered that a wandering copy of a write could still touch.
+pub const AOE_STALE_MAX: usize = 1_024;
+/// Targets remembered by discovery.
+pub const AOE_DISCOVERED_MAX: usize = 256;
+/// Octets of a target's configuration string (AoE r11, section 3.2).
+pub const AOE_CONFIG_STRING_MAX: usize = 1_024;
+
+/// Octets of an iSCSI data segment we accept (our MaxRecvDataSegmentLength).
+pub const ISCSI_RECEIVE_SEGMENT_MAX: usize = 256 * 1024;
+/// Octets of an iSCSI data segment we send, however much the target would take.
+pub const ISCSI_SEND_SEGMENT_MAX: usize = 64 * 1024;
+/// Octets of a command, response or text segment held in memory.
+pub const ISCSI_TEXT_MAX: usize = 64 * 1024;
+/// Commands in flight, whatever window the target opens.
+pub const ISCSI_COMMANDS_MAX: usize = 128;
+/// Sectors of one iSCSI command.
+pub const ISCSI_COMMAND_SECTORS_MAX: u32 = 2_048;
+/// Octets that may wait to be given to TCP before new commands start.
+pub const ISCSI_OUTPUT_MAX: usize = 256 * 1024;
+/// Ready-to-transfer sequences waiting per command.
+pub const ISCSI_R2TS_MAX: usize = 16;
+/// Targets and portals reported by discovery.
+pub const ISCSI_DISCOVERED_MAX: usize = 1_024;
+/// Login exchanges before the target is given up for this connection.
+pub const ISCSI_LOGIN_STEPS_MAX: u32 = 16;
