@@ -7,6 +7,8 @@ pub mod net;
 pub mod queue;
 pub mod registers;
 pub mod rng;
+#[cfg(test)]
+pub(crate) mod test_driver;
 pub mod transport;
 
 use alloc::vec::Vec;

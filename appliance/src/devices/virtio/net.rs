@@ -168,3 +168,7 @@ impl VirtioNet {
         [a, b, c, d, e, f, low, high]
     }
 }
+
+#[cfg(test)]
+#[path = "net/tests.rs"]
+mod tests;
