@@ -2,13 +2,29 @@
 //!
 //! * [`verb`]: requests and replies;
 //! * [`code`]: error codes, which are also the CLI's exit codes;
-//! * [`machine`]: the description of a guest.
+//! * [`machine`]: the description of a guest;
+//! * [`handshake`]: how two ends come to trust each other;
+//! * [`record`]: the encrypted frames after that;
+//! * [`envelope`]: a signed command, verified before it is decoded;
+//! * [`server`], [`client`]: the two ends as state machines;
+//! * [`trust`]: who may do what;
+//! * [`manifest`]: what the owner seals into an image.
 #![no_std]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
+pub mod client;
 pub mod code;
+pub mod envelope;
+pub mod handshake;
 pub mod limits;
 pub mod machine;
+pub mod manifest;
+pub mod record;
+pub mod server;
+pub mod trust;
 pub mod verb;
+
+#[cfg(test)]
+mod tests;

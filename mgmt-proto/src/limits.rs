@@ -26,3 +26,17 @@ pub const INPUT_BYTES: usize = 4096;
 pub const MESSAGE_BYTES: usize = 64 * 1024;
 /// Most bytes of a blob in one data frame.
 pub const BLOB_CHUNK_BYTES: usize = 32 * 1024;
+/// Most bytes of a record's plain text: a message, its envelope and a type.
+pub const RECORD_BYTES: usize = MESSAGE_BYTES + 1024;
+/// Most bytes an end keeps of what it received and cannot use yet.
+pub const RECEIVE_BYTES: usize = RECORD_BYTES + 64;
+/// Most bytes an end keeps of what it has to send.
+pub const TRANSMIT_BYTES: usize = 4 * RECORD_BYTES;
+/// How long a peer may take to prove who it is, in nanoseconds.
+pub const HANDSHAKE_TIMEOUT_NS: u64 = 5_000_000_000;
+/// How long an idle session is kept, in nanoseconds.
+pub const IDLE_TIMEOUT_NS: u64 = 120_000_000_000;
+/// Most operators a node knows.
+pub const OPERATORS: usize = 64;
+/// Most bytes of a manifest.
+pub const MANIFEST_BYTES: usize = 64 * 1024;

@@ -1,0 +1,123 @@
+//! The operator's end of a session, as a state machine over bytes.
+
+use crate::envelope::{self, Binding};
+use crate::handshake::{ANSWER_BYTES, Initiator, Keys, OperatorKey, PeerFault};
+use crate::limits::{BLOB_CHUNK_BYTES, RECEIVE_BYTES};
+use crate::record::{self, KIND_COMMAND, KIND_DATA, KIND_OUTCOME, LENGTH_BYTES};
+use crate::verb::{Outcome, Request};
+use alloc::vec::Vec;
+
+/// A session that waits for the node's answer.
+pub struct Connecting {
+    initiator: Initiator,
+}
+
+/// An established session.
+pub struct Client {
+    keys: Keys,
+    binding: Binding,
+    counter: u64,
+    received: Vec<u8>,
+}
+
+impl Connecting {
+    /// Starts; `seed` must be fresh random bytes.
+    ///
+    /// # Errors
+    /// When the key cannot sign.
+    pub fn new(key: &dyn OperatorKey, seed: [u8; 32]) -> Result<Self, PeerFault> {
+        Initiator::new(key, seed).map(|initiator| Self { initiator })
+    }
+
+    /// What to send first.
+    #[must_use]
+    pub const fn hello(&self) -> &[u8] {
+        self.initiator.hello()
+    }
+
+    /// Takes the node's answer, [`ANSWER_BYTES`] long. The caller then compares
+    /// [`Client::node`] with the node it wanted.
+    ///
+    /// # Errors
+    /// Why the answer is not believed.
+    pub fn finish(self, answer: &[u8; ANSWER_BYTES]) -> Result<Client, PeerFault> {
+        let (keys, node, boot_nonce) = self.initiator.finish(answer)?;
+        let binding = Binding { node, boot_nonce, session: keys.session };
+        Ok(Client { keys, binding, counter: 0, received: Vec::new() })
+    }
+}
+
+impl Client {
+    /// The node's public key.
+    #[must_use]
+    pub const fn node(&self) -> &[u8; 32] {
+        &self.binding.node
+    }
+
+    /// The nonce of the node's boot.
+    #[must_use]
+    pub const fn boot_nonce(&self) -> &[u8; 32] {
+        &self.binding.boot_nonce
+    }
+
+    /// The bytes that carry a request.
+    ///
+    /// # Errors
+    /// The request is too long or the key cannot sign.
+    pub fn command(&mut self, key: &dyn OperatorKey, request: &Request) -> Result<Vec<u8>, PeerFault> {
+        self.counter += 1;
+        let envelope = envelope::seal(key, &self.binding, self.counter, request)?;
+        self.seal(KIND_COMMAND, &envelope)
+    }
+
+    /// The bytes that carry part of the announced blob, at most
+    /// [`BLOB_CHUNK_BYTES`].
+    ///
+    /// # Errors
+    /// Too many bytes.
+    pub fn data(&mut self, bytes: &[u8]) -> Result<Vec<u8>, PeerFault> {
+        if bytes.len() > BLOB_CHUNK_BYTES {
+            return Err(PeerFault::Length);
+        }
+        self.seal(KIND_DATA, bytes)
+    }
+
+    fn seal(&mut self, kind: u8, body: &[u8]) -> Result<Vec<u8>, PeerFault> {
+        let mut plain = Vec::with_capacity(body.len() + 1);
+        plain.push(kind);
+        plain.extend_from_slice(body);
+        let sealed = self.keys.sealer.seal(&plain)?;
+        let mut bytes = Vec::with_capacity(sealed.len() + LENGTH_BYTES);
+        record::append(&mut bytes, &sealed)?;
+        Ok(bytes)
+    }
+
+    /// Takes bytes from the node.
+    ///
+    /// # Errors
+    /// More than a record fits in without one being complete.
+    pub fn receive(&mut self, bytes: &[u8]) -> Result<(), PeerFault> {
+        if self.received.len() + bytes.len() > 2 * RECEIVE_BYTES {
+            return Err(PeerFault::Flood);
+        }
+        self.received.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// The next outcome, if it is complete.
+    ///
+    /// # Errors
+    /// Why the node is not believed.
+    pub fn next_outcome(&mut self) -> Result<Option<Outcome>, PeerFault> {
+        let Some(length) = record::length(&self.received)? else { return Ok(None) };
+        let Some(sealed) = self.received.get(LENGTH_BYTES..LENGTH_BYTES + length) else { return Ok(None) };
+        let plain = self.keys.opener.open(sealed)?;
+        self.received.drain(..LENGTH_BYTES + length);
+        match plain.split_first() {
+            Some((&KIND_OUTCOME, body)) => {
+                postcard::from_bytes(body).map(Some).map_err(|_| PeerFault::Unexpected)
+            }
+            _ => Err(PeerFault::Unexpected),
+        }
+    }
+}

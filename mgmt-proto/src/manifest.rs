@@ -1,0 +1,70 @@
+//! What the owner seals into an image: who owns the node and how it is set up.
+
+use crate::limits::MANIFEST_BYTES;
+use crate::trust::Operator;
+use alloc::string::String;
+use alloc::vec::Vec;
+use serde::{Deserialize, Serialize};
+
+/// Version of this structure.
+pub const VERSION: u16 = 1;
+/// Where a node listens unless told otherwise.
+pub const DEFAULT_PORT: u16 = 7411;
+
+/// How the node gets its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Addressing {
+    /// By DHCP.
+    Dhcp,
+    /// Always this one.
+    Static {
+        /// IPv4 address.
+        address: [u8; 4],
+        /// Prefix length.
+        prefix: u8,
+        /// Default gateway.
+        gateway: Option<[u8; 4]>,
+    },
+}
+
+/// The sealed settings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`VERSION`].
+    pub version: u16,
+    /// Public key of the owner, who signs the image.
+    pub owner: [u8; 32],
+    /// Who may command the node.
+    pub operators: Vec<Operator>,
+    /// Name of the node, for people.
+    pub name: String,
+    /// Address.
+    pub addressing: Addressing,
+    /// TCP port of the one door.
+    pub port: u16,
+    /// Whether an admin may make dom0 fail, to test that it is contained.
+    pub fault_injection: bool,
+}
+
+impl Manifest {
+    /// The bytes for an image; None when it is too large.
+    #[must_use]
+    pub fn encode(&self) -> Option<Vec<u8>> {
+        postcard::to_allocvec(self).ok().filter(|bytes| bytes.len() <= MANIFEST_BYTES)
+    }
+
+    /// Reads the bytes of an image, whose signature was checked before.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes = Some(bytes).filter(|bytes| bytes.len() <= MANIFEST_BYTES)?;
+        let (manifest, rest) = postcard::take_from_bytes::<Self>(bytes).ok()?;
+        (rest.is_empty() && manifest.version == VERSION && manifest.port != 0).then_some(manifest)
+    }
+}
+
+/// What the owner's signature is made over: a label, then the SHA-256 of the
+/// signed part of the payload ([`hv_abi` image layout](Manifest)).
+#[must_use]
+pub fn signed_message(digest: &[u8; 32]) -> Vec<u8> {
+    [&b"redoubt image 1"[..], digest].concat()
+}
