@@ -66,11 +66,12 @@ pub struct PciFunction {
 }
 
 impl PciFunction {
-    /// The host bridge of an ordinary PC (Intel 440FX), without registers.
+    /// A host bridge without registers, under a number for which no system has a
+    /// workaround (Red Hat's generic PCIe host bridge).
     #[must_use]
     pub const fn host_bridge() -> Self {
         let identity =
-            PciIdentity { vendor: 0x8086, device: 0x1237, class: 0x06_0000, revision: 2, subsystem: 0 };
+            PciIdentity { vendor: 0x1b36, device: 0x0008, class: 0x06_0000, revision: 0, subsystem: 0 };
         Self {
             identity,
             command: 0,

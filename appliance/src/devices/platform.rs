@@ -144,6 +144,23 @@ impl Platform {
         PlatformState { version: STATE_VERSION, platform: self.clone() }
     }
 
+    /// The state at this instant without what the console printed and without
+    /// what [`VirtioBlock::reissue_in_flight`] finds in guest memory: small enough
+    /// to be kept by the hypervisor while dom0 is started anew.
+    #[must_use]
+    pub fn export_compact(&self) -> PlatformState {
+        let mut platform = self.clone();
+        platform.uart.output.clear();
+        for device in &mut platform.pci.devices {
+            match device {
+                VirtioDevice::Block(block) => block.compact(),
+                VirtioDevice::Console(console) => console.output.clear(),
+                VirtioDevice::Net(_) | VirtioDevice::Rng(_) => {}
+            }
+        }
+        PlatformState { version: STATE_VERSION, platform }
+    }
+
     /// Resumes an exported state. Doorbells are to be registered anew.
     ///
     /// # Errors

@@ -51,7 +51,7 @@ fn both_configuration_mechanisms_find_the_same_devices() {
             }
         }
     }
-    assert_eq!(found, [0x1237_8086, 0x1042_1af4, 0x1041_1af4, 0x1043_1af4, 0x1044_1af4]);
+    assert_eq!(found, [0x0008_1b36, 0x1042_1af4, 0x1041_1af4, 0x1043_1af4, 0x1044_1af4]);
     // Parts of a register, and another bus.
     cf8(&mut platform, 1, 0, 0);
     assert_eq!((platform.port_read(0xcfe, 2), platform.port_read(0xcff, 1)), (0x1042, 0x10));

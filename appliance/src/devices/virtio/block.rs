@@ -169,13 +169,31 @@ impl VirtioBlock {
     }
 
     /// Hands every operation out once more: after dom0 or the connection to the
-    /// storage was started anew.
-    pub fn reissue_in_flight(&mut self) {
-        self.reissue = self.in_flight.keys().copied().collect();
+    /// storage was started anew. Their chains are read from the ring again.
+    pub fn reissue_in_flight(&mut self, memory: &dyn GuestMemory) {
+        self.reissue.clear();
+        for head in core::mem::take(&mut self.in_flight).into_keys() {
+            let Some(chain) = self.transport.walk_again(0, head, memory) else { return };
+            match self.accept(chain, memory) {
+                Ok(true) => self.reissue.push_back(head),
+                Ok(false) => {}
+                Err(fault) => return self.transport.fail(fault),
+            }
+        }
+    }
+
+    /// Drops what [`Self::reissue_in_flight`] finds again in guest memory.
+    pub fn compact(&mut self) {
+        for entry in self.in_flight.values_mut() {
+            entry.readable = Segments::default();
+            entry.writable = Segments::default();
+        }
     }
 
     /// The next operation, if the guest asked for one. Requests that need no
-    /// storage are answered here.
+    /// storage are answered here. Call it until there is none, and again after a
+    /// completion if it was not called until then: the guest notifies only when
+    /// its ring was found empty.
     pub fn next_operation(&mut self, memory: &dyn GuestMemory) -> Option<BlockOperation> {
         while let Some(head) = self.reissue.pop_front() {
             if let Some(operation) = self.operation(head) {

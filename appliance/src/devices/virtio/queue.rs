@@ -164,6 +164,20 @@ impl Queue {
         Ok(Some(chain))
     }
 
+    /// Walks a chain that was taken before: its descriptors are the device's until
+    /// it is returned.
+    ///
+    /// # Errors
+    /// As for [`Self::pop`]; the driver changed what was not its own.
+    pub fn walk_again(
+        &self,
+        memory: &dyn GuestMemory,
+        head: u16,
+        features: RingFeatures,
+    ) -> Result<Chain, GuestFault> {
+        self.walk(memory, head, features)
+    }
+
     /// Puts the last `chains` taken back, in a ring that is otherwise unchanged.
     pub const fn unpop(&mut self, chains: u16) {
         self.next_available = self.next_available.wrapping_sub(chains);

@@ -156,6 +156,18 @@ impl Transport {
         }
     }
 
+    /// Walks a chain that was taken before. A malformed one stops the device.
+    pub fn walk_again(&mut self, queue: u16, head: u16, memory: &dyn GuestMemory) -> Option<Chain> {
+        let features = self.ring_features();
+        match self.queues.get(usize::from(queue))?.walk_again(memory, head, features) {
+            Ok(chain) => Some(chain),
+            Err(fault) => {
+                self.fail(fault);
+                None
+            }
+        }
+    }
+
     /// Puts the last `chains` of a queue back.
     pub fn unpop(&mut self, queue: u16, chains: u16) {
         if let Some(queue) = self.queues.get_mut(usize::from(queue)) {

@@ -215,13 +215,16 @@ fn operations_survive_export_and_are_issued_again() {
         same.pci.mark_doorbells_changed();
         same
     });
-    let block = resumed.block_mut(0).unwrap();
-    assert_eq!(block.next_operation(&world.memory), None);
-    block.reissue_in_flight();
-    assert_eq!(block.next_operation(&world.memory), Some(operation));
-    assert_eq!(block.next_operation(&world.memory), None);
-    block.store(operation.token, 0, &[4; 512], &world.memory).unwrap();
-    assert!(block.complete(operation.token, BlockStatus::Ok, &world.memory));
+    for state in [world.platform.export(), world.platform.export_compact()] {
+        resumed = Platform::from_state(state).unwrap();
+        let block = resumed.block_mut(0).unwrap();
+        assert_eq!(block.next_operation(&world.memory), None);
+        block.reissue_in_flight(&world.memory);
+        assert_eq!(block.next_operation(&world.memory), Some(operation));
+        assert_eq!(block.next_operation(&world.memory), None);
+        block.store(operation.token, 0, &[4; 512], &world.memory).unwrap();
+        assert!(block.complete(operation.token, BlockStatus::Ok, &world.memory));
+    }
     assert!(world.used().is_some());
 }
 
