@@ -46,7 +46,8 @@ impl Request {
 }
 
 /// Payload memory, owned by the submitter (a guest's memory): octets are copied
-/// once, straight between a wire buffer and the guest.
+/// once, straight between a wire buffer and the guest. A session may name a request
+/// that has just failed, to finish a message it had begun: give zeroes, store nothing.
 pub trait Payload {
     /// Copies the request's octets from `offset` into `target` (writes).
     fn load(&mut self, id: RequestId, offset: usize, target: &mut [u8]);

@@ -19,9 +19,11 @@ extern crate alloc;
 
 pub mod aoe;
 pub mod block;
+pub mod iscsi;
 pub mod limits;
 mod order;
 mod random;
+pub mod volume;
 
 pub use block::{
     BlockError, Completion, Counters, Lba, Operation, Payload, Request, RequestId, SubmitError, VolumeState,

@@ -30,10 +30,8 @@ pub const ISCSI_TEXT_MAX: usize = 64 * 1024;
 pub const ISCSI_COMMANDS_MAX: usize = 128;
 /// Sectors of one iSCSI command.
 pub const ISCSI_COMMAND_SECTORS_MAX: u32 = 2_048;
-/// Octets that may wait to be given to TCP before new commands start.
-pub const ISCSI_OUTPUT_MAX: usize = 256 * 1024;
-/// Ready-to-transfer sequences waiting per command.
-pub const ISCSI_R2TS_MAX: usize = 16;
+/// PDUs that may wait to be given to TCP; a target that provokes more is dropped.
+pub const ISCSI_OUTPUT_PDUS_MAX: usize = 1_024;
 /// Targets and portals reported by discovery.
 pub const ISCSI_DISCOVERED_MAX: usize = 1_024;
 /// Login exchanges before the target is given up for this connection.

@@ -1,0 +1,153 @@
+//! Cuts the TCP stream into PDUs and checks their digests.
+//!
+//! Spec: RFC 7143 sections 11.2 and 13.1.
+//!
+//! Data segments are passed on in pieces as they arrive, so that a read's data is
+//! copied once, from the TCP buffer to the guest.
+
+use alloc::vec::Vec;
+
+use super::crc32c::{Crc32c, crc32c};
+use super::pdu::{HEADER_BYTES, Header};
+
+const DIGEST_BYTES: usize = 4;
+
+/// The stream cannot be trusted any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StreamFault {
+    HeaderDigest,
+    DataDigest,
+    TooLong,
+}
+
+/// What came.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Event<'a> {
+    /// Not enough octets for more.
+    Nothing,
+    /// A header; its data segment follows.
+    Header(Header),
+    /// A piece of the data segment.
+    Data(&'a [u8]),
+    /// The PDU is complete and its digests are right.
+    End,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Header,
+    Data { left: usize },
+    Tail { padding: usize, digest: bool },
+}
+
+#[derive(Debug)]
+pub(crate) struct Receiver {
+    stage: Stage,
+    held: Vec<u8>,
+    /// Padding octets behind the data, and whether a digest follows them.
+    after: (usize, bool),
+    digest: Crc32c,
+    pub(crate) header_digest: bool,
+    pub(crate) data_digest: bool,
+    pub(crate) segment_bytes_max: usize,
+}
+
+impl Receiver {
+    pub(crate) fn new(segment_bytes_max: usize) -> Self {
+        Self {
+            stage: Stage::Header,
+            held: Vec::new(),
+            after: (0, false),
+            digest: Crc32c::new(),
+            header_digest: false,
+            data_digest: false,
+            segment_bytes_max,
+        }
+    }
+
+    /// Takes octets off the front of `bytes` up to the next event.
+    pub(crate) fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Result<Event<'a>, StreamFault> {
+        match self.stage {
+            Stage::Header => self.header(bytes),
+            Stage::Data { left: 0 } => {
+                self.end_data();
+                self.next(bytes)
+            }
+            Stage::Data { left } => {
+                let (piece, rest) = bytes.split_at(left.min(bytes.len()));
+                *bytes = rest;
+                if piece.is_empty() {
+                    return Ok(Event::Nothing);
+                }
+                self.stage = Stage::Data { left: left.saturating_sub(piece.len()) };
+                if self.data_digest {
+                    self.digest.update(piece);
+                }
+                Ok(Event::Data(piece))
+            }
+            Stage::Tail { padding, digest } => self.tail(bytes, padding, digest),
+        }
+    }
+
+    fn fill(&mut self, bytes: &mut &[u8], wanted: usize) -> bool {
+        let missing = wanted.saturating_sub(self.held.len());
+        let (piece, rest) = bytes.split_at(missing.min(bytes.len()));
+        self.held.extend_from_slice(piece);
+        *bytes = rest;
+        self.held.len() >= wanted
+    }
+
+    fn header<'a>(&mut self, bytes: &mut &'a [u8]) -> Result<Event<'a>, StreamFault> {
+        if !self.fill(bytes, HEADER_BYTES) {
+            return Ok(Event::Nothing);
+        }
+        let Some(header) = self.held.first_chunk().map(|basic| Header(*basic)) else {
+            return Ok(Event::Nothing);
+        };
+        let length = HEADER_BYTES.saturating_add(header.additional_length());
+        let digest = if self.header_digest { DIGEST_BYTES } else { 0 };
+        if !self.fill(bytes, length.saturating_add(digest)) {
+            return Ok(Event::Nothing);
+        }
+        let (covered, sent) = self.held.split_at(length.min(self.held.len()));
+        if self.header_digest && crc32c(covered) != *sent {
+            return Err(StreamFault::HeaderDigest);
+        }
+        let left = header.data_length();
+        if left > self.segment_bytes_max {
+            return Err(StreamFault::TooLong);
+        }
+        self.held.clear();
+        self.digest = Crc32c::new();
+        self.stage = Stage::Data { left };
+        // Zero-length segments carry neither padding nor digest (11.2.4).
+        self.after = (left.wrapping_neg() % 4, left > 0 && self.data_digest);
+        Ok(Event::Header(header))
+    }
+
+    fn end_data(&mut self) {
+        let (padding, digest) = self.after;
+        self.held.clear();
+        self.stage = Stage::Tail { padding, digest };
+    }
+
+    fn tail<'a>(
+        &mut self,
+        bytes: &mut &'a [u8],
+        padding: usize,
+        digest: bool,
+    ) -> Result<Event<'a>, StreamFault> {
+        let wanted = padding.saturating_add(if digest { DIGEST_BYTES } else { 0 });
+        if !self.fill(bytes, wanted) {
+            return Ok(Event::Nothing);
+        }
+        let (pad, sent) = self.held.split_at(padding.min(self.held.len()));
+        self.digest.update(pad);
+        if digest && self.digest.finish() != *sent {
+            return Err(StreamFault::DataDigest);
+        }
+        self.held.clear();
+        self.stage = Stage::Header;
+        Ok(Event::End)
+    }
+}
