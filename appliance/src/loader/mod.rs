@@ -195,7 +195,8 @@ pub fn check(kernel: &[u8]) -> Result<KernelInfo, LoadError> {
         }
         format @ LooksLike::Elf64 => {
             let image = pvh::parse(kernel)?;
-            Ok(KernelInfo { format, version: None, memory_needed: image.memory_end() })
+            let version = pvh::version(kernel, &image);
+            Ok(KernelInfo { format, version, memory_needed: image.memory_end() })
         }
         other => Err(LoadError::NotAKernel(other)),
     }

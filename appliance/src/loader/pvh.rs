@@ -3,6 +3,7 @@
 //! Spec: Xen `docs/misc/pvh.pandoc` (state at the entry) and
 //! `xen/include/public/arch-x86/hvm/start_info.h`.
 
+use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -18,6 +19,9 @@ use crate::layout::{BOOT_COMMAND_LINE, BOOT_START_INFO, EXTENDED_START, LOW_MEMO
 use crate::limits::COMMAND_LINE_BYTES_MAX;
 
 const NOTE_OWNER: &[u8] = b"Xen\0";
+/// Linux's build salt, which distributions set to the version.
+const SALT_OWNER: &[u8] = b"Linux\0";
+const NOTE_SALT: u32 = 0x100;
 /// `XEN_ELFNOTE_PHYS32_ENTRY`.
 const NOTE_ENTRY: u32 = 18;
 const START_MAGIC: u32 = 0x336e_c578;
@@ -79,6 +83,15 @@ pub fn parse(file: &[u8]) -> Result<PvhImage, LoadError> {
     let inside = ranges.iter().all(|range| range.0 >= EXTENDED_START && range.1 <= LOW_MEMORY_END);
     let entered = ranges.iter().any(|range| (range.0..range.1).contains(&entry));
     if apart && inside && entered { Ok(PvhImage { entry, elf }) } else { Err(LoadError::Malformed) }
+}
+
+/// The version a kernel was given by its distribution.
+#[must_use]
+pub fn version(file: &[u8], image: &PvhImage) -> Option<String> {
+    let note = elf::find_note(file, &image.elf, SALT_OWNER, NOTE_SALT)?;
+    let text: Vec<u8> =
+        note.iter().copied().take(128).take_while(|byte| matches!(byte, 0x20..=0x7e)).collect();
+    String::from_utf8(text).ok().filter(|text| !text.is_empty())
 }
 
 /// Plans how a PVH kernel is loaded and started.

@@ -184,6 +184,14 @@ fn pvh_kernel_gets_its_start_information() {
         plan.placements
             .contains(&Placement { gpa: Gpa(0x100_0080), content: Content::Zeroes(0x2000 - 0x80) })
     );
+    assert_eq!(check(&file).unwrap().version, None);
+    let mut named = file.clone();
+    named[0x100..0x114].copy_from_slice(b"\x06\0\0\0\x04\0\0\0\0\x01\0\0Linux\0\0\0");
+    named[0x114..0x128].fill(0);
+    named[0x114..0x118].copy_from_slice(b"6.1\0");
+    assert_eq!(check(&named), Err(LoadError::NoPvhEntry));
+    let image = elf::parse(&named).unwrap();
+    assert_eq!(pvh::version(&named, &pvh::PvhImage { entry: 0, elf: image }).as_deref(), Some("6.1"));
     let mut plain = file.clone();
     plain[0x11c] = 17;
     assert_eq!(check(&plain), Err(LoadError::NoPvhEntry));
