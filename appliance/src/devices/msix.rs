@@ -17,6 +17,8 @@ pub struct MsiMessage {
     pub data: u32,
 }
 
+/// As many vectors as there are pending bits.
+const VECTORS_MAX: usize = 32;
 /// Size of a table entry in bytes.
 const ENTRY_BYTES: u32 = 16;
 /// Message control: enable.
@@ -48,14 +50,14 @@ impl Msix {
     #[must_use]
     pub fn new(vectors: u16) -> Self {
         let entry = Entry { address: 0, data: 0, masked: true };
-        let entries = vec![entry; usize::from(vectors.min(32))];
+        let entries = vec![entry; usize::from(vectors).min(VECTORS_MAX)];
         Self { entries, pending: 0, enabled: false, function_masked: false }
     }
 
     /// Number of vectors.
     #[must_use]
     pub fn vectors(&self) -> u16 {
-        u16::try_from(self.entries.len()).unwrap_or(0)
+        u16::try_from(self.entries.len().min(VECTORS_MAX)).unwrap_or(0)
     }
 
     /// The message control register.
@@ -92,7 +94,7 @@ impl Msix {
         if self.pending == 0 || !self.enabled || self.function_masked {
             return None;
         }
-        for (vector, entry) in self.entries.iter().enumerate() {
+        for (vector, entry) in self.entries.iter().take(VECTORS_MAX).enumerate() {
             if self.pending & (1 << vector) != 0 && !entry.masked {
                 self.pending &= !(1 << vector);
                 return Some(MsiMessage { address: entry.address, data: entry.data });

@@ -345,6 +345,13 @@ impl Platform {
         self.pci.doorbells()
     }
 
+    /// Number of doorbells when every window is decoded. Those that
+    /// [`Self::doorbells`] leaves out are to be removed from the hypervisor.
+    #[must_use]
+    pub fn doorbell_count(&self) -> u32 {
+        self.pci.devices.iter().map(|device| u32::from(device.transport().queue_count())).sum()
+    }
+
     /// Whether [`Self::doorbells`] may have changed since this was asked last.
     pub const fn take_doorbells_changed(&mut self) -> bool {
         self.pci.take_doorbells_changed()

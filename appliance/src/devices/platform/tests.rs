@@ -133,7 +133,7 @@ fn doorbells_follow_the_windows() {
     assert_eq!(platform.doorbells().nth(2).unwrap().gpa, 0xd000_1004);
     // Over RAM nothing may be watched.
     platform.mmio_write(ecam(1) + 0x10, 4, 0x1000_0000);
-    assert_eq!(platform.doorbells().count(), 4);
+    assert_eq!((platform.doorbells().count(), platform.doorbell_count()), (4, 6));
 }
 
 #[test]
@@ -246,6 +246,52 @@ fn states_of_other_versions_are_refused() {
     assert_eq!(Platform::from_state(state.clone()), Ok(platform));
     state.version = 2;
     assert_eq!(Platform::from_state(state), Err(UnknownStateVersion(2)));
+}
+
+/// What the hypervisor keeps for dom0 across its restart has to suffice, even
+/// with every descriptor of two disks in flight.
+#[test]
+fn states_survive_their_wire_format_and_the_compact_one_is_small() {
+    let mut configs = devices();
+    configs.push(configs[0].clone());
+    let mut platform = Platform::new(&configs);
+    let memory = FakeMemory::new(4 << 20, 0);
+    for disk in [0, 4] {
+        let mut driver = bring_up(&mut platform, disk, 0);
+        for _ in 0..21 {
+            driver.rings[0]
+                .push(&memory, &[(0x9_0000, 16, false), (0x9_1000, 512, true), (0x9_2000, 1, true)]);
+        }
+        let block = platform.block_mut(disk).unwrap();
+        while block.next_operation(&memory).is_some() {}
+        assert_eq!(block.in_flight(), 21);
+    }
+    platform.console_mut(2).unwrap().output.push(&[b'x'; 100_000]);
+    for state in [platform.export(), platform.export_compact()] {
+        let bytes = postcard::to_allocvec(&state).unwrap();
+        let back: PlatformState = postcard::from_bytes(&bytes).unwrap();
+        assert_eq!(back, state);
+    }
+    let compact = postcard::to_allocvec(&platform.export_compact()).unwrap();
+    assert!(compact.len() < hv_abi::STORE_BYTES / 4, "{} bytes", compact.len());
+    // Cut or altered, a state is refused or at least harmless.
+    for seed in 1..500u64 {
+        let mut random = TestRandom(seed * 0x2545_f491);
+        let mut bytes = compact.clone();
+        let at = random.index(bytes.len());
+        bytes[at] = random.byte();
+        bytes.truncate(1 + random.index(bytes.len() * 2).min(bytes.len() - 1));
+        let Ok(state) = postcard::from_bytes::<PlatformState>(&bytes) else { continue };
+        let Ok(mut platform) = Platform::from_state(state) else { continue };
+        for disk in [0, 4] {
+            if let Some(block) = platform.block_mut(disk) {
+                block.reissue_in_flight(&memory);
+                while let Some(operation) = block.next_operation(&memory) {
+                    block.complete(operation.token, crate::devices::virtio::block::BlockStatus::Ok, &memory);
+                }
+            }
+        }
+    }
 }
 
 /// A guest that scribbles over ports, PCI space, registers and memory.
