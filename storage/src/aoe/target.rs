@@ -25,6 +25,8 @@ const RTO_FIRST_NS: u64 = 100_000_000;
 const RTO_NS_MIN: u64 = 10_000_000;
 /// Tries after which the target counts as lost and the volume as stalled.
 const STALL_TRIES: u32 = 3;
+/// Silence of the target that, with so many tries, is a stall and not mere loss.
+const STALL_SILENCE_NS: u64 = 1_000_000_000;
 /// Tries after which a frame size that never worked is given up.
 const FALLBACK_TRIES: u32 = 3;
 /// The size every Ethernet carries: 1024 octets.
@@ -125,6 +127,7 @@ pub struct Target {
     counters: Counters,
     last_error: Option<&'static str>,
     refused: bool,
+    heard_ns: u64,
     now_ns: u64,
 }
 
@@ -160,6 +163,7 @@ impl Target {
             counters: Counters::default(),
             last_error: None,
             refused: false,
+            heard_ns: 0,
             now_ns: 0,
         }
     }
@@ -363,6 +367,7 @@ impl Target {
     /// Bookkeeping of an answered frame: round-trip time, window, stall.
     fn answered(&mut self, slot: &Slot) {
         self.retire(slot.tag);
+        self.heard_ns = self.now_ns;
         if slot.timed {
             let sample = self.now_ns.saturating_sub(slot.sent_ns).max(1);
             // RFC 6298 section 2.
@@ -495,8 +500,9 @@ impl Target {
             self.window = (self.window / 2).max(16);
             self.threshold = self.window;
         }
-        if tries >= STALL_TRIES && self.stalled_since_ns.is_none() {
-            self.stalled_since_ns = Some(first_ns);
+        let silent = now_ns.saturating_sub(self.heard_ns.max(first_ns)) >= STALL_SILENCE_NS;
+        if tries >= STALL_TRIES && silent && self.stalled_since_ns.is_none() {
+            self.stalled_since_ns = Some(self.heard_ns.max(first_ns));
             self.counters.stalls = self.counters.stalls.wrapping_add(1);
         }
         self.emit(tag, kind, buffer, payload)

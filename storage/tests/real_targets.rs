@@ -1,0 +1,446 @@
+//! Both initiators against the real vblade and tgtd, in a network namespace of
+//! their own. Skips, saying why, where the tools or namespaces are missing.
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::tests_outside_test_module,
+    reason = "an integration test is all test: it stops at the first surprise"
+)]
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use pnet_datalink::{Channel, DataLinkReceiver, DataLinkSender};
+use storage::aoe::{Discovery, Target, TargetAddress, TargetConfig};
+use storage::iscsi::{Portal, Session, SessionConfig, SessionKind};
+use storage::volume::Volume;
+use storage::{Lba, Operation, Payload, Request, RequestId, VolumeState};
+
+const INSIDE: &str = "REDOUBT_STORAGE_TEST_INSIDE";
+const SECTORS: u64 = 16_384;
+const IQN: &str = "iqn.2026-01.org.example:disk";
+
+struct Memory(HashMap<RequestId, Vec<u8>>);
+
+impl Payload for Memory {
+    fn load(&mut self, id: RequestId, offset: usize, target: &mut [u8]) {
+        target.copy_from_slice(&self.0[&id][offset..offset + target.len()]);
+    }
+    fn store(&mut self, id: RequestId, offset: usize, source: &[u8]) {
+        self.0.get_mut(&id).unwrap()[offset..offset + source.len()].copy_from_slice(source);
+    }
+}
+
+struct Random(u64);
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+}
+
+/// The test's end of the wire.
+enum Wire {
+    Aoe(Box<dyn DataLinkSender>, Box<dyn DataLinkReceiver>),
+    Iscsi(Option<TcpStream>),
+}
+
+struct Bench {
+    volume: Volume,
+    wire: Wire,
+    memory: Memory,
+    started: Instant,
+    /// What the disk holds according to every acknowledged write.
+    model: Vec<u8>,
+    in_flight: HashMap<RequestId, Request>,
+    random: Random,
+    next_id: u64,
+}
+
+impl Bench {
+    fn now(&self) -> u64 {
+        self.started.elapsed().as_nanos() as u64
+    }
+
+    fn pump(&mut self) {
+        let now = self.now();
+        match (&mut self.wire, &mut self.volume) {
+            (Wire::Aoe(sender, receiver), Volume::Aoe(target)) => {
+                let mut buffer = [0u8; 9100];
+                while let Some(length) = target.transmit(&mut buffer, now, &mut self.memory) {
+                    sender.send_to(&buffer[..length], None).unwrap().unwrap();
+                }
+                match receiver.next() {
+                    Ok(frame) => {
+                        target.receive(frame, now, &mut self.memory);
+                    }
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::TimedOut),
+                }
+            }
+            (Wire::Iscsi(stream), Volume::Iscsi(session)) => {
+                pump_tcp(stream, session, now, &mut self.memory);
+            }
+            _ => unreachable!(),
+        }
+        while let Some(completion) = self.volume.take_completion() {
+            completion.result.unwrap();
+            let request = self.in_flight.remove(&completion.id).unwrap();
+            let data = self.memory.0.remove(&completion.id).unwrap();
+            let from = request.lba.0 as usize * 512;
+            match request.operation {
+                Operation::Read => {
+                    assert!(data == self.model[from..from + data.len()], "{request:?}");
+                }
+                Operation::Write => {
+                    self.model[from..from + data.len()].copy_from_slice(&data);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn submit(&mut self, operation: Operation, lba: u64, sectors: u32) {
+        let id = RequestId(self.next_id);
+        self.next_id += 1;
+        let length = sectors as usize * 512;
+        let fill = if operation == Operation::Write { self.random.next() as u8 } else { 0 };
+        let data = (0..length).map(|at| fill.wrapping_add((at / 7) as u8)).collect();
+        self.memory.0.insert(id, data);
+        let request = Request { id, operation, lba: Lba(lba), sectors };
+        self.in_flight.insert(id, request);
+        let now = self.now();
+        self.volume.submit(request, now).unwrap();
+    }
+
+    /// Random reads and writes at depth 16; the model expects overlapping ones to
+    /// finish in order, which is what sessions promise.
+    fn random_io(&mut self, count: usize, mut middle: impl FnMut(usize)) {
+        for index in 0..count {
+            while self.in_flight.len() >= 16 {
+                self.pump();
+            }
+            let sectors = 1 + (self.random.next() % 64) as u32 * (self.random.next() % 8) as u32;
+            let lba = self.random.next() % (SECTORS - u64::from(sectors));
+            let write = self.random.next() % 2 == 0;
+            self.submit(if write { Operation::Write } else { Operation::Read }, lba, sectors);
+            middle(index);
+            self.pump();
+        }
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        let begun = Instant::now();
+        while !self.in_flight.is_empty() {
+            self.pump();
+            assert!(begun.elapsed() < Duration::from_secs(30), "{:#?}", self.volume.status());
+        }
+    }
+}
+
+fn pump_tcp(stream: &mut Option<TcpStream>, session: &mut Session, now: u64, memory: &mut Memory) {
+    if let Some(portal) = session.connection_wanted(now) {
+        let to = SocketAddr::from((portal.address, portal.port));
+        match TcpStream::connect_timeout(&to, Duration::from_millis(500)) {
+            Ok(tcp) => {
+                tcp.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+                tcp.set_nodelay(true).unwrap();
+                *stream = Some(tcp);
+                session.on_connected(now);
+            }
+            Err(_) => session.on_disconnected(now),
+        }
+    }
+    let Some(tcp) = stream else {
+        std::thread::sleep(Duration::from_millis(1));
+        return;
+    };
+    let mut lost = session.disconnect_wanted();
+    let mut buffer = [0u8; 65_536];
+    for _ in 0..8 {
+        let length = session.transmit(&mut buffer, now, memory);
+        if length == 0 {
+            break;
+        }
+        lost |= tcp.write_all(&buffer[..length]).is_err();
+    }
+    match tcp.read(&mut buffer) {
+        Ok(0) => lost = true,
+        Ok(length) => session.receive(&buffer[..length], now, memory),
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+        Err(_) => lost = true,
+    }
+    if lost {
+        *stream = None;
+        session.on_disconnected(now);
+    }
+}
+
+fn bench(volume: Volume, wire: Wire) -> Bench {
+    Bench {
+        volume,
+        wire,
+        memory: Memory(HashMap::new()),
+        started: Instant::now(),
+        model: vec![0; SECTORS as usize * 512],
+        in_flight: HashMap::new(),
+        random: Random(0x1357_9bdf_2468_ace1),
+        next_id: 1,
+    }
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {output:?}");
+}
+
+/// A target process, killed without warning on drop (tgtd ignores SIGTERM).
+struct Process(Child);
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn folder(name: &str) -> PathBuf {
+    let path = std::env::temp_dir().join(format!("storage-{name}-{}", std::process::id()));
+    fs::create_dir_all(&path).unwrap();
+    fs::write(path.join("disk"), vec![0; SECTORS as usize * 512]).unwrap();
+    path
+}
+
+/// Runs this program's test `name` again inside a fresh namespace.
+fn inside(name: &str, tool: &str) -> bool {
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let found = ["/usr/sbin", "/usr/bin", "/sbin"].iter().any(|at| Path::new(at).join(tool).exists());
+    let works = Command::new("unshare").args(["-Urn", "true"]).output();
+    if !found || !works.is_ok_and(|output| output.status.success()) {
+        println!("skipped: {tool} or unprivileged namespaces are missing");
+        return false;
+    }
+    let status = Command::new("unshare")
+        .arg("-Urn")
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture"])
+        .env(INSIDE, "1")
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .status()
+        .unwrap();
+    assert!(status.success());
+    false
+}
+
+fn vblade(folder: &Path) -> Process {
+    let child = Command::new("vblade")
+        .args(["-b", "32", "11", "1", "wire1"])
+        .arg(folder.join("disk"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    Process(child)
+}
+
+fn mac_of(interface: &str) -> [u8; 6] {
+    let text = fs::read_to_string(format!("/sys/class/net/{interface}/address"));
+    // /sys may belong to the outer namespace: ask ip instead.
+    let text = text.unwrap_or_else(|_| {
+        let output = Command::new("ip").args(["-o", "link", "show", interface]).output().unwrap();
+        let line = String::from_utf8(output.stdout).unwrap();
+        line.split("link/ether ").nth(1).unwrap()[..17].to_string()
+    });
+    let mut octets = text.trim().split(':').map(|it| u8::from_str_radix(it, 16).unwrap());
+    std::array::from_fn(|_| octets.next().unwrap())
+}
+
+fn aoe_wire() -> (Box<dyn DataLinkSender>, Box<dyn DataLinkReceiver>) {
+    let interface = pnet_datalink::interfaces().into_iter().find(|it| it.name == "wire0").unwrap();
+    let config = pnet_datalink::Config {
+        read_timeout: Some(Duration::from_millis(1)),
+        read_buffer_size: 16_384,
+        write_buffer_size: 16_384,
+        ..Default::default()
+    };
+    let Ok(Channel::Ethernet(sender, receiver)) = pnet_datalink::channel(&interface, config) else {
+        panic!("no raw socket")
+    };
+    (sender, receiver)
+}
+
+#[test]
+fn aoe_against_vblade() {
+    if !inside("aoe_against_vblade", "vblade") {
+        return;
+    }
+    for mtu in [1500usize, 9000] {
+        let folder = folder("aoe");
+        let text = mtu.to_string();
+        run(Command::new("ip").args("link add wire0 type veth peer name wire1".split(' ')));
+        for name in ["wire0", "wire1"] {
+            run(Command::new("ip").args(["link", "set", name, "mtu", &text, "up"]));
+        }
+        let mut server = vblade(&folder);
+        let (mut sender, mut receiver) = aoe_wire();
+        let source = mac_of("wire0");
+        let began = Instant::now();
+        let mut discovery = Discovery::new(source, 7, 0);
+        loop {
+            let now = began.elapsed().as_nanos() as u64;
+            let mut buffer = [0; 64];
+            if let Some(length) = discovery.transmit(&mut buffer, now) {
+                sender.send_to(&buffer[..length], None).unwrap().unwrap();
+            }
+            if let Ok(frame) = receiver.next() {
+                discovery.receive(frame);
+            }
+            if discovery.is_finished(now) {
+                break;
+            }
+        }
+        let target = TargetAddress { shelf: 11, slot: 1 };
+        assert_eq!(discovery.found().len(), 1, "{:?}", discovery.found());
+        assert_eq!((discovery.found()[0].target, discovery.found()[0].buffers), (target, 32));
+        let mac = Some(discovery.found()[0].mac);
+        let volume = Volume::Aoe(Target::new(TargetConfig { target, source, mac, mtu, seed: 3 }));
+        let mut bench = bench(volume, Wire::Aoe(sender, receiver));
+        bench.random_io(300, |_| {});
+        bench.random_io(200, |index| {
+            if index == 100 {
+                drop(std::mem::replace(&mut server, vblade(&folder)));
+            }
+        });
+        bench.submit(Operation::Flush, 0, 0);
+        bench.drain();
+        let status = bench.volume.status();
+        println!("mtu {mtu}: {status:?}");
+        assert_eq!(status.state, VolumeState::Ready);
+        assert_eq!(status.capacity, Some(SECTORS));
+        assert!(status.negotiated.contains(&("SectorsPerFrame", ((mtu - 22) / 512).to_string())));
+        assert!(fs::read(folder.join("disk")).unwrap() == bench.model, "what was acknowledged");
+        drop(server);
+        run(Command::new("ip").args(["link", "del", "wire0"]));
+        fs::remove_dir_all(folder).unwrap();
+    }
+}
+
+/// A target; `tuned` has digests, unsolicited data and large segments switched on.
+fn tgtd(folder: &Path, tuned: bool) -> Process {
+    let socket = folder.join("ipc");
+    let child = Command::new("tgtd")
+        .args(["-f", "-C", "7", "--iscsi", "portal=127.0.0.1:3260"])
+        .env("TGT_IPC_SOCKET", &socket)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let process = Process(child);
+    let admin = |arguments: &str| {
+        let mut command = Command::new("tgtadm");
+        command.args(["-C", "7", "--lld", "iscsi"]).args(arguments.split(' '));
+        command.env("TGT_IPC_SOCKET", &socket).output().unwrap()
+    };
+    let create = format!("--op new --mode target --tid 1 -T {IQN}");
+    let began = Instant::now();
+    loop {
+        let output = admin(&create);
+        if output.status.success() {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(5), "{output:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let disk = folder.join("disk");
+    let unit = format!("--op new --mode logicalunit --tid 1 --lun 1 -b {}", disk.display());
+    for arguments in [unit.as_str(), "--op bind --mode target --tid 1 -I ALL"] {
+        let output = admin(arguments);
+        assert!(output.status.success(), "{output:?}");
+    }
+    let keys = [
+        ("HeaderDigest", "CRC32C"),
+        ("DataDigest", "CRC32C"),
+        ("InitialR2T", "No"),
+        ("MaxRecvDataSegmentLength", "262144"),
+        ("FirstBurstLength", "262144"),
+    ];
+    for (key, value) in keys.into_iter().filter(|_| tuned) {
+        let output = admin(&format!("--op update --mode target --tid 1 -n {key} -v {value}"));
+        assert!(output.status.success(), "{key}: {output:?}");
+    }
+    process
+}
+
+fn config(kind: SessionKind) -> SessionConfig {
+    SessionConfig {
+        portal: Portal { address: std::net::Ipv4Addr::LOCALHOST, port: 3260 },
+        initiator: "iqn.2026-01.org.example:node".into(),
+        kind,
+        isid: [0x80, 1, 2, 3, 0, 1],
+        seed: 5,
+    }
+}
+
+#[test]
+fn iscsi_against_tgt() {
+    if !inside("iscsi_against_tgt", "tgtd") {
+        return;
+    }
+    run(Command::new("ip").args(["link", "set", "lo", "up"]));
+    for tuned in [false, true] {
+        iscsi_session(tuned);
+    }
+}
+
+fn iscsi_session(tuned: bool) {
+    let folder = folder("iscsi");
+    let mut server = tgtd(&folder, tuned);
+    let mut discovery = Session::new(config(SessionKind::Discovery));
+    let (mut stream, mut memory) = (None, Memory(HashMap::new()));
+    let began = Instant::now();
+    while !discovery.discovery_finished() {
+        let now = began.elapsed().as_nanos() as u64;
+        pump_tcp(&mut stream, &mut discovery, now, &mut memory);
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", discovery.status());
+    }
+    assert_eq!(discovery.discovered().len(), 1);
+    assert_eq!(discovery.discovered()[0].name, IQN);
+    drop(stream);
+    let kind = SessionKind::Normal { target: IQN.into(), lun: 1 };
+    let mut bench = bench(Volume::Iscsi(Session::new(config(kind))), Wire::Iscsi(None));
+    bench.random_io(300, |_| {});
+    for _ in 0..2 {
+        bench.random_io(200, |index| {
+            if index == 100 {
+                let _ = server.0.kill();
+                let _ = server.0.wait();
+                server = tgtd(&folder, tuned);
+            }
+        });
+    }
+    bench.submit(Operation::Write, 0, 8_192);
+    bench.submit(Operation::Read, 0, 8_192);
+    bench.submit(Operation::Flush, 0, 0);
+    bench.drain();
+    let status = bench.volume.status();
+    println!("{status:?}");
+    assert_eq!((status.state, status.capacity), (VolumeState::Ready, Some(SECTORS)));
+    let digest = if tuned { "CRC32C" } else { "None" };
+    assert!(status.negotiated.contains(&("HeaderDigest", digest.into())));
+    assert!(status.negotiated.contains(&("DataDigest", digest.into())));
+    let asked = if tuned { "No" } else { "Yes" };
+    assert!(status.negotiated.contains(&("InitialR2T", asked.into())));
+    assert!(status.counters.stalls >= 2 && status.counters.digest_errors == 0);
+    assert!(fs::read(folder.join("disk")).unwrap() == bench.model, "what was acknowledged");
+    drop(server);
+    fs::remove_dir_all(folder).unwrap();
+}
