@@ -250,7 +250,9 @@ impl Platform {
                 u32::from(value)
             }
             SLEEP_CONTROL_PORT | SLEEP_STATUS_PORT | RESET_PORT if size == 1 => 0,
-            // No keyboard controller: nothing pending, not busy.
+            // There is no keyboard controller, but who asks for a reset through it
+            // waits until it is not busy.
+            KEYBOARD_COMMAND_PORT if size == 1 => 0,
             _ => {
                 self.unclaimed.ports += 1;
                 match size {
