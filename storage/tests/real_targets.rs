@@ -129,7 +129,7 @@ impl Bench {
             }
             let sectors = 1 + (self.random.next() % 64) as u32 * (self.random.next() % 8) as u32;
             let lba = self.random.next() % (SECTORS - u64::from(sectors));
-            let write = self.random.next() % 2 == 0;
+            let write = self.random.next().is_multiple_of(2);
             self.submit(if write { Operation::Write } else { Operation::Read }, lba, sectors);
             middle(index);
             self.pump();
