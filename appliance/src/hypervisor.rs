@@ -76,6 +76,8 @@ pub trait Hypervisor {
     fn log_read(&mut self, from: u64, target: &mut [u8]) -> (usize, u64);
     /// Restarts the machine or turns it off; returns only in tests.
     fn reset(&mut self, power_off: bool);
+    /// Touches memory dom0 does not have, to show that it is contained.
+    fn wild_access(&mut self);
     /// A window onto a domain's memory.
     fn memory(&mut self, domain: DomainId, layout: MemoryLayout) -> Self::Memory;
     /// Calls `look` with the first bytes of a domain that never runs: a store of

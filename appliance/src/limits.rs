@@ -43,3 +43,19 @@ pub const ELF_SEGMENTS_MAX: usize = 64;
 pub const CONSOLE_BYTES: usize = 64 * 1024;
 /// Most kernels and initrds on the node.
 pub const BLOBS_MAX: usize = 24;
+/// Frames taken from one source before the others get their turn.
+pub const FRAMES_PER_TURN: usize = 128;
+/// Disk requests taken from one guest before the others get their turn.
+pub const REQUESTS_PER_TURN: usize = 64;
+/// Commands carried out before frames get their turn.
+pub const COMMANDS_PER_TURN: usize = 32;
+/// Most operators connected at a time.
+pub const SESSIONS_MAX: usize = 16;
+/// Connections to the one door that may be in their TCP handshake.
+pub const MANAGEMENT_BACKLOG: usize = 4;
+/// How long a new guest's disks may take to answer, in nanoseconds.
+pub const START_TIMEOUT_NS: u64 = 15_000_000_000;
+/// How long a discovery over iSCSI may take, in nanoseconds.
+pub const DISCOVERY_TIMEOUT_NS: u64 = 5_000_000_000;
+/// Entropy requests served for one guest in one turn.
+pub const RANDOM_REQUESTS_PER_TURN: usize = 16;

@@ -25,7 +25,7 @@ pub struct Identity {
 #[derive(Debug)]
 pub enum Incoming {
     /// A command, with the role of who signed it.
-    Command(Verified<Request>, Role),
+    Command(Box<Verified<Request>>, Role),
     /// Bytes of the blob announced last.
     Data(Vec<u8>),
 }
@@ -157,7 +157,7 @@ impl Server {
                     established.expected,
                 )?;
                 established.expected += 1;
-                Ok(Some(Incoming::Command(verified, role)))
+                Ok(Some(Incoming::Command(Box::new(verified), role)))
             }
             Some((&KIND_DATA, bytes)) => Ok(Some(Incoming::Data(bytes.to_vec()))),
             _ => Err(PeerFault::Unexpected),

@@ -2,18 +2,26 @@
 //! library.
 //!
 //! * `system`: the system calls;
-//! * `heap`: memory for `alloc`.
+//! * `heap`: memory for `alloc`;
+//! * `window`: guest memory;
+//! * `handles`: device registers and DMA memory;
+//! * `card`: finds and starts the network card.
 #![no_std]
 #![no_main]
 #![expect(unsafe_code, reason = "system calls and memory windows of the ring-3 program")]
 
 extern crate alloc;
 
+mod card;
+mod handles;
 mod heap;
 mod system;
 mod window;
 
-use hv_abi::boot::{BOOT_INFO, BootInfo};
+use appliance::node::Node;
+use appliance::node::settings::Settings;
+use hv_abi::boot::{BOOT_INFO, BootInfo, IMAGE, tsc_to_ns};
+use hv_abi::event::Event;
 
 core::arch::global_asm!(include_str!("../../../hypervisor/kernel/src/boot/memory.s"), options(att_syntax));
 // The precompiled `alloc` names the unwinder, which never runs: panics abort.
@@ -24,6 +32,9 @@ core::arch::global_asm!(
     "ud2"
 );
 
+/// Events taken at a time.
+const EVENTS: usize = 64;
+
 /// Where the hypervisor enters.
 #[unsafe(no_mangle)]
 extern "C" fn dom0_start(information: *const BootInfo) -> ! {
@@ -31,10 +42,49 @@ extern "C" fn dom0_start(information: *const BootInfo) -> ! {
     // SAFETY: the hypervisor mapped the page, read-only, before it entered here.
     let information = unsafe { &*information };
     heap::init();
-    system::log(&alloc::format!("dom0: start {}, {} cpus", information.dom0_starts, information.cpus));
-    let mut events = [hv_abi::event::Event::default(); 16];
+    let length = hv_x86::to_usize(information.image_bytes);
+    // SAFETY: the hypervisor mapped the image there, read-only, for ever.
+    let payload = unsafe { core::slice::from_raw_parts(IMAGE as *const u8, length) };
+    let settings = match Settings::from_image(payload, information.dom0_starts) {
+        Ok(settings) => settings,
+        Err(fault) => stop(&alloc::format!("node: {fault}; nothing is started")),
+    };
+    let Some(card) = card::find() else { stop("node: no network card that can be driven was found") };
+    let now = || now_ns(information);
+    match Node::new(system::SystemCalls, card, settings, now()) {
+        Ok(mut node) => run(&mut node, &now),
+        Err(error) => stop(&alloc::format!("node: cannot start: {error:?}")),
+    }
+}
+
+fn run(node: &mut Node<system::SystemCalls, card::Card>, now: &dyn Fn() -> u64) -> ! {
+    use appliance::node::nic::Nic;
+    let mut events = [Event::default(); EVENTS];
+    let mut count = 0;
     loop {
-        let _ = system::wait(u64::MAX, &mut events);
+        let mut deadline = node.turn(events.get(..count).unwrap_or_default(), now());
+        if deadline > now() && node.nic().arm() {
+            deadline = 0;
+        }
+        count = system::wait(deadline, &mut events).len();
+    }
+}
+
+/// Monotonic nanoseconds.
+fn now_ns(information: &BootInfo) -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: reads a counter.
+    unsafe {
+        core::arch::asm!("rdtsc", out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags));
+    };
+    tsc_to_ns(u64::from(high) << 32 | u64::from(low), information.tsc_base, information.tsc_to_ns)
+}
+
+/// Says why and waits for ever: starting again would not help.
+fn stop(text: &str) -> ! {
+    system::log(text);
+    loop {
+        let _ = system::wait(u64::MAX, &mut []);
     }
 }
 

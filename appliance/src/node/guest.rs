@@ -16,7 +16,7 @@ use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::block::BlockConfig;
 use crate::hypervisor::Hypervisor;
 use crate::layout::MemoryLayout;
-use crate::limits::CONSOLE_BYTES;
+use crate::limits::{CONSOLE_BYTES, RANDOM_REQUESTS_PER_TURN};
 use crate::loader::{self, LoadRequest};
 use crate::node::blobs::Blobs;
 use hv_x86::{low8, low16, low32};
@@ -64,6 +64,8 @@ pub struct Guest<M> {
     pub life: Life,
     /// Its domain and the window onto its memory, once it has one.
     pub domain: Option<(DomainId, M)>,
+    /// Its number on this node, never used again.
+    pub number: u64,
     /// Everything it sees besides CPUs and RAM.
     pub platform: Platform,
     /// Everything it printed, on console and serial port.
@@ -74,23 +76,67 @@ pub struct Guest<M> {
     pub start_paused: bool,
     console_read: u64,
     uart_read: u64,
+    /// Devices that rang and were not served dry, one bit each.
+    work: u64,
+    /// Whether this dom0 serves its devices.
+    served: bool,
 }
 
 impl<M> Guest<M> {
     /// A guest whose disks are not connected yet.
     #[must_use]
-    pub fn new(machine: Machine, created_ns: u64, start_paused: bool) -> Self {
+    pub fn new(machine: Machine, number: u64, created_ns: u64, start_paused: bool) -> Self {
         Self {
             machine,
             life: Life::Connecting,
             domain: None,
+            number,
             platform: Platform::new(&[]),
             console: OutputRing::new(CONSOLE_BYTES),
             created_ns,
             start_paused,
             console_read: 0,
             uart_read: 0,
+            work: 0,
+            served: false,
         }
+    }
+
+    /// Takes over a domain that an earlier dom0 started.
+    pub fn adopt(&mut self, domain: DomainId, memory: M) {
+        self.domain = Some((domain, memory));
+        self.life = Life::Started;
+    }
+
+    /// Its domain, if it has one.
+    #[must_use]
+    pub fn domain_id(&self) -> Option<DomainId> {
+        self.domain.as_ref().map(|(domain, _)| *domain)
+    }
+
+    /// Whether this dom0 serves its devices.
+    #[must_use]
+    pub const fn has_devices(&self) -> bool {
+        self.served
+    }
+
+    /// A queue of a device has work. A card's receive queue has none to serve:
+    /// its buffers are taken when a frame comes.
+    pub fn note_work(&mut self, device: usize, queue: u16) {
+        let card = self.first_card()..self.console_device();
+        if device < 64 && !(card.contains(&device) && queue == 0) {
+            self.work |= 1 << device;
+        }
+    }
+
+    /// Every device may have work.
+    pub const fn note_all_work(&mut self) {
+        self.work = u64::MAX;
+    }
+
+    /// Takes the set of devices with work.
+    pub const fn take_work(&mut self) -> u64 {
+        core::mem::replace(&mut self.work, 0)
     }
 
     /// The memory it gets: whole large pages.
@@ -248,7 +294,8 @@ impl<M: crate::guest_memory::GuestMemory> Guest<M> {
             return Err(failure);
         }
         self.platform = Platform::new(&self.devices(sectors));
-        (self.console_read, self.uart_read) = (0, 0);
+        (self.console_read, self.uart_read, self.work) = (0, 0, 0);
+        self.served = true;
         self.domain = Some((domain, memory));
         self.life = Life::Paused;
         self.update_doorbells(hypervisor);
@@ -357,8 +404,10 @@ impl<M: crate::guest_memory::GuestMemory> Guest<M> {
         if !self.platform.take_doorbells_changed() {
             return;
         }
-        for bell in self.platform.doorbells() {
-            let _ = hypervisor.doorbell(*domain, bell.gpa, bell.width, bell.index);
+        for index in 0..self.platform.doorbell_count() {
+            let bell = self.platform.doorbells().find(|bell| bell.index == index);
+            let (gpa, width) = bell.map_or((0, 0), |bell| (bell.gpa, bell.width));
+            let _ = hypervisor.doorbell(*domain, gpa, width, index);
         }
     }
 
@@ -407,7 +456,11 @@ impl<M: crate::guest_memory::GuestMemory> Guest<M> {
             if let Some(source) = self.platform.rng_mut(rng) {
                 let mut random = [0; 64];
                 hypervisor.random(&mut random);
-                while source.fill(memory, &random) > 0 {
+                // Bounded, so that a guest that refills its ring cannot hold dom0.
+                for _ in 0..RANDOM_REQUESTS_PER_TURN {
+                    if source.fill(memory, &random) == 0 {
+                        break;
+                    }
                     hypervisor.random(&mut random);
                 }
             }

@@ -1,7 +1,235 @@
 //! The node: everything of dom0, as one state machine.
 //!
-//! * [`guest`]: a guest and its life;
-//! * [`blobs`]: kernels and initrds.
+//! [`Node::turn`] is all there is: it is given the time and what happened, moves
+//! frames, bytes and requests as far as they go, and says when it wants to be
+//! called again. Nothing in it waits, and nothing else runs.
+//!
+//! * [`guest`]: a guest and its life; [`lifecycle`]: what ends it;
+//! * [`blobs`]: kernels and initrds;
+//! * [`network`], [`nic`]: frames;
+//! * [`volumes`]: disks and the sessions behind them;
+//! * [`sessions`], [`commands`], [`facts`]: operators and what they ask.
 
 pub mod blobs;
+pub mod commands;
+pub mod facts;
 pub mod guest;
+pub mod lifecycle;
+pub mod network;
+pub mod nic;
+pub mod sessions;
+pub mod settings;
+pub mod volumes;
+
+use alloc::vec::Vec;
+
+use hv_abi::DomainId;
+use hv_abi::domain::STATE_CRASHED;
+use hv_abi::event::{self, Event};
+use mgmt_proto::server::Identity;
+use mgmt_proto::trust::Trust;
+
+use crate::hypervisor::Hypervisor;
+use crate::limits::{COMMANDS_PER_TURN, MANAGEMENT_BACKLOG};
+use crate::node::blobs::Blobs;
+use crate::node::guest::{Guest, Wish};
+use crate::node::network::Network;
+use crate::node::nic::Nic;
+use crate::node::sessions::Sessions;
+use crate::node::settings::Settings;
+use crate::node::volumes::Volumes;
+use netstack::host::TcpOptions;
+
+/// dom0.
+pub struct Node<H: Hypervisor, N> {
+    hypervisor: H,
+    settings: Settings,
+    identity: Identity,
+    trust: Trust,
+    network: Network<N>,
+    sessions: Sessions<H::Memory>,
+    guests: Vec<Guest<H::Memory>>,
+    next_guest: u64,
+    blobs: Blobs,
+    volumes: Volumes,
+    address_logged: bool,
+}
+
+/// Why a node cannot start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartError {
+    /// The card's address is no good.
+    Card,
+    /// The port of the one door cannot be opened.
+    Door,
+}
+
+impl<H: Hypervisor, N: Nic> Node<H, N> {
+    /// A node that takes over what an earlier dom0 left.
+    ///
+    /// # Errors
+    /// Why it cannot start.
+    pub fn new(mut hypervisor: H, nic: N, settings: Settings, now_ns: u64) -> Result<Self, StartError> {
+        let mut random = [0; 32];
+        hypervisor.random(&mut random);
+        let identity = settings.fresh_identity(&mut hypervisor);
+        let trust = Trust::new(settings.manifest.operators.clone());
+        let mac = nic.mac();
+        let seeds = random.as_chunks::<8>().0;
+        let seed = |index: usize| seeds.get(index).copied().map_or(0, u64::from_le_bytes);
+        let mut network =
+            Network::new(nic, settings.addressing(), seed(0), now_ns).ok_or(StartError::Card)?;
+        let port = settings.manifest.port;
+        network
+            .host
+            .listen(port, MANAGEMENT_BACKLOG, TcpOptions::MANAGEMENT)
+            .map_err(|_| StartError::Door)?;
+        let mut node = Self {
+            hypervisor,
+            identity,
+            trust,
+            network,
+            sessions: Sessions::new(port),
+            guests: Vec::new(),
+            next_guest: 1,
+            blobs: Blobs::default(),
+            volumes: Volumes::new(mac, settings.initiator_name(mac), seed(1)),
+            settings,
+            address_logged: false,
+        };
+        node.adopt(now_ns);
+        Ok(node)
+    }
+
+    /// The card, to be armed before sleeping.
+    pub const fn nic(&mut self) -> &mut N {
+        &mut self.network.nic
+    }
+
+    /// Moves everything as far as it goes; returns when to be called again, at
+    /// the latest.
+    pub fn turn(&mut self, events: &[Event], now_ns: u64) -> u64 {
+        for event in events {
+            self.handle_event(event, now_ns);
+        }
+        let mut busy = self.network.receive(&mut self.guests, &mut self.volumes, now_ns);
+        self.network.host.poll(now_ns);
+        self.volumes.poll(&mut self.network.host, &mut self.guests, now_ns);
+        busy |= self.serve_guests(now_ns);
+        self.settle_starts(now_ns);
+        self.settle_discovery(now_ns);
+        busy |= self.serve_operators(now_ns);
+        self.volumes.poll(&mut self.network.host, &mut self.guests, now_ns);
+        self.network.host.poll(now_ns);
+        self.network.transmit_host(&mut self.guests, now_ns);
+        self.network.transmit_volumes(&mut self.guests, &mut self.volumes, now_ns);
+        for guest in &mut self.guests {
+            guest.flush_interrupts(&mut self.hypervisor);
+        }
+        self.network.nic.flush();
+        self.log_address();
+        if busy { now_ns } else { self.next_deadline(now_ns) }
+    }
+
+    fn next_deadline(&mut self, now_ns: u64) -> u64 {
+        let host = self.network.host.next_deadline(now_ns);
+        let volumes = self.volumes.next_deadline(now_ns);
+        let sessions = self.sessions.next_deadline();
+        let starts = self.next_start_deadline();
+        [host, volumes, sessions, starts].into_iter().flatten().min().unwrap_or(u64::MAX)
+    }
+
+    fn handle_event(&mut self, event: &Event, now_ns: u64) {
+        if event.kind == event::INTERRUPT {
+            return;
+        }
+        let domain = DomainId(event.domain);
+        let found = self.guests.iter().position(|guest| guest.domain_id() == Some(domain));
+        let Some(index) = found else {
+            // A guest of an earlier dom0: its devices are gone.
+            if event.kind == event::EXIT {
+                let _ = self.hypervisor.complete_exit(domain, event.index, u64::MAX);
+            }
+            return;
+        };
+        if event.kind == event::DOMAIN {
+            let crashed = self.hypervisor.domain_info(domain.slot());
+            if crashed.is_ok_and(|info| info.domain == domain.0 && info.state == STATE_CRASHED) {
+                self.guest_ended(index, guest::Life::Crashed, now_ns);
+            }
+            return;
+        }
+        let Some(guest) = self.guests.get_mut(index) else { return };
+        match guest.handle(&mut self.hypervisor, event) {
+            Wish::Nothing => {}
+            Wish::Queue(device, queue) => guest.note_work(device, queue),
+            Wish::DeviceReset(device) => {
+                let number = guest.number;
+                self.volumes.forget(number, device);
+                if let Some(block) =
+                    self.guests.get_mut(index).and_then(|guest| guest.platform.block_mut(device))
+                {
+                    block.forget();
+                }
+            }
+            Wish::PowerOff => self.guest_ended(index, guest::Life::Off, now_ns),
+            Wish::Reset => self.guest_ended(index, guest::Life::Started, now_ns),
+        }
+    }
+
+    /// Serves the queues that guests rang for; true when there may be more.
+    fn serve_guests(&mut self, now_ns: u64) -> bool {
+        let mut busy = false;
+        for index in 0..self.guests.len() {
+            let Some(guest) = self.guests.get_mut(index) else { break };
+            guest.poll_small_devices(&mut self.hypervisor);
+            let (disks, cards) = (guest.machine.disks.len(), guest.machine.network_cards.len());
+            let work = guest.take_work();
+            for device in (0..disks + cards).filter(|device| work >> device & 1 == 1) {
+                let more = if device < disks {
+                    self.volumes.serve_disk(&mut self.guests, index, device, now_ns)
+                } else {
+                    self.network.transmit_guest(&mut self.guests, index, device, now_ns)
+                };
+                if more && let Some(guest) = self.guests.get_mut(index) {
+                    guest.note_work(device, 1);
+                    // A full card wakes the node by its interrupt.
+                    busy |= device < disks || self.network.nic.can_transmit();
+                }
+            }
+        }
+        busy
+    }
+
+    fn serve_operators(&mut self, now_ns: u64) -> bool {
+        self.sessions.poll(&mut self.network.host, &mut self.hypervisor, now_ns);
+        for _ in 0..COMMANDS_PER_TURN {
+            let command = self.sessions.next_command(
+                &mut self.network.host,
+                &mut self.hypervisor,
+                &mut self.blobs,
+                &self.identity,
+                &self.trust,
+                now_ns,
+            );
+            let Some(command) = command else {
+                self.sessions.transmit(&mut self.network.host);
+                return false;
+            };
+            self.execute(command, now_ns);
+        }
+        self.sessions.transmit(&mut self.network.host);
+        true
+    }
+
+    fn log_address(&mut self) {
+        if self.address_logged {
+            return;
+        }
+        if let Some(lease) = self.network.host.lease() {
+            let text = alloc::format!("node: reachable at {}:{}", lease.address, self.settings.manifest.port);
+            self.hypervisor.log(&text);
+            self.address_logged = true;
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! What operators ask, carried out.
+
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::limits::{INPUT_BYTES, STREAM_BYTES};
+use mgmt_proto::machine::Machine;
+use mgmt_proto::trust::required;
+use mgmt_proto::verb::{Discover, Fault, Outcome, Reply, Request, Stream};
+
+use crate::hypervisor::Hypervisor;
+use crate::node::Node;
+use crate::node::guest::Life;
+use crate::node::nic::Nic;
+use crate::node::sessions::{Command, Waiting};
+
+/// Most blobs one request may ask about.
+const BLOBS_ASKED: usize = 64;
+
+impl<H: Hypervisor, N: Nic> Node<H, N> {
+    /// Carries a verified command out and answers it, now or later.
+    pub(super) fn execute(&mut self, command: Command, now_ns: u64) {
+        let Command { session, request, role } = command;
+        let needed = required(&request);
+        if role < needed {
+            let message = alloc::format!("needs the role {needed:?}, this key has {role:?}");
+            let failure = Failure::new(Code::Refused, "", message, "ask the owner for another role");
+            self.sessions.answer(session, &Err(failure));
+            return;
+        }
+        let outcome = match request {
+            Request::BlobPut { digest, length } => self.begin_blob(session, digest, length),
+            Request::Create { machine, paused } => match self.create(session, machine, paused, now_ns) {
+                Ok(()) => return,
+                Err(failure) => Err(failure),
+            },
+            Request::StorageDiscover(discover) => match self.discover(&discover, now_ns) {
+                Ok(()) => {
+                    self.sessions.wait(session, Waiting::Discovery);
+                    return;
+                }
+                Err(failure) => Err(failure),
+            },
+            other => self.answer_now(other, now_ns),
+        };
+        self.sessions.answer(session, &outcome);
+    }
+
+    fn answer_now(&mut self, request: Request, now_ns: u64) -> Outcome {
+        match request {
+            Request::NodeInfo => Ok(Reply::Node(self.node_facts(now_ns))),
+            Request::NodeLog { from } => {
+                let mut bytes = vec![0; STREAM_BYTES];
+                let (mut length, mut next) = (0, from);
+                while let Some(rest) = bytes.get_mut(length..).filter(|rest| !rest.is_empty()) {
+                    let (count, after) = self.hypervisor.log_read(next, rest);
+                    (length, next) = (length + count, after);
+                    if count == 0 {
+                        break;
+                    }
+                }
+                bytes.truncate(length);
+                Ok(Reply::Stream(Stream { bytes, next }))
+            }
+            Request::NodeStop { power_off } => {
+                self.hypervisor.reset(power_off);
+                Ok(Reply::Done)
+            }
+            Request::BlobMissing(digests) => {
+                let asked: Vec<_> = digests.into_iter().take(BLOBS_ASKED).collect();
+                for digest in &asked {
+                    self.blobs.touch(digest, now_ns);
+                }
+                Ok(Reply::Missing(
+                    asked.into_iter().filter(|digest| self.blobs.find(digest).is_none()).collect(),
+                ))
+            }
+            Request::Check(machine) => self.check_machine(&machine).map(|()| Reply::Done),
+            Request::List => Ok(Reply::Guests(
+                (0..self.guests.len()).filter_map(|index| self.guest_facts(index)).collect(),
+            )),
+            Request::Info { name } => {
+                let index = self.find(&name)?;
+                Ok(Reply::Guests(self.guest_facts(index).into_iter().collect()))
+            }
+            Request::InjectFault(fault) => self.inject_fault(fault),
+            other => self.act_on_guest(other, now_ns),
+        }
+    }
+
+    fn act_on_guest(&mut self, request: Request, now_ns: u64) -> Outcome {
+        let name = match &request {
+            Request::ConsoleRead { name, .. }
+            | Request::ConsoleWrite { name, .. }
+            | Request::Pause { name }
+            | Request::Unpause { name }
+            | Request::Shutdown { name }
+            | Request::Reboot { name }
+            | Request::Destroy { name } => name.clone(),
+            _ => return Err(Failure::new(Code::Internal, "", "a request without a handler", "report this")),
+        };
+        let index = self.find(&name)?;
+        if let Request::Destroy { .. } = request {
+            self.forget(index, now_ns);
+            return Ok(Reply::Done);
+        }
+        if let Request::Reboot { .. } = request {
+            self.restart(index, now_ns);
+            return Ok(Reply::Done);
+        }
+        let guest = self.guests.get_mut(index).ok_or_else(|| not_found(&name))?;
+        match request {
+            Request::ConsoleRead { from, .. } => {
+                let mut bytes = vec![0; STREAM_BYTES];
+                let (count, next) = guest.console.read(from, &mut bytes);
+                bytes.truncate(count);
+                Ok(Reply::Stream(Stream { bytes, next }))
+            }
+            Request::ConsoleWrite { bytes, .. } => {
+                let bytes = bytes.get(..bytes.len().min(INPUT_BYTES)).unwrap_or_default();
+                let taken = guest.type_input(bytes);
+                guest.note_all_work();
+                if taken < bytes.len() {
+                    let message = alloc::format!("took {taken} of {} bytes", bytes.len());
+                    return Err(Failure::new(
+                        Code::Conflict,
+                        &name,
+                        message,
+                        "the guest does not read its console",
+                    ));
+                }
+                Ok(Reply::Done)
+            }
+            Request::Pause { .. } => guest.pause(&mut self.hypervisor).map(|()| Reply::Done),
+            Request::Unpause { .. } => guest.unpause(&mut self.hypervisor).map(|()| Reply::Done),
+            Request::Shutdown { .. } => match guest.life {
+                Life::Started if guest.has_devices() => {
+                    guest.platform.press_power_button();
+                    Ok(Reply::Done)
+                }
+                _ => Err(Failure::new(Code::Conflict, &name, "is not running", "unpause or destroy it")),
+            },
+            _ => Err(Failure::new(Code::Internal, &name, "a request without a handler", "report this")),
+        }
+    }
+
+    fn find(&self, name: &str) -> Result<usize, Failure> {
+        self.guests.iter().position(|guest| guest.machine.name == name).ok_or_else(|| not_found(name))
+    }
+
+    fn begin_blob(&mut self, session: usize, digest: [u8; 32], length: u64) -> Outcome {
+        let guests = &self.guests;
+        let needed = |digest: &[u8; 32]| guests.iter().any(|guest| guest.needs(digest));
+        let upload = self.blobs.begin(&mut self.hypervisor, digest, length, &needed)?;
+        if let Some(old) = self.sessions.begin_upload(session, upload) {
+            old.cancel(&mut self.hypervisor);
+        }
+        Ok(Reply::Done)
+    }
+
+    fn create(&mut self, session: usize, machine: Machine, paused: bool, now_ns: u64) -> Result<(), Failure> {
+        let number = self.accept(machine, paused, now_ns)?;
+        self.sessions.wait(session, Waiting::Guest(number));
+        Ok(())
+    }
+
+    fn discover(&mut self, discover: &Discover, now_ns: u64) -> Result<(), Failure> {
+        match discover {
+            Discover::Aoe => self.volumes.discover_aoe(now_ns),
+            Discover::Iscsi(portal) => self.volumes.discover_iscsi(portal, now_ns),
+        }
+    }
+
+    /// Answers those who wait for a discovery that has ended.
+    pub(super) fn settle_discovery(&mut self, now_ns: u64) {
+        let Some(outcome) = self.volumes.take_discovered(&mut self.network.host, now_ns) else { return };
+        let outcome = outcome.map(Reply::Found);
+        for session in self.sessions.waiting_for(&Waiting::Discovery) {
+            self.sessions.answer(session, &outcome);
+        }
+    }
+
+    /// Fails on purpose, where the owner sealed that it may. A hypervisor that
+    /// contains the fault is what this shows.
+    #[expect(clippy::panic, reason = "a panic is what was asked for")]
+    fn inject_fault(&mut self, fault: Fault) -> Outcome {
+        if !self.settings.manifest.fault_injection {
+            let remedy = "seal an image with fault_injection = true";
+            return Err(Failure::new(Code::Policy, "", "this node does not fail on request", remedy));
+        }
+        match fault {
+            Fault::Panic => panic!("an operator asked for a panic"),
+            Fault::Access => self.hypervisor.wild_access(),
+            Fault::Hang => loop {
+                core::hint::spin_loop();
+            },
+        }
+        Ok(Reply::Done)
+    }
+}
+
+fn not_found(name: &str) -> Failure {
+    Failure::new(Code::NotFound, name, "no guest has that name", String::from("see `redoubt list`"))
+}

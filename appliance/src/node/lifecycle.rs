@@ -1,0 +1,257 @@
+//! How guests begin and end.
+
+use alloc::string::ToString;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use hv_abi::{DomainId, MAX_DOMAINS, STORE_BYTES};
+use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::machine::{Action, Machine};
+use mgmt_proto::verb::Reply;
+
+use crate::hypervisor::Hypervisor;
+use crate::limits::START_TIMEOUT_NS;
+use crate::node::Node;
+use crate::node::guest::{Guest, Life};
+use crate::node::nic::Nic;
+use crate::node::sessions::Waiting;
+
+/// First bytes of what is kept for a guest across dom0's restart.
+const RECORD_MAGIC: [u8; 8] = *b"REDOVM01";
+
+impl<H: Hypervisor, N: Nic> Node<H, N> {
+    /// Lists guests and blobs of an earlier dom0. Their CPUs ran on; their devices
+    /// are not served until they are started again.
+    pub(super) fn adopt(&mut self, now_ns: u64) {
+        let mut record = vec![0; STORE_BYTES];
+        for slot in 0..MAX_DOMAINS {
+            let Ok(info) = self.hypervisor.domain_info(slot) else { continue };
+            let domain = DomainId(info.domain);
+            let length = self.hypervisor.store_get(slot, &mut record).unwrap_or(0);
+            let record = record.get(..length).unwrap_or_default();
+            if self.blobs.adopt(domain, record, now_ns) {
+                continue;
+            }
+            let machine = record.strip_prefix(&RECORD_MAGIC).and_then(|rest| {
+                let (created_ns, rest) = rest.split_first_chunk::<8>()?;
+                Some((u64::from_le_bytes(*created_ns), postcard::from_bytes::<Machine>(rest).ok()?))
+            });
+            if let Some((created_ns, machine)) = machine {
+                let layout = crate::layout::MemoryLayout::new(info.memory_bytes);
+                let memory = self.hypervisor.memory(domain, layout);
+                let mut guest = Guest::new(machine, self.next_guest, created_ns, false);
+                self.next_guest += 1;
+                guest.adopt(domain, memory);
+                self.guests.push(guest);
+            } else {
+                // Half an upload, or a guest that was not recorded yet.
+                let _ = self.hypervisor.domain_destroy(domain);
+            }
+        }
+        if !self.guests.is_empty() {
+            let text = alloc::format!("node: {} guests of an earlier dom0 are listed", self.guests.len());
+            self.hypervisor.log(&text);
+        }
+    }
+
+    /// Checks what only this node can know about a new guest.
+    pub(super) fn check_machine(&mut self, machine: &Machine) -> Result<(), Failure> {
+        machine.validate()?;
+        let name = &machine.name;
+        if self.guests.iter().any(|guest| guest.machine.name == *name) {
+            return Err(Failure::new(
+                Code::Conflict,
+                name,
+                "a guest of that name exists",
+                "destroy it or choose another name",
+            ));
+        }
+        for card in &machine.network_cards {
+            let owner = self.guests.iter().find(|guest| guest.machine.network_cards.contains(card));
+            if let Some(owner) = owner {
+                let message = alloc::format!("guest {} has the same MAC", owner.machine.name);
+                return Err(Failure::new(Code::Conflict, name, message, "give vif another mac"));
+            }
+            if self.network.has_mac(card.mac) {
+                return Err(Failure::new(
+                    Code::Conflict,
+                    name,
+                    "a vif has the node's own MAC",
+                    "give vif another mac",
+                ));
+            }
+        }
+        for disk in &machine.disks {
+            let user = self.guests.iter().find(|guest| {
+                guest
+                    .machine
+                    .disks
+                    .iter()
+                    .any(|other| other.volume == disk.volume && !(other.read_only && disk.read_only))
+            });
+            if let Some(user) = user {
+                let message = alloc::format!("guest {} uses {}", user.machine.name, disk.volume);
+                return Err(Failure::new(
+                    Code::Conflict,
+                    name,
+                    message,
+                    "a disk that is written has one user",
+                ));
+            }
+        }
+        let free = self.hypervisor.node_info().memory_free_bytes;
+        if machine.memory_bytes > free {
+            let message = alloc::format!(
+                "{} MiB of memory are asked for, {} MiB are free",
+                machine.memory_bytes >> 20,
+                free >> 20
+            );
+            return Err(Failure::new(Code::Capacity, name, message, "ask for less or destroy a guest"));
+        }
+        crate::node::guest::check_kernel(&mut self.hypervisor, &self.blobs, machine)
+    }
+
+    /// Accepts a guest; its disks are connected before it starts.
+    pub(super) fn accept(&mut self, machine: Machine, paused: bool, now_ns: u64) -> Result<u64, Failure> {
+        self.check_machine(&machine)?;
+        let number = self.next_guest;
+        self.next_guest += 1;
+        let guest = Guest::new(machine, number, now_ns, paused);
+        for (index, card) in guest.machine.network_cards.iter().enumerate() {
+            let device = guest.first_card() + index;
+            if self.network.attach(number, device, card.mac).is_err() {
+                self.network.detach(number);
+                return Err(Failure::new(
+                    Code::Capacity,
+                    &guest.machine.name,
+                    "the switch is full",
+                    "destroy a guest",
+                ));
+            }
+        }
+        for (device, disk) in guest.machine.disks.iter().enumerate() {
+            if let Err(failure) = self.volumes.open(number, device, disk) {
+                self.network.detach(number);
+                self.volumes.close(number, &mut self.network.host, now_ns);
+                return Err(Failure { object: guest.machine.name.clone(), ..failure });
+            }
+        }
+        self.guests.push(guest);
+        Ok(number)
+    }
+
+    /// When a guest that waits for its disks is given up.
+    pub(super) fn next_start_deadline(&self) -> Option<u64> {
+        let waiting = self.guests.iter().filter(|guest| guest.life == Life::Connecting);
+        waiting.map(|guest| guest.created_ns + START_TIMEOUT_NS).min()
+    }
+
+    /// Starts guests whose disks are there, gives up those whose are not.
+    pub(super) fn settle_starts(&mut self, now_ns: u64) {
+        let mut index = 0;
+        while let Some(guest) = self.guests.get_mut(index) {
+            if guest.life != Life::Connecting {
+                index += 1;
+                continue;
+            }
+            let number = guest.number;
+            let outcome = match self.volumes.sectors(number) {
+                Some(sectors) => {
+                    let started = guest.start(&mut self.hypervisor, &self.blobs, &sectors);
+                    if started.is_ok() {
+                        self.record(index);
+                    }
+                    started
+                }
+                None if now_ns >= guest.created_ns + START_TIMEOUT_NS => {
+                    Err(self.volumes.failure(number, &guest.machine.name))
+                }
+                None => {
+                    index += 1;
+                    continue;
+                }
+            };
+            let reply = match outcome {
+                Ok(()) => {
+                    let id = self.guests.get(index).and_then(Guest::domain_id).map_or(0, |domain| domain.0);
+                    Ok(Reply::Created(id))
+                }
+                Err(failure) => {
+                    self.forget(index, now_ns);
+                    Err(failure)
+                }
+            };
+            for session in self.sessions.waiting_for(&Waiting::Guest(number)) {
+                self.sessions.answer(session, &reply);
+            }
+        }
+    }
+
+    /// Keeps a guest's description where a later dom0 finds it.
+    fn record(&mut self, index: usize) {
+        let Some(guest) = self.guests.get(index) else { return };
+        let Some(domain) = guest.domain_id() else { return };
+        let mut bytes = Vec::new();
+        bytes.extend_from_slice(&RECORD_MAGIC);
+        bytes.extend_from_slice(&guest.created_ns.to_le_bytes());
+        if let Ok(machine) = postcard::to_allocvec(&guest.machine) {
+            bytes.extend_from_slice(&machine);
+            let _ = self.hypervisor.store_put(domain.slot(), &bytes);
+        }
+    }
+
+    /// Removes a guest with everything it had.
+    pub(super) fn forget(&mut self, index: usize, now_ns: u64) {
+        if let Some(guest) = self.guests.get_mut(index) {
+            let number = guest.number;
+            guest.end(&mut self.hypervisor, Life::Off);
+            self.network.detach(number);
+            self.volumes.close(number, &mut self.network.host, now_ns);
+            self.guests.remove(index);
+        }
+    }
+
+    /// A guest ended by itself: `Off`, `Crashed`, or `Started` for a reset.
+    pub(super) fn guest_ended(&mut self, index: usize, how: Life, now_ns: u64) {
+        let Some(guest) = self.guests.get_mut(index) else { return };
+        let word = match how {
+            Life::Off => "turned itself off",
+            Life::Crashed => "crashed",
+            _ => "reset itself",
+        };
+        let text = alloc::format!("guest {}: {word}", guest.machine.name);
+        self.hypervisor.log(&text);
+        match guest.action(how) {
+            Action::Destroy => self.forget(index, now_ns),
+            Action::Preserve => {
+                let number = guest.number;
+                guest.end(&mut self.hypervisor, if how == Life::Started { Life::Off } else { how });
+                self.volumes.forget_all(number);
+            }
+            Action::Restart => self.restart(index, now_ns),
+        }
+    }
+
+    /// Starts a guest again from its kernel, in a fresh domain.
+    pub(super) fn restart(&mut self, index: usize, now_ns: u64) {
+        let Some(guest) = self.guests.get_mut(index) else { return };
+        let number = guest.number;
+        guest.end(&mut self.hypervisor, Life::Connecting);
+        guest.created_ns = now_ns;
+        guest.start_paused = false;
+        self.volumes.forget_all(number);
+        // A guest that an earlier dom0 started has neither disks nor cards here.
+        let machine = guest.machine.clone();
+        let first_card = guest.first_card();
+        for (card, config) in machine.network_cards.iter().enumerate() {
+            let _ = self.network.attach(number, first_card + card, config.mac);
+        }
+        for (device, disk) in machine.disks.iter().enumerate() {
+            if !self.volumes.is_open(number, device)
+                && let Err(failure) = self.volumes.open(number, device, disk)
+            {
+                self.hypervisor.log(&failure.to_string());
+            }
+        }
+    }
+}

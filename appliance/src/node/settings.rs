@@ -1,0 +1,117 @@
+//! How the node was sealed, and who it is.
+
+use alloc::format;
+use alloc::string::String;
+
+use ed25519_dalek::{Signature, SigningKey, VerifyingKey};
+use hv_abi::image::{Image, PART_MANIFEST, PART_SETUP, PART_SIGNATURE};
+use mgmt_proto::manifest::{self, Manifest};
+use mgmt_proto::server::Identity;
+use netstack::host::Addressing;
+use sha2::{Digest, Sha256};
+
+use crate::hypervisor::Hypervisor;
+
+/// What the image and the boot say about this node.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// What the owner sealed.
+    pub manifest: Manifest,
+    /// SHA-256 of the file the node runs from.
+    pub image_sha256: [u8; 32],
+    /// Bytes of that file.
+    pub image_bytes: u64,
+    /// Which start of dom0 this is.
+    pub dom0_starts: u32,
+}
+
+/// Why an image is not obeyed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ImageFault {
+    /// The directory is damaged.
+    Damaged,
+    /// A part's digest is not what the directory says.
+    Part(u32),
+    /// It was never sealed: it has no manifest or no signature.
+    Unsealed,
+    /// The manifest cannot be read.
+    Manifest,
+    /// The owner's signature does not fit.
+    Signature,
+}
+
+impl core::fmt::Display for ImageFault {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Damaged => formatter.write_str("the image is damaged"),
+            Self::Part(kind) => write!(formatter, "part {kind} of the image is damaged"),
+            Self::Unsealed => formatter.write_str("the image was never sealed by an owner"),
+            Self::Manifest => formatter.write_str("the image's manifest cannot be read"),
+            Self::Signature => formatter.write_str("the owner's signature does not fit the image"),
+        }
+    }
+}
+
+impl Settings {
+    /// Verifies an image and reads its manifest. The signature is checked over
+    /// the bytes before anything in them is decoded; the digests of the parts
+    /// are under it.
+    ///
+    /// # Errors
+    /// Why the image is not obeyed.
+    pub fn from_image(payload: &[u8], dom0_starts: u32) -> Result<Self, ImageFault> {
+        let image = Image::parse(payload).map_err(|_| ImageFault::Damaged)?;
+        for part in image.parts().filter(|part| part.kind != PART_SIGNATURE) {
+            let (_, bytes) = image.part(part.kind).map_err(|_| ImageFault::Damaged)?;
+            let digest: [u8; 32] = Sha256::digest(bytes).into();
+            if digest != part.sha256 {
+                return Err(ImageFault::Part(part.kind));
+            }
+        }
+        let (_, manifest) = image.part(PART_MANIFEST).map_err(|_| ImageFault::Unsealed)?;
+        let (_, signature) = image.part(PART_SIGNATURE).map_err(|_| ImageFault::Unsealed)?;
+        let (_, setup) = image.part(PART_SETUP).map_err(|_| ImageFault::Damaged)?;
+        let manifest = Manifest::decode(manifest).ok_or(ImageFault::Manifest)?;
+        let signed = image.signed_payload().map_err(|_| ImageFault::Damaged)?;
+        let digest: [u8; 32] = Sha256::digest(signed).into();
+        let key = VerifyingKey::from_bytes(&manifest.owner).map_err(|_| ImageFault::Signature)?;
+        let signature = Signature::from_slice(signature).map_err(|_| ImageFault::Signature)?;
+        key.verify_strict(&manifest::signed_message(&digest), &signature)
+            .map_err(|_| ImageFault::Signature)?;
+        let whole = Sha256::new().chain_update(setup).chain_update(image.payload()).finalize();
+        Ok(Self {
+            manifest,
+            image_sha256: whole.into(),
+            image_bytes: (setup.len() + image.payload().len()) as u64,
+            dom0_starts,
+        })
+    }
+
+    /// The node's identity. Without a state volume it is made at each start, and
+    /// `node info` says so.
+    pub fn fresh_identity<H: Hypervisor>(&self, hypervisor: &mut H) -> Identity {
+        let (mut key, mut boot_nonce) = ([0; 32], [0; 32]);
+        hypervisor.random(&mut key);
+        hypervisor.random(&mut boot_nonce);
+        Identity { key: SigningKey::from_bytes(&key), boot_nonce }
+    }
+
+    /// How the node gets its address.
+    #[must_use]
+    pub fn addressing(&self) -> Addressing {
+        match self.manifest.addressing {
+            manifest::Addressing::Dhcp => Addressing::Dhcp,
+            manifest::Addressing::Static { address, prefix, gateway } => {
+                Addressing::Static { address: address.into(), prefix, gateway: gateway.map(Into::into) }
+            }
+        }
+    }
+
+    /// The node's iSCSI name (RFC 7143, 4.2.7.5: type `eui.` would need a
+    /// registered number; `iqn.` with the project's own domain does not).
+    #[must_use]
+    pub fn initiator_name(&self, mac: [u8; 6]) -> String {
+        let [a, b, c, d, e, f] = mac;
+        format!("iqn.2026-11.invalid.redoubt:{a:02x}{b:02x}{c:02x}{d:02x}{e:02x}{f:02x}")
+    }
+}

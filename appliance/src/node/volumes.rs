@@ -1,0 +1,596 @@
+//! Disks: the sessions behind them, and the way between a guest's queue, a
+//! session and the wire.
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::machine::Disk;
+use mgmt_proto::verb::{DiskFacts, Found};
+use netstack::host::{ConnectionId, ConnectionState, Host, TcpOptions};
+use storage::aoe::{Discovery, Target, TargetConfig};
+use storage::iscsi::{Portal, Session, SessionConfig, SessionKind};
+use storage::volume::{Volume, VolumeName};
+use storage::{BlockError, Lba, Operation, Payload, Request, RequestId, VolumeState, VolumeStatus};
+
+use crate::devices::virtio::block::{BlockKind, BlockOperation, BlockStatus, BlockToken};
+use crate::guest_memory::GuestMemory;
+use crate::limits::{DISCOVERY_TIMEOUT_NS, REQUESTS_PER_TURN};
+use crate::node::guest::Guest;
+
+/// Bytes of a sector.
+const SECTOR: u64 = 512;
+
+/// A disk of a guest and the session behind it.
+struct Binding {
+    guest: u64,
+    device: usize,
+    name: VolumeName,
+    volume: Volume,
+    connection: Option<ConnectionId>,
+    /// The guest's name for each unfinished request.
+    tokens: BTreeMap<u64, BlockToken>,
+    operations: [u64; 3],
+}
+
+/// A search for volumes.
+enum Search {
+    Aoe(Discovery),
+    Iscsi { session: Session, connection: Option<ConnectionId>, portal: Portal, deadline_ns: u64 },
+}
+
+/// All disks of the node.
+pub struct Volumes {
+    mac: [u8; 6],
+    initiator: String,
+    seed: u64,
+    bindings: Vec<Binding>,
+    search: Option<Search>,
+    next_request: u64,
+}
+
+/// The memory of a guest's requests, as the sessions see it.
+struct GuestPayload<'a, M> {
+    guest: Option<&'a mut Guest<M>>,
+    device: usize,
+    tokens: &'a BTreeMap<u64, BlockToken>,
+}
+
+impl<M: GuestMemory> Payload for GuestPayload<'_, M> {
+    fn load(&mut self, id: RequestId, offset: usize, target: &mut [u8]) {
+        if let Some(token) = self.tokens.get(&id.0)
+            && let Some(guest) = &mut self.guest
+            && let Some((_, memory)) = &guest.domain
+            && let Some(block) = guest.platform.block_mut(self.device)
+        {
+            let _ = block.load(*token, offset as u64, target, memory);
+        }
+    }
+
+    fn store(&mut self, id: RequestId, offset: usize, source: &[u8]) {
+        if let Some(token) = self.tokens.get(&id.0)
+            && let Some(guest) = &mut self.guest
+            && let Some((_, memory)) = &guest.domain
+            && let Some(block) = guest.platform.block_mut(self.device)
+        {
+            let _ = block.store(*token, offset as u64, source, memory);
+        }
+    }
+}
+
+/// A payload for sessions that move no guest's data.
+struct NoPayload;
+
+impl Payload for NoPayload {
+    fn load(&mut self, _: RequestId, _: usize, _: &mut [u8]) {}
+    fn store(&mut self, _: RequestId, _: usize, _: &[u8]) {}
+}
+
+fn payload<'a, M>(
+    guests: &'a mut [Guest<M>],
+    guest: u64,
+    device: usize,
+    tokens: &'a BTreeMap<u64, BlockToken>,
+) -> GuestPayload<'a, M> {
+    GuestPayload { guest: guests.iter_mut().find(|other| other.number == guest), device, tokens }
+}
+
+impl Volumes {
+    /// No disks yet.
+    #[must_use]
+    pub const fn new(mac: [u8; 6], initiator: String, seed: u64) -> Self {
+        Self { mac, initiator, seed, bindings: Vec::new(), search: None, next_request: 1 }
+    }
+
+    fn next_seed(&mut self) -> u64 {
+        // SplitMix64: distinct, unpredictable as the first seed is.
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.seed ^ (self.seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn session(&mut self, name: &VolumeName) -> Volume {
+        let seed = self.next_seed();
+        match name {
+            VolumeName::Aoe(target) => Volume::Aoe(Target::new(TargetConfig {
+                target: *target,
+                source: self.mac,
+                mac: None,
+                mtu: 1500,
+                seed,
+            })),
+            VolumeName::Iscsi { portal, target, lun, .. } => Volume::Iscsi(Session::new(SessionConfig {
+                portal: *portal,
+                initiator: self.initiator.clone(),
+                kind: SessionKind::Normal { target: target.clone(), lun: *lun },
+                isid: isid(name),
+                seed,
+            })),
+        }
+    }
+
+    /// Opens a guest's disk.
+    ///
+    /// # Errors
+    /// The name is none.
+    pub fn open(&mut self, guest: u64, device: usize, disk: &Disk) -> Result<(), Failure> {
+        let name: VolumeName = disk.volume.parse().map_err(|error: storage::volume::NameError| {
+            Failure::new(
+                Code::Usage,
+                "",
+                format!("disk {}: {error}", disk.volume),
+                "see `redoubt storage discover`",
+            )
+        })?;
+        let volume = self.session(&name);
+        self.bindings.push(Binding {
+            guest,
+            device,
+            name,
+            volume,
+            connection: None,
+            tokens: BTreeMap::new(),
+            operations: [0; 3],
+        });
+        Ok(())
+    }
+
+    /// Whether a guest's disk has a session.
+    #[must_use]
+    pub fn is_open(&self, guest: u64, device: usize) -> bool {
+        self.bindings.iter().any(|binding| binding.guest == guest && binding.device == device)
+    }
+
+    /// Closes all disks of a guest.
+    pub fn close(&mut self, guest: u64, host: &mut Host, now_ns: u64) {
+        for connection in
+            self.bindings.iter().filter(|binding| binding.guest == guest).filter_map(|it| it.connection)
+        {
+            host.abort(connection, now_ns);
+        }
+        self.bindings.retain(|binding| binding.guest != guest);
+    }
+
+    /// A guest reset a disk: what was under way is void. A session that still had
+    /// work is replaced, since the data of its writes is gone; a new one makes the
+    /// target drop the old one's tasks first.
+    pub fn forget(&mut self, guest: u64, device: usize) {
+        let found = self.bindings.iter().position(|it| it.guest == guest && it.device == device);
+        let Some(index) = found else { return };
+        let Some(name) =
+            self.bindings.get(index).filter(|it| !it.tokens.is_empty()).map(|it| it.name.clone())
+        else {
+            return;
+        };
+        let volume = self.session(&name);
+        if let Some(binding) = self.bindings.get_mut(index) {
+            binding.tokens.clear();
+            binding.volume = volume;
+        }
+    }
+
+    /// All disks of a guest were reset.
+    pub fn forget_all(&mut self, guest: u64) {
+        let devices: Vec<usize> =
+            self.bindings.iter().filter(|it| it.guest == guest).map(|it| it.device).collect();
+        for device in devices {
+            self.forget(guest, device);
+        }
+    }
+
+    /// Sizes of a guest's disks, once all are ready.
+    #[must_use]
+    pub fn sectors(&self, guest: u64) -> Option<Vec<u64>> {
+        let mut own: Vec<&Binding> = self.bindings.iter().filter(|binding| binding.guest == guest).collect();
+        own.sort_by_key(|binding| binding.device);
+        own.into_iter()
+            .map(|binding| {
+                let status = binding.volume.status();
+                status.capacity.filter(|_| status.state == VolumeState::Ready)
+            })
+            .collect()
+    }
+
+    /// Why a guest's disks are not ready: which one, at which stage.
+    #[must_use]
+    pub fn failure(&self, guest: u64, name: &str) -> Failure {
+        let waiting = self.bindings.iter().filter(|binding| binding.guest == guest).find_map(|binding| {
+            let status = binding.volume.status();
+            (status.state != VolumeState::Ready || status.capacity.is_none()).then_some((binding, status))
+        });
+        let Some((binding, status)) = waiting else {
+            return Failure::new(Code::Storage, name, "its disks are not ready", "try again");
+        };
+        let stage = match (&binding.volume, &binding.connection) {
+            (Volume::Aoe(_), _) if status.rtt_ns.is_none() => "no target answers to that shelf and slot",
+            (Volume::Aoe(_), _) => "the target answers but does not identify itself",
+            (Volume::Iscsi(_), None) => "the portal does not accept a connection",
+            (Volume::Iscsi(_), Some(_)) => "the portal is connected, login or inquiry did not finish",
+        };
+        let detail = status.last_error.map_or_else(String::new, |error| format!(": {error}"));
+        let message = format!("disk {}: {stage}{detail}", binding.name);
+        Failure::new(Code::Storage, name, message, "check the target, then `redoubt storage discover`")
+    }
+
+    /// Facts about a guest's disks, in their order.
+    #[must_use]
+    pub fn facts(&self, guest: u64, disks: &[Disk]) -> Vec<DiskFacts> {
+        let facts = disks.iter().enumerate().map(|(device, disk)| {
+            let binding = self.bindings.iter().find(|it| it.guest == guest && it.device == device);
+            let status = binding.map(|binding| binding.volume.status());
+            disk_facts(disk, status.as_ref(), binding.map_or([0; 3], |binding| binding.operations))
+        });
+        facts.collect()
+    }
+
+    /// Takes new requests from a guest's disk; true when there may be more.
+    pub fn serve_disk<M: GuestMemory>(
+        &mut self,
+        guests: &mut [Guest<M>],
+        guest: usize,
+        device: usize,
+        now_ns: u64,
+    ) -> bool {
+        let Some(guest) = guests.get_mut(guest) else { return false };
+        let found = self.bindings.iter_mut().find(|it| it.guest == guest.number && it.device == device);
+        let Some(binding) = found else { return false };
+        let Some((_, memory)) = &guest.domain else { return false };
+        let Some(block) = guest.platform.block_mut(device) else { return false };
+        for _ in 0..REQUESTS_PER_TURN {
+            if binding.tokens.len() >= storage::limits::REQUESTS_MAX {
+                return false;
+            }
+            let Some(operation) = block.next_operation(memory) else { return false };
+            let id = self.next_request;
+            self.next_request += 1;
+            let submitted = request(id, &operation)
+                .ok_or(BlockStatus::Unsupported)
+                .and_then(|request| binding.volume.submit(request, now_ns).map_err(|_| BlockStatus::IoError));
+            match submitted {
+                Ok(()) => {
+                    binding.tokens.insert(id, operation.token);
+                    let kind = match operation.kind {
+                        BlockKind::Read => 0,
+                        BlockKind::Write => 1,
+                        _ => 2,
+                    };
+                    if let Some(count) = binding.operations.get_mut(kind) {
+                        *count += 1;
+                    }
+                }
+                Err(status) => {
+                    block.complete(operation.token, status, memory);
+                }
+            }
+        }
+        true
+    }
+
+    /// Takes an AoE frame from the wire.
+    pub fn receive_frame<M: GuestMemory>(&mut self, frame: &[u8], guests: &mut [Guest<M>], now_ns: u64) {
+        for binding in &mut self.bindings {
+            if let Volume::Aoe(target) = &mut binding.volume {
+                let mut payload = payload(guests, binding.guest, binding.device, &binding.tokens);
+                if target.receive(frame, now_ns, &mut payload) {
+                    return;
+                }
+            }
+        }
+        if let Some(Search::Aoe(discovery)) = &mut self.search {
+            discovery.receive(frame);
+        }
+    }
+
+    /// The next AoE frame for the wire.
+    pub fn transmit_frame<M: GuestMemory>(
+        &mut self,
+        buffer: &mut [u8],
+        guests: &mut [Guest<M>],
+        now_ns: u64,
+    ) -> Option<usize> {
+        for binding in &mut self.bindings {
+            if let Volume::Aoe(target) = &mut binding.volume {
+                let mut payload = payload(guests, binding.guest, binding.device, &binding.tokens);
+                if let Some(length) = target.transmit(buffer, now_ns, &mut payload) {
+                    return Some(length);
+                }
+            }
+        }
+        match &mut self.search {
+            Some(Search::Aoe(discovery)) => discovery.transmit(buffer, now_ns),
+            _ => None,
+        }
+    }
+
+    /// Moves iSCSI's bytes, advances timers and hands completions to guests.
+    pub fn poll<M: GuestMemory>(&mut self, host: &mut Host, guests: &mut [Guest<M>], now_ns: u64) {
+        for binding in &mut self.bindings {
+            binding.volume.poll(now_ns);
+            if let Volume::Iscsi(session) = &mut binding.volume {
+                let mut payload = payload(guests, binding.guest, binding.device, &binding.tokens);
+                drive(session, &mut binding.connection, host, &mut payload, now_ns);
+            }
+            binding.complete(guests);
+        }
+        if let Some(Search::Iscsi { session, connection, .. }) = &mut self.search {
+            session.poll(now_ns);
+            drive(session, connection, host, &mut NoPayload, now_ns);
+        }
+    }
+
+    /// When a session must be looked at again.
+    #[must_use]
+    pub fn next_deadline(&self, now_ns: u64) -> Option<u64> {
+        // While a connection is being opened, the stack's own timers count.
+        let connecting = |binding: &Binding| match &binding.volume {
+            Volume::Iscsi(session) => {
+                binding.connection.is_some() && session.connection_wanted(now_ns).is_some()
+            }
+            Volume::Aoe(_) => false,
+        };
+        let sessions = self.bindings.iter().filter(|binding| !connecting(binding));
+        let sessions = sessions.filter_map(|binding| binding.volume.next_deadline()).min();
+        let search = self.search.as_ref().map(|search| match search {
+            Search::Aoe(discovery) => discovery.next_deadline(),
+            Search::Iscsi { deadline_ns, session, connection, .. } => {
+                let next = session.next_deadline().filter(|_| connection.is_none());
+                next.map_or(*deadline_ns, |next| next.min(*deadline_ns))
+            }
+        });
+        [sessions, search].into_iter().flatten().min()
+    }
+
+    /// Starts a search on the wire; one that is under way serves both askers.
+    ///
+    /// # Errors
+    /// Another search is under way.
+    pub fn discover_aoe(&mut self, now_ns: u64) -> Result<(), Failure> {
+        match self.search {
+            Some(Search::Aoe(_)) => Ok(()),
+            Some(_) => Err(busy()),
+            None => {
+                let seed = self.next_seed();
+                self.search = Some(Search::Aoe(Discovery::new(self.mac, seed, now_ns)));
+                Ok(())
+            }
+        }
+    }
+
+    /// Starts a search at a portal.
+    ///
+    /// # Errors
+    /// The portal is none, or another search is under way.
+    pub fn discover_iscsi(&mut self, text: &str, now_ns: u64) -> Result<(), Failure> {
+        let portal = Portal::parse(text).ok_or_else(|| {
+            Failure::new(
+                Code::Usage,
+                text,
+                "is not a portal",
+                "an IPv4 address, with :port unless it is 3260",
+            )
+        })?;
+        if self.search.is_some() {
+            return Err(busy());
+        }
+        let seed = self.next_seed();
+        let session = Session::new(SessionConfig {
+            portal,
+            initiator: self.initiator.clone(),
+            kind: SessionKind::Discovery,
+            isid: [0x80, 0, 0, 0, 0, 1],
+            seed,
+        });
+        let deadline_ns = now_ns + DISCOVERY_TIMEOUT_NS;
+        self.search = Some(Search::Iscsi { session, connection: None, portal, deadline_ns });
+        Ok(())
+    }
+
+    /// What a search found, once it has ended.
+    pub fn take_discovered(&mut self, host: &mut Host, now_ns: u64) -> Option<Result<Vec<Found>, Failure>> {
+        let ended = match self.search.as_ref()? {
+            Search::Aoe(discovery) => discovery.is_finished(now_ns),
+            Search::Iscsi { session, deadline_ns, .. } => {
+                session.discovery_finished() || now_ns >= *deadline_ns
+            }
+        };
+        if !ended {
+            return None;
+        }
+        match self.search.take()? {
+            Search::Aoe(discovery) => Some(Ok(discovery
+                .found()
+                .iter()
+                .map(|found| Found {
+                    volume: format!("aoe:{}", found.target),
+                    server: mac_text(found.mac),
+                    details: format!("{} buffers, {} sectors a frame", found.buffers, found.sectors_max),
+                })
+                .collect())),
+            Search::Iscsi { session, connection, portal, .. } => {
+                if let Some(connection) = connection {
+                    host.close(connection, now_ns);
+                }
+                if !session.discovery_finished() {
+                    let error = session.status().last_error.unwrap_or("it does not answer");
+                    return Some(Err(Failure::new(
+                        Code::Storage,
+                        portal.to_string(),
+                        error,
+                        "check address and target",
+                    )));
+                }
+                Some(Ok(session
+                    .discovered()
+                    .iter()
+                    .map(|target| Found {
+                        volume: format!("iscsi://{portal}/{}/<lun>", target.name),
+                        server: portal.to_string(),
+                        details: target.portals.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+                    })
+                    .collect()))
+            }
+        }
+    }
+}
+
+impl Binding {
+    fn complete<M: GuestMemory>(&mut self, guests: &mut [Guest<M>]) {
+        while let Some(completion) = self.volume.take_completion() {
+            let Some(token) = self.tokens.remove(&completion.id.0) else { continue };
+            let Some(guest) = guests.iter_mut().find(|guest| guest.number == self.guest) else { continue };
+            let status = match completion.result {
+                Ok(()) => BlockStatus::Ok,
+                Err(BlockError::Unsupported) => BlockStatus::Unsupported,
+                Err(_) => BlockStatus::IoError,
+            };
+            if let Some((_, memory)) = &guest.domain
+                && let Some(block) = guest.platform.block_mut(self.device)
+            {
+                block.complete(token, status, memory);
+            }
+            // The guest may have queued more than the session took.
+            guest.note_work(self.device, 0);
+        }
+    }
+}
+
+fn busy() -> Failure {
+    Failure::new(Code::Conflict, "", "another discovery is under way", "try again in a few seconds")
+}
+
+fn mac_text(mac: [u8; 6]) -> String {
+    let [a, b, c, d, e, f] = mac;
+    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+}
+
+/// An initiator session identifier for a volume: random type (RFC 7143, 11.12.5)
+/// with bytes that depend on its name only, so that it is the same after a
+/// restart and the target drops the session before it.
+fn isid(name: &VolumeName) -> [u8; 6] {
+    let hash = name.to_string().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let [a, b, c, d, e, ..] = hash.to_be_bytes();
+    [0x80, a, b, c, d, e]
+}
+
+/// The storage layer's form of a guest's request; None for what it cannot do.
+fn request(id: u64, operation: &BlockOperation) -> Option<Request> {
+    let kind = match operation.kind {
+        BlockKind::Read => Operation::Read,
+        BlockKind::Write => Operation::Write,
+        BlockKind::Flush => Operation::Flush,
+        BlockKind::Discard | BlockKind::WriteZeroes => return None,
+    };
+    let sectors = u32::try_from(operation.length / SECTOR).ok()?;
+    let lba = if kind == Operation::Flush { 0 } else { operation.sector };
+    Some(Request { id: RequestId(id), operation: kind, lba: Lba(lba), sectors })
+}
+
+/// Moves a session's bytes through its connection, opening one when it wants one.
+fn drive(
+    session: &mut Session,
+    connection: &mut Option<ConnectionId>,
+    host: &mut Host,
+    payload: &mut dyn Payload,
+    now_ns: u64,
+) {
+    if let Some(id) = *connection {
+        let state = host.state(id);
+        if session.disconnect_wanted() || state == ConnectionState::Closed {
+            host.abort(id, now_ns);
+            *connection = None;
+            session.on_disconnected(now_ns);
+        } else if session.connection_wanted(now_ns).is_some() && state == ConnectionState::Established {
+            session.on_connected(now_ns);
+        }
+    }
+    if connection.is_none()
+        && let Some(portal) = session.connection_wanted(now_ns)
+    {
+        match host.connect(portal.address, portal.port, TcpOptions::STORAGE) {
+            Ok(id) => *connection = Some(id),
+            Err(_) => session.on_disconnected(now_ns),
+        }
+    }
+    let Some(id) = *connection else { return };
+    if host.state(id) == ConnectionState::Connecting {
+        return;
+    }
+    let mut peer_closed = host.state(id) == ConnectionState::PeerClosed;
+    loop {
+        let mut count = 0;
+        host.read_with(id, |bytes| {
+            count = bytes.len();
+            session.receive(bytes, now_ns, payload);
+            count
+        });
+        if count == 0 {
+            break;
+        }
+        peer_closed = host.state(id) == ConnectionState::PeerClosed;
+    }
+    loop {
+        let written = host.write_with(id, |room| session.transmit(room, now_ns, payload));
+        if written == 0 {
+            break;
+        }
+    }
+    if peer_closed {
+        host.abort(id, now_ns);
+        *connection = None;
+        session.on_disconnected(now_ns);
+    }
+}
+
+fn disk_facts(disk: &Disk, status: Option<&VolumeStatus>, operations: [u64; 3]) -> DiskFacts {
+    let Some(status) = status else {
+        return DiskFacts {
+            volume: disk.volume.clone(),
+            sectors: 0,
+            state: String::from("detached"),
+            stalled_since_ns: None,
+            operations,
+            bytes: [0; 2],
+            retries: 0,
+        };
+    };
+    let state = match status.state {
+        VolumeState::Starting => "connecting",
+        VolumeState::Ready => "ready",
+        VolumeState::Stalled => "stalled",
+        VolumeState::Refused => "refused",
+    };
+    DiskFacts {
+        volume: disk.volume.clone(),
+        sectors: status.capacity.unwrap_or(0),
+        state: String::from(state),
+        stalled_since_ns: status.stalled_since_ns,
+        operations,
+        bytes: [status.counters.bytes_read, status.counters.bytes_written],
+        retries: status.counters.retries,
+    }
+}
