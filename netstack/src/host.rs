@@ -23,6 +23,8 @@ use crate::limits::{
 
 mod device;
 mod filter;
+mod slots;
+mod streams;
 
 use device::{FrameDevice, Outgoing};
 
@@ -449,69 +451,6 @@ impl Host {
         Some((address, endpoint.port))
     }
 
-    /// Copies received octets; zero when none wait.
-    pub fn read(&mut self, id: ConnectionId, target: &mut [u8]) -> usize {
-        let Some(handle) = self.handle(id) else { return 0 };
-        let socket = self.sockets.get_mut::<tcp::Socket>(handle);
-        let mut total = 0;
-        // A ring buffer yields at most two contiguous pieces.
-        while socket.can_recv() {
-            let Some(rest) = target.get_mut(total..).filter(|rest| !rest.is_empty()) else { break };
-            match socket.recv_slice(rest) {
-                Ok(read) if read > 0 => total = total.saturating_add(read),
-                _ => break,
-            }
-        }
-        total
-    }
-
-    /// Hands the received octets that lie together to `consume`, without a copy;
-    /// it returns how many it took.
-    pub fn read_with(&mut self, id: ConnectionId, consume: impl FnOnce(&[u8]) -> usize) -> usize {
-        let Some(handle) = self.handle(id) else { return 0 };
-        let socket = self.sockets.get_mut::<tcp::Socket>(handle);
-        let taken = socket.recv(|octets| {
-            let taken = consume(octets).min(octets.len());
-            (taken, taken)
-        });
-        taken.unwrap_or(0)
-    }
-
-    /// Queues octets to be sent; returns how many fitted.
-    pub fn write(&mut self, id: ConnectionId, source: &[u8]) -> usize {
-        let Some(handle) = self.handle(id) else { return 0 };
-        let socket = self.sockets.get_mut::<tcp::Socket>(handle);
-        let mut total = 0;
-        while let Some(rest) = source.get(total..).filter(|rest| !rest.is_empty()) {
-            match socket.send_slice(rest) {
-                Ok(sent) if sent > 0 => total = total.saturating_add(sent),
-                _ => break,
-            }
-        }
-        total
-    }
-
-    /// Lets `produce` fill free transmit-buffer space in place; it returns how many
-    /// octets it wrote.
-    pub fn write_with(&mut self, id: ConnectionId, produce: impl FnOnce(&mut [u8]) -> usize) -> usize {
-        let Some(handle) = self.handle(id) else { return 0 };
-        let socket = self.sockets.get_mut::<tcp::Socket>(handle);
-        let made = socket.send(|space| {
-            let made = produce(space).min(space.len());
-            (made, made)
-        });
-        made.unwrap_or(0)
-    }
-
-    /// Octets that can be queued now.
-    #[must_use]
-    pub fn write_room(&self, id: ConnectionId) -> usize {
-        self.handle(id).map_or(0, |handle| {
-            let socket = self.sockets.get::<tcp::Socket>(handle);
-            if socket.can_send() { socket.send_capacity().saturating_sub(socket.send_queue()) } else { 0 }
-        })
-    }
-
     /// Delivers what is queued, then closes; the identifier is void at once.
     pub fn close(&mut self, id: ConnectionId, now_ns: u64) {
         let since_ms = now_ns / 1_000_000;
@@ -535,135 +474,6 @@ impl Host {
             .iter()
             .find(|connection| connection.id == id && !matches!(connection.role, Role::Released { .. }))
             .map(|connection| connection.handle)
-    }
-
-    fn add_socket(
-        &mut self,
-        local_port: u16,
-        options: TcpOptions,
-        role: Role,
-    ) -> Result<ConnectionId, HostError> {
-        let used: usize = self.connections.iter().map(|connection| connection.bytes).sum();
-        let bytes = options.bytes();
-        if self.connections.len() >= HOST_SOCKETS_MAX
-            || used.saturating_add(bytes) > HOST_BUFFER_BYTES_MAX
-            || options.receive_bytes == 0
-            || options.transmit_bytes == 0
-        {
-            return Err(HostError::Exhausted);
-        }
-        let mut socket = tcp::Socket::new(
-            tcp::SocketBuffer::new(vec![0; options.receive_bytes]),
-            tcp::SocketBuffer::new(vec![0; options.transmit_bytes]),
-        );
-        socket.set_keep_alive(Some(Duration::from_millis(options.keep_alive_ms)));
-        socket.set_timeout(Some(Duration::from_millis(options.timeout_ms)));
-        socket.set_congestion_control(tcp::CongestionControl::Reno);
-        // Requests are written whole: waiting for more only adds latency.
-        socket.set_nagle_enabled(false);
-        let handle = self.sockets.add(socket);
-        let id = ConnectionId(self.next_id);
-        self.next_id = self.next_id.wrapping_add(1);
-        self.connections.push(Connection { id, handle, local_port, bytes, role });
-        Ok(id)
-    }
-
-    fn remove(&mut self, id: ConnectionId) {
-        if let Some(index) = self.connections.iter().position(|connection| connection.id == id) {
-            let connection = self.connections.swap_remove(index);
-            self.sockets.remove(connection.handle);
-        }
-    }
-
-    /// Keeps every listener's backlog full, as far as memory allows.
-    fn refill_backlogs(&mut self) {
-        for index in 0..self.listeners.len() {
-            while let Some(listener) = self.listeners.get(index) {
-                let (port, options) = (listener.port, listener.options);
-                let count = |wanted: fn(&Role) -> bool| {
-                    self.connections
-                        .iter()
-                        .filter(|each| each.local_port == port && wanted(&each.role))
-                        .count()
-                };
-                let waiting = count(|role| matches!(role, Role::Backlog { .. }));
-                let pending = count(|role| *role == Role::Pending);
-                if waiting >= listener.backlog || waiting + pending >= HOST_ACCEPTS_PENDING_MAX {
-                    break;
-                }
-                let role = Role::Backlog { half_open_since_ms: None };
-                let Ok(id) = self.add_socket(port, options, role) else { break };
-                let listening = self
-                    .handle(id)
-                    .is_some_and(|it| self.sockets.get_mut::<tcp::Socket>(it).listen(port).is_ok());
-                if !listening {
-                    self.remove(id);
-                    break;
-                }
-            }
-        }
-    }
-
-    /// Moves connections on: handshakes completed, half-open too long, gone.
-    fn tend(&mut self, now_ns: u64) {
-        let now_ms = now_ns / 1_000_000;
-        let mut dead = Vec::new();
-        let mut half_open = Vec::new();
-        for connection in &mut self.connections {
-            let socket = self.sockets.get_mut::<tcp::Socket>(connection.handle);
-            let state = socket.state();
-            match &mut connection.role {
-                Role::Backlog { half_open_since_ms } => match state {
-                    tcp::State::Listen => *half_open_since_ms = None,
-                    tcp::State::SynReceived => {
-                        let since_ms = *half_open_since_ms.get_or_insert(now_ms);
-                        half_open.push((since_ms, connection.id, connection.local_port));
-                    }
-                    tcp::State::Established | tcp::State::CloseWait => {
-                        connection.role = Role::Pending;
-                    }
-                    _ => dead.push(connection.id),
-                },
-                Role::Pending if matches!(state, tcp::State::Closed) => dead.push(connection.id),
-                Role::Released { since_ms } => {
-                    let patience_ms = if socket.send_queue() == 0 { RELEASE_MS_MAX } else { DELIVERY_MS_MAX };
-                    let overdue = now_ms.saturating_sub(*since_ms) >= patience_ms;
-                    if overdue {
-                        socket.abort();
-                    }
-                    let silent = socket.remote_endpoint().is_none();
-                    if overdue || state == tcp::State::TimeWait || (state == tcp::State::Closed && silent) {
-                        dead.push(connection.id);
-                    }
-                }
-                Role::Pending | Role::Owned => {}
-            }
-        }
-        self.reap_half_open(&half_open, now_ms, &mut dead);
-        for id in dead {
-            self.remove(id);
-        }
-        self.refill_backlogs();
-    }
-
-    /// One socket is one half-open slot, so a flood of SYNs must not hold them all:
-    /// the oldest goes early when its listener has no free slot.
-    fn reap_half_open(
-        &mut self,
-        half_open: &[(u64, ConnectionId, u16)],
-        now_ms: u64,
-        dead: &mut Vec<ConnectionId>,
-    ) {
-        for (since_ms, id, port) in half_open {
-            let listening = self.connections.iter().any(|each| {
-                each.local_port == *port && each.role == Role::Backlog { half_open_since_ms: None }
-            });
-            let age_ms_max = if listening { HALF_OPEN_AGE_MAX_MS } else { HALF_OPEN_AGE_CROWDED_MS };
-            if now_ms.saturating_sub(*since_ms) >= age_ms_max {
-                self.counters.half_open_reaped = self.counters.half_open_reaped.wrapping_add(1);
-                dead.push(*id);
-            }
-        }
     }
 
     fn ephemeral_port(&mut self) -> u16 {

@@ -552,7 +552,9 @@ fn iscsi_world(seed: u64) {
             alive &= target.work();
             let take = (random.below(6_000) as usize).min(target.output.len());
             let mut piece: Vec<u8> = target.output.drain(..take).collect();
-            let protected = target.full && target.digests && session.status().capacity.is_some();
+            // Login itself has no digest: damage begins when both ends use them.
+            let digest = ("HeaderDigest", "CRC32C".to_string());
+            let protected = target.full && session.status().negotiated.contains(&digest);
             if !healed && protected && take > 0 && random.chance(cuts) {
                 piece[random.below(take as u64) as usize] ^= 1 << random.below(8);
             }

@@ -7,8 +7,6 @@ use alloc::collections::VecDeque;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt;
-use core::net::Ipv4Addr;
 
 use super::login::{Digest, Login, Negotiated, Step};
 use super::pdu::{FLAG_CONTINUE, FLAG_FINAL, Header, IMMEDIATE, NO_TAG, opcode, serial_after};
@@ -27,8 +25,11 @@ use crate::limits::{
 use crate::order::Order;
 use crate::random::Random;
 
+mod config;
 mod dispatch;
 mod requests;
+
+pub use config::{DiscoveredTarget, Portal, SessionConfig, SessionKind};
 
 const BACKOFF_FIRST_NS: u64 = 100_000_000;
 const LOGIN_NS_MAX: u64 = 10_000_000_000;
@@ -36,84 +37,12 @@ const LOGIN_NS_MAX: u64 = 10_000_000_000;
 const PING_AFTER_NS: u64 = 5_000_000_000;
 /// Silence after that until the connection counts as lost.
 const PING_ANSWER_NS_MAX: u64 = 5_000_000_000;
+/// Commands that make no progress for so long, while the target still answers pings,
+/// are reissued on a new connection.
+const PROGRESS_NS_MAX: u64 = 30_000_000_000;
 /// PDUs kept ready ahead of TCP.
 const OUTPUT_AHEAD: usize = 4;
 const REDIRECTS_MAX: u32 = 4;
-
-/// Where a target listens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Portal {
-    /// Address.
-    pub address: Ipv4Addr,
-    /// TCP port.
-    pub port: u16,
-}
-
-impl Portal {
-    /// iSCSI's registered port.
-    pub const PORT: u16 = 3260;
-
-    /// Reads `address[:port]`.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let (address, port) = match text.split_once(':') {
-            Some((address, port)) => (address, port.parse().ok().filter(|port| *port != 0)?),
-            None => (text, Self::PORT),
-        };
-        Some(Self { address: address.parse().ok()?, port })
-    }
-
-    /// Reads a TargetAddress value: `address[:port][,group]` (13.8).
-    pub(crate) fn parse_target_address(text: &str) -> Option<Self> {
-        Self::parse(text.split_once(',').map_or(text, |(portal, _)| portal))
-    }
-}
-
-impl fmt::Display for Portal {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}", self.address)?;
-        if self.port == Self::PORT { Ok(()) } else { write!(formatter, ":{}", self.port) }
-    }
-}
-
-/// What a session is for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SessionKind {
-    /// A disk.
-    Normal {
-        /// The target's name.
-        target: String,
-        /// The logical unit.
-        lun: u16,
-    },
-    /// A list of targets.
-    Discovery,
-}
-
-/// What a session needs to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SessionConfig {
-    /// Where to connect.
-    pub portal: Portal,
-    /// This node's name; unique in the world.
-    pub initiator: String,
-    /// What for.
-    pub kind: SessionKind,
-    /// Distinguishes this volume's session from the node's others; kept across
-    /// reconnections and restarts, so that the target drops the old session.
-    pub isid: [u8; 6],
-    /// Unpredictable.
-    pub seed: u64,
-}
-
-/// An answer to discovery.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DiscoveredTarget {
-    /// The target's name.
-    pub name: String,
-    /// Where it listens; empty means where we asked.
-    pub portals: Vec<Portal>,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -194,6 +123,7 @@ pub struct Session {
     resume_ns: u64,
     connected_ns: u64,
     heard_ns: u64,
+    progress_ns: u64,
     pinged_ns: Option<(u32, u64)>,
     stalled_since_ns: Option<u64>,
     served: bool,
@@ -246,6 +176,7 @@ impl Session {
             resume_ns: 0,
             connected_ns: 0,
             heard_ns: 0,
+            progress_ns: 0,
             pinged_ns: None,
             stalled_since_ns: None,
             served: false,
@@ -281,6 +212,7 @@ impl Session {
         self.reset_connection();
         self.connected_ns = now_ns;
         self.heard_ns = now_ns;
+        self.progress_ns = now_ns;
         let target = match &self.config.kind {
             SessionKind::Normal { target, .. } => Some(target.as_str()),
             SessionKind::Discovery => None,
@@ -470,6 +402,11 @@ impl Session {
     }
 
     fn keep_alive(&mut self) {
+        if self.tasks.is_empty() {
+            self.progress_ns = self.now_ns;
+        } else if self.now_ns.saturating_sub(self.progress_ns) >= PROGRESS_NS_MAX {
+            return self.fail("commands are not answered");
+        }
         let silent_ns = self.now_ns.saturating_sub(self.heard_ns);
         match self.pinged_ns {
             None if silent_ns >= PING_AFTER_NS => {
@@ -512,7 +449,9 @@ impl Session {
                     Some((_, at_ns)) => at_ns.max(self.heard_ns).saturating_add(PING_ANSWER_NS_MAX),
                 };
                 let resume = (self.resume_ns > self.now_ns).then_some(self.resume_ns);
-                Some(resume.map_or(ping, |resume| resume.min(ping)))
+                let progress =
+                    (!self.tasks.is_empty()).then_some(self.progress_ns.saturating_add(PROGRESS_NS_MAX));
+                [Some(ping), resume, progress].into_iter().flatten().min()
             }
             State::Broken | State::Finished => None,
         }

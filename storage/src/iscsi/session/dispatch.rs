@@ -60,6 +60,9 @@ impl Session {
         if !self.number(header, code) {
             return;
         }
+        if matches!(code, opcode::SCSI_RESPONSE | opcode::DATA_IN | opcode::R2T) {
+            self.progress_ns = self.now_ns;
+        }
         match code {
             opcode::SCSI_RESPONSE => self.scsi_response(header),
             opcode::DATA_IN => self.data_in(header),
