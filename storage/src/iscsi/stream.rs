@@ -151,3 +151,99 @@ impl Receiver {
         Ok(Event::End)
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "tests cut random numbers to size")]
+mod tests {
+    use super::*;
+    use crate::iscsi::login::Login;
+    use crate::iscsi::scsi::{Capacity, Sense};
+
+    fn pdu(digests: bool) -> Vec<u8> {
+        let mut header = Header::new(0x25, 0x80);
+        header.set_data_length(5);
+        let mut bytes = header.0.to_vec();
+        if digests {
+            bytes.extend_from_slice(&crc32c(&header.0));
+        }
+        bytes.extend_from_slice(b"hello\0\0\0");
+        if digests {
+            bytes.extend_from_slice(&crc32c(b"hello\0\0\0"));
+        }
+        bytes
+    }
+
+    fn drain(receiver: &mut Receiver, bytes: &[u8]) -> Result<(usize, Vec<u8>), StreamFault> {
+        let (mut rest, mut ends, mut data) = (bytes, 0, Vec::new());
+        loop {
+            match receiver.next(&mut rest)? {
+                Event::Nothing => return Ok((ends, data)),
+                Event::Header(_) => {}
+                Event::Data(piece) => data.extend_from_slice(piece),
+                Event::End => ends += 1,
+            }
+        }
+    }
+
+    #[test]
+    fn any_cut_gives_the_same_pdus() {
+        for digests in [false, true] {
+            let bytes = [pdu(digests), pdu(digests)].concat();
+            for cut in 0..bytes.len() {
+                let mut receiver = Receiver::new(64);
+                (receiver.header_digest, receiver.data_digest) = (digests, digests);
+                let (first, mut data) = drain(&mut receiver, &bytes[..cut]).unwrap();
+                let (second, more) = drain(&mut receiver, &bytes[cut..]).unwrap();
+                data.extend_from_slice(&more);
+                assert_eq!((first + second, &data[..]), (2, &b"hellohello"[..]), "cut {cut}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let good = pdu(true);
+        for bit in 0..good.len() * 8 {
+            let mut bytes = good.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let mut receiver = Receiver::new(64);
+            (receiver.header_digest, receiver.data_digest) = (true, true);
+            assert!(drain(&mut receiver, &bytes).map_or(true, |(ends, _)| ends == 0), "{bit}");
+        }
+    }
+
+    #[test]
+    fn mutated_streams_and_texts_never_panic() {
+        let mut state = 0x0bad_cafe_dead_beefu64;
+        let mut random = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state >> 8
+        };
+        let text = b"AuthMethod=None\0HeaderDigest=CRC32C\0MaxBurstLength=0x10000\0X=y\0";
+        for _ in 0..150_000 {
+            let digests = random().is_multiple_of(2);
+            let mut bytes = [pdu(digests), pdu(digests)].concat();
+            for _ in 0..random() % 4 {
+                let at = random() as usize % bytes.len();
+                bytes[at] = random() as u8;
+            }
+            let mut receiver = Receiver::new(64);
+            (receiver.header_digest, receiver.data_digest) = (digests, digests);
+            let _ = drain(&mut receiver, &bytes);
+            let _ = Sense::parse(&bytes[random() as usize % 8..]);
+            let _ = Capacity::parse_16(&bytes[random() as usize % 80..]);
+            let mut words = text.to_vec();
+            for _ in 0..random() % 4 {
+                let at = random() as usize % words.len();
+                words[at] = random() as u8;
+            }
+            let (mut login, ..) = Login::new("iqn.a", Some("iqn.b"));
+            let mut header = Header::new(0x23, random() as u8);
+            header.set(36, &[(random() % 3) as u8 / 2, 0]);
+            let _ = login.answer(&header, &words);
+            let _ = login.answer(&Header::new(0x23, 0x87), &words);
+        }
+    }
+}
