@@ -1,0 +1,59 @@
+//! Writing a file whole or not at all.
+
+use crate::KeyError;
+use std::fs::{File, Permissions};
+use std::io::{Error, ErrorKind, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// What to do about a file that is there already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Existing {
+    /// Keep it and fail.
+    Keep,
+    /// Replace it.
+    Replace,
+}
+
+/// Makes the error of an operation on `path`.
+pub(crate) fn failed(path: &Path) -> impl FnOnce(Error) -> KeyError + '_ {
+    move |source| KeyError::File { path: path.to_path_buf(), source }
+}
+
+/// Writes a file with these permissions: a reader finds the old one, none, or
+/// all of the new one.
+///
+/// # Errors
+/// [`KeyError::Exists`] or [`KeyError::File`].
+pub fn write(path: &Path, bytes: &[u8], mode: u32, existing: Existing) -> Result<(), KeyError> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let directory = directory.unwrap_or_else(|| Path::new("."));
+    let mut file = tempfile::NamedTempFile::new_in(directory).map_err(failed(directory))?;
+    file.write_all(bytes).map_err(failed(path))?;
+    file.as_file().set_permissions(Permissions::from_mode(mode)).map_err(failed(path))?;
+    file.as_file().sync_all().map_err(failed(path))?;
+    let result = match existing {
+        Existing::Keep => file.persist_noclobber(path),
+        Existing::Replace => file.persist(path),
+    };
+    match result {
+        Ok(_) => Ok(()),
+        Err(error) if error.error.kind() == ErrorKind::AlreadyExists => {
+            Err(KeyError::Exists(path.to_path_buf()))
+        }
+        Err(error) => Err(failed(path)(error.error)),
+    }
+}
+
+/// Reads at most `limit` bytes of an opened file into a buffer that is never
+/// reallocated, so that nothing of a secret is left behind.
+pub(crate) fn read_small(file: &mut File, path: &Path, buffer: &mut [u8]) -> Result<usize, KeyError> {
+    let mut length = 0;
+    while let Some(rest) = buffer.get_mut(length..).filter(|rest| !rest.is_empty()) {
+        match file.read(rest).map_err(failed(path))? {
+            0 => break,
+            count => length += count,
+        }
+    }
+    Ok(length)
+}
