@@ -3,10 +3,10 @@
 //! Spec: `hv_abi::image` for the layout; Linux documentation
 //! `arch/x86/boot.rst` for the header.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use hv_abi::image::{
-    DIRECTORY_OFFSET, Directory, MAGIC, MAX_FILE_BYTES, MAX_PARTS, PART_ALIGN, PART_DOM0, PART_HYPERVISOR,
-    PART_SETUP, Part, SETUP_BYTES,
+    DIRECTORY_OFFSET, Directory, Image, MAGIC, MAX_FILE_BYTES, MAX_PARTS, PART_ALIGN, PART_DOM0,
+    PART_HYPERVISOR, PART_MANIFEST, PART_SETUP, PART_SIGNATURE, Part, SETUP_BYTES,
 };
 use object::{Object, ObjectSection, ObjectSegment};
 use sha2::{Digest, Sha256};
@@ -24,22 +24,85 @@ struct Body {
     memory_length: u64,
 }
 
-/// Composes the file from the two ELF files and further parts, in order.
+/// What a file is composed of, apart from what the owner adds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pieces {
+    /// Real-mode code and boot header.
+    pub setup: Vec<u8>,
+    /// Start-up stub, at most a page.
+    pub stub: Vec<u8>,
+    /// The hypervisor as a flat image.
+    pub hypervisor: Vec<u8>,
+    /// Bytes of it in memory.
+    pub hypervisor_memory_length: u64,
+    /// dom0 as an ELF file.
+    pub dom0: Vec<u8>,
+}
+
+impl Pieces {
+    /// Takes the two programs apart.
+    ///
+    /// # Errors
+    /// When a program does not have the expected shape.
+    pub fn from_programs(hypervisor: &[u8], dom0: &[u8]) -> Result<Self> {
+        let elf = object::File::parse(hypervisor).context("the hypervisor is not an ELF file")?;
+        let (flat, memory_length) = flatten(&elf)?;
+        Ok(Self {
+            setup: section(&elf, ".setup16")?,
+            stub: section(&elf, ".stub")?,
+            hypervisor: flat,
+            hypervisor_memory_length: memory_length,
+            dom0: dom0.to_vec(),
+        })
+    }
+
+    /// Takes an image apart. What the owner added is left out.
+    ///
+    /// # Errors
+    /// When it is no image or has parts this program does not know.
+    pub fn from_image(file: &[u8]) -> Result<Self> {
+        let payload = file.get(SETUP_BYTES..).context("the file is too short for an image")?;
+        let image = Image::parse(payload).map_err(|error| anyhow!("not an intact image: {error:?}"))?;
+        let known = [PART_HYPERVISOR, PART_DOM0, PART_SETUP, PART_MANIFEST, PART_SIGNATURE];
+        for part in image.parts() {
+            ensure!(
+                known.contains(&part.kind),
+                "part {} is of an unknown kind: use a newer version",
+                part.kind
+            );
+        }
+        let part = |kind| image.part(kind).map_err(|_| anyhow!("the image has no part {kind}"));
+        let (hypervisor, flat) = part(PART_HYPERVISOR)?;
+        let stub = payload.get(..DIRECTORY_OFFSET).context("the file is too short for an image")?;
+        Ok(Self {
+            setup: part(PART_SETUP)?.1.to_vec(),
+            stub: stub.to_vec(),
+            hypervisor: flat.to_vec(),
+            hypervisor_memory_length: hypervisor.memory_length,
+            dom0: part(PART_DOM0)?.1.to_vec(),
+        })
+    }
+}
+
+/// Composes a file from its pieces and further parts, in order.
 ///
 /// # Errors
-/// When a program does not have the expected shape or the file grows too large.
-pub fn compose(hypervisor: &[u8], dom0: &[u8], more: &[(u32, Vec<u8>)]) -> Result<Vec<u8>> {
-    let elf = object::File::parse(hypervisor).context("the hypervisor is not an ELF file")?;
-    let mut setup = section(&elf, ".setup16")?;
+/// When a piece does not have the expected shape or the file grows too large.
+pub fn compose(pieces: &Pieces, more: &[(u32, Vec<u8>)]) -> Result<Vec<u8>> {
+    let mut setup = pieces.setup.clone();
     ensure!(setup.len() == SETUP_BYTES, "setup code has {} bytes", setup.len());
-    let mut stub = section(&elf, ".stub")?;
-    ensure!(stub.len() <= DIRECTORY_OFFSET, "start-up stub has {} bytes", stub.len());
+    ensure!(pieces.stub.len() <= DIRECTORY_OFFSET, "start-up stub has {} bytes", pieces.stub.len());
+    let mut stub = pieces.stub.clone();
     stub.resize(DIRECTORY_OFFSET, 0);
-    let (flat, memory_length) = flatten(&elf)?;
-
+    let hypervisor = Body {
+        kind: PART_HYPERVISOR,
+        bytes: pieces.hypervisor.clone(),
+        memory_length: pieces.hypervisor_memory_length,
+    };
+    let dom0 = &pieces.dom0;
     let mut bodies = vec![
-        Body { kind: PART_HYPERVISOR, bytes: flat, memory_length },
-        Body { kind: PART_DOM0, bytes: dom0.to_vec(), memory_length: dom0.len() as u64 },
+        hypervisor,
+        Body { kind: PART_DOM0, bytes: dom0.clone(), memory_length: dom0.len() as u64 },
         Body { kind: PART_SETUP, bytes: Vec::new(), memory_length: SETUP_BYTES as u64 },
     ];
     for (kind, bytes) in more {
@@ -84,11 +147,7 @@ fn directory(bodies: &[Body], length: usize) -> Result<Directory> {
             offset: offset as u64,
             length: body.bytes.len() as u64,
             memory_length: body.memory_length,
-            sha256: if body.kind == hv_abi::image::PART_SIGNATURE {
-                [0; 32]
-            } else {
-                Sha256::digest(&body.bytes).into()
-            },
+            sha256: if body.kind == PART_SIGNATURE { [0; 32] } else { Sha256::digest(&body.bytes).into() },
         };
         offset = (offset + body.bytes.len()).next_multiple_of(PART_ALIGN);
     }

@@ -2,7 +2,19 @@
 //!
 //! * [`programs`]: builds the two bare-metal programs;
 //! * [`compose`]: joins them into a file that boot loaders take for a Linux
-//!   kernel.
+//!   kernel, or takes such a file apart;
+//! * [`seal`]: adds the owner's manifest and signature;
+//! * [`verify`]: says whether a file is exactly what its owner sealed;
+//! * [`settings`]: the file in which an owner writes the settings;
+//! * [`dev`]: an image with development keys, as `cargo image` makes it.
+#![forbid(unsafe_code)]
 
 pub mod compose;
+pub mod dev;
 pub mod programs;
+pub mod seal;
+pub mod settings;
+pub mod verify;
+
+#[cfg(test)]
+mod tests;

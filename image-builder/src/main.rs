@@ -1,16 +1,158 @@
-//! `cargo image`: builds the one file.
+//! `image-builder`, also as `cargo image`: builds, seals and verifies the one
+//! file.
 
 use anyhow::{Context, Result};
+use clap::{Args, Parser, Subcommand};
+use image_builder::verify::{Report, part_name, verify};
+use image_builder::{dev, seal, settings};
+use keys::PublicKey;
+use keys::public::fingerprint;
+use mgmt_proto::manifest::Addressing;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+#[derive(Parser)]
+#[command(name = "image-builder", version, about, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    build: Build,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Builds both programs and seals them with development keys (the default)
+    Build(Build),
+    /// Seals an existing image for an owner; needs no Rust toolchain
+    Seal(Seal),
+    /// Says whether an image is exactly what its owner sealed
+    Verify(Verify),
+    /// Like verify, and lists the parts
+    Info(Verify),
+}
+
+#[derive(Args)]
+struct Build {
+    /// Seals with development keys; there are no others here
+    #[arg(long, conflicts_with = "unsealed")]
+    development: bool,
+    /// Leaves the image without owner, to be sealed later
+    #[arg(long)]
+    unsealed: bool,
+    /// Lets an admin make dom0 fail, for tests
+    #[arg(long, conflicts_with = "unsealed")]
+    fault_injection: bool,
+    /// Where to write [default: target/image/redoubt.img]
+    #[arg(long, value_name = "PATH")]
+    out: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct Seal {
+    /// Image to take the programs from
+    #[arg(long = "image", value_name = "PATH")]
+    input: PathBuf,
+    /// Where to write
+    #[arg(long, value_name = "PATH")]
+    out: PathBuf,
+    /// Private key of the owner
+    #[arg(long, value_name = "KEY")]
+    owner: PathBuf,
+    /// Settings: node.toml
+    settings: PathBuf,
+}
+
+#[derive(Args)]
+struct Verify {
+    /// Image
+    file: PathBuf,
+    /// Public key the image must be sealed by
+    #[arg(long, value_name = "PUB")]
+    owner: Option<PathBuf>,
+}
 
 fn main() -> Result<()> {
-    let programs = image_builder::programs::build()?;
-    let hypervisor = std::fs::read(&programs.hypervisor)?;
-    let dom0 = std::fs::read(&programs.dom0)?;
-    let file = image_builder::compose::compose(&hypervisor, &dom0, &[])?;
-    let target = image_builder::programs::workspace().join("target/image");
-    std::fs::create_dir_all(&target)?;
-    let path = target.join("redoubt.img");
-    std::fs::write(&path, &file).with_context(|| format!("cannot write {}", path.display()))?;
-    println!("{}: {} bytes", path.display(), file.len());
+    let arguments = Arguments::parse();
+    match arguments.command.unwrap_or(Command::Build(arguments.build)) {
+        Command::Build(build) => run_build(build),
+        Command::Seal(seal) => run_seal(&seal),
+        Command::Verify(arguments) => run_verify(&arguments, false),
+        Command::Info(arguments) => run_verify(&arguments, true),
+    }
+}
+
+fn run_build(build: Build) -> Result<()> {
+    let pieces = dev::build_pieces()?;
+    if build.unsealed {
+        let path = build.out.unwrap_or_else(dev::default_path);
+        dev::write_unsealed(&pieces, &path)?;
+        println!("{}: not sealed; no node obeys it yet", path.display());
+        return Ok(());
+    }
+    let options =
+        dev::Options { out: build.out, fault_injection: build.fault_injection, ..dev::Options::default() };
+    let image = dev::seal_image(&pieces, &options, &dev::key_directory())?;
+    let report = verify(&read(&image.path)?, None)?;
+    println!("{}: {} bytes", image.path.display(), report.bytes);
+    println!("sha256 {}", hex::encode(report.sha256));
+    println!("operator {} (development keys)", image.operator_key_path.display());
     Ok(())
+}
+
+fn run_seal(arguments: &Seal) -> Result<()> {
+    let owner = keys::secret::load(&arguments.owner)?;
+    let directory = arguments.settings.parent().unwrap_or_else(|| Path::new("."));
+    let manifest = settings::Settings::load(&arguments.settings)?
+        .manifest(owner.verifying_key().to_bytes(), directory)
+        .with_context(|| arguments.settings.display().to_string())?;
+    let input = read(&arguments.input)?;
+    let file =
+        seal::reseal(&input, &manifest, &owner).with_context(|| arguments.input.display().to_string())?;
+    dev::write(&arguments.out, &file)?;
+    let report = verify(&read(&arguments.out)?, Some(&manifest.owner))?;
+    println!("{}: sealed", arguments.out.display());
+    print_report(&report, false);
+    Ok(())
+}
+
+fn run_verify(arguments: &Verify, with_parts: bool) -> Result<()> {
+    let owner = arguments.owner.as_deref().map(PublicKey::load).transpose()?;
+    let report = verify(&read(&arguments.file)?, owner.as_ref().map(|key| &key.bytes))
+        .with_context(|| format!("{}: refused", arguments.file.display()))?;
+    println!("{}: intact", arguments.file.display());
+    print_report(&report, with_parts);
+    Ok(())
+}
+
+fn print_report(report: &Report, with_parts: bool) {
+    let manifest = &report.manifest;
+    println!("sha256           {}", hex::encode(report.sha256));
+    println!("bytes            {}", report.bytes);
+    println!("owner            {}", fingerprint(&manifest.owner));
+    for operator in &manifest.operators {
+        println!("operator         {} {:?}", fingerprint(&operator.key), operator.role);
+    }
+    println!("name             {}", manifest.name);
+    match manifest.addressing {
+        Addressing::Dhcp => println!("addressing       dhcp"),
+        Addressing::Static { address, prefix, gateway } => {
+            let gateway = gateway.map(|gateway| format!(", gateway {}", Ipv4Addr::from(gateway)));
+            println!("addressing       {}/{prefix}{}", Ipv4Addr::from(address), gateway.unwrap_or_default());
+        }
+    }
+    println!("port             {}", manifest.port);
+    println!("fault injection  {}", manifest.fault_injection);
+    if with_parts {
+        for (kind, length, memory_length) in &report.parts {
+            println!(
+                "part             {:<10} {length:>8} bytes, {memory_length} in memory",
+                part_name(*kind)
+            );
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }

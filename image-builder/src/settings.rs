@@ -1,0 +1,208 @@
+//! `node.toml`: the file in which an owner writes a node's settings.
+//!
+//! ```toml
+//! name = "node-7"
+//! port = 7411
+//! addressing = "dhcp"        # or { address = "10.0.0.2/24", gateway = "10.0.0.1" }
+//! fault_injection = false
+//! operators = [
+//!     { key = "redoubt-ed25519 … alice", role = "admin" },
+//!     { key_file = "bob.pub", role = "viewer" },
+//! ]
+//! ```
+
+use anyhow::{Context, Result, bail, ensure};
+use keys::PublicKey;
+use mgmt_proto::limits::{NAME_BYTES, OPERATORS};
+use mgmt_proto::manifest::{self, DEFAULT_PORT, Manifest};
+use mgmt_proto::trust;
+use serde::Deserialize;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+/// The file as written.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Name of the node, for people.
+    #[serde(default = "default_name")]
+    pub name: String,
+    /// How the node gets its address.
+    #[serde(default)]
+    pub addressing: Addressing,
+    /// TCP port of the one door.
+    #[serde(default = "default_port")]
+    pub port: u16,
+    /// Whether an admin may make dom0 fail.
+    #[serde(default)]
+    pub fault_injection: bool,
+    /// Who may command the node.
+    pub operators: Vec<Operator>,
+}
+
+fn default_name() -> String {
+    "redoubt".into()
+}
+
+const fn default_port() -> u16 {
+    DEFAULT_PORT
+}
+
+/// How a node gets its address.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "addressing is \"dhcp\" or { address = \"10.0.0.2/24\", gateway = \"10.0.0.1\" }"
+)]
+pub enum Addressing {
+    /// `"dhcp"`.
+    Word(Dhcp),
+    /// `{ address, gateway }`.
+    Fixed(Fixed),
+    /// Left out.
+    #[default]
+    #[serde(skip)]
+    Unsaid,
+}
+
+/// The word `dhcp`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dhcp {
+    /// By DHCP.
+    Dhcp,
+}
+
+/// Always this address.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fixed {
+    /// With its prefix length: `10.0.0.2/24`.
+    pub address: String,
+    /// Default gateway.
+    pub gateway: Option<Ipv4Addr>,
+}
+
+/// Someone the node listens to.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Operator {
+    /// Public key, in full.
+    pub key: Option<String>,
+    /// File of a public key, relative to the settings' own.
+    pub key_file: Option<String>,
+    /// What it may do.
+    pub role: Role,
+}
+
+/// What an operator may do; each includes the ones before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Look.
+    Viewer,
+    /// Run guests.
+    Operator,
+    /// Stop the node.
+    Admin,
+}
+
+impl Settings {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// Names the line and what is wrong there.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Self::parse(&text).with_context(|| path.display().to_string())
+    }
+
+    /// Reads the text of a file.
+    ///
+    /// # Errors
+    /// Names the line and what is wrong there.
+    pub fn parse(text: &str) -> Result<Self> {
+        Ok(toml::from_str(text)?)
+    }
+
+    /// What is sealed for this owner. Key files are relative to `directory`.
+    ///
+    /// # Errors
+    /// Names the setting that makes no sense.
+    pub fn manifest(&self, owner: [u8; 32], directory: &Path) -> Result<Manifest> {
+        let legal = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.');
+        ensure!(
+            (1..=NAME_BYTES).contains(&self.name.len()) && self.name.bytes().all(legal),
+            "name: use 1 to {NAME_BYTES} letters, digits, - and ."
+        );
+        ensure!(self.port != 0, "port: 1 to 65535 are possible");
+        ensure!(!self.operators.is_empty(), "operators: nobody could command the node");
+        ensure!(self.operators.len() <= OPERATORS, "operators: at most {OPERATORS}");
+        let mut operators: Vec<trust::Operator> = Vec::new();
+        for (index, operator) in self.operators.iter().enumerate() {
+            let key = operator.public_key(directory).with_context(|| format!("operators[{index}]"))?.bytes;
+            ensure!(
+                operators.iter().all(|other| other.key != key),
+                "operators[{index}]: its key is there already"
+            );
+            let role = match operator.role {
+                Role::Viewer => trust::Role::Viewer,
+                Role::Operator => trust::Role::Operator,
+                Role::Admin => trust::Role::Admin,
+            };
+            operators.push(trust::Operator { key, role });
+        }
+        Ok(Manifest {
+            version: manifest::VERSION,
+            owner,
+            operators,
+            name: self.name.clone(),
+            addressing: self.addressing.checked()?,
+            port: self.port,
+            fault_injection: self.fault_injection,
+        })
+    }
+}
+
+impl Operator {
+    fn public_key(&self, directory: &Path) -> Result<PublicKey> {
+        match (&self.key, &self.key_file) {
+            (Some(key), None) => Ok(PublicKey::parse(key, "key")?),
+            (None, Some(file)) => Ok(PublicKey::load(&directory.join(file))?),
+            _ => bail!("give either key or key_file"),
+        }
+    }
+}
+
+impl Addressing {
+    fn checked(&self) -> Result<manifest::Addressing> {
+        let Self::Fixed(fixed) = self else { return Ok(manifest::Addressing::Dhcp) };
+        let usage = "addressing.address: write an IPv4 address and prefix length, as 10.0.0.2/24";
+        let (address, prefix) = fixed.address.split_once('/').context(usage)?;
+        let address: Ipv4Addr = address.parse().context(usage)?;
+        let prefix: u8 = prefix.parse().context(usage)?;
+        ensure!((1..=31).contains(&prefix), "addressing.address: the prefix length is 1 to 31");
+        let usable = |address: Ipv4Addr| {
+            !(address.is_unspecified()
+                || address.is_multicast()
+                || address.is_broadcast()
+                || address.is_loopback())
+        };
+        ensure!(usable(address), "addressing.address: a node cannot have {address}");
+        let mask = u32::MAX << (32 - u32::from(prefix));
+        if let Some(gateway) = fixed.gateway {
+            ensure!(usable(gateway) && gateway != address, "addressing.gateway: {gateway} is no gateway");
+            ensure!(
+                gateway.to_bits() & mask == address.to_bits() & mask,
+                "addressing.gateway: {gateway} is not in {}",
+                fixed.address
+            );
+        }
+        Ok(manifest::Addressing::Static {
+            address: address.octets(),
+            prefix,
+            gateway: fixed.gateway.map(|gateway| gateway.octets()),
+        })
+    }
+}
