@@ -41,6 +41,8 @@ pub fn cargo(verb: &str, package: &str, extra: &[&str]) -> Result<()> {
         .arg(root.join("target/bare"))
         .args(extra)
         .env("RUSTFLAGS", FLAGS)
+        // Names and lines are for the workstation, not for the image.
+        .env("CARGO_PROFILE_RELEASE_STRIP", "symbols")
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .status()
         .context("cannot run cargo")?;

@@ -1,1 +1,19 @@
-//! Placeholder.
+//! Whole nodes against real peers.
+//!
+//! * [`packages`]: the Debian packages all this needs;
+//! * [`programs`]: the project's own programs, built;
+//! * [`debian`]: a guest's root file system, kernel and initrd;
+//! * [`lab`]: a network namespace with DHCP, TFTP and storage targets;
+//! * [`machine`]: a QEMU machine that is the node;
+//! * [`operator`]: the CLI as an operator uses it;
+//! * [`http`]: fetches a page;
+//! * [`process`]: child processes that end with their owner.
+
+pub mod debian;
+pub mod http;
+pub mod lab;
+pub mod machine;
+pub mod operator;
+pub mod packages;
+pub mod process;
+pub mod programs;

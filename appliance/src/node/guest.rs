@@ -15,7 +15,7 @@ use crate::devices::platform::{DeviceConfig, Platform, PlatformEvent};
 use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::block::BlockConfig;
 use crate::hypervisor::Hypervisor;
-use crate::layout::MemoryLayout;
+use crate::layout::{MemoryLayout, UART_PORT};
 use crate::limits::{CONSOLE_BYTES, RANDOM_REQUESTS_PER_TURN};
 use crate::loader::{self, LoadRequest};
 use crate::node::blobs::Blobs;
@@ -201,6 +201,11 @@ impl<M> Guest<M> {
             }
         }
     }
+}
+
+/// Whether an exit is an access to the serial port.
+const fn port_of_uart(event: &Event) -> bool {
+    event.access == event::ACCESS_PORT_WRITE && event.address >> 3 == (UART_PORT >> 3) as u64
 }
 
 fn storage_failure(name: &str, what: &str) -> Failure {
@@ -429,6 +434,9 @@ impl<M: crate::guest_memory::GuestMemory> Guest<M> {
                     _ => (0, self.platform.mmio_write(event.address, width, event.value)),
                 };
                 self.update_doorbells(hypervisor);
+                if port_of_uart(event) {
+                    self.collect_output();
+                }
                 if !matches!(wish, Some(PlatformEvent::PowerOff | PlatformEvent::Reset)) {
                     let _ = hypervisor.complete_exit(domain, event.index, answer);
                 }

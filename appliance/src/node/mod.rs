@@ -53,6 +53,8 @@ pub struct Node<H: Hypervisor, N> {
     blobs: Blobs,
     volumes: Volumes,
     address_logged: bool,
+    /// When the last full turn asked to be called again.
+    deadline_ns: u64,
 }
 
 /// Why a node cannot start.
@@ -96,6 +98,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             volumes: Volumes::new(mac, settings.initiator_name(mac), seed(1)),
             settings,
             address_logged: false,
+            deadline_ns: 0,
         };
         node.adopt(now_ns);
         Ok(node)
@@ -109,8 +112,16 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Moves everything as far as it goes; returns when to be called again, at
     /// the latest.
     pub fn turn(&mut self, events: &[Event], now_ns: u64) -> u64 {
+        let mut quiet = !events.is_empty() && now_ns < self.deadline_ns;
         for event in events {
-            self.handle_event(event, now_ns);
+            quiet &= self.handle_event(event, now_ns);
+        }
+        for guest in &mut self.guests {
+            guest.flush_interrupts(&mut self.hypervisor);
+        }
+        // Accesses that were answered at once: nothing else has changed.
+        if quiet {
+            return self.deadline_ns;
         }
         let mut busy = self.network.receive(&mut self.guests, &mut self.volumes, now_ns);
         self.network.host.poll(now_ns);
@@ -128,7 +139,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         }
         self.network.nic.flush();
         self.log_address();
-        if busy { now_ns } else { self.next_deadline(now_ns) }
+        self.deadline_ns = if busy { now_ns } else { self.next_deadline(now_ns) };
+        self.deadline_ns
     }
 
     fn next_deadline(&mut self, now_ns: u64) -> u64 {
@@ -139,9 +151,10 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         [host, volumes, sessions, starts].into_iter().flatten().min().unwrap_or(u64::MAX)
     }
 
-    fn handle_event(&mut self, event: &Event, now_ns: u64) {
+    /// Deals with an event; true when that was all there is to do.
+    fn handle_event(&mut self, event: &Event, now_ns: u64) -> bool {
         if event.kind == event::INTERRUPT {
-            return;
+            return false;
         }
         let domain = DomainId(event.domain);
         let found = self.guests.iter().position(|guest| guest.domain_id() == Some(domain));
@@ -150,18 +163,18 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             if event.kind == event::EXIT {
                 let _ = self.hypervisor.complete_exit(domain, event.index, u64::MAX);
             }
-            return;
+            return true;
         };
         if event.kind == event::DOMAIN {
             let crashed = self.hypervisor.domain_info(domain.slot());
             if crashed.is_ok_and(|info| info.domain == domain.0 && info.state == STATE_CRASHED) {
                 self.guest_ended(index, guest::Life::Crashed, now_ns);
             }
-            return;
+            return false;
         }
-        let Some(guest) = self.guests.get_mut(index) else { return };
+        let Some(guest) = self.guests.get_mut(index) else { return true };
         match guest.handle(&mut self.hypervisor, event) {
-            Wish::Nothing => {}
+            Wish::Nothing => return true,
             Wish::Queue(device, queue) => guest.note_work(device, queue),
             Wish::DeviceReset(device) => {
                 let number = guest.number;
@@ -175,6 +188,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             Wish::PowerOff => self.guest_ended(index, guest::Life::Off, now_ns),
             Wish::Reset => self.guest_ended(index, guest::Life::Started, now_ns),
         }
+        false
     }
 
     /// Serves the queues that guests rang for; true when there may be more.
@@ -233,3 +247,6 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

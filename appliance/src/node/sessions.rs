@@ -56,6 +56,12 @@ impl<M: GuestMemory> Sessions<M> {
         Self { port, sessions: Vec::new() }
     }
 
+    /// Operators connected now.
+    #[must_use]
+    pub const fn count(&self) -> usize {
+        self.sessions.len()
+    }
+
     /// Accepts, reads, and drops what is dead or too slow.
     pub fn poll<H: Hypervisor<Memory = M>>(&mut self, host: &mut Host, hypervisor: &mut H, now_ns: u64) {
         while self.sessions.len() < SESSIONS_MAX {

@@ -1,0 +1,185 @@
+//! Operators: sessions, roles, blobs.
+
+use alloc::string::ToString;
+use alloc::vec;
+
+use mgmt_proto::code::Code;
+use mgmt_proto::manifest;
+use mgmt_proto::verb::{Fault, Reply, Request};
+use netstack::host::{ConnectionState, TcpOptions};
+
+use super::world::*;
+
+#[test]
+fn a_static_node_answers_and_then_sleeps() {
+    let mut world = World::new(1);
+    let session = world.connect(Who::Viewer);
+    let Reply::Node(facts) = world.done(session, &Request::NodeInfo) else { panic!() };
+    assert_eq!((facts.cpus, facts.mac, facts.address), (2, NODE_MAC, Some(([10, 0, 0, 1], 24))));
+    assert_eq!((facts.image_sha256, facts.guests), ([7; 32], 0));
+    let log = world.hypervisor.machine().log.join("\n");
+    assert!(log.contains("node: reachable at 10.0.0.1:7411"), "{log}");
+    world.run(2 * SECOND);
+    let before = world.turns;
+    world.run(60 * SECOND);
+    let turns = world.turns - before;
+    assert!(turns < 120, "{turns} turns in a minute of nothing");
+    assert!(world.done(session, &Request::List) == Reply::Guests(vec![]));
+}
+
+#[test]
+fn dhcp_gives_the_address() {
+    let mut settings = settings();
+    settings.manifest.addressing = manifest::Addressing::Dhcp;
+    let mut world = World::with(2, settings);
+    world.run(3 * SECOND);
+    assert!(world.turns < 50, "{} turns without a server", world.turns);
+    world.dhcp = true;
+    world.until("a lease", |world| !world.hypervisor.machine().log.is_empty());
+    let session = world.connect(Who::Admin);
+    world.done(session, &Request::NodeInfo);
+}
+
+#[test]
+fn sessions_survive_a_lossy_wire() {
+    for seed in 1..=5 {
+        let mut world = World::new(seed);
+        world.loss_percent = 2 * seed;
+        let session = world.connect(Who::Admin);
+        let file: alloc::vec::Vec<u8> = (0..200_000).map(|_| world.random.byte()).collect();
+        world.upload(session, &file);
+    }
+}
+
+#[test]
+fn roles_are_kept() {
+    let mut world = World::new(3);
+    let (admin, machine) = world.ready();
+    let viewer = world.connect(Who::Viewer);
+    let operator = world.connect(Who::Operator);
+    let name = || "web".to_string();
+    let create = Request::Create { machine, paused: false };
+    for request in [
+        create.clone(),
+        Request::BlobPut { digest: [1; 32], length: 5 },
+        Request::Pause { name: name() },
+        Request::Destroy { name: name() },
+        Request::ConsoleRead { name: name(), from: 0 },
+        Request::NodeStop { power_off: false },
+    ] {
+        let failure = world.refused(viewer, &request);
+        assert_eq!(failure.code, Code::Refused, "{request:?}");
+    }
+    assert_eq!(world.refused(operator, &Request::NodeStop { power_off: true }).code, Code::Refused);
+    assert!(world.hypervisor.machine().resets.is_empty() && world.hypervisor.guests().is_empty());
+    world.done(operator, &create);
+    assert_eq!(world.refused(admin, &Request::InjectFault(Fault::Panic)).code, Code::Policy);
+    world.done(admin, &Request::NodeStop { power_off: true });
+    assert_eq!(world.hypervisor.machine().resets, [true]);
+}
+
+#[test]
+fn blobs_are_what_their_digest_says() {
+    let mut world = World::new(4);
+    let session = world.connect(Who::Operator);
+    let missing = |digests: &[[u8; 32]]| Reply::Missing(digests.to_vec());
+    // Wrong bytes.
+    world.done(session, &Request::BlobPut { digest: [5; 32], length: 10 });
+    world.send_data(session, &[1; 10]);
+    assert_eq!(world.outcome(session).unwrap_err().code, Code::Integrity);
+    assert_eq!(world.hypervisor.domains(), 0, "nothing is left behind");
+    // More bytes than announced.
+    world.done(session, &Request::BlobPut { digest: [5; 32], length: 10 });
+    world.send_data(session, &[1; 11]);
+    assert_eq!(world.outcome(session).unwrap_err().code, Code::Integrity);
+    // Unasked bytes are nobody's.
+    world.send_data(session, &[1; 40_000]);
+    for (length, code) in [(0, Code::Usage), (1 << 30, Code::Usage), (513 << 20, Code::Usage)] {
+        let request = Request::BlobPut { digest: [5; 32], length };
+        assert_eq!(world.refused(session, &request).code, code);
+    }
+    assert_eq!(world.hypervisor.domains(), 0);
+    let digest = world.upload(session, &[8; 100_000]);
+    let asked = Request::BlobMissing(vec![digest, [5; 32]]);
+    assert_eq!(world.done(session, &asked), missing(&[[5; 32]]));
+    world.upload(session, &[8; 100_000]);
+    assert_eq!(world.hypervisor.domains(), 1, "kept once");
+}
+
+#[test]
+fn an_upload_that_breaks_off_leaves_nothing() {
+    let mut world = World::new(5);
+    let session = world.connect(Who::Operator);
+    for _ in 0..2 {
+        world.done(session, &Request::BlobPut { digest: [5; 32], length: 300_000 });
+        world.send_data(session, &[1; 100_000]);
+        world.run(SECOND);
+        assert_eq!(world.hypervisor.domains(), 1, "the second announcement takes the first one's place");
+    }
+    let (connection, now_ns) = (world.sessions[session].connection, world.now_ns);
+    world.operator.abort(connection, now_ns);
+    world.run(SECOND);
+    assert_eq!(world.hypervisor.domains(), 0);
+    // The same by silence: the session's end comes by time.
+    let session = world.connect(Who::Operator);
+    world.done(session, &Request::BlobPut { digest: [5; 32], length: 300_000 });
+    world.run(121 * SECOND);
+    assert_eq!(world.hypervisor.domains(), 0);
+}
+
+#[test]
+fn old_blobs_make_room_and_needed_ones_stay() {
+    let mut world = World::new(6);
+    let (session, machine) = world.ready();
+    world.create(session, &machine);
+    for number in 0..40u8 {
+        world.upload(session, &[number; 10]);
+    }
+    assert!(world.hypervisor.domains() <= crate::limits::BLOBS_MAX + 1);
+    assert_eq!(world.done(session, &Request::BlobMissing(vec![machine.kernel])), Reply::Missing(vec![]));
+}
+
+#[test]
+fn large_uploads_do_not_stall() {
+    let mut world = World::new(7);
+    let session = world.connect(Who::Operator);
+    let started_ns = world.now_ns;
+    for length in [1_000_000, 65_536, 65_535, 131_072, 32_768 * 3 + 17] {
+        let file: alloc::vec::Vec<u8> = (0..length).map(|_| world.random.byte()).collect();
+        world.upload(session, &file);
+    }
+    let took_ms = (world.now_ns - started_ns) / MS;
+    assert!(took_ms < 500, "{took_ms} ms on a wire without delay");
+}
+
+#[test]
+fn a_half_closed_session_gets_its_answers() {
+    let mut world = World::new(8);
+    let session = world.connect(Who::Admin);
+    world.run(SECOND);
+    // Commands and the end of the stream arrive together.
+    world.send(session, &Request::NodeStop { power_off: true });
+    world.send(session, &Request::NodeStop { power_off: false });
+    let (connection, now_ns) = (world.sessions[session].connection, world.now_ns);
+    let bytes = core::mem::take(&mut world.sessions[session].outgoing);
+    assert_eq!(world.operator.write(connection, &bytes), bytes.len());
+    world.operator.close(connection, now_ns);
+    world.until("its end at the node", |world| world.node.sessions.count() == 0);
+    assert_eq!(world.hypervisor.machine().resets, [true, false], "both were carried out");
+}
+
+#[test]
+fn many_silent_connections_do_not_lock_operators_out() {
+    let mut world = World::new(9);
+    for _ in 0..24 {
+        let _ = world.operator.connect(NODE_ADDRESS, PORT, TcpOptions::MANAGEMENT);
+        world.run(50 * MS);
+    }
+    assert!(world.node.sessions.count() <= crate::limits::SESSIONS_MAX);
+    let started_ns = world.now_ns;
+    let session = world.connect(Who::Admin);
+    world.done(session, &Request::NodeInfo);
+    let took_ms = (world.now_ns - started_ns) / MS;
+    assert!(took_ms < 2_000, "{took_ms} ms");
+    assert_eq!(world.operator.state(world.sessions[session].connection), ConnectionState::Established);
+}

@@ -1,0 +1,517 @@
+//! A node, an operator's machine and disk targets on one simulated Ethernet.
+//! Time is simulated; loss is seeded.
+
+use alloc::collections::VecDeque;
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+use core::net::Ipv4Addr;
+
+use ed25519_dalek::SigningKey;
+use hv_abi::event::{self, Event};
+use mgmt_proto::client::{Client, Connecting};
+use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::handshake::ANSWER_BYTES;
+use mgmt_proto::machine::{Action, Machine, NetworkCard};
+use mgmt_proto::manifest::{self, Manifest};
+use mgmt_proto::trust::{Operator, Role};
+use mgmt_proto::verb::{GuestFacts, Outcome, Reply, Request};
+use netstack::frame::MacAddress;
+use netstack::host::{Addressing, ConnectionId, ConnectionState, Host, HostConfig, TcpOptions};
+use sha2::{Digest as _, Sha256};
+
+pub(super) use hv_x86::to_usize;
+
+use super::fake_hypervisor::FakeHypervisor;
+use super::fake_nic::FakeNic;
+use super::targets::{AoeTarget, IscsiTarget};
+use crate::node::Node;
+use crate::node::settings::Settings;
+use crate::test_random::TestRandom;
+
+pub(super) const MS: u64 = 1_000_000;
+pub(super) const SECOND: u64 = 1_000 * MS;
+pub(super) const MIB: u64 = 1 << 20;
+pub(super) const PORT: u16 = manifest::DEFAULT_PORT;
+pub(super) const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub(super) const OPERATOR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+pub(super) const NODE_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+/// Turns without a cause, one after the other, that are a busy loop.
+const SPINS_MAX: u32 = 100;
+
+/// Whose key a session uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Who {
+    Admin,
+    Operator,
+    Viewer,
+    Stranger,
+}
+
+impl Who {
+    pub(super) fn key(self) -> SigningKey {
+        SigningKey::from_bytes(&[self as u8 + 40; 32])
+    }
+}
+
+pub(super) enum Stage {
+    Hello(Option<Connecting>),
+    Open(Client),
+    Dead,
+}
+
+/// An operator's connection.
+pub(super) struct OperatorSession {
+    pub(super) connection: ConnectionId,
+    pub(super) stage: Stage,
+    pub(super) who: Who,
+    pub(super) outgoing: Vec<u8>,
+    pub(super) incoming: Vec<u8>,
+    /// Everything that was sent.
+    pub(super) sent: Vec<u8>,
+    pub(super) outcomes: VecDeque<Outcome>,
+}
+
+pub(super) struct World {
+    pub(super) hypervisor: FakeHypervisor,
+    pub(super) nic: FakeNic,
+    pub(super) node: Node<FakeHypervisor, FakeNic>,
+    pub(super) settings: Settings,
+    pub(super) now_ns: u64,
+    pub(super) events: Vec<Event>,
+    /// How often the node was called.
+    pub(super) turns: u64,
+    pub(super) operator: Host,
+    pub(super) sessions: Vec<OperatorSession>,
+    pub(super) aoe: Vec<AoeTarget>,
+    pub(super) iscsi: Option<IscsiTarget>,
+    /// Frames the node sent.
+    pub(super) wire: Vec<Vec<u8>>,
+    pub(super) loss_percent: u64,
+    pub(super) random: TestRandom,
+    /// Answers DHCP.
+    pub(super) dhcp: bool,
+    pub(super) deadline_ns: u64,
+    spins: u32,
+}
+
+fn trusted() -> Vec<Operator> {
+    let operator = |who: Who, role| Operator { key: who.key().verifying_key().to_bytes(), role };
+    vec![
+        operator(Who::Admin, Role::Admin),
+        operator(Who::Operator, Role::Operator),
+        operator(Who::Viewer, Role::Viewer),
+    ]
+}
+
+pub(super) fn settings() -> Settings {
+    Settings {
+        manifest: Manifest {
+            version: manifest::VERSION,
+            owner: [9; 32],
+            operators: trusted(),
+            name: "node".to_string(),
+            addressing: manifest::Addressing::Static {
+                address: NODE_ADDRESS.octets(),
+                prefix: 24,
+                gateway: None,
+            },
+            port: PORT,
+            fault_injection: false,
+        },
+        image_sha256: [7; 32],
+        image_bytes: 1,
+        dom0_starts: 1,
+    }
+}
+
+impl World {
+    pub(super) fn new(seed: u64) -> Self {
+        Self::with(seed, settings())
+    }
+
+    pub(super) fn with(seed: u64, settings: Settings) -> Self {
+        let hypervisor = FakeHypervisor::new(seed);
+        let nic = FakeNic::new(NODE_MAC);
+        let now_ns = SECOND;
+        let node = Node::new(hypervisor.clone(), nic.clone(), settings.clone(), now_ns).unwrap();
+        let address = Ipv4Addr::new(10, 0, 0, 2);
+        let config = HostConfig {
+            mac: MacAddress(OPERATOR_MAC),
+            mtu: 1500,
+            addressing: Addressing::Static { address, prefix: 24, gateway: None },
+            seed: seed + 5,
+        };
+        Self {
+            hypervisor,
+            nic,
+            node,
+            settings,
+            now_ns,
+            events: Vec::new(),
+            turns: 0,
+            operator: Host::new(&config, now_ns).unwrap(),
+            sessions: Vec::new(),
+            aoe: Vec::new(),
+            iscsi: None,
+            wire: Vec::new(),
+            loss_percent: 0,
+            random: TestRandom(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+            dhcp: false,
+            deadline_ns: 0,
+            spins: 0,
+        }
+    }
+
+    /// Ends dom0 and starts the next one over the same hypervisor.
+    pub(super) fn restart_dom0(&mut self) {
+        self.nic.card().received.clear();
+        self.nic.card().sent.clear();
+        self.events.clear();
+        self.sessions.clear();
+        self.settings.dom0_starts += 1;
+        // The old one's windows go first, as with its address space.
+        let idle = FakeHypervisor::new(1);
+        let spare = Node::new(idle, FakeNic::new(NODE_MAC), self.settings.clone(), self.now_ns).unwrap();
+        drop(core::mem::replace(&mut self.node, spare));
+        self.node =
+            Node::new(self.hypervisor.clone(), self.nic.clone(), self.settings.clone(), self.now_ns).unwrap();
+        self.deadline_ns = self.now_ns;
+    }
+
+    fn lost(&mut self) -> bool {
+        self.loss_percent > 0 && self.random.below(100) < self.loss_percent
+    }
+
+    /// One call of the node, if there is a reason for one.
+    fn turn_node(&mut self) -> bool {
+        let caused = !self.events.is_empty() || !self.nic.card().received.is_empty();
+        if !caused && self.now_ns < self.deadline_ns {
+            return false;
+        }
+        self.turns += 1;
+        let events = core::mem::take(&mut self.events);
+        let overdue = !caused && self.deadline_ns <= self.now_ns;
+        self.deadline_ns = self.node.turn(&events, self.now_ns);
+        if overdue && self.deadline_ns <= self.now_ns && self.nic.card().sent.is_empty() {
+            self.spins += 1;
+            assert!(self.spins < SPINS_MAX, "the node spins at {}", self.now_ns);
+        } else {
+            self.spins = 0;
+        }
+        true
+    }
+
+    /// Moves frames until nothing moves, then time by one step, at most to `until`.
+    pub(super) fn step(&mut self, until_ns: u64) {
+        let mut moved = self.turn_node();
+        loop {
+            let frame = {
+                let mut card = self.nic.card();
+                if card.stuck { None } else { card.sent.pop_front() }
+            };
+            let Some(frame) = frame else { break };
+            moved = true;
+            if self.wire.len() < 4096 {
+                self.wire.push(frame.clone());
+            }
+            if !self.lost() {
+                self.carry(&frame);
+            }
+        }
+        self.poll_operator();
+        moved |= self.collect_others();
+        if !moved {
+            let others = [self.operator.next_deadline(self.now_ns), self.iscsi_deadline()];
+            let next = others.into_iter().flatten().chain([self.deadline_ns, until_ns]).min().unwrap();
+            self.now_ns = next.clamp(self.now_ns + 10_000, until_ns.max(self.now_ns + 10_000));
+        }
+    }
+
+    fn iscsi_deadline(&mut self) -> Option<u64> {
+        let now_ns = self.now_ns;
+        self.iscsi.as_mut().and_then(|target| target.host.next_deadline(now_ns))
+    }
+
+    /// Delivers a frame that the node sent.
+    fn carry(&mut self, frame: &[u8]) {
+        let to: [u8; 6] = frame[..6].try_into().unwrap();
+        let all = to[0] & 1 == 1;
+        if all || to == OPERATOR_MAC {
+            self.operator.receive(frame, self.now_ns);
+        }
+        if let Some(target) = &mut self.iscsi
+            && (all || to == target.host.mac().0)
+        {
+            target.host.receive(frame, self.now_ns);
+        }
+        let mut answers = Vec::new();
+        if frame[12..14] == [0x88, 0xa2] {
+            for target in &mut self.aoe {
+                if all || to == target.mac {
+                    answers.extend(target.answer(frame));
+                }
+            }
+        }
+        if self.dhcp {
+            answers.extend(super::dhcp::answer(frame));
+        }
+        for answer in answers {
+            self.deliver(answer);
+        }
+    }
+
+    /// Puts a frame on the node's wire.
+    pub(super) fn deliver(&mut self, frame: Vec<u8>) {
+        if !self.lost() {
+            self.nic.card().received.push_back(frame);
+        }
+    }
+
+    fn collect_others(&mut self) -> bool {
+        let mut frames = Vec::new();
+        self.operator.poll(self.now_ns);
+        while self.operator.transmit(|frame| {
+            frames.push(frame.to_vec());
+            true
+        }) {}
+        if let Some(target) = &mut self.iscsi {
+            target.poll(self.now_ns);
+            while target.host.transmit(|frame| {
+                frames.push(frame.to_vec());
+                true
+            }) {}
+        }
+        let moved = !frames.is_empty();
+        for frame in frames {
+            self.deliver(frame);
+        }
+        moved
+    }
+
+    fn poll_operator(&mut self) {
+        for session in &mut self.sessions {
+            let count = self.operator.write(session.connection, &session.outgoing);
+            session.sent.extend(session.outgoing.drain(..count));
+            let mut buffer = [0; 4096];
+            loop {
+                let count = self.operator.read(session.connection, &mut buffer);
+                if count == 0 {
+                    break;
+                }
+                session.take(&buffer[..count]);
+            }
+            if matches!(
+                self.operator.state(session.connection),
+                ConnectionState::Closed | ConnectionState::PeerClosed
+            ) {
+                session.stage = Stage::Dead;
+            }
+        }
+    }
+
+    /// Lets the world run for so long.
+    pub(super) fn run(&mut self, duration_ns: u64) {
+        let until_ns = self.now_ns + duration_ns;
+        while self.now_ns < until_ns {
+            self.step(until_ns);
+        }
+    }
+
+    /// Runs until something is so; panics when it is not within a minute.
+    pub(super) fn until(&mut self, what: &str, condition: impl Fn(&mut Self) -> bool) {
+        let until_ns = self.now_ns + 60 * SECOND;
+        while !condition(self) {
+            assert!(self.now_ns < until_ns, "{what} did not happen");
+            self.step(until_ns);
+        }
+    }
+
+    /// Connects; the index of the session.
+    pub(super) fn dial(&mut self, who: Who) -> usize {
+        let connection = self.operator.connect(NODE_ADDRESS, PORT, TcpOptions::MANAGEMENT).unwrap();
+        let mut seed = [0; 32];
+        seed.fill_with(|| self.random.byte());
+        let connecting = Connecting::new(&who.key(), seed).unwrap();
+        let outgoing = connecting.hello().to_vec();
+        self.sessions.push(OperatorSession {
+            connection,
+            stage: Stage::Hello(Some(connecting)),
+            who,
+            outgoing,
+            incoming: Vec::new(),
+            sent: Vec::new(),
+            outcomes: VecDeque::new(),
+        });
+        self.sessions.len() - 1
+    }
+
+    /// Connects and waits until the session is open.
+    pub(super) fn connect(&mut self, who: Who) -> usize {
+        let session = self.dial(who);
+        self.until("an open session", |world| matches!(world.sessions[session].stage, Stage::Open(_)));
+        session
+    }
+
+    /// Sends a request without waiting.
+    pub(super) fn send(&mut self, session: usize, request: &Request) {
+        let session = &mut self.sessions[session];
+        let Stage::Open(client) = &mut session.stage else { panic!("the session is not open") };
+        session.outgoing.extend(client.command(&session.who.key(), request).unwrap());
+    }
+
+    /// The next outcome of a session.
+    pub(super) fn outcome(&mut self, session: usize) -> Outcome {
+        self.until("an outcome", |world| {
+            assert!(
+                !matches!(world.sessions[session].stage, Stage::Dead)
+                    || !world.sessions[session].outcomes.is_empty(),
+                "the session ended"
+            );
+            !world.sessions[session].outcomes.is_empty()
+        });
+        self.sessions[session].outcomes.pop_front().unwrap()
+    }
+
+    /// A request and its outcome.
+    pub(super) fn ask(&mut self, session: usize, request: &Request) -> Outcome {
+        self.send(session, request);
+        self.outcome(session)
+    }
+
+    /// A request that must succeed.
+    pub(super) fn done(&mut self, session: usize, request: &Request) -> Reply {
+        self.ask(session, request).unwrap_or_else(|failure| panic!("{request:?}: {failure}"))
+    }
+
+    /// A request that must fail.
+    pub(super) fn refused(&mut self, session: usize, request: &Request) -> Failure {
+        self.ask(session, request).expect_err("refused")
+    }
+
+    /// Queues bytes of an announced blob.
+    pub(super) fn send_data(&mut self, session: usize, bytes: &[u8]) {
+        let session = &mut self.sessions[session];
+        let Stage::Open(client) = &mut session.stage else { panic!("the session is not open") };
+        for chunk in bytes.chunks(mgmt_proto::limits::BLOB_CHUNK_BYTES) {
+            session.outgoing.extend(client.data(chunk).unwrap());
+        }
+    }
+
+    /// Sends a blob: digest and outcome.
+    pub(super) fn upload(&mut self, session: usize, bytes: &[u8]) -> [u8; 32] {
+        let digest: [u8; 32] = Sha256::digest(bytes).into();
+        let put = Request::BlobPut { digest, length: bytes.len() as u64 };
+        assert_eq!(self.done(session, &put), Reply::Done);
+        self.send_data(session, bytes);
+        assert_eq!(self.outcome(session), Ok(Reply::Done));
+        digest
+    }
+
+    /// A session that has sent a kernel, and a guest that uses it.
+    pub(super) fn ready(&mut self) -> (usize, Machine) {
+        let session = self.connect(Who::Admin);
+        let kernel = self.upload(session, &kernel());
+        (session, machine("web", kernel))
+    }
+
+    pub(super) fn facts(&mut self, session: usize, name: &str) -> Result<GuestFacts, Code> {
+        match self.ask(session, &Request::Info { name: name.to_string() }) {
+            Ok(Reply::Guests(mut guests)) => Ok(guests.pop().unwrap()),
+            Ok(other) => panic!("{other:?}"),
+            Err(failure) => Err(failure.code),
+        }
+    }
+
+    /// Creates a guest: its domain.
+    pub(super) fn create(&mut self, session: usize, machine: &Machine) -> u32 {
+        match self.done(session, &Request::Create { machine: machine.clone(), paused: false }) {
+            Reply::Created(domain) => domain,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// An access of a guest that the hypervisor forwards.
+    pub(super) fn access(&mut self, domain: u32, access: u16, address: u64, width: u16, value: u64) {
+        self.events.push(Event { kind: event::EXIT, domain, index: 0, access, width, address, value });
+        self.run(MS);
+    }
+
+    /// A write to a port.
+    pub(super) fn port_write(&mut self, domain: u32, port: u16, value: u64) {
+        self.access(domain, event::ACCESS_PORT_WRITE, u64::from(port), 1, value);
+    }
+}
+
+impl OperatorSession {
+    fn take(&mut self, bytes: &[u8]) {
+        match &mut self.stage {
+            Stage::Hello(connecting) => {
+                self.incoming.extend_from_slice(bytes);
+                if let Some(answer) = self.incoming.first_chunk::<ANSWER_BYTES>() {
+                    let mut client = connecting.take().unwrap().finish(answer).unwrap();
+                    client.receive(&self.incoming[ANSWER_BYTES..]).unwrap();
+                    self.stage = Stage::Open(client);
+                }
+            }
+            Stage::Open(client) => client.receive(bytes).unwrap(),
+            Stage::Dead => {}
+        }
+        if let Stage::Open(client) = &mut self.stage {
+            while let Some(outcome) = client.next_outcome().unwrap() {
+                self.outcomes.push_back(outcome);
+            }
+        }
+    }
+}
+
+/// A bzImage that says of itself what Debian's say, with a small payload.
+pub(super) fn kernel() -> Vec<u8> {
+    let mut file = vec![0; 5 * 512 + 4096];
+    file[0x1f1] = 4;
+    file[0x1f4..0x1f8].copy_from_slice(&(4096u32 / 16).to_le_bytes());
+    file[0x1fe..0x200].copy_from_slice(&[0x55, 0xaa]);
+    file[0x200..0x202].copy_from_slice(&[0xeb, 0x6a]);
+    file[0x202..0x206].copy_from_slice(b"HdrS");
+    file[0x206..0x208].copy_from_slice(&0x020fu16.to_le_bytes());
+    file[0x20e..0x210].copy_from_slice(&0x300u16.to_le_bytes());
+    file[0x211] = 1;
+    file[0x22c..0x230].copy_from_slice(&0x7fff_ffffu32.to_le_bytes());
+    file[0x236..0x238].copy_from_slice(&0x3fu16.to_le_bytes());
+    file[0x238..0x23c].copy_from_slice(&2047u32.to_le_bytes());
+    file[0x258..0x260].copy_from_slice(&(16 * MIB).to_le_bytes());
+    file[0x260..0x264].copy_from_slice(&(1u32 << 20).to_le_bytes());
+    file[0x500..0x50d].copy_from_slice(b"6.1.0-test #1");
+    file[5 * 512..].fill(0xa5);
+    file
+}
+
+pub(super) fn machine(name: &str, kernel: [u8; 32]) -> Machine {
+    Machine {
+        name: String::from(name),
+        memory_bytes: 32 * MIB,
+        vcpus: 1,
+        cpu_weight: 256,
+        cap_percent: 0,
+        kernel,
+        ramdisk: None,
+        command_line: "console=hvc0".to_string(),
+        disks: Vec::new(),
+        network_cards: Vec::new(),
+        on_poweroff: Action::Destroy,
+        on_reboot: Action::Restart,
+        on_crash: Action::Preserve,
+    }
+}
+
+/// The same guest with other names and cards.
+pub(super) fn sibling(machine: &Machine, name: &str, last: u8) -> Machine {
+    let mut other = machine.clone();
+    other.name = name.to_string();
+    other.network_cards = vec![NetworkCard { mac: guest_mac(last) }];
+    other
+}
+
+pub(super) const fn guest_mac(last: u8) -> [u8; 6] {
+    [2, 0x11, 0, 0, 0, last]
+}

@@ -1,0 +1,137 @@
+//! A network namespace with DHCP, TFTP and storage targets.
+//!
+//! The caller re-executes itself inside with [`enter`]; there everything is
+//! private, so no lab disturbs another or the machine.
+
+use crate::process::{Process, run};
+use anyhow::{Context, Result, ensure};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// Set inside.
+const INSIDE: &str = "REDOUBT_LAB";
+/// The lab's own address.
+pub const HOST: &str = "10.77.0.1";
+/// The node's address, by DHCP.
+pub const NODE: &str = "10.77.0.2";
+/// The node's MAC.
+pub const NODE_MAC: &str = "52:54:00:77:00:02";
+
+/// Continues inside a namespace of its own; returns there.
+///
+/// # Errors
+/// When namespaces cannot be used.
+pub fn enter() -> Result<()> {
+    if std::env::var_os(INSIDE).is_some() {
+        return Ok(());
+    }
+    let mut command = Command::new("unshare");
+    command.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    if !crate::packages::is_root() {
+        command.args(["--user", "--map-root-user"]);
+    }
+    let error = command.arg(std::env::current_exe()?).args(std::env::args_os().skip(1)).env(INSIDE, "1").exec();
+    Err(error).context("cannot make a network namespace with unshare")
+}
+
+/// A guest's address and MAC, for DHCP.
+#[must_use]
+pub fn guest_address(number: u8) -> (String, String) {
+    (format!("10.77.0.{}", 10 + number), format!("02:00:00:77:00:{number:02x}"))
+}
+
+/// The running lab.
+#[derive(Debug)]
+pub struct Lab {
+    /// Where logs and sockets are.
+    pub directory: PathBuf,
+    dnsmasq: Option<Process>,
+    tgtd: Option<Process>,
+    blades: Vec<Process>,
+}
+
+impl Lab {
+    /// A bridge with a tap for the node, DHCP and TFTP. `boot` is the file that
+    /// machines boot.
+    ///
+    /// # Errors
+    /// When something cannot be set up.
+    pub fn start(directory: &Path, boot: &Path) -> Result<Self> {
+        std::fs::create_dir_all(directory)?;
+        let ip = |arguments: &str| run(Command::new("ip").args(arguments.split(' '))).map(|_| ());
+        ip("link set lo up")?;
+        ip("link add br0 type bridge")?;
+        ip("tuntap add tap0 mode tap")?;
+        ip("link set tap0 master br0")?;
+        ip("link set br0 up")?;
+        ip("link set tap0 up")?;
+        ip(&format!("addr add {HOST}/24 dev br0"))?;
+        let name = boot.file_name().context("no boot file")?.to_string_lossy().into_owned();
+        let root = boot.parent().context("no boot directory")?;
+        let mut command = Command::new("dnsmasq");
+        command
+            .args(["--no-daemon", "--conf-file=/dev/null", "--port=0", "--interface=br0", "--bind-interfaces"])
+            .args(["--user=root", "--group=root", "--dhcp-range=10.77.0.100,10.77.0.200,1h", "--dhcp-authoritative"])
+            .args(["--enable-tftp", "--log-dhcp"])
+            .arg(format!("--tftp-root={}", root.display()))
+            .arg(format!("--dhcp-boot={name}"))
+            .arg(format!("--dhcp-leasefile={}", directory.join("leases").display()))
+            .arg(format!("--dhcp-host={NODE_MAC},{NODE}"));
+        for number in 1..=16 {
+            let (address, mac) = guest_address(number);
+            command.arg(format!("--dhcp-host={mac},{address}"));
+        }
+        let dnsmasq = Process::start(&mut command, &directory.join("dnsmasq.log"))?;
+        Ok(Self { directory: directory.to_path_buf(), dnsmasq: Some(dnsmasq), tgtd: None, blades: Vec::new() })
+    }
+
+    /// Exports a file as AoE `shelf.slot`.
+    ///
+    /// # Errors
+    /// When vblade does not start.
+    pub fn export_aoe(&mut self, shelf: u16, slot: u8, file: &Path) -> Result<()> {
+        let mut command = Command::new("vblade");
+        command.args([shelf.to_string(), slot.to_string(), "br0".into()]).arg(file);
+        let log = self.directory.join(format!("vblade-{shelf}.{slot}.log"));
+        let mut blade = Process::start(&mut command, &log)?;
+        std::thread::sleep(Duration::from_millis(100));
+        ensure!(blade.is_running(), "vblade ended: {}", std::fs::read_to_string(&log).unwrap_or_default());
+        self.blades.push(blade);
+        Ok(())
+    }
+
+    fn tgtadm(&self, arguments: &str) -> Result<String> {
+        run(Command::new("tgtadm").env("TGT_IPC_SOCKET", self.directory.join("tgtd")).args(arguments.split(' ')))
+    }
+
+    /// Exports a file as LUN 1 of a target.
+    ///
+    /// # Errors
+    /// When tgtd does not take it.
+    pub fn export_iscsi(&mut self, number: u32, name: &str, file: &Path) -> Result<()> {
+        if self.tgtd.is_none() {
+            let mut command = Command::new("tgtd");
+            command.arg("-f").args(["--iscsi", &format!("portal={HOST}:3260")]);
+            command.env("TGT_IPC_SOCKET", self.directory.join("tgtd"));
+            self.tgtd = Some(Process::start(&mut command, &self.directory.join("tgtd.log"))?);
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while self.tgtadm("--lld iscsi --op show --mode sys").is_err() {
+                ensure!(Instant::now() < deadline, "tgtd does not start, see {}", self.directory.display());
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+        self.tgtadm(&format!("--lld iscsi --op new --mode target --tid {number} -T {name}"))?;
+        let unit = format!("--lld iscsi --op new --mode logicalunit --tid {number} --lun 1 -b {}", file.display());
+        self.tgtadm(&unit)?;
+        self.tgtadm(&format!("--lld iscsi --op bind --mode target --tid {number} -I ALL"))?;
+        Ok(())
+    }
+
+    /// Whether the services still run.
+    pub fn is_healthy(&mut self) -> bool {
+        let services = self.dnsmasq.iter_mut().chain(&mut self.tgtd).chain(&mut self.blades);
+        services.map(Process::is_running).all(|running| running)
+    }
+}

@@ -1,0 +1,86 @@
+//! A QEMU machine that is the node.
+
+use crate::lab::NODE_MAC;
+use crate::process::Process;
+use anyhow::Result;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+/// How the machine starts the image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Boot {
+    /// From the network: SeaBIOS, iPXE, DHCP, TFTP.
+    Pxe,
+    /// Directly, as a kernel.
+    Kernel(PathBuf),
+}
+
+/// What the machine is.
+#[derive(Debug, Clone)]
+pub struct Shape {
+    /// CPUs.
+    pub cpus: u32,
+    /// Memory in MiB.
+    pub memory_mib: u32,
+    /// How it starts.
+    pub boot: Boot,
+}
+
+/// The running machine.
+#[derive(Debug)]
+pub struct Machine {
+    /// QEMU.
+    pub process: Process,
+    /// When it was switched on.
+    pub started: Instant,
+    /// What its serial port said.
+    pub serial: PathBuf,
+}
+
+/// Whether this machine's KVM can nest AMD's virtualization.
+fn nests() -> bool {
+    let nested = std::fs::read_to_string("/sys/module/kvm_amd/parameters/nested").unwrap_or_default();
+    matches!(nested.trim(), "1" | "Y") && std::fs::OpenOptions::new().write(true).open("/dev/kvm").is_ok()
+}
+
+/// Arguments for the fastest accelerator that can run guests in the machine.
+#[must_use]
+pub fn accelerator() -> [&'static str; 4] {
+    if nests() {
+        ["-accel", "kvm", "-cpu", "host"]
+    } else {
+        ["-accel", "tcg,thread=multi", "-cpu", "max"]
+    }
+}
+
+impl Machine {
+    /// Switches the machine on, connected to the lab's tap.
+    ///
+    /// # Errors
+    /// When QEMU cannot be started.
+    pub fn start(shape: &Shape, directory: &Path) -> Result<Self> {
+        let serial = directory.join("serial.log");
+        let _ = std::fs::remove_file(&serial);
+        let mut command = Command::new("qemu-system-x86_64");
+        command
+            .args(["-machine", "q35", "-nodefaults", "-no-user-config", "-display", "none"])
+            .args(accelerator())
+            .args(["-smp", &shape.cpus.to_string(), "-m", &shape.memory_mib.to_string()])
+            .args(["-serial", &format!("file:{}", serial.display())])
+            .args(["-netdev", "tap,id=wire,ifname=tap0,script=no,downscript=no"])
+            .args(["-device", &format!("virtio-net-pci,netdev=wire,mac={NODE_MAC},bootindex=1")]);
+        if let Boot::Kernel(image) = &shape.boot {
+            command.arg("-kernel").arg(image);
+        }
+        let started = Instant::now();
+        let process = Process::start(&mut command, &directory.join("qemu.log"))?;
+        Ok(Self { process, started, serial })
+    }
+
+    /// What its serial port said so far.
+    #[must_use]
+    pub fn serial_text(&self) -> String {
+        std::fs::read(&self.serial).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+}

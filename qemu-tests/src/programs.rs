@@ -1,0 +1,38 @@
+//! The project's own programs, built.
+
+use anyhow::{Context, Result, ensure};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The folder for everything that is made.
+#[must_use]
+pub fn target() -> PathBuf {
+    image_builder::programs::workspace().join("target")
+}
+
+/// Runs cargo in the workspace.
+///
+/// # Errors
+/// When cargo cannot be run or fails.
+pub fn cargo(arguments: &[&str]) -> Result<()> {
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .current_dir(image_builder::programs::workspace())
+        .args(arguments)
+        .status()
+        .context("cannot run cargo")?;
+    ensure!(status.success(), "cargo {} failed", arguments.join(" "));
+    Ok(())
+}
+
+/// Builds the CLI and returns where it is.
+///
+/// # Errors
+/// When the build fails.
+pub fn cli() -> Result<PathBuf> {
+    cargo(&["build", "--quiet", "--package", "redoubt"])?;
+    let directory = std::env::current_exe()?;
+    let directory = directory.parent().context("no build directory")?;
+    let path = directory.join("redoubt");
+    ensure!(Path::new(&path).exists(), "{} was not built", path.display());
+    Ok(path)
+}
