@@ -216,7 +216,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     fn serve_operators(&mut self, now_ns: u64) -> bool {
-        self.sessions.poll(&mut self.network.host, &mut self.hypervisor, now_ns);
+        // Whoever sent something may have sent more than fitted, and a command may
+        // have begun what the next turn goes on with.
+        let mut busy = self.sessions.poll(&mut self.network.host, &mut self.hypervisor, now_ns);
         for _ in 0..COMMANDS_PER_TURN {
             let command = self.sessions.next_command(
                 &mut self.network.host,
@@ -228,8 +230,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             );
             let Some(command) = command else {
                 self.sessions.transmit(&mut self.network.host);
-                return false;
+                return busy;
             };
+            busy = true;
             self.execute(command, now_ns);
         }
         self.sessions.transmit(&mut self.network.host);

@@ -62,23 +62,29 @@ impl<M: GuestMemory> Sessions<M> {
         self.sessions.len()
     }
 
-    /// Accepts, reads, and drops what is dead or too slow.
-    pub fn poll<H: Hypervisor<Memory = M>>(&mut self, host: &mut Host, hypervisor: &mut H, now_ns: u64) {
-        while self.sessions.len() < SESSIONS_MAX {
-            let Some(connection) = host.accept(self.port) else { break };
-            let server = Server::new(now_ns);
-            self.sessions.push(Session { connection, server, upload: None, waiting: Waiting::Nothing });
-        }
+    /// Accepts, reads, and drops what is dead or too slow; true when bytes came, so
+    /// that there may be more.
+    pub fn poll<H: Hypervisor<Memory = M>>(
+        &mut self,
+        host: &mut Host,
+        hypervisor: &mut H,
+        now_ns: u64,
+    ) -> bool {
+        self.accept(host, now_ns);
+        let mut any = false;
         let mut index = 0;
         while let Some(session) = self.sessions.get_mut(index) {
-            let gone = matches!(host.state(session.connection), ConnectionState::Closed)
-                || (matches!(host.state(session.connection), ConnectionState::PeerClosed)
-                    && session.waiting == Waiting::Nothing
-                    && session.server.transmit().is_empty());
-            if gone
-                || now_ns >= session.server.deadline_ns()
-                || session.server.room() == 0 && !session.server.is_established()
-            {
+            let read = session.read(host, now_ns);
+            any |= read;
+            let gone = match host.state(session.connection) {
+                ConnectionState::Closed => true,
+                // What it sent before it closed is still carried out and answered.
+                ConnectionState::PeerClosed => {
+                    !read && session.waiting == Waiting::Nothing && session.server.transmit().is_empty()
+                }
+                _ => false,
+            };
+            if gone || now_ns >= session.server.deadline_ns() {
                 host.close(session.connection, now_ns);
                 let session = self.sessions.swap_remove(index);
                 if let Some(upload) = session.upload {
@@ -86,18 +92,29 @@ impl<M: GuestMemory> Sessions<M> {
                 }
                 continue;
             }
-            let room = session.server.room();
-            let server = &mut session.server;
-            let mut fault = false;
-            host.read_with(session.connection, |bytes| {
-                let count = bytes.len().min(room);
-                fault = server.receive(bytes.get(..count).unwrap_or_default()).is_err();
-                count
-            });
-            if fault {
-                host.abort(session.connection, now_ns);
-            }
             index += 1;
+        }
+        any
+    }
+
+    /// Takes new connections. When there are too many, those who have proved
+    /// nothing make room, oldest first: a stranger who only connects must not lock
+    /// operators out.
+    fn accept(&mut self, host: &mut Host, now_ns: u64) {
+        loop {
+            let strangers = self.sessions.iter().enumerate().filter(|(_, it)| !it.server.is_established());
+            let oldest = strangers.min_by_key(|(_, it)| it.server.deadline_ns()).map(|(index, _)| index);
+            let full = self.sessions.len() >= SESSIONS_MAX;
+            if full && oldest.is_none() {
+                return;
+            }
+            let Some(connection) = host.accept(self.port) else { return };
+            if let Some(oldest) = oldest.filter(|_| full) {
+                // It never got as far as an upload.
+                host.abort(self.sessions.swap_remove(oldest).connection, now_ns);
+            }
+            let server = Server::new(now_ns);
+            self.sessions.push(Session { connection, server, upload: None, waiting: Waiting::Nothing });
         }
     }
 
@@ -188,6 +205,29 @@ impl<M: GuestMemory> Sessions<M> {
 }
 
 impl<M: GuestMemory> Session<M> {
+    /// Takes what there is room for; true when that was something.
+    fn read(&mut self, host: &mut Host, now_ns: u64) -> bool {
+        let mut any = false;
+        loop {
+            let room = self.server.room();
+            let mut taken = 0;
+            let mut fault = false;
+            // The stack hands out what lies together, which may not be all.
+            host.read_with(self.connection, |bytes| {
+                taken = bytes.len().min(room);
+                fault = self.server.receive(bytes.get(..taken).unwrap_or_default()).is_err();
+                taken
+            });
+            if fault {
+                host.abort(self.connection, now_ns);
+            }
+            if fault || taken == 0 {
+                return any;
+            }
+            any = true;
+        }
+    }
+
     fn take_data<H: Hypervisor<Memory = M>>(
         &mut self,
         bytes: &[u8],
