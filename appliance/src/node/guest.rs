@@ -4,7 +4,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use hv_abi::DomainId;
-use hv_abi::domain::DomainSpec;
+use hv_abi::domain::{DomainSpec, STATE_NEW, STATE_PAUSED};
 use hv_abi::event::{self, Event};
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::machine::{Action, Digest, Machine};
@@ -16,7 +16,7 @@ use crate::devices::virtio::VirtioDevice;
 use crate::devices::virtio::block::BlockConfig;
 use crate::hypervisor::Hypervisor;
 use crate::layout::{MemoryLayout, UART_PORT};
-use crate::limits::{CONSOLE_BYTES, RANDOM_REQUESTS_PER_TURN};
+use crate::limits::{CONSOLE_BYTES, RANDOM_REQUESTS_PER_TURN, START_TIMEOUT_NS};
 use crate::loader::{self, LoadRequest};
 use crate::node::blobs::Blobs;
 use hv_x86::{low8, low16, low32};
@@ -74,6 +74,9 @@ pub struct Guest<M> {
     pub created_ns: u64,
     /// Whether it stays paused once its disks are there.
     pub start_paused: bool,
+    /// When it is given up if its disks are not there. Only a new guest is: one
+    /// that starts again waits for its storage for ever.
+    pub start_deadline_ns: Option<u64>,
     console_read: u64,
     uart_read: u64,
     /// Devices that rang and were not served dry, one bit each.
@@ -95,6 +98,7 @@ impl<M> Guest<M> {
             console: OutputRing::new(CONSOLE_BYTES),
             created_ns,
             start_paused,
+            start_deadline_ns: Some(created_ns.saturating_add(START_TIMEOUT_NS)),
             console_read: 0,
             uart_read: 0,
             work: 0,
@@ -102,10 +106,15 @@ impl<M> Guest<M> {
         }
     }
 
-    /// Takes over a domain that an earlier dom0 started.
-    pub fn adopt(&mut self, domain: DomainId, memory: M) {
+    /// Takes over a domain that an earlier dom0 started; `state` is one of the
+    /// hypervisor's.
+    pub fn adopt(&mut self, domain: DomainId, memory: M, state: u32) {
         self.domain = Some((domain, memory));
-        self.life = Life::Started;
+        self.start_deadline_ns = None;
+        self.life = match state {
+            STATE_NEW | STATE_PAUSED => Life::Paused,
+            _ => Life::Started,
+        };
     }
 
     /// Its domain, if it has one.

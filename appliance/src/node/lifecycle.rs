@@ -4,17 +4,18 @@ use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use hv_abi::domain::STATE_CRASHED;
 use hv_abi::{DomainId, MAX_DOMAINS, STORE_BYTES};
 use mgmt_proto::code::{Code, Failure};
-use mgmt_proto::machine::{Action, Machine};
-use mgmt_proto::verb::Reply;
+use mgmt_proto::machine::{Action, Disk, Machine};
+use mgmt_proto::verb::{Outcome, Reply};
 
 use crate::hypervisor::Hypervisor;
-use crate::limits::START_TIMEOUT_NS;
 use crate::node::Node;
 use crate::node::guest::{Guest, Life};
 use crate::node::nic::Nic;
 use crate::node::sessions::Waiting;
+use crate::node::volumes::parse;
 
 /// First bytes of what is kept for a guest across dom0's restart.
 const RECORD_MAGIC: [u8; 8] = *b"REDOVM01";
@@ -41,7 +42,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 let memory = self.hypervisor.memory(domain, layout);
                 let mut guest = Guest::new(machine, self.next_guest, created_ns, false);
                 self.next_guest += 1;
-                guest.adopt(domain, memory);
+                guest.adopt(domain, memory, info.state);
                 self.guests.push(guest);
             } else {
                 // Half an upload, or a guest that was not recorded yet.
@@ -51,6 +52,16 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         if !self.guests.is_empty() {
             let text = alloc::format!("node: {} guests of an earlier dom0 are listed", self.guests.len());
             self.hypervisor.log(&text);
+        }
+        // Nobody was there to be told of those that crashed meanwhile.
+        for index in (0..self.guests.len()).rev() {
+            let domain = self.guests.get(index).and_then(Guest::domain_id);
+            let info = domain.map(|domain| self.hypervisor.domain_info(domain.slot()));
+            if let Some(Ok(info)) = info
+                && info.state == STATE_CRASHED
+            {
+                self.guest_ended(index, Life::Crashed, now_ns);
+            }
         }
     }
 
@@ -81,24 +92,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 ));
             }
         }
-        for disk in &machine.disks {
-            let user = self.guests.iter().find(|guest| {
-                guest
-                    .machine
-                    .disks
-                    .iter()
-                    .any(|other| other.volume == disk.volume && !(other.read_only && disk.read_only))
-            });
-            if let Some(user) = user {
-                let message = alloc::format!("guest {} uses {}", user.machine.name, disk.volume);
-                return Err(Failure::new(
-                    Code::Conflict,
-                    name,
-                    message,
-                    "a disk that is written has one user",
-                ));
-            }
-        }
+        self.check_disks(machine)?;
         let free = self.hypervisor.node_info().memory_free_bytes;
         if machine.memory_bytes > free {
             let message = alloc::format!(
@@ -109,6 +103,29 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             return Err(Failure::new(Code::Capacity, name, message, "ask for less or destroy a guest"));
         }
         crate::node::guest::check_kernel(&mut self.hypervisor, &self.blobs, machine)
+    }
+
+    /// A volume that is written has one user, however its name is spelled.
+    fn check_disks(&self, machine: &Machine) -> Result<(), Failure> {
+        for (index, disk) in machine.disks.iter().enumerate() {
+            let volume =
+                parse(disk).map_err(|failure| Failure { object: machine.name.clone(), ..failure })?;
+            let conflicts = |other: &Disk| {
+                !(other.read_only && disk.read_only) && parse(other).is_ok_and(|other| other == volume)
+            };
+            let user = if machine.disks.iter().take(index).any(conflicts) {
+                Some(machine)
+            } else {
+                let mut others = self.guests.iter().map(|guest| &guest.machine);
+                others.find(|other| other.disks.iter().any(conflicts))
+            };
+            if let Some(user) = user {
+                let message = alloc::format!("guest {} uses {}", user.name, disk.volume);
+                let remedy = "a disk that is written has one user";
+                return Err(Failure::new(Code::Conflict, &machine.name, message, remedy));
+            }
+        }
+        Ok(())
     }
 
     /// Accepts a guest; its disks are connected before it starts.
@@ -143,7 +160,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// When a guest that waits for its disks is given up.
     pub(super) fn next_start_deadline(&self) -> Option<u64> {
         let waiting = self.guests.iter().filter(|guest| guest.life == Life::Connecting);
-        waiting.map(|guest| guest.created_ns + START_TIMEOUT_NS).min()
+        waiting.filter_map(|guest| guest.start_deadline_ns).min()
     }
 
     /// Starts guests whose disks are there, gives up those whose are not.
@@ -163,8 +180,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                     }
                     started
                 }
-                None if now_ns >= guest.created_ns + START_TIMEOUT_NS => {
-                    Err(self.volumes.failure(number, &guest.machine.name))
+                None if guest.start_deadline_ns.is_some_and(|deadline_ns| now_ns >= deadline_ns) => {
+                    Err(self.volumes.failure(number, &guest.machine.name, &self.network.host))
                 }
                 None => {
                     index += 1;
@@ -176,14 +193,32 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                     let id = self.guests.get(index).and_then(Guest::domain_id).map_or(0, |domain| domain.0);
                     Ok(Reply::Created(id))
                 }
-                Err(failure) => {
-                    self.forget(index, now_ns);
-                    Err(failure)
-                }
+                Err(failure) => Err(failure),
             };
-            for session in self.sessions.waiting_for(&Waiting::Guest(number)) {
-                self.sessions.answer(session, &reply);
+            self.answer_waiting(number, &reply);
+            if let Err(failure) = reply {
+                self.start_failed(index, &failure, now_ns);
             }
+        }
+    }
+
+    /// Answers those who wait for a guest's start.
+    fn answer_waiting(&mut self, number: u64, reply: &Outcome) {
+        for session in self.sessions.waiting_for(&Waiting::Guest(number)) {
+            self.sessions.answer(session, reply);
+        }
+    }
+
+    /// A new guest that cannot start is gone; one that cannot start again is kept
+    /// to be looked at.
+    fn start_failed(&mut self, index: usize, failure: &Failure, now_ns: u64) {
+        let Some(guest) = self.guests.get_mut(index) else { return };
+        let text = alloc::format!("guest {failure}");
+        self.hypervisor.log(&text);
+        if guest.start_deadline_ns.is_some() {
+            self.forget(index, now_ns);
+        } else {
+            guest.end(&mut self.hypervisor, Life::Crashed);
         }
     }
 
@@ -207,7 +242,10 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             guest.end(&mut self.hypervisor, Life::Off);
             self.network.detach(number);
             self.volumes.close(number, &mut self.network.host, now_ns);
-            self.guests.remove(index);
+            let gone = self.guests.remove(index);
+            let message = "was destroyed before it started";
+            let failure = Failure::new(Code::Conflict, gone.machine.name, message, "create it again");
+            self.answer_waiting(number, &Err(failure));
         }
     }
 
@@ -235,9 +273,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Starts a guest again from its kernel, in a fresh domain.
     pub(super) fn restart(&mut self, index: usize, now_ns: u64) {
         let Some(guest) = self.guests.get_mut(index) else { return };
+        if guest.life == Life::Connecting {
+            return;
+        }
         let number = guest.number;
         guest.end(&mut self.hypervisor, Life::Connecting);
         guest.created_ns = now_ns;
+        guest.start_deadline_ns = None;
         guest.start_paused = false;
         self.volumes.forget_all(number);
         // A guest that an earlier dom0 started has neither disks nor cards here.

@@ -48,6 +48,8 @@ pub struct Volumes {
     seed: u64,
     bindings: Vec<Binding>,
     search: Option<Search>,
+    /// Connections of sessions that were replaced, to be cut.
+    abandoned: Vec<ConnectionId>,
     next_request: u64,
 }
 
@@ -97,11 +99,30 @@ fn payload<'a, M>(
     GuestPayload { guest: guests.iter_mut().find(|other| other.number == guest), device, tokens }
 }
 
+/// The volume that a disk names.
+///
+/// # Errors
+/// The name is none.
+pub fn parse(disk: &Disk) -> Result<VolumeName, Failure> {
+    disk.volume.parse().map_err(|error: storage::volume::NameError| {
+        let message = format!("disk {}: {error}", disk.volume);
+        Failure::new(Code::Usage, "", message, "see `redoubt storage discover`")
+    })
+}
+
 impl Volumes {
     /// No disks yet.
     #[must_use]
     pub const fn new(mac: [u8; 6], initiator: String, seed: u64) -> Self {
-        Self { mac, initiator, seed, bindings: Vec::new(), search: None, next_request: 1 }
+        Self {
+            mac,
+            initiator,
+            seed,
+            bindings: Vec::new(),
+            search: None,
+            abandoned: Vec::new(),
+            next_request: 1,
+        }
     }
 
     fn next_seed(&mut self) -> u64 {
@@ -137,14 +158,7 @@ impl Volumes {
     /// # Errors
     /// The name is none.
     pub fn open(&mut self, guest: u64, device: usize, disk: &Disk) -> Result<(), Failure> {
-        let name: VolumeName = disk.volume.parse().map_err(|error: storage::volume::NameError| {
-            Failure::new(
-                Code::Usage,
-                "",
-                format!("disk {}: {error}", disk.volume),
-                "see `redoubt storage discover`",
-            )
-        })?;
+        let name = parse(disk)?;
         let volume = self.session(&name);
         self.bindings.push(Binding {
             guest,
@@ -189,6 +203,7 @@ impl Volumes {
         if let Some(binding) = self.bindings.get_mut(index) {
             binding.tokens.clear();
             binding.volume = volume;
+            self.abandoned.extend(binding.connection.take());
         }
     }
 
@@ -216,7 +231,7 @@ impl Volumes {
 
     /// Why a guest's disks are not ready: which one, at which stage.
     #[must_use]
-    pub fn failure(&self, guest: u64, name: &str) -> Failure {
+    pub fn failure(&self, guest: u64, name: &str, host: &Host) -> Failure {
         let waiting = self.bindings.iter().filter(|binding| binding.guest == guest).find_map(|binding| {
             let status = binding.volume.status();
             (status.state != VolumeState::Ready || status.capacity.is_none()).then_some((binding, status))
@@ -224,11 +239,12 @@ impl Volumes {
         let Some((binding, status)) = waiting else {
             return Failure::new(Code::Storage, name, "its disks are not ready", "try again");
         };
-        let stage = match (&binding.volume, &binding.connection) {
+        let open = binding.connection.is_some_and(|id| host.state(id) != ConnectionState::Connecting);
+        let stage = match (&binding.volume, open) {
             (Volume::Aoe(_), _) if status.rtt_ns.is_none() => "no target answers to that shelf and slot",
             (Volume::Aoe(_), _) => "the target answers but does not identify itself",
-            (Volume::Iscsi(_), None) => "the portal does not accept a connection",
-            (Volume::Iscsi(_), Some(_)) => "the portal is connected, login or inquiry did not finish",
+            (Volume::Iscsi(_), false) => "the portal does not accept a connection",
+            (Volume::Iscsi(_), true) => "the portal is connected, login or inquiry did not finish",
         };
         let detail = status.last_error.map_or_else(String::new, |error| format!(": {error}"));
         let message = format!("disk {}: {stage}{detail}", binding.name);
@@ -327,6 +343,9 @@ impl Volumes {
 
     /// Moves iSCSI's bytes, advances timers and hands completions to guests.
     pub fn poll<M: GuestMemory>(&mut self, host: &mut Host, guests: &mut [Guest<M>], now_ns: u64) {
+        for connection in self.abandoned.drain(..) {
+            host.abort(connection, now_ns);
+        }
         for binding in &mut self.bindings {
             binding.volume.poll(now_ns);
             if let Volume::Iscsi(session) = &mut binding.volume {

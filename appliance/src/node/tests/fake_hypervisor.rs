@@ -264,12 +264,7 @@ impl Hypervisor for FakeHypervisor {
         .unwrap()
     }
 
-    fn with_blob(
-        &mut self,
-        domain: DomainId,
-        length: usize,
-        look: &mut dyn FnMut(&mut Self, &[u8]),
-    ) -> bool {
+    fn with_blob(&mut self, domain: DomainId, length: usize, look: &mut dyn FnMut(&mut Self, &[u8])) -> bool {
         let bytes = self.with(domain, |domain| {
             assert_eq!(domain.state, STATE_NEW, "a store of bytes never runs");
             domain.memory.bytes(0, length)

@@ -7,6 +7,7 @@ use super::{
 
 impl Target {
     /// Takes a received Ethernet frame; true when it belonged to this session.
+    /// Several sessions may share a target: a tag says whose an answer is.
     pub fn receive(&mut self, frame: &[u8], now_ns: u64, payload: &mut dyn Payload) -> bool {
         self.now_ns = now_ns;
         let Some(frame) = Frame::parse(frame) else { return false };
@@ -21,7 +22,7 @@ impl Target {
         let index = self.slots.iter().position(|slot| slot.tag == frame.tag);
         let (true, Some(index)) = (believed, index) else {
             self.counters.rejected = self.counters.rejected.wrapping_add(1);
-            return true;
+            return index.is_some();
         };
         if let Some(error) = frame.error {
             self.complain(index, error);
