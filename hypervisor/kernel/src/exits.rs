@@ -67,7 +67,21 @@ pub(crate) fn handle(vcpu: &Vcpu, inner: &mut Inner) -> Next {
             inner.exception = Some(Exception::INVALID_OPCODE);
         }
         svm::EXIT_TASK_SWITCH => return Next::Crash("hardware task switch"),
-        svm::EXIT_SHUTDOWN => return Next::Crash("triple fault"),
+        svm::EXIT_SHUTDOWN => {
+            let save = &inner.vmcb.save;
+            info!(
+                "domain slot {} vcpu {}: triple fault at {:#x}, CR2 {:#x}, CR3 {:#x}, CR0 {:#x}, RSP {:#x}, event {:#x}",
+                inner.domain,
+                inner.index,
+                save.rip,
+                save.cr2,
+                save.cr3,
+                save.cr0,
+                save.rsp,
+                control.exit_interrupt_info
+            );
+            return Next::Crash("triple fault");
+        }
         svm::EXIT_INVALID => return Next::Crash("processor state that the hardware refuses"),
         code => {
             info!("domain slot {}: exit {code:#x} is not expected", inner.domain);
@@ -108,8 +122,8 @@ fn go_to(inner: &mut Inner, rip: u64) {
 }
 
 /// Steps over an intercepted instruction with these opcode bytes. If the bytes in
-/// memory are others by now (another vCPU wrote them), the guest gets an
-/// invalid-opcode exception, and the caller must have no effect.
+/// memory are others by now (another vCPU wrote them), the guest runs them
+/// instead, and the caller must have no effect.
 fn advance(inner: &mut Inner, opcode: &[u8]) -> bool {
     if crate::svm::features() & SVM_EDX_NRIP_SAVE != 0 && inner.vmcb.control.next_rip != 0 {
         let next = inner.vmcb.control.next_rip;
@@ -124,7 +138,6 @@ fn advance(inner: &mut Inner, opcode: &[u8]) -> bool {
         go_to(inner, next);
         return true;
     }
-    inner.exception = Some(Exception::INVALID_OPCODE);
     false
 }
 

@@ -187,7 +187,12 @@ pub(crate) fn create(
     let mut vmcb = FrameBox::new().ok_or(Error::NoMemory)?;
     svm::init_control(&mut vmcb, root, tsc_offset);
     init_real_mode(&mut vmcb, 0);
-    let state = FrameBox::new().ok_or(Error::NoMemory)?;
+    let mut state = FrameBox::<Page>::new().ok_or(Error::NoMemory)?;
+    // MXCSR after reset; XRSTOR takes it from here even for initial state
+    // (SDM volume 1, 13.8.1).
+    if let Some(slot) = state.get_mut(24..28) {
+        slot.copy_from_slice(&0x1f80_u32.to_le_bytes());
+    }
     let lapic = Lapic::new(index);
     let vcpu = VCPUS.get(slot).ok_or(Error::NoSlot)?;
     vcpu.reset_requests();
