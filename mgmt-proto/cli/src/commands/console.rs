@@ -1,0 +1,200 @@
+//! `redoubt console`.
+//!
+//! On a terminal every key goes to the guest but the one that leaves. Without
+//! one, input is sent as it is, and output is copied until the guest is gone.
+
+use crate::arguments::{Console, Global};
+use crate::session::{open, resolve};
+use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::verb::{Reply, Request};
+use redoubt::{Connection, exit};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use std::io::{IsTerminal, Read, Write};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
+use std::time::Duration;
+
+/// Pause between looks at a console on which nothing happens.
+const POLL_PAUSE: Duration = Duration::from_millis(50);
+/// Most bytes of input in one request: little, so that none is lost in a guest
+/// that reads slowly.
+const INPUT_CHUNK_BYTES: usize = 256;
+
+pub(crate) fn run(global: &Global, options: &Console) -> Result<(), Failure> {
+    escape_byte(&options.escape)?;
+    let mut connection = open(global)?;
+    let guest = resolve(&mut connection, &options.guest)?;
+    attach(&mut connection, &Console { guest, escape: options.escape.clone(), once: options.once })
+}
+
+/// Copies between the terminal and the guest until either ends.
+pub(crate) fn attach(connection: &mut Connection, options: &Console) -> Result<(), Failure> {
+    let escape = escape_byte(&options.escape)?;
+    if options.once {
+        return copy_output(connection, &options.guest);
+    }
+    let terminal = std::io::stdin().is_terminal();
+    if terminal {
+        eprintln!("[{}; {} leaves]", options.guest, options.escape);
+    }
+    let raw = RawTerminal::enter()?;
+    let result = exchange(connection, &options.guest, terminal.then_some(escape));
+    drop(raw);
+    if terminal {
+        eprintln!();
+    }
+    match result? {
+        End::Left => {}
+        End::Gone => eprintln!("[{}: the guest is gone]", options.guest),
+    }
+    Ok(())
+}
+
+enum End {
+    Left,
+    Gone,
+}
+
+/// The byte of `^]`, `^A`, or one character.
+fn escape_byte(text: &str) -> Result<u8, Failure> {
+    match *text.as_bytes() {
+        [byte] => Ok(byte),
+        [b'^', letter] if (b'@'..=b'_').contains(&letter.to_ascii_uppercase()) => {
+            Ok(letter.to_ascii_uppercase() & 0x1f)
+        }
+        _ => Err(exit::usage("escape", format!("{text:?} is no key"), "write ^] or one character")),
+    }
+}
+
+fn read_console(connection: &mut Connection, guest: &str, from: &mut u64) -> Result<Vec<u8>, Failure> {
+    let request = Request::ConsoleRead { name: guest.into(), from: *from };
+    let Reply::Stream(stream) = connection.request(request)? else { return Err(connection.unexpected()) };
+    *from = stream.next;
+    Ok(stream.bytes)
+}
+
+fn copy_output(connection: &mut Connection, guest: &str) -> Result<(), Failure> {
+    let mut from = 0;
+    loop {
+        let bytes = read_console(connection, guest, &mut from)?;
+        if bytes.is_empty() || !write_out(&bytes) {
+            return Ok(());
+        }
+    }
+}
+
+/// False when nobody reads any more.
+fn write_out(bytes: &[u8]) -> bool {
+    let mut output = std::io::stdout().lock();
+    output.write_all(bytes).and_then(|()| output.flush()).is_ok()
+}
+
+/// Reads the terminal in a thread of its own, which ends with the program.
+fn start_reader() -> Receiver<Vec<u8>> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        let mut input = std::io::stdin().lock();
+        let mut buffer = [0; INPUT_CHUNK_BYTES];
+        while let Ok(count) = input.read(&mut buffer) {
+            let Some(bytes) = buffer.get(..count).filter(|bytes| !bytes.is_empty()) else { break };
+            if sender.send(bytes.to_vec()).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
+}
+
+fn exchange(connection: &mut Connection, guest: &str, escape: Option<u8>) -> Result<End, Failure> {
+    let input = start_reader();
+    let mut input_open = true;
+    let (mut from, mut seen) = (0, false);
+    loop {
+        match read_console(connection, guest, &mut from) {
+            Ok(bytes) => {
+                seen = true;
+                if !write_out(&bytes) {
+                    return Ok(End::Left);
+                }
+                // More may be there already; typed keys still have their turn.
+                let pause = if bytes.is_empty() { POLL_PAUSE } else { Duration::ZERO };
+                let typed = wait_for_input(&input, &mut input_open, pause);
+                if let Some(bytes) = typed
+                    && !forward(connection, guest, &bytes, escape)?
+                {
+                    return Ok(End::Left);
+                }
+            }
+            Err(failure) if failure.code == Code::NotFound && seen => return Ok(End::Gone),
+            Err(failure) => return Err(failure),
+        }
+    }
+}
+
+fn wait_for_input(input: &Receiver<Vec<u8>>, open: &mut bool, pause: Duration) -> Option<Vec<u8>> {
+    if !*open {
+        std::thread::sleep(pause);
+        return None;
+    }
+    let received = if pause.is_zero() {
+        input.try_recv().map_err(|error| error == TryRecvError::Disconnected)
+    } else {
+        input.recv_timeout(pause).map_err(|error| error == RecvTimeoutError::Disconnected)
+    };
+    received
+        .map_err(|closed| {
+            if closed {
+                *open = false;
+            }
+        })
+        .ok()
+}
+
+/// Sends what was typed; false when it holds the key that leaves.
+fn forward(
+    connection: &mut Connection,
+    guest: &str,
+    typed: &[u8],
+    escape: Option<u8>,
+) -> Result<bool, Failure> {
+    let end = typed.iter().position(|byte| Some(*byte) == escape);
+    let bytes = typed.get(..end.unwrap_or(typed.len())).unwrap_or_default();
+    if !bytes.is_empty() {
+        let request = Request::ConsoleWrite { name: guest.into(), bytes: bytes.to_vec() };
+        match connection.request(request) {
+            Ok(_) => {}
+            Err(failure) if failure.code == Code::Conflict => eprint!("\r\n[{failure}]\r\n"),
+            Err(failure) if failure.code == Code::NotFound => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    Ok(end.is_none())
+}
+
+/// The terminal in raw mode, as long as this lives.
+struct RawTerminal {
+    before: Option<Termios>,
+}
+
+impl RawTerminal {
+    fn enter() -> Result<Self, Failure> {
+        let input = std::io::stdin();
+        if !input.is_terminal() {
+            return Ok(Self { before: None });
+        }
+        let failed =
+            |error: rustix::io::Errno| Failure::new(Code::Internal, "terminal", error.to_string(), "");
+        let before = tcgetattr(&input).map_err(failed)?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(&input, OptionalActions::Now, &raw).map_err(failed)?;
+        Ok(Self { before: Some(before) })
+    }
+}
+
+impl Drop for RawTerminal {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            let _ = tcsetattr(std::io::stdin(), OptionalActions::Drain, before);
+        }
+    }
+}

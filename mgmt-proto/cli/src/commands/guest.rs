@@ -1,0 +1,157 @@
+//! `redoubt list`, `info` and the verbs that act on one guest.
+
+use crate::arguments::{Form, Global};
+use crate::session::{guests, open, print, print_done, print_guests, print_json, resolve};
+use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::verb::{GuestFacts, Reply, Request, State};
+use redoubt::{Connection, json, table};
+use std::time::{Duration, Instant};
+
+/// How long `shutdown -w` waits unless told otherwise.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(120);
+/// Pause between looks at a guest that shuts down.
+const SHUTDOWN_PAUSE: Duration = Duration::from_millis(200);
+
+/// What is done to a guest at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Act {
+    Pause,
+    Unpause,
+    Reboot,
+    Destroy,
+}
+
+pub(crate) fn list(global: &Global) -> Result<(), Failure> {
+    let mut connection = open(global)?;
+    let guests = guests(&mut connection)?;
+    print_guests(global, &guests)
+}
+
+pub(crate) fn info(global: &Global, guest: &str) -> Result<(), Failure> {
+    let mut connection = open(global)?;
+    let name = resolve(&mut connection, guest)?;
+    let Reply::Guests(guests) = connection.request(Request::Info { name })? else {
+        return Err(connection.unexpected());
+    };
+    let Some(facts) = guests.first() else { return Err(connection.unexpected()) };
+    match global.output {
+        Form::Json => print_json(&json::guest(facts)),
+        Form::Name => print(&format!("{}\n", facts.machine.name)),
+        Form::Table | Form::Wide => print(&lines(facts)),
+    }
+}
+
+fn lines(facts: &GuestFacts) -> String {
+    let guest = json::guest(facts);
+    let cap = if guest.cap_percent == 0 { "none".into() } else { format!("{} %", guest.cap_percent) };
+    let mut lines = vec![
+        ("name", guest.name),
+        ("id", guest.id.to_string()),
+        ("state", format!("{} {}", guest.state, guest.flags)),
+        ("memory", format!("{} MiB, {} touched", guest.memory_bytes >> 20, guest.populated_bytes >> 20)),
+        ("vcpus", format!("{}, weight {}, cap {cap}", guest.vcpus, guest.cpu_weight)),
+        ("cpu time", format!("{} s", table::seconds(guest.cpu_time_ns))),
+        ("created", format!("{} s after power-on", table::seconds(guest.created_ns))),
+        ("exits", guest.exits.to_string()),
+        ("kernel", guest.kernel_sha256),
+        ("ramdisk", guest.ramdisk_sha256.unwrap_or_else(|| "none".into())),
+        ("cmdline", guest.cmdline),
+    ];
+    for disk in &guest.disks {
+        let access = if disk.read_only { "ro" } else { "rw" };
+        let stalled =
+            disk.stalled_since_ns.map(|since| format!(" since {} s after power-on", table::seconds(since)));
+        lines.push((
+            "disk",
+            format!(
+                "{} {access}, {} MiB, {}{}, {} reads, {} writes, {} flushes, {} retries",
+                disk.volume,
+                disk.bytes >> 20,
+                disk.state,
+                stalled.unwrap_or_default(),
+                disk.reads,
+                disk.writes,
+                disk.flushes,
+                disk.retries
+            ),
+        ));
+    }
+    for mac in guest.macs {
+        lines.push(("vif", mac));
+    }
+    lines.push(("frames", format!("{} received, {} sent", guest.frames_received, guest.frames_sent)));
+    lines.push((
+        "on",
+        format!("poweroff {}, reboot {}, crash {}", guest.on_poweroff, guest.on_reboot, guest.on_crash),
+    ));
+    lines.iter().map(|(name, value)| format!("{name:<9} {value}\n")).collect()
+}
+
+pub(crate) fn act(global: &Global, guest: &str, act: Act) -> Result<(), Failure> {
+    let mut connection = open(global)?;
+    let name = resolve(&mut connection, guest)?;
+    let object = name.clone();
+    let (verb, request) = match act {
+        Act::Pause => ("pause", Request::Pause { name }),
+        Act::Unpause => ("unpause", Request::Unpause { name }),
+        Act::Reboot => ("reboot", Request::Reboot { name }),
+        Act::Destroy => ("destroy", Request::Destroy { name }),
+    };
+    connection.request(request)?;
+    print_done(global, &object, verb, "done", None)
+}
+
+pub(crate) fn shutdown(
+    global: &Global,
+    guest: Option<&str>,
+    until_off: bool,
+    all: bool,
+) -> Result<(), Failure> {
+    let mut connection = open(global)?;
+    let names = match guest {
+        Some(guest) => vec![resolve(&mut connection, guest)?],
+        None => {
+            let on = |facts: &GuestFacts| matches!(facts.state, State::Running | State::Blocked);
+            guests(&mut connection)?.into_iter().filter(on).map(|facts| facts.machine.name).collect()
+        }
+    };
+    let mut failed = 0_usize;
+    let mut pressed = Vec::new();
+    for name in names {
+        match connection.request(Request::Shutdown { name: name.clone() }) {
+            Ok(_) => pressed.push(name),
+            Err(failure) if all && !matches!(failure.code, Code::Unreachable | Code::Deadline) => {
+                eprintln!("error: {failure}");
+                failed += 1;
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    if until_off {
+        let timeout = global.timeout.map_or(SHUTDOWN_TIMEOUT, Duration::from_secs);
+        wait_until_off(&mut connection, &pressed, timeout)?;
+    }
+    for name in &pressed {
+        print_done(global, name, "shutdown", if until_off { "done" } else { "requested" }, None)?;
+    }
+    if failed > 0 {
+        return Err(Failure::new(Code::Partial, "shutdown", format!("{failed} guests refused"), ""));
+    }
+    Ok(())
+}
+
+fn wait_until_off(connection: &mut Connection, names: &[String], timeout: Duration) -> Result<(), Failure> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let guests = guests(connection)?;
+        let on = |facts: &&GuestFacts| {
+            names.contains(&facts.machine.name) && !matches!(facts.state, State::Off | State::Crashed)
+        };
+        let Some(left) = guests.iter().find(on) else { return Ok(()) };
+        if Instant::now() >= deadline {
+            let remedy = "it may not listen to the power button; see its console, or destroy it";
+            return Err(Failure::new(Code::Deadline, &left.machine.name, "is still shutting down", remedy));
+        }
+        std::thread::sleep(SHUTDOWN_PAUSE);
+    }
+}

@@ -1,0 +1,336 @@
+//! A session with a node over TCP, blocking.
+
+use crate::{blobs, exit};
+use ed25519_dalek::SigningKey;
+use mgmt_proto::client::{Client, Connecting};
+use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::handshake::{ANSWER_BYTES, PeerFault};
+use mgmt_proto::limits::{BLOB_BYTES, BLOB_CHUNK_BYTES};
+use mgmt_proto::machine::Digest;
+use mgmt_proto::manifest::DEFAULT_PORT;
+use mgmt_proto::verb::{Outcome, Reply, Request};
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long connecting may take unless told otherwise.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an answer may take unless told otherwise.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long one of several attempts to connect may take.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Pause between attempts.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// An established session.
+pub struct Connection {
+    stream: TcpStream,
+    client: Client,
+    key: SigningKey,
+    address: String,
+    answer_timeout: Duration,
+}
+
+/// `host` or `host:port` with the port filled in.
+#[must_use]
+pub fn with_port(address: &str) -> String {
+    let has_port = match address.rsplit_once(':') {
+        Some((host, port)) => port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']')),
+        None => false,
+    };
+    match address {
+        _ if has_port => address.into(),
+        _ if address.contains(':') && !address.starts_with('[') => format!("[{address}]:{DEFAULT_PORT}"),
+        _ => format!("{address}:{DEFAULT_PORT}"),
+    }
+}
+
+impl Connection {
+    /// Connects and proves both ends to each other. With `expected_node`, the
+    /// node must have that key; without, the caller looks at [`Self::node`].
+    ///
+    /// # Errors
+    /// [`Code::Unreachable`] or [`Code::Refused`].
+    pub fn open(address: &str, key: &SigningKey, expected_node: Option<&[u8; 32]>) -> Result<Self, Failure> {
+        Self::open_within(address, key, expected_node, CONNECT_TIMEOUT)
+    }
+
+    /// As [`Self::open`], trying again until it succeeds or the time is over:
+    /// for a node that is being started.
+    ///
+    /// # Errors
+    /// As [`Self::open`], of the last attempt.
+    pub fn wait_for(
+        address: &str,
+        key: &SigningKey,
+        expected_node: Option<&[u8; 32]>,
+        timeout: Duration,
+    ) -> Result<Self, Failure> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
+            match Self::open_within(address, key, expected_node, left.min(ATTEMPT_TIMEOUT)) {
+                // A port forwarder accepts for a node that does not listen yet,
+                // and then closes: that looks like a refusal.
+                Err(failure)
+                    if matches!(failure.code, Code::Unreachable | Code::Refused)
+                        && Instant::now() < deadline =>
+                {
+                    std::thread::sleep(RETRY_PAUSE);
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// As [`Self::open`], with a limit of time.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_within(
+        address: &str,
+        key: &SigningKey,
+        expected_node: Option<&[u8; 32]>,
+        timeout: Duration,
+    ) -> Result<Self, Failure> {
+        let address = with_port(address);
+        let deadline = Instant::now() + timeout;
+        let mut stream = connect(&address, deadline)?;
+        let seed = keys::random::bytes::<32>().map_err(|error| exit::key(&error))?;
+        let connecting = Connecting::new(key, *seed).map_err(|fault| peer_fault(&address, fault))?;
+        let mut answer = [0; ANSWER_BYTES];
+        let exchanged = set_timeouts(&stream, deadline)
+            .and_then(|()| stream.write_all(connecting.hello()))
+            .and_then(|()| stream.read_exact(&mut answer));
+        exchanged.map_err(|error| handshake_failure(&address, &error))?;
+        let client = connecting.finish(&answer).map_err(|fault| peer_fault(&address, fault))?;
+        if let Some(expected) = expected_node.filter(|expected| *expected != client.node()) {
+            return Err(Failure::new(
+                Code::Refused,
+                &address,
+                format!(
+                    "the node has the key {} and not {}",
+                    hex::encode(client.node()),
+                    hex::encode(expected)
+                ),
+                "this is another node, or somebody in between",
+            ));
+        }
+        Ok(Self { stream, client, key: key.clone(), address, answer_timeout: ANSWER_TIMEOUT })
+    }
+
+    /// Sets how long an answer may take.
+    pub const fn set_answer_timeout(&mut self, timeout: Duration) {
+        self.answer_timeout = timeout;
+    }
+
+    /// The node's public key.
+    #[must_use]
+    pub const fn node(&self) -> &[u8; 32] {
+        self.client.node()
+    }
+
+    /// The nonce of the node's boot.
+    #[must_use]
+    pub const fn boot_nonce(&self) -> &[u8; 32] {
+        self.client.boot_nonce()
+    }
+
+    /// Where the node is, with the port.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Asks and waits for the answer.
+    ///
+    /// # Errors
+    /// The node's own failure, or what happened on the way to it.
+    pub fn request(&mut self, request: Request) -> Outcome {
+        let bytes =
+            self.client.command(&self.key, &request).map_err(|fault| peer_fault(&self.address, fault))?;
+        self.send(&bytes)?;
+        self.outcome()
+    }
+
+    /// As [`Self::request`] for what ends with the node's dom0: a session that
+    /// breaks off instead of an answer is what was asked for.
+    ///
+    /// # Errors
+    /// The node's refusal, or that the request could not be sent.
+    pub fn request_last(&mut self, request: Request) -> Result<(), Failure> {
+        self.answer_timeout = self.answer_timeout.min(Duration::from_secs(2));
+        match self.request(request) {
+            Ok(_) => Ok(()),
+            Err(failure) if matches!(failure.code, Code::Unreachable | Code::Deadline) => Ok(()),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Sends a file, whatever the node has.
+    ///
+    /// # Errors
+    /// Of the file, the node, or the way to it.
+    pub fn upload(&mut self, path: &Path) -> Result<Digest, Failure> {
+        let blob = blobs::Blob::read(path)?;
+        self.upload_blob(&blob, &mut |_| {})?;
+        Ok(blob.digest)
+    }
+
+    /// Sends those files that the node lacks. `progress` is told the file and the
+    /// bytes of it that were sent.
+    ///
+    /// # Errors
+    /// Of a file, the node, or the way to it.
+    pub fn upload_missing(
+        &mut self,
+        blobs: &[blobs::Blob],
+        progress: &mut dyn FnMut(&blobs::Blob, u64),
+    ) -> Result<(), Failure> {
+        let asked = blobs.iter().map(|blob| blob.digest).collect();
+        let Reply::Missing(missing) = self.request(Request::BlobMissing(asked))? else {
+            return Err(self.unexpected());
+        };
+        for blob in blobs.iter().filter(|blob| missing.contains(&blob.digest)) {
+            self.upload_blob(blob, &mut |sent| progress(blob, sent))?;
+        }
+        Ok(())
+    }
+
+    fn upload_blob(&mut self, blob: &blobs::Blob, progress: &mut dyn FnMut(u64)) -> Result<(), Failure> {
+        let object = blob.path.display().to_string();
+        if blob.length == 0 || blob.length > BLOB_BYTES {
+            let message = format!("the file has {} bytes", blob.length);
+            return Err(exit::usage(object, message, "1 byte to 512 MiB are possible"));
+        }
+        let name = |mut failure: Failure| {
+            if failure.object.is_empty() {
+                failure.object.clone_from(&object);
+            }
+            failure
+        };
+        let mut file = File::open(&blob.path).map_err(|error| exit::file(&blob.path, &error))?;
+        self.request(Request::BlobPut { digest: blob.digest, length: blob.length }).map_err(name)?;
+        let mut buffer = vec![0; BLOB_CHUNK_BYTES];
+        let mut sent = 0_u64;
+        while sent < blob.length {
+            let count = file.read(&mut buffer).map_err(|error| exit::file(&blob.path, &error))?;
+            // A file that grew is cut, one that shrank cannot be finished: the
+            // digest tells either.
+            let left = usize::try_from(blob.length - sent).unwrap_or(usize::MAX);
+            let chunk = buffer.get(..count.min(left)).filter(|chunk| !chunk.is_empty());
+            let chunk = chunk.ok_or_else(|| {
+                Failure::new(Code::Integrity, &object, "the file became shorter while it was sent", "")
+            })?;
+            let bytes = self.client.data(chunk).map_err(|fault| peer_fault(&self.address, fault))?;
+            self.send(&bytes)?;
+            sent += chunk.len() as u64;
+            progress(sent);
+        }
+        self.outcome().map(|_| ()).map_err(name)
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        let address = &self.address;
+        self.stream
+            .set_write_timeout(Some(self.answer_timeout))
+            .and_then(|()| self.stream.write_all(bytes))
+            .map_err(|error| broken(address, &error))
+    }
+
+    fn outcome(&mut self) -> Outcome {
+        let deadline = Instant::now() + self.answer_timeout;
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            match self.client.next_outcome() {
+                Ok(Some(outcome)) => return outcome,
+                Ok(None) => {}
+                Err(fault) => return Err(peer_fault(&self.address, fault)),
+            }
+            let read = set_timeouts(&self.stream, deadline).and_then(|()| self.stream.read(&mut buffer));
+            let count = match read {
+                Ok(0) => {
+                    return Err(Failure::new(
+                        Code::Unreachable,
+                        &self.address,
+                        "the node ended the session",
+                        "it may be restarting: try again with --wait",
+                    ));
+                }
+                Ok(count) => count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(broken(&self.address, &error)),
+            };
+            self.client
+                .receive(buffer.get(..count).unwrap_or_default())
+                .map_err(|fault| peer_fault(&self.address, fault))?;
+        }
+    }
+
+    /// The failure for a reply that does not belong to its request.
+    #[must_use]
+    pub fn unexpected(&self) -> Failure {
+        peer_fault(&self.address, PeerFault::Unexpected)
+    }
+}
+
+fn connect(address: &str, deadline: Instant) -> Result<TcpStream, Failure> {
+    let unreachable = |message: String, remedy| Failure::new(Code::Unreachable, address, message, remedy);
+    let resolved: Vec<SocketAddr> = address
+        .to_socket_addrs()
+        .map_err(|error| unreachable(format!("no such host: {error}"), "check -n"))?
+        .collect();
+    let mut last = unreachable("no such host".into(), "check -n");
+    for candidate in resolved {
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        match TcpStream::connect_timeout(&candidate, left) {
+            Ok(stream) => {
+                stream.set_nodelay(true).map_err(|error| broken(address, &error))?;
+                return Ok(stream);
+            }
+            Err(error) if is_timeout(&error) => {
+                last = unreachable("no answer".into(), "is the node up? --wait keeps trying");
+            }
+            Err(error) => last = unreachable(error.to_string(), "is the node up? --wait keeps trying"),
+        }
+    }
+    Err(last)
+}
+
+fn set_timeouts(stream: &TcpStream, deadline: Instant) -> std::io::Result<()> {
+    let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+    stream.set_read_timeout(Some(left))?;
+    stream.set_write_timeout(Some(left))
+}
+
+fn is_timeout(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock)
+}
+
+fn handshake_failure(address: &str, error: &std::io::Error) -> Failure {
+    if error.kind() == ErrorKind::UnexpectedEof {
+        return Failure::new(
+            Code::Refused,
+            address,
+            "the node closed the connection without a word",
+            "it does not trust this key: check -i against the operators sealed into its image",
+        );
+    }
+    let message = if is_timeout(error) { "no answer".into() } else { error.to_string() };
+    Failure::new(Code::Unreachable, address, message, "is this a node? --wait keeps trying")
+}
+
+fn broken(address: &str, error: &std::io::Error) -> Failure {
+    if is_timeout(error) {
+        let remedy = "the node may still be at it: look again, or give --timeout";
+        return Failure::new(Code::Deadline, address, "no answer within the time allowed", remedy);
+    }
+    Failure::new(Code::Unreachable, address, format!("the session broke off: {error}"), "try again")
+}
+
+fn peer_fault(address: &str, fault: PeerFault) -> Failure {
+    let code = if fault == PeerFault::Version { Code::Version } else { Code::Refused };
+    Failure::new(code, address, format!("the other end {fault}"), "")
+}

@@ -1,0 +1,264 @@
+//! What `-o json` prints. These shapes are stable: fields are added, never
+//! changed. Digests and keys are hexadecimal, sizes are bytes, times nanoseconds.
+//!
+//! * `node info`: [`Node`];
+//! * `list`: an array of [`Guest`]; `info`: one;
+//! * `storage discover`: an array of [`Volume`];
+//! * everything that acts: [`Done`].
+
+use crate::table;
+use mgmt_proto::machine::Action;
+use mgmt_proto::verb::{DiskFacts, Found, GuestFacts, NodeFacts, State};
+use serde::Serialize;
+
+/// Facts about a node.
+#[derive(Clone, Debug, Serialize)]
+pub struct Node {
+    /// Where it is.
+    pub node: String,
+    /// Its public key.
+    pub node_key: String,
+    /// Version of the image.
+    pub version: String,
+    /// SHA-256 of the file it runs from.
+    pub image_sha256: String,
+    /// Bytes of that file.
+    pub image_bytes: u64,
+    /// CPUs in use.
+    pub cpus: u32,
+    /// Usable RAM.
+    pub memory_bytes: u64,
+    /// RAM neither used nor promised.
+    pub memory_free_bytes: u64,
+    /// RAM the hypervisor uses.
+    pub hypervisor_bytes: u64,
+    /// RAM dom0 uses.
+    pub dom0_bytes: u64,
+    /// Time since power-on.
+    pub uptime_ns: u64,
+    /// Times dom0 was started since power-on.
+    pub dom0_starts: u32,
+    /// The node's own MAC.
+    pub mac: String,
+    /// IPv4 address and prefix length, or null.
+    pub address: Option<String>,
+    /// Guests.
+    pub guests: u32,
+    /// Whether the identity key was made at this boot.
+    pub fresh_identity: bool,
+    /// TSC frequency in kHz.
+    pub tsc_khz: u64,
+}
+
+/// A guest.
+#[derive(Clone, Debug, Serialize)]
+pub struct Guest {
+    /// Its name.
+    pub name: String,
+    /// Number of its domain.
+    pub id: u32,
+    /// connecting, running, blocked, paused, off, crashed or detached.
+    pub state: &'static str,
+    /// As in the table.
+    pub flags: String,
+    /// RAM.
+    pub memory_bytes: u64,
+    /// RAM it has touched.
+    pub populated_bytes: u64,
+    /// vCPUs.
+    pub vcpus: u32,
+    /// Scheduling weight.
+    pub cpu_weight: u32,
+    /// Most CPU time in percent of one CPU; 0 is no cap.
+    pub cap_percent: u32,
+    /// CPU time.
+    pub cpu_time_ns: u64,
+    /// Uptime at which `create` was accepted.
+    pub created_ns: u64,
+    /// Uptime of its first instruction, 0 before.
+    pub first_run_ns: u64,
+    /// Exits to the hypervisor.
+    pub exits: u64,
+    /// SHA-256 of its kernel.
+    pub kernel_sha256: String,
+    /// SHA-256 of its initrd, or null.
+    pub ramdisk_sha256: Option<String>,
+    /// Kernel command line.
+    pub cmdline: String,
+    /// Disks.
+    pub disks: Vec<Disk>,
+    /// MACs of its network cards.
+    pub macs: Vec<String>,
+    /// Frames its network cards received.
+    pub frames_received: u64,
+    /// Frames its network cards sent.
+    pub frames_sent: u64,
+    /// destroy, restart or preserve.
+    pub on_poweroff: &'static str,
+    /// destroy, restart or preserve.
+    pub on_reboot: &'static str,
+    /// destroy, restart or preserve.
+    pub on_crash: &'static str,
+}
+
+/// A disk of a guest.
+#[derive(Clone, Debug, Serialize)]
+pub struct Disk {
+    /// Name of the volume.
+    pub volume: String,
+    /// Writes are refused.
+    pub read_only: bool,
+    /// Size, 0 until known.
+    pub bytes: u64,
+    /// connecting, ready or stalled.
+    pub state: String,
+    /// Uptime since when it has been stalled, or null.
+    pub stalled_since_ns: Option<u64>,
+    /// Completed reads.
+    pub reads: u64,
+    /// Completed writes.
+    pub writes: u64,
+    /// Completed flushes.
+    pub flushes: u64,
+    /// Bytes read.
+    pub bytes_read: u64,
+    /// Bytes written.
+    pub bytes_written: u64,
+    /// Retransmissions or reconnections.
+    pub retries: u64,
+}
+
+/// A volume.
+#[derive(Clone, Debug, Serialize)]
+pub struct Volume {
+    /// Name to put into a VM file.
+    pub volume: String,
+    /// Who serves it.
+    pub server: String,
+    /// More about it.
+    pub details: String,
+}
+
+/// That something was done.
+#[derive(Clone, Debug, Serialize)]
+pub struct Done {
+    /// What it was done to.
+    pub object: String,
+    /// The verb.
+    pub verb: &'static str,
+    /// `done`, or `requested` when it goes on.
+    pub status: &'static str,
+    /// Number of a guest's domain, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<u32>,
+}
+
+/// The JSON of a value, on lines.
+#[must_use]
+pub fn text<T: Serialize + ?Sized>(value: &T) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_else(|_| "null".into())
+}
+
+/// Facts about the node at this address.
+#[must_use]
+pub fn node(address: &str, key: &[u8; 32], facts: &NodeFacts) -> Node {
+    Node {
+        node: address.into(),
+        node_key: hex::encode(key),
+        version: facts.version.clone(),
+        image_sha256: hex::encode(facts.image_sha256),
+        image_bytes: facts.image_bytes,
+        cpus: facts.cpus,
+        memory_bytes: facts.memory_bytes,
+        memory_free_bytes: facts.memory_free_bytes,
+        hypervisor_bytes: facts.hypervisor_bytes,
+        dom0_bytes: facts.dom0_bytes,
+        uptime_ns: facts.uptime_ns,
+        dom0_starts: facts.dom0_starts,
+        mac: table::mac(facts.mac),
+        address: facts
+            .address
+            .map(|(address, prefix)| format!("{}/{prefix}", address.map(|byte| byte.to_string()).join("."))),
+        guests: facts.guests,
+        fresh_identity: facts.fresh_identity,
+        tsc_khz: facts.tsc_khz,
+    }
+}
+
+/// A guest's state in a word.
+#[must_use]
+pub const fn state(state: State) -> &'static str {
+    match state {
+        State::Connecting => "connecting",
+        State::Running => "running",
+        State::Blocked => "blocked",
+        State::Paused => "paused",
+        State::Off => "off",
+        State::Crashed => "crashed",
+        State::Detached => "detached",
+    }
+}
+
+const fn action(action: Action) -> &'static str {
+    match action {
+        Action::Destroy => "destroy",
+        Action::Restart => "restart",
+        Action::Preserve => "preserve",
+    }
+}
+
+fn disk(facts: &DiskFacts, read_only: bool) -> Disk {
+    let ([reads, writes, flushes], [bytes_read, bytes_written]) = (facts.operations, facts.bytes);
+    Disk {
+        volume: facts.volume.clone(),
+        read_only,
+        bytes: facts.sectors.saturating_mul(512),
+        state: facts.state.clone(),
+        stalled_since_ns: facts.stalled_since_ns,
+        reads,
+        writes,
+        flushes,
+        bytes_read,
+        bytes_written,
+        retries: facts.retries,
+    }
+}
+
+/// A guest.
+#[must_use]
+pub fn guest(facts: &GuestFacts) -> Guest {
+    let machine = &facts.machine;
+    let [frames_received, frames_sent] = facts.frames;
+    let read_only = |index: usize| machine.disks.get(index).is_some_and(|disk| disk.read_only);
+    Guest {
+        name: machine.name.clone(),
+        id: facts.id,
+        state: state(facts.state),
+        flags: table::flags(facts),
+        memory_bytes: machine.memory_bytes,
+        populated_bytes: facts.populated_bytes,
+        vcpus: machine.vcpus,
+        cpu_weight: machine.cpu_weight,
+        cap_percent: machine.cap_percent,
+        cpu_time_ns: facts.cpu_time_ns,
+        created_ns: facts.created_ns,
+        first_run_ns: facts.first_run_ns,
+        exits: facts.exits,
+        kernel_sha256: hex::encode(machine.kernel),
+        ramdisk_sha256: machine.ramdisk.map(hex::encode),
+        cmdline: machine.command_line.clone(),
+        disks: facts.disks.iter().enumerate().map(|(index, facts)| disk(facts, read_only(index))).collect(),
+        macs: machine.network_cards.iter().map(|card| table::mac(card.mac)).collect(),
+        frames_received,
+        frames_sent,
+        on_poweroff: action(machine.on_poweroff),
+        on_reboot: action(machine.on_reboot),
+        on_crash: action(machine.on_crash),
+    }
+}
+
+/// A volume.
+#[must_use]
+pub fn volume(found: &Found) -> Volume {
+    Volume { volume: found.volume.clone(), server: found.server.clone(), details: found.details.clone() }
+}

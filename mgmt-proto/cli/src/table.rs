@@ -1,0 +1,130 @@
+//! Tables for people: stable headers, one line each.
+
+use mgmt_proto::verb::{Found, GuestFacts, State};
+use std::fmt;
+
+/// A table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    headers: Vec<&'static str>,
+    numbers: Vec<bool>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// An empty table; a header that begins with `>` is aligned to the right.
+    #[must_use]
+    pub fn new(headers: &[&'static str]) -> Self {
+        Self {
+            headers: headers.iter().map(|header| header.trim_start_matches('>')).collect(),
+            numbers: headers.iter().map(|header| header.starts_with('>')).collect(),
+            rows: Vec::new(),
+        }
+    }
+
+    /// Adds a row.
+    pub fn push(&mut self, row: Vec<String>) {
+        self.rows.push(row);
+    }
+
+    fn line(&self, cells: &[&str], widths: &[usize]) -> String {
+        let mut line = String::new();
+        for ((cell, width), number) in cells.iter().zip(widths).zip(&self.numbers) {
+            if !line.is_empty() {
+                line.push_str("  ");
+            }
+            line.push_str(&if *number { format!("{cell:>width$}") } else { format!("{cell:<width$}") });
+        }
+        line.trim_end().into()
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut widths: Vec<usize> = self.headers.iter().map(|header| header.len()).collect();
+        for row in &self.rows {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+        writeln!(formatter, "{}", self.line(&self.headers, &widths))?;
+        for row in &self.rows {
+            let cells: Vec<&str> = row.iter().map(String::as_str).collect();
+            writeln!(formatter, "{}", self.line(&cells, &widths))?;
+        }
+        Ok(())
+    }
+}
+
+/// The six flags of `xl list`, running, blocked, paused, shut down, crashed,
+/// detached from dom0, and an `i` after them when a disk is stalled.
+#[must_use]
+pub fn flags(guest: &GuestFacts) -> String {
+    let flags = match guest.state {
+        State::Connecting => "------",
+        State::Running => "r-----",
+        State::Blocked => "-b----",
+        State::Paused => "--p---",
+        State::Off => "---s--",
+        State::Crashed => "----c-",
+        State::Detached => "-----d",
+    };
+    let stalled = guest.disks.iter().any(|disk| disk.stalled_since_ns.is_some());
+    format!("{flags}{}", if stalled { "i" } else { "" })
+}
+
+/// Seconds with one digit after the point.
+#[must_use]
+pub fn seconds(ns: u64) -> String {
+    format!("{}.{}", ns / 1_000_000_000, ns / 100_000_000 % 10)
+}
+
+/// Guests as `list` shows them.
+#[must_use]
+pub fn guests(guests: &[GuestFacts], wide: bool) -> Table {
+    let mut headers = vec!["Name", ">ID", ">Mem", ">VCPUs", "State", ">Time(s)"];
+    if wide {
+        headers.extend([">Touched", ">Exits", ">NetRX", ">NetTX", "Disks"]);
+    }
+    let mut table = Table::new(&headers);
+    for guest in guests {
+        let mut row = vec![
+            guest.machine.name.clone(),
+            guest.id.to_string(),
+            (guest.machine.memory_bytes >> 20).to_string(),
+            guest.machine.vcpus.to_string(),
+            flags(guest),
+            seconds(guest.cpu_time_ns),
+        ];
+        if wide {
+            let disks: Vec<String> =
+                guest.disks.iter().map(|disk| format!("{} {}", disk.volume, disk.state)).collect();
+            let [received, sent] = guest.frames;
+            row.extend([
+                (guest.populated_bytes >> 20).to_string(),
+                guest.exits.to_string(),
+                received.to_string(),
+                sent.to_string(),
+                disks.join(", "),
+            ]);
+        }
+        table.push(row);
+    }
+    table
+}
+
+/// Volumes as `storage discover` shows them.
+#[must_use]
+pub fn volumes(found: &[Found]) -> Table {
+    let mut table = Table::new(&["Volume", "Server", "Details"]);
+    for volume in found {
+        table.push(vec![volume.volume.clone(), volume.server.clone(), volume.details.clone()]);
+    }
+    table
+}
+
+/// A MAC address.
+#[must_use]
+pub fn mac(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}

@@ -1,0 +1,358 @@
+//! The description of a guest in a file, as xl's users write it. The syntax is
+//! TOML's, which shares `key = "value"`, lists and comments with xl's.
+//!
+//! ```toml
+//! name    = "web"
+//! memory  = 512                   # MiB; also "512M", "2G"
+//! vcpus   = 2
+//! kernel  = "vmlinuz"             # relative to this file
+//! ramdisk = "initrd.img"
+//! cmdline = "root=/dev/vda console=ttyS0"
+//! disk    = [ "aoe:e11.1,rw", "iscsi://10.0.0.1/iqn.2026-11.example:web/1,ro" ]
+//! vif     = [ "mac=02:00:00:00:00:01", "" ]
+//! ```
+
+use crate::blobs::Blob;
+use crate::exit::usage;
+use mgmt_proto::code::Failure;
+use mgmt_proto::machine::{Action, Disk, Machine, NetworkCard};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+use toml::de::DeTable;
+
+/// Every key, for the nearest match.
+const KEYS: [&str; 15] = [
+    "name",
+    "memory",
+    "vcpus",
+    "cpu_weight",
+    "cap",
+    "kernel",
+    "ramdisk",
+    "cmdline",
+    "extra",
+    "disk",
+    "vif",
+    "on_poweroff",
+    "on_reboot",
+    "on_crash",
+    "root",
+];
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    name: Option<String>,
+    memory: Option<Quantity>,
+    vcpus: Option<u32>,
+    cpu_weight: Option<u32>,
+    cap: Option<u32>,
+    kernel: Option<String>,
+    ramdisk: Option<String>,
+    cmdline: Option<String>,
+    extra: Option<String>,
+    root: Option<String>,
+    disk: Option<Vec<String>>,
+    vif: Option<Vec<String>>,
+    on_poweroff: Option<Word>,
+    on_reboot: Option<Word>,
+    on_crash: Option<Word>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged, expecting = "write MiB as a number, or \"512M\", \"2G\"")]
+enum Quantity {
+    Number(u64),
+    Text(String),
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Word {
+    Destroy,
+    Restart,
+    Preserve,
+}
+
+/// A guest whose kernel and initrd are files on the workstation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VmFile {
+    /// The guest; its digests are zero until [`VmFile::read_blobs`].
+    pub machine: Machine,
+    /// File of the kernel.
+    pub kernel: PathBuf,
+    /// File of the initrd.
+    pub ramdisk: Option<PathBuf>,
+}
+
+impl VmFile {
+    /// Reads a file. Each of `overrides` is `key=value` and counts more than the
+    /// file.
+    ///
+    /// # Errors
+    /// Names the file, the line and the key.
+    pub fn load(path: &Path, overrides: &[String]) -> Result<Self, Failure> {
+        let text = std::fs::read_to_string(path).map_err(|error| crate::exit::file(path, &error))?;
+        let directory = path.parent().unwrap_or_else(|| Path::new("."));
+        Self::parse(&text, &path.display().to_string(), directory, overrides)
+    }
+
+    /// Reads a text; `origin` is for messages, `directory` where its files are.
+    ///
+    /// # Errors
+    /// Names the origin, the line and the key.
+    pub fn parse(text: &str, origin: &str, directory: &Path, overrides: &[String]) -> Result<Self, Failure> {
+        let mut raw = read(text, origin)?;
+        for argument in overrides {
+            raw.override_with(read_override(argument)?);
+        }
+        raw.build(origin, directory)
+    }
+
+    /// Reads the kernel and initrd and puts their digests into the guest.
+    ///
+    /// # Errors
+    /// Names the file that cannot be read.
+    pub fn read_blobs(&mut self) -> Result<Vec<Blob>, Failure> {
+        let kernel = Blob::read(&self.kernel)?;
+        self.machine.kernel = kernel.digest;
+        let mut blobs = vec![kernel];
+        if let Some(path) = &self.ramdisk {
+            let ramdisk = Blob::read(path)?;
+            self.machine.ramdisk = Some(ramdisk.digest);
+            blobs.push(ramdisk);
+        }
+        Ok(blobs)
+    }
+}
+
+/// Line and column of a byte, counted from 1.
+fn position(text: &str, offset: usize) -> String {
+    let before = text.get(..offset).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    format!("line {line}, column {column}")
+}
+
+fn syntax(text: &str, origin: &str, error: &toml::de::Error) -> Failure {
+    let object = match error.span() {
+        Some(span) => format!("{origin}, {}", position(text, span.start)),
+        None => origin.into(),
+    };
+    usage(object, error.message(), "")
+}
+
+fn read(text: &str, origin: &str) -> Result<Raw, Failure> {
+    let table = DeTable::parse(text).map_err(|error| syntax(text, origin, &error))?;
+    for key in table.get_ref().keys() {
+        if !KEYS.contains(&key.get_ref().as_ref()) {
+            let object = format!("{origin}, {}", position(text, key.span().start));
+            return Err(unknown(object, key.get_ref()));
+        }
+    }
+    toml::from_str(text).map_err(|error| syntax(text, origin, &error))
+}
+
+fn unknown(object: String, key: &str) -> Failure {
+    let nearest = KEYS
+        .iter()
+        .map(|known| (strsim::damerau_levenshtein(known, key), known))
+        .min()
+        .filter(|(distance, _)| *distance <= (key.len() / 2).clamp(1, 3));
+    let remedy = match (key, nearest) {
+        ("maxmem", _) => "ballooning is not there yet; memory is fixed".into(),
+        ("builder" | "type" | "firmware", _) => "leave it out; what a kernel needs is found out".into(),
+        (_, Some((_, known))) => format!("did you mean {known}?"),
+        _ => format!("known are {}", KEYS.join(", ")),
+    };
+    usage(object, format!("unknown key {key}"), remedy)
+}
+
+/// `key=value`, where the value is as in the file, or plain text.
+fn read_override(argument: &str) -> Result<Raw, Failure> {
+    let Some((key, value)) = argument.split_once('=') else {
+        return Err(usage(argument, "is neither an option nor key=value", ""));
+    };
+    let (key, value) = (key.trim(), value.trim());
+    if !KEYS.contains(&key) {
+        return Err(unknown(argument.into(), key));
+    }
+    let written = format!("{key} = {value}");
+    if DeTable::parse(&written).is_ok_and(|table| table.get_ref().len() == 1) {
+        return read(&written, argument);
+    }
+    read(&format!("{key} = {}", toml::Value::String(value.into())), argument)
+}
+
+impl Raw {
+    fn override_with(&mut self, other: Self) {
+        fn replace<T>(target: &mut Option<T>, value: Option<T>) {
+            if value.is_some() {
+                *target = value;
+            }
+        }
+        // A command line given in one form replaces the other.
+        if other.cmdline.is_some() || other.extra.is_some() {
+            (self.cmdline, self.extra) = (None, None);
+        }
+        replace(&mut self.name, other.name);
+        replace(&mut self.memory, other.memory);
+        replace(&mut self.vcpus, other.vcpus);
+        replace(&mut self.cpu_weight, other.cpu_weight);
+        replace(&mut self.cap, other.cap);
+        replace(&mut self.kernel, other.kernel);
+        replace(&mut self.ramdisk, other.ramdisk);
+        replace(&mut self.cmdline, other.cmdline);
+        replace(&mut self.extra, other.extra);
+        replace(&mut self.root, other.root);
+        replace(&mut self.disk, other.disk);
+        replace(&mut self.vif, other.vif);
+        replace(&mut self.on_poweroff, other.on_poweroff);
+        replace(&mut self.on_reboot, other.on_reboot);
+        replace(&mut self.on_crash, other.on_crash);
+    }
+
+    fn build(self, origin: &str, directory: &Path) -> Result<VmFile, Failure> {
+        let missing = |key: &str, example: &str| {
+            usage(origin, format!("{key} is missing"), format!("add {key} = {example}"))
+        };
+        let name = self.name.ok_or_else(|| missing("name", "\"web\""))?;
+        let kernel = self.kernel.ok_or_else(|| missing("kernel", "\"path\""))?;
+        let memory = self.memory.ok_or_else(|| missing("memory", "512"))?;
+        let command_line = match (self.cmdline, self.extra) {
+            (Some(_), Some(_)) => return Err(usage(origin, "both cmdline and extra are given", "keep one")),
+            (Some(text), None) | (None, Some(text)) => text,
+            (None, None) => String::new(),
+        };
+        let command_line = match self.root {
+            Some(root) => format!("root={root} {command_line}").trim_end().into(),
+            None => command_line,
+        };
+        let disks = self.disk.unwrap_or_default();
+        let cards = self.vif.unwrap_or_default();
+        let machine = Machine {
+            memory_bytes: bytes(&memory)
+                .map_err(|message| usage(format!("{origin}: memory"), message, ""))?,
+            vcpus: self.vcpus.unwrap_or(1),
+            cpu_weight: self.cpu_weight.unwrap_or(256),
+            cap_percent: self.cap.unwrap_or(0),
+            kernel: [0; 32],
+            ramdisk: None,
+            command_line,
+            disks: disks
+                .iter()
+                .enumerate()
+                .map(|(index, text)| {
+                    disk(text).map_err(|(message, remedy)| {
+                        usage(format!("{origin}: disk {index}"), message, remedy)
+                    })
+                })
+                .collect::<Result<_, _>>()?,
+            network_cards: cards
+                .iter()
+                .enumerate()
+                .map(|(index, text)| {
+                    network_card(text, &name, index)
+                        .map_err(|(message, remedy)| usage(format!("{origin}: vif {index}"), message, remedy))
+                })
+                .collect::<Result<_, _>>()?,
+            on_poweroff: action(self.on_poweroff, Action::Destroy),
+            on_reboot: action(self.on_reboot, Action::Restart),
+            on_crash: action(self.on_crash, Action::Destroy),
+            name,
+        };
+        machine.validate()?;
+        let ramdisk = self.ramdisk.map(|path| directory.join(path));
+        Ok(VmFile { machine, kernel: directory.join(kernel), ramdisk })
+    }
+}
+
+fn action(word: Option<Word>, default: Action) -> Action {
+    match word {
+        Some(Word::Destroy) => Action::Destroy,
+        Some(Word::Restart) => Action::Restart,
+        Some(Word::Preserve) => Action::Preserve,
+        None => default,
+    }
+}
+
+/// Bytes of an amount of memory; a bare number is MiB.
+fn bytes(quantity: &Quantity) -> Result<u64, String> {
+    let wrong = |text: &str| format!("{text:?} is no amount of memory; write MiB, or 512M, 2G");
+    let (number, unit) = match quantity {
+        Quantity::Number(number) => (*number, 20),
+        Quantity::Text(text) => {
+            let digits = text.trim().trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+            let unit = match text.trim().get(digits.len()..).unwrap_or_default().to_ascii_lowercase().as_str()
+            {
+                "k" | "kib" => 10,
+                "" | "m" | "mib" => 20,
+                "g" | "gib" => 30,
+                "t" | "tib" => 40,
+                _ => return Err(wrong(text)),
+            };
+            (digits.trim().parse::<u64>().map_err(|_| wrong(text))?, unit)
+        }
+    };
+    number.checked_mul(1 << unit).ok_or_else(|| format!("{number} is too much memory"))
+}
+
+type Wrong = (String, &'static str);
+
+fn disk(text: &str) -> Result<Disk, Wrong> {
+    let text = text.trim();
+    let (volume, access) = text.rsplit_once(',').unwrap_or((text, "rw"));
+    let read_only = match access.trim() {
+        "ro" | "r" => true,
+        "rw" | "w" => false,
+        other => return Err((format!("{other:?} is no access"), "write ,ro or ,rw after the volume")),
+    };
+    let volume = volume.trim();
+    if !volume.starts_with("aoe:") && !volume.starts_with("iscsi://") {
+        return Err((
+            format!("{volume:?} is no volume"),
+            "write aoe:e11.1 or iscsi://portal/iqn/lun; `redoubt storage discover` finds them",
+        ));
+    }
+    Ok(Disk { volume: volume.into(), read_only })
+}
+
+fn network_card(text: &str, name: &str, index: usize) -> Result<NetworkCard, Wrong> {
+    let mut mac = None;
+    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        match part.split_once('=') {
+            Some(("mac", value)) => {
+                let parsed = parse_mac(value.trim());
+                let remedy = "write mac=02:00:00:00:00:01";
+                mac = Some(parsed.ok_or_else(|| (format!("{value:?} is no MAC address"), remedy))?);
+            }
+            _ => {
+                return Err((format!("{part:?} is not known"), "known is mac=; all cards are on one switch"));
+            }
+        }
+    }
+    Ok(NetworkCard { mac: mac.unwrap_or_else(|| derived_mac(name, index)) })
+}
+
+fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let mut mac = [0; 6];
+    let mut parts = text.split(':');
+    for byte in &mut mac {
+        let part = parts.next().filter(|part| part.len() == 2)?;
+        *byte = u8::from_str_radix(part, 16).ok()?;
+    }
+    parts.next().is_none().then_some(mac)
+}
+
+/// A MAC that stays with a name: locally administered, unicast (IEEE 802-2014,
+/// 8.2.2 and 8.4).
+fn derived_mac(name: &str, index: usize) -> [u8; 6] {
+    let digest = Sha256::digest(format!("redoubt vif {name} {index}"));
+    let mut mac = [0; 6];
+    for (target, byte) in mac.iter_mut().zip(digest.as_slice()) {
+        *target = *byte;
+    }
+    mac[0] = mac[0] & 0xfc | 0x02;
+    mac
+}
