@@ -340,14 +340,7 @@ impl Host {
             .poll_at(instant(now_ns), &self.sockets)
             .and_then(|at| u64::try_from(at.total_micros()).ok())
             .map(|at_us| at_us.saturating_mul(1_000));
-        let half_open = self.connections.iter().filter_map(|connection| match connection.role {
-            Role::Backlog { half_open_since_ms: Some(since_ms) } => {
-                Some(since_ms.saturating_add(HALF_OPEN_AGE_CROWDED_MS))
-            }
-            Role::Released { since_ms } => Some(since_ms.saturating_add(RELEASE_MS_MAX)),
-            _ => None,
-        });
-        let tending = half_open.min().map(|at_ms| at_ms.saturating_mul(1_000_000).max(now_ns));
+        let tending = self.next_tending_ms().map(|at_ms| at_ms.saturating_mul(1_000_000).max(now_ns));
         stack.into_iter().chain(tending).min()
     }
 

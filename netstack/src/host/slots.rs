@@ -96,8 +96,7 @@ impl Host {
                 },
                 Role::Pending if matches!(state, tcp::State::Closed) => dead.push(connection.id),
                 Role::Released { since_ms } => {
-                    let patience_ms = if socket.send_queue() == 0 { RELEASE_MS_MAX } else { DELIVERY_MS_MAX };
-                    let overdue = now_ms.saturating_sub(*since_ms) >= patience_ms;
+                    let overdue = now_ms.saturating_sub(*since_ms) >= patience_ms(socket);
                     if overdue {
                         socket.abort();
                     }
@@ -125,14 +124,39 @@ impl Host {
         dead: &mut Vec<ConnectionId>,
     ) {
         for (since_ms, id, port) in half_open {
-            let listening = self.connections.iter().any(|each| {
-                each.local_port == *port && each.role == Role::Backlog { half_open_since_ms: None }
-            });
-            let age_ms_max = if listening { HALF_OPEN_AGE_MAX_MS } else { HALF_OPEN_AGE_CROWDED_MS };
-            if now_ms.saturating_sub(*since_ms) >= age_ms_max {
+            if now_ms.saturating_sub(*since_ms) >= self.half_open_age_ms_max(*port) {
                 self.counters.half_open_reaped = self.counters.half_open_reaped.wrapping_add(1);
                 dead.push(*id);
             }
         }
     }
+
+    fn half_open_age_ms_max(&self, port: u16) -> u64 {
+        let listening = self
+            .connections
+            .iter()
+            .any(|each| each.local_port == port && each.role == Role::Backlog { half_open_since_ms: None });
+        if listening { HALF_OPEN_AGE_MAX_MS } else { HALF_OPEN_AGE_CROWDED_MS }
+    }
+
+    /// When [`Self::tend`] has something to do if nothing happens before. Exact: a
+    /// time at which it would do nothing makes the caller spin.
+    pub(super) fn next_tending_ms(&self) -> Option<u64> {
+        let due = self.connections.iter().filter_map(|connection| match connection.role {
+            Role::Backlog { half_open_since_ms: Some(since_ms) } => {
+                Some(since_ms.saturating_add(self.half_open_age_ms_max(connection.local_port)))
+            }
+            Role::Released { since_ms } => {
+                let socket = self.sockets.get::<tcp::Socket>(connection.handle);
+                Some(since_ms.saturating_add(patience_ms(socket)))
+            }
+            _ => None,
+        });
+        due.min()
+    }
+}
+
+/// How long a released connection is kept for what it still has to deliver.
+fn patience_ms(socket: &tcp::Socket<'_>) -> u64 {
+    if socket.send_queue() == 0 { RELEASE_MS_MAX } else { DELIVERY_MS_MAX }
 }

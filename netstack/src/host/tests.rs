@@ -191,6 +191,29 @@ fn closed_ports_are_silent_and_floods_pass() {
 }
 
 #[test]
+fn nothing_asks_to_be_called_at_once_for_ever() {
+    let mut server = host(1, 78);
+    server.listen(22, 4, TcpOptions::MANAGEMENT).unwrap();
+    let mut client = host(2, 4);
+    client.connect(Ipv4Addr::new(10, 0, 0, 1), 22, TcpOptions::MANAGEMENT).unwrap();
+    for step in 0..20 {
+        exchange(&mut client, &mut server, step * MS, &mut Random(1), 0);
+    }
+    // One peer falls silent with octets under way, another in its handshake.
+    let id = server.accept(22).unwrap();
+    server.write(id, &[1; 1000]);
+    server.close(id, 20 * MS);
+    server.receive(&syn(22, 1), 20 * MS);
+    let mut at_once = 0;
+    for step in 20..70_000u64 {
+        server.poll(step * MS);
+        frames(&mut server);
+        at_once += u32::from(server.next_deadline(step * MS).is_some_and(|at| at <= step * MS));
+    }
+    assert!(at_once < 20, "{at_once} times");
+}
+
+#[test]
 fn ping_is_answered() {
     let (mut server, mut client) = (host(1, 77), host(2, 5));
     // An ARP exchange first, so that the server knows the way back.

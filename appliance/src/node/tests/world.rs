@@ -87,6 +87,8 @@ pub(super) struct World {
     pub(super) iscsi: Option<IscsiTarget>,
     /// Frames the node sent.
     pub(super) wire: Vec<Vec<u8>>,
+    /// Frames the node was sent.
+    pub(super) to_node: Vec<Vec<u8>>,
     pub(super) loss_percent: u64,
     pub(super) random: TestRandom,
     /// Answers DHCP.
@@ -155,6 +157,7 @@ impl World {
             aoe: Vec::new(),
             iscsi: None,
             wire: Vec::new(),
+            to_node: Vec::new(),
             loss_percent: 0,
             random: TestRandom(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
             dhcp: false,
@@ -183,6 +186,12 @@ impl World {
         self.loss_percent > 0 && self.random.below(100) < self.loss_percent
     }
 
+    /// One call of the node.
+    pub(super) fn turn(&mut self) {
+        let events = core::mem::take(&mut self.events);
+        self.deadline_ns = self.node.turn(&events, self.now_ns);
+    }
+
     /// One call of the node, if there is a reason for one.
     fn turn_node(&mut self) -> bool {
         let caused = !self.events.is_empty() || !self.nic.card().received.is_empty();
@@ -195,7 +204,15 @@ impl World {
         self.deadline_ns = self.node.turn(&events, self.now_ns);
         if overdue && self.deadline_ns <= self.now_ns && self.nic.card().sent.is_empty() {
             self.spins += 1;
-            assert!(self.spins < SPINS_MAX, "the node spins at {}", self.now_ns);
+            let now_ns = self.now_ns;
+            assert!(
+                self.spins < SPINS_MAX,
+                "the node spins at {now_ns}: stack {:?}, volumes {:?}, sessions {:?}, starts {:?}",
+                self.node.network.host.next_deadline(now_ns),
+                self.node.volumes.next_deadline(now_ns),
+                self.node.sessions.next_deadline(),
+                self.node.next_start_deadline(),
+            );
         } else {
             self.spins = 0;
         }
@@ -263,6 +280,9 @@ impl World {
 
     /// Puts a frame on the node's wire.
     pub(super) fn deliver(&mut self, frame: Vec<u8>) {
+        if self.to_node.len() < 4096 {
+            self.to_node.push(frame.clone());
+        }
         if !self.lost() {
             self.nic.card().received.push_back(frame);
         }
