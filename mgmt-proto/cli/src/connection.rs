@@ -310,7 +310,8 @@ fn is_timeout(error: &std::io::Error) -> bool {
 }
 
 fn handshake_failure(address: &str, error: &std::io::Error) -> Failure {
-    if error.kind() == ErrorKind::UnexpectedEof {
+    // A node says nothing to a stranger and resets the connection.
+    if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) {
         return Failure::new(
             Code::Refused,
             address,

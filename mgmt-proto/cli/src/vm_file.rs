@@ -11,6 +11,11 @@
 //! disk    = [ "aoe:e11.1,rw", "iscsi://10.0.0.1/iqn.2026-11.example:web/1,ro" ]
 //! vif     = [ "mac=02:00:00:00:00:01", "" ]
 //! ```
+//!
+//! Also `cpu_weight`, `cap` (percent of one CPU), `extra` (as `cmdline`), `root`
+//! (put before the command line) and `on_poweroff`, `on_reboot`, `on_crash`
+//! (`destroy`, `restart`, `preserve`). A card without `mac` has one that stays
+//! with the guest's name.
 
 use crate::blobs::Blob;
 use crate::exit::usage;
