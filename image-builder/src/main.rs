@@ -10,6 +10,7 @@ use keys::public::fingerprint;
 use mgmt_proto::manifest::Addressing;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 #[derive(Parser)]
 #[command(name = "image-builder", version, about, args_conflicts_with_subcommands = true)]
@@ -72,8 +73,30 @@ struct Verify {
     owner: Option<PathBuf>,
 }
 
-fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+/// Exit code when an image is not what its owner sealed, as `redoubt` has it.
+const INTEGRITY: u8 = 13;
+
+/// Marks the error of an image that was refused.
+#[derive(Debug)]
+struct Refused(PathBuf);
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}: refused", self.0.display())
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            if error.is::<Refused>() { ExitCode::from(INTEGRITY) } else { ExitCode::FAILURE }
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<()> {
     match arguments.command.unwrap_or(Command::Build(arguments.build)) {
         Command::Build(build) => run_build(build),
         Command::Seal(seal) => run_seal(&seal),
@@ -107,8 +130,7 @@ fn run_seal(arguments: &Seal) -> Result<()> {
         .manifest(owner.verifying_key().to_bytes(), directory)
         .with_context(|| arguments.settings.display().to_string())?;
     let input = read(&arguments.input)?;
-    let file =
-        seal::reseal(&input, &manifest, &owner).with_context(|| arguments.input.display().to_string())?;
+    let file = seal::reseal(&input, &manifest, &owner).with_context(|| Refused(arguments.input.clone()))?;
     dev::write(&arguments.out, &file)?;
     let report = verify(&read(&arguments.out)?, Some(&manifest.owner))?;
     println!("{}: sealed", arguments.out.display());
@@ -119,7 +141,7 @@ fn run_seal(arguments: &Seal) -> Result<()> {
 fn run_verify(arguments: &Verify, with_parts: bool) -> Result<()> {
     let owner = arguments.owner.as_deref().map(PublicKey::load).transpose()?;
     let report = verify(&read(&arguments.file)?, owner.as_ref().map(|key| &key.bytes))
-        .with_context(|| format!("{}: refused", arguments.file.display()))?;
+        .with_context(|| Refused(arguments.file.clone()))?;
     println!("{}: intact", arguments.file.display());
     print_report(&report, with_parts);
     Ok(())

@@ -363,6 +363,43 @@ mod tests {
     }
 
     #[test]
+    fn the_console_on_a_terminal() {
+        use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+        use rustix::termios::tcgetattr;
+
+        let node = FakeNode::start(&operator());
+        let workstation = Workstation::new(&node);
+        workstation.file("vmlinuz", "a kernel");
+        let file = workstation.file("web.vm", "name = \"web\"\nkernel = \"vmlinuz\"\nmemory = 64\n");
+        workstation.expect(0, &["create", as_text(&file)]);
+        let terminal = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&terminal).unwrap();
+        unlockpt(&terminal).unwrap();
+        let name = ptsname(&terminal, Vec::new()).unwrap();
+        let side = std::fs::File::options().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+        let before = tcgetattr(&side).unwrap();
+        let mut command = workstation.command(&["console", "web"]);
+        let mut child = command
+            .stdin(side.try_clone().unwrap())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut output = child.stdout.take().unwrap();
+        let mut prompt = [0; 7];
+        output.read_exact(&mut prompt).unwrap();
+        assert_eq!(&prompt, b"login: ");
+        let raw = tcgetattr(&side).unwrap();
+        assert_ne!(raw.local_modes, before.local_modes, "no echo, no line editing, no signals");
+        // Ctrl+C is the guest's; Ctrl+] leaves, and what follows is not sent.
+        let mut keyboard = std::fs::File::from(terminal);
+        keyboard.write_all(b"ls\x03\x1dnot sent").unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        assert_eq!(node.state.lock().unwrap().typed, b"ls\x03");
+        assert_eq!(tcgetattr(&side).unwrap().local_modes, before.local_modes, "as it was before");
+    }
+
+    #[test]
     fn what_goes_wrong_has_its_exit_code() {
         let node = FakeNode::start(&operator());
         let mut workstation = Workstation::new(&node);
