@@ -6,6 +6,7 @@
 //! * [`lab`]: a network namespace with DHCP, TFTP and storage targets;
 //! * [`machine`]: a QEMU machine that is the node;
 //! * [`operator`]: the CLI as an operator uses it;
+//! * [`world`]: all of these together; [`scenarios`]: what must hold for them;
 //! * [`http`]: fetches a page;
 //! * [`process`]: child processes that end with their owner.
 
@@ -17,3 +18,5 @@ pub mod operator;
 pub mod packages;
 pub mod process;
 pub mod programs;
+pub mod scenarios;
+pub mod world;

@@ -65,19 +65,24 @@ pub(crate) fn id() -> u32 {
     if X2APIC.load(Ordering::Relaxed) { id } else { id >> 24 }
 }
 
-/// Runs `wait`, which takes `milliseconds`, and learns the timer's frequency.
-pub(crate) fn calibrate(milliseconds: u64, wait: impl FnOnce()) {
+/// The timer's current count while it runs free, to be measured.
+pub(crate) fn free_count() -> u64 {
+    u64::from(read(apic::TIMER_CURRENT))
+}
+
+/// Runs `measure` with the timer running free; it returns the timer's frequency
+/// in kHz.
+pub(crate) fn calibrate(measure: impl FnOnce() -> u64) {
     if deadline_mode() {
-        wait();
+        measure();
         return;
     }
     write(apic::LVT_TIMER, apic::LVT_MASKED);
     write(apic::TIMER_INITIAL, u32::MAX);
-    wait();
-    let ticks = u64::from(u32::MAX - read(apic::TIMER_CURRENT));
+    let khz = measure();
     write(apic::TIMER_INITIAL, 0);
     write(apic::LVT_TIMER, u32::from(VECTOR_TIMER));
-    TICKS_MS.store((ticks / milliseconds).max(1), Ordering::Relaxed);
+    TICKS_MS.store(khz.max(1), Ordering::Relaxed);
 }
 
 /// Arms the timer for a moment of the monotonic clock; the far future disarms it.

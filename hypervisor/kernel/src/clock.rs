@@ -11,37 +11,64 @@ static WALL_BASE_NS: AtomicU64 = AtomicU64::new(0);
 
 /// Frequency of the interval timer in hertz.
 const PIT_HZ: u64 = 1_193_182;
-/// How long calibration takes.
-const CALIBRATION_MS: u64 = 5;
+/// Ticks of the interval timer that a measurement takes at least: 2 ms.
+const WINDOW_TICKS: u16 = 2386;
+/// Measurements; the one least disturbed counts.
+const ROUNDS: usize = 3;
 
-/// Waits [`CALIBRATION_MS`] on channel 2 of the interval timer, which needs no
-/// interrupt.
-pub(crate) fn wait_calibration() {
-    let count = PIT_HZ * CALIBRATION_MS / 1000;
-    let gate = raw::port_read(0x61, 1);
-    raw::port_write(0x61, 1, gate & !3);
-    raw::port_write(0x43, 1, 0xb0);
-    raw::port_write(0x42, 1, hv_x86::low32(count & 0xff));
-    raw::port_write(0x42, 1, hv_x86::low32(count >> 8));
-    raw::port_write(0x61, 1, gate & !2 | 1);
-    // Bit 5 is the channel's output; bounded, should the timer be missing.
-    for _ in 0..50_000_000 {
-        if raw::port_read(0x61, 1) & 0x20 != 0 {
-            break;
+/// The count of the interval timer's channel 2, which needs no interrupt and
+/// wraps after 55 ms, with the TSC as near to it as can be had.
+fn interval_count() -> (u16, u64) {
+    let mut best = (0, 0, u64::MAX);
+    for _ in 0..4 {
+        let before = raw::tsc();
+        raw::port_write(0x43, 1, 0x80);
+        let low = raw::port_read(0x42, 1);
+        let high = raw::port_read(0x42, 1);
+        let after = raw::tsc();
+        if after - before < best.2 {
+            best = (hv_x86::low16(u64::from(high << 8 | low)), before, after - before);
         }
     }
+    (best.0, best.1)
 }
 
-/// Calibrates; `also` is run around the same wait.
-pub(crate) fn init(also: impl FnOnce()) {
-    let start = raw::tsc();
-    also();
-    let khz = (raw::tsc() - start) / CALIBRATION_MS;
+/// Measures the TSC, and with `also` another counter, against the interval timer.
+/// The timer's own count says how long it took, so being late does no harm.
+pub(crate) fn init(also: &mut dyn FnMut() -> u64) -> u64 {
+    let base = raw::tsc();
+    let gate = raw::port_read(0x61, 1);
+    raw::port_write(0x61, 1, gate & !2 | 1);
+    // Channel 2, both bytes, mode 0, from the top.
+    raw::port_write(0x43, 1, 0xb0);
+    raw::port_write(0x42, 1, 0xff);
+    raw::port_write(0x42, 1, 0xff);
+    let (mut khz, mut other_khz) = (u64::MAX, 0);
+    for _ in 0..ROUNDS {
+        let other_before = also();
+        let (start_count, start_tsc) = interval_count();
+        let mut now = (start_count, start_tsc);
+        // Bounded, should there be no such timer.
+        for _ in 0..1_000_000 {
+            now = interval_count();
+            if start_count.wrapping_sub(now.0) >= WINDOW_TICKS {
+                break;
+            }
+        }
+        let other = also().abs_diff(other_before);
+        let ticks = u64::from(start_count.wrapping_sub(now.0)).max(1);
+        let found = (now.1 - start_tsc) * PIT_HZ / ticks / 1000;
+        // A wrap that was missed makes it too high: the lowest is right.
+        if found < khz {
+            (khz, other_khz) = (found, other * PIT_HZ / ticks / 1000);
+        }
+    }
     let scale = Scale::new(khz);
-    TSC_BASE.store(start, Ordering::Relaxed);
+    TSC_BASE.store(base, Ordering::Relaxed);
     TSC_KHZ.store(scale.khz, Ordering::Relaxed);
     TO_NS.store(scale.to_ns, Ordering::Relaxed);
     WALL_BASE_NS.store(read_cmos().saturating_mul(1_000_000_000), Ordering::Relaxed);
+    other_khz
 }
 
 /// Nanoseconds since power-on, nearly.

@@ -65,7 +65,7 @@ core::arch::global_asm!(
 extern "C" fn rust_boot(params: u64) -> ! {
     log::init();
     apic::enable();
-    clock::init(|| apic::calibrate(5, clock::wait_calibration));
+    apic::calibrate(|| clock::init(&mut apic::free_count));
     info!("redoubt {} starting", env!("CARGO_PKG_VERSION"));
     let mut page = [0; BYTES];
     memory::read(params, &mut page);

@@ -1,3 +1,115 @@
-//! Placeholder.
+//! `cargo verify`: everything that must hold: format, lints, unit and simulation
+//! tests, and whole nodes in QEMU against real peers.
 
-fn main() {}
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use qemu_tests::{lab, packages, programs, scenarios};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+/// Runs all checks and prints how many tests passed.
+#[derive(Parser)]
+#[command(name = "cargo verify")]
+struct Arguments {
+    /// Only the end-to-end scenarios whose name contains this.
+    #[arg(long)]
+    only: Option<String>,
+    /// Run the end-to-end scenarios in this process: it is inside the lab.
+    #[arg(long, hide = true)]
+    inside: bool,
+}
+
+/// Passed and failed tests.
+#[derive(Default)]
+struct Count {
+    passed: u64,
+    failed: u64,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    packages::ensure_installed()?;
+    if arguments.inside {
+        lab::enter()?;
+        return inside(arguments.only.as_deref());
+    }
+    let mut count = Count::default();
+    if arguments.only.is_none() {
+        step("format", || programs::cargo(&["fmt", "--all", "--check"]))?;
+        step("lints", || {
+            programs::cargo(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+            image_builder::programs::cargo("clippy", "hypervisor", &["--", "-D", "warnings"])?;
+            image_builder::programs::cargo("clippy", "appliance", &["--bin", "dom0", "--", "-D", "warnings"])
+        })?;
+        step("unit and simulation tests", || unit_tests(&mut count))?;
+    }
+    step("end-to-end tests in QEMU", || end_to_end(arguments.only.as_deref(), &mut count))?;
+    println!("{} passed, {} failed", count.passed, count.failed);
+    ensure!(count.failed == 0 && count.passed > 0, "not everything holds");
+    Ok(())
+}
+
+fn step(name: &str, action: impl FnOnce() -> Result<()>) -> Result<()> {
+    println!("== {name}");
+    let began = Instant::now();
+    action().with_context(|| format!("{name} failed"))?;
+    println!("== {name}: done in {:.0} s", began.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Runs `cargo test` for the workspace, showing and counting its results.
+fn unit_tests(count: &mut Count) -> Result<()> {
+    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .current_dir(image_builder::programs::workspace())
+        .args(["test", "--workspace", "--no-fail-fast"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run cargo test")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("test result: ") {
+            count.passed += number_before(rest, " passed");
+            count.failed += number_before(rest, " failed");
+        }
+    }
+    if !output.status.success() {
+        println!("{text}");
+        // A test that did not compile has no line of its own.
+        count.failed = count.failed.max(1);
+    }
+    println!("{} passed, {} failed so far", count.passed, count.failed);
+    Ok(())
+}
+
+fn number_before(text: &str, word: &str) -> u64 {
+    let before = text.split(word).next().unwrap_or_default();
+    before.rsplit([' ', ';']).next().and_then(|number| number.parse().ok()).unwrap_or(0)
+}
+
+/// Runs each scenario in a namespace of its own.
+fn end_to_end(only: Option<&str>, count: &mut Count) -> Result<()> {
+    scenarios::prepare()?;
+    for scenario in scenarios::ALL.iter().filter(|scenario| only.is_none_or(|only| scenario.name.contains(only))) {
+        let began = Instant::now();
+        let status = Command::new(std::env::current_exe()?)
+            .args(["--inside", "--only", scenario.name])
+            .stdin(Stdio::null())
+            .status()
+            .context("cannot run a scenario")?;
+        let word = if status.success() { "ok" } else { "FAILED" };
+        println!("test {} ... {word} ({:.0} s)", scenario.name, began.elapsed().as_secs_f64());
+        if status.success() {
+            count.passed += 1;
+        } else {
+            count.failed += 1;
+        }
+    }
+    Ok(())
+}
+
+fn inside(only: Option<&str>) -> Result<()> {
+    let name = only.context("no scenario named")?;
+    let scenario = scenarios::ALL.iter().find(|scenario| scenario.name == name).context("no such scenario")?;
+    (scenario.run)()
+}
