@@ -9,7 +9,6 @@ use hv_abi::event::{self, Event};
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::machine::{Action, Digest, Machine};
 
-use crate::acpi;
 use crate::devices::output_ring::OutputRing;
 use crate::devices::platform::{DeviceConfig, Platform, PlatformEvent};
 use crate::devices::virtio::VirtioDevice;
@@ -17,12 +16,15 @@ use crate::devices::virtio::block::BlockConfig;
 use crate::hypervisor::Hypervisor;
 use crate::layout::{MemoryLayout, UART_PORT};
 use crate::limits::{CONSOLE_BYTES, RANDOM_REQUESTS_PER_TURN, START_TIMEOUT_NS};
-use crate::loader::{self, LoadRequest};
 use crate::node::blobs::Blobs;
 use hv_x86::{low8, low16, low32};
 
 /// A page-sized unit of guest memory.
 const MEMORY_UNIT: u64 = 2 << 20;
+
+mod kernel;
+
+pub use kernel::check_kernel;
 
 /// Where a guest is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -221,53 +223,6 @@ fn storage_failure(name: &str, what: &str) -> Failure {
     Failure::new(Code::Internal, name, what, "see `redoubt node log`")
 }
 
-/// A failure for a kernel that cannot be loaded.
-fn load_failure(name: &str, error: loader::LoadError) -> Failure {
-    let (code, remedy) = match error {
-        loader::LoadError::Memory { .. } => (Code::Capacity, "give it more memory"),
-        loader::LoadError::CommandLine { .. } => (Code::Usage, "shorten cmdline"),
-        _ => (Code::Usage, "kernel must be a Linux bzImage or a PVH ELF file"),
-    };
-    Failure::new(code, name, error.to_string(), remedy)
-}
-
-/// Checks that a kernel can be loaded as described, without loading it.
-///
-/// # Errors
-/// The failure to report.
-pub fn check_kernel<H: Hypervisor>(
-    hypervisor: &mut H,
-    blobs: &Blobs,
-    machine: &Machine,
-) -> Result<(), Failure> {
-    let initrd_bytes = match machine.ramdisk {
-        Some(digest) => blobs.find(&digest).ok_or_else(|| missing(machine, "ramdisk"))?.1 as u64,
-        None => 0,
-    };
-    let (domain, length) = blobs.find(&machine.kernel).ok_or_else(|| missing(machine, "kernel"))?;
-    let mut result = Err(storage_failure(&machine.name, "the kernel's bytes are gone"));
-    hypervisor.with_blob(domain, length, &mut |_, kernel| {
-        let request = LoadRequest {
-            kernel,
-            initrd_bytes,
-            command_line: machine.command_line.as_bytes(),
-            memory: MemoryLayout::new(machine.memory_bytes.next_multiple_of(MEMORY_UNIT)),
-            acpi_root: acpi::build(machine.vcpus).root,
-        };
-        result = loader::plan(&request).map(|_| ()).map_err(|error| load_failure(&machine.name, error));
-    });
-    result
-}
-
-fn missing(machine: &Machine, what: &str) -> Failure {
-    Failure::new(
-        Code::NotFound,
-        &machine.name,
-        alloc::format!("the node does not have its {what}"),
-        "send it again",
-    )
-}
-
 impl<M: crate::guest_memory::GuestMemory> Guest<M> {
     /// Creates the domain, loads the kernel and, unless it is to stay paused,
     /// lets it run. `sectors` are the sizes of its disks.
@@ -317,56 +272,6 @@ impl<M: crate::guest_memory::GuestMemory> Guest<M> {
             self.unpause(hypervisor)?;
         }
         Ok(())
-    }
-
-    fn load<H: Hypervisor<Memory = M>>(
-        &self,
-        hypervisor: &mut H,
-        blobs: &Blobs,
-        domain: DomainId,
-        memory: &M,
-        layout: MemoryLayout,
-    ) -> Result<(), Failure> {
-        let machine = &self.machine;
-        let tables = acpi::build(machine.vcpus);
-        for (gpa, bytes) in &tables.parts {
-            memory
-                .write(*gpa, bytes)
-                .map_err(|_| storage_failure(&machine.name, "no room for its tables"))?;
-        }
-        let (kernel_domain, kernel_bytes) =
-            blobs.find(&machine.kernel).ok_or_else(|| missing(machine, "kernel"))?;
-        let ramdisk = match &machine.ramdisk {
-            Some(digest) => Some(blobs.find(digest).ok_or_else(|| missing(machine, "ramdisk"))?),
-            None => None,
-        };
-        let mut result = Err(storage_failure(&machine.name, "the kernel's bytes are gone"));
-        hypervisor.with_blob(kernel_domain, kernel_bytes, &mut |hypervisor, kernel| {
-            let place = |hypervisor: &mut H, initrd: &[u8]| {
-                let request = LoadRequest {
-                    kernel,
-                    initrd_bytes: initrd.len() as u64,
-                    command_line: machine.command_line.as_bytes(),
-                    memory: layout,
-                    acpi_root: tables.root,
-                };
-                let plan = loader::plan(&request).map_err(|error| load_failure(&machine.name, error))?;
-                plan.apply(memory, kernel, initrd)
-                    .map_err(|_| storage_failure(&machine.name, "its memory cannot be written"))?;
-                hypervisor
-                    .vcpu_set_state(domain, 0, &plan.vcpu)
-                    .map_err(|_| storage_failure(&machine.name, "its first vCPU cannot be set up"))
-            };
-            match ramdisk {
-                None => result = place(hypervisor, &[]),
-                Some((ramdisk_domain, ramdisk_bytes)) => {
-                    hypervisor.with_blob(ramdisk_domain, ramdisk_bytes, &mut |hypervisor, initrd| {
-                        result = place(hypervisor, initrd);
-                    });
-                }
-            }
-        });
-        result
     }
 
     /// Lets its vCPUs run.

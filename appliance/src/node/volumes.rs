@@ -8,17 +8,17 @@ use alloc::vec::Vec;
 
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::machine::Disk;
-use mgmt_proto::verb::{DiskFacts, Found};
 use netstack::host::{ConnectionId, ConnectionState, Host, TcpOptions};
-use storage::aoe::{Discovery, Target, TargetConfig};
-use storage::iscsi::{Portal, Session, SessionConfig, SessionKind};
+use storage::aoe::{Target, TargetConfig};
+use storage::iscsi::{Session, SessionConfig, SessionKind};
 use storage::volume::{Volume, VolumeName};
-use storage::{BlockError, Lba, Operation, Payload, Request, RequestId, VolumeState, VolumeStatus};
+use storage::{BlockError, Lba, Operation, Payload, Request, RequestId, VolumeState};
 
 use crate::devices::virtio::block::{BlockKind, BlockOperation, BlockStatus, BlockToken};
 use crate::guest_memory::GuestMemory;
-use crate::limits::{DISCOVERY_TIMEOUT_NS, REQUESTS_PER_TURN};
+use crate::limits::REQUESTS_PER_TURN;
 use crate::node::guest::Guest;
+use discovery::Search;
 
 /// Bytes of a sector.
 const SECTOR: u64 = 512;
@@ -33,12 +33,6 @@ struct Binding {
     /// The guest's name for each unfinished request.
     tokens: BTreeMap<u64, BlockToken>,
     operations: [u64; 3],
-}
-
-/// A search for volumes.
-enum Search {
-    Aoe(Discovery),
-    Iscsi { session: Session, connection: Option<ConnectionId>, portal: Portal, deadline_ns: u64 },
 }
 
 /// All disks of the node.
@@ -109,6 +103,9 @@ pub fn parse(disk: &Disk) -> Result<VolumeName, Failure> {
         Failure::new(Code::Usage, "", message, "see `redoubt storage discover`")
     })
 }
+
+mod discovery;
+mod status;
 
 impl Volumes {
     /// No disks yet.
@@ -227,39 +224,6 @@ impl Volumes {
                 status.capacity.filter(|_| status.state == VolumeState::Ready)
             })
             .collect()
-    }
-
-    /// Why a guest's disks are not ready: which one, at which stage.
-    #[must_use]
-    pub fn failure(&self, guest: u64, name: &str, host: &Host) -> Failure {
-        let waiting = self.bindings.iter().filter(|binding| binding.guest == guest).find_map(|binding| {
-            let status = binding.volume.status();
-            (status.state != VolumeState::Ready || status.capacity.is_none()).then_some((binding, status))
-        });
-        let Some((binding, status)) = waiting else {
-            return Failure::new(Code::Storage, name, "its disks are not ready", "try again");
-        };
-        let open = binding.connection.is_some_and(|id| host.state(id) != ConnectionState::Connecting);
-        let stage = match (&binding.volume, open) {
-            (Volume::Aoe(_), _) if status.rtt_ns.is_none() => "no target answers to that shelf and slot",
-            (Volume::Aoe(_), _) => "the target answers but does not identify itself",
-            (Volume::Iscsi(_), false) => "the portal does not accept a connection",
-            (Volume::Iscsi(_), true) => "the portal is connected, login or inquiry did not finish",
-        };
-        let detail = status.last_error.map_or_else(String::new, |error| format!(": {error}"));
-        let message = format!("disk {}: {stage}{detail}", binding.name);
-        Failure::new(Code::Storage, name, message, "check the target, then `redoubt storage discover`")
-    }
-
-    /// Facts about a guest's disks, in their order.
-    #[must_use]
-    pub fn facts(&self, guest: u64, disks: &[Disk]) -> Vec<DiskFacts> {
-        let facts = disks.iter().enumerate().map(|(device, disk)| {
-            let binding = self.bindings.iter().find(|it| it.guest == guest && it.device == device);
-            let status = binding.map(|binding| binding.volume.status());
-            disk_facts(disk, status.as_ref(), binding.map_or([0; 3], |binding| binding.operations))
-        });
-        facts.collect()
     }
 
     /// Takes new requests from a guest's disk; true when there may be more.
@@ -381,98 +345,6 @@ impl Volumes {
         });
         [sessions, search].into_iter().flatten().min()
     }
-
-    /// Starts a search on the wire; one that is under way serves both askers.
-    ///
-    /// # Errors
-    /// Another search is under way.
-    pub fn discover_aoe(&mut self, now_ns: u64) -> Result<(), Failure> {
-        match self.search {
-            Some(Search::Aoe(_)) => Ok(()),
-            Some(_) => Err(busy()),
-            None => {
-                let seed = self.next_seed();
-                self.search = Some(Search::Aoe(Discovery::new(self.mac, seed, now_ns)));
-                Ok(())
-            }
-        }
-    }
-
-    /// Starts a search at a portal.
-    ///
-    /// # Errors
-    /// The portal is none, or another search is under way.
-    pub fn discover_iscsi(&mut self, text: &str, now_ns: u64) -> Result<(), Failure> {
-        let portal = Portal::parse(text).ok_or_else(|| {
-            Failure::new(
-                Code::Usage,
-                text,
-                "is not a portal",
-                "an IPv4 address, with :port unless it is 3260",
-            )
-        })?;
-        if self.search.is_some() {
-            return Err(busy());
-        }
-        let seed = self.next_seed();
-        let session = Session::new(SessionConfig {
-            portal,
-            initiator: self.initiator.clone(),
-            kind: SessionKind::Discovery,
-            isid: [0x80, 0, 0, 0, 0, 1],
-            seed,
-        });
-        let deadline_ns = now_ns + DISCOVERY_TIMEOUT_NS;
-        self.search = Some(Search::Iscsi { session, connection: None, portal, deadline_ns });
-        Ok(())
-    }
-
-    /// What a search found, once it has ended.
-    pub fn take_discovered(&mut self, host: &mut Host, now_ns: u64) -> Option<Result<Vec<Found>, Failure>> {
-        let ended = match self.search.as_ref()? {
-            Search::Aoe(discovery) => discovery.is_finished(now_ns),
-            Search::Iscsi { session, deadline_ns, .. } => {
-                session.discovery_finished() || now_ns >= *deadline_ns
-            }
-        };
-        if !ended {
-            return None;
-        }
-        match self.search.take()? {
-            Search::Aoe(discovery) => Some(Ok(discovery
-                .found()
-                .iter()
-                .map(|found| Found {
-                    volume: format!("aoe:{}", found.target),
-                    server: mac_text(found.mac),
-                    details: format!("{} buffers, {} sectors a frame", found.buffers, found.sectors_max),
-                })
-                .collect())),
-            Search::Iscsi { session, connection, portal, .. } => {
-                if let Some(connection) = connection {
-                    host.close(connection, now_ns);
-                }
-                if !session.discovery_finished() {
-                    let error = session.status().last_error.unwrap_or("it does not answer");
-                    return Some(Err(Failure::new(
-                        Code::Storage,
-                        portal.to_string(),
-                        error,
-                        "check address and target",
-                    )));
-                }
-                Some(Ok(session
-                    .discovered()
-                    .iter()
-                    .map(|target| Found {
-                        volume: format!("iscsi://{portal}/{}/<lun>", target.name),
-                        server: portal.to_string(),
-                        details: target.portals.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
-                    })
-                    .collect()))
-            }
-        }
-    }
 }
 
 impl Binding {
@@ -494,15 +366,6 @@ impl Binding {
             guest.note_work(self.device, 0);
         }
     }
-}
-
-fn busy() -> Failure {
-    Failure::new(Code::Conflict, "", "another discovery is under way", "try again in a few seconds")
-}
-
-fn mac_text(mac: [u8; 6]) -> String {
-    let [a, b, c, d, e, f] = mac;
-    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
 }
 
 /// An initiator session identifier for a volume: random type (RFC 7143, 11.12.5)
@@ -582,34 +445,5 @@ fn drive(
         host.abort(id, now_ns);
         *connection = None;
         session.on_disconnected(now_ns);
-    }
-}
-
-fn disk_facts(disk: &Disk, status: Option<&VolumeStatus>, operations: [u64; 3]) -> DiskFacts {
-    let Some(status) = status else {
-        return DiskFacts {
-            volume: disk.volume.clone(),
-            sectors: 0,
-            state: String::from("detached"),
-            stalled_since_ns: None,
-            operations,
-            bytes: [0; 2],
-            retries: 0,
-        };
-    };
-    let state = match status.state {
-        VolumeState::Starting => "connecting",
-        VolumeState::Ready => "ready",
-        VolumeState::Stalled => "stalled",
-        VolumeState::Refused => "refused",
-    };
-    DiskFacts {
-        volume: disk.volume.clone(),
-        sectors: status.capacity.unwrap_or(0),
-        state: String::from(state),
-        stalled_since_ns: status.stalled_since_ns,
-        operations,
-        bytes: [status.counters.bytes_read, status.counters.bytes_written],
-        retries: status.counters.retries,
     }
 }

@@ -491,15 +491,4 @@ impl Target {
             self.fragment_done(id, 0, None);
         }
     }
-
-    /// When [`Self::poll`] and [`Self::transmit`] are next needed.
-    #[must_use]
-    pub fn next_deadline(&self) -> Option<u64> {
-        let frames = self.slots.iter().map(|slot| slot.deadline_ns);
-        let held = self.order.has_waiting().then(|| {
-            let stale = self.stale.iter().map(|stale| stale.expires_ns);
-            stale.chain([self.writes_held_until_ns]).filter(|expires_ns| *expires_ns > self.now_ns).min()
-        });
-        frames.chain(held.flatten()).min()
-    }
 }

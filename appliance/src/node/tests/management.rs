@@ -2,6 +2,7 @@
 
 use alloc::string::ToString;
 use alloc::vec;
+use alloc::vec::Vec;
 
 use mgmt_proto::code::Code;
 use mgmt_proto::manifest;
@@ -46,7 +47,7 @@ fn sessions_survive_a_lossy_wire() {
         let mut world = World::new(seed);
         world.loss_percent = 1 + seed % 3;
         let session = world.connect(Who::Admin);
-        let file: alloc::vec::Vec<u8> = (0..200_000).map(|_| world.random.byte()).collect();
+        let file: Vec<u8> = (0..200_000).map(|_| world.random.byte()).collect();
         world.upload(session, &file);
     }
 }
@@ -145,7 +146,7 @@ fn large_uploads_do_not_stall() {
     let session = world.connect(Who::Operator);
     let started_ns = world.now_ns;
     for length in [1_000_000, 65_536, 65_535, 131_072, 32_768 * 3 + 17] {
-        let file: alloc::vec::Vec<u8> = (0..length).map(|_| world.random.byte()).collect();
+        let file: Vec<u8> = (0..length).map(|_| world.random.byte()).collect();
         world.upload(session, &file);
     }
     let took_ms = (world.now_ns - started_ns) / MS;

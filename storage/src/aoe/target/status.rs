@@ -1,10 +1,21 @@
-//! What a session tells about itself.
+//! What a session tells about itself: how it is, and when it needs a call.
 
 use alloc::{format, vec};
 
 use super::{Phase, Target, VolumeState, VolumeStatus};
 
 impl Target {
+    /// When [`Self::poll`] and [`Self::transmit`] are next needed.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<u64> {
+        let frames = self.slots.iter().map(|slot| slot.deadline_ns);
+        let held = self.order.has_waiting().then(|| {
+            let stale = self.stale.iter().map(|stale| stale.expires_ns);
+            stale.chain([self.writes_held_until_ns]).filter(|expires_ns| *expires_ns > self.now_ns).min()
+        });
+        frames.chain(held.flatten()).min()
+    }
+
     /// How the volume is.
     #[must_use]
     pub fn status(&self) -> VolumeStatus {
