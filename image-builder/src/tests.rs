@@ -14,7 +14,7 @@ use std::path::Path;
 
 fn pieces() -> Pieces {
     let bytes = |seed: u8, length: usize| -> Vec<u8> {
-        (0..length).map(|index| seed.wrapping_mul(31).wrapping_add(index as u8) | 1).collect()
+        (0_u8..=250).cycle().take(length).map(|byte| seed.wrapping_mul(31).wrapping_add(byte) | 1).collect()
     };
     Pieces {
         setup: bytes(1, SETUP_BYTES),
