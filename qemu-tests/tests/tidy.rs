@@ -25,7 +25,11 @@ const BYTES_MAX: usize = 256 * 1024;
 
 /// Files that are longer than they may be, with a length they must not exceed
 /// either. A debt that is paid must be struck off.
-const DEBTS: &[(&str, usize)] = &[];
+const DEBTS: &[(&str, usize)] = &[
+    ("hypervisor/core/src/lapic.rs", 518),
+    ("hypervisor/kernel/src/dom0.rs", 560),
+    ("hypervisor/kernel/src/vcpu.rs", 540),
+];
 
 /// Where unsafe code may be.
 const UNSAFE_ROOMS: &[&str] = &["hypervisor/kernel/", "appliance/src/bare/"];
@@ -35,15 +39,15 @@ const GRAPH: &[(&str, &[&str])] = &[
     ("hv-x86", &[]),
     ("hv-abi", &["hv-x86"]),
     ("hv-core", &["hv-abi", "hv-x86"]),
-    ("hv-kernel", &["hv-abi", "hv-core", "hv-x86"]),
+    ("hypervisor", &["hv-abi", "hv-core", "hv-x86"]),
     ("netstack", &["hv-abi", "hv-x86"]),
     ("storage", &["hv-abi", "hv-x86"]),
     ("mgmt-proto", &[]),
     ("appliance", &["hv-abi", "hv-x86", "mgmt-proto", "netstack", "storage"]),
     ("keys", &[]),
-    ("redoubt-cli", &["keys", "mgmt-proto"]),
+    ("redoubt", &["keys", "mgmt-proto"]),
     ("image-builder", &["hv-abi", "hv-x86", "keys", "mgmt-proto"]),
-    ("qemu-tests", &["hv-abi", "image-builder", "keys", "mgmt-proto", "redoubt-cli"]),
+    ("qemu-tests", &["hv-abi", "image-builder", "keys", "mgmt-proto", "redoubt"]),
 ];
 
 /// What tests may use besides.
@@ -148,8 +152,19 @@ fn long_files(files: &[File], debts: &[(&str, usize)]) -> Vec<String> {
 fn wide_lines(files: &[File]) -> Vec<String> {
     let mut found = Vec::new();
     for file in files.iter().filter(|file| file.is_rust()) {
+        let mut script = false;
         for (number, line) in file.text().lines().enumerate() {
-            let columns = line.chars().count();
+            let inside = script;
+            // The quotes of a text over many lines.
+            script =
+                if script { !line.contains("\"#") } else { line.contains("r#\"") && !line.contains("\"#") };
+            if inside {
+                continue;
+            }
+            // A text or a script inside quotes is as long as it is.
+            let (first, last) = (line.find('"'), line.rfind('"'));
+            let quoted = first.zip(last).map_or(0, |(first, last)| line[first..last].chars().count());
+            let columns = line.chars().count() - quoted;
             if columns > COLUMNS_MAX {
                 found.push(format!("{}:{}: {columns} columns", file.path, number + 1));
             }
@@ -197,7 +212,8 @@ fn top_modules(files: &[File], packages: &[Package]) -> Vec<String> {
             if kind != "custom-build" && !text.starts_with("//! ") {
                 found.push(format!("{path}: says not what it is"));
             }
-            if kind == "lib" && !text.contains("#![forbid(unsafe_code)]") {
+            // The harness drives machines; it is no pure library.
+            if kind == "lib" && package.name != "qemu-tests" && !text.contains("#![forbid(unsafe_code)]") {
                 found.push(format!("{path}: does not forbid unsafe code"));
             }
             if kind == "lib" && BARE.contains(&package.name.as_str()) && !text.contains("#![no_std]") {
@@ -246,7 +262,7 @@ fn things_nobody_wrote(files: &[File]) -> Vec<String> {
         if file.bytes.contains(&0) || std::str::from_utf8(&file.bytes).is_err() {
             found.push(format!("{}: is no text", file.path));
         }
-        if endings.contains(&ending) || file.path.split('/').any(|part| part == "target") {
+        if endings.contains(&ending) || file.path.starts_with("target/") {
             found.push(format!("{}: is generated or secret", file.path));
         }
     }
@@ -324,6 +340,10 @@ fn length_rules_can_fail() {
     assert_eq!(long_files(&[file("a/src/b.rs", "x\n")], &[("a/src/b.rs", LINES_MAX + 1)]).len(), 1);
     let wide = "é".repeat(COLUMNS_MAX + 1);
     assert_eq!(wide_lines(&[file("a/src/b.rs", &wide), file("a/b.md", &wide)]).len(), 1);
+    let script = format!("const A: &str = r#\"\n{wide}\n\"#;\n");
+    assert_eq!(wide_lines(&[file("a/src/b.rs", &script)]).len(), 0);
+    assert_eq!(wide_lines(&[file("a/src/b.rs", &(script + &wide))]).len(), 1);
+    assert_eq!(wide_lines(&[file("a/src/b.rs", &format!("let a = \"{wide}\";"))]).len(), 0);
     assert_eq!(wide_lines(&[file("a/src/b.rs", &"é".repeat(COLUMNS_MAX))]).len(), 0);
 }
 
@@ -384,5 +404,5 @@ fn content_rules_can_fail() {
     assert_eq!(wrong("a.md", &"x".repeat(BYTES_MAX + 1)), 1);
     assert_eq!(wrong("owner.key", "x"), 1);
     assert_eq!(wrong("target/a.md", "x"), 1);
-    assert_eq!(things_nobody_wrote(&[File { path: "a".to_string(), bytes: vec![0xff] }]).len(), 1);
+    assert_eq!(things_nobody_wrote(&[File { path: "README".to_string(), bytes: vec![0xff] }]).len(), 1);
 }
