@@ -52,6 +52,7 @@ pub(super) fn two_guests_and_a_power_cut() -> Result<()> {
         let page = http::wait(&address, "/", GUEST_LIMIT).with_context(|| format!("{} serves no page", guest.name))?;
         ensure!(page == format!("page {}\n", guest.name).as_bytes(), "{} serves {page:?}", guest.name);
         // Written through a shell on the console, as a person would.
+        world.wait_for_console(guest.name, "root@guest", GUEST_LIMIT)?;
         let script = format!(
             "head -c 3000000 /dev/urandom > {PROOF} && sync {PROOF} && sha256sum {PROOF} > /srv/www/proof && sync && echo WRITTEN-$((20+3))\n"
         );
