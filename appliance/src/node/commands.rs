@@ -118,6 +118,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 bytes.truncate(count);
                 Ok(Reply::Stream(Stream { bytes, next }))
             }
+            Request::ConsoleWrite { .. } if guest.domain_id().is_none() => {
+                Err(Failure::new(Code::Conflict, &name, "is not running", "see `redoubt list`"))
+            }
             Request::ConsoleWrite { bytes, .. } => {
                 let bytes = bytes.get(..bytes.len().min(INPUT_BYTES)).unwrap_or_default();
                 let taken = guest.type_input(bytes);

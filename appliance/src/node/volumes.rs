@@ -28,6 +28,8 @@ struct Binding {
     guest: u64,
     device: usize,
     name: VolumeName,
+    /// Which of the node's sessions with this volume it is: readers may share one.
+    share: u16,
     volume: Volume,
     connection: Option<ConnectionId>,
     /// The guest's name for each unfinished request.
@@ -130,7 +132,7 @@ impl Volumes {
         mixed ^ (mixed >> 31)
     }
 
-    fn session(&mut self, name: &VolumeName) -> Volume {
+    fn session(&mut self, name: &VolumeName, share: u16) -> Volume {
         let seed = self.next_seed();
         match name {
             VolumeName::Aoe(target) => Volume::Aoe(Target::new(TargetConfig {
@@ -144,7 +146,7 @@ impl Volumes {
                 portal: *portal,
                 initiator: self.initiator.clone(),
                 kind: SessionKind::Normal { target: target.clone(), lun: *lun },
-                isid: isid(name),
+                isid: isid(name, share),
                 seed,
             })),
         }
@@ -156,11 +158,14 @@ impl Volumes {
     /// The name is none.
     pub fn open(&mut self, guest: u64, device: usize, disk: &Disk) -> Result<(), Failure> {
         let name = parse(disk)?;
-        let volume = self.session(&name);
+        let taken = |share: &u16| self.bindings.iter().any(|it| it.name == name && it.share == *share);
+        let share = (0..u16::MAX).find(|share| !taken(share)).unwrap_or(u16::MAX);
+        let volume = self.session(&name, share);
         self.bindings.push(Binding {
             guest,
             device,
             name,
+            share,
             volume,
             connection: None,
             tokens: BTreeMap::new(),
@@ -191,12 +196,9 @@ impl Volumes {
     pub fn forget(&mut self, guest: u64, device: usize) {
         let found = self.bindings.iter().position(|it| it.guest == guest && it.device == device);
         let Some(index) = found else { return };
-        let Some(name) =
-            self.bindings.get(index).filter(|it| !it.tokens.is_empty()).map(|it| it.name.clone())
-        else {
-            return;
-        };
-        let volume = self.session(&name);
+        let busy = self.bindings.get(index).filter(|it| !it.tokens.is_empty());
+        let Some((name, share)) = busy.map(|it| (it.name.clone(), it.share)) else { return };
+        let volume = self.session(&name, share);
         if let Some(binding) = self.bindings.get_mut(index) {
             binding.tokens.clear();
             binding.volume = volume;
@@ -370,12 +372,13 @@ impl Binding {
 
 /// An initiator session identifier for a volume: random type (RFC 7143, 11.12.5)
 /// with bytes that depend on its name only, so that it is the same after a
-/// restart and the target drops the session before it.
-fn isid(name: &VolumeName) -> [u8; 6] {
+/// restart and the target drops the session before it. Two sessions with one
+/// volume must differ, or each would end the other.
+fn isid(name: &VolumeName, share: u16) -> [u8; 6] {
     let hash = name.to_string().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
-    let [a, b, c, d, e, ..] = hash.to_be_bytes();
+    let [a, b, c, d, e, ..] = hash.wrapping_add(u64::from(share) << 24).to_be_bytes();
     [0x80, a, b, c, d, e]
 }
 
@@ -445,5 +448,31 @@ fn drive(
         host.abort(id, now_ns);
         *connection = None;
         session.on_disconnected(now_ns);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readers_of_one_volume_have_sessions_of_their_own() {
+        let mut volumes = Volumes::new([2, 0, 0, 0, 0, 1], "iqn.2026-11.invalid.redoubt:1".into(), 1);
+        let volume = "iscsi://10.0.0.3/iqn.2026-01.org.example:disk/0".to_string();
+        let name: VolumeName = volume.parse().unwrap();
+        let disk = Disk { volume, read_only: true };
+        for guest in 1..=3 {
+            volumes.open(guest, 0, &disk).unwrap();
+        }
+        let shares = |volumes: &Volumes| volumes.bindings.iter().map(|it| it.share).collect::<Vec<_>>();
+        assert_eq!(shares(&volumes), [0, 1, 2]);
+        volumes.bindings.remove(0);
+        volumes.open(4, 0, &disk).unwrap();
+        assert_eq!(shares(&volumes), [1, 2, 0]);
+        let mut all: Vec<_> = (0..1_000).map(|share| isid(&name, share)).collect();
+        assert!(all.iter().all(|isid| isid[0] == 0x80));
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), 1_000);
     }
 }

@@ -168,6 +168,8 @@ fn destroying_a_guest_that_connects_answers_who_waits() {
     world.run(SECOND);
     assert_eq!(world.facts(other, "web").unwrap().state, State::Connecting);
     world.done(other, &Request::Reboot { name: name() });
+    let typed = Request::ConsoleWrite { name: name(), bytes: vec![b'x'] };
+    assert_eq!(world.refused(other, &typed).code, Code::Conflict, "nobody would read it");
     world.done(other, &Request::Destroy { name: name() });
     let failure = world.outcome(session).unwrap_err();
     assert!(failure.message.contains("destroyed before it started"), "{failure}");

@@ -107,7 +107,7 @@ fn a_card_that_is_stuck_does_not_make_the_node_spin() {
     world.send(session, &mgmt_proto::verb::Request::NodeInfo);
     world.run(10 * SECOND);
     let turns = world.turns - before;
-    assert!(turns < 20_000, "{turns} turns in 10 s with the cable out");
+    assert!(turns < 200, "{turns} turns in 10 s with the cable out");
     world.nic.card().stuck = false;
     assert_eq!(world.completed(&mut disk, status), 0);
     world.outcome(session).unwrap();
