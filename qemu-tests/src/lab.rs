@@ -32,7 +32,8 @@ pub fn enter() -> Result<()> {
     if !crate::packages::is_root() {
         command.args(["--user", "--map-root-user"]);
     }
-    let error = command.arg(std::env::current_exe()?).args(std::env::args_os().skip(1)).env(INSIDE, "1").exec();
+    let error =
+        command.arg(std::env::current_exe()?).args(std::env::args_os().skip(1)).env(INSIDE, "1").exec();
     Err(error).context("cannot make a network namespace with unshare")
 }
 
@@ -72,8 +73,19 @@ impl Lab {
         let root = boot.parent().context("no boot directory")?;
         let mut command = Command::new("dnsmasq");
         command
-            .args(["--no-daemon", "--conf-file=/dev/null", "--port=0", "--interface=br0", "--bind-interfaces"])
-            .args(["--user=root", "--group=root", "--dhcp-range=10.77.0.100,10.77.0.200,1h", "--dhcp-authoritative"])
+            .args([
+                "--no-daemon",
+                "--conf-file=/dev/null",
+                "--port=0",
+                "--interface=br0",
+                "--bind-interfaces",
+            ])
+            .args([
+                "--user=root",
+                "--group=root",
+                "--dhcp-range=10.77.0.100,10.77.0.200,1h",
+                "--dhcp-authoritative",
+            ])
             .args(["--enable-tftp", "--log-dhcp"])
             .arg(format!("--tftp-root={}", root.display()))
             .arg(format!("--dhcp-boot={name}"))
@@ -84,7 +96,12 @@ impl Lab {
             command.arg(format!("--dhcp-host={mac},{address}"));
         }
         let dnsmasq = Process::start(&mut command, &directory.join("dnsmasq.log"))?;
-        Ok(Self { directory: directory.to_path_buf(), dnsmasq: Some(dnsmasq), tgtd: None, blades: Vec::new() })
+        Ok(Self {
+            directory: directory.to_path_buf(),
+            dnsmasq: Some(dnsmasq),
+            tgtd: None,
+            blades: Vec::new(),
+        })
     }
 
     /// Exports a file as AoE `shelf.slot`.
@@ -103,7 +120,9 @@ impl Lab {
     }
 
     fn tgtadm(&self, arguments: &str) -> Result<String> {
-        run(Command::new("tgtadm").env("TGT_IPC_SOCKET", self.directory.join("tgtd")).args(arguments.split(' ')))
+        run(Command::new("tgtadm")
+            .env("TGT_IPC_SOCKET", self.directory.join("tgtd"))
+            .args(arguments.split(' ')))
     }
 
     /// Exports a file as LUN 1 of a target.
@@ -123,7 +142,8 @@ impl Lab {
             }
         }
         self.tgtadm(&format!("--lld iscsi --op new --mode target --tid {number} -T {name}"))?;
-        let unit = format!("--lld iscsi --op new --mode logicalunit --tid {number} --lun 1 -b {}", file.display());
+        let unit =
+            format!("--lld iscsi --op new --mode logicalunit --tid {number} --lun 1 -b {}", file.display());
         self.tgtadm(&unit)?;
         self.tgtadm(&format!("--lld iscsi --op bind --mode target --tid {number} -I ALL"))?;
         Ok(())
@@ -131,7 +151,7 @@ impl Lab {
 
     /// Whether the services still run.
     pub fn is_healthy(&mut self) -> bool {
-        let services = self.dnsmasq.iter_mut().chain(&mut self.tgtd).chain(&mut self.blades);
-        services.map(Process::is_running).all(|running| running)
+        let mut services = self.dnsmasq.iter_mut().chain(&mut self.tgtd).chain(&mut self.blades);
+        services.all(Process::is_running)
     }
 }

@@ -252,8 +252,8 @@ pub(crate) fn host_xcr0() -> u64 {
 }
 
 /// Whether a set of vectors has one.
-pub(crate) const fn has_vector(words: &[u64; 4], vector: u8) -> bool {
-    words[(vector >> 6) as usize] >> (vector & 63) & 1 == 1
+pub(crate) fn has_vector(words: &[u64; 4], vector: u8) -> bool {
+    words.get(usize::from(vector >> 6)).is_some_and(|word| word >> (vector & 63) & 1 == 1)
 }
 
 /// Builds the interrupt table (APM 4.8.4): 256 gates into ring 0.

@@ -67,7 +67,7 @@ fn load_segment(file: &[u8], header: u64, map: MapPage<'_>) -> Result<(), &'stat
             if let Some(target) = buffer.get_mut(skip..skip + part.len()) {
                 target.copy_from_slice(part);
             }
-            map(page, &buffer, true, executable).or_else(|| None).ok_or("no memory for the program")?;
+            map(page, &buffer, true, executable).ok_or("no memory for the program")?;
         }
         page += PAGE_SIZE;
     }

@@ -232,7 +232,7 @@ fn map_all(end: u64, next: &mut u64) {
             clear(*next, PAGE_SIZE);
             *next += PAGE_SIZE;
             for entry in 0..512 {
-                directory.set(entry, address + entry as u64 * LARGE_PAGE_SIZE | PRESENT | WRITABLE | LARGE);
+                directory.set(entry, (address + entry as u64 * LARGE_PAGE_SIZE) | PRESENT | WRITABLE | LARGE);
             }
             pointers.set(index, directory.0 | PRESENT | WRITABLE);
         }
@@ -263,7 +263,7 @@ pub(crate) fn protect_image() -> Option<()> {
                 _ if offset < end => PRESENT | WRITABLE | NO_EXECUTE,
                 _ => continue,
             };
-            table.set(to_usize(page), PLACE + offset | flags);
+            table.set(to_usize(page), (PLACE + offset) | flags);
         }
         directory.set(slot, table.0 | PRESENT | WRITABLE);
     }

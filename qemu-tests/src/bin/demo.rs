@@ -92,7 +92,8 @@ fn main() -> Result<()> {
 fn timeline(world: &World, power_on: Instant, manageable: Instant, served: &[Instant]) -> Result<()> {
     let node = world.operator.json(&["node", "info"])?;
     let asked = Instant::now();
-    let uptime_ns = node["uptime_ns"].as_u64().context("no uptime in node info")?;
+    let uptime_ns =
+        node.get("uptime_ns").and_then(serde_json::Value::as_u64).context("no uptime in node info")?;
     // The node's clock starts when its kernel does: place it on ours.
     let kernel = asked.checked_sub(Duration::from_nanos(uptime_ns)).context("the node's clock is wrong")?;
     println!("timeline, seconds from power-on:");
@@ -101,10 +102,11 @@ fn timeline(world: &World, power_on: Instant, manageable: Instant, served: &[Ins
     let guests = world.operator.json(&["list"])?;
     let mut pages = served.iter();
     for guest in guests.as_array().context("no list of guests")? {
-        let first = guest["first_run_ns"].as_u64().context("no first run in list")?;
+        let first =
+            guest.get("first_run_ns").and_then(serde_json::Value::as_u64).context("no first run in list")?;
         let first = (kernel + Duration::from_nanos(first)).duration_since(power_on).as_secs_f64();
         let page = pages.next().map_or(0.0, |at| at.duration_since(power_on).as_secs_f64());
-        let name = guest["name"].as_str().unwrap_or("guest");
+        let name = guest.get("name").and_then(serde_json::Value::as_str).unwrap_or("guest");
         println!("  {first:6.1}  {name}: kernel started");
         println!("  {page:6.1}  {name}: serving");
     }
@@ -113,7 +115,8 @@ fn timeline(world: &World, power_on: Instant, manageable: Instant, served: &[Ins
 
 /// Prints what to try and waits for the Enter key or the end of input.
 fn keep(world: &World) -> Result<()> {
-    let enter = format!("nsenter --target {} --net --user --preserve-credentials", world.machine.process.id());
+    let enter =
+        format!("nsenter --target {} --net --user --preserve-credentials", world.machine.process.id());
     println!("everything keeps running; in another terminal, try:");
     println!("  {enter} {} list", world.operator.shown());
     println!("  {enter} {} console web1     (Ctrl+] leaves)", world.operator.shown());

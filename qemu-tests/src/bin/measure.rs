@@ -72,9 +72,16 @@ fn main() -> Result<()> {
     let mut free = Vec::new();
     for index in 0..=GUESTS {
         let name = format!("idle{index}");
-        let guest = Guest { name: &name, number: index + 1, memory_mib: GUEST_MEMORY_MIB, vcpus: 1, volume: "aoe:e11.1" };
+        let guest = Guest {
+            name: &name,
+            number: index + 1,
+            memory_mib: GUEST_MEMORY_MIB,
+            vcpus: 1,
+            volume: "aoe:e11.1",
+        };
         let file = world.vm_file(&built.debian, &guest)?;
-        let text = std::fs::read_to_string(&file)?.replace("disk = [ \"aoe:e11.1,rw\" ]", "disk = [ \"aoe:e11.1,ro\" ]");
+        let text = std::fs::read_to_string(&file)?
+            .replace("disk = [ \"aoe:e11.1,rw\" ]", "disk = [ \"aoe:e11.1,ro\" ]");
         std::fs::write(&file, text)?;
         world.operator.run(&["create", &file.display().to_string()])?;
         free.push(number(&world.operator.json(&["node", "info"])?, "memory_free_bytes")?);
@@ -94,14 +101,19 @@ fn main() -> Result<()> {
         .collect::<Result<_>>()?;
     starts.sort_unstable();
     let median = *starts.get(starts.len() / 2).context("no starts")?;
-    add("create accepted to first guest instruction, disk connected, median", as_f64(median) / 1e6, "ms", None);
+    add(
+        "create accepted to first guest instruction, disk connected, median",
+        as_f64(median) / 1e6,
+        "ms",
+        None,
+    );
     world.machine.process.kill();
     ensure!(!NODE.is_empty(), "the node has no address");
     report(&figures)
 }
 
 fn number(value: &Value, key: &str) -> Result<u64> {
-    value[key].as_u64().with_context(|| format!("no number {key} in {value}"))
+    value.get(key).and_then(Value::as_u64).with_context(|| format!("no number {key} in {value}"))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "sizes and times are far below 2^53")]

@@ -90,7 +90,9 @@ fn number_before(text: &str, word: &str) -> u64 {
 /// Runs each scenario in a namespace of its own.
 fn end_to_end(only: Option<&str>, count: &mut Count) -> Result<()> {
     scenarios::prepare()?;
-    for scenario in scenarios::ALL.iter().filter(|scenario| only.is_none_or(|only| scenario.name.contains(only))) {
+    for scenario in
+        scenarios::ALL.iter().filter(|scenario| only.is_none_or(|only| scenario.name.contains(only)))
+    {
         let began = Instant::now();
         let status = Command::new(std::env::current_exe()?)
             .args(["--inside", "--only", scenario.name])
@@ -110,6 +112,7 @@ fn end_to_end(only: Option<&str>, count: &mut Count) -> Result<()> {
 
 fn inside(only: Option<&str>) -> Result<()> {
     let name = only.context("no scenario named")?;
-    let scenario = scenarios::ALL.iter().find(|scenario| scenario.name == name).context("no such scenario")?;
+    let scenario =
+        scenarios::ALL.iter().find(|scenario| scenario.name == name).context("no such scenario")?;
     (scenario.run)()
 }
