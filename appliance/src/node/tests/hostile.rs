@@ -4,6 +4,7 @@ use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use hv_abi::event::{self, Event};
 use mgmt_proto::verb::{Reply, Request, State};
 use netstack::host::{ConnectionState, TcpOptions};
 
@@ -150,6 +151,59 @@ fn a_million_hostile_frames_change_nothing() {
     assert_eq!(world.hypervisor.domains(), 2);
     assert_eq!(world.disk_write(&mut disk, 3, &[7; 1024]), 0);
     assert!(world.disk_read(&mut disk, 3, 2) == [7; 1024]);
+}
+
+#[test]
+fn a_hostile_guest_does_not_stop_its_neighbour() {
+    let mut world = World::new(55);
+    let (session, machine) = world.ready();
+    world.aoe.push(AoeTarget::new(7, 3, 64));
+    world.aoe.push(AoeTarget::new(7, 4, 64));
+    let mut domains = [0; 2];
+    for (index, volume) in ["aoe:e7.3", "aoe:e7.4"].into_iter().enumerate() {
+        let last = index.to_le_bytes()[0] + 1;
+        let mut machine = sibling(&machine, volume.trim_start_matches("aoe:"), last);
+        machine.disks = vec![mgmt_proto::machine::Disk { volume: volume.to_string(), read_only: false }];
+        machine.on_poweroff = mgmt_proto::machine::Action::Restart;
+        domains[index] = world.create(session, &machine);
+    }
+    let mut disk = world.bring_up(domains[1], 0);
+    let mut random = TestRandom(0x5eed_0003);
+    for round in 0..200u8 {
+        let hostile = world.hypervisor.guests().into_iter().find(|id| *id != domains[1]);
+        let Some(domain) = hostile else {
+            world.run(100 * MS);
+            continue;
+        };
+        if round % 8 == 0 {
+            let devices = 0..4;
+            for device in devices {
+                world.bring_up(domain, device);
+            }
+        }
+        let memory = world.hypervisor.domain(domain).memory.clone();
+        for _ in 0..200 {
+            // Rings of all devices, and whatever lies between.
+            let at = 0x10_0000 + random.below(0x10_0000);
+            memory.put(at, &[random.byte(), random.byte() & 1]);
+        }
+        drop(memory);
+        for _ in 0..50 {
+            let kind = if random.below(2) == 0 { event::EXIT } else { event::DOORBELL };
+            let ports = [0x3f8 + random.below(8), 0xcf8 + random.below(8), 0x600 + random.below(5)];
+            let access = u16::from(random.byte() & 3) + 1;
+            let memory = 0xc000_0000 + random.below(0x4_0000) | random.below(2) << 29;
+            let address = if access <= 2 { ports[random.index(3)] } else { memory };
+            let width = 1 << random.below(if access <= 2 { 3 } else { 4 });
+            let index = if kind == event::EXIT { 0 } else { u32::from(random.byte() & 15) };
+            world.events.push(Event { kind, domain, index, access, width, address, value: random.next() });
+        }
+        world.run(MS);
+        assert_eq!(world.disk_write(&mut disk, u64::from(round % 60), &[round; 512]), 0, "round {round}");
+        assert!(world.disk_read(&mut disk, u64::from(round % 60), 1) == [round; 512]);
+    }
+    assert_eq!(world.facts(session, "e7.4").unwrap().state, State::Running);
+    world.done(session, &Request::Destroy { name: "e7.3".to_string() });
 }
 
 fn dhcp_discover() -> Vec<u8> {
