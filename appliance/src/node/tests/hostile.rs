@@ -192,7 +192,7 @@ fn a_hostile_guest_does_not_stop_its_neighbour() {
             let kind = if random.below(2) == 0 { event::EXIT } else { event::DOORBELL };
             let ports = [0x3f8 + random.below(8), 0xcf8 + random.below(8), 0x600 + random.below(5)];
             let access = u16::from(random.byte() & 3) + 1;
-            let memory = 0xc000_0000 + random.below(0x4_0000) | random.below(2) << 29;
+            let memory = 0xc000_0000 + random.below(0x4_0000) + (random.below(2) << 29);
             let address = if access <= 2 { ports[random.index(3)] } else { memory };
             let width = 1 << random.below(if access <= 2 { 3 } else { 4 });
             let index = if kind == event::EXIT { 0 } else { u32::from(random.byte() & 15) };
