@@ -150,6 +150,12 @@ impl<M> Guest<M> {
         core::mem::replace(&mut self.work, 0)
     }
 
+    /// Whether a disk has work that was noted and not looked at.
+    #[must_use]
+    pub const fn has_disk_work(&self) -> bool {
+        self.work & ((1 << self.first_card()) - 1) != 0
+    }
+
     /// The memory it gets: whole large pages.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {

@@ -139,6 +139,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         }
         self.network.nic.flush();
         self.log_address();
+        // Completions of the second poll may have made room for more.
+        busy |= self.guests.iter().any(Guest::has_disk_work);
         self.deadline_ns = if busy { now_ns } else { self.next_deadline(now_ns) };
         self.deadline_ns
     }
