@@ -140,14 +140,26 @@ pub(crate) fn shutdown(
     Ok(())
 }
 
+/// How long to wait before the power button is pressed once more.
+const PRESS_AGAIN: Duration = Duration::from_secs(10);
+
 fn wait_until_off(connection: &mut Connection, names: &[String], timeout: Duration) -> Result<(), Failure> {
     let deadline = Instant::now() + timeout;
+    let mut pressed = Instant::now();
     loop {
         let guests = guests(connection)?;
         let on = |facts: &&GuestFacts| {
             names.contains(&facts.machine.name) && !matches!(facts.state, State::Off | State::Crashed)
         };
         let Some(left) = guests.iter().find(on) else { return Ok(()) };
+        // A guest that was still booting has not seen the first press.
+        if pressed.elapsed() >= PRESS_AGAIN {
+            pressed = Instant::now();
+            for facts in guests.iter().filter(on) {
+                // It may have gone in the meantime.
+                let _ = connection.request(Request::Shutdown { name: facts.machine.name.clone() });
+            }
+        }
         if Instant::now() >= deadline {
             let remedy = "it may not listen to the power button; see its console, or destroy it";
             return Err(Failure::new(Code::Deadline, &left.machine.name, "is still shutting down", remedy));
