@@ -4,9 +4,10 @@
 //! Whatever it does wrong ends it, not the node: it is loaded again from the
 //! image, which nobody can write.
 
+use crate::address_space;
 use crate::cpu::Cpu;
 use crate::log::info;
-use crate::memory::{self, Table};
+use crate::memory;
 use crate::registers::Registers;
 use crate::{clock, cpu, domain, syscall};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -14,18 +15,12 @@ use hv_abi::boot::{self, BootInfo};
 use hv_abi::call::Error;
 use hv_abi::event::{self, Event};
 use hv_abi::image::{Image, PART_DOM0};
-use hv_x86::page::{
-    ADDRESS, CACHE_DISABLE, LARGE, NO_EXECUTE, PRESENT, USER, WRITABLE, WRITE_THROUGH, index,
-};
+use hv_x86::page::{CACHE_DISABLE, NO_EXECUTE, WRITABLE, WRITE_THROUGH};
 use hv_x86::{PAGE_SIZE, reg, to_usize};
 use sha2::{Digest, Sha256};
 use spin::{Mutex, Once};
 use zerocopy::{FromZeros, IntoBytes};
 
-/// An entry whose frame is dom0's own: freed when dom0 is.
-const OWNED: u64 = 1 << 9;
-/// Root entries below this are dom0's own memory, above are windows.
-const FIRST_WINDOW: usize = index(boot::WINDOW, 4);
 /// How long dom0 may compute without waiting before it counts as hung.
 const HANG_NS: u64 = 5_000_000_000;
 /// How often a running dom0 is looked at.
@@ -37,11 +32,9 @@ const RESTART_PAUSE_NS: u64 = 1_000_000_000;
 /// Most blocks of DMA memory.
 const MAX_DMA: usize = 32;
 
-static ROOT: AtomicU64 = AtomicU64::new(0);
 static WAITING: AtomicBool = AtomicBool::new(false);
 static DEADLINE: AtomicU64 = AtomicU64::new(u64::MAX);
 static INTERRUPTS: AtomicU64 = AtomicU64::new(0);
-static OWNED_PAGES: AtomicU64 = AtomicU64::new(0);
 static STARTS: AtomicU32 = AtomicU32::new(0);
 static DOM0: Mutex<Option<Dom0>> = Mutex::new(None);
 static PAYLOAD: Once<&'static [u8]> = Once::new();
@@ -80,12 +73,9 @@ pub(crate) fn init(payload: &'static [u8], command_line: &[u8]) {
         }
         (line, command_line.len().min(1024))
     });
-    let Some(root) = Table::new() else { panic!("no memory for dom0") };
-    let kernel = Table(memory::BOOT_TABLES);
-    for slot in 256..512 {
-        root.set(slot, kernel.get(slot));
+    if address_space::init().is_none() {
+        panic!("no memory for dom0");
     }
-    ROOT.store(root.0, Ordering::Relaxed);
     *DOM0.lock() = Some(Dom0 {
         registers: Registers::ZERO,
         wait: None,
@@ -97,7 +87,6 @@ pub(crate) fn init(payload: &'static [u8], command_line: &[u8]) {
         last_start_ns: 0,
         quick_restarts: 0,
     });
-    flush();
     if let Some(dom0) = DOM0.lock().as_mut()
         && let Err(cause) = dom0.load()
     {
@@ -108,26 +97,6 @@ pub(crate) fn init(payload: &'static [u8], command_line: &[u8]) {
 /// Times dom0 was started.
 pub(crate) fn starts() -> u32 {
     STARTS.load(Ordering::Relaxed)
-}
-
-/// Bytes of memory dom0 owns.
-pub(crate) fn owned_bytes() -> u64 {
-    OWNED_PAGES.load(Ordering::Relaxed) * PAGE_SIZE
-}
-
-/// Loads the root, which also drops stale translations.
-fn flush() {
-    let root = ROOT.load(Ordering::Relaxed);
-    // SAFETY: the root has the same upper half as every other.
-    unsafe { core::arch::asm!("mov cr3, {}", in(reg) root, options(nostack, preserves_flags)) };
-}
-
-/// Shows or hides a guest's memory: the guest's own directory pointers under an
-/// entry of dom0's root, not executable.
-pub(crate) fn map_window(slot: usize, pointers: Option<u64>) {
-    let root = Table(ROOT.load(Ordering::Relaxed));
-    root.set(FIRST_WINDOW + slot, pointers.map_or(0, |table| table | PRESENT | WRITABLE | USER | NO_EXECUTE));
-    flush();
 }
 
 /// Something happened that dom0 may wait for.
@@ -217,7 +186,7 @@ fn deliver(pointer: u64, capacity: u64) -> Result<u64, Error> {
         if count >= capacity {
             return Ok(false);
         }
-        copy_out(pointer + count * size_of::<Event>() as u64, event.as_bytes())?;
+        address_space::copy_out(pointer + count * size_of::<Event>() as u64, event.as_bytes())?;
         count += 1;
         Ok(true)
     };
@@ -286,7 +255,7 @@ impl Dom0 {
     /// A fault: memory that is backed on first touch, or the end of this dom0.
     fn exception(&mut self) {
         let registers = &self.registers;
-        if registers.vector == 14 && touch(registers.cr2) {
+        if registers.vector == 14 && address_space::touch(registers.cr2) {
             return;
         }
         info!(
@@ -305,7 +274,7 @@ impl Dom0 {
         if self.quick_restarts >= RESTARTS_AT_ONCE {
             self.hold_until_ns = now + RESTART_PAUSE_NS;
         }
-        free_lower_half();
+        address_space::free_lower_half();
         self.mmio_next = boot::MMIO;
         self.dma_next = boot::DMA;
         self.dma.iter_mut().for_each(|block| block.used = false);
@@ -324,12 +293,12 @@ impl Dom0 {
         if digest != part.sha256 {
             return Err("its part of the image is damaged");
         }
-        let entry = crate::elf::load(bytes, &mut map_segment)?;
+        let entry = crate::elf::load(bytes, &mut address_space::map_segment)?;
         self.map_information(payload)?;
         STARTS.fetch_add(1, Ordering::Relaxed);
         domain::map_windows();
         domain::report_again();
-        flush();
+        address_space::flush();
         let now = clock::now_ns();
         self.registers = Registers::ZERO;
         self.registers.rip = entry;
@@ -361,10 +330,10 @@ impl Dom0 {
         }
         let frame = memory::take_frame().ok_or("no memory")?;
         let _ = memory::write(frame, information.as_bytes());
-        map(boot::BOOT_INFO, frame, NO_EXECUTE | OWNED).ok_or("no memory")?;
+        address_space::map(boot::BOOT_INFO, frame, NO_EXECUTE | address_space::OWNED).ok_or("no memory")?;
         let base = payload.as_ptr() as u64 - memory::DIRECT_MAP;
         for offset in (0..payload.len() as u64).step_by(4096) {
-            map(boot::IMAGE + offset, base + offset, NO_EXECUTE).ok_or("no memory")?;
+            address_space::map(boot::IMAGE + offset, base + offset, NO_EXECUTE).ok_or("no memory")?;
         }
         Ok(())
     }
@@ -383,7 +352,7 @@ impl Dom0 {
         let base = self.mmio_next;
         for offset in (0..end - start).step_by(4096) {
             let flags = WRITABLE | NO_EXECUTE | CACHE_DISABLE | WRITE_THROUGH;
-            map(base + offset, start + offset, flags).ok_or(Error::NoMemory)?;
+            address_space::map(base + offset, start + offset, flags).ok_or(Error::NoMemory)?;
         }
         self.mmio_next += end - start;
         Ok(base + (address - start))
@@ -409,139 +378,11 @@ impl Dom0 {
         let (address, base) = (block.address, self.dma_next);
         memory::clear(address, pages * PAGE_SIZE);
         for page in 0..pages {
-            map(base + page * PAGE_SIZE, address + page * PAGE_SIZE, WRITABLE | NO_EXECUTE)
+            address_space::map(base + page * PAGE_SIZE, address + page * PAGE_SIZE, WRITABLE | NO_EXECUTE)
                 .ok_or(Error::NoMemory)?;
         }
         // A page between blocks stays unmapped.
         self.dma_next += (pages + 1) * PAGE_SIZE;
         Ok((base, address))
     }
-}
-
-/// Maps one page for ring 3.
-fn map(address: u64, frame: u64, flags: u64) -> Option<()> {
-    let mut table = Table(ROOT.load(Ordering::Relaxed));
-    for level in (2..=4).rev() {
-        table = table.descend(index(address, level), PRESENT | WRITABLE | USER)?;
-    }
-    if flags & OWNED != 0 {
-        OWNED_PAGES.fetch_add(1, Ordering::Relaxed);
-    }
-    table.set(index(address, 1), frame | flags | PRESENT | USER);
-    Some(())
-}
-
-/// Maps one page of the program: straight from the image when it is not written.
-fn map_segment(address: u64, bytes: &[u8], writable: bool, executable: bool) -> Option<()> {
-    let execute = if executable { 0 } else { NO_EXECUTE };
-    let source = bytes.as_ptr() as u64;
-    if !writable && bytes.len() == 4096 && source.is_multiple_of(PAGE_SIZE) {
-        return map(address, source - memory::DIRECT_MAP, execute);
-    }
-    let frame = memory::take_frame()?;
-    let _ = memory::write(frame, bytes);
-    map(address, frame, execute | OWNED | if writable { WRITABLE } else { 0 })
-}
-
-/// Backs memory that grows by being touched: heap, stack, guest windows.
-fn touch(address: u64) -> bool {
-    let heap = boot::HEAP..boot::HEAP + boot::HEAP_BYTES;
-    let stack = boot::STACK_TOP - boot::STACK_BYTES..boot::STACK_TOP;
-    if heap.contains(&address) || stack.contains(&address) {
-        if lookup(address, true).is_some() {
-            return false;
-        }
-        return memory::take_frame()
-            .and_then(|frame| map(address & !(PAGE_SIZE - 1), frame, WRITABLE | NO_EXECUTE | OWNED))
-            .is_some();
-    }
-    let Some(offset) = address.checked_sub(boot::WINDOW) else { return false };
-    let slot = to_usize(offset / boot::WINDOW_BYTES);
-    slot < hv_abi::MAX_DOMAINS && domain::populate(slot, offset % boot::WINDOW_BYTES)
-}
-
-/// Physical address behind an address of dom0's, if it is mapped for ring 3.
-fn lookup(address: u64, write: bool) -> Option<u64> {
-    if address >> 47 != 0 {
-        return None;
-    }
-    let wanted = PRESENT | USER | if write { WRITABLE } else { 0 };
-    let mut table = Table(ROOT.load(Ordering::Relaxed));
-    for level in (1..=4).rev() {
-        let entry = table.get(index(address, level));
-        if entry & wanted != wanted {
-            return None;
-        }
-        if level == 1 {
-            return Some(entry & ADDRESS | address & 0xfff);
-        }
-        if entry & LARGE != 0 {
-            // Only guests' windows have large pages: no system call needs them.
-            return None;
-        }
-        table = Table(entry & ADDRESS);
-    }
-    None
-}
-
-fn each_page(
-    address: u64,
-    length: usize,
-    write: bool,
-    mut part: impl FnMut(u64, usize, usize) -> bool,
-) -> Result<(), Error> {
-    let mut done = 0;
-    while done < length {
-        let at = address.checked_add(done as u64).ok_or(Error::Pointer)?;
-        let count = to_usize(PAGE_SIZE - (at & 0xfff)).min(length - done);
-        let found = lookup(at, write).or_else(|| if touch(at) { lookup(at, write) } else { None });
-        if !part(found.ok_or(Error::Pointer)?, done, count) {
-            return Err(Error::Pointer);
-        }
-        done += count;
-    }
-    Ok(())
-}
-
-/// Copies from dom0's memory.
-pub(crate) fn copy_in(address: u64, target: &mut [u8]) -> Result<(), Error> {
-    each_page(address, target.len(), false, |physical, offset, count| {
-        target.get_mut(offset..offset + count).is_some_and(|part| memory::read(physical, part))
-    })
-}
-
-/// Copies into dom0's memory.
-pub(crate) fn copy_out(address: u64, source: &[u8]) -> Result<(), Error> {
-    each_page(address, source.len(), true, |physical, offset, count| {
-        source.get(offset..offset + count).is_some_and(|part| memory::write(physical, part))
-    })
-}
-
-/// Frees everything dom0 owned, and its tables.
-fn free_lower_half() {
-    let root = Table(ROOT.load(Ordering::Relaxed));
-    for slot in 0..FIRST_WINDOW {
-        let entry = root.get(slot);
-        if entry & PRESENT != 0 {
-            free_table(Table(entry & ADDRESS), 3);
-            root.set(slot, 0);
-        }
-    }
-    flush();
-}
-
-fn free_table(table: Table, level: u8) {
-    for slot in 0..512 {
-        let entry = table.get(slot);
-        if entry & PRESENT == 0 {
-            continue;
-        }
-        if level > 1 {
-            free_table(Table(entry & ADDRESS), level - 1);
-        } else if entry & OWNED != 0 {
-            OWNED_PAGES.fetch_sub(1, Ordering::Relaxed);
-            memory::free_frame(entry & ADDRESS);
-        }
-    }
-    memory::free_frame(table.0);
 }

@@ -217,7 +217,7 @@ pub(crate) fn create(spec: &DomainSpec) -> Result<u32, Error> {
     if let Some(events) = EVENTS.get(slot) {
         events.clear();
     }
-    crate::dom0::map_window(slot, Some(domain.nested.pointers()));
+    crate::address_space::map_window(slot, Some(domain.nested.pointers()));
     if let Some(target) = DOMAINS.get(slot) {
         *target.lock() = Some(domain);
     }
@@ -287,7 +287,7 @@ pub(crate) fn destroy(id: u32) -> Result<(), Error> {
     let slots = slots_of(id)?;
     stop(&slots);
     let slot = hv_abi::DomainId(id).slot();
-    crate::dom0::map_window(slot, None);
+    crate::address_space::map_window(slot, None);
     for vcpu in slots.iter() {
         SCHEDULER.lock().remove(*vcpu);
         vcpu::free(*vcpu);
@@ -453,7 +453,7 @@ pub(crate) fn populate(slot: usize, gpa: u64) -> bool {
 pub(crate) fn map_windows() {
     for slot in 0..MAX_DOMAINS {
         if let Some(pointers) = with_slot(slot, |domain| domain.nested.pointers()) {
-            crate::dom0::map_window(slot, Some(pointers));
+            crate::address_space::map_window(slot, Some(pointers));
         }
     }
 }

@@ -9,11 +9,12 @@
 //! * `memory`, `frame`, `nested`: physical memory and page tables;
 //! * `cpu`, `apic`, `smp`, `clock`: processors and time;
 //! * `domain`, `vcpu`, `svm`, `exits`: guests;
-//! * `dom0`, `elf`, `syscall`, `store`, `pci`, `power`: dom0 and what it may ask.
+//! * `dom0`, `address_space`, `elf`, `syscall`, `store`, `pci`, `power`: dom0 and what it may ask.
 #![no_std]
 #![no_main]
 #![expect(unsafe_code, reason = "this is the ring-0 program: privileged instructions and page tables")]
 
+mod address_space;
 mod apic;
 mod clock;
 mod cpu;
@@ -30,6 +31,7 @@ mod power;
 mod raw;
 mod registers;
 mod smp;
+mod start_state;
 mod store;
 mod svm;
 mod syscall;

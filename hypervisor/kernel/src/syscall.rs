@@ -1,6 +1,7 @@
 //! The system calls of dom0.
 
-use crate::dom0::{self, Dom0, copy_in, copy_out};
+use crate::address_space::{self, copy_in, copy_out};
+use crate::dom0::{self, Dom0};
 use crate::{clock, cpu, domain, log, memory, pci, power, store, vcpu};
 use hv_abi::MAX_INTERRUPTS;
 use hv_abi::call::{Call, Error};
@@ -134,7 +135,7 @@ fn dispatch_machine(dom0: &mut Dom0, call: Call, [a, b, c, d]: [u64; 4]) -> Resu
 }
 
 fn node_info() -> NodeInfo {
-    let dom0_bytes = dom0::owned_bytes();
+    let dom0_bytes = address_space::owned_bytes();
     let mut info = NodeInfo {
         memory_bytes: memory::usable_bytes(),
         memory_free_bytes: memory::available_bytes(),

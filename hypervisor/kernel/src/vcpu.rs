@@ -4,7 +4,7 @@ use crate::cpu::{self, Cpu};
 use crate::domain::{self, SCHEDULER};
 use crate::frame::{FrameBox, Page};
 use crate::registers::Registers;
-use crate::{apic, clock, exits, raw, svm};
+use crate::{apic, clock, exits, raw, start_state, svm};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use hv_abi::MAX_VCPUS;
 use hv_abi::call::Error;
@@ -14,7 +14,7 @@ use hv_core::asid::Tag;
 use hv_core::decode::Access;
 use hv_core::lapic::{Address, Lapic, Now};
 use hv_core::scheduler::State;
-use hv_x86::svm::{Segment, Vmcb};
+use hv_x86::svm::Vmcb;
 use hv_x86::{Exception, reg};
 use spin::Mutex;
 
@@ -186,7 +186,7 @@ pub(crate) fn create(
     let slot = VCPUS.iter().position(|vcpu| !vcpu.used.load(Ordering::Acquire)).ok_or(Error::NoSlot)?;
     let mut vmcb = FrameBox::new().ok_or(Error::NoMemory)?;
     svm::init_control(&mut vmcb, root, tsc_offset);
-    init_real_mode(&mut vmcb, 0);
+    start_state::real_mode(&mut vmcb, 0);
     let mut state = FrameBox::<Page>::new().ok_or(Error::NoMemory)?;
     // MXCSR after reset; XRSTOR takes it from here even for initial state
     // (SDM volume 1, 13.8.1).
@@ -230,56 +230,12 @@ pub(crate) fn free(slot: usize) {
     }
 }
 
-/// State after INIT and start-up (APM 14.1.3, 15.27.8).
-fn init_real_mode(vmcb: &mut Vmcb, vector: u8) {
-    let data = Segment { selector: 0, attributes: 0x93, limit: 0xffff, base: 0 };
-    let save = &mut vmcb.save;
-    (save.ds, save.es, save.ss, save.fs, save.gs) = (data, data, data, data, data);
-    save.cs = Segment {
-        selector: u16::from(vector) << 8,
-        attributes: 0x9b,
-        limit: 0xffff,
-        base: u64::from(vector) << 12,
-    };
-    save.ldtr = Segment { attributes: 0x82, limit: 0xffff, ..Segment::default() };
-    save.tr = Segment { attributes: 0x8b, limit: 0xffff, ..Segment::default() };
-    save.gdtr = Segment { limit: 0xffff, ..Segment::default() };
-    save.idtr = save.gdtr;
-    save.cr0 = reg::CR0_ET | reg::CR0_CD | reg::CR0_NW;
-    (save.cr2, save.cr3, save.cr4, save.rip) = (0, 0, 0, 0);
-    save.efer = reg::EFER_SVME;
-    save.rflags = reg::RFLAGS_RESERVED;
-    save.dr6 = 0xffff_0ff0;
-    save.dr7 = 0x400;
-    save.cpl = 0;
-    save.pat = 0x0007_0406_0007_0406;
-}
-
 /// Sets the state the first vCPU starts with.
 pub(crate) fn set_state(slot: usize, state: &VcpuState) -> Result<(), Error> {
     let vcpu = by_slot(slot).ok_or(Error::NotFound)?;
     let mut guard = vcpu.inner.lock();
     let inner = guard.as_mut().ok_or(Error::NotFound)?;
-    init_real_mode(&mut inner.vmcb, 0);
-    let long = match state.mode {
-        hv_abi::domain::MODE_LONG => true,
-        hv_abi::domain::MODE_PROTECTED => false,
-        _ => return Err(Error::Argument),
-    };
-    let save = &mut inner.vmcb.save;
-    let attributes = if long { 0xa9b } else { 0xc9b };
-    save.cs = Segment { selector: state.code_selector, attributes, limit: u32::MAX, base: 0 };
-    let data = Segment { selector: state.data_selector, attributes: 0xc93, limit: u32::MAX, base: 0 };
-    (save.ds, save.es, save.ss, save.fs, save.gs) = (data, data, data, data, data);
-    save.gdtr = Segment { limit: state.gdt_limit, base: state.gdt_base, ..Segment::default() };
-    save.cr0 = reg::CR0_PE | reg::CR0_ET | reg::CR0_NE;
-    if long {
-        save.cr0 |= reg::CR0_PG;
-        save.cr4 = reg::CR4_PAE;
-        save.cr3 = state.cr3;
-        save.efer |= reg::EFER_LME | reg::EFER_LMA;
-    }
-    save.rip = state.rip;
+    start_state::described(&mut inner.vmcb, state)?;
     inner.registers = Registers::ZERO;
     inner.registers.rsp = state.rsp;
     inner.registers.rbx = state.rbx;
@@ -345,7 +301,7 @@ impl Inner {
         if vcpu.init.swap(false, Ordering::Acquire) {
             self.lapic.init();
             vcpu.set_address(self.lapic.address());
-            init_real_mode(&mut self.vmcb, 0);
+            start_state::real_mode(&mut self.vmcb, 0);
             self.registers = Registers::ZERO;
             self.wait_startup = true;
             self.halted = false;
@@ -353,7 +309,7 @@ impl Inner {
         }
         let startup = vcpu.startup.swap(0, Ordering::Acquire);
         if let (Some(vector), true) = (startup.checked_sub(1), self.wait_startup) {
-            init_real_mode(&mut self.vmcb, vector);
+            start_state::real_mode(&mut self.vmcb, vector);
             self.wait_startup = false;
         }
     }
