@@ -3,6 +3,7 @@
 //! * [`packages`]: the Debian packages all this needs;
 //! * [`programs`]: the project's own programs, built;
 //! * [`debian`]: a guest's root file system, kernel and initrd;
+//! * [`test_guest`]: a tiny guest that starts in seconds;
 //! * [`lab`]: a network namespace with DHCP, TFTP and storage targets;
 //! * [`machine`]: a QEMU machine that is the node;
 //! * [`operator`]: the CLI as an operator uses it;
@@ -19,4 +20,5 @@ pub mod packages;
 pub mod process;
 pub mod programs;
 pub mod scenarios;
+pub mod test_guest;
 pub mod world;

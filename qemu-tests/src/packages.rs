@@ -16,6 +16,8 @@ const NEEDED: &[(&str, &str)] = &[
     ("mkfs.ext4", "e2fsprogs"),
     ("unshare", "util-linux"),
     ("cc", "gcc"),
+    ("/var/lib/dpkg/info/busybox-static.list", "busybox-static"),
+    ("xz", "xz-utils"),
 ];
 
 fn is_there(what: &str) -> bool {
@@ -38,16 +40,25 @@ pub fn is_root() -> bool {
 /// # Errors
 /// When apt cannot be run or fails.
 pub fn ensure_installed() -> Result<()> {
-    let mut missing: Vec<&str> = NEEDED.iter().filter(|(file, _)| !is_there(file)).map(|(_, name)| *name).collect();
+    let mut missing: Vec<&str> =
+        NEEDED.iter().filter(|(file, _)| !is_there(file)).map(|(_, name)| *name).collect();
     missing.dedup();
     if missing.is_empty() {
         return Ok(());
     }
     println!("installing Debian packages: {}", missing.join(" "));
-    apt(&["update", "-q"])?;
+    update()?;
     let mut arguments = vec!["install", "-y", "-q", "--no-install-recommends"];
     arguments.extend(&missing);
     apt(&arguments)
+}
+
+/// Asks apt's sources what they offer.
+///
+/// # Errors
+/// When apt cannot be run or fails.
+pub fn update() -> Result<()> {
+    apt(&["update", "-q"])
 }
 
 fn apt(arguments: &[&str]) -> Result<()> {

@@ -4,7 +4,14 @@
 //! firmware, targets, kernels and CLI. It returns an error that says what did not
 //! hold; the node's serial output and all logs stay under `target/e2e/NAME`.
 
+mod faults;
+mod frames;
+mod hostile_network;
+mod neighbours;
 mod netboot;
+mod refusals;
+mod shapes;
+mod traffic;
 
 use crate::programs;
 use crate::world::build;
@@ -20,8 +27,15 @@ pub struct Scenario {
 }
 
 /// All scenarios, the quick ones first.
-pub const ALL: &[Scenario] =
-    &[Scenario { name: "netboot_two_guests_power_cut", run: netboot::two_guests_and_a_power_cut }];
+pub const ALL: &[Scenario] = &[
+    Scenario { name: "kernel_boot_and_refusals", run: refusals::kernel_boot_and_refusals },
+    Scenario { name: "dom0_faults_are_contained", run: faults::dom0_faults_are_contained },
+    Scenario { name: "hostile_network", run: hostile_network::hostile_network },
+    Scenario { name: "traffic_is_not_corrupted", run: traffic::traffic_is_not_corrupted },
+    Scenario { name: "hostile_guest_neighbour_serves", run: neighbours::hostile_guest_neighbour_serves },
+    Scenario { name: "guests_of_all_shapes", run: shapes::guests_of_all_shapes },
+    Scenario { name: "netboot_two_guests_power_cut", run: netboot::two_guests_and_a_power_cut },
+];
 
 /// Builds what the scenarios need, outside their namespaces.
 ///
@@ -29,7 +43,8 @@ pub const ALL: &[Scenario] =
 /// When something does not build.
 pub fn prepare() -> Result<()> {
     build(false)?;
-    build(true).map(|_| ())
+    build(true)?;
+    crate::test_guest::prepare(&programs::target())
 }
 
 /// Where a scenario keeps its files.

@@ -1,0 +1,150 @@
+//! Guests of all shapes: kernels, vCPUs, memory, ends.
+
+use super::directory;
+use crate::machine::{Boot, Shape};
+use crate::programs::target;
+use crate::test_guest::{Description, Flavour, TestGuest, find};
+use crate::world::{World, build};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::time::{Duration, Instant};
+
+const NODE_LIMIT: Duration = Duration::from_secs(60);
+/// Four guests on two CPUs take their time under emulation.
+const GUEST_LIMIT: Duration = Duration::from_secs(180);
+
+/// All kernels, numbers of vCPUs and ways to end; four guests at once on 2 CPUs;
+/// one guest with memory above 4 GiB.
+pub(super) fn guests_of_all_shapes() -> Result<()> {
+    let built = build(false)?;
+    let cloud = find(&target(), Flavour::Cloud)?;
+    let generic = find(&target(), Flavour::Generic)?;
+    let new = find(&target(), Flavour::NewCloud);
+    if let Err(reason) = &new {
+        println!("  skipped: a guest with kernel 6.12: {reason}");
+    }
+    let directory = directory("shapes");
+    let shape = Shape { cpus: 2, memory_mib: 7168, boot: Boot::Kernel(built.image.path.clone()) };
+    let world = World::start(&built, &directory, &shape, |_| Ok(()))?;
+    world.operator.wait_for_node(NODE_LIMIT).with_context(|| world.machine.serial_text())?;
+
+    let guests: Vec<(&str, u32, &TestGuest, &str)> = [
+        Some(("cloud", 1, &cloud, "6.1")),
+        Some(("generic", 2, &generic, "6.1")),
+        new.as_ref().ok().map(|new| ("new", 4, new, "6.12")),
+        Some(("wide", 4, &cloud, "6.1")),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    for (index, (name, vcpus, files, _)) in guests.iter().enumerate() {
+        let number = u8::try_from(index + 1)?;
+        world.test_guest(files, &Description { name, number, vcpus: *vcpus, ..Description::default() })?;
+    }
+    for (name, vcpus, _, release) in &guests {
+        world.wait_for_console(name, "TEST idle", GUEST_LIMIT)?;
+        let shown = world.operator.run(&["console", name, "--once"])?;
+        let line = shown.lines().find(|line| line.contains("TEST up")).context("no line")?.trim().to_string();
+        println!("  {name}: {line}");
+        ensure!(line.contains(&format!("cpus={vcpus} ")), "{name} has other CPUs: {line}");
+        ensure!(line.contains(&format!("release={release}.")), "{name} runs another kernel: {line}");
+        ensure!(shown.contains("TEST address 10.77.0."), "{name} got no address: {shown}");
+    }
+    for (name, ..) in &guests {
+        world.operator.run(&["destroy", name])?;
+    }
+    large(&world, &cloud)?;
+    ends(&world, &cloud)
+}
+
+/// A guest whose memory reaches over the hole below 4 GiB, and is used there.
+fn large(world: &World, files: &TestGuest) -> Result<()> {
+    let guest = Description {
+        name: "large",
+        memory_mib: 5120,
+        job: "job=high-memory mib=300",
+        ..Description::default()
+    };
+    world.test_guest(files, &guest)?;
+    world.wait_for_console("large", "TEST high memory", GUEST_LIMIT)?;
+    let shown = world.operator.run(&["console", "large", "--once"])?;
+    println!(
+        "  large: {}",
+        shown.lines().filter(|line| line.contains("TEST")).collect::<Vec<_>>().join("; ")
+    );
+    ensure!(shown.contains("wrong=0"), "memory above 4 GiB does not keep what is written: {shown}");
+    let total = figure(&shown, "memory_kib=").context("no memory reported")?;
+    ensure!((4_800_000..=5 << 20).contains(&total), "a guest with 5 GiB reports {total} KiB");
+    let used = figure(&shown, "used_kib=").context("no use reported")?;
+    ensure!(used > 250_000, "only {used} KiB above 4 GiB were used");
+    world.operator.run(&["destroy", "large"]).map(|_| ())
+}
+
+fn figure(text: &str, key: &str) -> Option<u64> {
+    let rest = text.get(text.find(key)? + key.len()..)?;
+    rest.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// Ends from inside follow the VM file.
+fn ends(world: &World, files: &TestGuest) -> Result<()> {
+    let cases = [
+        ("off-destroy", "job=poweroff", "on_poweroff = \"destroy\"", End::Gone),
+        ("off-preserve", "job=poweroff", "on_poweroff = \"preserve\"", End::State("off")),
+        ("off-restart", "job=poweroff", "on_poweroff = \"restart\"", End::Again),
+        ("reset-restart", "job=reboot", "", End::Again),
+        ("reset-destroy", "job=reboot", "on_reboot = \"destroy\"", End::Gone),
+        ("fault-preserve", "job=crash reboot=t panic=-1", "on_crash = \"preserve\"", End::State("crashed")),
+    ];
+    for chunk in cases.chunks(3) {
+        for (index, (name, job, more, _)) in chunk.iter().enumerate() {
+            let number = u8::try_from(index + 1)?;
+            world.test_guest(files, &Description { name, number, job, more, ..Description::default() })?;
+        }
+        for (name, _, _, end) in chunk {
+            end.wait(world, name).with_context(|| format!("{name} does not end as its VM file says"))?;
+            if !matches!(end, End::Gone) {
+                world.operator.run(&["destroy", name])?;
+            }
+            println!("  {name}: as its VM file says");
+        }
+    }
+    Ok(())
+}
+
+/// What becomes of a guest.
+enum End {
+    /// It is listed no more.
+    Gone,
+    /// It is listed in this state.
+    State(&'static str),
+    /// It started anew.
+    Again,
+}
+
+impl End {
+    fn wait(&self, world: &World, name: &str) -> Result<()> {
+        let deadline = Instant::now() + GUEST_LIMIT;
+        let mut created = None;
+        loop {
+            let list = world.operator.json(&["list"])?;
+            let guest = list
+                .as_array()
+                .context("no list")?
+                .iter()
+                .find(|guest| guest.get("name").and_then(Value::as_str) == Some(name));
+            let number = |key| guest.and_then(|guest| guest.get(key)).and_then(Value::as_u64);
+            let state = guest.and_then(|guest| guest.get("state")).and_then(Value::as_str);
+            let reached = match self {
+                Self::Gone => guest.is_none(),
+                Self::State(wanted) => state == Some(*wanted),
+                Self::Again => created.is_some() && number("created_ns") != created,
+            };
+            created = created.or(number("created_ns"));
+            if reached {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "it is {state:?} after {GUEST_LIMIT:?}");
+            std::thread::sleep(Duration::from_millis(250));
+        }
+    }
+}
