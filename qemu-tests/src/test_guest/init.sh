@@ -19,39 +19,48 @@ fi
 say "up cpus=$(nproc) memory_kib=$(memory) release=$(uname -r)"
 
 # Writes random bytes over what is not there for it to write.
+scribble_pci() {
+  for device in /sys/bus/pci/devices/*; do
+    # The console stays, to tell of all this.
+    case "$(cat $device/class)" in 0x0780*) continue ;; esac
+    [ -e $device/driver ] && basename $device >$device/driver/unbind
+    count=0
+    while [ $count -lt 40 ]; do
+      head -c 4 /dev/urandom | dd of=$device/config bs=4 seek=$((RANDOM % 64)) conv=notrunc 2>/dev/null
+      count=$((count + 1))
+    done
+    awk 'NR <= 6 && $1 != "0x0000000000000000" { print $1 }' $device/resource | while read base; do
+      for offset in 0x0 0x4 0x8 0x14 0x16 0x18 0x20 0x28 0x30 0x1000 0x2000 0x3000 0x3ffc; do
+        devmem $((base + offset)) 32 $((RANDOM * RANDOM)) >/dev/null 2>&1
+      done
+    done
+    echo 1 >/sys/bus/pci/rescan
+  done
+}
+
+scribble_msrs() {
+  insmod /modules/msr.ko allow_writes=on 2>/dev/null
+  for first in 0x0 0x200 0x400 0x600 0x800 0x40000000 0x4b564d00 0xc0000080 0xc0000100 0xc0010000 0xc0010100; do
+    number=0
+    while [ $number -lt 40 ]; do
+      head -c 8 /dev/urandom | dd of=/dev/cpu/0/msr bs=8 count=1 seek=$((first / 8 + number)) conv=notrunc 2>/dev/null
+      number=$((number + 1))
+    done
+  done
+}
+
+scribble_ports() {
+  /bin/ports & ports=$!
+  sleep 2
+  kill -9 $ports
+}
+
 scribble() {
   while :; do
-    for device in /sys/bus/pci/devices/*; do
-      case "$(cat $device/class)" in 0x0780*) continue ;; esac
-      [ -e $device/driver ] && basename $device >$device/driver/unbind
-      count=0
-      while [ $count -lt 40 ]; do
-        head -c 4 /dev/urandom | dd of=$device/config bs=4 seek=$((RANDOM % 64)) conv=notrunc 2>/dev/null
-        count=$((count + 1))
-      done
-      awk 'NR <= 6 && $1 != "0x0000000000000000" { print $1 }' $device/resource | while read base; do
-        for offset in 0x0 0x4 0x8 0x14 0x16 0x18 0x20 0x28 0x30 0x1000 0x2000 0x3000 0x3ffc; do
-          devmem $((base + offset)) 32 $((RANDOM * RANDOM)) >/dev/null 2>&1
-        done
-      done
-      echo 1 >/sys/bus/pci/rescan
+    for what in $(echo $targets | tr , ' '); do
+      scribble_$what
+      say scribbled over $what
     done
-    say scribbled over PCI
-    insmod /modules/msr.ko allow_writes=on 2>/dev/null
-    if [ -e /dev/cpu/0/msr ]; then
-      for first in 0x0 0x200 0x400 0x600 0x800 0x40000000 0x4b564d00 0xc0000080 0xc0000100 0xc0010000 0xc0010100; do
-        number=0
-        while [ $number -lt 40 ]; do
-          head -c 8 /dev/urandom | dd of=/dev/cpu/0/msr bs=8 count=1 seek=$((first / 8 + number)) conv=notrunc 2>/dev/null
-          number=$((number + 1))
-        done
-      done
-      say scribbled over MSRs
-    fi
-    /bin/ports & ports=$!
-    sleep 5
-    kill -9 $ports
-    say scribbled over ports
   done
 }
 
