@@ -16,6 +16,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("mkfs.ext4", "e2fsprogs"),
     ("unshare", "util-linux"),
     ("cc", "gcc"),
+    ("newuidmap", "uidmap"),
     ("/var/lib/dpkg/info/busybox-static.list", "busybox-static"),
     ("xz", "xz-utils"),
 ];

@@ -125,10 +125,13 @@ impl<const N: usize> Scheduler<N> {
         self.entries.get(slot).map_or(State::Free, |entry| entry.state)
     }
 
-    /// CPU time used, up to the last switch.
+    /// CPU time used until now.
     #[must_use]
-    pub fn total_ns(&self, slot: usize) -> u64 {
-        self.entries.get(slot).map_or(0, |entry| entry.total_ns)
+    pub fn total_ns(&self, slot: usize, now_ns: u64) -> u64 {
+        self.entries.get(slot).map_or(0, |entry| match entry.state {
+            State::Running(_) => entry.total_ns + now_ns.saturating_sub(entry.started_ns),
+            _ => entry.total_ns,
+        })
     }
 
     /// The cpu on which a vCPU runs is in guest mode or about to leave it.
@@ -306,7 +309,7 @@ mod tests {
                 Pick::Idle(until) => (until.min(now + 1_000_000), cpu, None),
             };
         }
-        (0..specs.len()).map(|slot| scheduler.total_ns(slot)).collect()
+        (0..specs.len()).map(|slot| scheduler.total_ns(slot, total_ns)).collect()
     }
 
     fn share(part: u64, total: u64) -> f64 {

@@ -433,9 +433,10 @@ pub(crate) fn info(slot: usize) -> Result<DomainInfo, Error> {
         (info, domain.slots().collect_slots())
     })
     .ok_or(Error::NotFound)?;
+    let now_ns = clock::now_ns();
     for slot in slots.iter() {
         let scheduler = SCHEDULER.lock();
-        info.cpu_time_ns += scheduler.total_ns(*slot);
+        info.cpu_time_ns += scheduler.total_ns(*slot, now_ns);
         info.vcpus_runnable +=
             u32::from(matches!(scheduler.state(*slot), State::Runnable | State::Running(_)));
         drop(scheduler);
