@@ -18,7 +18,8 @@ pub struct Debian {
 }
 
 /// Packages in the guest beside the essential ones.
-const PACKAGES: &str = "linux-image-cloud-amd64,initramfs-tools,systemd-sysv,udev,dbus,iproute2,busybox,kmod,e2fsprogs";
+const PACKAGES: &str =
+    "linux-image-cloud-amd64,initramfs-tools,systemd-sysv,udev,dbus,iproute2,busybox,kmod,e2fsprogs";
 /// Size of the root file system.
 const ROOT_SIZE: &str = "1G";
 /// Changes when the recipe below does, so that an old image is not used.
@@ -103,7 +104,9 @@ impl Debian {
         run(Command::new("cp").arg("--sparse=always").arg(&self.root).arg(path))?;
         let text = path.with_extension("html");
         std::fs::write(&text, page)?;
-        for request in ["rm /srv/www/index.html".to_string(), format!("write {} /srv/www/index.html", text.display())] {
+        for request in
+            ["rm /srv/www/index.html".to_string(), format!("write {} /srv/www/index.html", text.display())]
+        {
             run(Command::new("debugfs").args(["-w", "-R", &request]).arg(path))?;
         }
         Ok(())

@@ -47,11 +47,7 @@ fn nests() -> bool {
 /// Arguments for the fastest accelerator that can run guests in the machine.
 #[must_use]
 pub fn accelerator() -> [&'static str; 4] {
-    if nests() {
-        ["-accel", "kvm", "-cpu", "host"]
-    } else {
-        ["-accel", "tcg,thread=multi", "-cpu", "max"]
-    }
+    if nests() { ["-accel", "kvm", "-cpu", "host"] } else { ["-accel", "tcg,thread=multi", "-cpu", "max"] }
 }
 
 impl Machine {
@@ -81,6 +77,8 @@ impl Machine {
     /// What its serial port said so far.
     #[must_use]
     pub fn serial_text(&self) -> String {
-        std::fs::read(&self.serial).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+        std::fs::read(&self.serial)
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
     }
 }

@@ -77,7 +77,13 @@ impl Operator {
     /// When it does not.
     pub fn run(&self, arguments: &[&str]) -> Result<String> {
         let answer = self.try_run(arguments)?;
-        ensure!(answer.code == 0, "redoubt {} exited with {}: {}", arguments.join(" "), answer.code, answer.error);
+        ensure!(
+            answer.code == 0,
+            "redoubt {} exited with {}: {}",
+            arguments.join(" "),
+            answer.code,
+            answer.error
+        );
         Ok(answer.out)
     }
 

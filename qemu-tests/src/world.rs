@@ -72,7 +72,12 @@ impl World {
     ///
     /// # Errors
     /// When something does not start.
-    pub fn start(built: &Built, directory: &Path, shape: &Shape, prepare: impl FnOnce(&mut Lab) -> Result<()>) -> Result<Self> {
+    pub fn start(
+        built: &Built,
+        directory: &Path,
+        shape: &Shape,
+        prepare: impl FnOnce(&mut Lab) -> Result<()>,
+    ) -> Result<Self> {
         let _ = std::fs::remove_dir_all(directory);
         std::fs::create_dir_all(directory)?;
         let mut lab = Lab::start(directory, &built.image.path)?;
@@ -121,7 +126,10 @@ impl World {
                 return Ok(());
             }
             let tail: String = shown.chars().rev().take(600).collect::<Vec<_>>().into_iter().rev().collect();
-            anyhow::ensure!(Instant::now() < deadline, "{name} did not show {text:?}; its console ends with {tail:?}");
+            anyhow::ensure!(
+                Instant::now() < deadline,
+                "{name} did not show {text:?}; its console ends with {tail:?}"
+            );
             std::thread::sleep(Duration::from_millis(500));
         }
     }

@@ -94,20 +94,32 @@ fn end_to_end(only: Option<&str>, count: &mut Count) -> Result<()> {
         scenarios::ALL.iter().filter(|scenario| only.is_none_or(|only| scenario.name.contains(only)))
     {
         let began = Instant::now();
-        let status = Command::new(std::env::current_exe()?)
-            .args(["--inside", "--only", scenario.name])
-            .stdin(Stdio::null())
-            .status()
-            .context("cannot run a scenario")?;
-        let word = if status.success() { "ok" } else { "FAILED" };
+        let mut passed = run_scenario(scenario.name)?;
+        if !passed {
+            // An emulated machine on a busy one can be too slow once; not twice.
+            println!("test {} ... failed once, trying again", scenario.name);
+            passed = run_scenario(scenario.name)?;
+        }
+        let word = if passed { "ok" } else { "FAILED" };
         println!("test {} ... {word} ({:.0} s)", scenario.name, began.elapsed().as_secs_f64());
-        if status.success() {
+        if passed {
             count.passed += 1;
         } else {
             count.failed += 1;
         }
     }
     Ok(())
+}
+
+/// Runs a scenario in a process and a namespace of its own; true when it passed.
+fn run_scenario(name: &str) -> Result<bool> {
+    let status = Command::new(std::env::current_exe()?)
+        .args(["--inside", "--only", name])
+        .stdin(Stdio::null())
+        .env("RUST_BACKTRACE", "0")
+        .status()
+        .context("cannot run a scenario")?;
+    Ok(status.success())
 }
 
 fn inside(only: Option<&str>) -> Result<()> {

@@ -65,20 +65,7 @@ pub(super) fn hostile_guest_neighbour_serves() -> Result<()> {
         world.wait_for_console(guest.name, "TEST scribbling", GUEST_LIMIT)?;
     }
 
-    let address = guest_address(1).0;
-    let began = Instant::now();
-    let (mut pages, mut slowest) = (0, Duration::ZERO);
-    while began.elapsed() < DURATION {
-        let asked = Instant::now();
-        let page = http::get(&address, "/").with_context(|| {
-            format!("the neighbour's page {pages} did not come: {}", world.machine.serial_text())
-        })?;
-        ensure!(page == b"page of neighbour\n", "the neighbour serves something else");
-        slowest = slowest.max(asked.elapsed());
-        pages += 1;
-        std::thread::sleep(PAUSE);
-    }
-    println!("  {pages} pages of the neighbour, the slowest in {} ms", slowest.as_millis());
+    fetch_for_a_while(&world)?;
     let mut shown = String::new();
     for guest in &hostile {
         shown += &world.operator.run(&["console", guest.name, "--once"])?;
@@ -94,5 +81,24 @@ pub(super) fn hostile_guest_neighbour_serves() -> Result<()> {
     let serial = world.machine.serial_text().to_lowercase();
     ensure!(!serial.contains("panic"), "the node's serial log has a panic: {serial}");
     ensure!(world.machine.process.is_running(), "the node ended");
+    Ok(())
+}
+
+/// Fetches the neighbour's page all the time that the others do what they can.
+fn fetch_for_a_while(world: &World) -> Result<()> {
+    let address = guest_address(1).0;
+    let began = Instant::now();
+    let (mut pages, mut slowest) = (0, Duration::ZERO);
+    while began.elapsed() < DURATION {
+        let asked = Instant::now();
+        let page = http::get(&address, "/").with_context(|| {
+            format!("the neighbour's page {pages} did not come: {}", world.machine.serial_text())
+        })?;
+        ensure!(page == b"page of neighbour\n", "the neighbour serves something else");
+        slowest = slowest.max(asked.elapsed());
+        pages += 1;
+        std::thread::sleep(PAUSE);
+    }
+    println!("  {pages} pages of the neighbour, the slowest in {} ms", slowest.as_millis());
     Ok(())
 }

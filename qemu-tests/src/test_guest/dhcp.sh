@@ -3,5 +3,4 @@
 if [ "$1" = bound ]; then
   ip addr flush dev "$interface"
   ip addr add "$ip/${mask:-24}" dev "$interface"
-  echo "TEST address $ip"
 fi

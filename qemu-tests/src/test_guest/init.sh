@@ -14,7 +14,8 @@ memory() { awk '/^MemTotal/ { print $2 }' /proc/meminfo; }
 if [ -d /sys/class/net/eth0 ]; then
   ip link set lo up
   ip link set eth0 up
-  udhcpc -i eth0 -q -n -t 30 -T 1 -s /dhcp.sh >/dev/null 2>&1 || say no address
+  udhcpc -i eth0 -q -n -t 30 -T 1 -s /dhcp.sh >/dev/null 2>&1
+  say "address $(ip -4 addr show eth0 | awk '/inet / { print $2 }')"
 fi
 say "up cpus=$(nproc) memory_kib=$(memory) release=$(uname -r)"
 
