@@ -78,7 +78,7 @@ mod tests {
         let bytes = archive.finish();
         assert!(bytes.starts_with(b"07070100000001000041ED"));
         // A header is 110 bytes; "bin" and its NUL end at 114, padded to 116.
-        assert_eq!(&bytes[110..122], b"bin\0\0\0070701");
+        assert_eq!(&bytes[110..122], b"bin\x00\x00\x00070701");
         // The file's size is the seventh field after the magic.
         assert_eq!(&bytes[116 + 54..116 + 62], b"00000005");
         assert_eq!(&bytes[116 + 110..116 + 124], b"bin/a\0hello\0\0\0");
