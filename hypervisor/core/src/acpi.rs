@@ -123,6 +123,7 @@ pub fn soft_off(memory: &dyn Physical, rsdp: u64) -> Option<SoftOff> {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "test data is cut to size on purpose")]
 mod tests {
     extern crate std;
     use super::{Physical, SoftOff, find_rsdp, processors, soft_off};

@@ -468,4 +468,5 @@ impl Lapic {
 }
 
 #[cfg(test)]
+#[expect(clippy::cast_possible_truncation, reason = "test data is cut to size on purpose")]
 mod tests;
