@@ -162,8 +162,8 @@ fn random_bytes_are_survived_in_bounded_memory() {
         let (mut server, established) =
             if round % 8 == 0 { (world.connect().1, true) } else { (Server::new(0), false) };
         for _ in 0..4 {
-            let length = (random() % 400) as usize;
-            let bytes: Vec<u8> = (0..length).map(|_| random() as u8).collect();
+            let length = usize::try_from(random() % 400).unwrap();
+            let bytes: Vec<u8> = (0..length).map(|_| random().to_le_bytes()[0]).collect();
             let take = bytes.len().min(server.room());
             if server.receive(&bytes[..take]).is_err() {
                 break;
