@@ -5,13 +5,15 @@ use crate::machine::{Boot, Shape};
 use crate::programs::target;
 use crate::test_guest::{Description, Flavour, TestGuest, find};
 use crate::world::{World, build};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
 const NODE_LIMIT: Duration = Duration::from_secs(60);
 /// Four guests on two CPUs take their time under emulation.
 const GUEST_LIMIT: Duration = Duration::from_secs(180);
+/// One of three that start and end at once.
+const END_LIMIT: Duration = Duration::from_secs(60);
 
 /// All kernels, numbers of vCPUs and ways to end; four guests at once on 2 CPUs;
 /// one guest with memory above 4 GiB.
@@ -123,7 +125,7 @@ enum End {
 
 impl End {
     fn wait(&self, world: &World, name: &str) -> Result<()> {
-        let deadline = Instant::now() + GUEST_LIMIT;
+        let deadline = Instant::now() + END_LIMIT;
         let mut created = None;
         loop {
             let list = world.operator.json(&["list"])?;
@@ -143,7 +145,10 @@ impl End {
             if reached {
                 return Ok(());
             }
-            ensure!(Instant::now() < deadline, "it is {state:?} after {GUEST_LIMIT:?}");
+            if Instant::now() > deadline {
+                let shown = world.operator.try_run(&["console", name, "--once"])?.out;
+                bail!("it is {state:?} after {END_LIMIT:?}; its console: {shown}");
+            }
             std::thread::sleep(Duration::from_millis(250));
         }
     }
