@@ -15,6 +15,21 @@ const GUEST_LIMIT: Duration = Duration::from_secs(180);
 /// One of three that start and end at once.
 const END_LIMIT: Duration = Duration::from_secs(60);
 
+/// Name, job, line of the VM file, what becomes of it.
+type Case = (&'static str, &'static str, &'static str, End);
+/// Guests that turn themselves off or fail.
+const ENDS: [Case; 4] = [
+    ("off-destroy", "job=poweroff", "on_poweroff = \"destroy\"", End::Gone),
+    ("off-preserve", "job=poweroff", "on_poweroff = \"preserve\"", End::State("off")),
+    ("off-restart", "job=poweroff", "on_poweroff = \"restart\"", End::Again),
+    ("fault-preserve", "job=crash reboot=t panic=-1", "on_crash = \"preserve\"", End::State("crashed")),
+];
+/// Guests that reset themselves.
+const RESETS: [Case; 2] = [
+    ("reset-restart", "job=reboot", "", End::Again),
+    ("reset-destroy", "job=reboot", "on_reboot = \"destroy\"", End::Gone),
+];
+
 /// All kernels, numbers of vCPUs and ways to end; four guests at once on 2 CPUs;
 /// one guest with memory above 4 GiB.
 pub(super) fn guests_of_all_shapes() -> Result<()> {
@@ -56,7 +71,18 @@ pub(super) fn guests_of_all_shapes() -> Result<()> {
         world.operator.run(&["destroy", name])?;
     }
     large(&world, &cloud)?;
-    ends(&world, &cloud)
+    ends(&world, &cloud, &ENDS)
+}
+
+/// A guest that resets itself starts anew, or is gone where its VM file says so.
+pub(super) fn guests_reset_themselves() -> Result<()> {
+    let built = build(false)?;
+    let cloud = find(&target(), Flavour::Cloud)?;
+    let directory = directory("resets");
+    let shape = Shape { cpus: 2, memory_mib: 1024, boot: Boot::Kernel(built.image.path.clone()) };
+    let world = World::start(&built, &directory, &shape, |_| Ok(()))?;
+    world.operator.wait_for_node(NODE_LIMIT).with_context(|| world.machine.serial_text())?;
+    ends(&world, &cloud, &RESETS)
 }
 
 /// A guest whose memory reaches over the hole below 4 GiB, and is used there.
@@ -88,15 +114,7 @@ fn figure(text: &str, key: &str) -> Option<u64> {
 }
 
 /// Ends from inside follow the VM file.
-fn ends(world: &World, files: &TestGuest) -> Result<()> {
-    let cases = [
-        ("off-destroy", "job=poweroff", "on_poweroff = \"destroy\"", End::Gone),
-        ("off-preserve", "job=poweroff", "on_poweroff = \"preserve\"", End::State("off")),
-        ("off-restart", "job=poweroff", "on_poweroff = \"restart\"", End::Again),
-        ("reset-restart", "job=reboot", "", End::Again),
-        ("reset-destroy", "job=reboot", "on_reboot = \"destroy\"", End::Gone),
-        ("fault-preserve", "job=crash reboot=t panic=-1", "on_crash = \"preserve\"", End::State("crashed")),
-    ];
+fn ends(world: &World, files: &TestGuest, cases: &[Case]) -> Result<()> {
     for chunk in cases.chunks(3) {
         for (index, (name, job, more, _)) in chunk.iter().enumerate() {
             let number = u8::try_from(index + 1)?;
