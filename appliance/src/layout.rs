@@ -73,6 +73,12 @@ pub const SLEEP_STATUS_PORT: u16 = 0x601;
 pub const RESET_PORT: u16 = 0x604;
 /// What resets when written there.
 pub const RESET_VALUE: u8 = 0x06;
+/// Where a PC's BIOS starts. A guest that finds neither UEFI nor another way to
+/// reset jumps there in real mode: Linux does on hardware-reduced ACPI.
+pub const RESET_VECTOR: u64 = 0xf_fff0;
+/// Real-mode code for it: `mov dx, RESET_PORT; mov al, RESET_VALUE; out dx, al;
+/// hlt; jmp $-1`.
+pub const RESET_CODE: [u8; 9] = [0xba, 0x04, 0x06, 0xb0, RESET_VALUE, 0xee, 0xf4, 0xeb, 0xfd];
 /// Reset control register of PC chip sets.
 pub const CHIPSET_RESET_PORT: u16 = 0xcf9;
 /// PCI configuration address.

@@ -8,9 +8,9 @@ use mgmt_proto::machine::Machine;
 
 use super::{Guest, MEMORY_UNIT, storage_failure};
 use crate::acpi;
-use crate::guest_memory::GuestMemory;
+use crate::guest_memory::{Gpa, GuestMemory};
 use crate::hypervisor::Hypervisor;
-use crate::layout::MemoryLayout;
+use crate::layout::{MemoryLayout, RESET_CODE, RESET_VECTOR};
 use crate::loader::{self, LoadRequest};
 use crate::node::blobs::Blobs;
 
@@ -72,7 +72,8 @@ impl<M: GuestMemory> Guest<M> {
     ) -> Result<(), Failure> {
         let machine = &self.machine;
         let tables = acpi::build(machine.vcpus);
-        for (gpa, bytes) in &tables.parts {
+        let stub = (Gpa(RESET_VECTOR), RESET_CODE.to_vec());
+        for (gpa, bytes) in tables.parts.iter().chain([&stub]) {
             memory
                 .write(*gpa, bytes)
                 .map_err(|_| storage_failure(&machine.name, "no room for its tables"))?;
