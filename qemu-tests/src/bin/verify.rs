@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use qemu_tests::{lab, packages, programs, scenarios};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -28,6 +29,8 @@ struct Count {
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
+    // Taken before cargo may put a new file in this one's place.
+    let program = std::env::current_exe().context("cannot find this program")?;
     packages::ensure_installed()?;
     if arguments.inside {
         lab::enter()?;
@@ -43,7 +46,7 @@ fn main() -> Result<()> {
         })?;
         step("unit and simulation tests", || unit_tests(&mut count))?;
     }
-    step("end-to-end tests in QEMU", || end_to_end(arguments.only.as_deref(), &mut count))?;
+    step("end-to-end tests in QEMU", || end_to_end(&program, arguments.only.as_deref(), &mut count))?;
     println!("{} passed, {} failed", count.passed, count.failed);
     ensure!(count.failed == 0 && count.passed > 0, "not everything holds");
     Ok(())
@@ -88,17 +91,17 @@ fn number_before(text: &str, word: &str) -> u64 {
 }
 
 /// Runs each scenario in a namespace of its own.
-fn end_to_end(only: Option<&str>, count: &mut Count) -> Result<()> {
+fn end_to_end(program: &Path, only: Option<&str>, count: &mut Count) -> Result<()> {
     scenarios::prepare()?;
     for scenario in
         scenarios::ALL.iter().filter(|scenario| only.is_none_or(|only| scenario.name.contains(only)))
     {
         let began = Instant::now();
-        let mut passed = run_scenario(scenario.name)?;
+        let mut passed = run_scenario(program, scenario.name)?;
         if !passed {
             // An emulated machine on a busy one can be too slow once; not twice.
             println!("test {} ... failed once, trying again", scenario.name);
-            passed = run_scenario(scenario.name)?;
+            passed = run_scenario(program, scenario.name)?;
         }
         let word = if passed { "ok" } else { "FAILED" };
         println!("test {} ... {word} ({:.0} s)", scenario.name, began.elapsed().as_secs_f64());
@@ -112,8 +115,8 @@ fn end_to_end(only: Option<&str>, count: &mut Count) -> Result<()> {
 }
 
 /// Runs a scenario in a process and a namespace of its own; true when it passed.
-fn run_scenario(name: &str) -> Result<bool> {
-    let status = Command::new(std::env::current_exe()?)
+fn run_scenario(program: &Path, name: &str) -> Result<bool> {
+    let status = Command::new(program)
         .args(["--inside", "--only", name])
         .stdin(Stdio::null())
         .env("RUST_BACKTRACE", "0")
