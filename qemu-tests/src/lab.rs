@@ -32,8 +32,9 @@ pub fn enter() -> Result<()> {
     if !crate::packages::is_root() {
         command.args(["--user", "--map-root-user"]);
     }
-    let error =
-        command.arg(std::env::current_exe()?).args(std::env::args_os().skip(1)).env(INSIDE, "1").exec();
+    // Cargo may have put a new file in this one's place: run that.
+    let program = std::env::current_exe()?.to_string_lossy().trim_end_matches(" (deleted)").to_string();
+    let error = command.arg(program).args(std::env::args_os().skip(1)).env(INSIDE, "1").exec();
     Err(error).context("cannot make a network namespace with unshare")
 }
 
