@@ -12,7 +12,7 @@ use std::time::Duration;
 const NODE_LIMIT: Duration = Duration::from_secs(120);
 const GUEST_LIMIT: Duration = Duration::from_secs(300);
 /// Bytes each guest writes before the cut.
-const PROOF: &str = "/root/proof";
+const PROOF: &str = "/srv/proof.bin";
 
 /// Netboots by PXE, compares the image's digest, starts a guest on each protocol,
 /// lets each write and fsync, cuts the power, and looks into the targets' files.
