@@ -3,6 +3,8 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use crate::histogram::Histogram;
+
 /// Octets of a sector: the unit of every address and length here.
 pub const SECTOR_BYTES: usize = 512;
 
@@ -24,6 +26,18 @@ pub enum Operation {
     Write,
     /// Make every acknowledged write durable. Address and length are zero.
     Flush,
+    /// The range's content is no longer needed. No payload.
+    Discard,
+    /// The range becomes zero. No payload.
+    WriteZeroes,
+}
+
+impl Operation {
+    /// Whether it changes what the disk holds.
+    #[must_use]
+    pub const fn writes(self) -> bool {
+        matches!(self, Self::Write | Self::Discard | Self::WriteZeroes)
+    }
 }
 
 /// A request.
@@ -46,8 +60,8 @@ impl Request {
 }
 
 /// Payload memory, owned by the submitter (a guest's memory): octets are copied
-/// once, straight between a wire buffer and the guest. A session may name a request
-/// that has just failed, to finish a message it had begun: give zeroes, store nothing.
+/// once, straight between a wire buffer and the guest. Only requests that have not
+/// finished are named.
 pub trait Payload {
     /// Copies the request's octets from `offset` into `target` (writes).
     fn load(&mut self, id: RequestId, offset: usize, target: &mut [u8]);
@@ -57,6 +71,7 @@ pub trait Payload {
 
 /// Why a request failed for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum BlockError {
     /// Beyond the disk's end.
     OutOfRange,
@@ -68,6 +83,8 @@ pub enum BlockError {
     Unsupported,
     /// Another initiator holds a reservation.
     Reserved,
+    /// The target did not answer within the volume's policy deadline.
+    Deadline,
 }
 
 /// Why a request was not accepted; nothing will be heard of it.
@@ -79,6 +96,8 @@ pub enum SubmitError {
     BadLength,
     /// An unfinished request has this name.
     DuplicateId,
+    /// The volume is read-only.
+    ReadOnly,
 }
 
 /// A finished request.
@@ -104,6 +123,20 @@ pub enum VolumeState {
     Refused,
 }
 
+/// How far the last try to reach the target came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// Nothing has answered.
+    #[default]
+    Silent,
+    /// A connection is open, or the station is known.
+    Connected,
+    /// The target knows us.
+    LoggedIn,
+    /// The disk is known.
+    Ready,
+}
+
 /// Work done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -123,6 +156,54 @@ pub struct Counters {
     pub rejected: u64,
     /// Times the volume stalled.
     pub stalls: u64,
+    /// Requests joined with a neighbour.
+    pub merged: u64,
+}
+
+/// How a path is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathState {
+    /// Looking for the target.
+    Starting,
+    /// In use.
+    Active,
+    /// It works; another one is in use.
+    Standby,
+    /// It does not answer.
+    Lost,
+    /// The target refuses us there, or it leads elsewhere.
+    Refused,
+}
+
+/// What a path reports about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathStatus {
+    /// Its ends, in words.
+    pub name: String,
+    /// How it is.
+    pub state: PathState,
+    /// How far it came.
+    pub stage: Stage,
+    /// Smoothed round-trip time.
+    pub rtt_ns: Option<u64>,
+    /// Since when it does not answer.
+    pub lost_since_ns: Option<u64>,
+    /// Commands or frames answered, by the time that took.
+    pub latency: Histogram,
+    /// Octets read.
+    pub bytes_read: u64,
+    /// Octets written.
+    pub bytes_written: u64,
+    /// Frames or connections tried again.
+    pub retries: u64,
+    /// Digest mismatches.
+    pub digest_errors: u64,
+    /// Times it was lost.
+    pub stalls: u64,
+    /// The last thing that went wrong, in words.
+    pub last_error: Option<&'static str>,
+    /// What was negotiated, by name.
+    pub negotiated: Vec<(&'static str, String)>,
 }
 
 /// What a volume reports about itself.
@@ -130,6 +211,8 @@ pub struct Counters {
 pub struct VolumeStatus {
     /// How it is.
     pub state: VolumeState,
+    /// How far the last try came.
+    pub stage: Stage,
     /// Since when it does not answer.
     pub stalled_since_ns: Option<u64>,
     /// Tries since then.
@@ -138,12 +221,20 @@ pub struct VolumeStatus {
     pub rtt_ns: Option<u64>,
     /// Sectors of the disk, once known.
     pub capacity: Option<u64>,
+    /// The target lets nobody write.
+    pub write_protected: bool,
+    /// Ranges can be discarded.
+    pub can_discard: bool,
     /// Requests unfinished.
     pub pending: usize,
     /// Work done.
     pub counters: Counters,
+    /// Requests by the time from submission to completion.
+    pub latency: Histogram,
     /// The last thing that went wrong, in words.
     pub last_error: Option<&'static str>,
     /// What was negotiated with the target, by name.
     pub negotiated: Vec<(&'static str, String)>,
+    /// The ways to the target.
+    pub paths: Vec<PathStatus>,
 }

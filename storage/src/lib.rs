@@ -19,13 +19,17 @@ extern crate alloc;
 
 pub mod aoe;
 pub mod block;
+pub mod histogram;
 pub mod iscsi;
 pub mod limits;
 mod order;
+mod planted;
 mod random;
+pub mod rate;
+mod requests;
 pub mod volume;
 
 pub use block::{
-    BlockError, Completion, Counters, Lba, Operation, Payload, Request, RequestId, SubmitError, VolumeState,
-    VolumeStatus,
+    BlockError, Completion, Counters, Lba, Operation, PathState, PathStatus, Payload, Request, RequestId,
+    Stage, SubmitError, VolumeState, VolumeStatus,
 };

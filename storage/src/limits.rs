@@ -4,6 +4,10 @@
 pub const REQUESTS_MAX: usize = 256;
 /// Sectors of one request: 32 MiB.
 pub const REQUEST_SECTORS_MAX: u32 = 65_536;
+/// Sectors of one discard or write of zeroes: 2 GiB.
+pub const RANGE_SECTORS_MAX: u32 = 1 << 22;
+/// Ranges remembered that an old copy of a write could still reach.
+pub const HELD_RANGES_MAX: usize = 1_024;
 /// Longest pause between retries.
 pub const BACKOFF_NS_MAX: u64 = 5_000_000_000;
 
@@ -11,10 +15,10 @@ pub const BACKOFF_NS_MAX: u64 = 5_000_000_000;
 pub const AOE_FRAMES_MAX: u16 = 128;
 /// How long a frame may wander in the network before it can no longer arrive.
 pub const AOE_FRAME_LIFETIME_NS: u64 = 2_000_000_000;
-/// Retired tags remembered so that none is used again too soon.
-pub const AOE_RETIRED_TAGS_MAX: usize = 4_096;
-/// Ranges remembered that a wandering copy of a write could still touch.
-pub const AOE_STALE_MAX: usize = 1_024;
+/// Paths of one session: stations of ours times stations of the target.
+pub const AOE_PATHS_MAX: usize = 16;
+/// Operator's commands waiting.
+pub const AOE_ADMINISTRATIONS_MAX: usize = 16;
 /// Targets remembered by discovery.
 pub const AOE_DISCOVERED_MAX: usize = 256;
 /// Octets of a target's configuration string (AoE r11, section 3.2).

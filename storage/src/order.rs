@@ -4,16 +4,23 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use crate::block::{Operation, Request, RequestId, SubmitError};
-use crate::limits::{REQUEST_SECTORS_MAX, REQUESTS_MAX};
+use crate::limits::{RANGE_SECTORS_MAX, REQUEST_SECTORS_MAX, REQUESTS_MAX};
+use crate::planted::{Bug, planted};
 
 struct Entry {
     request: Request,
+    submitted_ns: u64,
     started: bool,
+    /// It is not joined with others: a joint try failed.
+    alone: bool,
+    /// Earlier requests that it waits for.
+    blockers: usize,
 }
 
 /// Unfinished requests in order of submission.
 pub(crate) struct Order {
     entries: VecDeque<Entry>,
+    waiting: usize,
 }
 
 fn overlaps(a: &Request, b: &Request) -> bool {
@@ -22,8 +29,11 @@ fn overlaps(a: &Request, b: &Request) -> bool {
 
 /// Whether `later` has to wait for `earlier`.
 fn waits(later: &Request, earlier: &Request) -> bool {
+    if planted(Bug::OverlapIgnored) && later.operation != Operation::Flush {
+        return false;
+    }
     match (later.operation, earlier.operation) {
-        (Operation::Flush, earlier) => earlier == Operation::Write,
+        (Operation::Flush, earlier) => earlier.writes() && !planted(Bug::FlushEarly),
         (_, Operation::Flush) | (Operation::Read, Operation::Read) => false,
         _ => overlaps(later, earlier),
     }
@@ -31,17 +41,18 @@ fn waits(later: &Request, earlier: &Request) -> bool {
 
 impl Order {
     pub(crate) const fn new() -> Self {
-        Self { entries: VecDeque::new() }
+        Self { entries: VecDeque::new(), waiting: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    pub(crate) fn submit(&mut self, request: Request) -> Result<(), SubmitError> {
+    pub(crate) fn submit(&mut self, request: Request, now_ns: u64) -> Result<(), SubmitError> {
         let sized = match request.operation {
             Operation::Flush => request.sectors == 0,
-            _ => (1..=REQUEST_SECTORS_MAX).contains(&request.sectors),
+            Operation::Read | Operation::Write => (1..=REQUEST_SECTORS_MAX).contains(&request.sectors),
+            Operation::Discard | Operation::WriteZeroes => (1..=RANGE_SECTORS_MAX).contains(&request.sectors),
         };
         if !sized {
             return Err(SubmitError::BadLength);
@@ -49,35 +60,98 @@ impl Order {
         if self.entries.len() >= REQUESTS_MAX {
             return Err(SubmitError::Full);
         }
-        if self.entries.iter().any(|entry| entry.request.id == request.id) {
-            return Err(SubmitError::DuplicateId);
+        let mut blockers = 0usize;
+        for entry in &self.entries {
+            if entry.request.id == request.id {
+                return Err(SubmitError::DuplicateId);
+            }
+            blockers = blockers.saturating_add(usize::from(waits(&request, &entry.request)));
         }
-        self.entries.push_back(Entry { request, started: false });
+        self.waiting = self.waiting.saturating_add(1);
+        self.entries.push_back(Entry {
+            request,
+            submitted_ns: now_ns,
+            started: false,
+            alone: false,
+            blockers,
+        });
         Ok(())
     }
 
-    /// Starts the oldest request that waits for nothing and that `allowed` admits.
-    pub(crate) fn start_next(&mut self, allowed: impl Fn(&Request) -> bool) -> Option<Request> {
-        let index = (0..self.entries.len()).find(|index| {
-            let Some(entry) = self.entries.get(*index) else { return false };
-            !entry.started
-                && allowed(&entry.request)
-                && !self.entries.iter().take(*index).any(|earlier| waits(&entry.request, &earlier.request))
-        })?;
-        let entry = self.entries.get_mut(index)?;
+    fn start(&mut self, wanted: impl Fn(&Entry) -> bool) -> Option<Request> {
+        if self.waiting == 0 {
+            return None;
+        }
+        let entry = self.entries.iter_mut().find(|it| !it.started && it.blockers == 0 && wanted(it))?;
         entry.started = true;
+        self.waiting = self.waiting.saturating_sub(1);
         Some(entry.request)
+    }
+
+    /// Starts the oldest request that waits for nothing and that `allowed` admits;
+    /// tells whether it may be joined with others.
+    pub(crate) fn start_next(&mut self, allowed: impl Fn(&Request) -> bool) -> Option<(Request, bool)> {
+        let request = self.start(|entry| allowed(&entry.request))?;
+        let alone = self.entries.iter().any(|it| it.request.id == request.id && it.alone);
+        Some((request, !alone))
+    }
+
+    /// Starts a request that continues one that has just been started.
+    pub(crate) fn start_adjacent(
+        &mut self,
+        operation: Operation,
+        lba: u64,
+        sectors_max: u32,
+        allowed: impl Fn(&Request) -> bool,
+    ) -> Option<Request> {
+        self.start(|entry| {
+            let request = &entry.request;
+            request.lba.0 == lba
+                && request.operation == operation
+                && request.sectors <= sectors_max
+                && !entry.alone
+                && allowed(request)
+        })
     }
 
     /// Whether anything has not been started.
     pub(crate) fn has_waiting(&self) -> bool {
-        self.entries.iter().any(|entry| !entry.started)
+        self.waiting > 0
     }
 
-    /// Removes a finished request.
-    pub(crate) fn finish(&mut self, id: RequestId) -> Option<Request> {
+    /// Removes a finished request; also tells when it was submitted.
+    pub(crate) fn finish(&mut self, id: RequestId) -> Option<(Request, u64)> {
         let index = self.entries.iter().position(|entry| entry.request.id == id)?;
-        self.entries.remove(index).map(|entry| entry.request)
+        let done = self.entries.remove(index)?;
+        if !done.started {
+            self.waiting = self.waiting.saturating_sub(1);
+        }
+        for entry in self.entries.iter_mut().skip(index) {
+            if entry.blockers > 0 && waits(&entry.request, &done.request) {
+                entry.blockers = entry.blockers.saturating_sub(1);
+            }
+        }
+        Some((done.request, done.submitted_ns))
+    }
+
+    /// Puts a started request back, to be tried by itself.
+    pub(crate) fn restart(&mut self, id: RequestId) {
+        if let Some(entry) = self.entries.iter_mut().find(|it| it.request.id == id && it.started) {
+            entry.started = false;
+            entry.alone = true;
+            self.waiting = self.waiting.saturating_add(1);
+        }
+    }
+
+    /// The oldest request and when it was submitted.
+    pub(crate) fn oldest(&self) -> Option<(Request, u64)> {
+        self.entries.front().map(|entry| (entry.request, entry.submitted_ns))
+    }
+
+    /// Forgets everything.
+    pub(crate) fn clear(&mut self) {
+        self.entries.clear();
+        self.waiting = 0;
     }
 
     /// Requests in order of submission, as they must be carried to another node.
@@ -98,13 +172,17 @@ mod tests {
     #[test]
     fn overlap_and_flush_rules() {
         let mut order = Order::new();
-        order.submit(request(1, Operation::Write, 0, 8)).unwrap();
-        order.submit(request(2, Operation::Write, 4, 8)).unwrap();
-        order.submit(request(3, Operation::Flush, 0, 0)).unwrap();
-        order.submit(request(4, Operation::Read, 20, 1)).unwrap();
-        order.submit(request(5, Operation::Read, 11, 1)).unwrap();
-        order.submit(request(6, Operation::Write, 100, 1)).unwrap();
-        let started = |order: &mut Order| order.start_next(|_| true).map(|r| r.id.0);
+        for (id, operation, lba, sectors) in [
+            (1, Operation::Write, 0, 8),
+            (2, Operation::Write, 4, 8),
+            (3, Operation::Flush, 0, 0),
+            (4, Operation::Read, 20, 1),
+            (5, Operation::Read, 11, 1),
+            (6, Operation::Discard, 100, 1),
+        ] {
+            order.submit(request(id, operation, lba, sectors), 0).unwrap();
+        }
+        let started = |order: &mut Order| order.start_next(|_| true).map(|(r, _)| r.id.0);
         assert_eq!(started(&mut order), Some(1));
         assert_eq!(started(&mut order), Some(4), "2 overlaps 1, 3 waits for both");
         assert_eq!(started(&mut order), Some(6), "5 overlaps 2");
@@ -120,16 +198,37 @@ mod tests {
     }
 
     #[test]
+    fn neighbours_are_found_and_put_back() {
+        let mut order = Order::new();
+        for (id, lba) in [(1, 0), (2, 16), (3, 8), (4, 8)] {
+            order.submit(request(id, Operation::Write, lba, 8), id).unwrap();
+        }
+        assert_eq!(order.start_next(|_| true).unwrap(), (request(1, Operation::Write, 0, 8), true));
+        let next = |order: &mut Order, lba, most| {
+            order.start_adjacent(Operation::Write, lba, most, |_| true).map(|it| it.id.0)
+        };
+        assert_eq!(next(&mut order, 8, 7), None);
+        assert_eq!(next(&mut order, 8, 8), Some(3), "4 waits for it");
+        assert_eq!(next(&mut order, 16, 8), Some(2));
+        order.restart(RequestId(3));
+        assert_eq!(next(&mut order, 8, 8), None, "by itself");
+        assert_eq!(order.start_next(|_| true).unwrap(), (request(3, Operation::Write, 8, 8), false));
+        assert_eq!(order.oldest(), Some((request(1, Operation::Write, 0, 8), 1)));
+    }
+
+    #[test]
     fn bad_requests() {
         let mut order = Order::new();
-        let bad = |r| Err::<(), _>(r);
-        assert_eq!(order.submit(request(1, Operation::Read, 0, 0)), bad(SubmitError::BadLength));
-        assert_eq!(order.submit(request(1, Operation::Flush, 0, 1)), bad(SubmitError::BadLength));
+        let mut submit = |request| order.submit(request, 0);
+        assert_eq!(submit(request(1, Operation::Read, 0, 0)), Err(SubmitError::BadLength));
+        assert_eq!(submit(request(1, Operation::Flush, 0, 1)), Err(SubmitError::BadLength));
+        let long = REQUEST_SECTORS_MAX + 1;
+        assert_eq!(submit(request(1, Operation::Write, 0, long)), Err(SubmitError::BadLength));
         for id in 0..REQUESTS_MAX as u64 {
-            order.submit(request(id, Operation::Read, 0, 1)).unwrap();
+            submit(request(id, Operation::Discard, id * u64::from(long), long)).unwrap();
         }
-        assert_eq!(order.submit(request(999, Operation::Read, 0, 1)), bad(SubmitError::Full));
+        assert_eq!(submit(request(999, Operation::Read, 0, 1)), Err(SubmitError::Full));
         order.finish(RequestId(0));
-        assert_eq!(order.submit(request(5, Operation::Read, 0, 1)), bad(SubmitError::DuplicateId));
+        assert_eq!(order.submit(request(5, Operation::Read, 0, 1), 0), Err(SubmitError::DuplicateId));
     }
 }

@@ -32,3 +32,52 @@ impl Random {
         value.saturating_sub(self.next() % quarter.saturating_add(1))
     }
 }
+
+/// Marks that nobody can guess and that do not repeat before all others were used:
+/// a counter through a keyed permutation of 32 bits (eight Feistel rounds).
+#[derive(Clone, Debug)]
+pub(crate) struct Marks {
+    key: u64,
+    counter: u32,
+}
+
+impl Marks {
+    pub(crate) fn new(random: &mut Random) -> Self {
+        Self { key: random.next(), counter: random.next_u32() }
+    }
+
+    pub(crate) fn next(&mut self) -> u32 {
+        self.counter = self.counter.wrapping_add(1);
+        let [a, b, c, d] = self.counter.to_be_bytes();
+        let (mut left, mut right) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+        for round in 0..8u64 {
+            let mut mixed = Random(self.key ^ (round << 48) ^ u64::from(right)).next();
+            mixed ^= mixed >> 32;
+            let [.., high, low] = mixed.to_be_bytes();
+            (left, right) = (right, left ^ u16::from_be_bytes([high, low]));
+        }
+        let ([a, b], [c, d]) = (left.to_be_bytes(), right.to_be_bytes());
+        u32::from_be_bytes([a, b, c, d])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::collections::BTreeSet;
+
+    #[test]
+    fn marks_do_not_repeat() {
+        let mut marks = Marks::new(&mut Random::new(7));
+        let mut seen = BTreeSet::new();
+        let mut ones = [0u32; 32];
+        for _ in 0..100_000 {
+            let mark = marks.next();
+            assert!(seen.insert(mark));
+            for (bit, count) in ones.iter_mut().enumerate() {
+                *count += (mark >> bit) & 1;
+            }
+        }
+        assert!(ones.iter().all(|count| (49_000..51_000).contains(count)), "{ones:?}");
+    }
+}

@@ -179,6 +179,24 @@ impl Volume {
         }
     }
 
+    /// The submitter was reset and its memory is void: all requests are forgotten,
+    /// none completes, and none that comes later is overtaken by them.
+    pub fn abandon(&mut self) {
+        match self {
+            Self::Aoe(target) => target.abandon(),
+            Self::Iscsi(session) => session.abandon(),
+        }
+    }
+
+    /// Whether it serves, and the disk's sectors: cheap to ask.
+    #[must_use]
+    pub fn ready_capacity(&self) -> Option<u64> {
+        match self {
+            Self::Aoe(target) => target.ready_capacity(),
+            Self::Iscsi(session) => session.ready_capacity(),
+        }
+    }
+
     /// How the volume is.
     #[must_use]
     pub fn status(&self) -> VolumeStatus {

@@ -311,8 +311,16 @@ fn aoe_against_vblade() {
         let target = TargetAddress { shelf: 11, slot: 1 };
         assert_eq!(discovery.found().len(), 1, "{:?}", discovery.found());
         assert_eq!((discovery.found()[0].target, discovery.found()[0].buffers), (target, 32));
-        let mac = Some(discovery.found()[0].mac);
-        let volume = Volume::Aoe(Target::new(TargetConfig { target, source, mac, mtu, seed: 3 }));
+        let macs = vec![discovery.found()[0].mac];
+        let volume = Volume::Aoe(Target::new(TargetConfig {
+            target,
+            sources: vec![source],
+            macs,
+            mtu,
+            read_only: false,
+            hold_writes_until_ns: 0,
+            seed: 3,
+        }));
         let mut bench = bench(volume, Wire::Aoe(sender, receiver));
         bench.random_io(300, |_| {});
         bench.random_io(200, |index| {

@@ -148,7 +148,7 @@ impl AoeTarget {
                 };
                 Body::Ata(Ata { command: 0x40, feature: 0, data, ..request })
             }
-            Body::Other(_) => return None,
+            _ => return None,
         };
         let reply = Frame { destination: frame.source, source: TARGET_MAC, response: true, body, ..frame };
         let mut bytes = vec![0; 9100];
@@ -210,9 +210,11 @@ fn aoe_world(seed: u64) {
     let path = if random.chance(20) { 1514 } else { 9014 };
     let mut volume = Volume::Aoe(Target::new(TargetConfig {
         target: AOE,
-        source: NODE_MAC,
-        mac: random.chance(50).then_some(TARGET_MAC),
+        sources: vec![NODE_MAC],
+        macs: random.chance(50).then_some(TARGET_MAC).into_iter().collect(),
         mtu,
+        read_only: false,
+        hold_writes_until_ns: 0,
         seed,
     }));
     let disk = vec![0; SECTORS as usize * 512];
@@ -239,6 +241,8 @@ fn aoe_world(seed: u64) {
         while let Some(length) = session.transmit(&mut buffer, now, &mut guest.memory) {
             outgoing.push((true, buffer[..length].to_vec()));
         }
+        // What arrives may make room for more to be sent at once.
+        let arrived = network.next().is_some_and(|at| at <= now);
         while network.next().is_some_and(|at| at <= now) {
             let (_, (to_target, bytes)) = network.wire.pop_first().unwrap();
             if to_target {
@@ -257,7 +261,7 @@ fn aoe_world(seed: u64) {
         let waited = healed_at.map_or(0, |at| now - at);
         assert!(waited < 40_000 * MS, "seed {seed}: {:#?}", volume.status());
         let next = network.next().into_iter().chain(volume.next_deadline()).min().unwrap_or(now);
-        now = next.max(now + MS / 4);
+        now = if arrived { now } else { next }.max(now + MS / 4);
     }
     // Let every wandering copy land, then look at the disk.
     for (_, (to_target, bytes)) in network.wire {

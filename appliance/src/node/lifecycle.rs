@@ -181,7 +181,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                     started
                 }
                 None if guest.start_deadline_ns.is_some_and(|deadline_ns| now_ns >= deadline_ns) => {
-                    Err(self.volumes.failure(number, &guest.machine.name, &self.network.host))
+                    Err(self.volumes.failure(number, &guest.machine.name))
                 }
                 None => {
                     index += 1;

@@ -12,7 +12,7 @@ use netstack::host::{ConnectionId, ConnectionState, Host, TcpOptions};
 use storage::aoe::{Target, TargetConfig};
 use storage::iscsi::{Session, SessionConfig, SessionKind};
 use storage::volume::{Volume, VolumeName};
-use storage::{BlockError, Lba, Operation, Payload, Request, RequestId, VolumeState};
+use storage::{BlockError, Lba, Operation, Payload, Request, RequestId};
 
 use crate::devices::virtio::block::{BlockKind, BlockOperation, BlockStatus, BlockToken};
 use crate::guest_memory::GuestMemory;
@@ -37,6 +37,12 @@ struct Binding {
     operations: [u64; 3],
 }
 
+/// A volume that has no session any more, and until when its frames may wander.
+struct Left {
+    name: VolumeName,
+    until_ns: u64,
+}
+
 /// All disks of the node.
 pub struct Volumes {
     mac: [u8; 6],
@@ -44,8 +50,7 @@ pub struct Volumes {
     seed: u64,
     bindings: Vec<Binding>,
     search: Option<Search>,
-    /// Connections of sessions that were replaced, to be cut.
-    abandoned: Vec<ConnectionId>,
+    left: Vec<Left>,
     next_request: u64,
 }
 
@@ -113,15 +118,7 @@ impl Volumes {
     /// No disks yet.
     #[must_use]
     pub const fn new(mac: [u8; 6], initiator: String, seed: u64) -> Self {
-        Self {
-            mac,
-            initiator,
-            seed,
-            bindings: Vec::new(),
-            search: None,
-            abandoned: Vec::new(),
-            next_request: 1,
-        }
+        Self { mac, initiator, seed, bindings: Vec::new(), search: None, left: Vec::new(), next_request: 1 }
     }
 
     fn next_seed(&mut self) -> u64 {
@@ -137,9 +134,17 @@ impl Volumes {
         match name {
             VolumeName::Aoe(target) => Volume::Aoe(Target::new(TargetConfig {
                 target: *target,
-                source: self.mac,
-                mac: None,
+                sources: alloc::vec![self.mac],
+                macs: Vec::new(),
                 mtu: 1500,
+                read_only: false,
+                hold_writes_until_ns: self
+                    .left
+                    .iter()
+                    .filter(|left| left.name == *name)
+                    .map(|left| left.until_ns)
+                    .max()
+                    .unwrap_or(0),
                 seed,
             })),
             VolumeName::Iscsi { portal, target, lun, .. } => Volume::Iscsi(Session::new(SessionConfig {
@@ -182,27 +187,27 @@ impl Volumes {
 
     /// Closes all disks of a guest.
     pub fn close(&mut self, guest: u64, host: &mut Host, now_ns: u64) {
-        for connection in
-            self.bindings.iter().filter(|binding| binding.guest == guest).filter_map(|it| it.connection)
-        {
-            host.abort(connection, now_ns);
+        self.left.retain(|left| left.until_ns > now_ns);
+        for binding in self.bindings.extract_if(.., |binding| binding.guest == guest) {
+            if let Some(connection) = binding.connection {
+                host.abort(connection, now_ns);
+            }
+            // Its writes may still be on the wire when the next session begins.
+            if let Volume::Aoe(target) = &binding.volume
+                && target.wandering_until_ns() > now_ns
+            {
+                self.left.push(Left { name: binding.name, until_ns: target.wandering_until_ns() });
+            }
         }
-        self.bindings.retain(|binding| binding.guest != guest);
     }
 
-    /// A guest reset a disk: what was under way is void. A session that still had
-    /// work is replaced, since the data of its writes is gone; a new one makes the
-    /// target drop the old one's tasks first.
+    /// A guest reset a disk: what was under way is void. The session goes on, and
+    /// keeps new writes from being overtaken by old ones.
     pub fn forget(&mut self, guest: u64, device: usize) {
-        let found = self.bindings.iter().position(|it| it.guest == guest && it.device == device);
-        let Some(index) = found else { return };
-        let busy = self.bindings.get(index).filter(|it| !it.tokens.is_empty());
-        let Some((name, share)) = busy.map(|it| (it.name.clone(), it.share)) else { return };
-        let volume = self.session(&name, share);
-        if let Some(binding) = self.bindings.get_mut(index) {
+        let found = self.bindings.iter_mut().find(|it| it.guest == guest && it.device == device);
+        if let Some(binding) = found {
             binding.tokens.clear();
-            binding.volume = volume;
-            self.abandoned.extend(binding.connection.take());
+            binding.volume.abandon();
         }
     }
 
@@ -220,12 +225,7 @@ impl Volumes {
     pub fn sectors(&self, guest: u64) -> Option<Vec<u64>> {
         let mut own: Vec<&Binding> = self.bindings.iter().filter(|binding| binding.guest == guest).collect();
         own.sort_by_key(|binding| binding.device);
-        own.into_iter()
-            .map(|binding| {
-                let status = binding.volume.status();
-                status.capacity.filter(|_| status.state == VolumeState::Ready)
-            })
-            .collect()
+        own.into_iter().map(|binding| binding.volume.ready_capacity()).collect()
     }
 
     /// Takes new requests from a guest's disk; true when there may be more.
@@ -309,9 +309,6 @@ impl Volumes {
 
     /// Moves iSCSI's bytes, advances timers and hands completions to guests.
     pub fn poll<M: GuestMemory>(&mut self, host: &mut Host, guests: &mut [Guest<M>], now_ns: u64) {
-        for connection in self.abandoned.drain(..) {
-            host.abort(connection, now_ns);
-        }
         for binding in &mut self.bindings {
             binding.volume.poll(now_ns);
             if let Volume::Iscsi(session) = &mut binding.volume {
@@ -388,7 +385,8 @@ fn request(id: u64, operation: &BlockOperation) -> Option<Request> {
         BlockKind::Read => Operation::Read,
         BlockKind::Write => Operation::Write,
         BlockKind::Flush => Operation::Flush,
-        BlockKind::Discard | BlockKind::WriteZeroes => return None,
+        BlockKind::Discard => Operation::Discard,
+        BlockKind::WriteZeroes => Operation::WriteZeroes,
     };
     let sectors = u32::try_from(operation.length / SECTOR).ok()?;
     let lba = if kind == Operation::Flush { 0 } else { operation.sector };

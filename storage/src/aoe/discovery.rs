@@ -23,6 +23,18 @@ pub struct Discovered {
     pub config: Vec<u8>,
 }
 
+/// Which targets are to answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Filter {
+    /// All.
+    #[default]
+    All,
+    /// Those whose configuration string is this one.
+    Config(Vec<u8>),
+    /// Those whose configuration string begins so.
+    ConfigPrefix(Vec<u8>),
+}
+
 /// One search: query a few times, collect answers.
 #[derive(Debug)]
 pub struct Discovery {
@@ -30,6 +42,7 @@ pub struct Discovery {
     tag: u32,
     queries_left: u32,
     next_ns: u64,
+    filter: Filter,
     found: Vec<Discovered>,
 }
 
@@ -41,7 +54,15 @@ impl Discovery {
     #[must_use]
     pub fn new(source: MacAddress, seed: u64, now_ns: u64) -> Self {
         let tag = Random::new(seed).next_u32();
-        Self { source, tag, queries_left: QUERIES, next_ns: now_ns, found: Vec::new() }
+        let filter = Filter::All;
+        Self { source, tag, queries_left: QUERIES, next_ns: now_ns, filter, found: Vec::new() }
+    }
+
+    /// Asks only some of the targets.
+    #[must_use]
+    pub fn filtered(mut self, filter: Filter) -> Self {
+        self.filter = filter;
+        self
     }
 
     /// The next query, when due.
@@ -51,6 +72,11 @@ impl Discovery {
         }
         self.queries_left -= 1;
         self.next_ns = now_ns.saturating_add(QUERY_INTERVAL_NS);
+        let config = match &self.filter {
+            Filter::All => Config::READ,
+            Filter::Config(string) => Config { command: 1, string, ..Config::READ },
+            Filter::ConfigPrefix(string) => Config { command: 2, string, ..Config::READ },
+        };
         Frame {
             destination: BROADCAST,
             source: self.source,
@@ -58,7 +84,7 @@ impl Discovery {
             error: None,
             target: TargetAddress { shelf: SHELF_ALL, slot: SLOT_ALL },
             tag: self.tag,
-            body: Body::Config(Config::READ),
+            body: Body::Config(config),
         }
         .emit(buffer)
     }

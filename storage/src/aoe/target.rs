@@ -1,68 +1,76 @@
-//! A session with one AoE target.
+//! A session with one AoE target, over one path or several.
 //!
-//! Spec: AoE r11, sections 3.1 and 3.2; RFC 6298 for the retransmission timer.
+//! Spec: AoE r11, sections 3.1 to 3.4.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use super::wire::{
     ATA_DATA_OFFSET, ATA_OVERHEAD_BYTES, AoeError, Ata, BROADCAST, Body, Config, Frame, Identity, MacAddress,
-    TargetAddress, ata,
+    Mask, Reserve, TargetAddress, ata,
 };
 use crate::block::{
-    BlockError, Completion, Counters, Operation, Payload, Request, RequestId, SECTOR_BYTES, SubmitError,
-    VolumeState, VolumeStatus,
+    BlockError, Completion, Operation, PathState, PathStatus, Payload, Request, SECTOR_BYTES, Stage,
+    SubmitError, VolumeState, VolumeStatus,
 };
-use crate::limits::{
-    AOE_FRAME_LIFETIME_NS, AOE_FRAMES_MAX, AOE_RETIRED_TAGS_MAX, AOE_STALE_MAX, BACKOFF_NS_MAX, REQUESTS_MAX,
-};
-use crate::order::Order;
-use crate::random::Random;
+use crate::limits::{AOE_ADMINISTRATIONS_MAX, AOE_FRAME_LIFETIME_NS, AOE_FRAMES_MAX, AOE_PATHS_MAX};
+use crate::planted::{Bug, planted};
+use crate::random::{Marks, Random};
+use crate::rate::Limits;
+use crate::requests::{Fragment, Release, Requests, Shape};
 
+mod administration;
 mod answers;
 mod emit;
+mod path;
+mod recovery;
 mod status;
 
-const RTO_FIRST_NS: u64 = 100_000_000;
-const RTO_NS_MIN: u64 = 10_000_000;
-/// Tries after which the target counts as lost and the volume as stalled.
-const STALL_TRIES: u32 = 3;
-/// Silence of the target that, with so many tries, is a stall and not mere loss.
-const STALL_SILENCE_NS: u64 = 1_000_000_000;
-/// Tries after which a frame size that never worked is given up.
-const FALLBACK_TRIES: u32 = 3;
+pub use administration::{Administration, Outcome};
+use path::{Path, Phase};
+
 /// The size every Ethernet carries: 1024 octets.
 const SECTORS_FALLBACK: u8 = 2;
-const WINDOW_FIRST: u32 = 4;
 
 /// What a session needs to know.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct TargetConfig {
     /// The target's name.
     pub target: TargetAddress,
-    /// The station we send from.
-    pub source: MacAddress,
-    /// The only station believed; without it the first one that answers.
-    pub mac: Option<MacAddress>,
-    /// Largest Ethernet payload of the path.
+    /// The stations we send from: one for each network that leads to the target.
+    pub sources: Vec<MacAddress>,
+    /// The only stations believed; without any, the first one that answers.
+    pub macs: Vec<MacAddress>,
+    /// Largest Ethernet payload of our network.
     pub mtu: usize,
+    /// Writes are refused.
+    pub read_only: bool,
+    /// Frames of an earlier session with this target can arrive until then: no
+    /// write starts before.
+    pub hold_writes_until_ns: u64,
     /// Unpredictable.
     pub seed: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Query,
-    Identify,
-    Ready,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Kind {
     Query,
     Identify,
-    Flush { id: RequestId },
-    Data { id: RequestId, write: bool, lba: u64, first: u32, sectors: u8 },
+    /// A read that answers whether frames of this size pass, both ways.
+    Size(u8),
+    /// A read, write or flush.
+    Fragment(Fragment),
+    Administration(Administration),
+}
+
+impl Kind {
+    /// The part of a request that it carries.
+    const fn fragment(&self) -> Option<&Fragment> {
+        match self {
+            Self::Fragment(fragment) => Some(fragment),
+            _ => None,
+        }
+    }
 }
 
 /// A frame that awaits its answer.
@@ -70,6 +78,7 @@ enum Kind {
 struct Slot {
     tag: u32,
     kind: Kind,
+    path: usize,
     first_ns: u64,
     sent_ns: u64,
     deadline_ns: u64,
@@ -80,56 +89,25 @@ struct Slot {
     copied: bool,
 }
 
-/// A started request.
-#[derive(Debug)]
-struct Active {
-    request: Request,
-    /// Ranges (first sector, count) not yet in a frame.
-    todo: VecDeque<(u32, u32)>,
-    unacknowledged: u32,
-    in_flight: u32,
-    failed: Option<BlockError>,
-}
-
-/// A range that a wandering copy of a finished write could still overwrite.
-#[derive(Debug)]
-struct Stale {
-    first: u64,
-    end: u64,
-    expires_ns: u64,
-}
-
 /// The session.
 pub struct Target {
     config: TargetConfig,
-    phase: Phase,
-    mac: Option<MacAddress>,
-    capacity: Option<u64>,
-    buffers: u16,
-    firmware: u16,
-    sectors_per_frame: u8,
-    size_confirmed: bool,
-    fell_back: bool,
+    paths: Vec<Path>,
+    /// The station bound to, where none is configured.
+    bound: Option<MacAddress>,
+    identity: Option<Identity>,
     plain_flush: bool,
-    order: Order,
-    active: Vec<Active>,
+    requests: Requests,
     slots: Vec<Slot>,
-    stale: Vec<Stale>,
-    writes_held_until_ns: u64,
-    retired: VecDeque<(u32, u64)>,
-    completions: VecDeque<Completion>,
+    /// Where to look for work next, so that paths take turns.
+    turn: usize,
+    tags: Marks,
     random: Random,
-    /// Frames allowed in flight, in sixteenths.
-    window: u32,
-    threshold: u32,
-    halved_ns: u64,
-    srtt_ns: Option<u64>,
-    rttvar_ns: u64,
+    administrations: VecDeque<Administration>,
+    outcomes: VecDeque<Outcome>,
     stalled_since_ns: Option<u64>,
-    counters: Counters,
     last_error: Option<&'static str>,
     refused: bool,
-    heard_ns: u64,
     now_ns: u64,
 }
 
@@ -137,35 +115,33 @@ impl Target {
     /// A session that will look for its target.
     #[must_use]
     pub fn new(config: TargetConfig) -> Self {
+        let mut random = Random::new(config.seed);
+        let mut paths = Vec::new();
+        for source in &config.sources {
+            if config.macs.is_empty() {
+                paths.push(Path::new(*source, None));
+            }
+            paths.extend(config.macs.iter().map(|mac| Path::new(*source, Some(*mac))));
+        }
+        paths.truncate(AOE_PATHS_MAX);
+        let mut requests = Requests::new();
+        requests.hold_all(config.hold_writes_until_ns);
         Self {
             config,
-            phase: Phase::Query,
-            mac: config.mac,
-            capacity: None,
-            buffers: 1,
-            firmware: 0,
-            sectors_per_frame: SECTORS_FALLBACK,
-            size_confirmed: false,
-            fell_back: false,
+            paths,
+            bound: None,
+            identity: None,
             plain_flush: false,
-            order: Order::new(),
-            active: Vec::new(),
+            requests,
             slots: Vec::new(),
-            stale: Vec::new(),
-            writes_held_until_ns: 0,
-            retired: VecDeque::new(),
-            completions: VecDeque::new(),
-            random: Random::new(config.seed),
-            window: WINDOW_FIRST * 16,
-            threshold: u32::MAX,
-            halved_ns: 0,
-            srtt_ns: None,
-            rttvar_ns: 0,
+            turn: 0,
+            tags: Marks::new(&mut random),
+            random,
+            administrations: VecDeque::new(),
+            outcomes: VecDeque::new(),
             stalled_since_ns: None,
-            counters: Counters::default(),
             last_error: None,
             refused: false,
-            heard_ns: 0,
             now_ns: 0,
         }
     }
@@ -174,321 +150,140 @@ impl Target {
     ///
     /// # Errors
     /// Nothing was accepted.
-    pub fn submit(&mut self, request: Request, _now_ns: u64) -> Result<(), SubmitError> {
-        if self.order.len().saturating_add(self.completions.len()) >= REQUESTS_MAX {
-            return Err(SubmitError::Full);
+    pub fn submit(&mut self, request: Request, now_ns: u64) -> Result<(), SubmitError> {
+        if self.config.read_only && request.operation.writes() {
+            return Err(SubmitError::ReadOnly);
         }
-        self.order.submit(request)
+        self.requests.submit(request, now_ns)
     }
 
     /// The next finished request.
     pub fn take_completion(&mut self) -> Option<Completion> {
-        self.completions.pop_front()
+        self.requests.take_completion()
     }
 
     /// Requests accepted and not finished, in order of submission.
     #[must_use]
     pub fn unfinished(&self) -> Vec<Request> {
-        self.order.unfinished()
+        self.requests.unfinished()
     }
 
-    fn active(&mut self, id: RequestId) -> Option<&mut Active> {
-        self.active.iter_mut().find(|active| active.request.id == id)
+    /// Limits what the volume may do.
+    pub fn set_limits(&mut self, limits: Limits, now_ns: u64) {
+        self.requests.set_limits(limits, now_ns);
     }
 
-    fn fragment_done(&mut self, id: RequestId, sectors: u32, error: Option<BlockError>) {
-        let Some(active) = self.active(id) else { return };
-        active.in_flight = active.in_flight.saturating_sub(1);
-        active.unacknowledged = active.unacknowledged.saturating_sub(sectors);
-        if error.is_some() {
-            active.failed = active.failed.or(error);
-            active.todo.clear();
-        }
-        // A failed request ends only when none of its frames can still land.
-        let done = active.in_flight == 0
-            && active.todo.is_empty()
-            && (active.failed.is_some() || active.unacknowledged == 0);
-        if done {
-            let result = active.failed.map_or(Ok(()), Err);
-            self.active.retain(|active| active.request.id != id);
-            self.complete(id, result);
-        }
-    }
-
-    fn complete(&mut self, id: RequestId, result: Result<(), BlockError>) {
-        let Some(request) = self.order.finish(id) else { return };
-        let octets = u64::from(request.sectors).saturating_mul(SECTOR_BYTES as u64);
-        match (result, request.operation) {
-            (Err(_), _) => self.counters.failed = self.counters.failed.wrapping_add(1),
-            (Ok(()), Operation::Read) => {
-                self.counters.bytes_read = self.counters.bytes_read.wrapping_add(octets);
-            }
-            (Ok(()), Operation::Write) => {
-                self.counters.bytes_written = self.counters.bytes_written.wrapping_add(octets);
-            }
-            (Ok(()), Operation::Flush) => {}
-        }
-        if result.is_ok() {
-            self.counters.completed = self.counters.completed.wrapping_add(1);
-        }
-        self.completions.push_back(Completion { id, result });
-    }
-
-    /// Bookkeeping of an answered frame: round-trip time, window, stall.
-    fn answered(&mut self, slot: &Slot) {
-        self.retire(slot.tag);
-        self.heard_ns = self.now_ns;
-        if slot.timed {
-            let sample = self.now_ns.saturating_sub(slot.sent_ns).max(1);
-            // RFC 6298 section 2.
-            match self.srtt_ns {
-                None => {
-                    self.srtt_ns = Some(sample);
-                    self.rttvar_ns = sample / 2;
-                }
-                Some(srtt) => {
-                    let deviation = srtt.abs_diff(sample);
-                    self.rttvar_ns = (self.rttvar_ns.saturating_mul(3).saturating_add(deviation)) / 4;
-                    self.srtt_ns = Some((srtt.saturating_mul(7).saturating_add(sample)) / 8);
-                }
-            }
-        }
-        let most = u32::from(self.buffers.min(AOE_FRAMES_MAX)) * 16;
-        let growth = if self.window < self.threshold { 16 } else { 256 / self.window.max(16) };
-        self.window = self.window.saturating_add(growth).min(most).max(16);
-        self.refused = false;
-        if self.stalled_since_ns.take().is_some() {
-            // It is back: do not sit out the long pauses.
-            for slot in &mut self.slots {
-                slot.deadline_ns = self.now_ns;
-            }
-        }
-    }
-
-    fn rto_ns(&self) -> u64 {
-        self.srtt_ns.map_or(RTO_FIRST_NS, |srtt| {
-            srtt.saturating_add(self.rttvar_ns.saturating_mul(4)).max(RTO_NS_MIN)
-        })
-    }
-
-    fn backoff_ns(&mut self, tries: u32) -> u64 {
-        let doublings = tries.saturating_sub(1).min(16);
-        let pause = self.rto_ns().saturating_mul(1 << doublings).min(BACKOFF_NS_MAX);
-        if tries > 1 { self.random.jitter(pause) } else { pause }
-    }
-
-    fn retire(&mut self, tag: u32) {
-        if self.retired.len() >= AOE_RETIRED_TAGS_MAX {
-            self.retired.pop_front();
-        }
-        self.retired.push_back((tag, self.now_ns));
+    /// How long a request may wait for the target before it fails; `None` is for
+    /// ever.
+    pub fn set_deadline(&mut self, deadline_ns: Option<u64>) {
+        self.requests.set_deadline(deadline_ns);
     }
 
     /// A tag that no frame in the network can carry.
     fn fresh_tag(&mut self) -> u32 {
-        while let Some((_, retired_ns)) = self.retired.front()
-            && self.now_ns.saturating_sub(*retired_ns) > AOE_FRAME_LIFETIME_NS
-        {
-            self.retired.pop_front();
-        }
         loop {
-            let tag = self.random.next_u32();
-            let taken = self.slots.iter().any(|slot| slot.tag == tag)
-                || self.retired.iter().any(|(retired, _)| *retired == tag);
-            if !taken {
+            let tag = if planted(Bug::TagsReused) { self.random.next_u32() % 24 } else { self.tags.next() };
+            if !self.slots.iter().any(|slot| slot.tag == tag) {
                 return tag;
             }
         }
     }
 
-    fn remember_stale(&mut self, lba: u64, sectors: u64, sent_ns: u64) {
-        let expires_ns = sent_ns.saturating_add(AOE_FRAME_LIFETIME_NS);
-        if self.stale.len() >= AOE_STALE_MAX {
-            // Out of room: hold every write until nothing can wander any more.
-            self.writes_held_until_ns = self.writes_held_until_ns.max(expires_ns);
-        } else {
-            self.stale.push(Stale { first: lba, end: lba.saturating_add(sectors), expires_ns });
-        }
-    }
-
-    fn again(&mut self, kind: Kind) {
-        self.again_after(kind, STALL_TRIES, self.now_ns);
-    }
-
-    /// Keeps a command under a new tag, to be sent after a pause.
-    fn again_after(&mut self, kind: Kind, tries: u32, first_ns: u64) {
-        let pause = self.backoff_ns(tries.saturating_add(1));
+    /// Enters a command into the table; it is sent at `deadline_ns`.
+    fn enter(&mut self, kind: Kind, path: usize, tries: u32, deadline_ns: u64) -> u32 {
         let tag = self.fresh_tag();
+        if let Some(path) = self.paths.get_mut(path) {
+            path.in_flight = path.in_flight.saturating_add(1);
+        }
         self.slots.push(Slot {
             tag,
             kind,
-            first_ns,
+            path,
+            first_ns: self.now_ns,
             sent_ns: self.now_ns,
-            deadline_ns: self.now_ns.saturating_add(pause),
-            tries: tries.saturating_add(1),
-            timed: false,
-            copied: true,
+            deadline_ns,
+            tries,
+            timed: tries == 1,
+            copied: tries > 1,
         });
+        tag
     }
 
-    /// The next Ethernet frame to send, written to `buffer`; call until `None`.
+    /// Takes a command out of the table.
+    fn leave(&mut self, index: usize) -> Slot {
+        let slot = self.slots.swap_remove(index);
+        if let Some(path) = self.paths.get_mut(slot.path) {
+            path.in_flight = path.in_flight.saturating_sub(1);
+        }
+        slot
+    }
+
+    /// The next Ethernet frame to send, written to `buffer`; call until `None`. Its
+    /// source address tells from which network it is to leave.
     pub fn transmit(&mut self, buffer: &mut [u8], now_ns: u64, payload: &mut dyn Payload) -> Option<usize> {
         self.poll(now_ns);
-        if let Some(index) = self.slots.iter().position(|slot| slot.deadline_ns <= now_ns) {
-            return self.resend(index, buffer, payload);
-        }
-        let kind = self.next_command()?;
-        let tag = self.fresh_tag();
-        let pause = self.backoff_ns(1);
-        self.slots.push(Slot {
-            tag,
-            kind,
-            first_ns: now_ns,
-            sent_ns: now_ns,
-            deadline_ns: now_ns.saturating_add(pause),
-            tries: 1,
-            timed: true,
-            copied: false,
-        });
-        self.emit(tag, kind, buffer, payload)
-    }
-
-    fn resend(&mut self, index: usize, buffer: &mut [u8], payload: &mut dyn Payload) -> Option<usize> {
-        let now_ns = self.now_ns;
-        let tries = self.slots.get(index)?.tries.saturating_add(1);
-        let pause = self.backoff_ns(tries);
-        let slot = self.slots.get_mut(index)?;
-        slot.tries = tries;
-        slot.sent_ns = now_ns;
-        slot.timed = false;
-        slot.copied = true;
-        slot.deadline_ns = now_ns.saturating_add(pause);
-        let (tag, kind, first_ns) = (slot.tag, slot.kind, slot.first_ns);
-        self.counters.retries = self.counters.retries.wrapping_add(1);
-        if now_ns.saturating_sub(self.halved_ns) > self.srtt_ns.unwrap_or(RTO_FIRST_NS) {
-            self.halved_ns = now_ns;
-            self.window = (self.window / 2).max(16);
-            self.threshold = self.window;
-        }
-        let silent = now_ns.saturating_sub(self.heard_ns.max(first_ns)) >= STALL_SILENCE_NS;
-        if tries >= STALL_TRIES && silent && self.stalled_since_ns.is_none() {
-            self.stalled_since_ns = Some(self.heard_ns.max(first_ns));
-            self.counters.stalls = self.counters.stalls.wrapping_add(1);
-        }
-        self.emit(tag, kind, buffer, payload)
-    }
-
-    /// What to send next, if the window has room.
-    fn next_command(&mut self) -> Option<Kind> {
-        match self.phase {
-            Phase::Query => self.slots.is_empty().then_some(Kind::Query),
-            Phase::Identify => self.slots.is_empty().then_some(Kind::Identify),
-            Phase::Ready => {
-                let in_flight = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
-                if in_flight >= self.window / 16 {
-                    return None;
-                }
-                loop {
-                    if let Some(kind) = self.next_fragment() {
-                        return Some(kind);
-                    }
-                    self.start_request()?;
-                }
+        while let Some(index) = self.slots.iter().position(|slot| slot.deadline_ns <= now_ns) {
+            if let Some(length) = self.resend(index, buffer, payload) {
+                return Some(length);
             }
         }
+        let (path, kind) = self.next_command()?;
+        let patience = self.paths.get(path)?.patience_ns(1, &mut self.random);
+        let tag = self.enter(kind, path, 1, now_ns.saturating_add(patience));
+        let slot = self.slots.last().filter(|slot| slot.tag == tag)?;
+        self.emit(slot, buffer, payload)
     }
 
-    fn next_fragment(&mut self) -> Option<Kind> {
-        let limit = u32::from(self.sectors_per_frame.max(1));
-        let active = self.active.iter_mut().find(|active| !active.todo.is_empty())?;
-        let (first, count) = active.todo.pop_front()?;
-        active.in_flight = active.in_flight.saturating_add(1);
-        let request = active.request;
-        if request.operation == Operation::Flush {
-            return Some(Kind::Flush { id: request.id });
+    /// What to send next and where, if there is room.
+    fn next_command(&mut self) -> Option<(usize, Kind)> {
+        for step in 0..self.paths.len() {
+            let index = self.turn.wrapping_add(step) % self.paths.len().max(1);
+            if let Some(kind) = self.next_on_path(index) {
+                self.turn = index.wrapping_add(1);
+                return Some((index, kind));
+            }
         }
-        let sectors = count.min(limit);
-        if count > sectors {
-            active.todo.push_front((first.saturating_add(sectors), count - sectors));
-        }
-        Some(Kind::Data {
-            id: request.id,
-            write: request.operation == Operation::Write,
-            lba: request.lba.0.saturating_add(u64::from(first)),
-            first,
-            sectors: u8::try_from(sectors).unwrap_or(1),
-        })
+        None
     }
 
-    fn start_request(&mut self) -> Option<()> {
-        let (stale, held) = (&self.stale, self.now_ns < self.writes_held_until_ns);
-        let request = self.order.start_next(|request| {
-            request.operation != Operation::Write
-                || (!held
-                    && !stale.iter().any(|stale| request.lba.0 < stale.end && stale.first < request.end()))
-        })?;
-        if request.operation != Operation::Flush
-            && self.capacity.is_none_or(|capacity| request.end() > capacity)
+    fn next_on_path(&mut self, index: usize) -> Option<Kind> {
+        let (now_ns, total) = (self.now_ns, self.slots.len());
+        let others_live = self.paths.iter().any(Path::is_live);
+        let path = self.paths.get_mut(index)?;
+        match path.phase {
+            Phase::Query | Phase::Refused => return (path.in_flight == 0).then_some(Kind::Query),
+            Phase::Identify => return (path.in_flight == 0).then_some(Kind::Identify),
+            Phase::Ready => {}
+        }
+        if path.lost_since_ns.is_some() && others_live {
+            // Others do its work: it looks for the target from the beginning.
+            path.phase = Phase::Query;
+            return None;
+        }
+        if core::mem::take(&mut path.recheck) {
+            return Some(Kind::Identify);
+        }
+        let probing = self.slots.iter().any(|slot| slot.path == index && matches!(slot.kind, Kind::Size(_)));
+        let capacity = self.identity.map_or(0, |identity| identity.capacity);
+        if !probing
+            && let Some(size) = path.sizes.candidate(now_ns).filter(|size| u64::from(*size) <= capacity)
         {
-            self.complete(request.id, Err(BlockError::OutOfRange));
-            return Some(());
+            return Some(Kind::Size(size));
         }
-        self.active.push(Active {
-            request,
-            todo: VecDeque::from([(0, request.sectors)]),
-            unacknowledged: request.sectors,
-            in_flight: 0,
-            failed: None,
-        });
-        Some(())
+        let queue = usize::from(path.buffers.min(AOE_FRAMES_MAX).max(1));
+        if !path.has_room() || total >= queue {
+            return None;
+        }
+        if let Some(command) = self.administrations.pop_front() {
+            return Some(Kind::Administration(command));
+        }
+        let shape = self.shape(index)?;
+        self.requests.next_fragment(&shape).map(Kind::Fragment)
     }
 
-    /// Advances timers: forgets what can no longer arrive, falls back to small frames.
-    pub fn poll(&mut self, now_ns: u64) {
-        self.now_ns = self.now_ns.max(now_ns);
-        self.stale.retain(|stale| stale.expires_ns > now_ns);
-        let too_big = !self.size_confirmed
-            && self.sectors_per_frame > SECTORS_FALLBACK
-            && self.slots.iter().any(|slot| {
-                slot.deadline_ns <= now_ns
-                    && slot.tries >= FALLBACK_TRIES
-                    && matches!(slot.kind, Kind::Data { sectors, .. } if sectors > SECTORS_FALLBACK)
-            });
-        if too_big {
-            self.fall_back();
-        }
-    }
-
-    /// The path loses full frames: cut what is under way into small ones.
-    fn fall_back(&mut self) {
-        self.sectors_per_frame = SECTORS_FALLBACK;
-        self.fell_back = true;
-        self.last_error = Some("the path does not carry the advertised frame size");
-        for slot in core::mem::take(&mut self.slots) {
-            let Kind::Data { id, write, lba, first, sectors } = slot.kind else {
-                self.slots.push(slot);
-                continue;
-            };
-            self.retire(slot.tag);
-            if write {
-                self.remember_stale(lba, u64::from(sectors), slot.sent_ns);
-            }
-            if let Some(active) = self.active(id) {
-                active.in_flight = active.in_flight.saturating_sub(1);
-                if active.failed.is_none() {
-                    active.todo.push_back((first, u32::from(sectors)));
-                }
-            }
-        }
-        // Requests that had failed and lost their last frame end here.
-        let ended: Vec<RequestId> = self
-            .active
-            .iter()
-            .filter(|active| active.failed.is_some() && active.in_flight == 0)
-            .map(|active| active.request.id)
-            .collect();
-        for id in ended {
-            self.fragment_done(id, 0, None);
-        }
+    fn shape(&self, path: usize) -> Option<Shape> {
+        let data = u32::from(self.paths.get(path)?.sizes.good.max(1));
+        let capacity = self.identity?.capacity;
+        Some(Shape { capacity, block: 1, data, discard: 0, zeroes: data })
     }
 }

@@ -1,6 +1,7 @@
 //! AoE frames: parse and emit.
 //!
-//! Spec: AoE r11, section 2 (header), 3.1 (ATA), 3.2 (query config).
+//! Spec: AoE r11, section 2 (header), 3.1 (ATA), 3.2 (query config), 3.3 (MAC mask
+//! list), 3.4 (reserve and release).
 
 use core::fmt;
 
@@ -20,6 +21,8 @@ const FLAG_RESPONSE: u8 = 0x08;
 const FLAG_ERROR: u8 = 0x04;
 const COMMAND_ATA: u8 = 0;
 const COMMAND_CONFIG: u8 = 1;
+const COMMAND_MASK: u8 = 2;
+const COMMAND_RESERVE: u8 = 3;
 
 /// A station address.
 pub type MacAddress = [u8; 6];
@@ -109,8 +112,32 @@ pub enum Body<'a> {
     Ata(Ata<'a>),
     /// Section 3.2.
     Config(Config<'a>),
-    /// A command we do not speak (MAC mask, reserve).
+    /// Section 3.3.
+    Mask(Mask<'a>),
+    /// Section 3.4.
+    Reserve(Reserve<'a>),
+    /// A command we do not speak.
     Other(u8),
+}
+
+/// Section 3.3: the stations that a target answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mask<'a> {
+    /// Zero reads the list, one edits it.
+    pub command: u8,
+    /// In a response, why the edit failed: 1 unspecified, 2 bad directive, 3 full.
+    pub error: u8,
+    /// Directives of eight octets: reserved, what to do (1 add, 2 delete), station.
+    pub directives: &'a [[u8; 8]],
+}
+
+/// Section 3.4: the stations that may use a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reserve<'a> {
+    /// Zero reads the list, one sets it, two sets it by force.
+    pub command: u8,
+    /// The stations; none means that nobody holds the target.
+    pub stations: &'a [MacAddress],
 }
 
 /// Section 3.1: an ATA command or its result.
@@ -187,6 +214,8 @@ impl<'a> Frame<'a> {
         let body = match *frame.get(19)? {
             COMMAND_ATA => Body::Ata(Ata::parse(frame.get(HEADER_BYTES..)?)?),
             COMMAND_CONFIG => Body::Config(Config::parse(frame.get(HEADER_BYTES..)?)?),
+            COMMAND_MASK => Body::Mask(Mask::parse(frame.get(HEADER_BYTES..)?)?),
+            COMMAND_RESERVE => Body::Reserve(Reserve::parse(frame.get(HEADER_BYTES..)?)?),
             other => Body::Other(other),
         };
         let response = version_flags & FLAG_RESPONSE != 0;
@@ -200,6 +229,8 @@ impl<'a> Frame<'a> {
         let length = match &self.body {
             Body::Ata(ata) => ATA_DATA_OFFSET.checked_add(ata.data.len())?,
             Body::Config(config) => (HEADER_BYTES + 8).checked_add(config.string.len())?,
+            Body::Mask(mask) => (HEADER_BYTES + 4).checked_add(mask.directives.as_flattened().len())?,
+            Body::Reserve(list) => (HEADER_BYTES + 2).checked_add(list.stations.as_flattened().len())?,
             Body::Other(_) => HEADER_BYTES,
         };
         let padded = length.max(FRAME_BYTES_MIN);
@@ -211,6 +242,8 @@ impl<'a> Frame<'a> {
         let command = match self.body {
             Body::Ata(_) => COMMAND_ATA,
             Body::Config(_) => COMMAND_CONFIG,
+            Body::Mask(_) => COMMAND_MASK,
+            Body::Reserve(_) => COMMAND_RESERVE,
             Body::Other(other) => other,
         };
         let [s0, s1] = self.target.shelf.to_be_bytes();
@@ -230,6 +263,8 @@ impl<'a> Frame<'a> {
         match &self.body {
             Body::Ata(ata) => ata.emit(rest)?,
             Body::Config(config) => config.emit(rest)?,
+            Body::Mask(mask) => mask.emit(rest)?,
+            Body::Reserve(list) => list.emit(rest)?,
             Body::Other(_) => {}
         }
         Some(padded)
@@ -306,11 +341,43 @@ impl<'a> Config<'a> {
     }
 }
 
+impl<'a> Mask<'a> {
+    fn parse(bytes: &'a [u8]) -> Option<Self> {
+        let [_, command, error, count] = *bytes.first_chunk()?;
+        let (directives, _) = bytes.get(4..)?.as_chunks::<8>();
+        Some(Self { command, error, directives: directives.get(..usize::from(count))? })
+    }
+
+    fn emit(&self, target: &mut [u8]) -> Option<()> {
+        let count = u8::try_from(self.directives.len()).ok()?;
+        target.get_mut(..4)?.copy_from_slice(&[0, self.command, self.error, count]);
+        target.get_mut(4..)?.copy_from_slice(self.directives.as_flattened());
+        Some(())
+    }
+}
+
+impl<'a> Reserve<'a> {
+    fn parse(bytes: &'a [u8]) -> Option<Self> {
+        let [command, count] = *bytes.first_chunk()?;
+        let (stations, _) = bytes.get(2..)?.as_chunks::<6>();
+        Some(Self { command, stations: stations.get(..usize::from(count))? })
+    }
+
+    fn emit(&self, target: &mut [u8]) -> Option<()> {
+        let count = u8::try_from(self.stations.len()).ok()?;
+        target.get_mut(..2)?.copy_from_slice(&[self.command, count]);
+        target.get_mut(2..)?.copy_from_slice(self.stations.as_flattened());
+        Some(())
+    }
+}
+
 /// What IDENTIFY DEVICE tells (ATA/ATAPI-7, section 6.17).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// Sectors addressable with 48 bits.
     pub capacity: u64,
+    /// Serial number and model: words 10 to 19 and 27 to 46, as sent.
+    pub name: [u8; 60],
 }
 
 impl Identity {
@@ -327,7 +394,12 @@ impl Identity {
         }
         let capacity =
             (100..104).rev().try_fold(0u64, |sum, index| Some((sum << 16) | u64::from(word(index)?)))?;
-        (capacity > 0 && capacity <= 1 << 48).then_some(Self { capacity })
+        let mut name = [0; 60];
+        let words = data.get(20..40)?.iter().chain(data.get(54..94)?);
+        for (target, source) in name.iter_mut().zip(words) {
+            *target = *source;
+        }
+        (capacity > 0 && capacity <= 1 << 48).then_some(Self { capacity, name })
     }
 }
 
@@ -388,6 +460,32 @@ mod tests {
     }
 
     #[test]
+    fn masks_and_reservations() {
+        let mut bytes = [0u8; 60];
+        bytes[12..24].copy_from_slice(&[0x88, 0xa2, 0x10, 0, 0, 11, 1, 2, 0, 0, 0, 9]);
+        let directives = [0, 1, 1, 2, 3, 4, 5, 6, 0, 2, 7, 8, 9, 10, 11, 12];
+        bytes[24..28].copy_from_slice(&[0, 1, 0, 2]);
+        bytes[28..44].copy_from_slice(&directives);
+        let frame = Frame::parse(&bytes).unwrap();
+        let pairs = directives.as_chunks().0;
+        assert_eq!(frame.body, Body::Mask(Mask { command: 1, error: 0, directives: pairs }));
+        let mut again = [0xee; 60];
+        assert_eq!((frame.emit(&mut again), again), (Some(60), bytes));
+        bytes[27] = 5;
+        assert_eq!(Frame::parse(&bytes), None, "more directives than octets");
+
+        bytes[19] = 3;
+        bytes[24..].fill(0);
+        bytes[24..32].copy_from_slice(&[2, 1, 1, 2, 3, 4, 5, 6]);
+        let frame = Frame::parse(&bytes).unwrap();
+        let stations = &[[1, 2, 3, 4, 5, 6]];
+        assert_eq!(frame.body, Body::Reserve(Reserve { command: 2, stations }));
+        assert_eq!((frame.emit(&mut again), again), (Some(60), bytes));
+        bytes[25] = 6;
+        assert_eq!(Frame::parse(&bytes), None, "more stations than octets");
+    }
+
+    #[test]
     fn mutations_round_trip_or_are_refused() {
         let mut state = 0x2545_f491_4f6c_dd1du64;
         let mut random = || {
@@ -420,6 +518,10 @@ mod tests {
         data[167] = 4;
         assert_eq!(Identity::parse(&data), None, "no capacity");
         data[200..206].copy_from_slice(&[0, 0, 2, 0, 1, 0]);
-        assert_eq!(Identity::parse(&data), Some(Identity { capacity: 0x1_0002_0000 }));
+        data[20..22].copy_from_slice(b"es");
+        data[54..56].copy_from_slice(b"om");
+        let identity = Identity::parse(&data).unwrap();
+        assert_eq!(identity.capacity, 0x1_0002_0000);
+        assert_eq!((&identity.name[..2], &identity.name[20..22]), (&b"es"[..], &b"om"[..]));
     }
 }

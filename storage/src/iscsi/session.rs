@@ -14,8 +14,8 @@ use super::stream::{Event, Receiver, StreamFault};
 use super::tasks::{Outgoing, Sending, Sequence, Source, Task, TaskKind};
 use super::text;
 use crate::block::{
-    BlockError, Completion, Counters, Operation, Payload, Request, RequestId, SECTOR_BYTES, SubmitError,
-    VolumeState, VolumeStatus,
+    BlockError, Completion, Counters, Operation, Payload, Request, RequestId, SECTOR_BYTES, Stage,
+    SubmitError, VolumeState, VolumeStatus,
 };
 use crate::limits::{
     BACKOFF_NS_MAX, ISCSI_COMMAND_SECTORS_MAX, ISCSI_COMMANDS_MAX, ISCSI_DISCOVERED_MAX,
@@ -127,6 +127,8 @@ pub struct Session {
     pinged_ns: Option<(u32, u64)>,
     stalled_since_ns: Option<u64>,
     served: bool,
+    /// How far the last connection came.
+    stage: Stage,
     refused: bool,
     srtt_ns: Option<u64>,
     counters: Counters,
@@ -180,6 +182,7 @@ impl Session {
             pinged_ns: None,
             stalled_since_ns: None,
             served: false,
+            stage: Stage::Silent,
             refused: false,
             srtt_ns: None,
             counters: Counters::default(),
@@ -233,6 +236,11 @@ impl Session {
             self.stalled_since_ns = Some(now_ns);
             self.counters.stalls = self.counters.stalls.wrapping_add(u64::from(self.served));
         }
+        self.stage = match self.state {
+            State::Idle { .. } => Stage::Silent,
+            _ if self.session_handle == 0 => Stage::Connected,
+            _ => Stage::LoggedIn,
+        };
         self.reset_connection();
         self.counters.retries = self.counters.retries.wrapping_add(1);
         if self.failures >= 2 {

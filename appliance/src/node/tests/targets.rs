@@ -60,7 +60,7 @@ impl AoeTarget {
                 };
                 Body::Ata(Ata { command: 0x40, feature: 0, data, ..request })
             }
-            Body::Other(_) => return None,
+            _ => return None,
         };
         let target = self.address;
         let reply =

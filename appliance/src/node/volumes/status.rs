@@ -7,16 +7,15 @@ use alloc::vec::Vec;
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::machine::Disk;
 use mgmt_proto::verb::DiskFacts;
-use netstack::host::{ConnectionState, Host};
 use storage::volume::Volume;
-use storage::{VolumeState, VolumeStatus};
+use storage::{Stage, VolumeState, VolumeStatus};
 
 use super::Volumes;
 
 impl Volumes {
     /// Why a guest's disks are not ready: which one, at which stage.
     #[must_use]
-    pub fn failure(&self, guest: u64, name: &str, host: &Host) -> Failure {
+    pub fn failure(&self, guest: u64, name: &str) -> Failure {
         let waiting = self.bindings.iter().filter(|binding| binding.guest == guest).find_map(|binding| {
             let status = binding.volume.status();
             (status.state != VolumeState::Ready || status.capacity.is_none()).then_some((binding, status))
@@ -24,12 +23,18 @@ impl Volumes {
         let Some((binding, status)) = waiting else {
             return Failure::new(Code::Storage, name, "its disks are not ready", "try again");
         };
-        let open = binding.connection.is_some_and(|id| host.state(id) != ConnectionState::Connecting);
-        let stage = match (&binding.volume, open) {
-            (Volume::Aoe(_), _) if status.rtt_ns.is_none() => "no target answers to that shelf and slot",
+        let refused = status.state == VolumeState::Refused;
+        let stage = match (&binding.volume, status.stage) {
+            (Volume::Aoe(_), Stage::Silent) => "no target answers to that shelf and slot",
+            (Volume::Aoe(_), _) if refused => "the target refuses",
             (Volume::Aoe(_), _) => "the target answers but does not identify itself",
-            (Volume::Iscsi(_), false) => "the portal does not accept a connection",
-            (Volume::Iscsi(_), true) => "the portal is connected, login or inquiry did not finish",
+            (Volume::Iscsi(_), Stage::Silent) => "the portal does not accept a connection",
+            (Volume::Iscsi(_), Stage::Connected) if refused => {
+                "the portal is connected, the login was refused"
+            }
+            (Volume::Iscsi(_), Stage::Connected) => "the portal is connected, login did not finish",
+            (Volume::Iscsi(_), _) if refused => "the target accepted the login, the disk refuses",
+            (Volume::Iscsi(_), _) => "the target accepted the login, inquiry did not finish",
         };
         let detail = status.last_error.map_or_else(String::new, |error| format!(": {error}"));
         let message = format!("disk {}: {stage}{detail}", binding.name);

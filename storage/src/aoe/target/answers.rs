@@ -1,142 +1,201 @@
 //! What a target's answers mean.
 
+use super::administration::{answer_of, mask_answer};
 use super::{
-    ATA_OVERHEAD_BYTES, AoeError, Ata, BlockError, Body, Config, Frame, Identity, Kind, MacAddress, Payload,
-    Phase, SECTOR_BYTES, SECTORS_FALLBACK, STALL_TRIES, Slot, Target, ata,
+    ATA_OVERHEAD_BYTES, AoeError, Ata, BlockError, Body, Bug, Config, Fragment, Frame, Identity, Kind,
+    MacAddress, Operation, Outcome, Payload, Phase, SECTOR_BYTES, SECTORS_FALLBACK, Slot, Target, ata,
+    planted,
 };
 
 impl Target {
     /// Takes a received Ethernet frame; true when it belonged to this session.
     /// Several sessions may share a target: a tag says whose an answer is.
     pub fn receive(&mut self, frame: &[u8], now_ns: u64, payload: &mut dyn Payload) -> bool {
-        self.now_ns = now_ns;
+        self.now_ns = self.now_ns.max(now_ns);
         let Some(frame) = Frame::parse(frame) else { return false };
-        let ours =
-            frame.response && frame.target == self.config.target && frame.destination == self.config.source;
+        let ours = frame.response
+            && frame.target == self.config.target
+            && self.config.sources.contains(&frame.destination);
         if !ours {
             return false;
         }
-        // Only the bound station is believed; before that, any single station.
-        let believed =
-            self.mac.map_or(frame.source.first().is_some_and(|it| it & 1 == 0), |mac| mac == frame.source);
         let index = self.slots.iter().position(|slot| slot.tag == frame.tag);
-        let (true, Some(index)) = (believed, index) else {
-            self.counters.rejected = self.counters.rejected.wrapping_add(1);
+        let path = self.path_of(frame.destination, frame.source);
+        let (Some(path), Some(index)) = (path, index) else {
+            self.reject();
             return index.is_some();
         };
         if let Some(error) = frame.error {
-            self.complain(index, error);
+            self.complain(index, path, error);
             return true;
         }
-        let kind = self.slots.get(index).map(|slot| slot.kind);
-        let plausible = match (kind, &frame.body) {
-            (Some(Kind::Query), Body::Config(_)) => true,
-            (Some(Kind::Identify), Body::Ata(ata)) => failed(ata) || ata.data.len() >= 512,
-            (Some(Kind::Flush { .. }), Body::Ata(_)) => true,
-            (Some(Kind::Data { write, sectors, .. }), Body::Ata(ata)) => {
-                write || failed(ata) || ata.data.len() >= usize::from(sectors) * SECTOR_BYTES
-            }
-            _ => false,
-        };
-        if !plausible {
-            self.counters.rejected = self.counters.rejected.wrapping_add(1);
+        if !self.slots.get(index).is_some_and(|slot| is_plausible(&slot.kind, &frame.body)) {
+            self.reject();
             return true;
         }
-        let slot = self.slots.swap_remove(index);
-        self.answered(&slot);
+        let slot = self.leave(index);
+        self.heard(&slot, path);
         match frame.body {
-            Body::Config(config) => self.bind(frame.source, &config),
-            Body::Ata(ata) => self.result(&slot, &ata, payload),
-            Body::Other(_) => {}
+            Body::Config(config) if slot.kind == Kind::Query => self.bind(slot.path, frame.source, &config),
+            Body::Ata(ata) => self.result(slot, &ata, payload),
+            other => {
+                if let Some(outcome) = answer_of(&other) {
+                    self.outcomes.push_back(outcome);
+                }
+            }
         }
         true
     }
 
-    /// Learns the target's station and limits (3.2).
-    fn bind(&mut self, source: MacAddress, config: &Config<'_>) {
-        self.mac = Some(source);
-        self.buffers = config.buffers.max(1);
-        self.firmware = config.firmware;
-        let advertised = if config.sectors_max == 0 { SECTORS_FALLBACK } else { config.sectors_max };
-        let fitting = self.config.mtu.saturating_sub(ATA_OVERHEAD_BYTES) / SECTOR_BYTES;
-        let fitting = u8::try_from(fitting).unwrap_or(u8::MAX).max(1);
-        self.sectors_per_frame = advertised.min(fitting);
-        self.phase = Phase::Identify;
+    fn reject(&mut self) {
+        self.requests.counters.rejected = self.requests.counters.rejected.wrapping_add(1);
     }
 
-    fn result(&mut self, slot: &Slot, ata: &Ata<'_>, payload: &mut dyn Payload) {
-        match slot.kind {
-            Kind::Query => {}
-            Kind::Identify => match Identity::parse(ata.data).filter(|_| !failed(ata)) {
-                Some(identity) => {
-                    self.capacity = Some(identity.capacity);
-                    self.refused = false;
-                    self.phase = Phase::Ready;
+    /// The path on which a frame came: only stations that are configured are
+    /// believed, or, where none is, the first one that answers.
+    fn path_of(&self, destination: MacAddress, source: MacAddress) -> Option<usize> {
+        let single = source.first().is_some_and(|octet| octet & 1 == 0);
+        self.paths.iter().position(|path| {
+            path.source == destination
+                && match path.mac.or(self.bound) {
+                    Some(mac) => mac == source || planted(Bug::AnyStation),
+                    None => single,
                 }
-                None => {
-                    self.refused = true;
-                    self.last_error = Some("the target has no disk with 48-bit addresses");
-                    // Asked again after a pause: a disk may appear.
-                    self.again(Kind::Identify);
-                }
-            },
-            Kind::Flush { id } => {
-                let aborted = failed(ata) && ata.feature & ata::ERROR_ABORTED != 0;
-                if aborted && !self.plain_flush {
-                    self.plain_flush = true;
-                    if let Some(active) = self.active(id) {
-                        active.in_flight = active.in_flight.saturating_sub(1);
-                        active.todo.push_back((0, 0));
-                    }
-                } else {
-                    self.fragment_done(id, 0, failed(ata).then(|| block_error(ata)));
-                }
-            }
-            Kind::Data { id, write, lba, first, sectors } => {
-                let error = failed(ata).then(|| block_error(ata));
-                let offset = usize::try_from(first).unwrap_or(0).saturating_mul(SECTOR_BYTES);
-                if error.is_none() && !write {
-                    let length = usize::from(sectors) * SECTOR_BYTES;
-                    if let Some(data) = ata.data.get(..length) {
-                        payload.store(id, offset, data);
-                    }
-                }
-                if write && slot.copied {
-                    self.remember_stale(lba, u64::from(sectors), slot.sent_ns);
-                }
-                if error.is_none() && sectors > SECTORS_FALLBACK {
-                    self.size_confirmed = true;
-                }
-                self.fragment_done(id, u32::from(sectors), error);
-            }
+        })
+    }
+
+    /// Learns the target's station and limits (3.2).
+    fn bind(&mut self, index: usize, source: MacAddress, config: &Config<'_>) {
+        let mtu = self.config.mtu;
+        let Some(path) = self.paths.get_mut(index) else { return };
+        path.mac = Some(source);
+        self.bound = Some(source);
+        path.buffers = config.buffers.max(1);
+        path.firmware = config.firmware;
+        let advertised = if config.sectors_max == 0 { SECTORS_FALLBACK } else { config.sectors_max };
+        let fitting = mtu.saturating_sub(ATA_OVERHEAD_BYTES) / SECTOR_BYTES;
+        let fitting = u8::try_from(fitting).unwrap_or(u8::MAX).max(1);
+        path.sizes.set_limit(advertised.min(fitting));
+        if planted(Bug::FrameSizeStuck) {
+            path.sizes.passed(advertised.min(fitting));
+        }
+        path.phase = Phase::Identify;
+    }
+
+    fn identified(&mut self, index: usize, found: Option<Identity>) {
+        let Some(found) = found else {
+            return self.refuse_path(index, "the target has no disk with 48-bit addresses");
+        };
+        let other_serves = self.paths.iter().enumerate().any(|(it, path)| it != index && path.is_live());
+        let same = self.identity.is_none_or(|known| known.name == found.name);
+        if other_serves && !same && !planted(Bug::OtherDiskUsed) {
+            return self.refuse_path(index, "the path leads to another disk");
+        }
+        self.identity = Some(found);
+        self.refused = false;
+        self.stalled_since_ns = None;
+        if let Some(path) = self.paths.get_mut(index) {
+            path.phase = Phase::Ready;
+            path.last_error = None;
         }
     }
 
+    fn result(&mut self, slot: Slot, ata: &Ata<'_>, payload: &mut dyn Payload) {
+        match &slot.kind {
+            Kind::Identify => self.identified(slot.path, Identity::parse(ata.data).filter(|_| !failed(ata))),
+            Kind::Size(sectors) => {
+                if let Some(path) = self.paths.get_mut(slot.path)
+                    && !failed(ata)
+                {
+                    path.sizes.passed(*sectors);
+                }
+            }
+            Kind::Fragment(fragment) => {
+                let aborted = failed(ata) && ata.feature & ata::ERROR_ABORTED != 0;
+                if fragment.operation == Operation::Flush && aborted && !self.plain_flush {
+                    self.plain_flush = true;
+                    return self.requests.give_back(fragment);
+                }
+                self.ended(&slot, fragment, ata, payload);
+            }
+            Kind::Query | Kind::Administration(_) => {}
+        }
+    }
+
+    fn ended(&mut self, slot: &Slot, fragment: &Fragment, ata: &Ata<'_>, payload: &mut dyn Payload) {
+        let result = if failed(ata) { Err(block_error(ata)) } else { Ok(()) };
+        let octets = fragment.octets();
+        if result.is_ok() && fragment.operation == Operation::Read {
+            let data = ata.data.get(..octets.min(ata.data.len())).unwrap_or_default();
+            self.requests.store(fragment, 0, data, payload);
+        }
+        if slot.copied {
+            self.hold(slot);
+        }
+        if let Some(path) = self.paths.get_mut(slot.path) {
+            let octets = octets as u64;
+            match fragment.operation {
+                Operation::Read => path.bytes_read = path.bytes_read.wrapping_add(octets),
+                _ => path.bytes_written = path.bytes_written.wrapping_add(octets),
+            }
+        }
+        self.requests.done(fragment, result);
+    }
+
     /// An error of the AoE layer (2.4).
-    fn complain(&mut self, index: usize, error: AoeError) {
-        self.last_error = Some(match error {
+    fn complain(&mut self, index: usize, path: usize, error: AoeError) {
+        let why = match error {
             AoeError::DeviceUnavailable => "the target says: device unavailable",
             AoeError::Reserved => "the target is reserved by another station",
             AoeError::BadArgument => "the target says: bad argument",
             AoeError::UnsupportedVersion => "the target speaks another AoE version",
+            AoeError::ConfigPresent => "the target has a configuration string already",
             _ => "the target refused a command",
-        });
+        };
         let permanent = matches!(error, AoeError::BadArgument | AoeError::UnrecognizedCommand);
-        let slot = self.slots.swap_remove(index);
-        self.retire(slot.tag);
+        let slot = self.leave(index);
+        self.heard(&slot, path);
         match slot.kind {
-            Kind::Flush { id } if permanent => {
-                self.fragment_done(id, 0, Some(BlockError::Unsupported));
+            Kind::Administration(_) => return self.outcomes.push_back(Outcome::Refused(why)),
+            Kind::Fragment(fragment) if permanent => {
+                self.last_error = Some(why);
+                if slot.copied {
+                    self.hold(&slot);
+                }
+                return self.requests.done(&fragment, Err(BlockError::Unsupported));
             }
-            Kind::Data { id, .. } if permanent => {
-                self.fragment_done(id, 0, Some(BlockError::Unsupported));
+            Kind::Size(sectors) => {
+                if let Some(path) = self.paths.get_mut(slot.path) {
+                    path.sizes.failed(sectors, self.now_ns);
+                }
+                return;
             }
             kind => {
+                self.last_error = Some(why);
                 self.refused = true;
-                let tries = slot.tries.max(STALL_TRIES);
-                self.again_after(kind, tries, slot.first_ns);
+                self.later(kind, slot.path, slot.tries);
             }
         }
+        if let Some(path) = self.paths.get_mut(slot.path) {
+            path.last_error = Some(why);
+        }
+    }
+}
+
+/// Whether an answer can be one to that command.
+fn is_plausible(kind: &Kind, body: &Body<'_>) -> bool {
+    match (kind, body) {
+        (Kind::Query, Body::Config(_)) => true,
+        (Kind::Identify, Body::Ata(ata)) => failed(ata) || ata.data.len() >= SECTOR_BYTES,
+        (Kind::Size(sectors), Body::Ata(ata)) => {
+            failed(ata) || ata.data.len() >= usize::from(*sectors) * SECTOR_BYTES
+        }
+        (Kind::Fragment(fragment), Body::Ata(ata)) => {
+            let enough = ata.data.len() >= fragment.octets() || planted(Bug::ShortAnswer);
+            fragment.operation != Operation::Read || failed(ata) || enough
+        }
+        (Kind::Administration(command), body) => mask_answer(command, body),
+        _ => false,
     }
 }
 

@@ -2,51 +2,92 @@
 
 use alloc::{format, vec};
 
-use super::{Phase, Target, VolumeState, VolumeStatus};
+use super::path::Phase;
+use super::{Path, PathState, PathStatus, Stage, Target, VolumeState, VolumeStatus};
 
 impl Target {
     /// When [`Self::poll`] and [`Self::transmit`] are next needed.
     #[must_use]
     pub fn next_deadline(&self) -> Option<u64> {
-        let frames = self.slots.iter().map(|slot| slot.deadline_ns);
-        let held = self.order.has_waiting().then(|| {
-            let stale = self.stale.iter().map(|stale| stale.expires_ns);
-            stale.chain([self.writes_held_until_ns]).filter(|expires_ns| *expires_ns > self.now_ns).min()
-        });
-        frames.chain(held.flatten()).min()
+        let frames = self.slots.iter().map(|slot| slot.deadline_ns).min();
+        let probes = self.paths.iter().filter(|path| path.is_live()).map(|path| path.sizes.again_ns);
+        let probes = probes.filter(|again_ns| *again_ns != u64::MAX).min();
+        [frames, probes, self.requests.next_deadline()].into_iter().flatten().min()
+    }
+
+    /// Whether it serves, and the disk's sectors: cheap to ask.
+    #[must_use]
+    pub fn ready_capacity(&self) -> Option<u64> {
+        self.identity.map(|identity| identity.capacity).filter(|_| self.state() == VolumeState::Ready)
+    }
+
+    pub(super) fn state(&self) -> VolumeState {
+        let stage = self.paths.iter().map(Path::stage).max().unwrap_or_default();
+        match (stage, self.stalled_since_ns) {
+            _ if self.refused => VolumeState::Refused,
+            (Stage::Ready, None) => VolumeState::Ready,
+            _ if self.identity.is_some() => VolumeState::Stalled,
+            _ => VolumeState::Starting,
+        }
     }
 
     /// How the volume is.
     #[must_use]
     pub fn status(&self) -> VolumeStatus {
-        let state = match (self.phase, self.stalled_since_ns) {
-            _ if self.refused => VolumeState::Refused,
-            (Phase::Ready, None) => VolumeState::Ready,
-            (Phase::Ready, Some(_)) => VolumeState::Stalled,
-            _ => VolumeState::Starting,
-        };
         let retries = self.slots.iter().map(|slot| u64::from(slot.tries.saturating_sub(1))).max();
-        let mut negotiated = vec![
-            ("SectorsPerFrame", format!("{}", self.sectors_per_frame)),
-            ("BufferCount", format!("{}", self.buffers)),
-            ("Firmware", format!("{:#06x}", self.firmware)),
-            ("Window", format!("{}", self.window / 16)),
-            ("FrameSizeFellBack", format!("{}", self.fell_back)),
-        ];
-        if let Some([a, b, c, d, e, f]) = self.mac {
-            let mac = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
-            negotiated.push(("TargetMac", mac));
-        }
+        let paths: vec::Vec<_> = self.paths.iter().map(path_status).collect();
+        let best = paths.iter().max_by_key(|path| (path.state == PathState::Active, path.stage));
         VolumeStatus {
-            state,
+            state: self.state(),
+            stage: best.map_or(Stage::Silent, |path| path.stage),
             stalled_since_ns: self.stalled_since_ns,
             retries: retries.unwrap_or(0),
-            rtt_ns: self.srtt_ns,
-            capacity: self.capacity,
-            pending: self.order.len(),
-            counters: self.counters,
+            rtt_ns: best.and_then(|path| path.rtt_ns),
+            capacity: self.identity.map(|identity| identity.capacity),
+            write_protected: false,
+            can_discard: false,
+            pending: self.requests.len(),
+            counters: self.requests.counters,
+            latency: self.requests.latency,
             last_error: self.last_error,
-            negotiated,
+            negotiated: best.map(|path| path.negotiated.clone()).unwrap_or_default(),
+            paths,
         }
+    }
+}
+
+fn path_status(path: &Path) -> PathStatus {
+    let state = match path.phase {
+        Phase::Refused => PathState::Refused,
+        _ if path.lost_since_ns.is_some() => PathState::Lost,
+        Phase::Ready => PathState::Active,
+        _ => PathState::Starting,
+    };
+    let mut negotiated = vec![
+        ("SectorsPerFrame", format!("{}", path.sizes.good)),
+        ("SectorsAdvertised", format!("{}", path.sizes.limit)),
+        ("FrameSizeFellBack", format!("{}", path.sizes.fell_back())),
+        ("BufferCount", format!("{}", path.buffers)),
+        ("Firmware", format!("{:#06x}", path.firmware)),
+        ("Window", format!("{}", path.window / 16)),
+    ];
+    if let Some([a, b, c, d, e, f]) = path.mac {
+        let mac = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
+        negotiated.push(("TargetMac", mac));
+    }
+    PathStatus {
+        name: path.name(),
+        state,
+        stage: path.stage(),
+        rtt_ns: path.srtt_ns,
+        lost_since_ns: path.lost_since_ns,
+        latency: path.latency,
+        bytes_read: path.bytes_read,
+        bytes_written: path.bytes_written,
+        retries: path.retries,
+        digest_errors: 0,
+        stalls: path.stalls,
+        last_error: path.last_error,
+        negotiated,
     }
 }

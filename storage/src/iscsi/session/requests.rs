@@ -13,11 +13,22 @@ impl Session {
     ///
     /// # Errors
     /// Nothing was accepted.
-    pub fn submit(&mut self, request: Request, _now_ns: u64) -> Result<(), SubmitError> {
+    pub fn submit(&mut self, request: Request, now_ns: u64) -> Result<(), SubmitError> {
         if self.order.len().saturating_add(self.completions.len()) >= REQUESTS_MAX {
             return Err(SubmitError::Full);
         }
-        self.order.submit(request)
+        self.order.submit(request, now_ns)
+    }
+
+    /// The submitter was reset and its memory is void: all requests are forgotten,
+    /// none completes. The next login makes the target drop what is under way.
+    pub fn abandon(&mut self) {
+        self.order.clear();
+        self.active.clear();
+        self.completions.clear();
+        if !self.tasks.is_empty() && matches!(self.state, State::Login | State::Full) {
+            self.fail("the guest was reset");
+        }
     }
 
     /// The next finished request.
@@ -91,13 +102,13 @@ impl Session {
     }
 
     fn start_request(&mut self) -> Option<()> {
-        let request = self.order.start_next(|_| true)?;
+        let (request, _) = self.order.start_next(|_| true)?;
         let capacity = self.capacity?;
         let block = u64::from(capacity.sectors_per_block()).max(1);
         let aligned = request.lba.0 % block == 0 && u64::from(request.sectors) % block == 0;
         if request.operation != Operation::Flush && request.end() > capacity.sectors() {
             self.complete(request.id, Err(BlockError::OutOfRange));
-        } else if !aligned {
+        } else if !aligned || matches!(request.operation, Operation::Discard | Operation::WriteZeroes) {
             self.complete(request.id, Err(BlockError::Unsupported));
         } else {
             self.active.push(Active {
@@ -408,7 +419,7 @@ impl Session {
     }
 
     fn complete(&mut self, id: RequestId, result: Result<(), BlockError>) {
-        let Some(request) = self.order.finish(id) else { return };
+        let Some((request, _)) = self.order.finish(id) else { return };
         let octets = u64::from(request.sectors).saturating_mul(SECTOR_BYTES as u64);
         match (result, request.operation) {
             (Err(_), _) => self.counters.failed = self.counters.failed.wrapping_add(1),
@@ -418,7 +429,7 @@ impl Session {
             (Ok(()), Operation::Write) => {
                 self.counters.bytes_written = self.counters.bytes_written.wrapping_add(octets);
             }
-            (Ok(()), Operation::Flush) => {}
+            (Ok(()), _) => {}
         }
         if result.is_ok() {
             self.counters.completed = self.counters.completed.wrapping_add(1);

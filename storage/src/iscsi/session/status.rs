@@ -2,7 +2,9 @@
 
 use alloc::format;
 
-use super::{DiscoveredTarget, Probe, Session, State, VolumeState, VolumeStatus};
+use super::{DiscoveredTarget, Probe, Session, State, Vec, VolumeState, VolumeStatus};
+use crate::block::Stage;
+use crate::histogram::Histogram;
 
 impl Session {
     /// Targets found so far by a discovery session.
@@ -15,6 +17,13 @@ impl Session {
     #[must_use]
     pub fn discovery_finished(&self) -> bool {
         self.state == State::Finished
+    }
+
+    /// Whether it serves, and the disk's sectors: cheap to ask.
+    #[must_use]
+    pub fn ready_capacity(&self) -> Option<u64> {
+        let ready = self.state == State::Full && self.probe == Probe::Done && self.resume_ns <= self.now_ns;
+        self.capacity.filter(|_| ready).map(|capacity| capacity.sectors())
     }
 
     /// How the volume is.
@@ -35,8 +44,19 @@ impl Session {
         let window = self.command_number_max.wrapping_sub(self.command_number).wrapping_add(1);
         negotiated.push(("CommandWindow", format!("{window}")));
         negotiated.push(("Product", self.product.clone()));
+        let stage = match self.state {
+            State::Full if self.probe == Probe::Done => Stage::Ready,
+            State::Full => Stage::LoggedIn,
+            State::Login => Stage::Connected,
+            _ => self.stage,
+        };
         VolumeStatus {
             state,
+            stage,
+            write_protected: false,
+            can_discard: false,
+            latency: Histogram::default(),
+            paths: Vec::new(),
             stalled_since_ns: if ready { None } else { self.stalled_since_ns },
             retries: u64::from(self.failures),
             rtt_ns: self.srtt_ns,

@@ -1,0 +1,268 @@
+//! What happens when answers stay away: tries, other paths, smaller frames, and
+//! what old copies of writes may still do.
+
+use alloc::vec::Vec;
+
+use super::{
+    AOE_FRAME_LIFETIME_NS, Bug, Kind, Path, Payload, Phase, Release, SECTORS_FALLBACK, Slot, Target, planted,
+};
+
+/// Tries after which the path counts as lost.
+const LOST_TRIES: u32 = 3;
+/// Silence of the path that, with so many tries, is a loss and not mere noise.
+const SILENCE_NS: u64 = 1_000_000_000;
+/// Tries after which a large frame is cut into small ones.
+const FALLBACK_TRIES: u32 = 3;
+/// Tries of a frame-size probe.
+const SIZE_TRIES: u32 = 3;
+/// Pause before a path that leads elsewhere is asked again.
+const REFUSED_TRIES: u32 = 6;
+
+impl Target {
+    /// Advances timers: forgets what can no longer arrive, cuts frames that are too
+    /// long for their path, ends what the policy deadline ends.
+    pub fn poll(&mut self, now_ns: u64) {
+        self.now_ns = self.now_ns.max(now_ns);
+        let ended = self.requests.poll(now_ns);
+        if !ended.is_empty() {
+            self.drop_slots(|slot| slot.kind.fragment().is_some_and(|it| ended.contains(&it.group)));
+        }
+        let too_long = |slot: &Slot| {
+            slot.deadline_ns <= now_ns
+                && slot.tries >= FALLBACK_TRIES
+                && slot.kind.fragment().is_some_and(|it| it.sectors > u32::from(SECTORS_FALLBACK))
+                && !planted(Bug::FrameSizeStuck)
+        };
+        if let Some(slot) = self.slots.iter().find(|slot| too_long(slot)) {
+            let path = slot.path;
+            self.fall_back(path);
+        }
+    }
+
+    /// The path loses long frames: cut what is under way into short ones.
+    fn fall_back(&mut self, index: usize) {
+        let now_ns = self.now_ns;
+        if let Some(path) = self.paths.get_mut(index) {
+            path.sizes.fall_back(now_ns);
+            path.last_error = Some("the path does not carry the frame size that it did");
+            self.last_error = path.last_error;
+        }
+        let long = |slot: &Slot| {
+            let data = slot.kind.fragment().is_some_and(|it| it.sectors > u32::from(SECTORS_FALLBACK));
+            slot.path == index && data
+        };
+        for slot in self.take_slots(long) {
+            self.hold(&slot);
+            if let Kind::Fragment(fragment) = slot.kind {
+                self.requests.give_back(&fragment);
+            }
+        }
+    }
+
+    fn take_slots(&mut self, wanted: impl Fn(&Slot) -> bool) -> Vec<Slot> {
+        let mut taken = Vec::new();
+        while let Some(index) = self.slots.iter().position(&wanted) {
+            taken.push(self.leave(index));
+        }
+        taken
+    }
+
+    /// Gives commands up; their copies may still arrive.
+    fn drop_slots(&mut self, wanted: impl Fn(&Slot) -> bool) {
+        for slot in self.take_slots(wanted) {
+            self.hold(&slot);
+        }
+    }
+
+    /// Keeps new writes off where a copy of this one could still land.
+    pub(super) fn hold(&mut self, slot: &Slot) {
+        if let Some(fragment) = slot.kind.fragment().filter(|it| it.operation.writes()) {
+            let release = Release::At(slot.sent_ns.saturating_add(AOE_FRAME_LIFETIME_NS));
+            self.requests.hold(fragment.lba, u64::from(fragment.sectors), release);
+        }
+    }
+
+    /// The submitter was reset and its memory is void: all requests are forgotten,
+    /// none completes. The session goes on; writes that are under way keep new ones
+    /// off their ranges for as long as they can arrive.
+    pub fn abandon(&mut self) {
+        let requests = |slot: &Slot| slot.kind.fragment().is_some();
+        if planted(Bug::ResetForgotten) {
+            let _ = self.take_slots(requests);
+        } else {
+            self.drop_slots(requests);
+        }
+        if self.requests.len() > 0 {
+            // It counts as ready when it has answered once more.
+            for path in self.paths.iter_mut().filter(|path| path.phase == Phase::Ready) {
+                path.phase = Phase::Query;
+            }
+        }
+        self.requests.abandon();
+    }
+
+    /// Until when frames with writes of this session can arrive at the target, if it
+    /// is dropped now.
+    #[must_use]
+    pub fn wandering_until_ns(&self) -> u64 {
+        let writes = |slot: &&Slot| slot.kind.fragment().is_some_and(|it| it.operation.writes());
+        let slots = self.slots.iter().filter(writes);
+        let slots = slots.map(|slot| slot.sent_ns.saturating_add(AOE_FRAME_LIFETIME_NS)).max();
+        slots.unwrap_or(0).max(self.requests.held_until_ns())
+    }
+
+    /// Keeps a command under a new tag, to be sent after a pause.
+    pub(super) fn later(&mut self, kind: Kind, path: usize, tries: u32) {
+        let tries = tries.max(LOST_TRIES).saturating_add(1);
+        let patience = self.paths.get(path).map_or(0, |it| it.patience_ns(tries, &mut self.random));
+        self.enter(kind, path, tries, self.now_ns.saturating_add(patience));
+    }
+
+    /// Sends a command once more, perhaps elsewhere; `None` when there was nothing
+    /// to send after all.
+    pub(super) fn resend(
+        &mut self,
+        index: usize,
+        buffer: &mut [u8],
+        payload: &mut dyn Payload,
+    ) -> Option<usize> {
+        let now_ns = self.now_ns;
+        let slot = self.slots.get(index)?;
+        if let Kind::Size(sectors) = slot.kind
+            && slot.tries >= SIZE_TRIES
+        {
+            let slot = self.leave(index);
+            self.paths.get_mut(slot.path)?.sizes.failed(sectors, now_ns);
+            return None;
+        }
+        if planted(Bug::RetriesGivenUp) && slot.tries >= 4 && slot.kind.fragment().is_some() {
+            self.leave(index);
+            return None;
+        }
+        let (tries, first_ns, at) = (slot.tries.saturating_add(1), slot.first_ns, slot.path);
+        self.missed(at, tries, first_ns, index);
+        let to = self.path_for(index, at);
+        if to != at && self.is_too_long(index, to) {
+            let slot = self.leave(index);
+            self.hold(&slot);
+            if let Kind::Fragment(fragment) = slot.kind {
+                self.requests.give_back(&fragment);
+            }
+            return None;
+        }
+        // On another path the count of tries begins anew.
+        let tries = if to == at { tries } else { 2 };
+        let patience = self.paths.get(to)?.patience_ns(tries, &mut self.random);
+        if to != at {
+            let old = self.paths.get_mut(at)?;
+            old.in_flight = old.in_flight.saturating_sub(1);
+            let new = self.paths.get_mut(to)?;
+            new.in_flight = new.in_flight.saturating_add(1);
+        }
+        let slot = self.slots.get_mut(index)?;
+        if slot.path != to {
+            (slot.path, slot.first_ns) = (to, now_ns);
+        }
+        slot.tries = tries;
+        slot.sent_ns = now_ns;
+        slot.timed = false;
+        slot.copied = true;
+        slot.deadline_ns = now_ns.saturating_add(patience);
+        self.requests.counters.retries = self.requests.counters.retries.wrapping_add(1);
+        self.emit(self.slots.get(index)?, buffer, payload)
+    }
+
+    fn is_too_long(&self, slot: usize, path: usize) -> bool {
+        let sectors = self.slots.get(slot).and_then(|it| it.kind.fragment()).map_or(0, |it| it.sectors);
+        sectors > self.paths.get(path).map_or(0, |it| u32::from(it.sizes.good))
+    }
+
+    /// Where a command goes: commands about a path stay there, others leave a path
+    /// that is lost for one that is not.
+    fn path_for(&self, slot: usize, at: usize) -> usize {
+        let moves = self
+            .slots
+            .get(slot)
+            .is_some_and(|slot| matches!(slot.kind, Kind::Fragment(_) | Kind::Administration(_)));
+        if !moves || self.paths.get(at).is_some_and(Path::is_live) || planted(Bug::DeadPathKept) {
+            return at;
+        }
+        let live = |step: &usize| self.paths.get(*step).is_some_and(Path::is_live);
+        let count = self.paths.len().max(1);
+        (1..count).map(|step| at.saturating_add(step) % count).find(live).unwrap_or(at)
+    }
+
+    /// An answer stayed away.
+    fn missed(&mut self, index: usize, tries: u32, first_ns: u64, slot: usize) {
+        let now_ns = self.now_ns;
+        let size = self.slots.get(slot).is_some_and(|slot| matches!(slot.kind, Kind::Size(_)));
+        let Some(path) = self.paths.get_mut(index) else { return };
+        path.retries = path.retries.wrapping_add(1);
+        if size {
+            return;
+        }
+        path.shrink(now_ns);
+        let since_ns = path.heard_ns.max(first_ns);
+        let silent = now_ns.saturating_sub(since_ns) >= SILENCE_NS;
+        if tries < LOST_TRIES || !silent || path.lost_since_ns.is_some() {
+            return;
+        }
+        path.lost_since_ns = Some(since_ns);
+        path.stalls = path.stalls.wrapping_add(u64::from(path.phase == Phase::Ready));
+        path.last_error = Some("no answer");
+        let serving = self.paths.iter().any(Path::is_live);
+        if serving {
+            // What is under way there goes elsewhere at once.
+            for slot in self.slots.iter_mut().filter(|slot| slot.path == index) {
+                slot.deadline_ns = slot.deadline_ns.min(now_ns);
+            }
+        } else if self.stalled_since_ns.is_none() {
+            self.stalled_since_ns = Some(since_ns);
+            let counters = &mut self.requests.counters;
+            counters.stalls = counters.stalls.wrapping_add(1);
+        }
+    }
+
+    /// An answer came: the path is there.
+    pub(super) fn heard(&mut self, slot: &Slot, index: usize) {
+        let now_ns = self.now_ns;
+        let Some(path) = self.paths.get_mut(index) else { return };
+        path.heard_ns = now_ns;
+        if slot.path == index {
+            let waited = now_ns.saturating_sub(slot.sent_ns);
+            if slot.timed {
+                path.sample(waited);
+            }
+            path.latency.record(now_ns.saturating_sub(slot.first_ns));
+        }
+        path.grow();
+        self.refused = false;
+        let back = path.lost_since_ns.take().is_some();
+        if back {
+            path.recheck = path.phase == Phase::Ready;
+            // Do not sit out the long pauses.
+            for slot in self.slots.iter_mut().filter(|slot| slot.path == index) {
+                slot.deadline_ns = slot.deadline_ns.min(now_ns);
+            }
+        }
+        if self.stalled_since_ns.is_some() && self.paths.iter().any(Path::is_live) {
+            self.stalled_since_ns = None;
+            for slot in &mut self.slots {
+                slot.deadline_ns = slot.deadline_ns.min(now_ns);
+            }
+        }
+    }
+
+    /// The path leads to another disk or to none.
+    pub(super) fn refuse_path(&mut self, index: usize, why: &'static str) {
+        self.last_error = Some(why);
+        if let Some(path) = self.paths.get_mut(index) {
+            path.phase = Phase::Refused;
+            path.last_error = Some(why);
+        }
+        if !self.paths.iter().any(|path| path.phase == Phase::Ready) {
+            self.refused = true;
+        }
+        self.later(Kind::Query, index, REFUSED_TRIES);
+    }
+}

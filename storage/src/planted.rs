@@ -1,0 +1,85 @@
+//! Bugs planted to test the tests: each can be switched on by a unit test of this
+//! crate, and the simulation has to find it. Any other build has none of them.
+
+/// A bug that can be switched on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bug {
+    /// Overlapping requests run at the same time.
+    OverlapIgnored,
+    /// A flush does not wait for the writes before it.
+    FlushEarly,
+    /// A flush is acknowledged without asking the target.
+    FlushSkipped,
+    /// A request is acknowledged with its first fragment.
+    AcknowledgedEarly,
+    /// The second fragment of a request begins a sector late.
+    SplitOffByOne,
+    /// Joined requests exchange their data.
+    MergeSwapped,
+    /// An error is reported as success.
+    ErrorHidden,
+    /// What a lost connection or path left behind is not sent again.
+    ReissueForgotten,
+    /// Requests of a guest that was reset leave no trace.
+    ResetForgotten,
+    /// Zeroes are not written.
+    ZeroesSkipped,
+    /// Tags come from a small set and are used again at once.
+    TagsReused,
+    /// Wandering copies of writes are not waited for.
+    CopiesForgotten,
+    /// Any station's answer is believed.
+    AnyStation,
+    /// An answer with too little data is taken.
+    ShortAnswer,
+    /// Frames that are too long for the path are sent for ever.
+    FrameSizeStuck,
+    /// A frame is given up after a few tries.
+    RetriesGivenUp,
+    /// A path that died is used for ever.
+    DeadPathKept,
+    /// Every login has another session identifier.
+    IdentifierChanged,
+    /// Digests are not compared.
+    DigestIgnored,
+    /// Data is sent from its start, whatever the target asks for.
+    TransferOffsetIgnored,
+    /// Commands are sent into a closed window.
+    WindowIgnored,
+    /// A unit attention fails the request it hits.
+    AttentionIsError,
+    /// A connection that went silent is kept for ever.
+    SilenceAccepted,
+    /// The survivors of a path do not wait for what it left behind.
+    FenceForgotten,
+    /// A path to another disk is used.
+    OtherDiskUsed,
+    /// A pause that the target asked for never ends.
+    PauseForEver,
+    /// The policy deadline is not kept.
+    DeadlineIgnored,
+}
+
+#[cfg(not(test))]
+pub(crate) const fn planted(_: Bug) -> bool {
+    false
+}
+
+#[cfg(test)]
+extern crate std;
+
+#[cfg(test)]
+std::thread_local! {
+    static PLANTED: core::cell::Cell<Option<Bug>> = const { core::cell::Cell::new(None) };
+}
+
+#[cfg(test)]
+pub(crate) fn planted(bug: Bug) -> bool {
+    PLANTED.get() == Some(bug)
+}
+
+/// Switches one bug on for this thread, or all off.
+#[cfg(test)]
+pub(crate) fn plant(bug: Option<Bug>) {
+    PLANTED.set(bug);
+}

@@ -1,0 +1,161 @@
+use super::*;
+use crate::block::Lba;
+use alloc::collections::BTreeMap;
+use alloc::vec;
+
+const SHAPE: Shape = Shape { capacity: 1_000, block: 1, data: 16, discard: 64, zeroes: 8 };
+
+struct Memory(BTreeMap<u64, Vec<u8>>);
+
+impl Payload for Memory {
+    fn load(&mut self, id: RequestId, offset: usize, target: &mut [u8]) {
+        target.copy_from_slice(&self.0[&id.0][offset..offset + target.len()]);
+    }
+    fn store(&mut self, id: RequestId, offset: usize, source: &[u8]) {
+        self.0.get_mut(&id.0).unwrap()[offset..offset + source.len()].copy_from_slice(source);
+    }
+}
+
+fn submit(requests: &mut Requests, id: u64, operation: Operation, lba: u64, sectors: u32) {
+    requests.submit(Request { id: RequestId(id), operation, lba: Lba(lba), sectors }, 0).unwrap();
+}
+
+fn ended(requests: &mut Requests) -> Vec<(u64, Result<(), BlockError>)> {
+    core::iter::from_fn(|| requests.take_completion()).map(|it| (it.id.0, it.result)).collect()
+}
+
+#[test]
+fn requests_are_cut_and_acknowledged_whole() {
+    let mut requests = Requests::new();
+    submit(&mut requests, 1, Operation::Read, 100, 40);
+    let parts: Vec<_> = core::iter::from_fn(|| requests.next_fragment(&SHAPE)).collect();
+    let ranges: Vec<_> = parts.iter().map(|it| (it.lba, it.first, it.sectors)).collect();
+    assert_eq!(ranges, [(100, 0, 16), (116, 16, 16), (132, 32, 8)]);
+    requests.done(&parts[2], Ok(()));
+    requests.done(&parts[0], Ok(()));
+    requests.give_back(&parts[1]);
+    assert_eq!(ended(&mut requests), []);
+    let again = requests.next_fragment(&SHAPE).unwrap();
+    assert_eq!(again, parts[1]);
+    requests.done(&again, Ok(()));
+    assert_eq!(ended(&mut requests), [(1, Ok(()))]);
+    requests.done(&again, Ok(()));
+    assert_eq!(ended(&mut requests), [], "a second answer means nothing");
+}
+
+#[test]
+fn neighbours_are_joined_and_share_a_fragment() {
+    let mut requests = Requests::new();
+    let mut memory = Memory((1..=3).map(|id| (id, vec![id as u8; 8 * 512])).collect());
+    submit(&mut requests, 1, Operation::Write, 8, 4);
+    submit(&mut requests, 2, Operation::Write, 12, 8);
+    submit(&mut requests, 3, Operation::Write, 20, 8);
+    let first = requests.next_fragment(&SHAPE).unwrap();
+    assert_eq!((first.lba, first.sectors), (8, 12), "and no more than a fragment holds");
+    let mut data = vec![9; 12 * 512];
+    requests.load(&first, 0, &mut data, &mut memory);
+    assert!(data[..4 * 512].iter().all(|it| *it == 1) && data[4 * 512..].iter().all(|it| *it == 2));
+    let mut edge = [0; 4];
+    requests.load(&first, 4 * 512 - 2, &mut edge, &mut memory);
+    assert_eq!(edge, [1, 1, 2, 2]);
+    requests.store(&first, 4 * 512 - 1, &[7, 8], &mut memory);
+    assert_eq!((memory.0[&1][4 * 512 - 1], memory.0[&2][0]), (7, 8));
+    // An error of the joint write is nobody's until each was tried alone.
+    requests.done(&first, Err(BlockError::Medium));
+    assert_eq!(ended(&mut requests), []);
+    let alone: Vec<_> = core::iter::from_fn(|| requests.next_fragment(&SHAPE)).collect();
+    assert_eq!(alone.iter().map(|it| it.sectors).collect::<Vec<_>>(), [4, 8, 8]);
+    requests.done(&alone[0], Ok(()));
+    requests.done(&alone[1], Err(BlockError::Medium));
+    assert_eq!(ended(&mut requests), [(1, Ok(())), (2, Err(BlockError::Medium))]);
+    requests.load(&first, 0, &mut edge, &mut memory);
+    assert_eq!(edge, [0; 4], "what has ended is not touched");
+}
+
+#[test]
+fn ranges_and_flushes() {
+    let mut requests = Requests::new();
+    submit(&mut requests, 1, Operation::Discard, 0, 100);
+    submit(&mut requests, 2, Operation::WriteZeroes, 200, 10);
+    submit(&mut requests, 3, Operation::Flush, 0, 0);
+    submit(&mut requests, 4, Operation::Discard, 999, 2);
+    let sizes =
+        |requests: &mut Requests| core::iter::from_fn(|| requests.next_fragment(&SHAPE)).collect::<Vec<_>>();
+    let parts = sizes(&mut requests);
+    assert_eq!(parts.iter().map(|it| it.sectors).collect::<Vec<_>>(), [64, 36, 8, 2]);
+    assert_eq!(ended(&mut requests), [(4, Err(BlockError::OutOfRange))]);
+    parts.iter().for_each(|part| requests.done(part, Ok(())));
+    let flush = sizes(&mut requests);
+    assert_eq!((flush.len(), flush[0].operation, flush[0].sectors), (1, Operation::Flush, 0));
+    requests.give_back(&flush[0]);
+    let flush = sizes(&mut requests);
+    assert_eq!(flush.len(), 1);
+    requests.done(&flush[0], Ok(()));
+    assert_eq!(ended(&mut requests).len(), 3);
+    submit(&mut requests, 5, Operation::Discard, 0, 8);
+    let none = Shape { discard: 0, ..SHAPE };
+    assert_eq!(requests.next_fragment(&none), None);
+    submit(&mut requests, 6, Operation::Write, 1, 8);
+    let blocks = Shape { block: 8, ..SHAPE };
+    assert_eq!(requests.next_fragment(&blocks), None);
+    let error = Err(BlockError::Unsupported);
+    assert_eq!(ended(&mut requests), [(5, error), (6, error)]);
+}
+
+#[test]
+fn held_ranges_keep_writes_back_and_nothing_else() {
+    let mut requests = Requests::new();
+    requests.hold(10, 2, Release::At(1_000));
+    requests.hold(20, 2, Release::Path(1));
+    submit(&mut requests, 1, Operation::Write, 11, 1);
+    submit(&mut requests, 2, Operation::Read, 10, 1);
+    submit(&mut requests, 3, Operation::Discard, 21, 1);
+    assert_eq!(requests.next_fragment(&SHAPE).unwrap().operation, Operation::Read);
+    assert_eq!(requests.next_fragment(&SHAPE), None);
+    assert_eq!(requests.next_deadline(), Some(1_000));
+    requests.poll(1_000);
+    assert_eq!(requests.next_fragment(&SHAPE).unwrap().lba, 11);
+    assert!(requests.holds_for(1) && !requests.holds_for(0));
+    requests.release(1);
+    assert_eq!(requests.next_fragment(&SHAPE).unwrap().lba, 21);
+    for index in 0..2 * HELD_RANGES_MAX as u64 {
+        requests.hold(index, 1, Release::At(2_000 + index));
+    }
+    submit(&mut requests, 4, Operation::Write, 900, 1);
+    assert_eq!(requests.next_fragment(&SHAPE), None, "out of room: all are held");
+    requests.poll(2_000 + 2 * HELD_RANGES_MAX as u64);
+    assert_eq!(requests.next_fragment(&SHAPE).unwrap().lba, 900);
+}
+
+#[test]
+fn the_policy_deadline_ends_requests_and_not_before() {
+    let mut requests = Requests::new();
+    requests.set_deadline(Some(500));
+    submit(&mut requests, 1, Operation::Write, 0, 4);
+    submit(&mut requests, 2, Operation::Write, 4, 4);
+    submit(&mut requests, 3, Operation::Write, 0, 4);
+    let joint = requests.next_fragment(&SHAPE).unwrap();
+    assert_eq!((joint.sectors, requests.next_deadline()), (8, Some(500)));
+    assert!(requests.poll(499).is_empty() && ended(&mut requests).is_empty());
+    assert_eq!(requests.poll(500), [joint.group]);
+    assert_eq!(ended(&mut requests).len(), 3);
+    assert!(!requests.is_wanted(&joint) && requests.len() == 0);
+    requests.set_deadline(None);
+    submit(&mut requests, 4, Operation::Read, 0, 4);
+    assert!(requests.poll(u64::MAX).is_empty() && requests.next_deadline().is_none());
+}
+
+#[test]
+fn limits_hold_requests_back_until_the_next_refill() {
+    let mut requests = Requests::new();
+    let limits = Limits { operations_per_s: Some(100), ..Limits::default() };
+    requests.set_limits(limits, 0);
+    for id in 0..3 {
+        submit(&mut requests, id, Operation::Read, id * 100, 1);
+    }
+    assert!(requests.next_fragment(&SHAPE).is_some());
+    assert!(requests.next_fragment(&SHAPE).is_none());
+    assert_eq!(requests.next_deadline(), Some(10_000_000));
+    requests.poll(10_000_000);
+    assert!(requests.next_fragment(&SHAPE).is_some() && requests.next_fragment(&SHAPE).is_none());
+}
