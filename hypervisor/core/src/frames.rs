@@ -8,6 +8,8 @@ use hv_x86::{LARGE_PAGE_SIZE, PAGE_SIZE, to_usize};
 
 /// Frames in a chunk.
 const CHUNK_FRAMES: u16 = 512;
+/// Chunks in 1 GiB.
+const HUGE_CHUNKS: usize = 512;
 /// Words of the bitmap for a chunk.
 const CHUNK_WORDS: usize = 8;
 
@@ -104,6 +106,23 @@ impl<'a> Frames<'a> {
             }
         }
         None
+    }
+
+    /// A naturally aligned 1 GiB of chunks out of the caller's own reservation.
+    pub fn take_reserved_huge(&mut self) -> Option<u64> {
+        if self.reserved_chunks < HUGE_CHUNKS {
+            return None;
+        }
+        let found = self.free.chunks_exact(HUGE_CHUNKS).position(|chunks| {
+            // The ends first: a range in use mostly shows there.
+            chunks.last() == Some(&CHUNK_FRAMES) && chunks.iter().all(|free| *free == CHUNK_FRAMES)
+        })?;
+        let first = found * HUGE_CHUNKS;
+        for chunk in first..first + HUGE_CHUNKS {
+            self.set_chunk(chunk, false);
+        }
+        self.reserved_chunks -= HUGE_CHUNKS;
+        Some(first as u64 * LARGE_PAGE_SIZE)
     }
 
     /// Gives a chunk back.
@@ -215,9 +234,10 @@ impl<'a> Frames<'a> {
 mod tests {
     extern crate std;
     use super::{Frames, bitmap_words, chunks_for};
-    use hv_x86::{LARGE_PAGE_SIZE, PAGE_SIZE};
+    use hv_x86::{HUGE_PAGE_SIZE, LARGE_PAGE_SIZE, PAGE_SIZE};
     use std::collections::BTreeSet;
     use std::vec;
+    use std::vec::Vec;
 
     const END: u64 = 8 * LARGE_PAGE_SIZE;
 
@@ -262,5 +282,99 @@ mod tests {
         }
         assert_eq!(frames.available_bytes(), before);
         assert!(frames.reserve(8));
+    }
+
+    #[test]
+    fn huge_ranges_are_aligned_and_promised() {
+        let end = 4 * HUGE_PAGE_SIZE;
+        let mut free = vec![0; chunks_for(end)];
+        let mut bitmap = vec![0; bitmap_words(chunks_for(end))];
+        let mut frames = Frames::new(&mut free, &mut bitmap);
+        frames.add(LARGE_PAGE_SIZE, end);
+        assert_eq!(frames.take_reserved_huge(), None, "nothing was promised");
+        assert!(frames.reserve(1600));
+        let first = frames.take_reserved_huge().unwrap();
+        assert_eq!(first, HUGE_PAGE_SIZE);
+        // What is left of the second whole one goes in pieces.
+        assert_eq!(frames.take_reserved_huge(), Some(2 * HUGE_PAGE_SIZE));
+        assert_eq!(frames.take_reserved_huge(), Some(3 * HUGE_PAGE_SIZE));
+        assert_eq!(frames.take_reserved_huge(), None);
+        let mut pieces = 0;
+        while frames.take_reserved_chunk().is_some() {
+            pieces += 1;
+        }
+        assert_eq!(pieces, 1600 - 3 * 512);
+        for chunk in 0..512 {
+            frames.free_chunk(first + chunk * LARGE_PAGE_SIZE);
+        }
+        assert!(frames.reserve(512));
+        assert_eq!(frames.take_reserved_huge(), Some(first));
+    }
+
+    /// What is given out never overlaps what is in use, whatever the order.
+    #[test]
+    fn nothing_is_given_out_twice() {
+        let end = 64 * LARGE_PAGE_SIZE;
+        for seed in 1..20_u64 {
+            let mut free = vec![0; chunks_for(end)];
+            let mut bitmap = vec![0; bitmap_words(chunks_for(end))];
+            let mut frames = Frames::new(&mut free, &mut bitmap);
+            frames.add(5 * PAGE_SIZE, 3 * LARGE_PAGE_SIZE / 2);
+            frames.add(2 * LARGE_PAGE_SIZE - 20 * PAGE_SIZE, end - 7 * PAGE_SIZE);
+            let total = frames.available_bytes();
+            let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let mut random = |below: usize| {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                usize::try_from(state >> 33).unwrap() % below
+            };
+            let mut taken: Vec<(u64, u64)> = Vec::new();
+            let mut used = BTreeSet::new();
+            let mut reserved = 0;
+            for _ in 0..2000 {
+                let got = match random(8) {
+                    0 | 1 => frames.take_frame().map(|address| (address, 1)),
+                    2 => {
+                        let count = 1 + random(40);
+                        frames.take_contiguous(count).map(|address| (address, count as u64))
+                    }
+                    3 if frames.reserve(3) => {
+                        reserved += 3;
+                        None
+                    }
+                    4 if reserved > 0 => {
+                        reserved -= 1;
+                        Some((frames.take_reserved_chunk().expect("it was promised"), 512))
+                    }
+                    5 if reserved > 1 => {
+                        frames.unreserve(2);
+                        reserved -= 2;
+                        None
+                    }
+                    6 | 7 if !taken.is_empty() => {
+                        let (start, count) = taken.swap_remove(random(taken.len()));
+                        (start..start + count * PAGE_SIZE).step_by(4096).for_each(|frame| {
+                            assert!(used.remove(&frame));
+                        });
+                        if count == 512 {
+                            frames.free_chunk(start);
+                        } else {
+                            (0..count).for_each(|frame| frames.free_frame(start + frame * PAGE_SIZE));
+                        }
+                        None
+                    }
+                    _ => None,
+                };
+                if let Some((start, count)) = got {
+                    for frame in (start..start + count * PAGE_SIZE).step_by(4096) {
+                        assert!(used.insert(frame), "seed {seed}: {frame:#x} given out twice");
+                    }
+                    taken.push((start, count));
+                }
+                let expected = total - used.len() as u64 * PAGE_SIZE - reserved as u64 * LARGE_PAGE_SIZE;
+                assert_eq!(frames.available_bytes(), expected, "seed {seed}");
+            }
+        }
     }
 }

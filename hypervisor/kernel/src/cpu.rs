@@ -4,8 +4,9 @@ use crate::apic;
 use crate::frame::{FrameBox, Page};
 use crate::memory;
 use crate::raw;
+use crate::vendor::{Host, Machine};
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use hv_core::asid::Asids;
 use hv_x86::{PAGE_SIZE, cpuid, msr, reg};
 use spin::Mutex;
@@ -27,9 +28,6 @@ pub(crate) const VECTOR_DEVICES: u8 = 0x30;
 /// Vector of spurious interrupts.
 pub(crate) const VECTOR_SPURIOUS: u8 = 0xff;
 
-/// No vCPU is on this CPU.
-pub(crate) const NONE: usize = usize::MAX;
-
 /// A processor. Shared by reference; the first fields are known to assembly.
 #[repr(C, align(64))]
 pub(crate) struct Cpu {
@@ -43,8 +41,6 @@ pub(crate) struct Cpu {
     pub(crate) number: u32,
     /// Local APIC identifier.
     pub(crate) apic_id: u32,
-    /// The vCPU whose extended state is in the registers.
-    pub(crate) loaded: AtomicUsize,
     /// Tags of this CPU.
     pub(crate) asids: Mutex<Asids>,
     /// Where VMSAVE keeps the host's hidden state.
@@ -84,6 +80,11 @@ pub(crate) fn by_number(number: u32) -> Option<&'static Cpu> {
     let pointer = CPUS.get(number as usize)?.load(Ordering::Acquire);
     // SAFETY: the pointer is null or a block that is never freed.
     unsafe { pointer.cast_const().as_ref() }
+}
+
+/// Whether an address is that of a CPU's block.
+pub(crate) fn is_block(address: u64) -> bool {
+    CPUS.iter().any(|cpu| address != 0 && cpu.load(Ordering::Acquire) as u64 == address)
 }
 
 /// The CPU this runs on.
@@ -136,7 +137,6 @@ impl Cpu {
             pending: [const { AtomicU64::new(0) }; 4],
             number,
             apic_id,
-            loaded: AtomicUsize::new(NONE),
             asids: Mutex::new(Asids::new(number, asid_count)),
             host_vmcb: host.address(),
             armed_ns: AtomicU64::new(u64::MAX),
@@ -285,15 +285,5 @@ pub(crate) fn missing_feature() -> Option<&'static str> {
     if features.ecx & cpuid::F1_ECX_XSAVE == 0 {
         return Some("XSAVE");
     }
-    let extended = raw::cpuid(0x8000_0000, 0).eax;
-    if extended < 0x8000_000a || raw::cpuid(0x8000_0001, 0).ecx & cpuid::E1_ECX_SVM == 0 {
-        return Some("AMD SVM");
-    }
-    if raw::cpuid(0x8000_000a, 0).edx & cpuid::SVM_EDX_NPT == 0 {
-        return Some("nested paging");
-    }
-    if raw::read_msr(msr::VM_CR) & msr::VM_CR_SVMDIS != 0 {
-        return Some("SVM (disabled by firmware)");
-    }
-    None
+    Host::missing_feature()
 }

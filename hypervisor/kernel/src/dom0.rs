@@ -216,7 +216,9 @@ fn deliver(pointer: u64, capacity: u64) -> Result<u64, Error> {
 
 /// False when there was no room for all of it.
 fn deliver_domain(slot: usize, put: &mut dyn FnMut(&Event) -> Result<bool, Error>) -> Result<bool, Error> {
-    let (Some(events), Some(domain)) = (domain::EVENTS.get(slot), domain::number_of(slot)) else {
+    let (Some(events), Some(domain)) =
+        (domain::EVENTS.get(slot), domain::with_slot(slot, |domain| domain.id))
+    else {
         return Ok(true);
     };
     if events.changed.swap(false, Ordering::Acquire)

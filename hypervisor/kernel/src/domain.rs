@@ -406,11 +406,6 @@ pub(crate) fn vcpu_slot(id: u32, vcpu: u64) -> Result<usize, Error> {
     slots.iter().nth(hv_x86::to_usize(vcpu)).copied().ok_or(Error::NotFound)
 }
 
-/// The vCPU slot and number of a domain in a slot.
-pub(crate) fn number_of(slot: usize) -> Option<u32> {
-    with_slot(slot, |domain| domain.id)
-}
-
 /// Whether a domain was never started.
 pub(crate) fn is_new(id: u32) -> Result<bool, Error> {
     with(id, |domain| domain.state == STATE_NEW)

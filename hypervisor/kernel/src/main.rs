@@ -31,14 +31,15 @@ mod power;
 mod raw;
 mod registers;
 mod smp;
-mod start_state;
 mod store;
 mod svm;
 mod syscall;
 mod vcpu;
+mod vendor;
 
 use crate::cpu::Cpu;
 use crate::log::info;
+use crate::vendor::{Host, Machine};
 use core::sync::atomic::{AtomicBool, Ordering};
 use hv_abi::image::{DIRECTORY_OFFSET, MAX_FILE_BYTES, PAYLOAD_ADDRESS};
 use hv_core::boot_params::{BYTES, BootParams};
@@ -78,11 +79,11 @@ extern "C" fn rust_boot(params: u64) -> ! {
     if let Some(feature) = cpu::missing_feature() {
         panic!("this processor lacks {feature}; guests cannot run here");
     }
-    let ready = memory::protect_image().and_then(|()| cpu::init_interrupts()).and_then(|()| svm::init());
+    let ready = memory::protect_image().and_then(|()| cpu::init_interrupts()).and_then(|()| Host::init());
     let boot = ready.and_then(|()| Cpu::create(apic::id()));
     let Some((boot, _)) = boot else { panic!("not enough memory to start") };
     boot.install();
-    svm::enable(boot);
+    Host::enable(boot);
     let rsdp = params.acpi_rsdp().or_else(|| hv_core::acpi::find_rsdp(&memory::Firmware));
     if let Some(rsdp) = rsdp {
         power::init(hv_core::acpi::soft_off(&memory::Firmware, rsdp));
@@ -172,7 +173,19 @@ pub(crate) fn handle_pending(cpu: &Cpu, pending: &[u64; 4]) {
 extern "C" fn rust_exception(frame: &[u64; 7]) -> ! {
     let fault = x86_64::registers::control::Cr2::read_raw();
     let [vector, error, rip, _, _, rsp, _] = frame;
-    panic!("exception {vector} error {error:#x} at {rip:#x}, stack {rsp:#x}, address {fault:#x}");
+    // In ring 0 it is always this processor's block: see `svm::Svm::holds_host_state`.
+    if !cpu::is_block(raw::read_msr(hv_x86::msr::GS_BASE)) {
+        panic!("exception {vector} at {rip:#x}: the emulated processor lost its state");
+    }
+    // The words on the stack tell who was interrupted.
+    let mut words = [[0; 8]; 16];
+    let place = memory::stack_address(*rsp);
+    let readable = words.iter_mut().zip(0..).all(|(word, index)| memory::read(place + index * 8, word));
+    let words = words.map(u64::from_le_bytes);
+    panic!(
+        "exception {vector} error {error:#x} at {rip:#x}, stack {rsp:#x}, address {fault:#x}, words {:x?}",
+        readable.then_some(words)
+    );
 }
 
 #[panic_handler]

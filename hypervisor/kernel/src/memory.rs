@@ -2,7 +2,7 @@
 
 use crate::log::info;
 use core::ops::Range;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use hv_core::boot_params::{BootParams, E820_USABLE};
 use hv_core::frames::{Frames, bitmap_words, chunks_for};
 use hv_x86::page::{ADDRESS, LARGE, NO_EXECUTE, PRESENT, WRITABLE};
@@ -26,6 +26,7 @@ const MAX_RANGES: usize = 32;
 pub(crate) static FRAMES: Mutex<Option<Frames<'static>>> = Mutex::new(None);
 static RANGES: Once<([(u64, u64); MAX_RANGES], usize)> = Once::new();
 static USABLE: AtomicU64 = AtomicU64::new(0);
+static HUGE_PAGES: AtomicBool = AtomicBool::new(false);
 
 unsafe extern "C" {
     static image_end: u8;
@@ -52,6 +53,11 @@ fn ranges() -> &'static [(u64, u64)] {
     RANGES.get().map_or(&[], |(ranges, count)| ranges.get(..*count).unwrap_or(&[]))
 }
 
+/// Whether pages may have 1 GiB.
+pub(crate) fn has_huge_pages() -> bool {
+    HUGE_PAGES.load(Ordering::Relaxed)
+}
+
 /// Bytes of usable memory.
 pub(crate) fn usable_bytes() -> u64 {
     USABLE.load(Ordering::Relaxed)
@@ -60,6 +66,14 @@ pub(crate) fn usable_bytes() -> u64 {
 /// Bytes neither used nor promised.
 pub(crate) fn available_bytes() -> u64 {
     FRAMES.lock().as_ref().map_or(0, Frames::available_bytes)
+}
+
+/// The physical address of a stack's words, for whoever logs them.
+pub(crate) fn stack_address(pointer: u64) -> u64 {
+    match pointer.checked_sub(IMAGE) {
+        Some(offset) => PLACE + offset,
+        None => pointer.wrapping_sub(DIRECT_MAP),
+    }
 }
 
 /// Copies from physical memory below the mapped limit.
@@ -222,6 +236,7 @@ fn map_all(end: u64, next: &mut u64) {
     let pointers = Table(BOOT_TABLES + 0x1000);
     let root = Table(BOOT_TABLES);
     let huge = crate::raw::cpuid(0x8000_0001, 0).edx & hv_x86::cpuid::E1_EDX_HUGE_PAGES != 0;
+    HUGE_PAGES.store(huge, Ordering::Relaxed);
     let mut address = 4 * HUGE_PAGE_SIZE;
     while address < end {
         let index = to_usize(address / HUGE_PAGE_SIZE);

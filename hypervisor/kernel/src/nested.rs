@@ -1,11 +1,14 @@
-//! A guest's memory: nested page tables, filled as the guest touches RAM.
+//! A guest's memory: nested page tables, filled as the guest touches RAM, 2 MiB at
+//! a time; 1 GiB that has all been touched becomes one page where it can.
 //!
 //! The tables have one directory-pointer table for the guest's 512 GiB. dom0's
 //! window onto the guest is that same table under an entry of dom0's own root,
 //! so the window costs nothing and shares accessed and dirty bits.
 
+use crate::log::info;
 use crate::memory::{self, FRAMES, Table};
 use hv_abi::domain::{HIGH_MEMORY_START, LOW_MEMORY_END};
+use hv_core::frames::Frames;
 use hv_core::guest_page::GuestPhysical;
 use hv_x86::page::{ADDRESS, LARGE, PRESENT, USER, WRITABLE, index};
 use hv_x86::{HUGE_PAGE_SIZE, LARGE_PAGE_SIZE, to_usize};
@@ -29,6 +32,8 @@ pub(crate) struct Nested {
     /// Chunks promised and not yet taken.
     reserved: usize,
     populated: u64,
+    /// Whether a page of 1 GiB was made: logged once.
+    promoted: bool,
 }
 
 impl Nested {
@@ -44,7 +49,7 @@ impl Nested {
             return None;
         };
         root.set(0, pointers.0 | FLAGS);
-        Some(Self { root, pointers, memory_bytes, reserved: chunks, populated: 0 })
+        Some(Self { root, pointers, memory_bytes, reserved: chunks, populated: 0, promoted: false })
     }
 
     /// For the control block.
@@ -78,13 +83,16 @@ impl Nested {
         if gpa >= 512 * HUGE_PAGE_SIZE {
             return None;
         }
-        let directory = self.pointers.get(index(gpa, 3));
-        if directory & PRESENT == 0 {
+        let pointer = self.pointers.get(index(gpa, 3));
+        if pointer & PRESENT == 0 {
             return None;
         }
-        let entry = Table(directory & ADDRESS).get(index(gpa, 2));
-        (entry & PRESENT != 0)
-            .then_some((entry & ADDRESS & !(LARGE_PAGE_SIZE - 1)) | (gpa & (LARGE_PAGE_SIZE - 1)))
+        let (entry, size) = if pointer & LARGE != 0 {
+            (pointer, HUGE_PAGE_SIZE)
+        } else {
+            (Table(pointer & ADDRESS).get(index(gpa, 2)), LARGE_PAGE_SIZE)
+        };
+        (entry & PRESENT != 0).then_some((entry & ADDRESS & !(size - 1)) | (gpa & (size - 1)))
     }
 
     /// Backs the chunk around `gpa` with zeroed memory.
@@ -95,14 +103,65 @@ impl Nested {
         if self.translate(gpa).is_some() {
             return Ok(());
         }
-        let directory = self.pointers.descend(index(gpa, 3), FLAGS).ok_or(Missing::NoMemory)?;
-        let chunk = FRAMES.lock().as_mut().and_then(hv_core::frames::Frames::take_reserved_chunk);
-        let chunk = chunk.ok_or(Missing::NoMemory)?;
-        self.reserved = self.reserved.saturating_sub(1);
+        let directory = self.directory(gpa).ok_or(Missing::NoMemory)?;
+        let entry = directory.get(index(gpa, 2));
+        let chunk = if entry == 0 {
+            self.reserved = self.reserved.saturating_sub(1);
+            FRAMES.lock().as_mut().and_then(Frames::take_reserved_chunk).ok_or(Missing::NoMemory)?
+        } else {
+            entry & ADDRESS
+        };
         self.populated += LARGE_PAGE_SIZE;
         memory::clear(chunk, LARGE_PAGE_SIZE);
         directory.set(index(gpa, 2), chunk | FLAGS | LARGE);
+        self.promote(gpa, directory);
         Ok(())
+    }
+
+    /// The directory for `gpa`. A new one whose 1 GiB is all RAM is given 1 GiB in
+    /// a row where there is one: its entries then name their chunks before they
+    /// are touched, and are not present until then.
+    fn directory(&mut self, gpa: u64) -> Option<Table> {
+        let slot = index(gpa, 3);
+        let pointer = self.pointers.get(slot);
+        if pointer & PRESENT != 0 {
+            return Some(Table(pointer & ADDRESS));
+        }
+        let directory = Table::new()?;
+        let start = gpa & !(HUGE_PAGE_SIZE - 1);
+        if memory::has_huge_pages()
+            && self.is_ram(start)
+            && self.is_ram(start + HUGE_PAGE_SIZE - 1)
+            && let Some(mut chunk) = FRAMES.lock().as_mut().and_then(Frames::take_reserved_huge)
+        {
+            self.reserved = self.reserved.saturating_sub(512);
+            for entry in 0..512 {
+                directory.set(entry, chunk);
+                chunk += LARGE_PAGE_SIZE;
+            }
+        }
+        self.pointers.set(slot, directory.0 | FLAGS);
+        Some(directory)
+    }
+
+    /// Maps 1 GiB as one page once all of it has been touched and lies in a row.
+    /// Both ways of mapping it say the same, so nothing is flushed; the directory
+    /// stays as it is, for processors that still walk it, and is kept by the root,
+    /// of which only the first entry is in use.
+    fn promote(&mut self, gpa: u64, directory: Table) {
+        let slot = index(gpa, 3);
+        let first = directory.get(0) & ADDRESS;
+        let in_a_row = (0..512).all(|entry| {
+            let found = directory.get(entry);
+            found & PRESENT != 0 && found & ADDRESS == first + entry as u64 * LARGE_PAGE_SIZE
+        });
+        if memory::has_huge_pages() && slot < 511 && in_a_row && first.is_multiple_of(HUGE_PAGE_SIZE) {
+            self.root.set(slot + 1, directory.0);
+            self.pointers.set(slot, first | FLAGS | LARGE);
+            if !core::mem::replace(&mut self.promoted, true) {
+                info!("a guest's memory is mapped by pages of 1 GiB from {:#x}", gpa & !(HUGE_PAGE_SIZE - 1));
+            }
+        }
     }
 
     /// Writes guest memory, page by page, backing it where needed.
@@ -134,18 +193,19 @@ impl GuestPhysical for Nested {
 
 impl Drop for Nested {
     fn drop(&mut self) {
-        for high in 0..512 {
-            let directory = self.pointers.get(high);
-            if directory & PRESENT == 0 {
+        for slot in 0..512 {
+            let pointer = self.pointers.get(slot);
+            if pointer & PRESENT == 0 {
                 continue;
             }
+            let directory = if pointer & LARGE != 0 { self.root.get(slot + 1) } else { pointer };
             let table = Table(directory & ADDRESS);
-            for low in 0..512 {
-                let entry = table.get(low);
-                if entry & PRESENT != 0
+            for entry in 0..512 {
+                let chunk = table.get(entry) & ADDRESS;
+                if chunk != 0
                     && let Some(frames) = FRAMES.lock().as_mut()
                 {
-                    frames.free_chunk(entry & ADDRESS & !(LARGE_PAGE_SIZE - 1));
+                    frames.free_chunk(chunk);
                 }
             }
             memory::free_frame(table.0);

@@ -2,7 +2,8 @@
 
 use crate::cpu::{self, Cpu};
 use crate::log::info;
-use crate::{apic, clock, memory, svm};
+use crate::vendor::{Host, Machine};
+use crate::{apic, clock, memory};
 use core::sync::atomic::{AtomicU32, Ordering};
 use hv_x86::apic::{DELIVERY_INIT, DELIVERY_STARTUP, ICR_ASSERT};
 
@@ -77,7 +78,7 @@ extern "C" fn rust_secondary() -> ! {
     let Some(cpu) = cpu::by_number(cpu::count() - 1) else { crate::raw::halt() };
     cpu.install();
     apic::enable();
-    svm::enable(cpu);
+    Host::enable(cpu);
     ARRIVED.fetch_add(1, Ordering::Release);
     crate::run(cpu)
 }

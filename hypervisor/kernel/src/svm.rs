@@ -1,21 +1,33 @@
 //! AMD's virtualization: turning it on, the control block, entering a guest.
+//!
+//! Spec: APM volume 2, chapter 15 and appendices B and C.
+
+mod start_state;
 
 use crate::cpu::Cpu;
+use crate::frame::FrameBox;
+use crate::log::info;
 use crate::memory;
 use crate::raw;
 use crate::registers::Registers;
-use crate::vcpu::Inner;
+use crate::vendor::{Entry, Event, Exit, Machine, MemoryFault, PortAccess};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use hv_abi::call::Error;
+use hv_abi::domain::VcpuState;
+use hv_core::asid::Tag;
+use hv_core::decode::{MAX_LENGTH, Mode};
+use hv_core::guest_page::Paging;
+use hv_x86::cpuid::{SVM_EDX_DECODE_ASSISTS, SVM_EDX_NRIP_SAVE};
 use hv_x86::svm::{
-    EVENT_ERROR_VALID, EVENT_EXCEPTION, EVENT_INTERRUPT, EVENT_NMI, EVENT_SOFTWARE, EVENT_TYPE, EVENT_VALID,
-    INTERCEPT1_CPUID, INTERCEPT1_HLT, INTERCEPT1_INIT, INTERCEPT1_INTR, INTERCEPT1_INVD, INTERCEPT1_INVLPGA,
-    INTERCEPT1_IOIO, INTERCEPT1_MSR, INTERCEPT1_NMI, INTERCEPT1_RDPMC, INTERCEPT1_SHUTDOWN, INTERCEPT1_SMI,
-    INTERCEPT1_TASK_SWITCH, INTERCEPT1_VINTR, INTERCEPT2_CLGI, INTERCEPT2_MONITOR, INTERCEPT2_MWAIT,
-    INTERCEPT2_SKINIT, INTERCEPT2_STGI, INTERCEPT2_VMLOAD, INTERCEPT2_VMMCALL, INTERCEPT2_VMRUN,
-    INTERCEPT2_VMSAVE, INTERCEPT2_WBINVD, INTERCEPT2_XSETBV, VINTR_IGNORE_TPR, VINTR_IRQ, VINTR_MASKING,
-    Vmcb,
+    self, EVENT_ERROR_VALID, EVENT_EXCEPTION, EVENT_INTERRUPT, EVENT_NMI, EVENT_SOFTWARE, EVENT_TYPE,
+    EVENT_VALID, INTERCEPT1_CPUID, INTERCEPT1_HLT, INTERCEPT1_INIT, INTERCEPT1_INTR, INTERCEPT1_INVD,
+    INTERCEPT1_INVLPGA, INTERCEPT1_IOIO, INTERCEPT1_MSR, INTERCEPT1_NMI, INTERCEPT1_RDPMC,
+    INTERCEPT1_SHUTDOWN, INTERCEPT1_SMI, INTERCEPT1_TASK_SWITCH, INTERCEPT1_VINTR, INTERCEPT2_CLGI,
+    INTERCEPT2_MONITOR, INTERCEPT2_MWAIT, INTERCEPT2_SKINIT, INTERCEPT2_STGI, INTERCEPT2_VMLOAD,
+    INTERCEPT2_VMMCALL, INTERCEPT2_VMRUN, INTERCEPT2_VMSAVE, INTERCEPT2_WBINVD, INTERCEPT2_XSETBV,
+    VINTR_IGNORE_TPR, VINTR_IRQ, VINTR_MASKING, Vmcb,
 };
-use hv_x86::{msr, reg};
+use hv_x86::{Exception, cpuid, low8, low32, msr, reg};
 
 /// Physical addresses of the permission maps, the same for all guests.
 static PORT_MAP: AtomicU64 = AtomicU64::new(0);
@@ -23,9 +35,9 @@ static MSR_MAP: AtomicU64 = AtomicU64::new(0);
 /// Leaf 0x8000_000A EDX: CPUID itself is slow where this node is a guest.
 static FEATURES: AtomicU32 = AtomicU32::new(0);
 
-/// What this processor's SVM offers.
-pub(crate) fn features() -> u32 {
-    FEATURES.load(Ordering::Relaxed)
+/// Whether this processor's SVM has a feature.
+fn has(feature: u32) -> bool {
+    FEATURES.load(Ordering::Relaxed) & feature != 0
 }
 
 /// Registers that are the guest's own in the control block and need no policy.
@@ -44,12 +56,20 @@ const DIRECT_MSRS: [u32; 10] = [
 
 unsafe extern "C" {
     fn run_guest(registers: *mut Registers, vmcb: u64, host_vmcb: u64);
+    fn after_guest();
+}
+
+/// A vCPU under SVM.
+pub(crate) struct Svm {
+    vmcb: FrameBox<Vmcb>,
+    tag: Tag,
+    /// An event whose delivery an exit interrupted.
+    interrupted: u64,
 }
 
 /// Builds the permission maps: every port and nearly every MSR exits
 /// (APM 15.10.1, 15.11).
-pub(crate) fn init() -> Option<()> {
-    FEATURES.store(raw::cpuid(0x8000_000a, 0).edx, Ordering::Relaxed);
+fn permission_maps() -> Option<(u64, u64)> {
     let ports = memory::take_contiguous(3)?;
     let msrs = memory::take_contiguous(2)?;
     let ones = [0xff; 4096];
@@ -68,29 +88,14 @@ pub(crate) fn init() -> Option<()> {
         byte[0] &= !(3 << (index % 4 * 2));
         let _ = memory::write(at, &byte);
     }
-    PORT_MAP.store(ports, Ordering::Relaxed);
-    MSR_MAP.store(msrs, Ordering::Relaxed);
-    Some(())
-}
-
-/// Turns SVM on for this CPU.
-pub(crate) fn enable(cpu: &Cpu) {
-    let efer = raw::read_msr(msr::EFER) | reg::EFER_SVME;
-    // SAFETY: support was checked at start.
-    unsafe { raw::write_msr(msr::EFER, efer) };
-    if let Some(area) = memory::take_frame() {
-        // SAFETY: the frame belongs to the processor from now on.
-        unsafe { raw::write_msr(msr::VM_HSAVE_PA, area) };
-    }
-    // SAFETY: VMSAVE writes this CPU's own page, which nothing else uses.
-    unsafe { core::arch::asm!("vmsave rax", in("rax") cpu.host_vmcb, options(nostack, preserves_flags)) };
+    Some((ports, msrs))
 }
 
 /// Fills the parts of a control block that do not change.
-pub(crate) fn init_control(vmcb: &mut Vmcb, root: u64, tsc_offset: u64) {
+fn init_control(vmcb: &mut Vmcb, root: u64, tsc_offset: u64) {
     let control = &mut vmcb.control;
     // #DB and #AC, whose delivery can repeat without end.
-    control.intercept_exceptions = 1 << 1 | 1 << 17;
+    control.intercept_exceptions = 1 << DEBUG | 1 << ALIGNMENT;
     control.intercept1 = INTERCEPT1_INTR
         | INTERCEPT1_NMI
         | INTERCEPT1_SMI
@@ -123,41 +128,260 @@ pub(crate) fn init_control(vmcb: &mut Vmcb, root: u64, tsc_offset: u64) {
     control.nested_cr3 = root;
 }
 
-/// Chooses what the guest finds when it goes on: an event that was interrupted,
-/// an exception, an NMI, an interrupt, or a request to exit once it can take one
-/// (APM 15.20, 15.21).
-pub(crate) fn prepare_injection(inner: &mut Inner, enabled: bool) {
-    let control = &mut inner.vmcb.control;
-    control.vintr = VINTR_MASKING | u64::from(inner.lapic.task_priority_class());
-    control.intercept1 &= !INTERCEPT1_VINTR;
-    control.event_injection = 0;
-    let reinject = core::mem::take(&mut inner.reinject);
-    if reinject & EVENT_VALID != 0 && reinject & EVENT_TYPE != EVENT_SOFTWARE {
-        control.event_injection = reinject;
-    } else if let Some(exception) = inner.exception.take() {
-        let error = exception.error_code.map_or(0, |code| EVENT_ERROR_VALID | u64::from(code) << 32);
-        control.event_injection = u64::from(exception.vector) | EVENT_EXCEPTION | EVENT_VALID | error;
-    } else if inner.nmi && control.interrupt_shadow & 1 == 0 {
-        inner.nmi = false;
-        control.event_injection = 2 | EVENT_NMI | EVENT_VALID;
-    } else if enabled && let Some(vector) = inner.lapic.pending() {
-        inner.lapic.accept(vector);
-        control.event_injection = u64::from(vector) | EVENT_INTERRUPT | EVENT_VALID;
+impl Svm {
+    /// Chooses what the guest finds when it goes on (APM 15.20, 15.21).
+    fn prepare(&mut self, entry: &Entry) {
+        let interrupted = core::mem::take(&mut self.interrupted);
+        let control = &mut self.vmcb.control;
+        control.vintr = VINTR_MASKING | u64::from(entry.task_priority_class);
+        control.intercept1 &= !INTERCEPT1_VINTR;
+        control.event_injection = match entry.event {
+            Event::None => 0,
+            Event::Interrupted => interrupted,
+            Event::Exception(exception) => {
+                let error = exception.error_code.map_or(0, |code| EVENT_ERROR_VALID | u64::from(code) << 32);
+                u64::from(exception.vector) | EVENT_EXCEPTION | EVENT_VALID | error
+            }
+            Event::Nmi => 2 | EVENT_NMI | EVENT_VALID,
+            Event::Interrupt(vector) => u64::from(vector) | EVENT_INTERRUPT | EVENT_VALID,
+        };
+        if entry.window {
+            control.vintr |= VINTR_IRQ | VINTR_IGNORE_TPR;
+            control.intercept1 |= INTERCEPT1_VINTR;
+        }
     }
-    if inner.lapic.pending().is_some() || inner.nmi {
-        control.vintr |= VINTR_IRQ | VINTR_IGNORE_TPR;
-        control.intercept1 |= INTERCEPT1_VINTR;
+
+    /// Whether the processor saved this program's own state as the guest's. No
+    /// processor does; QEMU 7.2 was seen to, once in some fifty boots of guests on
+    /// a busy machine, by leaving guest mode twice. Whose state is lost is told
+    /// apart from guests that fail by themselves.
+    fn holds_host_state(&self) -> bool {
+        let after: unsafe extern "C" fn() = after_guest;
+        let root = x86_64::registers::control::Cr3::read_raw().0.start_address().as_u64();
+        self.vmcb.save.rip == after as usize as u64 && self.vmcb.save.cr3 == root
+    }
+
+    /// What the control block says of the exit. Only the low half of the code
+    /// counts: some report -1 in 32 bits.
+    fn exit(&self) -> Exit {
+        let control = &self.vmcb.control;
+        match low32(control.exit_code) {
+            svm::EXIT_INTR | svm::EXIT_NMI | svm::EXIT_SMI | svm::EXIT_INIT | svm::EXIT_VINTR => {
+                Exit::Interruption
+            }
+            svm::EXIT_CPUID => Exit::Cpuid,
+            svm::EXIT_HLT => Exit::Halt,
+            svm::EXIT_IOIO => Exit::Port(port_access(control.exit_info1, control.exit_info2)),
+            svm::EXIT_MSR => Exit::Msr { write: control.exit_info1 & 1 == 1 },
+            svm::EXIT_NPF => Exit::Memory(MemoryFault {
+                gpa: control.exit_info2,
+                implicit: control.exit_info1 & (svm::NPF_FETCH | svm::NPF_TABLE_WALK) != 0,
+            }),
+            svm::EXIT_VMMCALL => Exit::Hypercall(&[0x0f, 0x01, 0xd9]),
+            svm::EXIT_XSETBV => Exit::Xsetbv,
+            // Caches are coherent: nothing to write back for a guest.
+            svm::EXIT_WBINVD => Exit::Nothing(&[0x0f, 0x09]),
+            svm::EXIT_INVD => Exit::Nothing(&[0x0f, 0x08]),
+            svm::EXIT_RDPMC => Exit::Exception(Exception::GENERAL_PROTECTION),
+            EXIT_DEBUG => Exit::Exception(Exception { vector: DEBUG, error_code: None }),
+            EXIT_ALIGNMENT => Exit::Exception(Exception { vector: ALIGNMENT, error_code: Some(0) }),
+            svm::EXIT_INVLPGA | svm::EXIT_VMRUN..=svm::EXIT_SKINIT | svm::EXIT_MONITOR | svm::EXIT_MWAIT => {
+                Exit::Exception(Exception::INVALID_OPCODE)
+            }
+            svm::EXIT_TASK_SWITCH => Exit::Fatal("hardware task switch"),
+            svm::EXIT_SHUTDOWN => Exit::TripleFault,
+            svm::EXIT_INVALID => Exit::Fatal("processor state that the hardware refuses"),
+            code => Exit::Unexpected(u64::from(code)),
+        }
     }
 }
 
-/// Guest mode until the next exit.
-pub(crate) fn run(cpu: &Cpu, vmcb: &mut crate::frame::FrameBox<Vmcb>, registers: &mut Registers) {
-    vmcb.save.rax = registers.rax;
-    vmcb.save.rsp = registers.rsp;
-    let address = vmcb.address();
-    // SAFETY: both control blocks are whole and owned; the guest reaches only
-    // memory its nested tables map.
-    unsafe { run_guest(registers, address, cpu.host_vmcb) };
-    registers.rax = vmcb.save.rax;
-    registers.rsp = vmcb.save.rsp;
+/// Vector of #DB.
+const DEBUG: u8 = 1;
+/// Vector of #AC.
+const ALIGNMENT: u8 = 17;
+const EXIT_DEBUG: u32 = svm::EXIT_EXCEPTION + DEBUG as u32;
+const EXIT_ALIGNMENT: u32 = svm::EXIT_EXCEPTION + ALIGNMENT as u32;
+
+/// The exit qualification of a port access (APM 15.10.2).
+fn port_access(information: u64, next_rip: u64) -> PortAccess {
+    PortAccess {
+        port: hv_x86::low16(information >> 16),
+        width: low8(information >> 4) & 7,
+        input: information & svm::IOIO_IN != 0,
+        string: information & svm::IOIO_STRING != 0,
+        next_rip,
+    }
+}
+
+impl Machine for Svm {
+    fn missing_feature() -> Option<&'static str> {
+        let extended = raw::cpuid(0x8000_0000, 0).eax;
+        if extended < 0x8000_000a || raw::cpuid(0x8000_0001, 0).ecx & cpuid::E1_ECX_SVM == 0 {
+            return Some("AMD SVM");
+        }
+        if raw::cpuid(0x8000_000a, 0).edx & cpuid::SVM_EDX_NPT == 0 {
+            return Some("nested paging");
+        }
+        if raw::read_msr(msr::VM_CR) & msr::VM_CR_SVMDIS != 0 {
+            return Some("SVM (disabled by firmware)");
+        }
+        None
+    }
+
+    fn init() -> Option<()> {
+        FEATURES.store(raw::cpuid(0x8000_000a, 0).edx, Ordering::Relaxed);
+        let (ports, msrs) = permission_maps()?;
+        PORT_MAP.store(ports, Ordering::Relaxed);
+        MSR_MAP.store(msrs, Ordering::Relaxed);
+        Some(())
+    }
+
+    fn enable(cpu: &Cpu) {
+        let efer = raw::read_msr(msr::EFER) | reg::EFER_SVME;
+        // SAFETY: support was checked at start.
+        unsafe { raw::write_msr(msr::EFER, efer) };
+        if let Some(area) = memory::take_frame() {
+            // SAFETY: the frame belongs to the processor from now on.
+            unsafe { raw::write_msr(msr::VM_HSAVE_PA, area) };
+        }
+        // SAFETY: VMSAVE writes this CPU's own page, which nothing else uses.
+        unsafe {
+            core::arch::asm!("vmsave rax", in("rax") cpu.host_vmcb, options(nostack, preserves_flags));
+        };
+    }
+
+    fn new(root: u64, tsc_offset: u64) -> Option<Self> {
+        let mut vmcb = FrameBox::new()?;
+        init_control(&mut vmcb, root, tsc_offset);
+        start_state::real_mode(&mut vmcb, 0);
+        Some(Self { vmcb, tag: Tag::NONE, interrupted: 0 })
+    }
+
+    fn real_mode(&mut self, vector: u8) {
+        start_state::real_mode(&mut self.vmcb, vector);
+        self.vmcb.control.interrupt_shadow = 0;
+        // Its translations were made under other control registers.
+        (self.tag, self.interrupted) = (Tag::NONE, 0);
+    }
+
+    fn described(&mut self, state: &VcpuState) -> Result<(), Error> {
+        self.real_mode(0);
+        start_state::described(&mut self.vmcb, state)
+    }
+
+    fn run(&mut self, cpu: &Cpu, registers: &mut Registers, entry: &Entry) -> Exit {
+        let flush = cpu.asids.lock().assign(&mut self.tag);
+        self.vmcb.control.asid = self.tag.asid();
+        self.vmcb.control.tlb_control = if flush { svm::TLB_FLUSH_ALL } else { svm::TLB_KEEP };
+        self.prepare(entry);
+        self.vmcb.save.rax = registers.rax;
+        self.vmcb.save.rsp = registers.rsp;
+        let address = self.vmcb.address();
+        // SAFETY: both control blocks are whole and owned; the guest reaches only
+        // memory its nested tables map.
+        unsafe { run_guest(registers, address, cpu.host_vmcb) };
+        registers.rax = self.vmcb.save.rax;
+        registers.rsp = self.vmcb.save.rsp;
+        // A software interrupt happens again by itself: its instruction does.
+        let event = self.vmcb.control.exit_interrupt_info;
+        if event & EVENT_VALID != 0 && event & EVENT_TYPE != EVENT_SOFTWARE {
+            self.interrupted = event;
+        }
+        if self.holds_host_state() {
+            return Exit::Fatal("the emulated processor lost its state");
+        }
+        self.exit()
+    }
+
+    fn has_interrupted_event(&self) -> bool {
+        self.interrupted != 0
+    }
+
+    fn takes_interrupts(&self) -> bool {
+        self.interrupt_flag() && self.takes_nmi()
+    }
+
+    fn interrupt_flag(&self) -> bool {
+        self.vmcb.save.rflags & reg::RFLAGS_IF != 0
+    }
+
+    fn takes_nmi(&self) -> bool {
+        self.vmcb.control.interrupt_shadow & 1 == 0
+    }
+
+    fn task_priority_class(&self) -> u8 {
+        low8(self.vmcb.control.vintr) & 15
+    }
+
+    fn fetched(&self) -> Option<&[u8]> {
+        let control = &self.vmcb.control;
+        let count = usize::from(control.fetched).min(MAX_LENGTH);
+        (count != 0 && has(SVM_EDX_DECODE_ASSISTS)).then(|| control.instruction.get(..count)).flatten()
+    }
+
+    fn next_rip(&self) -> Option<u64> {
+        let next = self.vmcb.control.next_rip;
+        (next != 0 && has(SVM_EDX_NRIP_SAVE)).then_some(next)
+    }
+
+    fn rip(&self) -> u64 {
+        self.vmcb.save.rip
+    }
+
+    fn go_to(&mut self, rip: u64) {
+        self.vmcb.save.rip = if self.mode() == Mode::Long { rip } else { rip & 0xffff_ffff };
+        self.vmcb.control.interrupt_shadow &= !1;
+    }
+
+    fn linear_rip(&self) -> u64 {
+        let save = &self.vmcb.save;
+        if self.mode() == Mode::Long { save.rip } else { save.cs.base.wrapping_add(save.rip) & 0xffff_ffff }
+    }
+
+    fn mode(&self) -> Mode {
+        let save = &self.vmcb.save;
+        // Attribute bits 9 and 10: L and D (APM figure 4-20 as the VMCB packs it).
+        if save.efer & reg::EFER_LMA != 0 && save.cs.attributes & 1 << 9 != 0 {
+            Mode::Long
+        } else if save.cs.attributes & 1 << 10 != 0 {
+            Mode::Bits32
+        } else {
+            Mode::Bits16
+        }
+    }
+
+    fn paging(&self) -> Paging {
+        let save = &self.vmcb.save;
+        Paging { cr0: save.cr0, cr3: save.cr3, cr4: save.cr4, efer: save.efer }
+    }
+
+    fn privilege(&self) -> u8 {
+        self.vmcb.save.cpl
+    }
+
+    fn efer(&self) -> u64 {
+        self.vmcb.save.efer & !reg::EFER_SVME
+    }
+
+    fn set_efer(&mut self, value: u64) {
+        let old = self.vmcb.save.efer;
+        self.vmcb.save.efer = value & !reg::EFER_LMA | old & reg::EFER_LMA | reg::EFER_SVME;
+    }
+
+    fn pat(&self) -> u64 {
+        self.vmcb.save.pat
+    }
+
+    fn set_pat(&mut self, value: u64) {
+        self.vmcb.save.pat = value;
+    }
+
+    fn log_state(&self, domain: usize, index: u32) {
+        let save = &self.vmcb.save;
+        info!(
+            "domain slot {domain} vcpu {index}: triple fault at {:#x}, CR2 {:#x}, CR3 {:#x}, CR0 {:#x}, RSP {:#x}, event {:#x}",
+            save.rip, save.cr2, save.cr3, save.cr0, save.rsp, self.vmcb.control.exit_interrupt_info
+        );
+    }
 }

@@ -1,22 +1,24 @@
 //! Virtual processors: what others may ask of them, and running them.
 
+mod forwarded;
+
 use crate::cpu::{self, Cpu};
 use crate::domain::{self, SCHEDULER};
 use crate::frame::{FrameBox, Page};
 use crate::registers::Registers;
-use crate::{apic, clock, exits, raw, start_state, svm};
+use crate::vendor::{Entry, Event as Given, Exit, Host, Machine};
+use crate::{apic, clock, exits, raw};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use hv_abi::MAX_VCPUS;
 use hv_abi::call::Error;
 use hv_abi::domain::VcpuState;
-use hv_abi::event::{self, Event};
-use hv_core::asid::Tag;
-use hv_core::decode::Access;
 use hv_core::lapic::{Address, Lapic, Now};
 use hv_core::scheduler::State;
-use hv_x86::svm::Vmcb;
 use hv_x86::{Exception, reg};
 use spin::Mutex;
+
+use forwarded::report_access;
+pub(crate) use forwarded::{Forwarded, complete, waiting_event};
 
 static VCPUS: [Vcpu; MAX_VCPUS] = [const { Vcpu::new() }; MAX_VCPUS];
 
@@ -37,28 +39,9 @@ pub(crate) struct Vcpu {
     inner: Mutex<Option<Inner>>,
 }
 
-/// An access that dom0 answers.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Forwarded {
-    /// One of `event::ACCESS_*`.
-    pub(crate) kind: u16,
-    /// Bytes.
-    pub(crate) width: u8,
-    /// Port or guest-physical address.
-    pub(crate) address: u64,
-    /// What is written.
-    pub(crate) value: u64,
-    /// For memory: the instruction.
-    pub(crate) instruction: Option<Access>,
-    /// Where the guest goes on.
-    pub(crate) next_rip: u64,
-    /// dom0's answer.
-    pub(crate) answer: Option<u64>,
-}
-
 /// The state behind the lock.
 pub(crate) struct Inner {
-    pub(crate) vmcb: FrameBox<Vmcb>,
+    pub(crate) machine: Host,
     pub(crate) registers: Registers,
     pub(crate) lapic: Lapic,
     pub(crate) xcr0: u64,
@@ -69,13 +52,10 @@ pub(crate) struct Inner {
     pub(crate) halted: bool,
     pub(crate) forwarded: Option<Forwarded>,
     pub(crate) exception: Option<Exception>,
-    /// An event whose delivery an exit interrupted.
-    pub(crate) reinject: u64,
-    pub(crate) nmi: bool,
+    nmi: bool,
     wait_startup: bool,
     state: FrameBox<Page>,
     debug: [u64; 4],
-    tag: Tag,
     tsc_offset: u64,
     ran: bool,
 }
@@ -184,9 +164,7 @@ pub(crate) fn create(
     tsc_offset: u64,
 ) -> Result<usize, Error> {
     let slot = VCPUS.iter().position(|vcpu| !vcpu.used.load(Ordering::Acquire)).ok_or(Error::NoSlot)?;
-    let mut vmcb = FrameBox::new().ok_or(Error::NoMemory)?;
-    svm::init_control(&mut vmcb, root, tsc_offset);
-    start_state::real_mode(&mut vmcb, 0);
+    let machine = Host::new(root, tsc_offset).ok_or(Error::NoMemory)?;
     let mut state = FrameBox::<Page>::new().ok_or(Error::NoMemory)?;
     // MXCSR after reset; XRSTOR takes it from here even for initial state
     // (SDM volume 1, 13.8.1).
@@ -198,7 +176,7 @@ pub(crate) fn create(
     vcpu.reset_requests();
     vcpu.set_address(lapic.address());
     *vcpu.inner.lock() = Some(Inner {
-        vmcb,
+        machine,
         registers: Registers::ZERO,
         lapic,
         xcr0: 1,
@@ -209,12 +187,10 @@ pub(crate) fn create(
         halted: false,
         forwarded: None,
         exception: None,
-        reinject: 0,
         nmi: false,
         wait_startup: true,
         state,
         debug: [0; 4],
-        tag: Tag::NONE,
         tsc_offset,
         ran: false,
     });
@@ -235,42 +211,12 @@ pub(crate) fn set_state(slot: usize, state: &VcpuState) -> Result<(), Error> {
     let vcpu = by_slot(slot).ok_or(Error::NotFound)?;
     let mut guard = vcpu.inner.lock();
     let inner = guard.as_mut().ok_or(Error::NotFound)?;
-    start_state::described(&mut inner.vmcb, state)?;
+    inner.machine.described(state)?;
     inner.registers = Registers::ZERO;
     inner.registers.rsp = state.rsp;
     inner.registers.rbx = state.rbx;
     inner.registers.rsi = state.rsi;
     inner.wait_startup = false;
-    Ok(())
-}
-
-/// The access a vCPU waits for, as an event.
-pub(crate) fn waiting_event(slot: usize, domain: u32, index: u32) -> Option<Event> {
-    let guard = by_slot(slot)?.inner.lock();
-    let access = guard.as_ref()?.forwarded.filter(|access| access.answer.is_none())?;
-    Some(Event {
-        kind: event::EXIT,
-        domain,
-        index,
-        access: access.kind,
-        width: u16::from(access.width),
-        address: access.address,
-        value: access.value,
-    })
-}
-
-/// Answers a forwarded access.
-pub(crate) fn complete(slot: usize, value: u64) -> Result<(), Error> {
-    let vcpu = by_slot(slot).ok_or(Error::NotFound)?;
-    {
-        let mut guard = vcpu.inner.lock();
-        let inner = guard.as_mut().ok_or(Error::NotFound)?;
-        let access = inner.forwarded.as_mut().filter(|access| access.answer.is_none()).ok_or(Error::State)?;
-        access.answer = Some(value);
-    }
-    vcpu.waiting.store(false, Ordering::Release);
-    vcpu.answered.store(true, Ordering::Release);
-    domain::kick(slot);
     Ok(())
 }
 
@@ -301,21 +247,18 @@ impl Inner {
         if vcpu.init.swap(false, Ordering::Acquire) {
             self.lapic.init();
             vcpu.set_address(self.lapic.address());
-            start_state::real_mode(&mut self.vmcb, 0);
+            self.machine.real_mode(0);
             self.registers = Registers::ZERO;
             self.wait_startup = true;
             self.halted = false;
-            (self.forwarded, self.exception, self.reinject) = (None, None, 0);
+            (self.forwarded, self.exception) = (None, None);
+            vcpu.waiting.store(false, Ordering::Release);
         }
         let startup = vcpu.startup.swap(0, Ordering::Acquire);
         if let (Some(vector), true) = (startup.checked_sub(1), self.wait_startup) {
-            start_state::real_mode(&mut self.vmcb, vector);
+            self.machine.real_mode(vector);
             self.wait_startup = false;
         }
-    }
-
-    fn interrupts_enabled(&self) -> bool {
-        self.vmcb.save.rflags & reg::RFLAGS_IF != 0 && self.vmcb.control.interrupt_shadow & 1 == 0
     }
 
     /// Whether it has something to do.
@@ -329,8 +272,7 @@ impl Inner {
             exits::finish_access(self, &access, answer);
         }
         if self.halted {
-            let wakes =
-                self.nmi || (self.vmcb.save.rflags & reg::RFLAGS_IF != 0 && self.lapic.pending().is_some());
+            let wakes = self.nmi || (self.machine.interrupt_flag() && self.lapic.pending().is_some());
             if !wakes {
                 return false;
             }
@@ -340,34 +282,51 @@ impl Inner {
     }
 
     /// Puts this vCPU's hidden state into the processor.
-    fn load(&mut self, cpu: &Cpu) {
+    fn load(&mut self) {
         raw::set_xcr0(cpu::host_xcr0());
         raw::xrstor(&self.state);
         raw::set_xcr0(self.xcr0);
         raw::write_debug(self.debug);
         // SAFETY: the auxiliary value is only read by RDTSCP in the guest.
         unsafe { raw::write_msr(hv_x86::msr::TSC_AUX, self.tsc_aux) };
-        cpu.loaded.store(0, Ordering::Relaxed);
     }
 
-    fn save(&mut self, cpu: &Cpu) {
+    fn save(&mut self) {
         // What the guest has enabled, also where XSETBV cannot be intercepted.
         self.xcr0 = raw::xcr0() & cpu::host_xcr0() | reg::XCR0_X87;
         raw::set_xcr0(cpu::host_xcr0());
         raw::xsave(&mut self.state);
         self.debug = raw::read_debug();
-        cpu.loaded.store(cpu::NONE, Ordering::Relaxed);
+    }
+
+    /// What the guest finds when it goes on: an event that was interrupted, an
+    /// exception, an NMI or an interrupt, in this order.
+    fn next_event(&mut self) -> Given {
+        if self.machine.has_interrupted_event() {
+            return Given::Interrupted;
+        }
+        if let Some(exception) = self.exception.take() {
+            return Given::Exception(exception);
+        }
+        if self.nmi && self.machine.takes_nmi() {
+            self.nmi = false;
+            return Given::Nmi;
+        }
+        if self.machine.takes_interrupts()
+            && let Some(vector) = self.lapic.pending()
+        {
+            self.lapic.accept(vector);
+            return Given::Interrupt(vector);
+        }
+        Given::None
     }
 
     /// Guest mode until the next exit.
-    fn enter(&mut self, cpu: &Cpu) {
-        let flush = cpu.asids.lock().assign(&mut self.tag);
-        self.vmcb.control.asid = self.tag.asid();
-        self.vmcb.control.tlb_control =
-            if flush { hv_x86::svm::TLB_FLUSH_ALL } else { hv_x86::svm::TLB_KEEP };
-        let enabled = self.interrupts_enabled();
-        svm::prepare_injection(self, enabled);
-        svm::run(cpu, &mut self.vmcb, &mut self.registers);
+    fn enter(&mut self, cpu: &Cpu) -> Exit {
+        let task_priority_class = self.lapic.task_priority_class();
+        let event = self.next_event();
+        let window = self.nmi || self.lapic.pending().is_some();
+        self.machine.run(cpu, &mut self.registers, &Entry { event, window, task_priority_class })
     }
 }
 
@@ -378,7 +337,7 @@ pub(crate) fn run(cpu: &'static Cpu, slot: usize, until: u64) {
     let mut guard = vcpu.inner.lock();
     let Some(inner) = guard.as_mut() else { return };
     let mut loaded = false;
-    let domain_slot = inner.domain;
+    let (domain_slot, index) = (inner.domain, inner.index);
     loop {
         let leave = run_some(cpu, vcpu, inner, until, &mut loaded);
         let now = clock::now_ns();
@@ -393,10 +352,10 @@ pub(crate) fn run(cpu: &'static Cpu, slot: usize, until: u64) {
                     // the report until then by leaving as runnable.
                     SCHEDULER.lock().leave(slot, now, State::Runnable);
                     if loaded {
-                        inner.save(cpu);
+                        inner.save();
                     }
                     drop(guard);
-                    report_access(domain_slot, slot);
+                    report_access(domain_slot, index);
                     return;
                 }
                 continue;
@@ -404,7 +363,7 @@ pub(crate) fn run(cpu: &'static Cpu, slot: usize, until: u64) {
             Leave::Block(report) => {
                 let timer = if inner.halted { inner.lapic.next_deadline_ns() } else { None };
                 if loaded {
-                    inner.save(cpu);
+                    inner.save();
                 }
                 vcpu.waiting.store(inner.forwarded.is_some(), Ordering::Release);
                 let next = if vcpu.stop.load(Ordering::Acquire) { State::Stopped } else { State::Blocked };
@@ -414,7 +373,7 @@ pub(crate) fn run(cpu: &'static Cpu, slot: usize, until: u64) {
             }
             Leave::Yield => {
                 if loaded {
-                    inner.save(cpu);
+                    inner.save();
                 }
                 let next = if vcpu.stop.load(Ordering::Acquire) { State::Stopped } else { State::Runnable };
                 scheduler.leave(slot, now, next);
@@ -430,19 +389,9 @@ pub(crate) fn run(cpu: &'static Cpu, slot: usize, until: u64) {
         drop(scheduler);
         drop(guard);
         if report {
-            report_access(domain_slot, slot);
+            report_access(domain_slot, index);
         }
         return;
-    }
-}
-
-/// Tells dom0 that the vCPU in `slot` waits for an answer.
-fn report_access(domain_slot: usize, slot: usize) {
-    let Some(number) = domain::number_of(domain_slot) else { return };
-    let index = (0..32_u64).find(|index| domain::vcpu_slot(number, *index) == Ok(slot));
-    if let (Some(index), Some(events)) = (index, domain::EVENTS.get(domain_slot)) {
-        events.exits.fetch_or(1 << index, Ordering::Release);
-        domain::notify(domain_slot);
     }
 }
 
@@ -463,7 +412,7 @@ fn run_some(cpu: &'static Cpu, vcpu: &Vcpu, inner: &mut Inner, until: u64, loade
             return Leave::Yield;
         }
         if !*loaded {
-            inner.load(cpu);
+            inner.load();
             *loaded = true;
         }
         if !inner.ran {
@@ -472,9 +421,9 @@ fn run_some(cpu: &'static Cpu, vcpu: &Vcpu, inner: &mut Inner, until: u64, loade
         }
         let timer = inner.lapic.next_deadline_ns().unwrap_or(u64::MAX).min(until);
         crate::arm(cpu, timer, now);
-        inner.enter(cpu);
+        let exit = inner.enter(cpu);
         vcpu.exits.fetch_add(1, Ordering::Relaxed);
-        match exits::handle(vcpu, inner) {
+        match exits::handle(vcpu, inner, exit) {
             exits::Next::Continue => {}
             exits::Next::Forward => return Leave::Block(true),
             exits::Next::Crash(cause) => {

@@ -271,6 +271,8 @@ run_guest:
     sti
     vmload %rax
     vmrun %rax
+.globl after_guest
+after_guest:
     vmsave %rax
     movq 8(%rsp), %rax
     movq %rbx, R_RBX(%rax)

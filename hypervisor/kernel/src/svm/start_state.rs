@@ -6,7 +6,7 @@ use hv_x86::reg;
 use hv_x86::svm::{Segment, Vmcb};
 
 /// State after INIT and start-up (APM 14.1.3, 15.27.8).
-pub(crate) fn real_mode(vmcb: &mut Vmcb, vector: u8) {
+pub(super) fn real_mode(vmcb: &mut Vmcb, vector: u8) {
     let data = Segment { selector: 0, attributes: 0x93, limit: 0xffff, base: 0 };
     let save = &mut vmcb.save;
     (save.ds, save.es, save.ss, save.fs, save.gs) = (data, data, data, data, data);
@@ -30,9 +30,8 @@ pub(crate) fn real_mode(vmcb: &mut Vmcb, vector: u8) {
     save.pat = 0x0007_0406_0007_0406;
 }
 
-/// The state that dom0's loader describes.
-pub(crate) fn described(vmcb: &mut Vmcb, state: &VcpuState) -> Result<(), Error> {
-    real_mode(vmcb, 0);
+/// The state that dom0's loader describes, over that of [`real_mode`].
+pub(super) fn described(vmcb: &mut Vmcb, state: &VcpuState) -> Result<(), Error> {
     let long = match state.mode {
         hv_abi::domain::MODE_LONG => true,
         hv_abi::domain::MODE_PROTECTED => false,
