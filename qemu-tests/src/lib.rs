@@ -8,6 +8,7 @@
 //! * [`machine`]: a QEMU machine that is the node;
 //! * [`operator`]: the CLI as an operator uses it;
 //! * [`world`]: all of these together; [`scenarios`]: what must hold for them;
+//! * [`measure`]: what `cargo measure` measures;
 //! * [`http`]: fetches a page;
 //! * [`process`]: child processes that end with their owner.
 
@@ -15,6 +16,7 @@ pub mod debian;
 pub mod http;
 pub mod lab;
 pub mod machine;
+pub mod measure;
 pub mod operator;
 pub mod packages;
 pub mod process;

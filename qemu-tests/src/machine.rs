@@ -50,6 +50,24 @@ pub fn accelerator() -> [&'static str; 4] {
     if nests() { ["-accel", "kvm", "-cpu", "host"] } else { ["-accel", "tcg,thread=multi", "-cpu", "max"] }
 }
 
+/// QEMU's command line for a machine whose card is connected to a tap.
+#[must_use]
+pub fn command(shape: &Shape, tap: &str, mac: &str, serial: &Path) -> Command {
+    let _ = std::fs::remove_file(serial);
+    let mut command = Command::new("qemu-system-x86_64");
+    command
+        .args(["-machine", "q35", "-nodefaults", "-no-user-config", "-display", "none"])
+        .args(accelerator())
+        .args(["-smp", &shape.cpus.to_string(), "-m", &shape.memory_mib.to_string()])
+        .args(["-serial", &format!("file:{}", serial.display())])
+        .args(["-netdev", &format!("tap,id=wire,ifname={tap},script=no,downscript=no")])
+        .args(["-device", &format!("virtio-net-pci,netdev=wire,mac={mac},bootindex=1")]);
+    if let Boot::Kernel(image) = &shape.boot {
+        command.arg("-kernel").arg(image);
+    }
+    command
+}
+
 impl Machine {
     /// Switches the machine on, connected to the lab's tap.
     ///
@@ -57,18 +75,7 @@ impl Machine {
     /// When QEMU cannot be started.
     pub fn start(shape: &Shape, directory: &Path) -> Result<Self> {
         let serial = directory.join("serial.log");
-        let _ = std::fs::remove_file(&serial);
-        let mut command = Command::new("qemu-system-x86_64");
-        command
-            .args(["-machine", "q35", "-nodefaults", "-no-user-config", "-display", "none"])
-            .args(accelerator())
-            .args(["-smp", &shape.cpus.to_string(), "-m", &shape.memory_mib.to_string()])
-            .args(["-serial", &format!("file:{}", serial.display())])
-            .args(["-netdev", "tap,id=wire,ifname=tap0,script=no,downscript=no"])
-            .args(["-device", &format!("virtio-net-pci,netdev=wire,mac={NODE_MAC},bootindex=1")]);
-        if let Boot::Kernel(image) = &shape.boot {
-            command.arg("-kernel").arg(image);
-        }
+        let mut command = command(shape, "tap0", NODE_MAC, &serial);
         let started = Instant::now();
         let process = Process::start(&mut command, &directory.join("qemu.log"))?;
         Ok(Self { process, started, serial })

@@ -19,6 +19,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("newuidmap", "uidmap"),
     ("/var/lib/dpkg/info/busybox-static.list", "busybox-static"),
     ("xz", "xz-utils"),
+    ("/usr/lib/x86_64-linux-gnu/libc.a", "libc6-dev"),
 ];
 
 fn is_there(what: &str) -> bool {

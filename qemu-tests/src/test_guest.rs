@@ -85,7 +85,39 @@ pub fn find(target: &Path, flavour: Flavour) -> Result<TestGuest> {
     let kernel = entry(&directory.join("x/boot"), "vmlinuz-")?;
     let initrd = directory.join("initrd.cpio");
     // Cheap, and never older than the scripts.
-    std::fs::write(&initrd, initramfs(&directory)?)?;
+    std::fs::write(&initrd, initramfs(&directory, &Recipe::default())?)?;
+    Ok(TestGuest { kernel, initrd })
+}
+
+/// What an initramfs holds besides busybox.
+#[derive(Debug)]
+pub struct Recipe<'a> {
+    /// Modules that are loaded, with all they depend on, in `modules/order`.
+    pub modules: &'a [&'a str],
+    /// Modules that are there to be loaded.
+    pub spare: &'a [&'a str],
+    /// The first program, a script.
+    pub init: &'a str,
+    /// Directories, parents first.
+    pub directories: &'a [&'a str],
+    /// More programs and files, by name.
+    pub files: Vec<(String, Vec<u8>)>,
+}
+
+impl Default for Recipe<'_> {
+    fn default() -> Self {
+        let files = vec![("bin/ports".to_string(), ports::program())];
+        Self { modules: &MODULES, spare: &SPARE, init: INIT, directories: &[], files }
+    }
+}
+
+/// The files of a guest with an initramfs of one's own, written to `initrd`.
+///
+/// # Errors
+/// When the kernel was not offered, or the initramfs cannot be written.
+pub fn compose(target: &Path, flavour: Flavour, recipe: &Recipe<'_>, initrd: PathBuf) -> Result<TestGuest> {
+    let TestGuest { kernel, .. } = find(target, flavour)?;
+    std::fs::write(&initrd, initramfs(&directory(target, flavour), recipe)?)?;
     Ok(TestGuest { kernel, initrd })
 }
 
@@ -192,24 +224,26 @@ fn add_module(
     Ok(())
 }
 
-fn initramfs(directory: &Path) -> Result<Vec<u8>> {
+fn initramfs(directory: &Path, recipe: &Recipe<'_>) -> Result<Vec<u8>> {
     let mut all = BTreeMap::new();
     modules(&entry(&directory.join("x/lib/modules"), "")?.join("kernel"), &mut all)?;
     let mut archive = Archive::default();
-    for name in ["bin", "modules"] {
+    for name in ["bin", "modules"].iter().chain(recipe.directories) {
         archive.directory(name);
     }
     let (mut order, mut spare) = (Vec::new(), Vec::new());
-    for name in MODULES {
+    for name in recipe.modules {
         add_module(name, &all, &mut archive, &mut order)?;
     }
-    for name in SPARE {
+    for name in recipe.spare {
         add_module(name, &all, &mut archive, &mut spare)?;
     }
     archive.file("modules/order", order.join("\n").as_bytes());
     archive.file("bin/busybox", &std::fs::read(BUSYBOX).context("no static busybox")?);
-    archive.file("bin/ports", &ports::program());
-    archive.file("init", INIT.as_bytes());
+    for (name, bytes) in &recipe.files {
+        archive.file(name, bytes);
+    }
+    archive.file("init", recipe.init.as_bytes());
     archive.file("dhcp.sh", DHCP.as_bytes());
     Ok(archive.finish())
 }
@@ -238,11 +272,11 @@ impl Default for Description<'_> {
 }
 
 impl World {
-    /// Creates a test guest, whatever comes of it.
+    /// Writes the VM file of a test guest and returns where it is.
     ///
     /// # Errors
-    /// When the VM file cannot be written or the CLI cannot be run.
-    pub fn try_test_guest(&self, files: &TestGuest, guest: &Description<'_>) -> Result<Answer> {
+    /// When it cannot be written.
+    pub fn test_guest_file(&self, files: &TestGuest, guest: &Description<'_>) -> Result<PathBuf> {
         let (_, mac) = guest_address(guest.number);
         let text = format!(
             "name = \"{name}\"\nmemory = {memory}\nvcpus = {vcpus}\nkernel = \"{kernel}\"\nramdisk = \"{initrd}\"\n\
@@ -257,6 +291,15 @@ impl World {
         );
         let path = self.directory.join(format!("{}.vm", guest.name));
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
+    }
+
+    /// Creates a test guest, whatever comes of it.
+    ///
+    /// # Errors
+    /// When the VM file cannot be written or the CLI cannot be run.
+    pub fn try_test_guest(&self, files: &TestGuest, guest: &Description<'_>) -> Result<Answer> {
+        let path = self.test_guest_file(files, guest)?;
         self.operator.try_run(&["create", &path.display().to_string()])
     }
 

@@ -5,138 +5,154 @@
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use qemu_tests::lab::NODE;
+use qemu_tests::lab::HOST;
 use qemu_tests::machine::{Boot, Shape};
-use qemu_tests::world::{Guest, World, build};
-use qemu_tests::{lab, packages, programs};
-use serde_json::{Value, json};
-use std::time::Duration;
+use qemu_tests::measure::figure::{Table, as_f64, number};
+use qemu_tests::measure::hand_off::HandOff;
+use qemu_tests::measure::linux::LinuxNode;
+use qemu_tests::measure::load::{PORT, Switchboard, Worker};
+use qemu_tests::measure::{disks, linux, load, memory, start, streams};
+use qemu_tests::test_guest::{Description, TestGuest};
+use qemu_tests::world::{Built, World, build, target_name};
+use qemu_tests::{lab, packages, programs, test_guest};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// Measures a node in QEMU and writes `target/measure.json`.
 #[derive(Parser)]
 #[command(name = "cargo measure")]
-struct Arguments {}
+struct Arguments {
+    /// Only the parts whose name contains this: size, hand-off, memory, start,
+    /// disks, streams.
+    #[arg(long)]
+    only: Option<String>,
+}
 
-const MIB: u64 = 1 << 20;
 /// Budget: bytes of the image.
-const IMAGE_BUDGET: u64 = 2 * MIB;
-/// Budget: memory of hypervisor and dom0 after boot, without guests.
-const MEMORY_BUDGET: u64 = 16 * MIB;
-/// Budget: memory of an idle guest beyond its RAM.
-const GUEST_BUDGET: u64 = 256 * 1024;
-/// Guests that are created to see what one costs.
-const GUESTS: u8 = 4;
-/// RAM of each in MiB.
-const GUEST_MEMORY_MIB: u32 = 256;
+const IMAGE_BUDGET: f64 = 2.0 * 1024.0 * 1024.0;
+/// CPUs of each machine: so both machines have a CPU of the workstation's two.
+const CPUS: u32 = 1;
+/// Bytes of the disks that are read.
+const DISK_BYTES: u64 = 64 << 20;
+/// Number of the iSCSI target.
+const TARGET: u32 = 1;
+/// How long a node may take to answer.
+const NODE_LIMIT: Duration = Duration::from_secs(120);
+/// How long a load generator may take to call.
+const CALL_LIMIT: Duration = Duration::from_secs(120);
+/// The AoE disk.
+const AOE_VOLUME: &str = "aoe:e11.2";
 
-/// One figure.
-struct Figure {
-    name: &'static str,
-    value: f64,
-    unit: &'static str,
-    budget: Option<f64>,
+/// Everything that is made outside the lab.
+struct Prepared {
+    built: Built,
+    guest: TestGuest,
+    linux: TestGuest,
 }
 
 fn main() -> Result<()> {
-    Arguments::parse();
+    let arguments = Arguments::parse();
+    let wanted = |part: &str| arguments.only.as_deref().is_none_or(|only| part.contains(only));
     packages::ensure_installed()?;
-    let built = build(false)?;
+    let prepared = prepare()?;
     lab::enter()?;
-    let mut figures = Vec::new();
-    let mut add = |name, value, unit, budget| figures.push(Figure { name, value, unit, budget });
-    let image_bytes = std::fs::metadata(&built.image.path)?.len();
-    add("image", as_f64(image_bytes), "bytes", Some(as_f64(IMAGE_BUDGET)));
-
-    let directory = programs::target().join("measure");
-    let disk = directory.join("disk1.img");
-    let shape = Shape { cpus: 2, memory_mib: 2048, boot: Boot::Pxe };
-    let mut world = World::start(&built, &directory, &shape, |lab| {
-        built.debian.disk(&disk, "measured\n")?;
-        lab.export_aoe(11, 1, &disk)
-    })?;
-    let manageable = world.operator.wait_for_node(Duration::from_secs(120))?;
-    add(
-        "netboot: power-on to first signed reply",
-        manageable.duration_since(world.machine.started).as_secs_f64() * 1e3,
-        "ms",
-        None,
-    );
-    let before = world.operator.json(&["node", "info"])?;
-    let own = number(&before, "hypervisor_bytes")? + number(&before, "dom0_bytes")?;
-    add("memory of hypervisor", as_f64(number(&before, "hypervisor_bytes")?), "bytes", None);
-    add("memory of dom0", as_f64(number(&before, "dom0_bytes")?), "bytes", None);
-    add("memory of both", as_f64(own), "bytes", Some(as_f64(MEMORY_BUDGET)));
-
-    // The first guest brings its kernel along; those after it show what a guest
-    // itself costs.
-    let mut free = Vec::new();
-    for index in 0..=GUESTS {
-        let name = format!("idle{index}");
-        let guest = Guest {
-            name: &name,
-            number: index + 1,
-            memory_mib: GUEST_MEMORY_MIB,
-            vcpus: 1,
-            volume: "aoe:e11.1",
-        };
-        let file = world.vm_file(&built.debian, &guest)?;
-        let text = std::fs::read_to_string(&file)?
-            .replace("disk = [ \"aoe:e11.1,rw\" ]", "disk = [ \"aoe:e11.1,ro\" ]");
-        std::fs::write(&file, text)?;
-        world.operator.run(&["create", &file.display().to_string()])?;
-        free.push(number(&world.operator.json(&["node", "info"])?, "memory_free_bytes")?);
+    let began = Instant::now();
+    let mut table = Table::default();
+    Table::head();
+    let built = &prepared.built;
+    if wanted("size") {
+        let bytes = std::fs::metadata(&built.image.path)?.len();
+        table.add_with_budget("image", vec![as_f64(bytes)], "bytes", IMAGE_BUDGET);
     }
-    std::thread::sleep(Duration::from_secs(5));
-    let last = number(&world.operator.json(&["node", "info"])?, "memory_free_bytes")?;
-    let first = *free.first().context("no guest")?;
-    let each = (first.saturating_sub(last)) / u64::from(GUESTS);
-    let extra = each.saturating_sub(u64::from(GUEST_MEMORY_MIB) * MIB);
-    add("memory of a guest beyond its RAM", as_f64(extra), "bytes", Some(as_f64(GUEST_BUDGET)));
-    let list = world.operator.json(&["list"])?;
-    let mut starts: Vec<u64> = list
-        .as_array()
-        .context("no list")?
-        .iter()
-        .map(|guest| Ok(number(guest, "first_run_ns")?.saturating_sub(number(guest, "created_ns")?)))
-        .collect::<Result<_>>()?;
-    starts.sort_unstable();
-    let median = *starts.get(starts.len() / 2).context("no starts")?;
-    add(
-        "create accepted to first guest instruction, disk connected, median",
-        as_f64(median) / 1e6,
-        "ms",
-        None,
-    );
-    world.machine.process.kill();
-    ensure!(!NODE.is_empty(), "the node has no address");
-    report(&figures)
+    let mut failures = Vec::new();
+    let mut note = |outcome: Result<()>| failures.extend(outcome.err().map(|error| format!("{error:#}")));
+    if wanted("hand-off") {
+        let hand_off = HandOff {
+            image: &built.image.path,
+            cli: &built.cli,
+            identity: &built.image.operator_key_path,
+            directory: &programs::target().join("measure-hand-off"),
+        };
+        note(hand_off.measure(&mut table));
+    }
+    if ["memory", "start", "disks", "streams"].into_iter().any(wanted) {
+        note(measure_node(&prepared, &programs::target().join("measure"), wanted, &mut table));
+    }
+    // What could be measured is shown whatever else went wrong.
+    table.write(&programs::target().join("measure.json"))?;
+    println!("took {:.0} s", began.elapsed().as_secs_f64());
+    ensure!(failures.is_empty(), "not everything could be measured: {}", failures.join("; "));
+    table.check()
 }
 
-fn number(value: &Value, key: &str) -> Result<u64> {
-    value.get(key).and_then(Value::as_u64).with_context(|| format!("no number {key} in {value}"))
+/// Builds and fetches what is missing. Called again inside the lab it finds
+/// everything.
+fn prepare() -> Result<Prepared> {
+    let target = programs::target();
+    let built = build(false)?;
+    test_guest::prepare(&target)?;
+    linux::prepare(&target)?;
+    let program = load::build(&target)?;
+    let guest = load::guest(&target, &program)?;
+    let linux = linux::compose_node(&target, &program)?;
+    Ok(Prepared { built, guest, linux })
 }
 
-#[expect(clippy::cast_precision_loss, reason = "sizes and times are far below 2^53")]
-const fn as_f64(value: u64) -> f64 {
-    value as f64
-}
-
-fn report(figures: &[Figure]) -> Result<()> {
-    let mut exceeded = Vec::new();
-    for figure in figures {
-        let budget = figure.budget.map_or_else(String::new, |budget| format!("  budget {budget:.0}"));
-        println!("{:<68} {:>14.1} {:<5}{budget}", figure.name, figure.value, figure.unit);
-        if figure.budget.is_some_and(|budget| figure.value > budget) {
-            exceeded.push(figure.name);
+/// Everything that needs a node in a lab.
+fn measure_node(
+    prepared: &Prepared,
+    directory: &Path,
+    wanted: impl Fn(&str) -> bool,
+    table: &mut Table,
+) -> Result<()> {
+    let shape = Shape { cpus: CPUS, memory_mib: 1536, boot: Boot::Pxe };
+    let world = World::start(&prepared.built, directory, &shape, |lab| {
+        lab.export_aoe(11, 2, &disk(directory, "aoe.img")?)?;
+        lab.export_iscsi(TARGET, &target_name(TARGET), &disk(directory, "iscsi.img")?)
+    })?;
+    let manageable = world.operator.wait_for_node(NODE_LIMIT).with_context(|| world.machine.serial_text())?;
+    let netboot = manageable.duration_since(world.machine.started);
+    table.add("netboot: power-on to first signed reply", netboot.as_secs_f64() * 1e3, "ms");
+    if wanted("memory") {
+        memory::measure_node(table, &world)?;
+        memory::measure_guests(table, &world, &prepared.guest, AOE_VOLUME)?;
+    }
+    let iscsi = format!("iscsi://{HOST}/{}/1", target_name(TARGET));
+    if wanted("start") {
+        start::measure(table, &world, &prepared.guest, AOE_VOLUME, &iscsi)?;
+    }
+    if wanted("disks") || wanted("streams") {
+        let (mut guest, mut linux, _node) = workers(prepared, &world, &iscsi)?;
+        if wanted("disks") {
+            let exits = || number(&world.operator.json(&["info", "load"])?, "exits");
+            disks::measure(table, &mut guest, &mut linux, &exits)?;
+        }
+        if wanted("streams") {
+            streams::measure(table, &mut guest, &mut linux)?;
         }
     }
-    let all: Vec<Value> = figures
-        .iter()
-        .map(|it| json!({ "name": it.name, "value": it.value, "unit": it.unit, "budget": it.budget }))
-        .collect();
-    let path = programs::target().join("measure.json");
-    std::fs::write(&path, serde_json::to_string_pretty(&all)?)?;
-    println!("written to {}", path.display());
-    ensure!(exceeded.is_empty(), "over budget: {}", exceeded.join(", "));
     Ok(())
+}
+
+/// A disk without holes.
+fn disk(directory: &Path, name: &str) -> Result<PathBuf> {
+    let path = directory.join(name);
+    let bytes: Vec<u8> = (0..DISK_BYTES / 8).flat_map(u64::to_le_bytes).collect();
+    std::fs::write(&path, bytes)?;
+    Ok(path)
+}
+
+/// Starts a guest and a Linux node; returns their load generators.
+fn workers(prepared: &Prepared, world: &World, iscsi: &str) -> Result<(Worker, Worker, LinuxNode)> {
+    let switchboard = Switchboard::open()?;
+    let more = format!("disk = [ \"{AOE_VOLUME},ro\", \"{iscsi},ro\" ]");
+    let job = format!("console=ttyS0 worker=guest call={HOST}:{PORT}");
+    let description =
+        Description { name: "load", memory_mib: 256, job: &job, more: &more, ..Description::default() };
+    world.test_guest(&prepared.guest, &description)?;
+    let guest = switchboard.next(CALL_LIMIT).context("the guest does not call")?;
+    let node = LinuxNode::start(&prepared.linux, CPUS, TARGET, &world.directory)?;
+    let linux = switchboard.next(CALL_LIMIT).context("the Linux node does not call")?;
+    ensure!(guest.name == "guest" && linux.name == "linux", "others call: {} {}", guest.name, linux.name);
+    Ok((guest, linux, node))
 }
