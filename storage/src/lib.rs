@@ -16,6 +16,8 @@
 #![forbid(unsafe_code)]
 
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
 pub mod aoe;
 pub mod block;
@@ -27,6 +29,8 @@ mod planted;
 mod random;
 pub mod rate;
 mod requests;
+#[cfg(test)]
+mod tests;
 pub mod volume;
 
 pub use block::{

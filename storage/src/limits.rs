@@ -14,7 +14,7 @@ pub const BACKOFF_NS_MAX: u64 = 5_000_000_000;
 /// AoE frames unanswered at once, per target, whatever it advertises.
 pub const AOE_FRAMES_MAX: u16 = 128;
 /// How long a frame may wander in the network before it can no longer arrive.
-pub const AOE_FRAME_LIFETIME_NS: u64 = 2_000_000_000;
+pub const AOE_FRAME_LIFETIME_NS: u64 = 1_500_000_000;
 /// Paths of one session: stations of ours times stations of the target.
 pub const AOE_PATHS_MAX: usize = 16;
 /// Operator's commands waiting.
@@ -38,5 +38,7 @@ pub const ISCSI_COMMAND_SECTORS_MAX: u32 = 2_048;
 pub const ISCSI_OUTPUT_PDUS_MAX: usize = 1_024;
 /// Targets and portals reported by discovery.
 pub const ISCSI_DISCOVERED_MAX: usize = 1_024;
+/// Paths of one iSCSI volume.
+pub const ISCSI_PATHS_MAX: usize = 8;
 /// Login exchanges before the target is given up for this connection.
 pub const ISCSI_LOGIN_STEPS_MAX: u32 = 16;

@@ -66,9 +66,6 @@ pub(crate) const fn planted(_: Bug) -> bool {
 }
 
 #[cfg(test)]
-extern crate std;
-
-#[cfg(test)]
 std::thread_local! {
     static PLANTED: core::cell::Cell<Option<Bug>> = const { core::cell::Cell::new(None) };
 }
@@ -82,4 +79,10 @@ pub(crate) fn planted(bug: Bug) -> bool {
 #[cfg(test)]
 pub(crate) fn plant(bug: Option<Bug>) {
     PLANTED.set(bug);
+}
+
+/// Whether any bug is switched on for this thread.
+#[cfg(test)]
+pub(crate) fn is_planted() -> bool {
+    PLANTED.get().is_some()
 }

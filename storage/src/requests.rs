@@ -155,6 +155,14 @@ impl Requests {
         self.order.len()
     }
 
+    /// Everything, for a test that failed.
+    #[cfg(test)]
+    pub(crate) fn describe(&self) -> alloc::string::String {
+        let (groups, held) = (&self.groups, &self.held);
+        let waiting = self.order.unfinished();
+        alloc::format!("{groups:?} held {held:?} all until {} of {waiting:?}", self.all_held_until_ns)
+    }
+
     pub(crate) fn set_limits(&mut self, limits: Limits, now_ns: u64) {
         self.limiter = Limiter::new(limits, now_ns);
     }
@@ -191,17 +199,18 @@ impl Requests {
         self.held.retain(|held| held.release != Release::Path(path));
     }
 
-    /// What a path left behind is gone at a known time.
-    pub(crate) fn release_at(&mut self, path: usize, at_ns: u64) {
+    /// What any path left behind is gone at a known time.
+    pub(crate) fn release_at(&mut self, at_ns: u64) {
         for held in &mut self.held {
-            if held.release == Release::Path(path) {
+            if matches!(held.release, Release::Path(_)) {
                 held.release = Release::At(at_ns);
             }
         }
     }
 
-    pub(crate) fn holds_for(&self, path: usize) -> bool {
-        self.held.iter().any(|held| held.release == Release::Path(path))
+    /// Whether anything that a path left behind may still arrive, no matter when.
+    pub(crate) fn awaits_path(&self) -> bool {
+        self.held.iter().any(|held| matches!(held.release, Release::Path(_)))
     }
 
     /// Time passes. Names of groups that ended at the policy deadline are returned:
@@ -371,11 +380,6 @@ impl Requests {
 
     fn index(&self, fragment: &Fragment) -> Option<usize> {
         self.groups.iter().position(|group| group.name == fragment.group)
-    }
-
-    /// Whether a fragment's group still waits for it.
-    pub(crate) fn is_wanted(&self, fragment: &Fragment) -> bool {
-        self.index(fragment).is_some()
     }
 
     /// A fragment has ended.

@@ -11,6 +11,7 @@ use core::str::FromStr;
 use crate::aoe::{Target, TargetAddress};
 use crate::block::{Completion, Request, SubmitError, VolumeStatus};
 use crate::iscsi::{Portal, Session};
+use crate::rate::Limits;
 
 /// A volume's name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -134,7 +135,6 @@ fn is_target(name: &str) -> bool {
 }
 
 /// A session of either protocol. Frames and octets go through the session itself.
-#[expect(clippy::large_enum_variant, reason = "a handful exist, each lives in a table")]
 pub enum Volume {
     /// ATA over Ethernet: give it frames.
     Aoe(Target),
@@ -167,6 +167,23 @@ impl Volume {
         match self {
             Self::Aoe(target) => target.poll(now_ns),
             Self::Iscsi(session) => session.poll(now_ns),
+        }
+    }
+
+    /// Limits what the volume may do.
+    pub fn set_limits(&mut self, limits: Limits, now_ns: u64) {
+        match self {
+            Self::Aoe(target) => target.set_limits(limits, now_ns),
+            Self::Iscsi(session) => session.set_limits(limits, now_ns),
+        }
+    }
+
+    /// How long a request may wait for the target before it fails; `None` is for
+    /// ever.
+    pub fn set_deadline(&mut self, deadline_ns: Option<u64>) {
+        match self {
+            Self::Aoe(target) => target.set_deadline(deadline_ns),
+            Self::Iscsi(session) => session.set_deadline(deadline_ns),
         }
     }
 

@@ -147,26 +147,26 @@ impl Bench {
 }
 
 fn pump_tcp(stream: &mut Option<TcpStream>, session: &mut Session, now: u64, memory: &mut Memory) {
-    if let Some(portal) = session.connection_wanted(now) {
+    if let Some(portal) = session.connect(0, now) {
         let to = SocketAddr::from((portal.address, portal.port));
         match TcpStream::connect_timeout(&to, Duration::from_millis(500)) {
             Ok(tcp) => {
                 tcp.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
                 tcp.set_nodelay(true).unwrap();
                 *stream = Some(tcp);
-                session.on_connected(now);
+                session.on_connected(0, now);
             }
-            Err(_) => session.on_disconnected(now),
+            Err(_) => session.on_disconnected(0, now),
         }
     }
     let Some(tcp) = stream else {
         std::thread::sleep(Duration::from_millis(1));
         return;
     };
-    let mut lost = session.disconnect_wanted();
+    let mut lost = session.disconnect_wanted(0);
     let mut buffer = [0u8; 65_536];
     for _ in 0..8 {
-        let length = session.transmit(&mut buffer, now, memory);
+        let length = session.transmit(0, &mut buffer, now, memory);
         if length == 0 {
             break;
         }
@@ -174,13 +174,13 @@ fn pump_tcp(stream: &mut Option<TcpStream>, session: &mut Session, now: u64, mem
     }
     match tcp.read(&mut buffer) {
         Ok(0) => lost = true,
-        Ok(length) => session.receive(&buffer[..length], now, memory),
+        Ok(length) => session.receive(0, &buffer[..length], now, memory),
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
         Err(_) => lost = true,
     }
     if lost {
         *stream = None;
-        session.on_disconnected(now);
+        session.on_disconnected(0, now);
     }
 }
 
@@ -389,13 +389,8 @@ fn tgtd(folder: &Path, tuned: bool) -> Process {
 }
 
 fn config(kind: SessionKind) -> SessionConfig {
-    SessionConfig {
-        portal: Portal { address: std::net::Ipv4Addr::LOCALHOST, port: 3260 },
-        initiator: "iqn.2026-01.org.example:node".into(),
-        kind,
-        isid: [0x80, 1, 2, 3, 0, 1],
-        seed: 5,
-    }
+    let portal = Portal { address: std::net::Ipv4Addr::LOCALHOST, port: 3260 };
+    SessionConfig::new(portal, "iqn.2026-01.org.example:node".into(), kind, [0x80, 1, 2, 3, 0, 1], 5)
 }
 
 #[test]

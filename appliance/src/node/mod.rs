@@ -147,7 +147,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     fn next_deadline(&mut self, now_ns: u64) -> u64 {
         let host = self.network.host.next_deadline(now_ns);
-        let volumes = self.volumes.next_deadline(now_ns);
+        let volumes = self.volumes.next_deadline();
         let sessions = self.sessions.next_deadline();
         let starts = self.next_start_deadline();
         [host, volumes, sessions, starts].into_iter().flatten().min().unwrap_or(u64::MAX)

@@ -31,7 +31,8 @@ struct Binding {
     /// Which of the node's sessions with this volume it is: readers may share one.
     share: u16,
     volume: Volume,
-    connection: Option<ConnectionId>,
+    /// One for each path.
+    connections: Vec<Option<ConnectionId>>,
     /// The guest's name for each unfinished request.
     tokens: BTreeMap<u64, BlockToken>,
     operations: [u64; 3],
@@ -129,7 +130,7 @@ impl Volumes {
         mixed ^ (mixed >> 31)
     }
 
-    fn session(&mut self, name: &VolumeName, share: u16) -> Volume {
+    fn session(&mut self, name: &VolumeName, share: u16, read_only: bool) -> Volume {
         let seed = self.next_seed();
         match name {
             VolumeName::Aoe(target) => Volume::Aoe(Target::new(TargetConfig {
@@ -137,7 +138,7 @@ impl Volumes {
                 sources: alloc::vec![self.mac],
                 macs: Vec::new(),
                 mtu: 1500,
-                read_only: false,
+                read_only,
                 hold_writes_until_ns: self
                     .left
                     .iter()
@@ -148,11 +149,14 @@ impl Volumes {
                 seed,
             })),
             VolumeName::Iscsi { portal, target, lun, .. } => Volume::Iscsi(Session::new(SessionConfig {
-                portal: *portal,
-                initiator: self.initiator.clone(),
-                kind: SessionKind::Normal { target: target.clone(), lun: *lun },
-                isid: isid(name, share),
-                seed,
+                read_only,
+                ..SessionConfig::new(
+                    *portal,
+                    self.initiator.clone(),
+                    SessionKind::Normal { target: target.clone(), lun: *lun },
+                    isid(name, share),
+                    seed,
+                )
             })),
         }
     }
@@ -165,14 +169,14 @@ impl Volumes {
         let name = parse(disk)?;
         let taken = |share: &u16| self.bindings.iter().any(|it| it.name == name && it.share == *share);
         let share = (0..u16::MAX).find(|share| !taken(share)).unwrap_or(u16::MAX);
-        let volume = self.session(&name, share);
+        let volume = self.session(&name, share, disk.read_only);
         self.bindings.push(Binding {
             guest,
             device,
             name,
             share,
             volume,
-            connection: None,
+            connections: Vec::new(),
             tokens: BTreeMap::new(),
             operations: [0; 3],
         });
@@ -189,7 +193,7 @@ impl Volumes {
     pub fn close(&mut self, guest: u64, host: &mut Host, now_ns: u64) {
         self.left.retain(|left| left.until_ns > now_ns);
         for binding in self.bindings.extract_if(.., |binding| binding.guest == guest) {
-            if let Some(connection) = binding.connection {
+            for connection in binding.connections.into_iter().flatten() {
                 host.abort(connection, now_ns);
             }
             // Its writes may still be on the wire when the next session begins.
@@ -313,32 +317,24 @@ impl Volumes {
             binding.volume.poll(now_ns);
             if let Volume::Iscsi(session) = &mut binding.volume {
                 let mut payload = payload(guests, binding.guest, binding.device, &binding.tokens);
-                drive(session, &mut binding.connection, host, &mut payload, now_ns);
+                drive(session, &mut binding.connections, host, &mut payload, now_ns);
             }
             binding.complete(guests);
         }
-        if let Some(Search::Iscsi { session, connection, .. }) = &mut self.search {
+        if let Some(Search::Iscsi { session, connections, .. }) = &mut self.search {
             session.poll(now_ns);
-            drive(session, connection, host, &mut NoPayload, now_ns);
+            drive(session, connections, host, &mut NoPayload, now_ns);
         }
     }
 
     /// When a session must be looked at again.
     #[must_use]
-    pub fn next_deadline(&self, now_ns: u64) -> Option<u64> {
-        // While a connection is being opened, the stack's own timers count.
-        let connecting = |binding: &Binding| match &binding.volume {
-            Volume::Iscsi(session) => {
-                binding.connection.is_some() && session.connection_wanted(now_ns).is_some()
-            }
-            Volume::Aoe(_) => false,
-        };
-        let sessions = self.bindings.iter().filter(|binding| !connecting(binding));
-        let sessions = sessions.filter_map(|binding| binding.volume.next_deadline()).min();
+    pub fn next_deadline(&self) -> Option<u64> {
+        let sessions = self.bindings.iter().filter_map(|binding| binding.volume.next_deadline()).min();
         let search = self.search.as_ref().map(|search| match search {
             Search::Aoe(discovery) => discovery.next_deadline(),
-            Search::Iscsi { deadline_ns, session, connection, .. } => {
-                let next = session.next_deadline().filter(|_| connection.is_none());
+            Search::Iscsi { deadline_ns, session, .. } => {
+                let next = session.next_deadline();
                 next.map_or(*deadline_ns, |next| next.min(*deadline_ns))
             }
         });
@@ -393,9 +389,23 @@ fn request(id: u64, operation: &BlockOperation) -> Option<Request> {
     Some(Request { id: RequestId(id), operation: kind, lba: Lba(lba), sectors })
 }
 
-/// Moves a session's bytes through its connection, opening one when it wants one.
+/// Moves a volume's bytes through its connections, opening those it wants.
 fn drive(
     session: &mut Session,
+    connections: &mut Vec<Option<ConnectionId>>,
+    host: &mut Host,
+    payload: &mut dyn Payload,
+    now_ns: u64,
+) {
+    connections.resize(session.paths(), None);
+    for (path, connection) in connections.iter_mut().enumerate() {
+        drive_path(session, path, connection, host, payload, now_ns);
+    }
+}
+
+fn drive_path(
+    session: &mut Session,
+    path: usize,
     connection: &mut Option<ConnectionId>,
     host: &mut Host,
     payload: &mut dyn Payload,
@@ -403,20 +413,20 @@ fn drive(
 ) {
     if let Some(id) = *connection {
         let state = host.state(id);
-        if session.disconnect_wanted() || state == ConnectionState::Closed {
+        if session.disconnect_wanted(path) || state == ConnectionState::Closed {
             host.abort(id, now_ns);
             *connection = None;
-            session.on_disconnected(now_ns);
-        } else if session.connection_wanted(now_ns).is_some() && state == ConnectionState::Established {
-            session.on_connected(now_ns);
+            session.on_disconnected(path, now_ns);
+        } else if session.is_connecting(path) && state == ConnectionState::Established {
+            session.on_connected(path, now_ns);
         }
     }
     if connection.is_none()
-        && let Some(portal) = session.connection_wanted(now_ns)
+        && let Some(portal) = session.connect(path, now_ns)
     {
         match host.connect(portal.address, portal.port, TcpOptions::STORAGE) {
             Ok(id) => *connection = Some(id),
-            Err(_) => session.on_disconnected(now_ns),
+            Err(_) => session.on_disconnected(path, now_ns),
         }
     }
     let Some(id) = *connection else { return };
@@ -428,7 +438,7 @@ fn drive(
         let mut count = 0;
         host.read_with(id, |bytes| {
             count = bytes.len();
-            session.receive(bytes, now_ns, payload);
+            session.receive(path, bytes, now_ns, payload);
             count
         });
         if count == 0 {
@@ -437,7 +447,7 @@ fn drive(
         peer_closed = host.state(id) == ConnectionState::PeerClosed;
     }
     loop {
-        let written = host.write_with(id, |room| session.transmit(room, now_ns, payload));
+        let written = host.write_with(id, |room| session.transmit(path, room, now_ns, payload));
         if written == 0 {
             break;
         }
@@ -445,7 +455,7 @@ fn drive(
     if peer_closed {
         host.abort(id, now_ns);
         *connection = None;
-        session.on_disconnected(now_ns);
+        session.on_disconnected(path, now_ns);
     }
 }
 

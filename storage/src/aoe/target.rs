@@ -96,7 +96,8 @@ pub struct Target {
     /// The station bound to, where none is configured.
     bound: Option<MacAddress>,
     identity: Option<Identity>,
-    plain_flush: bool,
+    /// Since when the target is known to have the short flush only.
+    plain_flush_ns: Option<u64>,
     requests: Requests,
     slots: Vec<Slot>,
     /// Where to look for work next, so that paths take turns.
@@ -131,7 +132,7 @@ impl Target {
             paths,
             bound: None,
             identity: None,
-            plain_flush: false,
+            plain_flush_ns: None,
             requests,
             slots: Vec::new(),
             turn: 0,
@@ -270,7 +271,7 @@ impl Target {
         {
             return Some(Kind::Size(size));
         }
-        let queue = usize::from(path.buffers.min(AOE_FRAMES_MAX).max(1));
+        let queue = usize::from(path.buffers.clamp(1, AOE_FRAMES_MAX));
         if !path.has_room() || total >= queue {
             return None;
         }

@@ -4,17 +4,52 @@ use alloc::vec::Vec;
 
 use super::crc32c::{Crc32c, crc32c};
 use super::pdu::{FLAG_FINAL, HEADER_BYTES, Header, opcode};
-use crate::block::{Payload, RequestId};
+use crate::block::{Operation, Payload};
+use crate::planted::{Bug, planted};
+use crate::requests::{Fragment, Requests};
+
+/// Commands between login and the first request, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Probe {
+    TestUnitReady,
+    Units,
+    Inquiry,
+    Pages,
+    Serial,
+    Identity,
+    Limits,
+    Provisioning,
+    Capacity,
+    Mode,
+    Holder,
+    Register,
+    Reserve,
+    Preempt,
+    Unregister,
+    Done,
+}
 
 /// What a command is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TaskKind {
-    TestUnitReady,
-    Inquiry,
-    Capacity,
+    Probe(Probe),
     Text,
-    Data { id: RequestId, write: bool, first: u32, sectors: u32 },
-    Flush { id: RequestId },
+    Fragment(Fragment),
+}
+
+impl TaskKind {
+    /// Whether it can change what the disk holds.
+    pub(super) const fn writes(&self) -> bool {
+        matches!(self, Self::Fragment(fragment) if fragment.operation.writes())
+    }
+}
+
+/// Where a command's outgoing data comes from.
+#[derive(Clone, Debug)]
+pub(super) enum Body {
+    None,
+    Own(Vec<u8>),
+    Fragment(Fragment),
 }
 
 /// A command that awaits its response.
@@ -22,13 +57,21 @@ pub(super) enum TaskKind {
 pub(super) struct Task {
     pub(super) tag: u32,
     pub(super) kind: TaskKind,
+    /// Operation code of its command.
+    pub(super) opcode: u8,
+    pub(super) command_number: u32,
     /// Octets to be transferred.
     pub(super) length: u32,
-    /// Octets received in order (reads), or offered by us (writes).
+    /// The data flows to the target.
+    pub(super) outward: bool,
+    /// Octets received in order, or offered by us.
     pub(super) moved: u32,
     pub(super) data_number: u32,
     pub(super) r2t_number: u32,
     pub(super) started_ns: u64,
+    /// When the target last moved it on.
+    pub(super) touched_ns: u64,
+    pub(super) body: Body,
     /// Answer of a probe.
     pub(super) answer: Vec<u8>,
 }
@@ -37,19 +80,33 @@ pub(super) struct Task {
 #[derive(Debug)]
 pub(super) enum Source {
     Own(Vec<u8>),
-    /// The guest's: request, offset in it, octets.
-    Guest {
-        id: RequestId,
+    /// A request's: fragment, offset in it, octets.
+    Fragment {
+        fragment: Fragment,
         offset: usize,
         length: usize,
     },
 }
 
 impl Source {
+    pub(super) const EMPTY: Self = Self::Own(Vec::new());
+
+    /// A piece of a command's data.
+    pub(super) fn piece(body: &Body, offset: usize, length: usize) -> Self {
+        match body {
+            Body::None => Self::EMPTY,
+            Body::Own(bytes) => {
+                let end = offset.saturating_add(length);
+                Self::Own(bytes.get(offset..end).unwrap_or_default().to_vec())
+            }
+            Body::Fragment(fragment) => Self::Fragment { fragment: *fragment, offset, length },
+        }
+    }
+
     pub(super) fn length(&self) -> usize {
         match self {
             Self::Own(bytes) => bytes.len(),
-            Self::Guest { length, .. } => *length,
+            Self::Fragment { length, .. } => *length,
         }
     }
 }
@@ -67,9 +124,7 @@ pub(super) struct Sequence {
     pub(super) tag: u32,
     pub(super) transfer_tag: u32,
     pub(super) lun: [u8; 8],
-    pub(super) id: RequestId,
-    /// Where the command's data begins in the request.
-    pub(super) base: usize,
+    pub(super) body: Body,
     /// Buffer offset of the next PDU, and of the sequence's end.
     pub(super) offset: u32,
     pub(super) end: u32,
@@ -89,10 +144,11 @@ impl Sequence {
         header.set_u32(20, self.transfer_tag);
         header.set_u32(36, self.data_number);
         header.set_u32(40, self.offset);
-        let offset = self.base.saturating_add(usize::try_from(self.offset).unwrap_or(0));
+        let from = if planted(Bug::TransferOffsetIgnored) { 0 } else { self.offset };
+        let source = Source::piece(&self.body, usize::try_from(from).unwrap_or(0), octets);
         self.offset = self.offset.saturating_add(length);
         self.data_number = self.data_number.wrapping_add(1);
-        (header, Source::Guest { id: self.id, offset, length: octets })
+        (header, source)
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -125,6 +181,7 @@ impl Sending {
         &mut self,
         target: &mut &mut [u8],
         written: &mut usize,
+        requests: &Requests,
         payload: &mut dyn Payload,
     ) -> bool {
         let (head, data) = (self.head.len(), self.source.length());
@@ -153,8 +210,8 @@ impl Sending {
                 match &self.source {
                     _ if inside >= data => piece.fill(0),
                     Source::Own(bytes) => copy_from(piece, bytes.get(inside..)),
-                    Source::Guest { id, offset, .. } => {
-                        payload.load(*id, offset.saturating_add(inside), piece);
+                    Source::Fragment { fragment, offset, .. } => {
+                        requests.load(fragment, offset.saturating_add(inside), piece, payload);
                     }
                 }
                 if let Some(digest) = &mut self.digest {
@@ -174,5 +231,14 @@ impl Sending {
 fn copy_from(target: &mut [u8], source: Option<&[u8]>) {
     for (target, source) in target.iter_mut().zip(source.unwrap_or_default()) {
         *target = *source;
+    }
+}
+
+/// The data of a command that carries out a fragment: what is written, nothing for
+/// the rest.
+pub(super) const fn body_of(fragment: &Fragment) -> Body {
+    match fragment.operation {
+        Operation::Write | Operation::WriteZeroes => Body::Fragment(*fragment),
+        _ => Body::None,
     }
 }

@@ -46,7 +46,7 @@ fn requests_are_cut_and_acknowledged_whole() {
 #[test]
 fn neighbours_are_joined_and_share_a_fragment() {
     let mut requests = Requests::new();
-    let mut memory = Memory((1..=3).map(|id| (id, vec![id as u8; 8 * 512])).collect());
+    let mut memory = Memory((1..=3).map(|id| (id, vec![u8::try_from(id).unwrap(); 8 * 512])).collect());
     submit(&mut requests, 1, Operation::Write, 8, 4);
     submit(&mut requests, 2, Operation::Write, 12, 8);
     submit(&mut requests, 3, Operation::Write, 20, 8);
@@ -115,8 +115,10 @@ fn held_ranges_keep_writes_back_and_nothing_else() {
     assert_eq!(requests.next_deadline(), Some(1_000));
     requests.poll(1_000);
     assert_eq!(requests.next_fragment(&SHAPE).unwrap().lba, 11);
-    assert!(requests.holds_for(1) && !requests.holds_for(0));
+    requests.release(0);
+    assert!(requests.awaits_path());
     requests.release(1);
+    assert!(!requests.awaits_path());
     assert_eq!(requests.next_fragment(&SHAPE).unwrap().lba, 21);
     for index in 0..2 * HELD_RANGES_MAX as u64 {
         requests.hold(index, 1, Release::At(2_000 + index));
@@ -139,7 +141,8 @@ fn the_policy_deadline_ends_requests_and_not_before() {
     assert!(requests.poll(499).is_empty() && ended(&mut requests).is_empty());
     assert_eq!(requests.poll(500), [joint.group]);
     assert_eq!(ended(&mut requests).len(), 3);
-    assert!(!requests.is_wanted(&joint) && requests.len() == 0);
+    requests.done(&joint, Ok(()));
+    assert!(ended(&mut requests).is_empty() && requests.len() == 0);
     requests.set_deadline(None);
     submit(&mut requests, 4, Operation::Read, 0, 4);
     assert!(requests.poll(u64::MAX).is_empty() && requests.next_deadline().is_none());

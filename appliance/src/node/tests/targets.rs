@@ -206,10 +206,12 @@ impl IscsiTarget {
 
     fn command(&mut self, header: &Header, data: &[u8]) {
         let (tag, cdb) = (header.task_tag(), &header.0[32..48]);
-        let from = to_usize(u64::from_be_bytes(cdb[2..10].try_into().unwrap())) * 512;
+        // Of commands that move data; of others it means nothing.
+        let from = to_usize(u64::from_be_bytes(cdb[2..10].try_into().unwrap())).wrapping_mul(512);
         let octets = usize::try_from(header.u32(20)).unwrap();
         let answer: Vec<u8> = match cdb[0] {
             0x00 | 0x35 => return self.respond(tag),
+            0x12 if cdb[1] & 1 != 0 => return self.refuse(tag),
             0x12 => vec![b'x'; 36],
             0x9e => {
                 let mut capacity = vec![0; 32];
@@ -223,12 +225,22 @@ impl IscsiTarget {
                 self.disk[from..from + octets].copy_from_slice(data);
                 return self.respond(tag);
             }
+            // Lists of units, vital product data, modes: it knows none of them.
+            0x1a | 0x5e | 0xa0 => return self.refuse(tag),
             other => panic!("CDB {other:#x}"),
         };
         let mut reply = Header::new(opcode::DATA_IN, FLAG_FINAL | 1);
         reply.set_u32(16, tag);
         reply.set_u32(20, NO_TAG);
         self.send(reply, &answer);
+    }
+
+    /// Check condition: illegal request, invalid command operation code.
+    fn refuse(&mut self, tag: u32) {
+        let mut header = Header::new(opcode::SCSI_RESPONSE, FLAG_FINAL);
+        header.set(3, &[2]);
+        header.set_u32(16, tag);
+        self.send(header, &[0, 18, 0x70, 0, 5, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 0]);
     }
 
     fn respond(&mut self, tag: u32) {

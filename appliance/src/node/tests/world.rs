@@ -209,7 +209,7 @@ impl World {
                 self.spins < SPINS_MAX,
                 "the node spins at {now_ns}: stack {:?}, volumes {:?}, sessions {:?}, starts {:?}",
                 self.node.network.host.next_deadline(now_ns),
-                self.node.volumes.next_deadline(now_ns),
+                self.node.volumes.next_deadline(),
                 self.node.sessions.next_deadline(),
                 self.node.next_start_deadline(),
             );

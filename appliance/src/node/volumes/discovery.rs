@@ -17,7 +17,7 @@ use crate::limits::DISCOVERY_TIMEOUT_NS;
 /// A search for volumes.
 pub(super) enum Search {
     Aoe(Box<Discovery>),
-    Iscsi { session: Box<Session>, connection: Option<ConnectionId>, portal: Portal, deadline_ns: u64 },
+    Iscsi { session: Box<Session>, connections: Vec<Option<ConnectionId>>, portal: Portal, deadline_ns: u64 },
 }
 
 impl Volumes {
@@ -54,16 +54,16 @@ impl Volumes {
             return Err(busy());
         }
         let seed = self.next_seed();
-        let session = Session::new(SessionConfig {
+        let session = Session::new(SessionConfig::new(
             portal,
-            initiator: self.initiator.clone(),
-            kind: SessionKind::Discovery,
-            isid: [0x80, 0, 0, 0, 0, 1],
+            self.initiator.clone(),
+            SessionKind::Discovery,
+            [0x80, 0, 0, 0, 0, 1],
             seed,
-        });
+        ));
         let deadline_ns = now_ns + DISCOVERY_TIMEOUT_NS;
         self.search =
-            Some(Search::Iscsi { session: Box::new(session), connection: None, portal, deadline_ns });
+            Some(Search::Iscsi { session: Box::new(session), connections: Vec::new(), portal, deadline_ns });
         Ok(())
     }
 
@@ -88,8 +88,8 @@ impl Volumes {
                     details: format!("{} buffers, {} sectors a frame", found.buffers, found.sectors_max),
                 })
                 .collect())),
-            Search::Iscsi { session, connection, portal, .. } => {
-                if let Some(connection) = connection {
+            Search::Iscsi { session, connections, portal, .. } => {
+                for connection in connections.into_iter().flatten() {
                     host.close(connection, now_ns);
                 }
                 if !session.discovery_finished() {

@@ -86,9 +86,8 @@ impl Target {
         let Some(found) = found else {
             return self.refuse_path(index, "the target has no disk with 48-bit addresses");
         };
-        let other_serves = self.paths.iter().enumerate().any(|(it, path)| it != index && path.is_live());
         let same = self.identity.is_none_or(|known| known.name == found.name);
-        if other_serves && !same && !planted(Bug::OtherDiskUsed) {
+        if !same && !planted(Bug::OtherDiskUsed) {
             return self.refuse_path(index, "the path leads to another disk");
         }
         self.identity = Some(found);
@@ -104,16 +103,22 @@ impl Target {
         match &slot.kind {
             Kind::Identify => self.identified(slot.path, Identity::parse(ata.data).filter(|_| !failed(ata))),
             Kind::Size(sectors) => {
-                if let Some(path) = self.paths.get_mut(slot.path)
-                    && !failed(ata)
-                {
-                    path.sizes.passed(*sectors);
+                let now_ns = self.now_ns;
+                if let Some(path) = self.paths.get_mut(slot.path) {
+                    // An error is too short an answer to tell anything.
+                    if failed(ata) {
+                        path.sizes.failed(*sectors, now_ns)
+                    } else {
+                        path.sizes.passed(*sectors)
+                    }
                 }
             }
             Kind::Fragment(fragment) => {
                 let aborted = failed(ata) && ata.feature & ata::ERROR_ABORTED != 0;
-                if fragment.operation == Operation::Flush && aborted && !self.plain_flush {
-                    self.plain_flush = true;
+                // Several may have been sent before the first one was refused.
+                let extended = self.plain_flush_ns.is_none_or(|since_ns| slot.first_ns <= since_ns);
+                if fragment.operation == Operation::Flush && aborted && extended {
+                    self.plain_flush_ns.get_or_insert(self.now_ns);
                     return self.requests.give_back(fragment);
                 }
                 self.ended(&slot, fragment, ata, payload);
@@ -123,7 +128,7 @@ impl Target {
     }
 
     fn ended(&mut self, slot: &Slot, fragment: &Fragment, ata: &Ata<'_>, payload: &mut dyn Payload) {
-        let result = if failed(ata) { Err(block_error(ata)) } else { Ok(()) };
+        let result = if failed(ata) { Err(block_error(ata, fragment.operation)) } else { Ok(()) };
         let octets = fragment.octets();
         if result.is_ok() && fragment.operation == Operation::Read {
             let data = ata.data.get(..octets.min(ata.data.len())).unwrap_or_default();
@@ -204,10 +209,12 @@ const fn failed(ata: &Ata<'_>) -> bool {
     ata.command & (ata::STATUS_ERROR | ata::STATUS_FAULT) != 0
 }
 
-const fn block_error(ata: &Ata<'_>) -> BlockError {
+/// The error register (ATA/ATAPI-7, section 6): bit 6 says "write protected" of a
+/// write and "uncorrectable" of a read.
+fn block_error(ata: &Ata<'_>, operation: Operation) -> BlockError {
     if ata.feature & ata::ERROR_NOT_FOUND != 0 {
         BlockError::OutOfRange
-    } else if ata.feature & ata::ERROR_WRITE_PROTECTED != 0 {
+    } else if ata.feature & ata::ERROR_WRITE_PROTECTED != 0 && operation.writes() {
         BlockError::WriteProtected
     } else if ata.feature & ata::ERROR_ABORTED != 0 {
         BlockError::Unsupported

@@ -22,7 +22,9 @@ impl Target {
             Kind::Fragment(fragment) => {
                 let sectors = u8::try_from(fragment.sectors).ok()?;
                 match fragment.operation {
-                    Operation::Flush if self.plain_flush => command(false, false, 0, ata::FLUSH, 0),
+                    Operation::Flush if self.plain_flush_ns.is_some() => {
+                        command(false, false, 0, ata::FLUSH, 0)
+                    }
                     Operation::Flush => command(false, true, 0, ata::FLUSH_EXT, 0),
                     Operation::Read => command(false, true, sectors, ata::READ_EXT, fragment.lba),
                     _ => command(true, true, sectors, ata::WRITE_EXT, fragment.lba),

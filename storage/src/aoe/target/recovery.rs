@@ -11,6 +11,8 @@ use super::{
 const LOST_TRIES: u32 = 3;
 /// Silence of the path that, with so many tries, is a loss and not mere noise.
 const SILENCE_NS: u64 = 1_000_000_000;
+/// The same where another path could do the work.
+const SILENCE_SEVERAL_NS: u64 = 250_000_000;
 /// Tries after which a large frame is cut into small ones.
 const FALLBACK_TRIES: u32 = 3;
 /// Tries of a frame-size probe.
@@ -187,14 +189,15 @@ impl Target {
         if !moves || self.paths.get(at).is_some_and(Path::is_live) || planted(Bug::DeadPathKept) {
             return at;
         }
-        let live = |step: &usize| self.paths.get(*step).is_some_and(Path::is_live);
-        let count = self.paths.len().max(1);
-        (1..count).map(|step| at.saturating_add(step) % count).find(live).unwrap_or(at)
+        // The one that has answered last: others may be lost as well and not known to be.
+        let live = self.paths.iter().enumerate().filter(|(_, path)| path.is_live());
+        live.max_by_key(|(_, path)| path.heard_ns).map_or(at, |(index, _)| index)
     }
 
     /// An answer stayed away.
     fn missed(&mut self, index: usize, tries: u32, first_ns: u64, slot: usize) {
         let now_ns = self.now_ns;
+        let several = self.paths.iter().filter(|path| path.is_live()).count() > 1;
         let size = self.slots.get(slot).is_some_and(|slot| matches!(slot.kind, Kind::Size(_)));
         let Some(path) = self.paths.get_mut(index) else { return };
         path.retries = path.retries.wrapping_add(1);
@@ -203,7 +206,8 @@ impl Target {
         }
         path.shrink(now_ns);
         let since_ns = path.heard_ns.max(first_ns);
-        let silent = now_ns.saturating_sub(since_ns) >= SILENCE_NS;
+        let silence_ns = if several { SILENCE_SEVERAL_NS } else { SILENCE_NS };
+        let silent = now_ns.saturating_sub(since_ns) >= silence_ns;
         if tries < LOST_TRIES || !silent || path.lost_since_ns.is_some() {
             return;
         }

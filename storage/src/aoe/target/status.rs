@@ -15,6 +15,15 @@ impl Target {
         [frames, probes, self.requests.next_deadline()].into_iter().flatten().min()
     }
 
+    /// Everything, for a test that failed.
+    #[cfg(test)]
+    pub(crate) fn describe(&self) -> alloc::string::String {
+        let paths =
+            self.paths.iter().map(|path| (path.phase, path.in_flight, path.window, path.lost_since_ns));
+        let paths: vec::Vec<_> = paths.collect();
+        format!("now {} {paths:?} {:#?} {}", self.now_ns, self.slots, self.requests.describe())
+    }
+
     /// Whether it serves, and the disk's sectors: cheap to ask.
     #[must_use]
     pub fn ready_capacity(&self) -> Option<u64> {

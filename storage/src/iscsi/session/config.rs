@@ -7,6 +7,9 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::net::Ipv4Addr;
 
+use crate::iscsi::chap::Credentials;
+use crate::iscsi::login::DigestPolicy;
+
 /// Where a target listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Portal {
@@ -57,11 +60,23 @@ pub enum SessionKind {
     Discovery,
 }
 
+/// How several paths are used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PathPolicy {
+    /// One, until it fails.
+    #[default]
+    Failover,
+    /// All, each request on the one with the least to do.
+    RoundRobin,
+}
+
 /// What a session needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionConfig {
-    /// Where to connect.
-    pub portal: Portal,
+    /// Where to connect: one path for each.
+    pub portals: Vec<Portal>,
+    /// How several paths are used.
+    pub policy: PathPolicy,
     /// This node's name; unique in the world.
     pub initiator: String,
     /// What for.
@@ -69,8 +84,38 @@ pub struct SessionConfig {
     /// Distinguishes this volume's session from the node's others; kept across
     /// reconnections and restarts, so that the target drops the old session.
     pub isid: [u8; 6],
+    /// How we prove who we are.
+    pub credentials: Option<Credentials>,
+    /// Whether headers and data carry digests.
+    pub digests: DigestPolicy,
+    /// Reserves the disk under this key, so that no other node writes to it.
+    pub reservation: Option<u64>,
+    /// A holder of the reservation that has to give way.
+    pub preempt: Option<u64>,
+    /// Writes are refused.
+    pub read_only: bool,
     /// Unpredictable.
     pub seed: u64,
+}
+
+impl SessionConfig {
+    /// A disk at one portal, everything else as it usually is.
+    #[must_use]
+    pub fn new(portal: Portal, initiator: String, kind: SessionKind, isid: [u8; 6], seed: u64) -> Self {
+        Self {
+            portals: alloc::vec![portal],
+            policy: PathPolicy::Failover,
+            initiator,
+            kind,
+            isid,
+            credentials: None,
+            digests: DigestPolicy::Preferred,
+            reservation: None,
+            preempt: None,
+            read_only: false,
+            seed,
+        }
+    }
 }
 
 /// An answer to discovery.

@@ -1,70 +1,134 @@
-//! What a session tells about itself.
+//! What a volume tells about itself.
 
 use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
 
-use super::{DiscoveredTarget, Probe, Session, State, Vec, VolumeState, VolumeStatus};
-use crate::block::Stage;
-use crate::histogram::Histogram;
+use super::path::{Path, State};
+use super::{DiscoveredTarget, PathState, PathStatus, Session, Shared, Stage, VolumeState, VolumeStatus};
 
 impl Session {
-    /// Targets found so far by a discovery session.
+    /// Targets found by a discovery session.
     #[must_use]
     pub fn discovered(&self) -> &[DiscoveredTarget] {
-        &self.discovered
+        &self.shared.discovered
     }
 
     /// Whether discovery has the whole list.
     #[must_use]
     pub fn discovery_finished(&self) -> bool {
-        self.state == State::Finished
+        self.shared.finished
     }
 
     /// Whether it serves, and the disk's sectors: cheap to ask.
     #[must_use]
     pub fn ready_capacity(&self) -> Option<u64> {
-        let ready = self.state == State::Full && self.probe == Probe::Done && self.resume_ns <= self.now_ns;
-        self.capacity.filter(|_| ready).map(|capacity| capacity.sectors())
+        let capacity = self.shared.unit.capacity.map(|capacity| capacity.sectors());
+        capacity.filter(|_| self.state() == VolumeState::Ready)
+    }
+
+    /// Everything, for a test that failed.
+    #[cfg(test)]
+    pub(crate) fn describe(&self) -> String {
+        let paths = self.paths.iter().map(|path| {
+            let (state, probe, tasks) = (path.state, path.probe, &path.tasks);
+            let management = &path.management;
+            format!("{state:?} {probe:?} {management:?} resume {} {tasks:?}", path.resume_ns)
+        });
+        let paths: Vec<String> = paths.collect();
+        format!(
+            "now {} active {} {paths:#?} {}",
+            self.shared.now_ns,
+            self.active,
+            self.shared.requests.describe()
+        )
+    }
+
+    /// Whether a path is past its login and uses both digests.
+    #[cfg(test)]
+    pub(crate) fn uses_digests(&self, path: usize) -> bool {
+        let crc = crate::iscsi::negotiated::Digest::Crc32c;
+        self.paths[path].state == State::Full && self.paths[path].negotiated.data_digest == crc
+    }
+
+    /// When [`Self::poll`] or [`Self::connect`] is next needed.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<u64> {
+        let paths = self.paths.iter().filter_map(|path| path.next_deadline(&self.shared));
+        paths.chain(self.shared.requests.next_deadline()).min()
+    }
+
+    fn state(&self) -> VolumeState {
+        let now_ns = self.shared.now_ns;
+        let active = self.paths.get(self.active).filter(|path| path.is_usable());
+        match (active, self.shared.served) {
+            (Some(path), _) if path.resume_ns > now_ns => VolumeState::Stalled,
+            (Some(_), _) => VolumeState::Ready,
+            (None, _) if self.paths.iter().any(|path| path.refused) => VolumeState::Refused,
+            (None, true) => VolumeState::Stalled,
+            (None, false) => VolumeState::Starting,
+        }
     }
 
     /// How the volume is.
     #[must_use]
     pub fn status(&self) -> VolumeStatus {
-        let ready = self.state == State::Full && self.probe == Probe::Done;
-        let state = match (ready, self.served) {
-            (true, _) if self.resume_ns > self.now_ns => VolumeState::Stalled,
-            (true, _) => VolumeState::Ready,
-            (false, _) if self.refused => VolumeState::Refused,
-            (false, true) => VolumeState::Stalled,
-            (false, false) => VolumeState::Starting,
-        };
-        let mut negotiated = self.negotiated.report();
-        if let Some(capacity) = self.capacity {
-            negotiated.push(("BlockBytes", format!("{}", capacity.block_bytes)));
-        }
-        let window = self.command_number_max.wrapping_sub(self.command_number).wrapping_add(1);
-        negotiated.push(("CommandWindow", format!("{window}")));
-        negotiated.push(("Product", self.product.clone()));
-        let stage = match self.state {
-            State::Full if self.probe == Probe::Done => Stage::Ready,
-            State::Full => Stage::LoggedIn,
-            State::Login => Stage::Connected,
-            _ => self.stage,
-        };
+        let shared = &self.shared;
+        let paths: Vec<PathStatus> =
+            self.paths.iter().map(|path| path_status(shared, path, path.index == self.active)).collect();
+        let active = self.paths.get(self.active);
+        let mut negotiated = paths.get(self.active).map(|path| path.negotiated.clone()).unwrap_or_default();
+        negotiated.extend(shared.unit.report());
+        negotiated.push(("Failovers", format!("{}", self.failovers)));
         VolumeStatus {
-            state,
-            stage,
-            write_protected: false,
-            can_discard: false,
-            latency: Histogram::default(),
-            paths: Vec::new(),
-            stalled_since_ns: if ready { None } else { self.stalled_since_ns },
-            retries: u64::from(self.failures),
-            rtt_ns: self.srtt_ns,
-            capacity: self.capacity.map(|capacity| capacity.sectors()),
-            pending: self.order.len(),
-            counters: self.counters,
-            last_error: self.last_error,
+            state: self.state(),
+            stage: self.paths.iter().map(|path| path.stage).max().unwrap_or_default(),
+            stalled_since_ns: shared.stalled_since_ns.filter(|_| self.state() != VolumeState::Ready),
+            retries: active.map_or(0, |path| u64::from(path.failures)),
+            rtt_ns: active.and_then(|path| path.srtt_ns),
+            capacity: shared.unit.capacity.map(|capacity| capacity.sectors()),
+            write_protected: shared.unit.write_protected,
+            can_discard: shared.unit.can_discard(),
+            pending: shared.requests.len(),
+            counters: shared.requests.counters,
+            latency: shared.requests.latency,
+            last_error: shared.last_error,
             negotiated,
+            paths,
         }
+    }
+}
+
+fn path_status(shared: &Shared, path: &Path, active: bool) -> PathStatus {
+    let state = match path.state {
+        _ if path.refused => PathState::Refused,
+        _ if path.is_ready() && active => PathState::Active,
+        _ if path.is_ready() => PathState::Standby,
+        State::Connecting { .. } | State::Login | State::Full if path.lost_since_ns.is_none() => {
+            PathState::Starting
+        }
+        _ if path.lost_since_ns.is_none() => PathState::Starting,
+        _ => PathState::Lost,
+    };
+    let mut negotiated = path.negotiated.report();
+    let window = path.command_number_max.wrapping_sub(path.command_number).wrapping_add(1);
+    negotiated.push(("CommandWindow", format!("{window}")));
+    let isid = path.isid(shared);
+    negotiated
+        .push(("InitiatorSessionId", isid.iter().map(|octet| format!("{octet:02x}")).collect::<String>()));
+    PathStatus {
+        name: path.name(),
+        state,
+        stage: if path.state == State::Full { path.stage.max(Stage::LoggedIn) } else { path.stage },
+        rtt_ns: path.srtt_ns,
+        lost_since_ns: path.lost_since_ns,
+        latency: path.latency,
+        bytes_read: path.bytes_read,
+        bytes_written: path.bytes_written,
+        retries: path.retries,
+        digest_errors: path.digest_errors,
+        stalls: path.stalls,
+        last_error: path.last_error,
+        negotiated,
     }
 }

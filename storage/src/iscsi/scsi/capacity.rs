@@ -1,0 +1,75 @@
+//! A disk's size.
+//!
+//! Spec: SBC-3 sections 5.15 (READ CAPACITY(10)) and 5.16 (READ CAPACITY(16)).
+
+/// A disk's size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Logical blocks.
+    pub blocks: u64,
+    /// Octets per block: a power of two from 512 to 64 KiB.
+    pub block_bytes: u32,
+    /// LBPME: blocks can be unmapped.
+    pub thin: bool,
+    /// LBPRZ: unmapped blocks read as zeroes.
+    pub unmapped_zeroes: bool,
+}
+
+impl Capacity {
+    /// Reads the answer to READ CAPACITY(16).
+    #[must_use]
+    pub fn parse_16(data: &[u8]) -> Option<Self> {
+        let last = u64::from_be_bytes(*data.first_chunk()?);
+        let block_bytes = u32::from_be_bytes(*data.get(8..)?.first_chunk()?);
+        let flags = data.get(14).copied().unwrap_or(0);
+        let capacity = Self::checked(last, block_bytes)?;
+        Some(Self { thin: flags & 0x80 != 0, unmapped_zeroes: flags & 0x40 != 0, ..capacity })
+    }
+
+    /// Reads the answer to READ CAPACITY(10).
+    #[must_use]
+    pub fn parse_10(data: &[u8]) -> Option<Self> {
+        let last = u32::from_be_bytes(*data.first_chunk()?);
+        let block_bytes = u32::from_be_bytes(*data.get(4..)?.first_chunk()?);
+        Self::checked(u64::from(last), block_bytes)
+    }
+
+    fn checked(last: u64, block_bytes: u32) -> Option<Self> {
+        let sound = block_bytes.is_power_of_two() && (512..=65_536).contains(&block_bytes);
+        let blocks = last.checked_add(1)?;
+        blocks.checked_mul(u64::from(block_bytes))?;
+        sound.then_some(Self { blocks, block_bytes, thin: false, unmapped_zeroes: false })
+    }
+
+    /// Sectors of 512 octets per block.
+    #[must_use]
+    pub const fn sectors_per_block(&self) -> u32 {
+        self.block_bytes / 512
+    }
+
+    /// The size in sectors of 512 octets.
+    #[must_use]
+    pub fn sectors(&self) -> u64 {
+        self.blocks.saturating_mul(u64::from(self.sectors_per_block()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        let mut data = [0u8; 32];
+        data[6..12].copy_from_slice(&[0xff, 0xff, 0, 0, 0x10, 0]);
+        data[14] = 0xc0;
+        let capacity = Capacity::parse_16(&data).unwrap();
+        assert_eq!((capacity.blocks, capacity.sectors()), (65_536, 524_288));
+        assert!(capacity.thin && capacity.unmapped_zeroes);
+        data[10] = 0x11;
+        assert_eq!(Capacity::parse_16(&data), None);
+        assert_eq!(Capacity::parse_16(&[0xff; 32]), None);
+        let ten = Capacity::parse_10(&[0, 0, 0, 7, 0, 0, 2, 0]).unwrap();
+        assert_eq!((ten.blocks, ten.block_bytes, ten.thin), (8, 512, false));
+    }
+}

@@ -1,0 +1,283 @@
+//! From requests to SCSI commands.
+//!
+//! Spec: RFC 7143 sections 4.2.2.1 (command window), 11.3 (SCSI Command), 11.10 (text),
+//! 11.14 (logout).
+
+use alloc::vec::Vec;
+
+use super::config::SessionKind;
+use super::path::{Path, State};
+use super::{Bug, FlushForm, ISCSI_COMMANDS_MAX, Operation, SessionConfig, Shared, planted, scsi};
+use crate::iscsi::pdu::{FLAG_FINAL, Header, IMMEDIATE, NO_TAG, opcode, serial_after};
+use crate::iscsi::tasks::{Body, Outgoing, Probe, Sequence, Source, Task, TaskKind, body_of};
+use crate::iscsi::text;
+use crate::limits::{ISCSI_RECEIVE_SEGMENT_MAX, ISCSI_SEND_SEGMENT_MAX};
+use crate::requests::Fragment;
+
+/// PDUs kept ready ahead of TCP.
+const OUTPUT_AHEAD: usize = 4;
+
+/// A command to be sent.
+struct Command {
+    cdb: scsi::Cdb,
+    length: u32,
+    outward: bool,
+    body: Body,
+}
+
+impl Command {
+    const fn plain(cdb: scsi::Cdb) -> Self {
+        Self { cdb, length: 0, outward: false, body: Body::None }
+    }
+
+    const fn reads(cdb: scsi::Cdb, length: u32) -> Self {
+        Self { cdb, length, outward: false, body: Body::None }
+    }
+
+    const fn writes(cdb: scsi::Cdb, length: u32, body: Body) -> Self {
+        Self { cdb, length, outward: true, body }
+    }
+}
+
+impl SessionConfig {
+    /// LUN field, single-level format (SAM-5 4.6.6: flat space above 255).
+    pub(super) fn lun(&self) -> [u8; 8] {
+        let SessionKind::Normal { lun, .. } = self.kind else { return [0; 8] };
+        let [high, low] = lun.to_be_bytes();
+        let high = if high == 0 { 0 } else { 0x40 | (high & 0x3f) };
+        [high, low, 0, 0, 0, 0, 0, 0]
+    }
+}
+
+impl Path {
+    /// Starts commands while the target's window and our queue have room.
+    pub(super) fn fill_output(&mut self, shared: &mut Shared, carries: bool) {
+        while self.state == State::Full && self.output.len() < OUTPUT_AHEAD {
+            let window =
+                !serial_after(self.command_number, self.command_number_max) || planted(Bug::WindowIgnored);
+            let paused = self.resume_ns > shared.now_ns;
+            if !window || self.tasks.len() >= ISCSI_COMMANDS_MAX || paused {
+                return;
+            }
+            let Some(kind) = self.next_kind(shared, carries) else { return };
+            self.issue(shared, kind);
+        }
+    }
+
+    fn next_kind(&mut self, shared: &mut Shared, carries: bool) -> Option<TaskKind> {
+        if shared.config.kind == SessionKind::Discovery {
+            let first = !core::mem::replace(&mut self.probing, true);
+            return first.then_some(TaskKind::Text);
+        }
+        if self.probe != Probe::Done {
+            if core::mem::replace(&mut self.probing, true) {
+                return None;
+            }
+            return Some(TaskKind::Probe(self.probe));
+        }
+        if shared.closing && shared.requests.len() == 0 && self.tasks.is_empty() {
+            self.log_out(shared);
+            return None;
+        }
+        if !carries {
+            return None;
+        }
+        let shape = shared.unit.shape()?;
+        shared.requests.next_fragment(&shape).map(TaskKind::Fragment)
+    }
+
+    /// 11.14: closes the session.
+    pub(super) fn log_out(&mut self, shared: &mut Shared) {
+        let tag = self.fresh_tag();
+        let mut header = Header::new(opcode::LOGOUT | IMMEDIATE, FLAG_FINAL);
+        header.set_u32(16, tag);
+        header.set_u32(24, self.command_number);
+        self.push(shared, header, Source::EMPTY);
+        self.state = State::LoggingOut { since_ns: shared.now_ns };
+    }
+
+    fn issue(&mut self, shared: &mut Shared, kind: TaskKind) {
+        if kind == TaskKind::Text {
+            self.send_text(shared, "SendTargets", "All");
+            self.command_number = self.command_number.wrapping_add(1);
+        } else {
+            let command = match kind {
+                TaskKind::Probe(probe) => probe_command(shared, probe, self.give_up_key),
+                TaskKind::Fragment(fragment) => fragment_command(shared, &fragment),
+                TaskKind::Text => return,
+            };
+            self.send_command(shared, kind, command);
+        }
+    }
+
+    /// 11.10.
+    fn send_text(&mut self, shared: &mut Shared, key: &str, value: &str) {
+        let tag = self.fresh_tag();
+        let mut request = Vec::new();
+        text::push(&mut request, key, value);
+        let mut header = Header::new(opcode::TEXT, FLAG_FINAL);
+        header.set_data_length(request.len());
+        header.set_u32(16, tag);
+        header.set_u32(20, NO_TAG);
+        header.set_u32(24, self.command_number);
+        self.push(shared, header, Source::Own(request));
+        self.track(shared, tag, TaskKind::Text, Command::plain(scsi::TEST_UNIT_READY), 0);
+    }
+
+    /// The target wants to negotiate: we have one thing to declare (11.9.1).
+    pub(super) fn negotiate(&mut self, shared: &mut Shared) {
+        if !self.tasks.iter().any(|task| task.kind == TaskKind::Text) {
+            let value = alloc::format!("{ISCSI_RECEIVE_SEGMENT_MAX}");
+            self.send_text(shared, "MaxRecvDataSegmentLength", &value);
+            // Not within the window of commands: it must not have to wait for it.
+            if let Some(Outgoing::Pdu(header, _)) = self.output.back_mut() {
+                header.set(0, &[opcode::TEXT | IMMEDIATE]);
+            }
+        }
+    }
+
+    fn track(&mut self, shared: &Shared, tag: u32, kind: TaskKind, command: Command, moved: u32) {
+        self.tasks.push(Task {
+            tag,
+            kind,
+            opcode: command.cdb.first().copied().unwrap_or(0),
+            command_number: self.command_number,
+            length: command.length,
+            outward: command.outward,
+            moved,
+            data_number: 0,
+            r2t_number: 0,
+            started_ns: shared.now_ns,
+            touched_ns: shared.now_ns,
+            body: command.body,
+            answer: Vec::new(),
+        });
+    }
+
+    /// SCSI Command (11.3), with immediate and unsolicited data as negotiated.
+    fn send_command(&mut self, shared: &mut Shared, kind: TaskKind, command: Command) {
+        const READ: u8 = 0x40;
+        const WRITE: u8 = 0x20;
+        const SIMPLE: u8 = 0x01;
+        let tag = self.fresh_tag();
+        let flags = match (command.length, command.outward) {
+            (0, _) => 0,
+            (_, true) => WRITE,
+            (_, false) => READ,
+        };
+        let (immediate, unsolicited) = self.unasked(command.outward, command.length);
+        let last = if unsolicited > immediate { 0 } else { FLAG_FINAL };
+        let mut header = Header::new(opcode::SCSI_COMMAND, last | flags | SIMPLE);
+        let lun = shared.config.lun();
+        header.set(8, &lun);
+        header.set_u32(16, tag);
+        header.set_u32(20, command.length);
+        header.set_u32(24, self.command_number);
+        header.set(32, &command.cdb);
+        let octets = usize::try_from(immediate).unwrap_or(0);
+        header.set_data_length(octets);
+        let source = if octets == 0 { Source::EMPTY } else { Source::piece(&command.body, 0, octets) };
+        self.push(shared, header, source);
+        if unsolicited > immediate {
+            self.output.push_back(Outgoing::Sequence(Sequence {
+                tag,
+                transfer_tag: NO_TAG,
+                lun,
+                body: command.body.clone(),
+                offset: immediate,
+                end: unsolicited,
+                data_number: 0,
+            }));
+        }
+        self.track(shared, tag, kind, command, unsolicited);
+        self.command_number = self.command_number.wrapping_add(1);
+    }
+
+    /// Octets sent inside the command, and up to which offset without being asked
+    /// (13.10 to 13.14).
+    fn unasked(&self, outward: bool, length: u32) -> (u32, u32) {
+        if !outward {
+            return (0, 0);
+        }
+        let burst = length.min(self.negotiated.first_burst);
+        let immediate = if self.negotiated.immediate_data {
+            let segment = u32::try_from(ISCSI_SEND_SEGMENT_MAX).unwrap_or(u32::MAX);
+            burst.min(self.negotiated.send_segment).min(segment)
+        } else {
+            0
+        };
+        (immediate, if self.negotiated.initial_r2t { immediate } else { burst })
+    }
+
+    /// Drops what a finished command still had to send; true if there was any.
+    pub(super) fn forget_output(&mut self, tag: u32) -> bool {
+        let before = self.output.len();
+        self.output.retain(|waiting| !matches!(waiting, Outgoing::Sequence(it) if it.tag == tag));
+        self.output.len() != before
+    }
+}
+
+fn probe_command(shared: &Shared, probe: Probe, give_up: Option<u64>) -> Command {
+    let key = shared.config.reservation.unwrap_or(0);
+    let persistent = |out: scsi::PersistentOut| {
+        let list = Body::Own(out.parameters().to_vec());
+        Command::writes(out.cdb(), scsi::PersistentOut::BYTES, list)
+    };
+    let page = |page| Command::reads(scsi::inquiry_page(page), scsi::PAGE_BYTES);
+    match probe {
+        Probe::TestUnitReady | Probe::Done => Command::plain(scsi::TEST_UNIT_READY),
+        Probe::Units => Command::reads(scsi::REPORT_LUNS, scsi::LUNS_BYTES),
+        Probe::Inquiry => Command::reads(scsi::INQUIRY, scsi::INQUIRY_BYTES),
+        Probe::Pages => page(0),
+        Probe::Serial => page(0x80),
+        Probe::Identity => page(0x83),
+        Probe::Limits => page(0xb0),
+        Probe::Provisioning => page(0xb2),
+        Probe::Capacity if shared.unit.ten_byte => Command::reads(scsi::READ_CAPACITY_10, 8),
+        Probe::Capacity => Command::reads(scsi::READ_CAPACITY_16, scsi::CAPACITY_BYTES),
+        Probe::Mode => Command::reads(scsi::MODE_SENSE, scsi::MODE_BYTES),
+        Probe::Holder => Command::reads(scsi::READ_RESERVATION, scsi::RESERVATION_BYTES),
+        Probe::Register => persistent(scsi::PersistentOut::Register(key)),
+        Probe::Reserve => persistent(scsi::PersistentOut::Reserve(key)),
+        Probe::Preempt => {
+            let holder = shared.config.preempt.unwrap_or(0);
+            persistent(scsi::PersistentOut::Preempt { key, holder })
+        }
+        Probe::Unregister => persistent(scsi::PersistentOut::Unregister(give_up.unwrap_or(key))),
+    }
+}
+
+fn fragment_command(shared: &Shared, fragment: &Fragment) -> Command {
+    let unit = &shared.unit;
+    let spb = unit.capacity.map_or(1, |capacity| capacity.sectors_per_block()).max(1);
+    let (block, blocks) = (fragment.lba / u64::from(spb), fragment.sectors / spb);
+    let octets = fragment.sectors.saturating_mul(512);
+    match fragment.operation {
+        Operation::Flush => Command::plain(match unit.flush {
+            FlushForm::Ten => scsi::SYNCHRONIZE_CACHE_10,
+            FlushForm::Sixteen => scsi::SYNCHRONIZE_CACHE_16,
+            FlushForm::Needless => scsi::TEST_UNIT_READY,
+        }),
+        Operation::Read => Command::reads(scsi::transfer(false, block, blocks, unit.ten_byte), octets),
+        Operation::Discard if unit.provisioning.unmap => {
+            let list = Body::Own(scsi::unmap_list(block, blocks));
+            Command::writes(scsi::UNMAP, scsi::UNMAP_BYTES, list)
+        }
+        Operation::Discard => {
+            Command::writes(scsi::write_same(block, blocks, true), spb.saturating_mul(512), zero_block(spb))
+        }
+        Operation::WriteZeroes if unit.zeroes_by_command() => {
+            let frees = unit.provisioning.write_same
+                && unit.capacity.is_some_and(|capacity| capacity.thin && capacity.unmapped_zeroes);
+            let cdb = scsi::write_same(block, blocks, frees);
+            Command::writes(cdb, spb.saturating_mul(512), zero_block(spb))
+        }
+        Operation::Write | Operation::WriteZeroes => {
+            Command::writes(scsi::transfer(true, block, blocks, unit.ten_byte), octets, body_of(fragment))
+        }
+    }
+}
+
+fn zero_block(sectors: u32) -> Body {
+    Body::Own(alloc::vec![0; usize::try_from(sectors).unwrap_or(1).saturating_mul(512)])
+}

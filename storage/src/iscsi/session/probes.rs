@@ -1,0 +1,155 @@
+//! Getting to know the unit, and making sure that it is ours.
+//!
+//! Spec: SPC-4 sections 5.13 (persistent reservations), 7.8 (vital product data).
+
+use super::path::Path;
+use super::{Bug, Shared, Stage, planted, scsi};
+use crate::iscsi::scsi::{BlockLimits, Capacity, Provisioning, Reservation, Verdict};
+use crate::iscsi::tasks::{Probe, Task};
+
+impl Path {
+    /// A probe has ended.
+    pub(super) fn finish_probe(&mut self, shared: &mut Shared, probe: Probe, task: &Task, verdict: Verdict) {
+        match verdict {
+            Verdict::Good => self.learn(shared, probe, &task.answer),
+            Verdict::Again | Verdict::AgainResized | Verdict::AgainReserved => {}
+            Verdict::Later(why) | Verdict::OtherPath(why) => self.refuse(shared, why),
+            Verdict::Reserved if matches!(probe, Probe::Reserve | Probe::Preempt) => {
+                self.reserved_by_another(shared);
+            }
+            Verdict::Reserved if probe == Probe::Unregister => self.probe = Probe::Holder,
+            Verdict::Reserved => self.refuse(shared, "the logical unit is reserved by another initiator"),
+            Verdict::NotImplemented | Verdict::Unsupported
+                if probe == Probe::Capacity && !shared.unit.ten_byte =>
+            {
+                shared.unit.ten_byte = true;
+            }
+            _ => match probe {
+                Probe::TestUnitReady | Probe::Inquiry | Probe::Capacity => {
+                    self.refuse(shared, "the logical unit answers no probe");
+                }
+                Probe::Holder | Probe::Register | Probe::Reserve | Probe::Preempt | Probe::Unregister => {
+                    shared.unit.holder = Reservation::Unsupported;
+                    self.ready(shared);
+                }
+                // Nice to know, no more.
+                _ => self.probe = self.after(shared, probe),
+            },
+        }
+    }
+
+    fn refuse(&mut self, shared: &mut Shared, why: &'static str) {
+        self.refused = true;
+        self.pause(shared, why);
+    }
+
+    fn learn(&mut self, shared: &mut Shared, probe: Probe, answer: &[u8]) {
+        let unit = &mut shared.unit;
+        match probe {
+            Probe::Units => unit.units = scsi::lun_list(answer),
+            Probe::Inquiry => unit.product = scsi::product(answer),
+            Probe::Pages => {
+                let known = [0x80, 0x83, 0xb0, 0xb2];
+                self.pages = known.into_iter().filter(|page| scsi::has_page(answer, *page)).collect();
+            }
+            Probe::Serial => unit.serial = scsi::serial(answer).or(unit.serial.take()),
+            Probe::Identity => {
+                let found = scsi::identity(answer);
+                let other = unit.identity.is_some() && found.is_some() && unit.identity != found;
+                if other && !planted(Bug::OtherDiskUsed) {
+                    return self.refuse(shared, "the path leads to another disk");
+                }
+                unit.identity = found.or(unit.identity.take());
+            }
+            Probe::Limits => unit.limits = BlockLimits::parse(answer).unwrap_or_default(),
+            Probe::Provisioning => unit.provisioning = Provisioning::parse(answer).unwrap_or_default(),
+            Probe::Capacity => {
+                let read = if unit.ten_byte { Capacity::parse_10 } else { Capacity::parse_16 };
+                let Some(capacity) = read(answer) else {
+                    return self.pause(shared, "the target reports an impossible capacity");
+                };
+                let changed = unit.capacity.is_some_and(|old| old.blocks != capacity.blocks);
+                unit.resized = unit.resized.wrapping_add(u32::from(changed));
+                unit.capacity = Some(capacity);
+            }
+            Probe::Mode => unit.write_protected = scsi::is_write_protected(answer),
+            Probe::Holder => return self.learn_holder(shared, answer),
+            Probe::Unregister => self.give_up_key = None,
+            Probe::TestUnitReady | Probe::Register | Probe::Reserve | Probe::Preempt | Probe::Done => {}
+        }
+        self.probe = self.after(shared, probe);
+        if self.probe == Probe::Done {
+            self.ready(shared);
+        }
+    }
+
+    fn learn_holder(&mut self, shared: &mut Shared, answer: &[u8]) {
+        let holder = Reservation::parse(answer).unwrap_or_default();
+        shared.unit.holder = holder;
+        let Some(key) = shared.config.reservation else { return self.ready(shared) };
+        match holder {
+            // Somebody else's: only an operator's word takes it away.
+            Reservation::Held(other) if other != key && shared.config.preempt != Some(other) => {
+                self.reserved_by_another(shared);
+            }
+            _ => self.probe = Probe::Register,
+        }
+    }
+
+    fn reserved_by_another(&mut self, shared: &mut Shared) {
+        self.probe = Probe::Holder;
+        self.refuse(shared, "another node holds the reservation of this disk");
+    }
+
+    /// What follows a probe.
+    fn after(&self, shared: &Shared, probe: Probe) -> Probe {
+        let reserves = shared.config.reservation.is_some();
+        let next = match probe {
+            Probe::TestUnitReady => Probe::Units,
+            Probe::Units => Probe::Inquiry,
+            Probe::Inquiry => Probe::Pages,
+            Probe::Pages => Probe::Serial,
+            Probe::Serial => Probe::Identity,
+            Probe::Identity => Probe::Limits,
+            Probe::Limits => Probe::Provisioning,
+            Probe::Provisioning => Probe::Capacity,
+            Probe::Capacity => Probe::Mode,
+            Probe::Mode if reserves => Probe::Holder,
+            Probe::Register => match (shared.unit.holder, shared.config.preempt) {
+                (Reservation::Held(holder), Some(preempt)) if holder == preempt => Probe::Preempt,
+                (Reservation::Held(_), _) => Probe::Done,
+                _ => Probe::Reserve,
+            },
+            // Whether it is ours now is asked once more.
+            Probe::Unregister => Probe::Holder,
+            Probe::Mode | Probe::Holder | Probe::Reserve | Probe::Preempt | Probe::Done => Probe::Done,
+        };
+        let page = match next {
+            Probe::Serial => Some(0x80),
+            Probe::Identity => Some(0x83),
+            Probe::Limits => Some(0xb0),
+            Probe::Provisioning => Some(0xb2),
+            _ => None,
+        };
+        match page {
+            Some(page) if !self.pages.contains(&page) => self.after(shared, next),
+            _ => next,
+        }
+    }
+
+    fn ready(&mut self, shared: &mut Shared) {
+        self.probe = Probe::Done;
+        self.stage = Stage::Ready;
+        self.refused = false;
+        self.failures = 0;
+        self.pauses = 0;
+        self.redirects = 0;
+        self.lost_since_ns = None;
+        if let (Some(key), false) =
+            (shared.config.reservation, shared.unit.holder == Reservation::Unsupported)
+        {
+            shared.unit.holder = Reservation::Held(key);
+        }
+        shared.served = true;
+    }
+}

@@ -1,0 +1,184 @@
+//! Simulation: initiators, bad networks and small targets, all from one seed.
+//!
+//! A failing seed is printed; `STORAGE_SEED=<seed>` runs it alone, `STORAGE_SEEDS=<n>`
+//! runs that many (a share of them by default, 100000 is the full number).
+#![expect(clippy::cast_possible_truncation, reason = "tests cut random numbers to size")]
+
+mod administration;
+mod aoe_target;
+mod aoe_world;
+mod guest;
+mod iscsi_connection;
+mod iscsi_target;
+mod iscsi_world;
+mod mutations;
+mod sessions;
+
+use crate::planted::{Bug, is_planted, plant};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::string::String;
+use std::sync::Once;
+use std::vec::Vec;
+use std::{env, println};
+
+/// A millisecond.
+const MS: u64 = 1_000_000;
+/// A second.
+const SECOND: u64 = 1_000_000_000;
+/// After healing, everything ends within this time.
+const HEALED_NS_MAX: u64 = 10 * SECOND;
+/// Sectors of the simulated disk.
+const SECTORS: u64 = 64;
+
+struct Random(u64);
+
+impl Random {
+    fn new(seed: u64) -> Self {
+        let mut random = Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        random.next();
+        random
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 >> 8
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit.max(1)
+    }
+
+    fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+
+    fn per_mille(&mut self, parts: u64) -> bool {
+        self.below(1_000) < parts
+    }
+
+    /// From 1 ms to 10 min, short ones as likely as long ones.
+    fn cut_ns(&mut self) -> u64 {
+        let magnitude = self.below(20);
+        ((MS << magnitude) + self.below(MS << magnitude)).min(600 * SECOND)
+    }
+}
+
+fn number(name: &str) -> Option<u64> {
+    env::var(name).ok()?.parse().ok()
+}
+
+/// Runs a world for many seeds; the first that fails is named.
+fn every_seed(world: fn(u64), share: u64) {
+    if let Some(seed) = number("STORAGE_SEED") {
+        return world(seed);
+    }
+    for seed in 1..=number("STORAGE_SEEDS").unwrap_or(share) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| world(seed))) {
+            println!("STORAGE_SEED={seed} replays this");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+#[test]
+fn aoe_loses_nothing() {
+    every_seed(aoe_world::run, 600);
+}
+
+#[test]
+fn iscsi_loses_nothing() {
+    every_seed(iscsi_world::run, 600);
+}
+
+#[test]
+fn aoe_fails_over_within_three_seconds() {
+    every_seed(aoe_world::fail_over, 200);
+}
+
+#[test]
+fn iscsi_fails_over_within_three_seconds() {
+    every_seed(iscsi_world::fail_over, 200);
+}
+
+/// Seeds until a world finds the bug.
+fn seeds_to_find(bug: Bug, world: fn(u64)) -> Option<u64> {
+    let found = (1..=3_000).find(|seed| {
+        plant(Some(bug));
+        catch_unwind(|| world(*seed)).is_err()
+    });
+    plant(None);
+    found
+}
+
+fn finds_all(bugs: &[Bug], world: fn(u64)) {
+    static QUIET: Once = Once::new();
+    QUIET.call_once(|| {
+        let hook = std::panic::take_hook();
+        // What a planted bug brings about is no news.
+        std::panic::set_hook(std::boxed::Box::new(move |info| {
+            if !is_planted() {
+                hook(info);
+            }
+        }));
+    });
+    let results: Vec<_> = bugs.iter().map(|bug| (*bug, seeds_to_find(*bug, world))).collect();
+    for (bug, found) in &results {
+        println!("{bug:?}: {}", found.map_or(String::from("missed"), |seed| std::format!("seed {seed}")));
+    }
+    assert!(results.iter().all(|(_, found)| found.is_some()), "a planted bug was missed");
+}
+
+#[test]
+fn every_bug_planted_in_aoe_is_found() {
+    let bugs = [
+        Bug::OverlapIgnored,
+        Bug::FlushEarly,
+        Bug::FlushSkipped,
+        Bug::AcknowledgedEarly,
+        Bug::SplitOffByOne,
+        Bug::MergeSwapped,
+        Bug::ErrorHidden,
+        Bug::ReissueForgotten,
+        Bug::ResetForgotten,
+        Bug::ZeroesSkipped,
+        Bug::TagsReused,
+        Bug::CopiesForgotten,
+        Bug::AnyStation,
+        Bug::ShortAnswer,
+        Bug::FrameSizeStuck,
+        Bug::RetriesGivenUp,
+        Bug::OtherDiskUsed,
+        Bug::DeadlineIgnored,
+    ];
+    finds_all(&bugs, aoe_world::run);
+    finds_all(&[Bug::DeadPathKept], aoe_world::fail_over);
+}
+
+#[test]
+fn every_bug_planted_in_iscsi_is_found() {
+    let bugs = [
+        Bug::OverlapIgnored,
+        Bug::FlushEarly,
+        Bug::FlushSkipped,
+        Bug::AcknowledgedEarly,
+        Bug::SplitOffByOne,
+        Bug::MergeSwapped,
+        Bug::ErrorHidden,
+        Bug::ReissueForgotten,
+        Bug::ZeroesSkipped,
+        Bug::ShortAnswer,
+        Bug::IdentifierChanged,
+        Bug::DigestIgnored,
+        Bug::TransferOffsetIgnored,
+        Bug::WindowIgnored,
+        Bug::AttentionIsError,
+        Bug::SilenceAccepted,
+        Bug::FenceForgotten,
+        Bug::OtherDiskUsed,
+        Bug::PauseForEver,
+        Bug::DeadlineIgnored,
+    ];
+    finds_all(&bugs, iscsi_world::run);
+}
