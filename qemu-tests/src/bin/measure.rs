@@ -72,6 +72,7 @@ fn main() -> Result<()> {
             cli: &built.cli,
             identity: &built.image.operator_key_path,
             directory: &programs::target().join("measure-hand-off"),
+            kernel: &prepared.guest.kernel,
         };
         note(hand_off.measure(&mut table));
     }
@@ -122,13 +123,13 @@ fn measure_node(
         start::measure(table, &world, &prepared.guest, AOE_VOLUME, &iscsi)?;
     }
     if wanted("disks") || wanted("streams") {
-        let (mut guest, mut linux, _node) = workers(prepared, &world, &iscsi)?;
+        let (mut guest, mut linux, _node) = workers(prepared, &world, &iscsi, table)?;
+        let exits = || number(&world.operator.json(&["info", "load"])?, "exits");
         if wanted("disks") {
-            let exits = || number(&world.operator.json(&["info", "load"])?, "exits");
             disks::measure(table, &mut guest, &mut linux, &exits)?;
         }
         if wanted("streams") {
-            streams::measure(table, &mut guest, &mut linux)?;
+            streams::measure(table, &mut guest, &mut linux, &exits)?;
         }
     }
     Ok(())
@@ -143,7 +144,12 @@ fn disk(directory: &Path, name: &str) -> Result<PathBuf> {
 }
 
 /// Starts a guest and a Linux node; returns their load generators.
-fn workers(prepared: &Prepared, world: &World, iscsi: &str) -> Result<(Worker, Worker, LinuxNode)> {
+fn workers(
+    prepared: &Prepared,
+    world: &World,
+    iscsi: &str,
+    table: &mut Table,
+) -> Result<(Worker, Worker, LinuxNode)> {
     let switchboard = Switchboard::open()?;
     let more = format!("disk = [ \"{AOE_VOLUME},ro\", \"{iscsi},ro\" ]");
     let job = format!("console=ttyS0 worker=guest call={HOST}:{PORT}");
@@ -152,6 +158,8 @@ fn workers(prepared: &Prepared, world: &World, iscsi: &str) -> Result<(Worker, W
     world.test_guest(&prepared.guest, &description)?;
     let guest = switchboard.next(CALL_LIMIT).context("the guest does not call")?;
     let node = LinuxNode::start(&prepared.linux, CPUS, TARGET, &world.directory)?;
+    let booted = node.wait_for_user_space(CALL_LIMIT)?;
+    table.add("Linux node itself: power-on to user space", booted.as_secs_f64() * 1e3, "ms");
     let linux = switchboard.next(CALL_LIMIT).context("the Linux node does not call")?;
     ensure!(guest.name == "guest" && linux.name == "linux", "others call: {} {}", guest.name, linux.name);
     Ok((guest, linux, node))

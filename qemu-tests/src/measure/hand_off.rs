@@ -44,6 +44,8 @@ pub struct HandOff<'a> {
     pub identity: &'a Path,
     /// Where logs go.
     pub directory: &'a Path,
+    /// A Linux kernel.
+    pub kernel: &'a Path,
 }
 
 /// A machine with nothing but a card on QEMU's own network.
@@ -75,6 +77,8 @@ impl HandOff<'_> {
         let name = "hand-off to first signed reply, instructions";
         table.add_with_budget(name, counts, "count", BUDGET);
         table.add_samples("create to first guest instruction, tiny kernel, instructions", starts, "count");
+        let start = self.count_linux(7509)?;
+        table.add("create to first guest instruction, Linux kernel, instructions", start, "count");
         let mut times = Vec::new();
         for index in 0..RUNS {
             times.push(self.time(7510 + u16::try_from(index)?)?);
@@ -140,9 +144,8 @@ impl HandOff<'_> {
     /// Instructions until the node has an address, until it has replied, and from
     /// `create` of a tiny guest to its first one.
     fn count(&self, port: u16) -> Result<(u64, u64, f64)> {
-        let machine = self.start(self.image, port, true)?;
+        let machine = self.start_and_wait(self.image, port, true)?;
         let mut monitor = Monitor::connect(&machine.monitor)?;
-        machine.wait_until_reachable()?;
         let reachable = monitor.stop_and_count()?;
         monitor.command("cont")?;
         self.ask(port)?;
@@ -153,14 +156,30 @@ impl HandOff<'_> {
         Ok((reachable, replied, start))
     }
 
+    /// Instructions from `create` of a guest with a Linux kernel, which is on the
+    /// node already, to its first one.
+    fn count_linux(&self, port: u16) -> Result<f64> {
+        let _machine = self.start_and_wait(self.image, port, true)?;
+        let path = self.directory.join("linux.vm");
+        let kernel = self.kernel.display();
+        std::fs::write(&path, format!("name = \"linux\"\nmemory = 128\nkernel = \"{kernel}\"\n"))?;
+        first_instruction(&self.operator(port), &path)?;
+        Ok(first_instruction(&self.operator(port), &path)? * 1e6)
+    }
+
+    fn start_and_wait(&self, image: &Path, port: u16, counted: bool) -> Result<Machine> {
+        let machine = self.start(image, port, counted)?;
+        machine.wait_until_reachable()?;
+        Ok(machine)
+    }
+
     fn operator(&self, port: u16) -> Operator {
         Operator::new(self.cli, self.identity, self.directory, &format!("127.0.0.1:{port}"))
     }
 
     /// Milliseconds of the node's clock when it first replied.
     fn time(&self, port: u16) -> Result<f64> {
-        let machine = self.start(self.image, port, false)?;
-        machine.wait_until_reachable()?;
+        let _machine = self.start_and_wait(self.image, port, false)?;
         self.ask(port)
     }
 

@@ -1,16 +1,16 @@
 //! A plain Linux node in the same machine, with the kernel's own AoE and iSCSI
 //! initiators: Debian's kernel, the drivers, `iscsistart`, the load generator.
 
-use super::load::{FLAVOUR, INIT, PORT};
+use super::load::{FLAVOUR, INIT, PORT, USER_SPACE};
 use crate::lab::HOST;
 use crate::machine::{Boot, Shape, command};
 use crate::process::{Process, run};
 use crate::test_guest::{Recipe, TestGuest, compose};
 use crate::world::target_name;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Its card's address.
 const MAC: &str = "52:54:00:77:00:03";
@@ -138,5 +138,21 @@ impl LinuxNode {
         let started = Instant::now();
         let process = Process::start(&mut command, &directory.join("linux-qemu.log"))?;
         Ok(Self { process, started, serial })
+    }
+
+    /// Waits for its first program; returns the time from power-on.
+    ///
+    /// # Errors
+    /// When it does not come in time.
+    pub fn wait_for_user_space(&self, limit: Duration) -> Result<Duration> {
+        loop {
+            let text = std::fs::read(&self.serial).unwrap_or_default();
+            let elapsed = self.started.elapsed();
+            if String::from_utf8_lossy(&text).contains(USER_SPACE) {
+                return Ok(elapsed);
+            }
+            ensure!(elapsed < limit, "the Linux node does not start");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }

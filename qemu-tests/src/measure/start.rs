@@ -52,11 +52,13 @@ pub fn measure(table: &mut Table, world: &World, files: &TestGuest, aoe: &str, i
     }
     let bytes = std::fs::metadata(&files.kernel)?.len() + std::fs::metadata(&files.initrd)?.len();
     table.add("kernel and initramfs of these guests", as_f64(bytes), "bytes");
-    let mut times = Vec::new();
+    let (mut times, mut exits) = (Vec::new(), Vec::new());
     for _ in 0..USER_SPACE_RUNS {
         times.push(user_space(world, files)?);
+        exits.push(as_f64(number(&world.operator.json(&["info", "start"])?, "exits")?));
         world.operator.run(&["destroy", "start"])?;
     }
+    table.add_samples("exits of a guest until user space, Linux, no disk", exits, "count");
     table.add_samples("create to guest user space, Linux, no disk", times, "ms");
     Ok(())
 }

@@ -14,28 +14,41 @@ use std::time::{Duration, Instant};
 const PORT: u16 = 8101;
 /// Bytes of a transfer.
 const BYTES: usize = 24 << 20;
+/// Bytes of TCP in a full frame.
+const SEGMENT_BYTES: usize = 1448;
 const CHUNK_BYTES: usize = 256 * 1024;
 /// What is slower hangs.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Measures both directions.
+/// Measures both directions; `exits` says how often the guest left its CPU.
 ///
 /// # Errors
 /// When a transfer fails.
-pub fn measure(table: &mut Table, guest: &mut Worker, linux: &mut Worker) -> Result<()> {
+pub fn measure(
+    table: &mut Table,
+    guest: &mut Worker,
+    linux: &mut Worker,
+    exits: &dyn Fn() -> Result<u64>,
+) -> Result<()> {
     let listener = TcpListener::bind((HOST, PORT)).context("cannot listen for transfers")?;
     for (direction, verb) in [("machine to namespace", "send"), ("namespace to machine", "receive")] {
-        let both = in_turns(guest, linux, |worker, _, _| {
-            let own = listener.try_clone()?;
-            let partner = std::thread::spawn(move || if verb == "send" { take(&own) } else { give(&own) });
-            let time = worker.one(&format!("{verb} {HOST}:{PORT} {BYTES}"))?;
-            let seconds = partner.join().ok().context("the transfer panicked")??;
-            ensure!(time > 0, "a transfer in no time");
-            Ok(as_f64(u64::try_from(BYTES)?) / seconds / 1e6)
-        })?;
+        let both = in_turns(guest, linux, |worker, _, _| transfer(&listener, worker, verb))?;
         add(table, &format!("TCP {direction}"), both, "MB/s");
+        let before = exits()?;
+        transfer(&listener, guest, verb)?;
+        let each = as_f64(exits()?.saturating_sub(before)) / as_f64(u64::try_from(BYTES / SEGMENT_BYTES)?);
+        table.add(&format!("TCP {direction}: exits of the guest for a full frame"), each, "count");
     }
     Ok(())
+}
+
+/// One transfer; returns its MB/s.
+fn transfer(listener: &TcpListener, worker: &mut Worker, verb: &str) -> Result<f64> {
+    let (own, sends) = (listener.try_clone()?, verb == "send");
+    let partner = std::thread::spawn(move || if sends { take(&own) } else { give(&own) });
+    worker.one(&format!("{verb} {HOST}:{PORT} {BYTES}"))?;
+    let seconds = partner.join().ok().context("the transfer panicked")??;
+    Ok(as_f64(u64::try_from(BYTES)?) / seconds / 1e6)
 }
 
 /// Takes a transfer; returns its seconds.
