@@ -38,6 +38,8 @@ pub(super) struct Connection {
     pub(super) attention: bool,
     /// It takes nothing off its queue until then.
     pub(super) slow_until: u64,
+    /// A surprise is the initiator's fault: not if it is lied to.
+    pub(super) strict: bool,
     asks: u32,
 }
 
@@ -67,6 +69,7 @@ impl Connection {
             writes: BTreeMap::new(),
             attention: true,
             slow_until: 0,
+            strict: true,
             asks: 0,
         }
     }
@@ -114,9 +117,9 @@ impl Connection {
 
     /// A command takes its number; it has to be the next one within the window.
     pub(super) fn count(&mut self, header: &Header) {
-        assert_eq!(header.u32(24), self.command_number, "CmdSN in order");
+        assert!(header.u32(24) == self.command_number || !self.strict, "CmdSN in order");
         let room = self.command_number_max.wrapping_sub(self.command_number);
-        assert!(room < 1 << 31, "a command into a closed window");
+        assert!(room < 1 << 31 || !self.strict, "a command into a closed window");
         self.command_number = self.command_number.wrapping_add(1);
     }
 
@@ -135,7 +138,7 @@ impl Connection {
         reply.set_u32(16, header.task_tag());
         let operational = (flags >> 2) & 3 == 1;
         let answer = if operational {
-            assert!(text.starts_with(b"HeaderDigest=CRC32C,None\0"));
+            assert!(text.starts_with(b"HeaderDigest=CRC32C,None\0") || !self.strict);
             reply.set(14, &[0, 9]);
             let digest = if self.digests { "CRC32C" } else { "None" };
             let r2t = if self.initial_r2t { "Yes" } else { "No" };
@@ -155,6 +158,7 @@ impl Connection {
     pub(super) fn begin_write(&mut self, header: &Header, data: &[u8]) -> Option<Write> {
         let octets = header.u32(20) as usize;
         let mut buffer = std::vec![0; octets];
+        let data = &data[..data.len().min(octets)];
         buffer[..data.len()].copy_from_slice(data);
         let cdb = header.0[32..48].try_into().unwrap();
         let write = Write { cdb, buffer, got: data.len(), asks: 0 };
@@ -187,7 +191,11 @@ impl Connection {
         // A task that was aborted may still have data under way.
         let write = self.writes.get_mut(&tag)?;
         let offset = header.u32(40) as usize;
-        assert_eq!(offset, write.got, "Data-Out in order");
+        let fits = offset == write.got && offset + data.len() <= write.buffer.len();
+        assert!(fits || !self.strict, "Data-Out in order");
+        if !fits {
+            return None;
+        }
         write.buffer[offset..offset + data.len()].copy_from_slice(data);
         write.got += data.len();
         if header.u8(1) & FLAG_FINAL != 0 { self.proceed(tag) } else { None }

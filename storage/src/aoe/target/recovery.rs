@@ -215,6 +215,10 @@ impl Target {
         path.stalls = path.stalls.wrapping_add(u64::from(path.phase == Phase::Ready));
         path.last_error = Some("no answer");
         let serving = self.paths.iter().any(Path::is_live);
+        // Others may have gone the same way: better to know before they are needed.
+        for path in self.paths.iter_mut().filter(|path| path.is_live()) {
+            path.recheck = true;
+        }
         if serving {
             // What is under way there goes elsewhere at once.
             for slot in self.slots.iter_mut().filter(|slot| slot.path == index) {

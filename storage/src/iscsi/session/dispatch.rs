@@ -17,6 +17,7 @@ use crate::iscsi::text;
 use crate::limits::{ISCSI_DISCOVERED_MAX, ISCSI_OUTPUT_PDUS_MAX, ISCSI_RECEIVE_SEGMENT_MAX, ISCSI_TEXT_MAX};
 
 const REDIRECTS_MAX: u32 = 4;
+const FAILURES_AFTER_LOGIN: u32 = 3;
 const SECOND_NS: u64 = 1_000_000_000;
 
 impl Path {
@@ -137,6 +138,8 @@ impl Path {
                 self.receiver.data_digest = self.negotiated.data_digest == Digest::Crc32c;
                 self.receiver.segment_bytes_max = ISCSI_RECEIVE_SEGMENT_MAX;
                 self.resume_ns = 0;
+                // It lets us in: the next pause need not be one of the longest.
+                self.failures = self.failures.min(FAILURES_AFTER_LOGIN);
                 self.stage = Stage::LoggedIn;
                 self.state = State::Full;
                 // 6.3.5: the target has dropped the session of the same name, that is

@@ -87,6 +87,7 @@ pub(super) struct Path {
     pub(super) pauses: u32,
     pub(super) resume_ns: u64,
     pub(super) wait_ns: u64,
+    attempt_ns: u64,
     pub(super) connected_ns: u64,
     pub(super) heard_ns: u64,
     pub(super) pinged_ns: Option<(u32, u64)>,
@@ -139,6 +140,7 @@ impl Path {
             pauses: 0,
             resume_ns: 0,
             wait_ns: 0,
+            attempt_ns: 0,
             connected_ns: 0,
             heard_ns: 0,
             pinged_ns: None,
@@ -208,6 +210,7 @@ impl Path {
             return None;
         }
         self.state = State::Connecting { since_ns: now_ns };
+        self.attempt_ns = now_ns;
         Some(self.redirect.unwrap_or(self.portal))
     }
 
@@ -242,7 +245,10 @@ impl Path {
         let doublings = self.failures.min(16);
         self.failures = self.failures.saturating_add(1);
         let pause = BACKOFF_FIRST_NS.saturating_mul(1 << doublings).min(BACKOFF_NS_MAX);
-        let pause = shared.random.jitter(pause).max(self.wait_ns.min(WAIT_NS_MAX));
+        // What the last try took counts as pause.
+        let pause = shared.random.jitter(pause);
+        let pause = pause.saturating_sub(shared.now_ns.saturating_sub(self.attempt_ns)).max(BACKOFF_FIRST_NS);
+        let pause = pause.max(self.wait_ns.min(WAIT_NS_MAX));
         self.wait_ns = 0;
         self.state = State::Idle { retry_ns: shared.now_ns.saturating_add(pause) };
         if shared.closing {
