@@ -17,8 +17,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use pnet_datalink::{Channel, DataLinkReceiver, DataLinkSender};
-use storage::aoe::{Discovery, Target, TargetAddress, TargetConfig};
-use storage::iscsi::{Portal, Session, SessionConfig, SessionKind};
+use storage::aoe::{Administration, Discovery, Outcome, Target, TargetAddress, TargetConfig};
+use storage::iscsi::{Credentials, Portal, Secret, Session, SessionConfig, SessionKind};
 use storage::volume::Volume;
 use storage::{Lba, Operation, Payload, Request, RequestId, VolumeState};
 
@@ -330,6 +330,9 @@ fn aoe_against_vblade() {
         });
         bench.submit(Operation::Flush, 0, 0);
         bench.drain();
+        if mtu == 1500 {
+            administer(&mut bench, source);
+        }
         let status = bench.volume.status();
         println!("mtu {mtu}: {status:?}");
         assert_eq!(status.state, VolumeState::Ready);
@@ -340,6 +343,32 @@ fn aoe_against_vblade() {
         run(Command::new("ip").args(["link", "del", "wire0"]));
         fs::remove_dir_all(folder).unwrap();
     }
+}
+
+/// The configuration string, the reservation and the mask list of a real target.
+fn administer(bench: &mut Bench, source: [u8; 6]) {
+    let mut ask = |command: Administration| {
+        let Volume::Aoe(target) = &mut bench.volume else { unreachable!() };
+        target.administer(command.clone()).unwrap();
+        let begun = Instant::now();
+        loop {
+            bench.pump();
+            let Volume::Aoe(target) = &mut bench.volume else { unreachable!() };
+            if let Some(outcome) = target.take_outcome() {
+                return outcome;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(5), "no answer to {command:?}");
+        }
+    };
+    let text = b"redoubt".to_vec();
+    assert_eq!(ask(Administration::ForceConfig(text.clone())), Outcome::Config(text.clone()));
+    assert_eq!(ask(Administration::TestConfigPrefix(b"red".to_vec())), Outcome::Config(text));
+    assert_eq!(ask(Administration::ReadReservation), Outcome::Reservation(Vec::new()));
+    assert_eq!(ask(Administration::Reserve(vec![source])), Outcome::Reservation(vec![source]));
+    assert_eq!(ask(Administration::ReadReservation), Outcome::Reservation(vec![source]));
+    assert_eq!(ask(Administration::Reserve(Vec::new())), Outcome::Reservation(Vec::new()));
+    let add = Administration::EditMasks(vec![Administration::add_station(source)]);
+    assert_eq!(ask(add), Outcome::Masks(vec![source]));
 }
 
 /// A target; `tuned` has digests, unsolicited data and large segments switched on.
@@ -402,6 +431,62 @@ fn iscsi_against_tgt() {
     for tuned in [false, true] {
         iscsi_session(tuned);
     }
+}
+
+fn tgtadm(folder: &Path, arguments: &str) {
+    let mut command = Command::new("tgtadm");
+    command.args(["-C", "7", "--lld", "iscsi"]).args(arguments.split(' '));
+    run(command.env("TGT_IPC_SOCKET", folder.join("ipc")));
+}
+
+#[test]
+fn chap_against_tgt() {
+    if !inside("chap_against_tgt", "tgtd") {
+        return;
+    }
+    run(Command::new("ip").args(["link", "set", "lo", "up"]));
+    let folder = folder("chap");
+    let server = tgtd(&folder, true);
+    for account in ["node --password initiatorsecret", "disks --password targetsecretxx"] {
+        tgtadm(&folder, &format!("--op new --mode account --user {account}"));
+    }
+    tgtadm(&folder, "--op bind --mode account --tid 1 --user node");
+    tgtadm(&folder, "--op bind --mode account --tid 1 --user disks --outgoing");
+    let secret = |text: &str| Secret::new(text.as_bytes().to_vec());
+    let mutual = |text: &str| Some((Some("disks".into()), secret(text)));
+    for (own, target, allow_md5, words) in [
+        ("initiatorsecret", None, true, None),
+        ("initiatorsecret", mutual("targetsecretxx"), true, None),
+        ("initiatorsecret", mutual("anothersecretx"), true, Some("the target did not prove who it is")),
+        ("wrong secret....", None, true, Some("authentication failed")),
+        // tgt knows MD5 only.
+        ("initiatorsecret", None, false, Some("login refused")),
+    ] {
+        let proves = target.is_some();
+        let credentials = Credentials { name: "node".into(), secret: secret(own), target, allow_md5 };
+        let kind = SessionKind::Normal { target: IQN.into(), lun: 1 };
+        let mut session = Session::new(SessionConfig { credentials: Some(credentials), ..config(kind) });
+        let (mut stream, mut memory) = (None, Memory(HashMap::new()));
+        let began = Instant::now();
+        while session.ready_capacity().is_none() && began.elapsed() < Duration::from_secs(1) {
+            let now = began.elapsed().as_nanos() as u64;
+            pump_tcp(&mut stream, &mut session, now, &mut memory);
+        }
+        let status = session.status();
+        match words {
+            None => {
+                assert_eq!(status.state, VolumeState::Ready, "{status:?}");
+                let method = if proves { "mutual CHAP MD5" } else { "CHAP MD5" };
+                assert!(status.negotiated.contains(&("AuthMethod", method.into())));
+            }
+            Some(words) => {
+                assert_eq!(status.state, VolumeState::Refused, "{status:?}");
+                assert!(status.last_error.unwrap().contains(words), "{status:?}");
+            }
+        }
+    }
+    drop(server);
+    fs::remove_dir_all(folder).unwrap();
 }
 
 fn iscsi_session(tuned: bool) {

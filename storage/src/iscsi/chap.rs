@@ -66,18 +66,24 @@ pub(crate) enum Algorithm {
 
 impl Algorithm {
     /// The strongest first, as they are offered.
-    pub(crate) const fn offer(allow_md5: bool) -> &'static str {
-        if allow_md5 { "8,7,6,5" } else { "8,7,6" }
+    const ALL: [(&'static str, Self); 4] =
+        [("8", Self::Sha3), ("7", Self::Sha2), ("6", Self::Sha1), ("5", Self::Md5)];
+
+    /// What is offered, without what has been tried in vain.
+    fn offered(allow_md5: bool, tried: &[Self]) -> impl Iterator<Item = (&'static str, Self)> {
+        let kept = move |(_, algorithm): &(&str, Self)| {
+            (*algorithm != Self::Md5 || allow_md5) && !tried.contains(algorithm)
+        };
+        Self::ALL.into_iter().filter(kept)
     }
 
-    pub(crate) fn parse(code: &str, allow_md5: bool) -> Option<Self> {
-        match code {
-            "8" => Some(Self::Sha3),
-            "7" => Some(Self::Sha2),
-            "6" => Some(Self::Sha1),
-            "5" if allow_md5 => Some(Self::Md5),
-            _ => None,
-        }
+    pub(crate) fn offer(allow_md5: bool, tried: &[Self]) -> String {
+        let codes: Vec<&str> = Self::offered(allow_md5, tried).map(|(code, _)| code).collect();
+        codes.join(",")
+    }
+
+    pub(crate) fn parse(code: &str, allow_md5: bool, tried: &[Self]) -> Option<Self> {
+        Self::offered(allow_md5, tried).find(|(known, _)| *known == code).map(|(_, algorithm)| algorithm)
     }
 
     pub(crate) const fn name(self) -> &'static str {
@@ -214,9 +220,12 @@ mod tests {
 
     #[test]
     fn the_weak_algorithm_needs_leave() {
-        assert_eq!(Algorithm::parse("5", false), None);
-        assert_eq!(Algorithm::parse("5", true), Some(Algorithm::Md5));
-        assert_eq!((Algorithm::offer(true), Algorithm::offer(false)), ("8,7,6,5", "8,7,6"));
+        assert_eq!(Algorithm::parse("5", false, &[]), None);
+        assert_eq!(Algorithm::parse("5", true, &[]), Some(Algorithm::Md5));
+        assert_eq!(Algorithm::parse("7", true, &[Algorithm::Sha2]), None);
+        assert_eq!(Algorithm::offer(true, &[]), "8,7,6,5");
+        assert_eq!(Algorithm::offer(false, &[]), "8,7,6");
+        assert_eq!(Algorithm::offer(true, &[Algorithm::Sha2]), "8,6,5");
     }
 
     #[test]

@@ -71,6 +71,8 @@ pub(crate) struct Goal<'a> {
     pub(crate) digests: DigestPolicy,
     /// Ours, for the target.
     pub(crate) challenge: Vec<u8>,
+    /// Algorithms that the target chose before and then refused.
+    pub(crate) tried: &'a [Algorithm],
 }
 
 /// CHAP keys of one response.
@@ -88,7 +90,8 @@ pub(crate) struct Login {
     credentials: Option<Credentials>,
     digests: DigestPolicy,
     challenge: Vec<u8>,
-    algorithm: Option<Algorithm>,
+    tried: Vec<Algorithm>,
+    pub(crate) algorithm: Option<Algorithm>,
     security: Security,
     stage: Stage,
     normal: bool,
@@ -105,6 +108,7 @@ impl Login {
             credentials: goal.credentials.cloned(),
             digests: goal.digests,
             challenge: goal.challenge,
+            tried: goal.tried.to_vec(),
             algorithm: None,
             security: if goal.credentials.is_some() { Security::Offered } else { Security::Done },
             stage: Stage::Security,
@@ -228,7 +232,7 @@ impl Login {
             Security::Offered => match keys.method.as_deref() {
                 Some("CHAP") => {
                     let weak = self.credentials.as_ref().is_some_and(|it| it.allow_md5);
-                    text::push(reply, "CHAP_A", Algorithm::offer(weak));
+                    text::push(reply, "CHAP_A", &Algorithm::offer(weak, &self.tried));
                     self.security = Security::Algorithms;
                 }
                 Some("None") if self.credentials.as_ref().is_some_and(|it| it.target.is_none()) => {
@@ -251,9 +255,8 @@ impl Login {
 
     fn respond(&mut self, keys: &Keys, reply: &mut Vec<u8>) -> Result<(), Step> {
         let Some(credentials) = &self.credentials else { return Err(Step::Fault("CHAP without a secret")) };
-        let Some(algorithm) =
-            keys.algorithm.as_deref().and_then(|code| Algorithm::parse(code, credentials.allow_md5))
-        else {
+        let parse = |code: &str| Algorithm::parse(code, credentials.allow_md5, &self.tried);
+        let Some(algorithm) = keys.algorithm.as_deref().and_then(parse) else {
             return Err(Step::Refused("login refused: no CHAP algorithm that both accept"));
         };
         let (Some(identifier), Some(challenge)) = (keys.identifier, &keys.challenge) else {

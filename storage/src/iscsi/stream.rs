@@ -246,6 +246,7 @@ mod tests {
                 credentials: None,
                 digests: DigestPolicy::Preferred,
                 challenge: Vec::new(),
+                tried: &[],
             });
             let mut header = Header::new(0x23, random() as u8);
             header.set(36, &[(random() % 3) as u8 / 2, 0]);

@@ -247,7 +247,7 @@ impl IscsiTarget {
     /// A write has all its data.
     fn write(&mut self, index: usize, tag: u32, write: &Write) {
         let (first, blocks) = range(&write.cdb);
-        let from = first as usize * 512;
+        let from = (first as usize).wrapping_mul(512);
         let connection = &mut self.connections[index];
         match write.cdb[0] {
             0x8a => self.disk[from..from + write.buffer.len()].copy_from_slice(&write.buffer),

@@ -22,6 +22,7 @@ fn begin(credentials: Option<&Credentials>, digests: DigestPolicy) -> (Login, u8
         credentials,
         digests,
         challenge: OURS.to_vec(),
+        tried: &[],
     })
 }
 

@@ -45,6 +45,7 @@ impl Path {
             credentials,
             digests: config.digests,
             challenge: challenge.unwrap_or_default(),
+            tried: &self.algorithms_tried,
         });
         self.login = Some(login);
         self.state = State::Login;

@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use super::config::{DiscoveredTarget, Portal, SessionKind};
 use super::path::{Path, Segment, State};
 use super::{Operation, Shared, Stage};
+use crate::iscsi::chap::Algorithm;
 use crate::iscsi::login::Step;
 use crate::iscsi::negotiated::Digest;
 use crate::iscsi::pdu::{FLAG_CONTINUE, FLAG_FINAL, Header, IMMEDIATE, NO_TAG, opcode, serial_after};
@@ -158,6 +159,11 @@ impl Path {
             }
             Step::Refused(why) => {
                 self.refused = true;
+                // Some targets know another algorithm by the same number: where MD5 is
+                // good enough, go on towards it.
+                let weak = shared.config.credentials.as_ref().is_some_and(|it| it.allow_md5);
+                self.algorithms_tried.extend(login.algorithm.filter(|it| weak && *it != Algorithm::Md5));
+
                 self.redirect = None;
                 self.fail(shared, why);
             }

@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use super::management::Management;
 use super::{Bug, Portal, Release, SECTOR_BYTES, Shared, Stage, planted};
 use crate::histogram::Histogram;
+use crate::iscsi::chap::Algorithm;
 use crate::iscsi::login::Login;
 use crate::iscsi::negotiated::Negotiated;
 use crate::iscsi::pdu::{Header, NO_TAG};
@@ -57,6 +58,7 @@ pub(super) struct Path {
     pub(super) portal: Portal,
     pub(super) state: State,
     pub(super) login: Option<Login>,
+    pub(super) algorithms_tried: Vec<Algorithm>,
     pub(super) negotiated: Negotiated,
     /// The portal group of the session before this one.
     pub(super) group: Option<u16>,
@@ -112,6 +114,7 @@ impl Path {
             portal,
             state: State::Idle { retry_ns: 0 },
             login: None,
+            algorithms_tried: Vec::new(),
             negotiated: Negotiated::default(),
             group: None,
             receiver: Receiver::new(ISCSI_RECEIVE_SEGMENT_MAX),
