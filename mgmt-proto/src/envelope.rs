@@ -4,16 +4,18 @@
 //! signature 64 | node key 32 | boot nonce 32 | session 32 | counter 8 | request
 //! ```
 //!
-//! The signature covers all that follows it, so a command is good for one node,
-//! one boot, one session and one place in it. It is checked over the bytes as
-//! they came; only then are they decoded. The stored bytes prove later who asked
-//! for what.
+//! The signature covers the four fields after it and the SHA-256 of the request, so
+//! a command is good for one node, one boot, one session and one place in it. It is
+//! checked over the bytes as they came; only then are they decoded. Signature,
+//! fields and digest are a [`Proof`] that says for ever who asked for what, also
+//! where the request itself is not kept.
 
 use crate::handshake::{OperatorKey, PeerFault, SessionId, field};
 use crate::limits::MESSAGE_BYTES;
 use crate::verb::Request;
 use alloc::vec::Vec;
 use ed25519_dalek::{Signature, VerifyingKey};
+use sha2::{Digest as _, Sha256};
 
 const LABEL: &[u8] = b"redoubt command 1";
 const HEADER_BYTES: usize = 64 + 32 + 32 + 32 + 8;
@@ -29,12 +31,36 @@ pub struct Binding {
     pub session: SessionId,
 }
 
+/// That an operator signed a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proof {
+    /// Ed25519 signature.
+    pub signature: [u8; 64],
+    /// Node, boot and session.
+    pub binding: Binding,
+    /// Place in the session.
+    pub counter: u64,
+    /// SHA-256 of the encoded request.
+    pub request: [u8; 32],
+}
+
+impl Proof {
+    /// Whether this operator signed it.
+    #[must_use]
+    pub fn is_by(&self, operator: &[u8; 32]) -> bool {
+        let Ok(key) = VerifyingKey::from_bytes(operator) else { return false };
+        let message = message(&self.binding, self.counter, &self.request);
+        key.verify_strict(&message, &Signature::from_bytes(&self.signature)).is_ok()
+    }
+}
+
 /// Something an operator signed for this node, boot, session and place. Only
 /// [`open`] makes one.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Verified<T> {
     inner: T,
     operator: [u8; 32],
+    proof: Proof,
 }
 
 impl<T> Verified<T> {
@@ -48,14 +74,24 @@ impl<T> Verified<T> {
         &self.operator
     }
 
+    /// That it was signed.
+    pub const fn proof(&self) -> &Proof {
+        &self.proof
+    }
+
     /// A look at what was signed.
     pub const fn get(&self) -> &T {
         &self.inner
     }
 }
 
-fn signed_part(binding: &Binding, counter: u64, request: &[u8]) -> Vec<u8> {
-    [&binding.node[..], &binding.boot_nonce, &binding.session, &counter.to_le_bytes(), request].concat()
+fn header(binding: &Binding, counter: u64) -> Vec<u8> {
+    [&binding.node[..], &binding.boot_nonce, &binding.session, &counter.to_le_bytes()].concat()
+}
+
+/// What the signature covers.
+fn message(binding: &Binding, counter: u64, request: &[u8; 32]) -> Vec<u8> {
+    [LABEL, &header(binding, counter), request].concat()
 }
 
 /// Signs a request.
@@ -72,9 +108,8 @@ pub fn seal(
     if request.len() > MESSAGE_BYTES {
         return Err(PeerFault::Length);
     }
-    let part = signed_part(binding, counter, &request);
-    let signature = key.sign(&[LABEL, &part].concat())?;
-    Ok([&signature[..], &part].concat())
+    let signature = key.sign(&message(binding, counter, &Sha256::digest(&request).into()))?;
+    Ok([&signature[..], &header(binding, counter), &request].concat())
 }
 
 /// Verifies a command and decodes it. `expected` is the place in the session it
@@ -90,18 +125,23 @@ pub fn open(
 ) -> Result<Verified<Request>, PeerFault> {
     let request = bytes.get(HEADER_BYTES..).filter(|request| request.len() <= MESSAGE_BYTES);
     let request = request.ok_or(PeerFault::Length)?;
-    let signed = bytes.get(64..).ok_or(PeerFault::Length)?;
-    let key = VerifyingKey::from_bytes(operator).map_err(|_| PeerFault::Key)?;
-    let signature = Signature::from_bytes(&field(bytes, 0)?);
-    key.verify_strict(&[LABEL, signed].concat(), &signature).map_err(|_| PeerFault::Signature)?;
     let bound =
         Binding { node: field(bytes, 64)?, boot_nonce: field(bytes, 96)?, session: field(bytes, 128)? };
-    if bound != *binding || u64::from_le_bytes(field(bytes, 160)?) != expected {
+    let proof = Proof {
+        signature: field(bytes, 0)?,
+        binding: bound,
+        counter: u64::from_le_bytes(field(bytes, 160)?),
+        request: Sha256::digest(request).into(),
+    };
+    if !proof.is_by(operator) {
+        return Err(PeerFault::Signature);
+    }
+    if bound != *binding || proof.counter != expected {
         return Err(PeerFault::Seal);
     }
     let (request, rest) = postcard::take_from_bytes::<Request>(request).map_err(|_| PeerFault::Unexpected)?;
     if !rest.is_empty() {
         return Err(PeerFault::Length);
     }
-    Ok(Verified { inner: request, operator: *operator })
+    Ok(Verified { inner: request, operator: *operator, proof })
 }

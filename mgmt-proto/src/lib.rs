@@ -7,13 +7,14 @@
 //! * [`record`]: the encrypted frames after that;
 //! * [`envelope`]: a signed command, verified before it is decoded;
 //! * [`server`], [`client`]: the two ends as state machines;
-//! * [`trust`]: who may do what;
+//! * [`trust`]: who may do what; [`audit`]: what was done;
 //! * [`manifest`]: what the owner seals into an image.
 #![no_std]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
+pub mod audit;
 pub mod client;
 pub mod code;
 pub mod envelope;

@@ -40,3 +40,7 @@ pub const IDLE_TIMEOUT_NS: u64 = 120_000_000_000;
 pub const OPERATORS: usize = 64;
 /// Most bytes of a manifest.
 pub const MANIFEST_BYTES: usize = 64 * 1024;
+/// Most audit entries in one reply.
+pub const AUDIT_ENTRIES: usize = 64;
+/// Most bytes of an encoded audit entry.
+pub const AUDIT_ENTRY_BYTES: usize = 510;

@@ -57,7 +57,8 @@ pub const fn required(request: &Request) -> Role {
         | Request::BlobMissing(_)
         | Request::Check(_)
         | Request::List
-        | Request::Info { .. } => Role::Viewer,
+        | Request::Info { .. }
+        | Request::AuditRead { .. } => Role::Viewer,
         Request::BlobPut { .. }
         | Request::Create { .. }
         | Request::ConsoleRead { .. }

@@ -1,6 +1,7 @@
 //! Requests and replies. Encoded with postcard; the order of variants is the wire
 //! format, so new ones go to the end.
 
+use crate::audit;
 use crate::code::Failure;
 use crate::machine::{Digest, Machine};
 use alloc::string::String;
@@ -99,6 +100,11 @@ pub enum Request {
     },
     /// Makes dom0 fail, on nodes whose sealed settings allow it.
     InjectFault(Fault),
+    /// Part of the audit log.
+    AuditRead {
+        /// First entry wanted.
+        from: u64,
+    },
 }
 
 /// Ways for dom0 to fail.
@@ -247,6 +253,8 @@ pub enum Reply {
     Created(u32),
     /// Guests.
     Guests(Vec<GuestFacts>),
+    /// Part of the audit log.
+    Audit(audit::Page),
 }
 
 /// A reply or the reason there is none.

@@ -4,6 +4,7 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use mgmt_proto::audit::Result as Recorded;
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::limits::{INPUT_BYTES, STREAM_BYTES};
 use mgmt_proto::machine::Machine;
@@ -20,32 +21,49 @@ use crate::node::sessions::{Command, Waiting};
 const BLOBS_ASKED: usize = 64;
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
-    /// Carries a verified command out and answers it, now or later.
+    /// Carries a verified command out, records it and answers it, now or later.
     pub(super) fn execute(&mut self, command: Command, now_ns: u64) {
-        let Command { session, request, role } = command;
+        let Command { session, request, role, asked } = command;
         let needed = required(&request);
-        if role < needed {
+        // Whoever reads the record must find what ended the node, or dom0.
+        if let (Request::NodeStop { .. } | Request::InjectFault(_), Some(asked)) = (&request, &asked)
+            && role >= needed
+        {
+            self.audit.record(asked, Recorded::Accepted, now_ns);
+            self.carry_out(session, request, now_ns);
+            return;
+        }
+        let result = if role < needed {
             let message = alloc::format!("needs the role {needed:?}, this key has {role:?}");
             let failure = Failure::new(Code::Refused, "", message, "ask the owner for another role");
             self.sessions.answer(session, &Err(failure));
-            return;
+            Recorded::Failed(Code::Refused)
+        } else {
+            self.carry_out(session, request, now_ns)
+        };
+        if let Some(asked) = &asked {
+            self.audit.record(asked, result, now_ns);
         }
+    }
+
+    fn carry_out(&mut self, session: usize, request: Request, now_ns: u64) -> Recorded {
         let outcome = match request {
             Request::BlobPut { digest, length } => self.begin_blob(session, digest, length),
             Request::Create { machine, paused } => match self.create(session, machine, paused, now_ns) {
-                Ok(()) => return,
+                Ok(()) => return Recorded::Accepted,
                 Err(failure) => Err(failure),
             },
             Request::StorageDiscover(discover) => match self.discover(&discover, now_ns) {
                 Ok(()) => {
                     self.sessions.wait(session, Waiting::Discovery);
-                    return;
+                    return Recorded::Accepted;
                 }
                 Err(failure) => Err(failure),
             },
             other => self.answer_now(other, now_ns),
         };
         self.sessions.answer(session, &outcome);
+        outcome.map_or_else(|failure| Recorded::Failed(failure.code), |_| Recorded::Done)
     }
 
     fn answer_now(&mut self, request: Request, now_ns: u64) -> Outcome {
@@ -86,6 +104,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 Ok(Reply::Guests(self.guest_facts(index).into_iter().collect()))
             }
             Request::InjectFault(fault) => self.inject_fault(fault),
+            Request::AuditRead { from } => Ok(Reply::Audit(self.audit.page(from, &self.identity))),
             other => self.act_on_guest(other, now_ns),
         }
     }

@@ -30,7 +30,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let domain = DomainId(info.domain);
             let length = self.hypervisor.store_get(slot, &mut record).unwrap_or(0);
             let record = record.get(..length).unwrap_or_default();
-            if self.blobs.adopt(domain, record, now_ns) {
+            if self.blobs.adopt(domain, record, now_ns)
+                || self.audit.adopt(&mut self.hypervisor, domain, record)
+            {
                 continue;
             }
             let machine = record.strip_prefix(&RECORD_MAGIC).and_then(|rest| {

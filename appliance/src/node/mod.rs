@@ -8,8 +8,10 @@
 //! * [`blobs`]: kernels and initrds;
 //! * [`network`], [`nic`]: frames;
 //! * [`volumes`]: disks and the sessions behind them;
-//! * [`sessions`], [`commands`], [`facts`]: operators and what they ask.
+//! * [`sessions`], [`commands`], [`facts`]: operators and what they ask;
+//! * [`audit`]: what they did.
 
+pub mod audit;
 pub mod blobs;
 pub mod commands;
 pub mod facts;
@@ -31,6 +33,7 @@ use mgmt_proto::trust::Trust;
 
 use crate::hypervisor::Hypervisor;
 use crate::limits::{COMMANDS_PER_TURN, MANAGEMENT_BACKLOG};
+use crate::node::audit::AuditLog;
 use crate::node::blobs::Blobs;
 use crate::node::guest::{Guest, Wish};
 use crate::node::network::Network;
@@ -51,6 +54,7 @@ pub struct Node<H: Hypervisor, N> {
     guests: Vec<Guest<H::Memory>>,
     next_guest: u64,
     blobs: Blobs,
+    audit: AuditLog<H::Memory>,
     volumes: Volumes,
     address_logged: bool,
     /// When the last full turn asked to be called again.
@@ -74,7 +78,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     pub fn new(mut hypervisor: H, nic: N, settings: Settings, now_ns: u64) -> Result<Self, StartError> {
         let mut random = [0; 32];
         hypervisor.random(&mut random);
-        let identity = settings.fresh_identity(&mut hypervisor);
+        let identity = settings.identity(&mut hypervisor);
         let trust = Trust::new(settings.manifest.operators.clone());
         let mac = nic.mac();
         let seeds = random.as_chunks::<8>().0;
@@ -95,12 +99,14 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             guests: Vec::new(),
             next_guest: 1,
             blobs: Blobs::default(),
+            audit: AuditLog::new(),
             volumes: Volumes::new(mac, settings.initiator_name(mac), seed(1)),
             settings,
             address_logged: false,
             deadline_ns: 0,
         };
         node.adopt(now_ns);
+        node.audit.ensure(&mut node.hypervisor);
         Ok(node)
     }
 

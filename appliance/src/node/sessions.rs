@@ -11,6 +11,7 @@ use netstack::host::{ConnectionId, ConnectionState, Host};
 use crate::guest_memory::GuestMemory;
 use crate::hypervisor::Hypervisor;
 use crate::limits::SESSIONS_MAX;
+use crate::node::audit::Asked;
 use crate::node::blobs::{Blobs, Upload};
 
 /// What a session waits for before its next command.
@@ -47,6 +48,8 @@ pub struct Command {
     pub request: Request,
     /// The role of who asked.
     pub role: Role,
+    /// What is to be recorded of it.
+    pub asked: Option<Asked>,
 }
 
 impl<M: GuestMemory> Sessions<M> {
@@ -140,7 +143,9 @@ impl<M: GuestMemory> Sessions<M> {
                     Ok(None) => break,
                     Ok(Some(Incoming::Data(bytes))) => session.take_data(&bytes, hypervisor, blobs, now_ns),
                     Ok(Some(Incoming::Command(verified, role))) => {
-                        return Some(Command { session: index, request: verified.into_inner(), role });
+                        let asked = Asked::new(*verified.operator(), *verified.proof(), verified.get());
+                        let request = verified.into_inner();
+                        return Some(Command { session: index, request, role, asked });
                     }
                     Err(_) => {
                         // Silence: the connection just ends.

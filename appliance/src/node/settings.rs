@@ -12,6 +12,9 @@ use sha2::{Digest, Sha256};
 
 use crate::hypervisor::Hypervisor;
 
+/// Where what is the node's own is kept across dom0's restart: behind all domains.
+const OWN_STORE: usize = hv_abi::MAX_DOMAINS;
+
 /// What the image and the boot say about this node.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -87,11 +90,16 @@ impl Settings {
         })
     }
 
-    /// The node's identity. Without a state volume it is made at each start, and
-    /// `node info` says so.
-    pub fn fresh_identity<H: Hypervisor>(&self, hypervisor: &mut H) -> Identity {
+    /// The node's identity. Without a state volume it is made at each power-on, and
+    /// `node info` says so; a restarted dom0 is still the same node, in another boot
+    /// as far as commands are concerned.
+    pub fn identity<H: Hypervisor>(&self, hypervisor: &mut H) -> Identity {
         let (mut key, mut boot_nonce) = ([0; 32], [0; 32]);
-        hypervisor.random(&mut key);
+        let kept = hypervisor.store_get(OWN_STORE, &mut key);
+        if kept != Ok(key.len()) {
+            hypervisor.random(&mut key);
+            let _ = hypervisor.store_put(OWN_STORE, &key);
+        }
         hypervisor.random(&mut boot_nonce);
         Identity { key: SigningKey::from_bytes(&key), boot_nonce }
     }

@@ -123,9 +123,12 @@ pub(crate) fn wants(cpu: &Cpu, now_ns: u64) -> bool {
         && (!WAITING.load(Ordering::Acquire) || has_work() || now_ns >= DEADLINE.load(Ordering::Relaxed))
 }
 
-/// When the boot CPU must look at dom0 again.
+/// When the boot CPU must look at dom0 again. While dom0 runs its last deadline
+/// means nothing: were it in the past, the timer would interrupt dom0 before each
+/// instruction.
 pub(crate) fn deadline(cpu: &Cpu) -> u64 {
-    if cpu.number == 0 { DEADLINE.load(Ordering::Relaxed) } else { u64::MAX }
+    let waits = cpu.number == 0 && WAITING.load(Ordering::Acquire);
+    if waits { DEADLINE.load(Ordering::Relaxed) } else { u64::MAX }
 }
 
 unsafe extern "C" {

@@ -373,6 +373,12 @@ impl World {
         session
     }
 
+    /// The key of the node that a session is with.
+    pub(super) fn node_key(&self, session: usize) -> &[u8; 32] {
+        let Stage::Open(client) = &self.sessions[session].stage else { panic!("the session is not open") };
+        client.node()
+    }
+
     /// Sends a request without waiting.
     pub(super) fn send(&mut self, session: usize, request: &Request) {
         let session = &mut self.sessions[session];

@@ -1,0 +1,157 @@
+//! The log of what operators did, kept in the memory of a domain that never runs:
+//! it survives dom0 and costs it nothing.
+//!
+//! The memory is a ring of slots, each with the length of an entry and the entry.
+//! Slot and sequence number belong together, so a restarted dom0 finds the end by
+//! looking at all of them.
+
+use alloc::vec::Vec;
+
+use hv_abi::DomainId;
+use hv_abi::domain::DomainSpec;
+use mgmt_proto::audit::{Entry, Head, Page, Result, subject};
+use mgmt_proto::envelope::Proof;
+use mgmt_proto::limits::{AUDIT_ENTRIES, AUDIT_ENTRY_BYTES};
+use mgmt_proto::server::Identity;
+use mgmt_proto::verb::Request;
+
+use crate::guest_memory::{Gpa, GuestMemory};
+use crate::hypervisor::Hypervisor;
+use crate::layout::MemoryLayout;
+
+/// What is kept under the domain's slot to know it again.
+const RECORD_MAGIC: [u8; 8] = *b"REDOAUDT";
+const MEMORY_BYTES: u64 = 2 << 20;
+const SLOT_BYTES: usize = 2 + AUDIT_ENTRY_BYTES;
+const SLOTS: u64 = MEMORY_BYTES / SLOT_BYTES as u64;
+
+/// Who asked for something that is to be recorded, and what.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    operator: [u8; 32],
+    proof: Proof,
+    verb: &'static str,
+    object: alloc::string::String,
+}
+
+impl Asked {
+    /// For a request that changes something; None for one that only looks.
+    #[must_use]
+    pub fn new(operator: [u8; 32], proof: Proof, request: &Request) -> Option<Self> {
+        let (verb, object) = subject(request)?;
+        Some(Self { operator, proof, verb, object: object.into() })
+    }
+}
+
+/// The log.
+pub struct AuditLog<M> {
+    memory: Option<M>,
+    length: u64,
+    digest: [u8; 32],
+    /// The last entry, to record a conversation with a console once.
+    last: Option<Entry>,
+}
+
+impl<M: GuestMemory> AuditLog<M> {
+    /// A log without memory, which keeps nothing yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { memory: None, length: 0, digest: [0; 32], last: None }
+    }
+
+    /// Takes over the log of an earlier dom0; false if the record is not of one.
+    pub fn adopt<H: Hypervisor<Memory = M>>(
+        &mut self,
+        hypervisor: &mut H,
+        domain: DomainId,
+        record: &[u8],
+    ) -> bool {
+        if record != RECORD_MAGIC || self.memory.is_some() {
+            return false;
+        }
+        self.memory = Some(hypervisor.memory(domain, MemoryLayout::new(MEMORY_BYTES)));
+        let newest = (0..SLOTS).filter_map(|slot| self.read(slot)).max_by_key(|entry| entry.sequence);
+        if let Some(entry) = newest {
+            self.length = entry.sequence.saturating_add(1);
+            self.digest = entry.digest();
+            self.last = Some(entry);
+        }
+        true
+    }
+
+    /// Makes the log's memory unless an earlier dom0 did.
+    pub fn ensure<H: Hypervisor<Memory = M>>(&mut self, hypervisor: &mut H) {
+        if self.memory.is_some() {
+            return;
+        }
+        let spec =
+            DomainSpec { memory_bytes: MEMORY_BYTES, vcpus: 1, weight: 256, cap_percent: 0, reserved: 0 };
+        let made = hypervisor.domain_create(&spec).and_then(|domain| {
+            hypervisor.store_put(domain.slot(), &RECORD_MAGIC)?;
+            Ok(domain)
+        });
+        match made {
+            Ok(domain) => {
+                self.memory = Some(hypervisor.memory(domain, MemoryLayout::new(MEMORY_BYTES)));
+            }
+            Err(_) => hypervisor.log("node: no memory for the audit log: nothing is recorded"),
+        }
+    }
+
+    fn read(&self, slot: u64) -> Option<Entry> {
+        let memory = self.memory.as_ref()?;
+        let mut bytes = [0; SLOT_BYTES];
+        memory.read(Gpa(slot * SLOT_BYTES as u64), &mut bytes).ok()?;
+        let (length, rest) = bytes.split_first_chunk::<2>()?;
+        let entry = rest.get(..usize::from(u16::from_le_bytes(*length)))?;
+        // An empty slot has a length of zero, which is no entry.
+        postcard::from_bytes::<Entry>(entry).ok().filter(|entry| entry.sequence % SLOTS == slot)
+    }
+
+    /// Records a command and how it ended. Keys typed into one console in one
+    /// session are one entry: the first.
+    pub fn record(&mut self, asked: &Asked, result: Result, now_ns: u64) {
+        let repeated = self.last.as_ref().is_some_and(|last| {
+            asked.verb.starts_with("console")
+                && last.verb == asked.verb
+                && last.object == asked.object
+                && last.session == asked.proof.binding.session
+                && last.result == result
+        });
+        if repeated {
+            return;
+        }
+        let mut entry = Entry::new(&asked.proof, &asked.operator, asked.verb, &asked.object, result);
+        (entry.sequence, entry.at_ns, entry.previous) = (self.length, now_ns, self.digest);
+        let bytes = entry.encode();
+        let Ok(length) = u16::try_from(bytes.len()) else { return };
+        if bytes.len() > AUDIT_ENTRY_BYTES {
+            return;
+        }
+        let slot = [&length.to_le_bytes()[..], &bytes].concat();
+        let at = Gpa(self.length % SLOTS * SLOT_BYTES as u64);
+        if let Some(memory) = &mut self.memory
+            && memory.write(at, &slot).is_ok()
+        {
+            self.length += 1;
+            self.digest = entry.digest();
+            self.last = Some(entry);
+        }
+    }
+
+    /// Entries from a sequence number on, as many as one reply takes.
+    #[must_use]
+    pub fn page(&self, from: u64, identity: &Identity) -> Page {
+        let oldest = self.length.saturating_sub(SLOTS);
+        let first = from.max(oldest);
+        let end = self.length.min(first.saturating_add(AUDIT_ENTRIES as u64));
+        let entries: Vec<Entry> = (first..end).filter_map(|sequence| self.read(sequence % SLOTS)).collect();
+        Page { entries, oldest, head: Head::sign(&identity.key, self.length, self.digest) }
+    }
+}
+
+impl<M: GuestMemory> Default for AuditLog<M> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
