@@ -3,6 +3,7 @@
 
 use crate::process::run;
 use anyhow::{Context, Result};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -70,14 +71,35 @@ printf 'virtio_pci\nvirtio_blk\nvirtio_net\nvirtio_console\n' >> "$root/etc/init
 printf 'button\nevdev\nvirtio_rng\n' > "$root/etc/modules-load.d/redoubt.conf"
 "#;
 
+/// Makes the three files. An unprivileged user's mmdebstrap works as another user,
+/// who may not reach this user's directories: so they pass through one that anybody
+/// may use.
 fn bootstrap(directory: &Path) -> Result<()> {
-    let setup = directory.join("setup.sh");
+    let scratch = std::env::temp_dir().join(format!("redoubt-debian-{}", std::process::id()));
+    std::fs::create_dir(&scratch).with_context(|| scratch.display().to_string())?;
+    let made = std::fs::set_permissions(&scratch, std::fs::Permissions::from_mode(0o777))
+        .map_err(anyhow::Error::from)
+        .and_then(|()| bootstrap_in(&scratch))
+        .and_then(|()| {
+            ["vmlinuz", "initrd.img", "root.img"].iter().try_for_each(|name| {
+                let mut copy = Command::new("cp");
+                copy.arg("--sparse=always").args([scratch.join(name), directory.join(name)]);
+                run(&mut copy).map(|_| ())
+            })
+        });
+    let _ = std::fs::remove_dir_all(&scratch);
+    made
+}
+
+fn bootstrap_in(scratch: &Path) -> Result<()> {
+    let setup = scratch.join("setup.sh");
     std::fs::write(&setup, SETUP)?;
-    let shown = |name: &str| directory.join(name).display().to_string();
+    let shown = |name: &str| scratch.join(name).display().to_string();
     let finish = format!(
         "set -e; chroot \"$1\" update-initramfs -u; cp \"$1\"/boot/vmlinuz-* {kernel}; cp \"$1\"/boot/initrd.img-* {initrd}; \
          rm -rf \"$1\"/var/cache/apt/* \"$1\"/var/lib/apt/lists/* \"$1\"/usr/share/doc/* \"$1\"/usr/share/locale/*; \
-         mkdir -p {bind}; mount --bind \"$1\" {bind}; mkfs.ext4 -q -F -L root -d {bind} {root} {ROOT_SIZE}; umount {bind}",
+         mkdir {bind}; mount --bind \"$1\" {bind}; mkfs.ext4 -q -F -L root -d {bind} {root} {ROOT_SIZE}; umount {bind}; \
+         rmdir {bind}; chmod a+r {kernel} {initrd} {root}",
         kernel = shown("vmlinuz"),
         initrd = shown("initrd.img"),
         root = shown("root.img"),
