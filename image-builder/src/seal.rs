@@ -29,10 +29,12 @@ pub fn seal(pieces: &Pieces, manifest: &Manifest, owner: &SigningKey) -> Result<
     let payload = file.get(SETUP_BYTES..).context("no payload")?;
     let image = Image::parse(payload).ok().context("the composed file is not an image")?;
     let signed = image.signed_payload().ok().context("no place for a signature")?;
-    let digest: [u8; 32] = Sha256::digest(signed).into();
+    // The file as it is, up to the signature: the node hashes it once for both the
+    // signature and its own digest.
+    let end = SETUP_BYTES + signed.len();
+    let digest: [u8; 32] = Sha256::digest(file.get(..end).context("no payload")?).into();
     let signature = owner.sign(&signed_message(&digest)).to_bytes();
-    let at = SETUP_BYTES + signed.len();
-    file.get_mut(at..at + SIGNATURE_BYTES).context("no place for a signature")?.copy_from_slice(&signature);
+    file.get_mut(end..end + SIGNATURE_BYTES).context("no place for a signature")?.copy_from_slice(&signature);
     Ok(file)
 }
 

@@ -94,7 +94,8 @@ pub fn verify(file: &[u8], owner: Option<&[u8; 32]>) -> Result<Report> {
     let signature = Signature::from_slice(signature).ok().context("the signature is not one")?;
     let manifest = Manifest::decode(manifest).context("the manifest cannot be read")?;
     let signed = image.signed_payload().map_err(|_| missing())?;
-    let digest: [u8; 32] = Sha256::digest(signed).into();
+    let signed_file = file.get(..SETUP_BYTES + signed.len()).ok_or_else(missing)?;
+    let digest: [u8; 32] = Sha256::digest(signed_file).into();
     VerifyingKey::from_bytes(&manifest.owner)
         .and_then(|key| key.verify_strict(&signed_message(&digest), &signature))
         .ok()

@@ -62,8 +62,8 @@ impl Manifest {
     }
 }
 
-/// What the owner's signature is made over: a label, then the SHA-256 of the
-/// signed part of the payload ([`hv_abi` image layout](Manifest)).
+/// What the owner's signature is made over: a label, then the SHA-256 of the file
+/// up to the signature, its last part.
 #[must_use]
 pub fn signed_message(digest: &[u8; 32]) -> Vec<u8> {
     [&b"redoubt image 1"[..], digest].concat()
