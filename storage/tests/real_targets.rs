@@ -318,6 +318,7 @@ fn aoe_against_vblade() {
             macs,
             mtu,
             read_only: false,
+            reserve: false,
             hold_writes_until_ns: 0,
             seed: 3,
         }));

@@ -149,7 +149,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             }
         }
         for (device, disk) in guest.machine.disks.iter().enumerate() {
-            if let Err(failure) = self.volumes.open(number, device, disk) {
+            if let Err(failure) = self.volumes.open(number, device, disk, now_ns) {
                 self.network.detach(number);
                 self.volumes.close(number, &mut self.network.host, now_ns);
                 return Err(Failure { object: guest.machine.name.clone(), ..failure });
@@ -292,7 +292,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         }
         for (device, disk) in machine.disks.iter().enumerate() {
             if !self.volumes.is_open(number, device)
-                && let Err(failure) = self.volumes.open(number, device, disk)
+                && let Err(failure) = self.volumes.open(number, device, disk, now_ns)
             {
                 self.hypervisor.log(&failure.to_string());
             }

@@ -3,14 +3,13 @@
 
 use alloc::collections::BTreeMap;
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::machine::Disk;
-use netstack::host::{ConnectionId, ConnectionState, Host, TcpOptions};
-use storage::aoe::{Target, TargetConfig};
-use storage::iscsi::{Session, SessionConfig, SessionKind};
+use netstack::host::{ConnectionId, Host};
+use storage::rate::Limiter;
 use storage::volume::{Volume, VolumeName};
 use storage::{BlockError, Lba, Operation, Payload, Request, RequestId};
 
@@ -52,6 +51,11 @@ pub struct Volumes {
     bindings: Vec<Binding>,
     search: Option<Search>,
     left: Vec<Left>,
+    settings: Vec<(VolumeName, VolumeSettings)>,
+    limiters: BTreeMap<u64, Limiter>,
+    /// Disks that wait for their guest's limiter.
+    throttled: Vec<(u64, usize)>,
+    probe: Option<Probe>,
     next_request: u64,
 }
 
@@ -112,14 +116,33 @@ pub fn parse(disk: &Disk) -> Result<VolumeName, Failure> {
     })
 }
 
+mod connection;
 mod discovery;
+mod probe;
+mod settings;
 mod status;
+
+use connection::drive;
+use probe::Probe;
+pub use settings::VolumeSettings;
 
 impl Volumes {
     /// No disks yet.
     #[must_use]
     pub const fn new(mac: [u8; 6], initiator: String, seed: u64) -> Self {
-        Self { mac, initiator, seed, bindings: Vec::new(), search: None, left: Vec::new(), next_request: 1 }
+        Self {
+            mac,
+            initiator,
+            seed,
+            bindings: Vec::new(),
+            search: None,
+            left: Vec::new(),
+            settings: Vec::new(),
+            limiters: BTreeMap::new(),
+            throttled: Vec::new(),
+            probe: None,
+            next_request: 1,
+        }
     }
 
     fn next_seed(&mut self) -> u64 {
@@ -130,46 +153,15 @@ impl Volumes {
         mixed ^ (mixed >> 31)
     }
 
-    fn session(&mut self, name: &VolumeName, share: u16, read_only: bool) -> Volume {
-        let seed = self.next_seed();
-        match name {
-            VolumeName::Aoe(target) => Volume::Aoe(Target::new(TargetConfig {
-                target: *target,
-                sources: alloc::vec![self.mac],
-                macs: Vec::new(),
-                mtu: 1500,
-                read_only,
-                hold_writes_until_ns: self
-                    .left
-                    .iter()
-                    .filter(|left| left.name == *name)
-                    .map(|left| left.until_ns)
-                    .max()
-                    .unwrap_or(0),
-                seed,
-            })),
-            VolumeName::Iscsi { portal, target, lun, .. } => Volume::Iscsi(Session::new(SessionConfig {
-                read_only,
-                ..SessionConfig::new(
-                    *portal,
-                    self.initiator.clone(),
-                    SessionKind::Normal { target: target.clone(), lun: *lun },
-                    isid(name, share),
-                    seed,
-                )
-            })),
-        }
-    }
-
     /// Opens a guest's disk.
     ///
     /// # Errors
     /// The name is none.
-    pub fn open(&mut self, guest: u64, device: usize, disk: &Disk) -> Result<(), Failure> {
+    pub fn open(&mut self, guest: u64, device: usize, disk: &Disk, now_ns: u64) -> Result<(), Failure> {
         let name = parse(disk)?;
         let taken = |share: &u16| self.bindings.iter().any(|it| it.name == name && it.share == *share);
         let share = (0..u16::MAX).find(|share| !taken(share)).unwrap_or(u16::MAX);
-        let volume = self.session(&name, share, disk.read_only);
+        let volume = self.session(&name, share, disk.read_only, now_ns);
         self.bindings.push(Binding {
             guest,
             device,
@@ -187,22 +179,6 @@ impl Volumes {
     #[must_use]
     pub fn is_open(&self, guest: u64, device: usize) -> bool {
         self.bindings.iter().any(|binding| binding.guest == guest && binding.device == device)
-    }
-
-    /// Closes all disks of a guest.
-    pub fn close(&mut self, guest: u64, host: &mut Host, now_ns: u64) {
-        self.left.retain(|left| left.until_ns > now_ns);
-        for binding in self.bindings.extract_if(.., |binding| binding.guest == guest) {
-            for connection in binding.connections.into_iter().flatten() {
-                host.abort(connection, now_ns);
-            }
-            // Its writes may still be on the wire when the next session begins.
-            if let Volume::Aoe(target) = &binding.volume
-                && target.wandering_until_ns() > now_ns
-            {
-                self.left.push(Left { name: binding.name, until_ns: target.wandering_until_ns() });
-            }
-        }
     }
 
     /// A guest reset a disk: what was under way is void. The session goes on, and
@@ -249,7 +225,18 @@ impl Volumes {
             if binding.tokens.len() >= storage::limits::REQUESTS_MAX {
                 return false;
             }
+            let limiter = self.limiters.get_mut(&guest.number);
+            if limiter.is_some_and(|limiter| !limiter.is_ready(now_ns)) {
+                if !self.throttled.contains(&(guest.number, device)) {
+                    self.throttled.push((guest.number, device));
+                }
+                return false;
+            }
             let Some(operation) = block.next_operation(memory) else { return false };
+            if let Some(limiter) = self.limiters.get_mut(&guest.number) {
+                let moves = matches!(operation.kind, BlockKind::Read | BlockKind::Write);
+                limiter.charge(if moves { operation.length } else { 0 });
+            }
             let id = self.next_request;
             self.next_request += 1;
             let submitted = request(id, &operation)
@@ -285,6 +272,11 @@ impl Volumes {
                 }
             }
         }
+        if let Some(Probe { volume: Volume::Aoe(target), .. }) = &mut self.probe
+            && target.receive(frame, now_ns, &mut NoPayload)
+        {
+            return;
+        }
         if let Some(Search::Aoe(discovery)) = &mut self.search {
             discovery.receive(frame);
         }
@@ -305,6 +297,11 @@ impl Volumes {
                 }
             }
         }
+        if let Some(Probe { volume: Volume::Aoe(target), .. }) = &mut self.probe
+            && let Some(length) = target.transmit(buffer, now_ns, &mut NoPayload)
+        {
+            return Some(length);
+        }
         match &mut self.search {
             Some(Search::Aoe(discovery)) => discovery.transmit(buffer, now_ns),
             _ => None,
@@ -321,6 +318,8 @@ impl Volumes {
             }
             binding.complete(guests);
         }
+        self.poll_probe(host, now_ns);
+        self.resume_throttled(guests, now_ns);
         if let Some(Search::Iscsi { session, connections, .. }) = &mut self.search {
             session.poll(now_ns);
             drive(session, connections, host, &mut NoPayload, now_ns);
@@ -338,7 +337,22 @@ impl Volumes {
                 next.map_or(*deadline_ns, |next| next.min(*deadline_ns))
             }
         });
-        [sessions, search].into_iter().flatten().min()
+        let probe = self.probe.as_ref().map(Probe::next_deadline);
+        let limits =
+            self.throttled.iter().filter_map(|(guest, _)| self.limiters.get(guest)?.next_ready_ns()).min();
+        [sessions, search, probe, limits].into_iter().flatten().min()
+    }
+
+    /// Disks whose guest may do something again are looked at.
+    fn resume_throttled<M: GuestMemory>(&mut self, guests: &mut [Guest<M>], now_ns: u64) {
+        let limiters = &mut self.limiters;
+        self.throttled.retain(|(number, device)| {
+            let waits = limiters.get_mut(number).is_some_and(|limiter| !limiter.is_ready(now_ns));
+            if !waits && let Some(guest) = guests.iter_mut().find(|guest| guest.number == *number) {
+                guest.note_work(*device, 0);
+            }
+            waits
+        });
     }
 }
 
@@ -363,18 +377,6 @@ impl Binding {
     }
 }
 
-/// An initiator session identifier for a volume: random type (RFC 7143, 11.12.5)
-/// with bytes that depend on its name only, so that it is the same after a
-/// restart and the target drops the session before it. Two sessions with one
-/// volume must differ, or each would end the other.
-fn isid(name: &VolumeName, share: u16) -> [u8; 6] {
-    let hash = name.to_string().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    let [a, b, c, d, e, ..] = hash.wrapping_add(u64::from(share) << 24).to_be_bytes();
-    [0x80, a, b, c, d, e]
-}
-
 /// The storage layer's form of a guest's request; None for what it cannot do.
 fn request(id: u64, operation: &BlockOperation) -> Option<Request> {
     let kind = match operation.kind {
@@ -389,79 +391,11 @@ fn request(id: u64, operation: &BlockOperation) -> Option<Request> {
     Some(Request { id: RequestId(id), operation: kind, lba: Lba(lba), sectors })
 }
 
-/// Moves a volume's bytes through its connections, opening those it wants.
-fn drive(
-    session: &mut Session,
-    connections: &mut Vec<Option<ConnectionId>>,
-    host: &mut Host,
-    payload: &mut dyn Payload,
-    now_ns: u64,
-) {
-    connections.resize(session.paths(), None);
-    for (path, connection) in connections.iter_mut().enumerate() {
-        drive_path(session, path, connection, host, payload, now_ns);
-    }
-}
-
-fn drive_path(
-    session: &mut Session,
-    path: usize,
-    connection: &mut Option<ConnectionId>,
-    host: &mut Host,
-    payload: &mut dyn Payload,
-    now_ns: u64,
-) {
-    if let Some(id) = *connection {
-        let state = host.state(id);
-        if session.disconnect_wanted(path) || state == ConnectionState::Closed {
-            host.abort(id, now_ns);
-            *connection = None;
-            session.on_disconnected(path, now_ns);
-        } else if session.is_connecting(path) && state == ConnectionState::Established {
-            session.on_connected(path, now_ns);
-        }
-    }
-    if connection.is_none()
-        && let Some(portal) = session.connect(path, now_ns)
-    {
-        match host.connect(portal.address, portal.port, TcpOptions::STORAGE) {
-            Ok(id) => *connection = Some(id),
-            Err(_) => session.on_disconnected(path, now_ns),
-        }
-    }
-    let Some(id) = *connection else { return };
-    if host.state(id) == ConnectionState::Connecting {
-        return;
-    }
-    let mut peer_closed = host.state(id) == ConnectionState::PeerClosed;
-    loop {
-        let mut count = 0;
-        host.read_with(id, |bytes| {
-            count = bytes.len();
-            session.receive(path, bytes, now_ns, payload);
-            count
-        });
-        if count == 0 {
-            break;
-        }
-        peer_closed = host.state(id) == ConnectionState::PeerClosed;
-    }
-    loop {
-        let written = host.write_with(id, |room| session.transmit(path, room, now_ns, payload));
-        if written == 0 {
-            break;
-        }
-    }
-    if peer_closed {
-        host.abort(id, now_ns);
-        *connection = None;
-        session.on_disconnected(path, now_ns);
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::settings::isid;
     use super::*;
+    use alloc::string::ToString;
 
     #[test]
     fn readers_of_one_volume_have_sessions_of_their_own() {
@@ -470,12 +404,12 @@ mod tests {
         let name: VolumeName = volume.parse().unwrap();
         let disk = Disk { volume, read_only: true };
         for guest in 1..=3 {
-            volumes.open(guest, 0, &disk).unwrap();
+            volumes.open(guest, 0, &disk, 0).unwrap();
         }
         let shares = |volumes: &Volumes| volumes.bindings.iter().map(|it| it.share).collect::<Vec<_>>();
         assert_eq!(shares(&volumes), [0, 1, 2]);
         volumes.bindings.remove(0);
-        volumes.open(4, 0, &disk).unwrap();
+        volumes.open(4, 0, &disk, 0).unwrap();
         assert_eq!(shares(&volumes), [1, 2, 0]);
         let mut all: Vec<_> = (0..1_000).map(|share| isid(&name, share)).collect();
         assert!(all.iter().all(|isid| isid[0] == 0x80));

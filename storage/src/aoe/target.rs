@@ -45,6 +45,9 @@ pub struct TargetConfig {
     pub mtu: usize,
     /// Writes are refused.
     pub read_only: bool,
+    /// The target is reserved for our stations before anything is written, and again
+    /// whenever it comes back. A target that cannot do that is used without.
+    pub reserve: bool,
     /// Frames of an earlier session with this target can arrive until then: no
     /// write starts before.
     pub hold_writes_until_ns: u64,
@@ -56,6 +59,7 @@ pub struct TargetConfig {
 enum Kind {
     Query,
     Identify,
+    Claim,
     /// A read that answers whether frames of this size pass, both ways.
     Size(u8),
     /// A read, write or flush.
@@ -106,6 +110,8 @@ pub struct Target {
     random: Random,
     administrations: VecDeque<Administration>,
     outcomes: VecDeque<Outcome>,
+    /// Who holds the target, if we asked.
+    holders: Option<Vec<MacAddress>>,
     stalled_since_ns: Option<u64>,
     last_error: Option<&'static str>,
     refused: bool,
@@ -140,6 +146,7 @@ impl Target {
             random,
             administrations: VecDeque::new(),
             outcomes: VecDeque::new(),
+            holders: None,
             stalled_since_ns: None,
             last_error: None,
             refused: false,
@@ -178,6 +185,19 @@ impl Target {
     /// ever.
     pub fn set_deadline(&mut self, deadline_ns: Option<u64>) {
         self.requests.set_deadline(deadline_ns);
+    }
+
+    /// Reserves the target for our stations from now on, or gives it up.
+    pub fn set_reserve(&mut self, reserve: bool) {
+        let given_up = self.config.reserve && !reserve;
+        self.config.reserve = reserve;
+        if given_up {
+            self.holders = None;
+            self.administrations.push_back(Administration::Reserve(Vec::new()));
+        }
+        for path in self.paths.iter_mut().filter(|path| reserve && path.phase == Phase::Ready) {
+            path.phase = Phase::Claim;
+        }
     }
 
     /// A tag that no frame in the network can carry.
@@ -254,6 +274,7 @@ impl Target {
         match path.phase {
             Phase::Query | Phase::Refused => return (path.in_flight == 0).then_some(Kind::Query),
             Phase::Identify => return (path.in_flight == 0).then_some(Kind::Identify),
+            Phase::Claim => return (path.in_flight == 0).then_some(Kind::Claim),
             Phase::Ready => {}
         }
         if path.lost_since_ns.is_some() && others_live {

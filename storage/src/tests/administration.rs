@@ -29,6 +29,7 @@ impl Bench {
             macs: vec![TARGET],
             mtu,
             read_only: false,
+            reserve: false,
             hold_writes_until_ns: 0,
             seed: 9,
         });
@@ -56,6 +57,13 @@ impl Bench {
         self.session.administer(command).unwrap();
         self.run(20 * MS, 9_100);
         self.session.take_outcome()
+    }
+
+    fn submit_and_wait(&mut self, id: u64) {
+        let write = Request { id: RequestId(id), operation: Operation::Write, lba: Lba(0), sectors: 1 };
+        self.memory.0.insert(write.id, vec![1; 512]);
+        self.session.submit(write, self.now).unwrap();
+        self.run(3 * SECOND, 9_100);
     }
 
     fn negotiated(&self, key: &str) -> std::string::String {
@@ -161,8 +169,39 @@ fn requests_beyond_the_end_and_writes_to_a_read_only_disk() {
         macs: Vec::new(),
         mtu: 1_500,
         read_only: true,
+        reserve: false,
         hold_writes_until_ns: 0,
         seed: 1,
     });
     assert_eq!(session.submit(write, 0), Err(crate::SubmitError::ReadOnly));
+}
+
+#[test]
+fn a_disk_is_claimed_and_claimed_again_when_it_comes_back() {
+    let mut bench = Bench::new(1_500);
+    bench.session.set_reserve(true);
+    bench.run(100 * MS, 9_100);
+    assert_eq!(
+        (bench.target.holders.as_slice(), bench.session.status().state),
+        (&[NODE][..], VolumeState::Ready)
+    );
+    assert_eq!(bench.negotiated("Reservation"), "02:00:00:00:00:01");
+    // The target starts anew and has forgotten.
+    (bench.target.up, bench.target.holders) = (false, Vec::new());
+    let write = Request { id: RequestId(1), operation: Operation::Write, lba: Lba(0), sectors: 1 };
+    bench.memory.0.insert(write.id, vec![1; 512]);
+    bench.session.submit(write, bench.now).unwrap();
+    bench.run(3 * SECOND, 9_100);
+    bench.target.up = true;
+    bench.run(6 * SECOND, 9_100);
+    assert_eq!(bench.session.take_completion().unwrap().result, Ok(()));
+    assert_eq!(bench.target.holders, [NODE]);
+    bench.session.set_reserve(false);
+    bench.run(100 * MS, 9_100);
+    assert!(bench.target.holders.is_empty());
+    // Another node has it: nothing is written, and it is said why.
+    bench.target.holders = vec![OTHER];
+    bench.session.set_reserve(true);
+    bench.submit_and_wait(2);
+    assert_eq!((bench.session.take_completion(), bench.session.status().state), (None, VolumeState::Refused));
 }

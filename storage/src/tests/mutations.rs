@@ -31,6 +31,7 @@ fn aoe_session(seed: u64) -> Target {
         macs: vec![TARGET],
         mtu: 1_500,
         read_only: false,
+        reserve: false,
         hold_writes_until_ns: 0,
         seed,
     })

@@ -11,6 +11,8 @@ use mgmt_proto::verb::{Discover, Reply, Request, State};
 use super::targets::{AoeTarget, IscsiTarget};
 use super::world::*;
 use crate::layout::RESET_PORT;
+use crate::node::volumes::VolumeSettings;
+use storage::rate::Limits;
 
 const ISCSI: &str = "iscsi://10.0.0.3/iqn.2026-01.org.example:disk/0";
 
@@ -201,4 +203,59 @@ fn volumes_are_discovered() {
     assert_eq!(world.refused(session, &Request::StorageDiscover(Discover::Aoe)).code, Code::Conflict);
     assert_eq!(world.outcome(other).unwrap_err().code, Code::Storage);
     assert_eq!(world.done(session, &Request::List), Reply::Guests(vec![]));
+}
+
+#[test]
+fn a_limited_guest_is_held_back_and_no_more() {
+    let mut world = World::new(41);
+    let (session, machine) = world.ready();
+    world.aoe.push(AoeTarget::new(7, 3, 64));
+    let domain = world.create(session, &with_disks(&machine, &["aoe:e7.3"]));
+    let mut disk = world.bring_up(domain, 0);
+    let number = world.node.guests[0].number;
+    let limits = Limits { operations_per_s: Some(50), ..Limits::default() };
+    world.node.volumes.limit_guest(number, limits, world.now_ns);
+    let started_ns = world.now_ns;
+    for round in 0..100 {
+        assert_eq!(world.disk_write(&mut disk, round % 60, &[7; 512]), 0);
+    }
+    let took = (world.now_ns - started_ns) / 1_000_000;
+    assert!((1_900..=2_100).contains(&took), "100 operations at 50 a second took {took} ms");
+}
+
+#[test]
+fn a_volume_is_tried_without_a_guest() {
+    let mut world = World::new(42);
+    let _ = world.ready();
+    world.aoe.push(AoeTarget::new(7, 3, 64));
+    world.iscsi = Some(IscsiTarget::new(128));
+    for (name, sectors) in [("aoe:e7.3", 64), (ISCSI, 128)] {
+        let name = name.parse().unwrap();
+        world.node.volumes.probe(&name, None, world.now_ns).unwrap();
+        assert!(world.node.volumes.probe(&name, None, world.now_ns).is_err());
+        world.deadline_ns = world.now_ns;
+        world.run(SECOND);
+        let node = &mut world.node;
+        let (status, _) = node.volumes.take_probed(&mut node.network.host, world.now_ns).unwrap();
+        assert_eq!(status.capacity, Some(sectors));
+        assert_eq!(status.paths.len(), 1);
+        assert!(node.volumes.statuses().is_empty());
+    }
+}
+
+#[test]
+fn the_policy_deadline_of_a_volume_reaches_its_guest() {
+    let mut world = World::new(43);
+    let (session, machine) = world.ready();
+    world.aoe.push(AoeTarget::new(7, 3, 64));
+    let domain = world.create(session, &with_disks(&machine, &["aoe:e7.3"]));
+    let mut disk = world.bring_up(domain, 0);
+    let settings = VolumeSettings { deadline_ns: Some(5 * SECOND), ..VolumeSettings::default() };
+    world.node.volumes.configure(&"aoe:e7.3".parse().unwrap(), settings, world.now_ns);
+    world.aoe[0].up = false;
+    let (_, status) = world.submit(&mut disk, 1, 0, &[9; 512]);
+    world.run(4 * SECOND);
+    assert_eq!(world.hypervisor.domain(domain).memory.bytes(status, 1), [0xff], "a stall");
+    world.run(2 * SECOND);
+    assert_eq!(world.hypervisor.domain(domain).memory.bytes(status, 1), [1], "an error");
 }

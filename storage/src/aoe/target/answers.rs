@@ -1,5 +1,7 @@
 //! What a target's answers mean.
 
+use alloc::vec::Vec;
+
 use super::administration::{answer_of, mask_answer};
 use super::{
     ATA_OVERHEAD_BYTES, AoeError, Ata, BlockError, Body, Bug, Config, Fragment, Frame, Identity, Kind,
@@ -38,6 +40,9 @@ impl Target {
         match frame.body {
             Body::Config(config) if slot.kind == Kind::Query => self.bind(slot.path, frame.source, &config),
             Body::Ata(ata) => self.result(slot, &ata, payload),
+            Body::Reserve(list) if slot.kind == Kind::Claim => {
+                self.claimed(slot.path, Some(list.stations.to_vec()));
+            }
             other => {
                 if let Some(outcome) = answer_of(&other) {
                     self.outcomes.push_back(outcome);
@@ -94,6 +99,15 @@ impl Target {
         self.refused = false;
         self.stalled_since_ns = None;
         if let Some(path) = self.paths.get_mut(index) {
+            path.phase = if self.config.reserve { Phase::Claim } else { Phase::Ready };
+            path.last_error = None;
+        }
+    }
+
+    /// The target is ours, or cannot be anybody's.
+    fn claimed(&mut self, index: usize, holders: Option<Vec<MacAddress>>) {
+        self.holders = holders;
+        if let Some(path) = self.paths.get_mut(index) {
             path.phase = Phase::Ready;
             path.last_error = None;
         }
@@ -123,7 +137,7 @@ impl Target {
                 }
                 self.ended(&slot, fragment, ata, payload);
             }
-            Kind::Query | Kind::Administration(_) => {}
+            Kind::Query | Kind::Claim | Kind::Administration(_) => {}
         }
     }
 
@@ -169,6 +183,7 @@ impl Target {
                 }
                 return self.requests.done(&fragment, Err(BlockError::Unsupported));
             }
+            Kind::Claim if permanent => return self.claimed(slot.path, None),
             Kind::Size(sectors) => {
                 if let Some(path) = self.paths.get_mut(slot.path) {
                     path.sizes.failed(sectors, self.now_ns);
@@ -190,7 +205,7 @@ impl Target {
 /// Whether an answer can be one to that command.
 fn is_plausible(kind: &Kind, body: &Body<'_>) -> bool {
     match (kind, body) {
-        (Kind::Query, Body::Config(_)) => true,
+        (Kind::Query, Body::Config(_)) | (Kind::Claim, Body::Reserve(_)) => true,
         (Kind::Identify, Body::Ata(ata)) => failed(ata) || ata.data.len() >= SECTOR_BYTES,
         (Kind::Size(sectors), Body::Ata(ata)) => {
             failed(ata) || ata.data.len() >= usize::from(*sectors) * SECTOR_BYTES

@@ -3,8 +3,8 @@
 //! Spec: AoE r11, section 3.
 
 use super::{
-    ATA_DATA_OFFSET, Ata, BROADCAST, Body, Config, Frame, Kind, Operation, Payload, SECTOR_BYTES, Slot,
-    Target, ata,
+    ATA_DATA_OFFSET, Ata, BROADCAST, Body, Config, Frame, Kind, Operation, Payload, Reserve, SECTOR_BYTES,
+    Slot, Target, ata,
 };
 
 impl Target {
@@ -17,6 +17,7 @@ impl Target {
         let body = match &slot.kind {
             Kind::Query => Body::Config(Config::READ),
             Kind::Identify => command(false, false, 1, ata::IDENTIFY, 0),
+            Kind::Claim => Body::Reserve(Reserve { command: 1, stations: &self.config.sources }),
             Kind::Size(sectors) => command(false, true, *sectors, ata::READ_EXT, 0),
             Kind::Administration(order) => order.body(),
             Kind::Fragment(fragment) => {

@@ -22,6 +22,8 @@ const REPROBE_NS_MAX: u64 = 60_000_000_000;
 pub(super) enum Phase {
     Query,
     Identify,
+    /// Reserving the target for us.
+    Claim,
     Ready,
     /// It leads to another disk, or to none; asked again after a pause.
     Refused,
@@ -222,7 +224,7 @@ impl Path {
     }
 }
 
-fn mac_text([a, b, c, d, e, f]: MacAddress) -> String {
+pub(super) fn mac_text([a, b, c, d, e, f]: MacAddress) -> String {
     format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
 }
 

@@ -2,7 +2,7 @@
 
 use alloc::{format, vec};
 
-use super::path::Phase;
+use super::path::{Phase, mac_text};
 use super::{Path, PathState, PathStatus, Stage, Target, VolumeState, VolumeStatus};
 
 impl Target {
@@ -46,6 +46,10 @@ impl Target {
         let retries = self.slots.iter().map(|slot| u64::from(slot.tries.saturating_sub(1))).max();
         let paths: vec::Vec<_> = self.paths.iter().map(path_status).collect();
         let best = paths.iter().max_by_key(|path| (path.state == PathState::Active, path.stage));
+        let mut negotiated = best.map(|path| path.negotiated.clone()).unwrap_or_default();
+        let holders = self.holders.iter().flatten().map(|mac| mac_text(*mac));
+        let holders = holders.collect::<vec::Vec<_>>().join(" ");
+        negotiated.push(("Reservation", if self.config.reserve { holders } else { "not asked for".into() }));
         VolumeStatus {
             state: self.state(),
             stage: best.map_or(Stage::Silent, |path| path.stage),
@@ -59,7 +63,7 @@ impl Target {
             counters: self.requests.counters,
             latency: self.requests.latency,
             last_error: self.last_error,
-            negotiated: best.map(|path| path.negotiated.clone()).unwrap_or_default(),
+            negotiated,
             paths,
         }
     }
@@ -80,9 +84,8 @@ fn path_status(path: &Path) -> PathStatus {
         ("Firmware", format!("{:#06x}", path.firmware)),
         ("Window", format!("{}", path.window / 16)),
     ];
-    if let Some([a, b, c, d, e, f]) = path.mac {
-        let mac = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
-        negotiated.push(("TargetMac", mac));
+    if let Some(mac) = path.mac {
+        negotiated.push(("TargetMac", mac_text(mac)));
     }
     PathStatus {
         name: path.name(),
