@@ -17,6 +17,8 @@ use crate::node::guest::Life;
 use crate::node::nic::Nic;
 use crate::node::sessions::{Command, Waiting};
 
+/// How long the machine goes on after it was told to stop, for the answer to arrive.
+const STOP_DELAY_NS: u64 = 200_000_000;
 /// Most blobs one request may ask about.
 const BLOBS_ASKED: usize = 64;
 
@@ -83,7 +85,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 Ok(Reply::Stream(Stream { bytes, next }))
             }
             Request::NodeStop { power_off } => {
-                self.hypervisor.reset(power_off);
+                self.stopping.get_or_insert((power_off, now_ns.saturating_add(STOP_DELAY_NS)));
                 Ok(Reply::Done)
             }
             Request::BlobMissing(digests) => {

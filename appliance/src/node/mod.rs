@@ -57,6 +57,8 @@ pub struct Node<H: Hypervisor, N> {
     audit: AuditLog<H::Memory>,
     volumes: Volumes,
     address_logged: bool,
+    /// An operator wants the machine off, or restarted: how, and when at the latest.
+    stopping: Option<(bool, u64)>,
     /// When the last full turn asked to be called again.
     deadline_ns: u64,
 }
@@ -103,6 +105,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             volumes: Volumes::new(mac, settings.initiator_name(mac), seed(1)),
             settings,
             address_logged: false,
+            stopping: None,
             deadline_ns: 0,
         };
         node.adopt(now_ns);
@@ -145,6 +148,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         }
         self.network.nic.flush();
         self.log_address();
+        self.stop_if_asked(now_ns);
         // Completions of the second poll may have made room for more.
         busy |= self.guests.iter().any(Guest::has_disk_work);
         self.deadline_ns = if busy { now_ns } else { self.next_deadline(now_ns) };
@@ -156,7 +160,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let volumes = self.volumes.next_deadline();
         let sessions = self.sessions.next_deadline();
         let starts = self.next_start_deadline();
-        [host, volumes, sessions, starts].into_iter().flatten().min().unwrap_or(u64::MAX)
+        let stop = self.stopping.map(|(_, at_ns)| at_ns);
+        [host, volumes, sessions, starts, stop].into_iter().flatten().min().unwrap_or(u64::MAX)
     }
 
     /// Deals with an event; true when that was all there is to do.
@@ -245,6 +250,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         }
         self.sessions.transmit(&mut self.network.host);
         true
+    }
+
+    /// Ends the machine once whoever asked for it has had the answer.
+    fn stop_if_asked(&mut self, now_ns: u64) {
+        if let Some((power_off, _)) = self.stopping.take_if(|(_, at_ns)| now_ns >= *at_ns) {
+            self.hypervisor.reset(power_off);
+        }
     }
 
     fn log_address(&mut self) {

@@ -38,6 +38,8 @@ pub struct Session<M> {
 pub struct Sessions<M> {
     port: u16,
     sessions: Vec<Session<M>>,
+    /// Whose turn it is, so that a busy operator does not keep others waiting.
+    turn: usize,
 }
 
 /// A command to carry out.
@@ -56,7 +58,7 @@ impl<M: GuestMemory> Sessions<M> {
     /// Connections to a port that the stack already listens on.
     #[must_use]
     pub const fn new(port: u16) -> Self {
-        Self { port, sessions: Vec::new() }
+        Self { port, sessions: Vec::new(), turn: 0 }
     }
 
     /// Operators connected now.
@@ -132,7 +134,10 @@ impl<M: GuestMemory> Sessions<M> {
         trust: &Trust,
         now_ns: u64,
     ) -> Option<Command> {
-        for (index, session) in self.sessions.iter_mut().enumerate() {
+        let count = self.sessions.len();
+        for step in 0..count {
+            let index = self.turn.wrapping_add(step) % count;
+            let Some(session) = self.sessions.get_mut(index) else { break };
             while session.waiting == Waiting::Nothing && session.server.can_send() {
                 let mut random = || {
                     let mut seed = [0; 32];
@@ -145,6 +150,7 @@ impl<M: GuestMemory> Sessions<M> {
                     Ok(Some(Incoming::Command(verified, role))) => {
                         let asked = Asked::new(*verified.operator(), *verified.proof(), verified.get());
                         let request = verified.into_inner();
+                        self.turn = index + 1;
                         return Some(Command { session: index, request, role, asked });
                     }
                     Err(_) => {

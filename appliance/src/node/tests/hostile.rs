@@ -60,6 +60,7 @@ fn a_recorded_session_does_nothing_again() {
     let other = world.connect(Who::Admin);
     world.sessions[other].outgoing.extend_from_slice(&recorded[hello..]);
     world.until("its end", |world| matches!(world.sessions[other].stage, Stage::Dead));
+    world.run(SECOND);
     assert_eq!(world.hypervisor.machine().resets, [false], "once, as it was asked");
     assert_eq!((world.hypervisor.domains(), world.hypervisor.guests().len()), (before, 0));
     assert!(world.sessions[other].outcomes.is_empty());
