@@ -35,6 +35,8 @@ struct Binding {
     /// The guest's name for each unfinished request.
     tokens: BTreeMap<u64, BlockToken>,
     operations: [u64; 3],
+    /// The size that the guest knows.
+    sectors: u64,
 }
 
 /// A volume that has no session any more, and until when its frames may wander.
@@ -171,6 +173,7 @@ impl Volumes {
             connections: Vec::new(),
             tokens: BTreeMap::new(),
             operations: [0; 3],
+            sectors: 0,
         });
         Ok(())
     }
@@ -317,6 +320,7 @@ impl Volumes {
                 drive(session, &mut binding.connections, host, &mut payload, now_ns);
             }
             binding.complete(guests);
+            binding.resize(guests);
         }
         self.poll_probe(host, now_ns);
         self.resume_throttled(guests, now_ns);
@@ -357,6 +361,24 @@ impl Volumes {
 }
 
 impl Binding {
+    /// A volume that has another size now: its guest is told.
+    fn resize<M: GuestMemory>(&mut self, guests: &mut [Guest<M>]) {
+        let Some(sectors) = self.volume.ready_capacity().filter(|sectors| *sectors != self.sectors) else {
+            return;
+        };
+        let Some(guest) = guests.iter_mut().find(|guest| guest.number == self.guest) else { return };
+        if guest.domain.is_none() {
+            return;
+        }
+        if let Some(block) = guest.platform.block_mut(self.device) {
+            self.sectors = sectors;
+            if block.sectors() != sectors {
+                block.set_sectors(sectors);
+                guest.note_work(self.device, 0);
+            }
+        }
+    }
+
     fn complete<M: GuestMemory>(&mut self, guests: &mut [Guest<M>]) {
         while let Some(completion) = self.volume.take_completion() {
             let Some(token) = self.tokens.remove(&completion.id.0) else { continue };

@@ -259,3 +259,20 @@ fn the_policy_deadline_of_a_volume_reaches_its_guest() {
     world.run(2 * SECOND);
     assert_eq!(world.hypervisor.domain(domain).memory.bytes(status, 1), [1], "an error");
 }
+
+#[test]
+fn a_disk_that_grows_grows_for_its_guest() {
+    let mut world = World::new(44);
+    let (session, machine) = world.ready();
+    world.iscsi = Some(IscsiTarget::new(64));
+    let domain = world.create(session, &with_disks(&machine, &[ISCSI]));
+    let mut disk = world.bring_up(domain, 0);
+    assert_eq!(world.disk_write(&mut disk, 0, &[1; 512]), 0);
+    let target = world.iscsi.as_mut().unwrap();
+    target.disk.resize(96 * 512, 0);
+    target.resized = true;
+    assert_eq!(world.disk_write(&mut disk, 1, &[2; 512]), 0, "the command is issued again");
+    world.run(SECOND);
+    assert_eq!(world.disk_write(&mut disk, 90, &[3; 512]), 0);
+    assert_eq!(world.facts(session, "web").unwrap().disks[0].sectors, 96);
+}

@@ -80,6 +80,8 @@ pub(super) struct IscsiTarget {
     pub(super) logins: usize,
     /// Commands wait for ever.
     pub(super) silent: bool,
+    /// The next command that moves data is told that the size has changed.
+    pub(super) resized: bool,
     connection: Option<ConnectionId>,
     input: Vec<u8>,
     output: Vec<u8>,
@@ -108,6 +110,7 @@ impl IscsiTarget {
             disk: vec![0; sectors * 512],
             logins: 0,
             silent: false,
+            resized: false,
             connection: None,
             input: Vec::new(),
             output: Vec::new(),
@@ -209,6 +212,9 @@ impl IscsiTarget {
         // Of commands that move data; of others it means nothing.
         let from = to_usize(u64::from_be_bytes(cdb[2..10].try_into().unwrap())).wrapping_mul(512);
         let octets = usize::try_from(header.u32(20)).unwrap();
+        if matches!(cdb[0], 0x88 | 0x8a) && core::mem::take(&mut self.resized) {
+            return self.complain(tag, [6, 0x2a, 9]);
+        }
         let answer: Vec<u8> = match cdb[0] {
             0x00 | 0x35 => return self.respond(tag),
             0x12 if cdb[1] & 1 != 0 => return self.refuse(tag),
@@ -237,10 +243,15 @@ impl IscsiTarget {
 
     /// Check condition: illegal request, invalid command operation code.
     fn refuse(&mut self, tag: u32) {
+        self.complain(tag, [5, 0x20, 0]);
+    }
+
+    fn complain(&mut self, tag: u32, [key, code, qualifier]: [u8; 3]) {
         let mut header = Header::new(opcode::SCSI_RESPONSE, FLAG_FINAL);
         header.set(3, &[2]);
         header.set_u32(16, tag);
-        self.send(header, &[0, 18, 0x70, 0, 5, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 0]);
+        let sense = [0, 18, 0x70, 0, key, 0, 0, 0, 0, 10, 0, 0, 0, 0, code, qualifier, 0, 0, 0, 0];
+        self.send(header, &sense);
     }
 
     fn respond(&mut self, tag: u32) {

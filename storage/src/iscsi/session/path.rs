@@ -231,6 +231,8 @@ impl Path {
         }
         if matches!(self.state, State::Connecting { .. }) {
             self.stage = Stage::Silent;
+            // Whoever refused us is not there any more.
+            self.refused = false;
         }
         if self.lost_since_ns.is_none() {
             self.lost_since_ns = Some(shared.now_ns);
