@@ -12,10 +12,15 @@ use crate::block::{
     BlockError, Completion, Counters, Operation, Payload, Request, RequestId, SECTOR_BYTES, SubmitError,
 };
 use crate::histogram::Histogram;
-use crate::limits::{HELD_RANGES_MAX, REQUESTS_MAX};
+use crate::limits::REQUESTS_MAX;
 use crate::order::Order;
 use crate::planted::{Bug, planted};
 use crate::rate::{Limiter, Limits};
+
+mod held;
+
+use held::Holds;
+pub(crate) use held::Release;
 
 /// What a session can carry.
 #[derive(Clone, Copy, Debug)]
@@ -49,22 +54,6 @@ impl Fragment {
     pub(crate) fn octets(&self) -> usize {
         usize::try_from(self.sectors).unwrap_or(0).saturating_mul(SECTOR_BYTES)
     }
-}
-
-/// When a range is free for new writes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Release {
-    At(u64),
-    /// When this path has logged in again.
-    Path(usize),
-}
-
-/// A range that an old copy of a write could still reach.
-#[derive(Clone, Copy, Debug)]
-struct Held {
-    first: u64,
-    end: u64,
-    release: Release,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -108,9 +97,7 @@ pub(crate) struct Requests {
     order: Order,
     groups: Vec<Group>,
     next_name: u64,
-    held: Vec<Held>,
-    /// Every write waits until then.
-    all_held_until_ns: u64,
+    pub(crate) held: Holds,
     completions: VecDeque<Completion>,
     limiter: Limiter,
     deadline_ns: Option<u64>,
@@ -125,8 +112,7 @@ impl Requests {
             order: Order::new(),
             groups: Vec::new(),
             next_name: 0,
-            held: Vec::new(),
-            all_held_until_ns: 0,
+            held: Holds::new(),
             completions: VecDeque::new(),
             limiter: Limiter::default(),
             deadline_ns: None,
@@ -160,7 +146,7 @@ impl Requests {
     pub(crate) fn describe(&self) -> alloc::string::String {
         let (groups, held) = (&self.groups, &self.held);
         let waiting = self.order.unfinished();
-        alloc::format!("{groups:?} held {held:?} all until {} of {waiting:?}", self.all_held_until_ns)
+        alloc::format!("{groups:?} {held:?} of {waiting:?}")
     }
 
     pub(crate) fn set_limits(&mut self, limits: Limits, now_ns: u64) {
@@ -172,54 +158,11 @@ impl Requests {
         self.deadline_ns = deadline_ns;
     }
 
-    /// Keeps new writes off a range.
-    pub(crate) fn hold(&mut self, lba: u64, sectors: u64, release: Release) {
-        if planted(Bug::CopiesForgotten) {
-            return;
-        }
-        if self.held.len() < HELD_RANGES_MAX {
-            self.held.push(Held { first: lba, end: lba.saturating_add(sectors), release });
-        } else if let Release::At(at_ns) = release {
-            // Out of room: no write starts until nothing can wander any more.
-            self.all_held_until_ns = self.all_held_until_ns.max(at_ns);
-        } else {
-            // One range over all of them.
-            self.held.clear();
-            self.held.push(Held { first: 0, end: u64::MAX, release });
-        }
-    }
-
-    /// Keeps all new writes back until then.
-    pub(crate) fn hold_all(&mut self, until_ns: u64) {
-        self.all_held_until_ns = self.all_held_until_ns.max(until_ns);
-    }
-
-    /// A path has logged in again: nothing of its past can arrive any more.
-    pub(crate) fn release(&mut self, path: usize) {
-        self.held.retain(|held| held.release != Release::Path(path));
-    }
-
-    /// What any path left behind is gone at a known time.
-    pub(crate) fn release_at(&mut self, at_ns: u64) {
-        for held in &mut self.held {
-            if matches!(held.release, Release::Path(_)) {
-                held.release = Release::At(at_ns);
-            }
-        }
-    }
-
-    /// Whether anything that a path left behind may still arrive, no matter when.
-    pub(crate) fn awaits_path(&self) -> bool {
-        self.held.iter().any(|held| matches!(held.release, Release::Path(_)))
-    }
-
     /// Time passes. Names of groups that ended at the policy deadline are returned:
     /// what is in flight for them must be abandoned by the session.
     pub(crate) fn poll(&mut self, now_ns: u64) -> Vec<u64> {
         self.now_ns = self.now_ns.max(now_ns);
-        if !self.held.is_empty() {
-            self.held.retain(|held| !matches!(held.release, Release::At(at_ns) if at_ns <= now_ns));
-        }
+        self.held.expire(now_ns);
         let mut ended = Vec::new();
         let Some(deadline_ns) = self.deadline_ns.filter(|_| !planted(Bug::DeadlineIgnored)) else {
             return ended;
@@ -247,21 +190,7 @@ impl Requests {
         if !self.order.has_waiting() {
             return expiry;
         }
-        let held = self.held.iter().filter_map(|held| match held.release {
-            Release::At(at_ns) => Some(at_ns),
-            Release::Path(_) => None,
-        });
-        let held = held.chain([self.all_held_until_ns]).filter(|at_ns| *at_ns > self.now_ns).min();
-        [expiry, held, self.limiter.next_ready_ns()].into_iter().flatten().min()
-    }
-
-    /// Until when any range is held by time.
-    pub(crate) fn held_until_ns(&self) -> u64 {
-        let held = self.held.iter().filter_map(|held| match held.release {
-            Release::At(at_ns) => Some(at_ns),
-            Release::Path(_) => None,
-        });
-        held.max().unwrap_or(0).max(self.all_held_until_ns)
+        [expiry, self.held.next_ns(self.now_ns), self.limiter.next_ready_ns()].into_iter().flatten().min()
     }
 
     /// The submitter is gone: nothing of it is remembered but what its writes may
@@ -318,11 +247,8 @@ impl Requests {
         if !self.order.has_waiting() || !self.limiter.is_ready(self.now_ns) {
             return None;
         }
-        let (held, all_held) = (&self.held, self.now_ns < self.all_held_until_ns);
-        let free = |request: &Request| {
-            let under = |held: &Held| request.lba.0 < held.end && held.first < request.end();
-            !request.operation.writes() || (!all_held && !held.iter().any(under))
-        };
+        let (held, now_ns) = (&self.held, self.now_ns);
+        let free = |request: &Request| !request.operation.writes() || !held.covers(request, now_ns);
         let (request, joins) = self.order.start_next(free)?;
         let lead = Member { id: request.id, first: 0, sectors: request.sectors };
         let block = u64::from(shape.block.max(1));

@@ -132,7 +132,7 @@ impl Target {
         }
         paths.truncate(AOE_PATHS_MAX);
         let mut requests = Requests::new();
-        requests.hold_all(config.hold_writes_until_ns);
+        requests.held.hold_all(config.hold_writes_until_ns);
         Self {
             config,
             paths,

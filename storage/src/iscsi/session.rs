@@ -253,7 +253,7 @@ impl Session {
     }
 
     fn is_fencing(&self) -> bool {
-        self.shared.requests.awaits_path() || self.paths.iter().any(Path::is_fencing)
+        self.shared.requests.held.awaits_path() || self.paths.iter().any(Path::is_fencing)
     }
 
     /// After anything happened: is there a path to use, is anything of a lost path
@@ -276,9 +276,9 @@ impl Session {
             counters.stalls = counters.stalls.wrapping_add(u64::from(shared.served));
         }
         if planted(Bug::FenceForgotten) {
-            (0..self.paths.len()).for_each(|path| shared.requests.release(path));
+            (0..self.paths.len()).for_each(|path| shared.requests.held.release(path));
         }
-        let fences = serves && shared.requests.awaits_path() && !self.paths.iter().any(Path::is_fencing);
+        let fences = serves && shared.requests.held.awaits_path() && !self.paths.iter().any(Path::is_fencing);
         if fences && let Some(path) = self.paths.get_mut(self.active) {
             path.fence(shared);
         }

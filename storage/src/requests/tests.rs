@@ -1,5 +1,6 @@
 use super::*;
 use crate::block::Lba;
+use crate::limits::HELD_RANGES_MAX;
 use alloc::collections::BTreeMap;
 use alloc::vec;
 
@@ -105,8 +106,8 @@ fn ranges_and_flushes() {
 #[test]
 fn held_ranges_keep_writes_back_and_nothing_else() {
     let mut requests = Requests::new();
-    requests.hold(10, 2, Release::At(1_000));
-    requests.hold(20, 2, Release::Path(1));
+    requests.held.hold(10, 2, Release::At(1_000));
+    requests.held.hold(20, 2, Release::Path(1));
     submit(&mut requests, 1, Operation::Write, 11, 1);
     submit(&mut requests, 2, Operation::Read, 10, 1);
     submit(&mut requests, 3, Operation::Discard, 21, 1);
@@ -115,18 +116,26 @@ fn held_ranges_keep_writes_back_and_nothing_else() {
     assert_eq!(requests.next_deadline(), Some(1_000));
     requests.poll(1_000);
     assert_eq!(requests.next_fragment(&SHAPE).unwrap().lba, 11);
-    requests.release(0);
-    assert!(requests.awaits_path());
-    requests.release(1);
-    assert!(!requests.awaits_path());
+    requests.held.release(0);
+    assert!(requests.held.awaits_path());
+    requests.held.release(1);
+    assert!(!requests.held.awaits_path());
     assert_eq!(requests.next_fragment(&SHAPE).unwrap().lba, 21);
     for index in 0..2 * HELD_RANGES_MAX as u64 {
-        requests.hold(index, 1, Release::At(2_000 + index));
+        requests.held.hold(index, 1, Release::At(2_000 + index));
     }
     submit(&mut requests, 4, Operation::Write, 900, 1);
     assert_eq!(requests.next_fragment(&SHAPE), None, "out of room: all are held");
     requests.poll(2_000 + 2 * HELD_RANGES_MAX as u64);
     assert_eq!(requests.next_fragment(&SHAPE).unwrap().lba, 900);
+    for index in 0..=HELD_RANGES_MAX as u64 {
+        requests.held.hold(index, 1, Release::Path(usize::from(index % 2 == 1)));
+    }
+    submit(&mut requests, 5, Operation::Write, 950, 1);
+    requests.held.release(0);
+    assert_eq!(requests.next_fragment(&SHAPE), None, "the other path still has some");
+    requests.held.release(1);
+    assert_eq!(requests.next_fragment(&SHAPE).unwrap().lba, 950);
 }
 
 #[test]

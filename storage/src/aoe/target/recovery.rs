@@ -80,7 +80,7 @@ impl Target {
     pub(super) fn hold(&mut self, slot: &Slot) {
         if let Some(fragment) = slot.kind.fragment().filter(|it| it.operation.writes()) {
             let release = Release::At(slot.sent_ns.saturating_add(AOE_FRAME_LIFETIME_NS));
-            self.requests.hold(fragment.lba, u64::from(fragment.sectors), release);
+            self.requests.held.hold(fragment.lba, u64::from(fragment.sectors), release);
         }
     }
 
@@ -110,7 +110,7 @@ impl Target {
         let writes = |slot: &&Slot| slot.kind.fragment().is_some_and(|it| it.operation.writes());
         let slots = self.slots.iter().filter(writes);
         let slots = slots.map(|slot| slot.sent_ns.saturating_add(AOE_FRAME_LIFETIME_NS)).max();
-        slots.unwrap_or(0).max(self.requests.held_until_ns())
+        slots.unwrap_or(0).max(self.requests.held.until_ns())
     }
 
     /// Keeps a command under a new tag, to be sent after a pause.

@@ -146,7 +146,7 @@ impl Path {
                 // 6.3.5: the target has dropped the session of the same name, that is
                 // initiator, identifier and portal group.
                 if self.group.is_none() || self.group == self.negotiated.portal_group {
-                    shared.requests.release(self.index);
+                    shared.requests.held.release(self.index);
                 }
                 self.group = self.negotiated.portal_group;
             }

@@ -93,7 +93,7 @@ impl Path {
         self.management = None;
         if management.fences {
             // Without its help, time has to do.
-            shared.requests.release_at(shared.now_ns.saturating_add(FENCE_REFUSED_NS));
+            shared.requests.held.release_at(shared.now_ns.saturating_add(FENCE_REFUSED_NS));
             return;
         }
         match management.function {
@@ -119,7 +119,7 @@ impl Path {
             Function::ResetUnit | Function::ResetTarget => {
                 self.drop_tasks(shared, |_| true);
                 self.has_reset_unit = true;
-                shared.requests.release_at(shared.now_ns.saturating_add(FENCE_NS));
+                shared.requests.held.release_at(shared.now_ns.saturating_add(FENCE_NS));
             }
         }
     }

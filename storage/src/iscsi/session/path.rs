@@ -287,7 +287,11 @@ impl Path {
             if let TaskKind::Fragment(fragment) = task.kind
                 && fragment.operation.writes()
             {
-                shared.requests.hold(fragment.lba, u64::from(fragment.sectors), Release::Path(self.index));
+                shared.requests.held.hold(
+                    fragment.lba,
+                    u64::from(fragment.sectors),
+                    Release::Path(self.index),
+                );
             }
             self.reissue(shared, &task);
         }
