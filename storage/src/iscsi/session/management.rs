@@ -15,7 +15,7 @@ const ANSWER_NS_MAX: u64 = 5_000_000_000;
 /// from some queue of the target's.
 const FENCE_NS: u64 = 1_500_000_000;
 /// The same if the target would not reset the unit.
-const FENCE_REFUSED_NS: u64 = 8_000_000_000;
+const FENCE_REFUSED_NS: u64 = 5_000_000_000;
 
 /// What is asked (11.5.1), in the order of severity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
