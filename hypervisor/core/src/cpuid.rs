@@ -7,7 +7,7 @@
 use hv_x86::cpuid::{
     E1_EDX_HUGE_PAGES, F1_ECX_HYPERVISOR, F1_ECX_OSXSAVE, F1_ECX_TSC_DEADLINE, F1_ECX_X2APIC, F1_ECX_XSAVE,
     F1_EDX_APIC, F1_EDX_HTT, KVM_FEATURE_CLOCKSOURCE_STABLE, KVM_FEATURE_CLOCKSOURCE2,
-    KVM_FEATURE_NOP_IO_DELAY, KVM_FEATURES, KVM_SIGNATURE, Leaf,
+    KVM_FEATURE_NOP_IO_DELAY, KVM_FEATURE_PV_EOI, KVM_FEATURES, KVM_SIGNATURE, Leaf,
 };
 use hv_x86::reg::{CR4_OSXSAVE, XCR0_AVX, XCR0_SSE, XCR0_X87};
 
@@ -92,7 +92,10 @@ pub fn leaf(function: u32, subleaf: u32, guest: &Guest, host: Host<'_>) -> Leaf 
             edx: u32::from_le_bytes(*b"M\0\0\0"),
         },
         KVM_FEATURES => Leaf {
-            eax: KVM_FEATURE_CLOCKSOURCE2 | KVM_FEATURE_NOP_IO_DELAY | KVM_FEATURE_CLOCKSOURCE_STABLE,
+            eax: KVM_FEATURE_CLOCKSOURCE2
+                | KVM_FEATURE_NOP_IO_DELAY
+                | KVM_FEATURE_PV_EOI
+                | KVM_FEATURE_CLOCKSOURCE_STABLE,
             ..Leaf::default()
         },
         0x8000_0000 => Leaf { eax: own.eax.min(0x8000_0008), ..own },

@@ -309,11 +309,7 @@ impl Lapic {
     fn write(&mut self, offset: u32, value: u32, now: &Now) -> Option<()> {
         match offset {
             register::TPR => self.tpr = hv_x86::low8(u64::from(value)),
-            register::EOI => {
-                if let Some(vector) = highest(&self.isr) {
-                    clear(&mut self.isr, vector);
-                }
-            }
+            register::EOI => self.end_of_interrupt(),
             register::SVR => {
                 self.svr = value & 0x1ff;
                 if value & register::SVR_ENABLE == 0 {
@@ -343,6 +339,20 @@ impl Lapic {
             _ => return None,
         }
         Some(())
+    }
+
+    /// Ends the interrupt of highest priority in service.
+    pub fn end_of_interrupt(&mut self) {
+        if let Some(vector) = highest(&self.isr) {
+            clear(&mut self.isr, vector);
+        }
+    }
+
+    /// Whether it makes no difference when the interrupt in service ends: no other
+    /// waits for that.
+    #[must_use]
+    pub fn may_end_unseen(&self) -> bool {
+        highest(&self.isr).is_some() && highest(&self.irr).is_none()
     }
 
     const fn timer_mode(&self) -> u32 {

@@ -47,6 +47,8 @@ pub enum Register {
     KvmSystemTime,
     /// KVM wall clock.
     KvmWallClock,
+    /// KVM paravirtual end of interrupt.
+    KvmPvEoi,
     /// Value for RDTSCP.
     TscAux,
 }
@@ -62,6 +64,7 @@ const fn state(msr: u32) -> Option<Register> {
         number::X2APIC_FIRST..=number::X2APIC_LAST => Register::X2apic((msr - number::X2APIC_FIRST) << 4),
         number::KVM_SYSTEM_TIME | number::KVM_SYSTEM_TIME_NEW => Register::KvmSystemTime,
         number::KVM_WALL_CLOCK | number::KVM_WALL_CLOCK_NEW => Register::KvmWallClock,
+        number::KVM_PV_EOI => Register::KvmPvEoi,
         _ => return None,
     })
 }

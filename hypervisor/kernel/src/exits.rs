@@ -4,7 +4,7 @@ use crate::domain;
 use crate::log::info;
 use crate::nested::Missing;
 use crate::raw;
-use crate::vcpu::{Forwarded, Inner, Vcpu};
+use crate::vcpu::{Forwarded, Inner, SilentEoi, Vcpu};
 use crate::vendor::{Exit, Machine, MemoryFault, PortAccess};
 use hv_abi::event;
 use hv_core::cpuid::{Guest, allowed_xcr0};
@@ -284,6 +284,7 @@ fn read_register(inner: &Inner, register: Register) -> Option<u64> {
         Register::X2apic(offset) => inner.lapic.read_x2apic(offset, &inner.now()).ok()?,
         Register::TscAux => inner.tsc_aux,
         Register::KvmSystemTime | Register::KvmWallClock => 0,
+        Register::KvmPvEoi => inner.silent_eoi.value(),
     })
 }
 
@@ -334,6 +335,10 @@ fn write_register(vcpu: &Vcpu, inner: &mut Inner, register: Register, value: u64
         }
         Register::KvmSystemTime => system_time(inner, value)?,
         Register::KvmWallClock => wall_clock(inner, value)?,
+        Register::KvmPvEoi => {
+            let is_ram = domain::with_slot(inner.domain, |domain| domain.nested.is_ram(value & !3));
+            inner.silent_eoi = SilentEoi::new(value).filter(|it| !it.is_on() || is_ram == Some(true))?;
+        }
     }
     Some(())
 }

@@ -1,6 +1,7 @@
 //! Virtual processors: what others may ask of them, and running them.
 
 mod forwarded;
+mod silent_eoi;
 
 use crate::cpu::{self, Cpu};
 use crate::domain::{self, SCHEDULER};
@@ -19,6 +20,7 @@ use spin::Mutex;
 
 use forwarded::report_access;
 pub(crate) use forwarded::{Forwarded, complete, waiting_event};
+pub(crate) use silent_eoi::SilentEoi;
 
 static VCPUS: [Vcpu; MAX_VCPUS] = [const { Vcpu::new() }; MAX_VCPUS];
 
@@ -44,6 +46,7 @@ pub(crate) struct Inner {
     pub(crate) machine: Host,
     pub(crate) registers: Registers,
     pub(crate) lapic: Lapic,
+    pub(crate) silent_eoi: SilentEoi,
     pub(crate) xcr0: u64,
     pub(crate) tsc_aux: u64,
     pub(crate) domain: usize,
@@ -179,6 +182,7 @@ pub(crate) fn create(
         machine,
         registers: Registers::ZERO,
         lapic,
+        silent_eoi: SilentEoi::OFF,
         xcr0: 1,
         tsc_aux: 0,
         domain,
@@ -246,6 +250,7 @@ impl Inner {
         vcpu.answered.store(false, Ordering::Relaxed);
         if vcpu.init.swap(false, Ordering::Acquire) {
             self.lapic.init();
+            self.silent_eoi = SilentEoi::OFF;
             vcpu.set_address(self.lapic.address());
             self.machine.real_mode(0);
             self.registers = Registers::ZERO;
@@ -326,7 +331,10 @@ impl Inner {
         let task_priority_class = self.lapic.task_priority_class();
         let event = self.next_event();
         let window = self.nmi || self.lapic.pending().is_some();
-        self.machine.run(cpu, &mut self.registers, &Entry { event, window, task_priority_class })
+        self.silent_eoi.offer(&self.lapic, self.domain);
+        let exit = self.machine.run(cpu, &mut self.registers, &Entry { event, window, task_priority_class });
+        self.silent_eoi.take(&mut self.lapic, self.domain);
+        exit
     }
 }
 

@@ -73,6 +73,8 @@ pub const KVM_FEATURES: u32 = 0x4000_0001;
 pub const KVM_FEATURE_CLOCKSOURCE2: u32 = 1 << 3;
 /// KVM feature: I/O needs no delays.
 pub const KVM_FEATURE_NOP_IO_DELAY: u32 = 1 << 1;
+/// KVM feature: an interrupt may be ended by clearing a bit in memory.
+pub const KVM_FEATURE_PV_EOI: u32 = 1 << 6;
 /// KVM feature: the clock is the same on all vCPUs.
 pub const KVM_FEATURE_CLOCKSOURCE_STABLE: u32 = 1 << 24;
 /// KVM hint: vCPUs are never preempted for long. Never offered.

@@ -81,3 +81,5 @@ pub const KVM_SYSTEM_TIME: u32 = 0x12;
 pub const KVM_WALL_CLOCK_NEW: u32 = 0x4b56_4d00;
 /// KVM system time.
 pub const KVM_SYSTEM_TIME_NEW: u32 = 0x4b56_4d01;
+/// KVM paravirtual end of interrupt.
+pub const KVM_PV_EOI: u32 = 0x4b56_4d04;

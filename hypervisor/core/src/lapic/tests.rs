@@ -123,3 +123,24 @@ fn no_register_write_panics() {
         let _ = lapic.write_x2apic(offset, state >> (state & 63), &now(round));
     }
 }
+
+#[test]
+fn an_end_is_unseen_only_when_nothing_waits_for_it() {
+    let mut lapic = enabled(0);
+    assert!(!lapic.may_end_unseen(), "nothing is in service");
+    lapic.request(0x41);
+    lapic.accept(0x41);
+    assert!(lapic.may_end_unseen());
+    // Of any priority: a lower one can only go on after the end.
+    lapic.request(0x31);
+    assert!(!lapic.may_end_unseen());
+    lapic.end_of_interrupt();
+    assert_eq!(lapic.pending(), Some(0x31));
+    lapic.accept(0x31);
+    lapic.request(0x61);
+    lapic.accept(0x61);
+    lapic.end_of_interrupt();
+    assert!(lapic.may_end_unseen(), "0x31 is still in service");
+    lapic.end_of_interrupt();
+    assert!(!lapic.may_end_unseen());
+}
