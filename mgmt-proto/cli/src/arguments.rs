@@ -1,6 +1,7 @@
 //! The command line.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use redoubt::answer::Form;
 use std::path::PathBuf;
 
 /// Drives a Redoubt node.
@@ -13,11 +14,14 @@ pub(crate) struct Arguments {
     pub(crate) command: Command,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Global {
-    /// The node, address or address:port
-    #[arg(short, long, global = true, env = "REDOUBT_NODE", value_name = "ADDR[:PORT]")]
-    pub(crate) node: Option<String>,
+    /// The nodes: addresses with or without port, names and @groups of fleet.toml
+    #[arg(short, long, global = true, env = "REDOUBT_NODE", value_name = "NODE", value_delimiter = ',')]
+    pub(crate) node: Vec<String>,
+    /// Fleet file [default: ~/.config/redoubt/fleet.toml]
+    #[arg(long, global = true, env = "REDOUBT_FLEET", value_name = "FILE")]
+    pub(crate) fleet: Option<PathBuf>,
     /// Private key to sign with [default: ~/.config/redoubt/operator.key]
     #[arg(short, long, global = true, env = "REDOUBT_IDENTITY", value_name = "KEYFILE")]
     pub(crate) identity: Option<PathBuf>,
@@ -31,8 +35,14 @@ pub(crate) struct Global {
     #[arg(long, global = true)]
     pub(crate) wait: bool,
     /// Form of the output
-    #[arg(short, long, global = true, value_enum, default_value_t = Form::Table, value_name = "FORM")]
-    pub(crate) output: Form,
+    #[arg(short, long, global = true, value_enum, default_value_t = FormName::Table, value_name = "FORM")]
+    pub(crate) output: FormName,
+    /// Only look whether it could be done
+    #[arg(short = 'N', long, global = true)]
+    pub(crate) dry_run: bool,
+    /// Do on several nodes what ends guests or nodes; without, that is a dry run
+    #[arg(long, global = true)]
+    pub(crate) yes: bool,
     /// Say more on stderr
     #[arg(short, long, global = true)]
     pub(crate) verbose: bool,
@@ -48,15 +58,29 @@ pub(crate) struct Global {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Form {
+pub(crate) enum FormName {
     /// For people
     Table,
     /// For programs; the shapes are stable
     Json,
+    /// The same as json in other words
+    Yaml,
     /// As table, with more columns
     Wide,
     /// Names only, one on each line
     Name,
+}
+
+impl From<FormName> for Form {
+    fn from(name: FormName) -> Self {
+        match name {
+            FormName::Table => Self::Table,
+            FormName::Json => Self::Json,
+            FormName::Yaml => Self::Yaml,
+            FormName::Wide => Self::Wide,
+            FormName::Name => Self::Name,
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -70,6 +94,12 @@ pub(crate) enum Command {
     /// Volumes
     #[command(subcommand)]
     Storage(Storage),
+    /// What was done on a node, by whom
+    #[command(subcommand)]
+    Audit(Audit),
+    /// Many nodes
+    #[command(subcommand)]
+    Fleet(Fleet),
     /// Check a VM file against the node, without creating a guest
     Check {
         /// VM file
@@ -79,6 +109,7 @@ pub(crate) enum Command {
         overrides: Vec<String>,
     },
     /// Create and start a guest
+    #[command(alias = "run-instances")]
     Create {
         /// VM file
         file: PathBuf,
@@ -134,6 +165,19 @@ pub(crate) enum Command {
         /// Name or ID
         guest: String,
     },
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages
+    Man {
+        /// Directory to write them to
+        directory: PathBuf,
+    },
+    /// Every exit code
+    #[command(long_about = redoubt::exit::HELP)]
+    ExitCodes,
     /// Make dom0 fail, where the image allows it
     #[command(hide = true)]
     InjectFault {
@@ -142,7 +186,7 @@ pub(crate) enum Command {
     },
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Console {
     /// Name or ID
     pub(crate) guest: String,
@@ -209,4 +253,51 @@ pub(crate) enum Discover {
         /// Address[:port] of the portal
         portal: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Audit {
+    /// Print the log
+    Show {
+        /// First entry, by its sequence number
+        #[arg(long, default_value_t = 0, value_name = "N")]
+        from: u64,
+        /// A saved copy instead of the node
+        #[arg(long)]
+        file: Option<PathBuf>,
+    },
+    /// Check the log: that nothing is missing, altered or unsigned
+    Verify {
+        /// Keep a copy
+        #[arg(long, conflicts_with = "file")]
+        save: Option<PathBuf>,
+        /// Check a saved copy instead of the node, with the key of --node-key or the one remembered
+        #[arg(long)]
+        file: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Fleet {
+    /// One line for each node
+    #[command(visible_alias = "list", alias = "describe-instances")]
+    Status,
+    /// Run a verb on nodes, some at a time; without -n on all of fleet.toml
+    Run(Run),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// Most nodes at a time
+    #[arg(long, default_value_t = 8, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) max_parallel: u16,
+    /// Nodes that come first; when one fails, the others are left alone
+    #[arg(long, default_value_t = 0, value_name = "K")]
+    pub(crate) canary: u16,
+    /// Begin no further node after so many failures
+    #[arg(long, value_name = "M")]
+    pub(crate) max_failures: Option<u16>,
+    /// The verb with its arguments
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "VERB")]
+    pub(crate) verb: Vec<String>,
 }

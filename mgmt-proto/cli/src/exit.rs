@@ -69,3 +69,32 @@ pub fn key(error: &KeyError) -> Failure {
         KeyError::Random(_) => Failure::new(Code::Internal, "", error.to_string(), ""),
     }
 }
+
+/// Every kind of failure, in the order of the numbers.
+pub const CODES: [Code; 13] = [
+    Code::Internal,
+    Code::Usage,
+    Code::NotFound,
+    Code::Conflict,
+    Code::Refused,
+    Code::Unreachable,
+    Code::Deadline,
+    Code::Partial,
+    Code::Storage,
+    Code::Policy,
+    Code::Capacity,
+    Code::Version,
+    Code::Integrity,
+];
+
+/// The kind with this number.
+#[must_use]
+pub fn from_number(number: u8) -> Option<Code> {
+    CODES.into_iter().find(|code| *code as u8 == number)
+}
+
+/// Every exit code with what it means.
+pub fn meanings() -> impl Iterator<Item = (u8, &'static str)> {
+    let lines = HELP.lines().skip(1).filter_map(|line| line.trim_start().split_once("  "));
+    lines.filter_map(|(code, meaning)| Some((code.parse().ok()?, meaning)))
+}

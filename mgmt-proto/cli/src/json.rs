@@ -1,11 +1,17 @@
 //! What `-o json` prints. These shapes are stable: fields are added, never
 //! changed. Digests and keys are hexadecimal, sizes are bytes, times nanoseconds.
 //!
-//! * `node info`: [`Node`];
+//! `-o yaml` prints the same in other words.
+//!
+//! * `node info`: [`Node`]; `node log`, `console --once`: [`Log`];
 //! * `list`: an array of [`Guest`]; `info`: one;
 //! * `storage discover`: an array of [`Volume`];
-//! * everything that acts: [`Done`].
+//! * `audit show`: [`crate::audit::Copy`]; `audit verify`: [`crate::audit::Report`];
+//! * `top`: [`crate::top::Screen`];
+//! * everything that acts: [`Done`];
+//! * any of these on several nodes: an array of [`Result`].
 
+use crate::rollout::NodeResult;
 use crate::table;
 use mgmt_proto::machine::Action;
 use mgmt_proto::verb::{DiskFacts, Found, GuestFacts, NodeFacts, State};
@@ -146,11 +152,73 @@ pub struct Done {
     pub object: String,
     /// The verb.
     pub verb: &'static str,
-    /// `done`, or `requested` when it goes on.
+    /// `done`, `requested` when it goes on, or `dry-run` when it was only looked at.
     pub status: &'static str,
     /// Number of a guest's domain, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<u32>,
+}
+
+impl Done {
+    /// The same for people.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let Self { object, verb, status, id } = self;
+        let id = id.map(|id| format!(" (ID {id})")).unwrap_or_default();
+        match *status {
+            "dry-run" => format!("{object}: {verb} not done, this is a dry run\n"),
+            _ => format!("{object}: {verb} {status}{id}\n"),
+        }
+    }
+}
+
+/// Lines of a log or a console.
+#[derive(Clone, Debug, Serialize)]
+pub struct Log {
+    /// The node or guest.
+    pub source: String,
+    /// Byte offset after the last line.
+    pub next: u64,
+    /// The lines.
+    pub lines: Vec<String>,
+}
+
+/// How it went on one of several nodes.
+#[derive(Clone, Debug, Serialize)]
+pub struct Result {
+    /// The node.
+    pub node: String,
+    /// done, failed or skipped.
+    pub result: &'static str,
+    /// Number of the failure's kind, 0 for none.
+    pub code: u8,
+    /// Why not, or null.
+    pub error: Option<String>,
+    /// How long it took.
+    pub elapsed_ms: u64,
+    /// What it would be from one node alone, or null.
+    pub answer: Option<serde_json::Value>,
+}
+
+/// How it went on several nodes.
+#[must_use]
+pub fn results(results: &[NodeResult]) -> Vec<Result> {
+    let result = |result: &NodeResult| Result {
+        node: result.node.clone(),
+        result: result.word(),
+        code: result.code(),
+        error: result.reason(),
+        elapsed_ms: result.elapsed_ms,
+        answer: result.answer().map(|answer| answer.value.clone()),
+    };
+    results.iter().map(result).collect()
+}
+
+/// Bytes of a log as lines.
+#[must_use]
+pub fn log(source: &str, bytes: &[u8], next: u64) -> Log {
+    let text = String::from_utf8_lossy(bytes);
+    Log { source: source.into(), next, lines: text.lines().map(Into::into).collect() }
 }
 
 /// The JSON of a value, on lines.

@@ -8,6 +8,7 @@ use crate::exit;
 use keys::Existing;
 use mgmt_proto::code::{Code, Failure};
 use std::fmt::Write;
+use std::fs::File;
 use std::path::Path;
 
 /// What to do about a node's key.
@@ -42,6 +43,8 @@ pub fn check(path: &Path, address: &str, node: &[u8; 32], policy: Policy) -> Res
     if policy == Policy::Fresh {
         return Ok(Verdict::Fresh);
     }
+    // Several sessions may begin at once; the lock ends with this function.
+    let _lock = lock(path)?;
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
@@ -71,9 +74,31 @@ pub fn check(path: &Path, address: &str, node: &[u8; 32], policy: Policy) -> Res
         lines.push('\n');
     }
     let _ = writeln!(lines, "{address} {key}");
+    keys::file::write(path, lines.as_bytes(), 0o600, Existing::Replace).map_err(|error| exit::key(&error))?;
+    Ok(if known.is_some() { Verdict::Replaced } else { Verdict::First })
+}
+
+fn lock(path: &Path) -> Result<File, Failure> {
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory).map_err(|error| exit::file(directory, &error))?;
     }
-    keys::file::write(path, lines.as_bytes(), 0o600, Existing::Replace).map_err(|error| exit::key(&error))?;
-    Ok(if known.is_some() { Verdict::Replaced } else { Verdict::First })
+    let path = path.with_extension("lock");
+    let failed = |error: std::io::Error| exit::file(&path, &error);
+    let file = File::options().create(true).append(true).open(&path).map_err(failed)?;
+    file.lock().map_err(failed)?;
+    Ok(file)
+}
+
+/// The key that is remembered for an address with its port.
+///
+/// # Errors
+/// Failures of the file.
+pub fn remembered(path: &Path, address: &str) -> Result<Option<[u8; 32]>, Failure> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(exit::file(path, &error)),
+    };
+    let mut known = text.lines().filter_map(|line| line.split_once(' '));
+    known.find(|(name, _)| *name == address).map(|(_, key)| crate::fleet::parse_node_key(key)).transpose()
 }

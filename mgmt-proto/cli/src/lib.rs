@@ -1,20 +1,43 @@
 //! The operator's end of a node, as a library: what the command line and the
 //! tests of whole nodes share.
 //!
+//! * [`session`]: from a node that is meant to a session with it;
 //! * [`connection`]: a session over TCP;
+//! * [`fleet`]: nodes, groups and their keys; [`rollout`]: one verb on many nodes;
 //! * [`known_nodes`]: which key a node had last time;
 //! * [`settings`]: the operator's configuration file;
 //! * [`vm_file`]: the description of a guest in a file;
 //! * [`blobs`]: kernels and initrds on the workstation;
-//! * [`table`], [`json`]: what is printed;
+//! * [`audit`]: copies of a node's log of what was done, and their check;
+//! * [`answer`], [`table`], [`json`]: what is printed, and in which form;
 //! * [`exit`]: exit codes.
+//!
+//! ```no_run
+//! use mgmt_proto::verb::{Reply, Request};
+//! # fn main() -> Result<(), mgmt_proto::code::Failure> {
+//! let key = keys::secret::load("operator.key".as_ref()).map_err(|error| redoubt::exit::key(&error))?;
+//! let mut node = redoubt::Connection::open("10.0.0.2", &key, None)?;
+//! if let Reply::Guests(guests) = node.request(Request::List)? {
+//!     for guest in guests {
+//!         println!("{} {:?}", guest.machine.name, guest.state);
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
 #![forbid(unsafe_code)]
 
+pub mod answer;
+pub mod audit;
 pub mod blobs;
 pub mod connection;
 pub mod exit;
+pub mod fleet;
 pub mod json;
 pub mod known_nodes;
+pub mod nearest;
+pub mod rollout;
+pub mod session;
 pub mod settings;
 pub mod table;
 pub mod vm_file;

@@ -5,10 +5,14 @@
 
 mod arguments;
 mod commands;
-mod session;
+mod scope;
 
-use arguments::{Arguments, Command};
+use arguments::{Arguments, Audit, Command, Fleet, Node};
 use clap::Parser;
+use commands::{audit, console, create, fleet, generate, key, node};
+use mgmt_proto::code::Failure;
+use scope::{Scope, print_answer, target, targets};
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -16,32 +20,55 @@ fn main() -> ExitCode {
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {failure}");
+            say_error(&failure.to_string());
             ExitCode::from(redoubt::exit::code(&failure))
         }
     }
 }
 
-fn run(arguments: &Arguments) -> Result<(), mgmt_proto::code::Failure> {
+/// Says what failed, in red on a terminal.
+fn say_error(text: &str) {
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let (on, off) = if colour { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
+    eprintln!("{on}error:{off} {text}");
+}
+
+fn run(arguments: &Arguments) -> Result<(), Failure> {
     let global = &arguments.global;
     match &arguments.command {
-        Command::Key(verb) => commands::key::run(global, verb),
-        Command::Node(verb) => commands::node::run(global, verb),
-        Command::Storage(verb) => commands::storage::run(global, verb),
-        Command::Check { file, overrides } => commands::create::check(global, file, overrides),
-        Command::Create { file, overrides, paused, console } => {
-            commands::create::create(global, file, overrides, *paused, *console)
+        Command::Key(verb) => print_answer(global, key::run(verb)?),
+        Command::Completions { shell } => generate::completions(*shell),
+        Command::Man { directory } => print_answer(global, generate::man(directory)?),
+        Command::ExitCodes => print_answer(global, generate::exit_codes()),
+        Command::Fleet(Fleet::Status) => fleet::status(global),
+        Command::Fleet(Fleet::Run(options)) => fleet::run(global, options),
+        Command::Audit(
+            verb @ (Audit::Show { file: Some(path), .. } | Audit::Verify { file: Some(path), .. }),
+        ) => print_answer(global, audit::run_offline(global, verb, path)?),
+        command => on_nodes(arguments, command),
+    }
+}
+
+fn on_nodes(arguments: &Arguments, command: &Command) -> Result<(), Failure> {
+    let global = &arguments.global;
+    if commands::is_for_many(command) {
+        let targets = targets(global, None)?;
+        return match targets.nodes.as_slice() {
+            [target] if !targets.several => {
+                let scope = Scope { global, target, dry_run: global.dry_run };
+                print_answer(global, commands::perform(&scope, command)?)
+            }
+            nodes => fleet::on_each(global, nodes, command),
+        };
+    }
+    let target = target(global)?;
+    let scope = Scope { global, target: &target, dry_run: global.dry_run };
+    match command {
+        Command::Node(Node::Log { .. }) => node::follow(&scope),
+        Command::Console(options) => console::run(&scope, options),
+        Command::Create { file, overrides, paused, .. } if !global.dry_run => {
+            create::create_and_attach(&scope, file, overrides, *paused)
         }
-        Command::List => commands::guest::list(global),
-        Command::Info { guest } => commands::guest::info(global, guest),
-        Command::Console(options) => commands::console::run(global, options),
-        Command::Pause { guest } => commands::guest::act(global, guest, commands::guest::Act::Pause),
-        Command::Unpause { guest } => commands::guest::act(global, guest, commands::guest::Act::Unpause),
-        Command::Reboot { guest } => commands::guest::act(global, guest, commands::guest::Act::Reboot),
-        Command::Destroy { guest } => commands::guest::act(global, guest, commands::guest::Act::Destroy),
-        Command::Shutdown { guest, until_off, all } => {
-            commands::guest::shutdown(global, guest.as_deref(), *until_off, *all)
-        }
-        Command::InjectFault { fault } => commands::node::inject_fault(global, *fault),
+        _ => print_answer(global, commands::perform(&scope, command)?),
     }
 }

@@ -27,6 +27,35 @@ impl Table {
         self.rows.push(row);
     }
 
+    /// With one more column in front, the same in all rows.
+    #[must_use]
+    pub fn with_first(&self, header: &'static str, cell: &str) -> Self {
+        let mut table = self.clone();
+        table.headers.insert(0, header);
+        table.numbers.insert(0, false);
+        for row in &mut table.rows {
+            row.insert(0, cell.into());
+        }
+        table
+    }
+
+    /// Adds the rows of another table with the same headers.
+    pub fn append(&mut self, other: Self) {
+        self.rows.extend(other.rows);
+    }
+
+    /// The headers.
+    #[must_use]
+    pub fn headers(&self) -> &[&'static str] {
+        &self.headers
+    }
+
+    /// The rows.
+    #[must_use]
+    pub fn rows(&self) -> &[Vec<String>] {
+        &self.rows
+    }
+
     fn line(&self, cells: &[&str], widths: &[usize]) -> String {
         let mut line = String::new();
         for ((cell, width), number) in cells.iter().zip(widths).zip(&self.numbers) {

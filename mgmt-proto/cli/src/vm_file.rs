@@ -19,6 +19,7 @@
 
 use crate::blobs::Blob;
 use crate::exit::usage;
+use crate::nearest::nearest;
 use mgmt_proto::code::Failure;
 use mgmt_proto::machine::{Action, Disk, Machine, NetworkCard};
 use serde::Deserialize;
@@ -160,15 +161,11 @@ fn read(text: &str, origin: &str) -> Result<Raw, Failure> {
 }
 
 fn unknown(object: String, key: &str) -> Failure {
-    let nearest = KEYS
-        .iter()
-        .map(|known| (strsim::damerau_levenshtein(known, key), known))
-        .min()
-        .filter(|(distance, _)| *distance <= (key.len() / 2).clamp(1, 3));
+    let nearest = nearest(key, KEYS);
     let remedy = match (key, nearest) {
         ("maxmem", _) => "ballooning is not there yet; memory is fixed".into(),
         ("builder" | "type" | "firmware", _) => "leave it out; what a kernel needs is found out".into(),
-        (_, Some((_, known))) => format!("did you mean {known}?"),
+        (_, Some(known)) => format!("did you mean {known}?"),
         _ => format!("known are {}", KEYS.join(", ")),
     };
     usage(object, format!("unknown key {key}"), remedy)

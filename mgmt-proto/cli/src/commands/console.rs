@@ -3,11 +3,13 @@
 //! On a terminal every key goes to the guest but the one that leaves. Without
 //! one, input is sent as it is, and output is copied until the guest is gone.
 
-use crate::arguments::{Console, Global};
-use crate::session::{open, resolve};
+use crate::arguments::Console;
+use crate::scope::Scope;
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::verb::{Reply, Request};
-use redoubt::{Connection, exit};
+use redoubt::answer::Answer;
+use redoubt::session::find;
+use redoubt::{Connection, exit, json};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 use std::io::{IsTerminal, Read, Write};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
@@ -19,19 +21,31 @@ const POLL_PAUSE: Duration = Duration::from_millis(50);
 /// that reads slowly.
 const INPUT_CHUNK_BYTES: usize = 256;
 
-pub(crate) fn run(global: &Global, options: &Console) -> Result<(), Failure> {
+pub(crate) fn run(scope: &Scope<'_>, options: &Console) -> Result<(), Failure> {
     escape_byte(&options.escape)?;
-    let mut connection = open(global)?;
-    let guest = resolve(&mut connection, &options.guest)?;
-    attach(&mut connection, &Console { guest, escape: options.escape.clone(), once: options.once })
+    let mut connection = scope.open()?;
+    let guest = find(&mut connection, &options.guest)?.machine.name;
+    attach(&mut connection, &Console { guest, ..options.clone() })
+}
+
+/// What was written so far.
+pub(crate) fn once(scope: &Scope<'_>, guest: &str) -> Result<Answer, Failure> {
+    let mut connection = scope.open()?;
+    let guest = find(&mut connection, guest)?.machine.name;
+    let (mut from, mut written) = (0, Vec::new());
+    loop {
+        let bytes = read_console(&mut connection, &guest, &mut from)?;
+        if bytes.is_empty() {
+            let log = json::log(&guest, &written, from);
+            return Ok(Answer::lines(&log, &guest, String::from_utf8_lossy(&written).into_owned()));
+        }
+        written.extend(bytes);
+    }
 }
 
 /// Copies between the terminal and the guest until either ends.
 pub(crate) fn attach(connection: &mut Connection, options: &Console) -> Result<(), Failure> {
     let escape = escape_byte(&options.escape)?;
-    if options.once {
-        return copy_output(connection, &options.guest);
-    }
     let terminal = std::io::stdin().is_terminal();
     if terminal {
         eprintln!("[{}; {} leaves]", options.guest, options.escape);
@@ -70,16 +84,6 @@ fn read_console(connection: &mut Connection, guest: &str, from: &mut u64) -> Res
     let Reply::Stream(stream) = connection.request(request)? else { return Err(connection.unexpected()) };
     *from = stream.next;
     Ok(stream.bytes)
-}
-
-fn copy_output(connection: &mut Connection, guest: &str) -> Result<(), Failure> {
-    let mut from = 0;
-    loop {
-        let bytes = read_console(connection, guest, &mut from)?;
-        if bytes.is_empty() || !write_out(&bytes) {
-            return Ok(());
-        }
-    }
 }
 
 /// False when nobody reads any more.

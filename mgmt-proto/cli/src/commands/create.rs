@@ -1,56 +1,98 @@
 //! `redoubt check` and `redoubt create`.
 
-use crate::arguments::{Console, Form, Global};
+use crate::arguments::Console;
 use crate::commands::console;
-use crate::session::{open, print_done};
+use crate::scope::Scope;
 use indicatif::{ProgressBar, ProgressStyle};
-use mgmt_proto::code::Failure;
+use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::machine::Machine;
 use mgmt_proto::verb::{Reply, Request};
 use redoubt::Connection;
+use redoubt::answer::Answer;
 use redoubt::blobs::Blob;
 use redoubt::vm_file::VmFile;
 use std::io::IsTerminal;
 use std::path::Path;
 
-pub(crate) fn check(global: &Global, file: &Path, overrides: &[String]) -> Result<(), Failure> {
-    let (mut connection, machine) = prepare(global, file, overrides)?;
+pub(crate) fn check(scope: &Scope<'_>, file: &Path, overrides: &[String]) -> Result<Answer, Failure> {
+    if scope.dry_run {
+        return look(scope, file, overrides, "check");
+    }
+    let (mut connection, machine) = prepare(scope, file, overrides)?;
     let name = machine.name.clone();
     connection.request(Request::Check(machine))?;
-    print_done(global, &name, "check", "done", None)
+    Ok(Answer::done(&scope.done(&name, "check", "done", None)))
 }
 
 pub(crate) fn create(
-    global: &Global,
+    scope: &Scope<'_>,
     file: &Path,
     overrides: &[String],
     paused: bool,
-    attach: bool,
+) -> Result<Answer, Failure> {
+    if scope.dry_run {
+        return look(scope, file, overrides, "create");
+    }
+    start(scope, file, overrides, paused).map(|(_, _, answer)| answer)
+}
+
+/// As [`create`], then the guest's console.
+pub(crate) fn create_and_attach(
+    scope: &Scope<'_>,
+    file: &Path,
+    overrides: &[String],
+    paused: bool,
 ) -> Result<(), Failure> {
-    let (mut connection, machine) = prepare(global, file, overrides)?;
+    let (mut connection, guest, answer) = start(scope, file, overrides, paused)?;
+    // The console has stdout to itself.
+    eprint!("{}", answer.render(scope.global.output.into()));
+    console::attach(&mut connection, &Console { guest, escape: "^]".into(), once: false })
+}
+
+fn start(
+    scope: &Scope<'_>,
+    file: &Path,
+    overrides: &[String],
+    paused: bool,
+) -> Result<(Connection, String, Answer), Failure> {
+    let (mut connection, machine) = prepare(scope, file, overrides)?;
     let name = machine.name.clone();
     let Reply::Created(id) = connection.request(Request::Create { machine, paused })? else {
         return Err(connection.unexpected());
     };
-    if !attach || global.output != Form::Table {
-        print_done(global, &name, "create", "done", Some(id))?;
-    } else {
-        eprintln!("{name}: create done (ID {id})");
+    let answer = Answer::done(&scope.done(&name, "create", "done", Some(id)));
+    Ok((connection, name, answer))
+}
+
+/// A check that sends nothing. The node looks at kernel and initrd last, so that
+/// everything else was found good when it lacks them.
+fn look(scope: &Scope<'_>, file: &Path, overrides: &[String], verb: &'static str) -> Result<Answer, Failure> {
+    let mut guest = VmFile::load(file, overrides)?;
+    let blobs = guest.read_blobs()?;
+    let mut connection = scope.open()?;
+    let asked = blobs.iter().map(|blob| blob.digest).collect();
+    let Reply::Missing(missing) = connection.request(Request::BlobMissing(asked))? else {
+        return Err(connection.unexpected());
+    };
+    let name = guest.machine.name.clone();
+    match connection.request(Request::Check(guest.machine)) {
+        Ok(_) => {}
+        Err(failure) if failure.code == Code::NotFound && !missing.is_empty() => {}
+        Err(failure) => return Err(failure),
     }
-    if attach {
-        let options = Console { guest: name, escape: "^]".into(), once: false };
-        return console::attach(&mut connection, &options);
+    for blob in blobs.iter().filter(|blob| missing.contains(&blob.digest)) {
+        eprintln!("note: {} would be sent, {} bytes", blob.path.display(), blob.length);
     }
-    Ok(())
+    Ok(Answer::done(&scope.done(&name, verb, "done", None)))
 }
 
 /// Reads the file, connects, and sends what the node lacks.
-fn prepare(global: &Global, file: &Path, overrides: &[String]) -> Result<(Connection, Machine), Failure> {
+fn prepare(scope: &Scope<'_>, file: &Path, overrides: &[String]) -> Result<(Connection, Machine), Failure> {
     let mut guest = VmFile::load(file, overrides)?;
     let blobs = guest.read_blobs()?;
-    let mut connection = open(global)?;
+    let mut connection = scope.open()?;
     let mut bar: Option<(Blob, ProgressBar)> = None;
-    let verbose = global.verbose;
+    let verbose = scope.global.verbose;
     connection.upload_missing(&blobs, &mut |blob, sent| {
         if bar.as_ref().is_none_or(|(current, _)| current != blob) {
             if verbose {

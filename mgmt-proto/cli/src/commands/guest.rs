@@ -1,9 +1,10 @@
 //! `redoubt list`, `info` and the verbs that act on one guest.
 
-use crate::arguments::{Form, Global};
-use crate::session::{guests, open, print, print_done, print_guests, print_json, resolve};
+use crate::scope::Scope;
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::verb::{GuestFacts, Reply, Request, State};
+use redoubt::answer::Answer;
+use redoubt::session::{find, guests};
 use redoubt::{Connection, json, table};
 use std::time::{Duration, Instant};
 
@@ -21,24 +22,21 @@ pub(crate) enum Act {
     Destroy,
 }
 
-pub(crate) fn list(global: &Global) -> Result<(), Failure> {
-    let mut connection = open(global)?;
-    let guests = guests(&mut connection)?;
-    print_guests(global, &guests)
+pub(crate) fn list(scope: &Scope<'_>) -> Result<Answer, Failure> {
+    let guests = guests(&mut scope.open()?)?;
+    let names = guests.iter().map(|guest| guest.machine.name.clone()).collect();
+    let value: Vec<_> = guests.iter().map(json::guest).collect();
+    Ok(Answer::table(&value, names, table::guests(&guests, false)).with_wide(table::guests(&guests, true)))
 }
 
-pub(crate) fn info(global: &Global, guest: &str) -> Result<(), Failure> {
-    let mut connection = open(global)?;
-    let name = resolve(&mut connection, guest)?;
+pub(crate) fn info(scope: &Scope<'_>, guest: &str) -> Result<Answer, Failure> {
+    let mut connection = scope.open()?;
+    let name = find(&mut connection, guest)?.machine.name;
     let Reply::Guests(guests) = connection.request(Request::Info { name })? else {
         return Err(connection.unexpected());
     };
     let Some(facts) = guests.first() else { return Err(connection.unexpected()) };
-    match global.output {
-        Form::Json => print_json(&json::guest(facts)),
-        Form::Name => print(&format!("{}\n", facts.machine.name)),
-        Form::Table | Form::Wide => print(&lines(facts)),
-    }
+    Ok(Answer::lines(&json::guest(facts), &facts.machine.name, lines(facts)))
 }
 
 fn lines(facts: &GuestFacts) -> String {
@@ -87,9 +85,9 @@ fn lines(facts: &GuestFacts) -> String {
     lines.iter().map(|(name, value)| format!("{name:<9} {value}\n")).collect()
 }
 
-pub(crate) fn act(global: &Global, guest: &str, act: Act) -> Result<(), Failure> {
-    let mut connection = open(global)?;
-    let name = resolve(&mut connection, guest)?;
+pub(crate) fn act(scope: &Scope<'_>, guest: &str, act: Act) -> Result<Answer, Failure> {
+    let mut connection = scope.open()?;
+    let name = find(&mut connection, guest)?.machine.name;
     let object = name.clone();
     let (verb, request) = match act {
         Act::Pause => ("pause", Request::Pause { name }),
@@ -97,47 +95,53 @@ pub(crate) fn act(global: &Global, guest: &str, act: Act) -> Result<(), Failure>
         Act::Reboot => ("reboot", Request::Reboot { name }),
         Act::Destroy => ("destroy", Request::Destroy { name }),
     };
-    connection.request(request)?;
-    print_done(global, &object, verb, "done", None)
+    if !scope.dry_run {
+        connection.request(request)?;
+    }
+    Ok(Answer::done(&scope.done(&object, verb, "done", None)))
 }
 
-pub(crate) fn shutdown(
-    global: &Global,
-    guest: Option<&str>,
-    until_off: bool,
-    all: bool,
-) -> Result<(), Failure> {
-    let mut connection = open(global)?;
+pub(crate) fn shutdown(scope: &Scope<'_>, guest: Option<&str>, until_off: bool) -> Result<Answer, Failure> {
+    let mut connection = scope.open()?;
     let names = match guest {
-        Some(guest) => vec![resolve(&mut connection, guest)?],
+        Some(guest) => vec![find(&mut connection, guest)?.machine.name],
         None => {
             let on = |facts: &GuestFacts| matches!(facts.state, State::Running | State::Blocked);
             guests(&mut connection)?.into_iter().filter(on).map(|facts| facts.machine.name).collect()
         }
     };
-    let mut failed = 0_usize;
+    let mut refused = Vec::new();
     let mut pressed = Vec::new();
     for name in names {
+        if scope.dry_run {
+            pressed.push(name);
+            continue;
+        }
         match connection.request(Request::Shutdown { name: name.clone() }) {
             Ok(_) => pressed.push(name),
-            Err(failure) if all && !matches!(failure.code, Code::Unreachable | Code::Deadline) => {
-                eprintln!("error: {failure}");
-                failed += 1;
+            Err(failure)
+                if guest.is_none() && !matches!(failure.code, Code::Unreachable | Code::Deadline) =>
+            {
+                refused.push(failure.to_string());
             }
             Err(failure) => return Err(failure),
         }
     }
-    if until_off {
-        let timeout = global.timeout.map_or(SHUTDOWN_TIMEOUT, Duration::from_secs);
+    if until_off && !scope.dry_run {
+        let timeout = scope.global.timeout.map_or(SHUTDOWN_TIMEOUT, Duration::from_secs);
         wait_until_off(&mut connection, &pressed, timeout)?;
     }
-    for name in &pressed {
-        print_done(global, name, "shutdown", if until_off { "done" } else { "requested" }, None)?;
+    let status = if until_off { "done" } else { "requested" };
+    let done: Vec<_> = pressed.iter().map(|name| scope.done(name, "shutdown", status, None)).collect();
+    let mut answer = match (guest, done.first()) {
+        (Some(_), Some(done)) => Answer::done(done),
+        _ => Answer::all_done(&done),
+    };
+    if !refused.is_empty() {
+        let message = format!("{} guests refused: {}", refused.len(), refused.join("; "));
+        answer.failure = Some(Failure::new(Code::Partial, "shutdown", message, ""));
     }
-    if failed > 0 {
-        return Err(Failure::new(Code::Partial, "shutdown", format!("{failed} guests refused"), ""));
-    }
-    Ok(())
+    Ok(answer)
 }
 
 /// How long to wait before the power button is pressed once more.

@@ -1,9 +1,9 @@
 //! `redoubt key`.
 
-use crate::arguments::{Form, Global, Key};
-use crate::session::{print, print_json};
+use crate::arguments::Key;
 use keys::{Existing, KeyError, PublicKey};
 use mgmt_proto::code::Failure;
+use redoubt::answer::{Answer, Text};
 use redoubt::{exit, settings};
 use serde::Serialize;
 use std::os::unix::fs::DirBuilderExt;
@@ -18,7 +18,7 @@ struct Made {
     fingerprint: String,
 }
 
-pub(crate) fn run(global: &Global, verb: &Key) -> Result<(), Failure> {
+pub(crate) fn run(verb: &Key) -> Result<Answer, Failure> {
     let Key::Init { dir } = verb;
     let directory = dir.clone().unwrap_or_else(settings::directory);
     std::fs::DirBuilder::new()
@@ -35,18 +35,11 @@ pub(crate) fn run(global: &Global, verb: &Key) -> Result<(), Failure> {
         }
     }
     let made = [make(&directory, "owner")?, make(&directory, "operator")?];
-    match global.output {
-        Form::Json => print_json(&made),
-        Form::Name => print(&made.iter().map(|key| format!("{}\n", key.path)).collect::<String>()),
-        Form::Table | Form::Wide => {
-            print(
-                &made.iter().map(|key| format!("{}  {}\n", key.path, key.fingerprint)).collect::<String>(),
-            )?;
-            eprintln!("note: keep owner.key offline; put operator.key.pub into node.toml and seal an image:");
-            eprintln!("      image-builder seal --image IN --out OUT --owner owner.key node.toml");
-            Ok(())
-        }
-    }
+    eprintln!("note: keep owner.key offline; put operator.key.pub into node.toml and seal an image:");
+    eprintln!("      image-builder seal --image IN --out OUT --owner owner.key node.toml");
+    let names = made.iter().map(|key| key.path.clone()).collect();
+    let lines = made.iter().map(|key| format!("{}  {}\n", key.path, key.fingerprint)).collect();
+    Ok(Answer::new(&made, names, Text::Lines(lines)))
 }
 
 fn paths(directory: &Path, name: &str) -> [PathBuf; 2] {

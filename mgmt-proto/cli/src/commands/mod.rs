@@ -1,8 +1,69 @@
 //! What the verbs do, by noun.
 
+pub(crate) mod audit;
 pub(crate) mod console;
 pub(crate) mod create;
+pub(crate) mod fleet;
+pub(crate) mod generate;
 pub(crate) mod guest;
 pub(crate) mod key;
 pub(crate) mod node;
 pub(crate) mod storage;
+
+use crate::arguments::{Command, Node};
+use crate::scope::Scope;
+use guest::Act;
+use mgmt_proto::code::Failure;
+use redoubt::answer::Answer;
+use redoubt::exit;
+
+/// Whether a verb has one answer from each node.
+pub(crate) fn is_for_many(command: &Command) -> bool {
+    match command {
+        Command::Node(Node::Log { follow }) => !follow,
+        Command::Create { console, .. } => !console,
+        Command::Console(options) => options.once,
+        Command::Node(_)
+        | Command::Storage(_)
+        | Command::Audit(_)
+        | Command::Check { .. }
+        | Command::List
+        | Command::Info { .. }
+        | Command::Pause { .. }
+        | Command::Unpause { .. }
+        | Command::Shutdown { .. }
+        | Command::Reboot { .. }
+        | Command::Destroy { .. }
+        | Command::InjectFault { .. } => true,
+        Command::Key(_)
+        | Command::Fleet(_)
+        | Command::Completions { .. }
+        | Command::Man { .. }
+        | Command::ExitCodes => false,
+    }
+}
+
+/// A verb on one node.
+pub(crate) fn perform(scope: &Scope<'_>, command: &Command) -> Result<Answer, Failure> {
+    match command {
+        Command::Node(verb) => node::run(scope, verb),
+        Command::Storage(verb) => storage::run(scope, verb),
+        Command::Audit(verb) => audit::run(scope, verb),
+        Command::Check { file, overrides } => create::check(scope, file, overrides),
+        Command::Create { file, overrides, paused, .. } => create::create(scope, file, overrides, *paused),
+        Command::List => guest::list(scope),
+        Command::Info { guest } => guest::info(scope, guest),
+        Command::Console(options) => console::once(scope, &options.guest),
+        Command::Pause { guest } => guest::act(scope, guest, Act::Pause),
+        Command::Unpause { guest } => guest::act(scope, guest, Act::Unpause),
+        Command::Reboot { guest } => guest::act(scope, guest, Act::Reboot),
+        Command::Destroy { guest } => guest::act(scope, guest, Act::Destroy),
+        Command::Shutdown { guest, until_off, .. } => guest::shutdown(scope, guest.as_deref(), *until_off),
+        Command::InjectFault { fault } => node::inject_fault(scope, *fault),
+        Command::Key(_)
+        | Command::Fleet(_)
+        | Command::Completions { .. }
+        | Command::Man { .. }
+        | Command::ExitCodes => Err(exit::usage("", "is for no node", "")),
+    }
+}

@@ -1,55 +1,60 @@
 //! `redoubt node`.
 
-use crate::arguments::{FaultKind, Form, Global, Node};
-use crate::session::{open, print, print_done, print_json};
+use crate::arguments::{FaultKind, FormName, Node};
+use crate::scope::{Scope, print};
 use mgmt_proto::code::Failure;
 use mgmt_proto::verb::{Fault, NodeFacts, Reply, Request};
-use redoubt::{Connection, json, table};
-use std::io::Write;
+use redoubt::answer::Answer;
+use redoubt::{Connection, exit, json, table};
 use std::time::Duration;
 
 /// Pause between looks at a log that grows.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(500);
 
-pub(crate) fn run(global: &Global, verb: &Node) -> Result<(), Failure> {
-    let mut connection = open(global)?;
+pub(crate) fn run(scope: &Scope<'_>, verb: &Node) -> Result<Answer, Failure> {
     match verb {
-        Node::Info => info(global, &mut connection),
-        Node::Log { follow } => log(&mut connection, *follow),
-        Node::Reboot => stop(global, &mut connection, false),
-        Node::Poweroff => stop(global, &mut connection, true),
+        Node::Info => info(scope),
+        Node::Log { .. } => log(scope),
+        Node::Reboot => stop(scope, false),
+        Node::Poweroff => stop(scope, true),
     }
 }
 
-fn stop(global: &Global, connection: &mut Connection, power_off: bool) -> Result<(), Failure> {
-    connection.request_last(Request::NodeStop { power_off })?;
-    let address = connection.address().to_owned();
-    print_done(global, &address, if power_off { "poweroff" } else { "reboot" }, "requested", None)
+fn stop(scope: &Scope<'_>, power_off: bool) -> Result<Answer, Failure> {
+    let mut connection = scope.open()?;
+    if !scope.dry_run {
+        connection.request_last(Request::NodeStop { power_off })?;
+    }
+    let verb = if power_off { "poweroff" } else { "reboot" };
+    Ok(Answer::done(&scope.done(connection.address(), verb, "requested", None)))
 }
 
-pub(crate) fn inject_fault(global: &Global, kind: FaultKind) -> Result<(), Failure> {
+pub(crate) fn inject_fault(scope: &Scope<'_>, kind: FaultKind) -> Result<Answer, Failure> {
     let fault = match kind {
         FaultKind::Panic => Fault::Panic,
         FaultKind::Access => Fault::Access,
         FaultKind::Hang => Fault::Hang,
     };
-    let mut connection = open(global)?;
-    connection.request_last(Request::InjectFault(fault))?;
-    let address = connection.address().to_owned();
-    print_done(global, &address, "inject-fault", "requested", None)
+    let mut connection = scope.open()?;
+    if !scope.dry_run {
+        connection.request_last(Request::InjectFault(fault))?;
+    }
+    Ok(Answer::done(&scope.done(connection.address(), "inject-fault", "requested", None)))
 }
 
-fn info(global: &Global, connection: &mut Connection) -> Result<(), Failure> {
-    let Reply::Node(facts) = connection.request(Request::NodeInfo)? else {
-        return Err(connection.unexpected());
-    };
+fn info(scope: &Scope<'_>) -> Result<Answer, Failure> {
+    let mut connection = scope.open()?;
+    let facts = facts(&mut connection)?;
     let node = json::node(connection.address(), connection.node(), &facts);
-    match global.output {
-        Form::Json => print_json(&node),
-        Form::Name => print(&format!("{}\n", node.node)),
-        Form::Table | Form::Wide => {
-            print(&lines(&node, &facts, keys::public::fingerprint(connection.node())))
-        }
+    let fingerprint = keys::public::fingerprint(connection.node());
+    Ok(Answer::lines(&node, &node.node, lines(&node, &facts, fingerprint)))
+}
+
+/// Facts about the node.
+pub(crate) fn facts(connection: &mut Connection) -> Result<NodeFacts, Failure> {
+    match connection.request(Request::NodeInfo)? {
+        Reply::Node(facts) => Ok(facts),
+        _ => Err(connection.unexpected()),
     }
 }
 
@@ -79,22 +84,56 @@ fn lines(node: &json::Node, facts: &NodeFacts, fingerprint: String) -> String {
     .collect()
 }
 
-fn log(connection: &mut Connection, follow: bool) -> Result<(), Failure> {
-    let mut from = 0;
+/// Everything from an offset on.
+pub(crate) fn read_log(connection: &mut Connection, from: &mut u64) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
     loop {
-        let Reply::Stream(stream) = connection.request(Request::NodeLog { from })? else {
+        let Reply::Stream(stream) = connection.request(Request::NodeLog { from: *from })? else {
             return Err(connection.unexpected());
         };
-        from = stream.next;
-        let mut output = std::io::stdout().lock();
-        if output.write_all(&stream.bytes).and_then(|()| output.flush()).is_err() {
-            return Ok(());
-        }
+        *from = stream.next;
         if stream.bytes.is_empty() {
-            if !follow {
-                return Ok(());
-            }
-            std::thread::sleep(FOLLOW_PAUSE);
+            return Ok(bytes);
         }
+        bytes.extend(stream.bytes);
+    }
+}
+
+fn log(scope: &Scope<'_>) -> Result<Answer, Failure> {
+    let mut connection = scope.open()?;
+    let mut next = 0;
+    let bytes = read_log(&mut connection, &mut next)?;
+    let log = json::log(connection.address(), &bytes, next);
+    Ok(Answer::lines(&log, connection.address(), String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// Prints the log and goes on as it grows.
+pub(crate) fn follow(scope: &Scope<'_>) -> Result<(), Failure> {
+    let as_lines = match scope.global.output {
+        FormName::Table | FormName::Wide => false,
+        FormName::Json => true,
+        FormName::Yaml | FormName::Name => {
+            return Err(exit::usage("-o", "a log that grows is lines or json", "leave out -o or -f"));
+        }
+    };
+    let mut connection = scope.open()?;
+    let mut from = 0;
+    let mut kept = Vec::new();
+    loop {
+        kept.extend(read_log(&mut connection, &mut from)?);
+        // Whole lines: a half one is kept until the rest comes.
+        let end = kept.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+        let rest = kept.split_off(end);
+        let text = String::from_utf8_lossy(&kept).into_owned();
+        kept = rest;
+        if as_lines {
+            for line in text.lines() {
+                let value = serde_json::json!({ "source": connection.address(), "line": line });
+                print(&format!("{value}\n"))?;
+            }
+        } else {
+            print(&text)?;
+        }
+        std::thread::sleep(FOLLOW_PAUSE);
     }
 }

@@ -1,0 +1,68 @@
+//! `redoubt audit`.
+
+use crate::arguments::{Audit, Global};
+use crate::scope::Scope;
+use keys::Existing;
+use mgmt_proto::code::{Code, Failure};
+use redoubt::answer::Answer;
+use redoubt::audit::{Copy, Report};
+use redoubt::fleet::parse_node_key;
+use redoubt::known_nodes;
+use redoubt::{exit, json, settings};
+use std::path::Path;
+
+/// On a node.
+pub(crate) fn run(scope: &Scope<'_>, verb: &Audit) -> Result<Answer, Failure> {
+    let mut connection = scope.open()?;
+    match verb {
+        Audit::Show { from, .. } => Ok(show(&Copy::fetch(&mut connection, *from)?)),
+        Audit::Verify { save, .. } => {
+            let copy = Copy::fetch(&mut connection, 0)?;
+            if let Some(path) = save {
+                let text = format!("{}\n", json::text(&copy));
+                keys::file::write(path, text.as_bytes(), 0o644, Existing::Keep)
+                    .map_err(|error| exit::key(&error))?;
+                eprintln!("note: {} entries are kept in {}", copy.entries.len(), path.display());
+            }
+            Ok(verdict(&copy.verify(connection.node())))
+        }
+    }
+}
+
+/// On a saved copy.
+pub(crate) fn run_offline(global: &Global, verb: &Audit, path: &Path) -> Result<Answer, Failure> {
+    let copy = Copy::load(path)?;
+    if matches!(verb, Audit::Show { .. }) {
+        return Ok(show(&copy));
+    }
+    let remembered = || known_nodes::remembered(&settings::directory().join("known-nodes"), &copy.node);
+    let key = match &global.node_key {
+        Some(text) => parse_node_key(text)?,
+        None => remembered()?.unwrap_or_else(|| {
+            eprintln!("note: checked against the key in the file itself; give --node-key to be sure");
+            copy.node_key
+        }),
+    };
+    Ok(verdict(&copy.verify(&key)))
+}
+
+fn show(copy: &Copy) -> Answer {
+    let first = copy.entries.first().map_or(0, |entry| entry.sequence);
+    if copy.oldest > 0 && first == copy.oldest {
+        eprintln!("note: the node has no entries before {first} any more");
+    }
+    let names = copy.entries.iter().map(|entry| entry.sequence.to_string()).collect();
+    Answer::table(copy, names, copy.table(false)).with_wide(copy.table(true))
+}
+
+fn verdict(report: &Report) -> Answer {
+    if report.first > 0 && report.entries > 0 {
+        eprintln!("note: entries before {} are not here and were not checked", report.first);
+    }
+    let mut answer = Answer::lines(report, report.verdict, report.lines());
+    answer.failure = report.fault.as_ref().map(|fault| {
+        let remedy = "keep this copy, and compare it with earlier ones";
+        Failure::new(Code::Integrity, &report.node, fault, remedy)
+    });
+    answer
+}

@@ -1,0 +1,171 @@
+//! One verb on several nodes, and `redoubt fleet`.
+
+use crate::arguments::{Arguments, Command, FormName, Global, Node, Run};
+use crate::commands::{self, node};
+use crate::scope::{Scope, print_answer, targets};
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use mgmt_proto::code::Failure;
+use mgmt_proto::verb::NodeFacts;
+use redoubt::answer::{self, Answer};
+use redoubt::exit;
+use redoubt::fleet::Target;
+use redoubt::json;
+use redoubt::rollout::{self, Ending, NodeResult, Plan};
+use redoubt::table::{self, Table};
+use std::io::IsTerminal;
+
+/// Nodes at a time unless told otherwise.
+const MAX_PARALLEL: usize = 8;
+
+/// Verbs that end guests or nodes.
+fn is_destructive(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Destroy { .. }
+            | Command::Shutdown { .. }
+            | Command::Reboot { .. }
+            | Command::InjectFault { .. }
+            | Command::Node(Node::Reboot | Node::Poweroff)
+    )
+}
+
+/// Runs a verb on each node.
+fn roll_out(global: &Global, nodes: &[Target], command: &Command, plan: Plan) -> Vec<NodeResult> {
+    let names: Vec<String> = nodes.iter().map(|node| node.name.clone()).collect();
+    let cautious = nodes.len() > 1 && is_destructive(command) && !global.yes && !global.dry_run;
+    if cautious {
+        eprintln!("note: a dry run, as this is for {} nodes; --yes does it", nodes.len());
+    }
+    let dry_run = global.dry_run || cautious;
+    let bar = progress_bar(nodes.len());
+    let results = rollout::run(&names, plan, &|index| {
+        let target = nodes.get(index).ok_or_else(|| exit::usage("", "no such node", ""))?;
+        let result = commands::perform(&Scope { global, target, dry_run }, command);
+        bar.inc(1);
+        result
+    });
+    bar.finish_and_clear();
+    results
+}
+
+fn progress_bar(nodes: usize) -> ProgressBar {
+    if nodes < 2 || !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new(nodes as u64);
+    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos} of {len} nodes, {elapsed}") {
+        bar.set_style(style);
+    }
+    bar
+}
+
+/// A verb on several nodes at once: their answers, put together.
+pub(crate) fn on_each(global: &Global, nodes: &[Target], command: &Command) -> Result<(), Failure> {
+    let plan = Plan { max_parallel: MAX_PARALLEL, canary: 0, max_failures: None };
+    let results = roll_out(global, nodes, command, plan);
+    for result in &results {
+        if let Some(failure) = result.failure() {
+            crate::say_error(&format!("{}: {failure}", result.node));
+        }
+    }
+    let mut answer = answer::merged(&results, global.output.into());
+    answer.failure = rollout::failure(&results);
+    print_answer(global, answer)
+}
+
+/// `fleet run`: how it went on each node.
+pub(crate) fn run(global: &Global, run: &Run) -> Result<(), Failure> {
+    let words = std::iter::once("redoubt".to_string()).chain(run.verb.iter().cloned());
+    let inner = Arguments::try_parse_from(words).unwrap_or_else(|error| error.exit());
+    if !commands::is_for_many(&inner.command) {
+        let verb = run.verb.join(" ");
+        return Err(exit::usage(verb, "cannot run on several nodes", "run it on one, with -n"));
+    }
+    let global = joined(global, &inner.global);
+    let nodes = targets(&global, Some("@all"))?.nodes;
+    let plan = Plan {
+        max_parallel: run.max_parallel.into(),
+        canary: run.canary.into(),
+        max_failures: run.max_failures.map(Into::into),
+    };
+    let results = roll_out(&global, &nodes, &inner.command, plan);
+    let mut answer = answer::results(&results);
+    answer.failure = rollout::failure(&results);
+    print_answer(&global, answer)
+}
+
+/// Options may be before the verb that is run, or after it.
+fn joined(outer: &Global, inner: &Global) -> Global {
+    let output = if inner.output == FormName::Table { outer.output } else { inner.output };
+    Global {
+        // REDOUBT_NODE is in both.
+        node: if outer.node.is_empty() { inner.node.clone() } else { outer.node.clone() },
+        timeout: inner.timeout.or(outer.timeout),
+        wait: inner.wait || outer.wait,
+        output,
+        dry_run: inner.dry_run || outer.dry_run,
+        yes: inner.yes || outer.yes,
+        verbose: inner.verbose || outer.verbose,
+        accept_new_key: inner.accept_new_key || outer.accept_new_key,
+        fresh_identity: inner.fresh_identity || outer.fresh_identity,
+        ..outer.clone()
+    }
+}
+
+/// `fleet status`: one line for each node, also for those that do not answer.
+pub(crate) fn status(global: &Global) -> Result<(), Failure> {
+    let nodes = targets(global, Some("@all"))?.nodes;
+    let names: Vec<String> = nodes.iter().map(|node| node.name.clone()).collect();
+    let plan = Plan { max_parallel: 4 * MAX_PARALLEL, canary: 0, max_failures: None };
+    let results = rollout::run(&names, plan, &|index| {
+        let target = nodes.get(index).ok_or_else(|| exit::usage("", "no such node", ""))?;
+        let mut connection = Scope { global, target, dry_run: false }.open()?;
+        let facts = node::facts(&mut connection)?;
+        let value = json::node(connection.address(), connection.node(), &facts);
+        let mut table =
+            Table::new(&["Address", "State", "Version", ">Uptime(s)", ">CPUs", ">Free", ">Guests"]);
+        table.push(row(&target.address, &facts));
+        Ok(Answer::table(&value, vec![target.name.clone()], table))
+    });
+    let mut table =
+        Table::new(&["Node", "Address", "State", "Version", ">Uptime(s)", ">CPUs", ">Free", ">Guests"]);
+    for (result, target) in results.iter().zip(&nodes) {
+        let mut cells = vec![result.node.clone()];
+        match &result.ending {
+            Ending::Done(answer) => match &answer.text {
+                answer::Text::Table(part) => cells.extend(part.rows().iter().flatten().cloned()),
+                answer::Text::Lines(lines) => cells.push(lines.clone()),
+            },
+            _ => {
+                cells.extend([target.address.clone(), state(result).into()]);
+                cells.extend(std::iter::repeat_n("-".into(), 5));
+                crate::say_error(&format!("{}: {}", result.node, result.reason().unwrap_or_default()));
+            }
+        }
+        table.push(cells);
+    }
+    let mut answer = Answer::table(&json::results(&results), names, table);
+    answer.failure = rollout::failure(&results);
+    print_answer(global, answer)
+}
+
+fn state(result: &NodeResult) -> &'static str {
+    match result.failure().map(|failure| failure.code) {
+        Some(mgmt_proto::code::Code::Unreachable) => "unreachable",
+        Some(mgmt_proto::code::Code::Refused) => "refused",
+        _ => "failed",
+    }
+}
+
+fn row(address: &str, facts: &NodeFacts) -> Vec<String> {
+    vec![
+        address.into(),
+        "up".into(),
+        facts.version.clone(),
+        table::seconds(facts.uptime_ns),
+        facts.cpus.to_string(),
+        (facts.memory_free_bytes >> 20).to_string(),
+        facts.guests.to_string(),
+    ]
+}

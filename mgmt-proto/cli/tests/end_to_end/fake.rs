@@ -1,0 +1,327 @@
+//! A node in this process: the protocol's own server over a real socket, with
+//! guests that are only names; and a workstation with the program.
+
+use ed25519_dalek::SigningKey;
+use mgmt_proto::audit::{self, Entry, Head, Page};
+use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::envelope::Verified;
+use mgmt_proto::handshake::OperatorKey;
+use mgmt_proto::limits::AUDIT_ENTRIES;
+use mgmt_proto::server::{Identity, Incoming, Server};
+use mgmt_proto::trust::{Operator, Role, Trust};
+use mgmt_proto::verb::{DiskFacts, GuestFacts, NodeFacts, Outcome, Reply, Request, State, Stream};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+#[derive(Default)]
+pub(crate) struct World {
+    pub(crate) blobs: BTreeMap<[u8; 32], Vec<u8>>,
+    pub(crate) uploads: usize,
+    pub(crate) guests: Vec<GuestFacts>,
+    pub(crate) typed: Vec<u8>,
+    pub(crate) log: Vec<Entry>,
+    /// How long each answer takes.
+    pub(crate) pause: Duration,
+    /// Looks at the node's facts so far; each takes a second of its uptime.
+    pub(crate) looks: u64,
+    upload: Option<([u8; 32], u64, Vec<u8>)>,
+}
+
+impl World {
+    fn not_found(name: &str) -> Failure {
+        Failure::new(Code::NotFound, name, "no guest has that name", "see `redoubt list`")
+    }
+
+    fn facts(&mut self) -> NodeFacts {
+        self.looks += 1;
+        let guests = u32::try_from(self.guests.len()).unwrap();
+        for guest in &mut self.guests {
+            // In each second: a quarter of a CPU, ten exits, three frames, a read.
+            guest.cpu_time_ns += 250_000_000;
+            guest.exits += 10;
+            guest.frames = [guest.frames[0] + 1, guest.frames[1] + 2];
+            for disk in &mut guest.disks {
+                disk.operations[0] += 1;
+                disk.bytes[0] += 4096;
+            }
+        }
+        let uptime_ns = self.looks * 1_000_000_000;
+        NodeFacts {
+            version: "0.1.0".into(),
+            cpus: 2,
+            memory_bytes: 1 << 30,
+            memory_free_bytes: 1 << 29,
+            uptime_ns,
+            guests,
+            ..NodeFacts::default()
+        }
+    }
+
+    fn guest(&mut self, name: &str) -> Result<&mut GuestFacts, Failure> {
+        let found = self.guests.iter_mut().find(|guest| guest.machine.name == name);
+        found.ok_or_else(|| Self::not_found(name))
+    }
+
+    fn obey(&mut self, verified: Verified<Request>) -> Outcome {
+        let recorded = audit::subject(verified.get()).map(|(verb, object)| (verb, object.to_string()));
+        let (operator, proof) = (*verified.operator(), *verified.proof());
+        let outcome = self.execute(verified.into_inner());
+        if let Some((verb, object)) = recorded {
+            let result = match &outcome {
+                Ok(_) => audit::Result::Done,
+                Err(failure) => audit::Result::Failed(failure.code),
+            };
+            let mut entry = Entry::new(&proof, &operator, verb, &object, result);
+            entry.sequence = self.log.len() as u64;
+            entry.at_ns = (entry.sequence + 1) * 1_500_000_000;
+            entry.previous = self.log.last().map_or([0; 32], Entry::digest);
+            self.log.push(entry);
+        }
+        outcome
+    }
+
+    fn execute(&mut self, request: Request) -> Outcome {
+        match request {
+            Request::NodeInfo => Ok(Reply::Node(self.facts())),
+            Request::AuditRead { from } => {
+                let rest = self.log.iter().filter(|entry| entry.sequence >= from);
+                let entries = rest.take(AUDIT_ENTRIES).cloned().collect();
+                let digest = self.log.last().map_or([0; 32], Entry::digest);
+                let head = Head::sign(&identity(), self.log.len() as u64, digest);
+                Ok(Reply::Audit(Page { entries, oldest: 0, head }))
+            }
+            Request::NodeLog { from } => {
+                let log = b"one\ntwo\n";
+                let bytes = log.get(usize::try_from(from).unwrap()..).unwrap_or_default().to_vec();
+                Ok(Reply::Stream(Stream { bytes, next: 8 }))
+            }
+            Request::BlobMissing(digests) => Ok(Reply::Missing(
+                digests.into_iter().filter(|digest| !self.blobs.contains_key(digest)).collect(),
+            )),
+            Request::BlobPut { length: 7, .. } => {
+                Err(Failure::new(Code::Capacity, "", "no room", "destroy a guest"))
+            }
+            Request::BlobPut { digest, length } => {
+                self.upload = Some((digest, length, Vec::new()));
+                Ok(Reply::Done)
+            }
+            Request::Check(machine) => {
+                match (self.blobs.contains_key(&machine.kernel), self.guest(&machine.name)) {
+                    (_, Ok(_)) => {
+                        Err(Failure::new(Code::Conflict, &machine.name, "the name is in use", "rename"))
+                    }
+                    (false, _) => Err(Failure::new(Code::NotFound, &machine.name, "no kernel", "")),
+                    _ => Ok(Reply::Done),
+                }
+            }
+            Request::Create { machine, paused } => {
+                if !self.blobs.contains_key(&machine.kernel) {
+                    return Err(Failure::new(Code::NotFound, &machine.name, "no kernel", ""));
+                }
+                if self.guest(&machine.name).is_ok() {
+                    return Err(Failure::new(Code::Conflict, &machine.name, "the name is in use", "rename"));
+                }
+                let id = u32::try_from(self.guests.len()).unwrap() + 1;
+                let disk = |disk: &mgmt_proto::machine::Disk| DiskFacts {
+                    volume: disk.volume.clone(),
+                    sectors: 2048,
+                    state: "ready".into(),
+                    stalled_since_ns: None,
+                    operations: [0; 3],
+                    bytes: [0; 2],
+                    retries: 0,
+                };
+                let disks = machine.disks.iter().map(disk).collect();
+                self.guests.push(GuestFacts {
+                    id,
+                    machine,
+                    state: if paused { State::Paused } else { State::Running },
+                    cpu_time_ns: 0,
+                    populated_bytes: 0,
+                    created_ns: 0,
+                    first_run_ns: 0,
+                    exits: 0,
+                    frames: [0; 2],
+                    disks,
+                });
+                Ok(Reply::Created(id))
+            }
+            other => self.execute_on_guest(other),
+        }
+    }
+
+    fn execute_on_guest(&mut self, request: Request) -> Outcome {
+        match request {
+            Request::List => Ok(Reply::Guests(self.guests.clone())),
+            Request::Info { name } => Ok(Reply::Guests(vec![self.guest(&name)?.clone()])),
+            Request::ConsoleRead { name, from } => {
+                self.guest(&name)?;
+                let text = [b"login: ", &self.typed[..]].concat();
+                let bytes = text.get(usize::try_from(from).unwrap()..).unwrap_or_default().to_vec();
+                // The guest ends when it is told to.
+                if self.typed.ends_with(b"exit\n") && bytes.is_empty() {
+                    self.guests.retain(|guest| guest.machine.name != name);
+                }
+                Ok(Reply::Stream(Stream { bytes, next: text.len() as u64 }))
+            }
+            Request::ConsoleWrite { name, bytes } => {
+                self.guest(&name)?;
+                self.typed.extend(bytes);
+                Ok(Reply::Done)
+            }
+            Request::Unpause { name } => {
+                self.guest(&name)?.state = State::Running;
+                Ok(Reply::Done)
+            }
+            Request::Shutdown { name } => {
+                self.guest(&name)?.state = State::Off;
+                Ok(Reply::Done)
+            }
+            Request::Destroy { name } => {
+                self.guest(&name)?;
+                self.guests.retain(|guest| guest.machine.name != name);
+                Ok(Reply::Done)
+            }
+            _ => Err(Failure::new(Code::Policy, "", "not here", "")),
+        }
+    }
+
+    fn data(&mut self, bytes: &[u8]) -> Option<Outcome> {
+        let (_, length, received) = self.upload.as_mut()?;
+        received.extend_from_slice(bytes);
+        if (received.len() as u64) < *length {
+            return None;
+        }
+        let (digest, _, received) = self.upload.take()?;
+        let found: [u8; 32] = Sha256::digest(&received).into();
+        if found != digest {
+            return Some(Err(Failure::new(Code::Integrity, "", "not what its digest says", "")));
+        }
+        self.uploads += 1;
+        self.blobs.insert(digest, received);
+        Some(Ok(Reply::Done))
+    }
+}
+
+pub(crate) struct FakeNode {
+    pub(crate) address: String,
+    pub(crate) state: Arc<Mutex<World>>,
+    pub(crate) identity: SigningKey,
+}
+
+pub(crate) fn serve(mut stream: TcpStream, state: &Mutex<World>, identity: &Identity, trust: &Trust) {
+    let mut server = Server::new(0);
+    let mut buffer = [0; 8192];
+    let mut random = || *keys::random::bytes().unwrap();
+    loop {
+        let room = server.room().min(buffer.len());
+        let Ok(count) = stream.read(&mut buffer[..room]) else { return };
+        if count == 0 || server.receive(&buffer[..count]).is_err() {
+            return;
+        }
+        loop {
+            let outcome = match server.next(identity, trust, &mut random, 0) {
+                Ok(Some(Incoming::Command(verified, _))) => {
+                    if matches!(verified.get(), Request::NodeStop { .. }) {
+                        return;
+                    }
+                    let pause = state.lock().unwrap().pause;
+                    std::thread::sleep(pause);
+                    Some(state.lock().unwrap().obey(*verified))
+                }
+                Ok(Some(Incoming::Data(bytes))) => state.lock().unwrap().data(&bytes),
+                Ok(None) => break,
+                Err(_) => return,
+            };
+            if let Some(outcome) = outcome {
+                server.send(&outcome).unwrap();
+            }
+        }
+        let bytes = server.transmit().to_vec();
+        if stream.write_all(&bytes).is_err() {
+            return;
+        }
+        server.sent(bytes.len());
+    }
+}
+
+impl FakeNode {
+    pub(crate) fn start(operator: &SigningKey) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let state = Arc::new(Mutex::new(World::default()));
+        let identity = identity();
+        let operators = vec![Operator { key: operator.public(), role: Role::Admin }];
+        let (shared, key) = (Arc::clone(&state), identity.clone());
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (shared, key, operators) = (Arc::clone(&shared), key.clone(), operators.clone());
+                std::thread::spawn(move || {
+                    let identity = Identity { key, boot_nonce: [5; 32] };
+                    serve(stream.unwrap(), &shared, &identity, &Trust::new(operators));
+                });
+            }
+        });
+        Self { address, state, identity }
+    }
+}
+
+pub(crate) fn operator() -> SigningKey {
+    SigningKey::from_bytes(&[7; 32])
+}
+
+pub(crate) struct Workstation {
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) node: String,
+}
+
+impl Workstation {
+    pub(crate) fn new(node: &FakeNode) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("redoubt");
+        std::fs::create_dir(&path).unwrap();
+        keys::secret::save(&path.join("operator.key"), &operator(), keys::Existing::Keep).unwrap();
+        Self { directory, node: node.address.clone() }
+    }
+
+    pub(crate) fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_redoubt"));
+        command.args(arguments).env_clear().env("XDG_CONFIG_HOME", self.directory.path());
+        command.env("REDOUBT_NODE", &self.node).stdin(Stdio::null());
+        command
+    }
+
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Runs, expects this exit code, returns stdout and stderr.
+    pub(crate) fn expect(&self, code: i32, arguments: &[&str]) -> (String, String) {
+        let output = self.run(arguments);
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        let (out, error) = (text(output.stdout), text(output.stderr));
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {out}{error}");
+        (out, error)
+    }
+}
+
+pub(crate) fn as_text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// The nodes' key.
+pub(crate) fn identity() -> SigningKey {
+    SigningKey::from_bytes(&[9; 32])
+}

@@ -1,0 +1,11 @@
+//! The library and the program against nodes in this process: the protocol's own
+//! server over a real socket, with guests that are only names.
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod many;
+#[cfg(test)]
+mod one;
+#[cfg(test)]
+mod shapes;

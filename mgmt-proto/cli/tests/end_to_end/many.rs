@@ -1,0 +1,153 @@
+//! Several nodes: names, groups, canaries, one that is dead, one that is slow.
+
+use crate::fake::{FakeNode, Workstation, as_text, operator};
+use mgmt_proto::verb::State;
+use std::fmt::Write;
+use std::time::{Duration, Instant};
+
+struct Rack {
+    nodes: Vec<FakeNode>,
+    workstation: Workstation,
+}
+
+/// Nodes n0, n1, … in the group rack, each with a running guest web.
+fn rack(count: usize) -> Rack {
+    let nodes: Vec<FakeNode> = (0..count).map(|_| FakeNode::start(&operator())).collect();
+    let mut workstation = Workstation::new(&nodes[0]);
+    let mut fleet = String::new();
+    for (index, node) in nodes.iter().enumerate() {
+        writeln!(fleet, "[nodes.n{index}]\naddress = \"{}\"", node.address).unwrap();
+    }
+    writeln!(fleet, "[nodes.dead]\naddress = \"127.0.0.1:1\"").unwrap();
+    let names: Vec<String> = (0..count).map(|index| format!("\"n{index}\"")).collect();
+    writeln!(fleet, "[groups]\nrack = [{}]\nsite = [\"@rack\", \"dead\"]", names.join(", ")).unwrap();
+    workstation.file("redoubt/fleet.toml", &fleet);
+    workstation.file("vmlinuz", "a kernel");
+    workstation.file("web.vm", "name = \"web\"\nkernel = \"vmlinuz\"\nmemory = 64\n");
+    workstation.node = "@rack".into();
+    Rack { nodes, workstation }
+}
+
+impl Rack {
+    fn with_guests(count: usize) -> Self {
+        let rack = rack(count);
+        let file = rack.workstation.directory.path().join("web.vm");
+        let (out, _) = rack.workstation.expect(0, &["create", as_text(&file)]);
+        assert_eq!(out.lines().count(), count);
+        let width = if count > 10 { 3 } else { 2 };
+        assert!(out.starts_with(&format!("{:<width$}  web: create done (ID 1)\n", "n0")), "{out}");
+        rack
+    }
+
+    fn states(&self) -> Vec<State> {
+        self.nodes.iter().map(|node| node.state.lock().unwrap().guests[0].state).collect()
+    }
+}
+
+#[test]
+fn twenty_nodes_answer_one_question() {
+    let rack = Rack::with_guests(20);
+    let (out, error) = rack.workstation.expect(0, &["list"]);
+    assert_eq!(error, "");
+    let mut lines = out.lines();
+    assert_eq!(lines.next(), Some("Node  Name  ID  Mem  VCPUs  State   Time(s)"));
+    assert_eq!(lines.next(), Some("n0    web    1   64      1  r-----      0.0"));
+    assert_eq!(lines.count(), 19);
+    let (out, _) = rack.workstation.expect(0, &["-n", "n3,n1", "-o", "name", "list"]);
+    assert_eq!(out, "n3/web\nn1/web\n");
+    let (out, _) = rack.workstation.expect(0, &["-n", "n3,@rack,n3", "-o", "json", "list"]);
+    let value: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(value.as_array().unwrap().len(), 20, "each node once");
+    assert_eq!(value[0]["node"], "n3");
+    assert_eq!(value[0]["answer"][0]["name"], "web");
+    assert_eq!(
+        value[1].as_object().unwrap().keys().collect::<Vec<_>>(),
+        ["node", "result", "code", "error", "elapsed_ms", "answer"]
+    );
+}
+
+#[test]
+fn a_dead_node_fails_alone_and_a_slow_one_does_not_hold_up_others() {
+    let rack = Rack::with_guests(4);
+    rack.nodes[1].state.lock().unwrap().pause = Duration::from_millis(700);
+    let start = Instant::now();
+    let (out, error) = rack.workstation.expect(8, &["-n", "@site", "list"]);
+    assert!(start.elapsed() < Duration::from_secs(5));
+    assert_eq!(out.lines().count(), 5);
+    assert!(error.starts_with("error: dead: 127.0.0.1:1: Connection refused"), "{error}");
+    assert!(error.ends_with("error: 1 of 5 nodes failed\n"), "{error}");
+    let (out, _) = rack.workstation.expect(8, &["-n", "@site", "fleet", "status"]);
+    let dead = out.lines().last().unwrap().split_whitespace().collect::<Vec<_>>();
+    assert_eq!(dead[..3], ["dead", "127.0.0.1:1", "unreachable"]);
+    let up = out.lines().nth(1).unwrap().split_whitespace().collect::<Vec<_>>();
+    assert_eq!(up[..4], ["n0", rack.nodes[0].address.as_str(), "up", "0.1.0"]);
+    let (_, error) = rack.workstation.expect(0, &["--timeout", "2", "-n", "n1", "list"]);
+    assert_eq!(error, "");
+}
+
+#[test]
+fn a_failed_canary_stops_the_rest() {
+    let rack = Rack::with_guests(5);
+    rack.nodes[0].state.lock().unwrap().guests[0].machine.name = "other".into();
+    let run = ["fleet", "run", "--canary", "2", "--max-parallel", "2", "--yes", "shutdown", "web"];
+    let (out, error) = rack.workstation.expect(8, &run);
+    let words: Vec<&str> = out.lines().skip(1).map(|line| line.split_whitespace().nth(1).unwrap()).collect();
+    assert_eq!(words, ["failed", "done", "skipped", "skipped", "skipped"]);
+    assert!(out.starts_with("Node  Result   Code  Time(s)  Said\nn0    failed      3 "), "{out}");
+    assert!(out.contains("n4    skipped     0      0.0  a canary failed before it\n"), "{out}");
+    assert_eq!(error, "error: 1 of 5 nodes failed, 3 were left alone\n");
+    assert_eq!(rack.states()[1..], [State::Off, State::Running, State::Running, State::Running]);
+    rack.nodes[0].state.lock().unwrap().guests[0].machine.name = "web".into();
+    let (out, error) = rack.workstation.expect(0, &run);
+    assert!(out.contains("web: shutdown requested") && error.is_empty(), "{out}{error}");
+    assert_eq!(rack.states(), [State::Off; 5]);
+    rack.workstation.expect(2, &["fleet", "run", "console", "web"]);
+    rack.workstation.expect(2, &["fleet", "run", "fleet", "status"]);
+    rack.workstation.expect(2, &["fleet", "run", "lsit"]);
+    let most = ["fleet", "run", "--max-failures", "1", "--max-parallel", "1", "pause", "nobody"];
+    let (out, _) = rack.workstation.expect(8, &most);
+    assert_eq!(out.matches("too many failed before it").count(), 4);
+}
+
+#[test]
+fn what_ends_guests_on_several_nodes_is_a_dry_run_first() {
+    let rack = Rack::with_guests(3);
+    let (out, error) = rack.workstation.expect(0, &["destroy", "web"]);
+    assert_eq!(out.matches("web: destroy not done, this is a dry run").count(), 3);
+    assert_eq!(error, "note: a dry run, as this is for 3 nodes; --yes does it\n");
+    rack.workstation.expect(0, &["-N", "-n", "n1", "destroy", "web"]);
+    assert_eq!(rack.states(), [State::Running; 3]);
+    let (_, error) = rack.workstation.expect(0, &["-n", "n1", "destroy", "web"]);
+    assert_eq!(error, "", "one node needs no second word");
+    rack.workstation.expect(8, &["--yes", "destroy", "web"]);
+    assert!(rack.nodes.iter().all(|node| node.state.lock().unwrap().guests.is_empty()));
+}
+
+#[test]
+fn names_that_lead_nowhere() {
+    let rack = rack(2);
+    let (_, error) = rack.workstation.expect(3, &["-n", "@rakc", "list"]);
+    assert_eq!(error, "error: @rakc: the fleet has no such group (did you mean @rack?)\n");
+    let (_, error) = rack.workstation.expect(6, &["-n", "daed", "list", "--timeout", "5"]);
+    assert!(error.contains("did you mean dead?"), "{error}");
+    let (_, error) = rack.workstation.expect(2, &["console", "web"]);
+    assert!(error.contains("names 2 nodes"), "{error}");
+    rack.workstation.expect(2, &["--node-key", &"ab".repeat(32), "list"]);
+    rack.workstation.expect(2, &["-n", "n1,,n0", "list"]);
+    for (text, object) in [
+        ("[groups]\na = [\"@b\"]\nb = [\"@a\"]\n", "holds itself"),
+        ("[groups]\na = [\"@c\"]\n", "no such group"),
+        ("[nodes.x]\nadress = \"1\"\n", "adress"),
+        ("[nodes.x]\naddress = \"1\"\nnode_key = \"ab\"\n", "hexadecimal"),
+    ] {
+        let file = rack.workstation.file("bad.toml", text);
+        let output = rack.workstation.run(&["--fleet", as_text(&file), "-n", "x", "list"]);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(error.contains(object) && error.contains("bad.toml"), "{error}");
+    }
+    // A key that is pinned in the fleet file is the only one that counts.
+    let pinned =
+        format!("[nodes.x]\naddress = \"{}\"\nnode_key = \"{}\"\n", rack.nodes[0].address, "ab".repeat(32));
+    let file = rack.workstation.file("pinned.toml", &pinned);
+    rack.workstation.expect(5, &["--fleet", as_text(&file), "-n", "x", "list"]);
+}

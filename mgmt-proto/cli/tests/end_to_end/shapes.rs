@@ -1,0 +1,193 @@
+//! What is printed in which form, the audit log, dry runs, exit codes.
+
+use crate::fake::{FakeNode, Workstation, as_text, identity, operator};
+use mgmt_proto::handshake::OperatorKey;
+use std::time::Duration;
+
+fn with_guest() -> (FakeNode, Workstation) {
+    let node = FakeNode::start(&operator());
+    let workstation = Workstation::new(&node);
+    workstation.file("vmlinuz", "a kernel");
+    let text = "name = \"web\"\nkernel = \"vmlinuz\"\nmemory = 64\ndisk = [\"aoe:e1.1\"]\n";
+    let file = workstation.file("web.vm", text);
+    workstation.expect(0, &["create", as_text(&file)]);
+    (node, workstation)
+}
+
+#[test]
+fn every_verb_in_every_form() {
+    let (_node, workstation) = with_guest();
+    for verb in [
+        &["list"][..],
+        &["info", "web"],
+        &["pause", "web", "-N"],
+        &["shutdown", "web", "-N"],
+        &["node", "info"],
+        &["node", "log"],
+        &["console", "--once", "web"],
+        &["audit", "show"],
+        &["audit", "verify"],
+        &["fleet", "status"],
+        &["fleet", "run", "list"],
+        &["exit-codes"],
+    ] {
+        let with = |form| workstation.expect(0, &[verb, &["-o", form]].concat()).0;
+        let parsed: serde_json::Value = serde_json::from_str(&with("json")).unwrap();
+        assert!(parsed.is_array() || parsed.is_object(), "{verb:?}");
+        for form in ["yaml", "table", "wide", "name"] {
+            assert!(!with(form).is_empty(), "{verb:?} {form}");
+        }
+    }
+}
+
+#[test]
+fn the_shapes_stay() {
+    let (_node, workstation) = with_guest();
+    let of = |arguments: &[&str]| workstation.expect(0, arguments).0;
+    assert_eq!(
+        of(&["-o", "json", "pause", "-N", "web"]),
+        "{\n  \"object\": \"web\",\n  \"verb\": \"pause\",\n  \"status\": \"dry-run\"\n}\n"
+    );
+    assert_eq!(of(&["-o", "yaml", "pause", "-N", "web"]), "object: web\nverb: pause\nstatus: dry-run\n");
+    assert_eq!(
+        of(&["-o", "yaml", "list"]),
+        concat!(
+            "- name: web\n  id: 1\n  state: running\n  flags: r-----\n  memory_bytes: 67108864\n",
+            "  populated_bytes: 0\n  vcpus: 1\n  cpu_weight: 256\n  cap_percent: 0\n  cpu_time_ns: 0\n",
+            "  created_ns: 0\n  first_run_ns: 0\n  exits: 0\n  kernel_sha256: ",
+            "4fff0d3e643b3894c17a0738fbdc591953aa722c9d42774425090accc4377126\n  ramdisk_sha256: null\n",
+            "  cmdline: \"\"\n  disks:\n  - volume: aoe:e1.1\n    read_only: false\n    bytes: 1048576\n",
+            "    state: ready\n    stalled_since_ns: null\n    reads: 0\n    writes: 0\n",
+            "    flushes: 0\n    bytes_read: 0\n    bytes_written: 0\n    retries: 0\n  macs: []\n",
+            "  frames_received: 0\n  frames_sent: 0\n  on_poweroff: destroy\n  on_reboot: restart\n",
+            "  on_crash: destroy\n",
+        )
+    );
+    let log = of(&["-o", "json", "node", "log"]);
+    let value: serde_json::Value = serde_json::from_str(&log).unwrap();
+    assert_eq!((&value["next"], &value["lines"]), (&8.into(), &serde_json::json!(["one", "two"])));
+    let (_, error) = workstation.expect(2, &["-o", "yaml", "node", "log", "-f"]);
+    assert!(error.contains("lines or json"), "{error}");
+}
+
+#[test]
+fn the_audit_log_is_shown_and_checked() {
+    let (node, workstation) = with_guest();
+    workstation.expect(3, &["pause", "nobody"]);
+    workstation.expect(0, &["unpause", "web"]);
+    workstation.expect(10, &["reboot", "web"]);
+    let operator = keys::public::fingerprint(&operator().public());
+    let (out, _) = workstation.expect(0, &["audit", "show", "--from", "1"]);
+    let pad = " ".repeat(operator.len() - "Operator".len());
+    let expected = format!(
+        "Seq  Uptime(s)  Operator{pad}  Verb     Object  Result\n\
+           1        3.0  {operator}  create   web     done\n\
+           2        4.5  {operator}  unpause  web     done\n\
+           3        6.0  {operator}  reboot   web     failed (10)\n"
+    );
+    assert_eq!(out.lines().map(str::trim_start).collect::<Vec<_>>(), expected.lines().collect::<Vec<_>>());
+    let copy = workstation.directory.path().join("copy.json");
+    let (out, error) = workstation.expect(0, &["audit", "verify", "--save", as_text(&copy)]);
+    assert!(out.contains("entries   4 (0 to 3)\nverdict   intact\n"), "{out}");
+    assert!(out.contains(&format!("operator  {operator}\n")), "{out}");
+    assert!(error.contains("4 entries are kept"), "{error}");
+    let offline = ["audit", "verify", "--file", as_text(&copy)];
+    workstation.expect(0, &offline);
+    assert_eq!(workstation.expect(0, &["audit", "show", "--file", as_text(&copy)]).0.lines().count(), 5);
+    let key = hex::encode(identity().verifying_key().to_bytes());
+    workstation.expect(0, &[&offline[..], &["--node-key", &key]].concat());
+    let (_, error) = workstation.expect(13, &[&offline[..], &["--node-key", &"ab".repeat(32)]].concat());
+    assert!(error.contains("entry 0 was signed for another node"), "{error}");
+    let text = std::fs::read_to_string(&copy).unwrap();
+    for (from, to, says) in [
+        ("\"verb\": \"unpause\"", "\"verb\": \"pause\"", "entry 2 or 3 was altered"),
+        ("\"sequence\": 2", "\"sequence\": 7", "entries after 1 are missing"),
+        ("\"length\": 4", "\"length\": 5", "1 entries at the end are missing, from 4 on"),
+        ("\"code\": 10", "\"code\": 11", "the node did not sign the end"),
+        ("\"code\": 10", "\"code\": 99", "entry 3 has a result that no node writes"),
+    ] {
+        let changed = text.replacen(from, to, 1);
+        assert_ne!(changed, text, "{from}");
+        std::fs::write(&copy, changed).unwrap();
+        let (out, error) = workstation.expect(13, &offline);
+        assert!(out.contains("verdict   broken") && error.contains(says), "{says}: {out}{error}");
+    }
+    let mut value: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let signature = value["entries"][1]["signature"].as_str().unwrap().to_string();
+    value["entries"][2]["signature"] = signature.into();
+    std::fs::write(&copy, value.to_string()).unwrap();
+    assert!(workstation.expect(13, &offline).1.contains("entry 2 has a forged signature"));
+    std::fs::write(&copy, text.replace("\"version\": 1", "\"version\": 2")).unwrap();
+    workstation.expect(12, &offline);
+    std::fs::write(&copy, "{}").unwrap();
+    workstation.expect(2, &offline);
+    // A node that leaves out an entry of its own log.
+    node.state.lock().unwrap().log.remove(1);
+    let (out, _) = workstation.expect(13, &["audit", "verify"]);
+    assert!(out.contains("fault     entries after 0 are missing"), "{out}");
+}
+
+#[test]
+fn a_long_audit_log_comes_in_pages() {
+    let (node, workstation) = with_guest();
+    for _ in 0..150 {
+        workstation.expect(0, &["unpause", "web"]);
+        if node.state.lock().unwrap().log.len() > 70 {
+            break;
+        }
+    }
+    let (out, _) = workstation.expect(0, &["audit", "verify"]);
+    assert!(out.contains("entries   71 (0 to 70)\nverdict   intact"), "{out}");
+}
+
+#[test]
+fn a_dry_run_sends_and_changes_nothing() {
+    let node = FakeNode::start(&operator());
+    let workstation = Workstation::new(&node);
+    workstation.file("vmlinuz", "a kernel");
+    let file = workstation.file("web.vm", "name = \"web\"\nkernel = \"vmlinuz\"\nmemory = 64\n");
+    let (out, error) = workstation.expect(0, &["create", "--dry-run", as_text(&file), "memory=128"]);
+    assert_eq!(out, "web: create not done, this is a dry run\n");
+    assert!(error.contains("vmlinuz would be sent, 8 bytes"), "{error}");
+    assert!(node.state.lock().unwrap().blobs.is_empty());
+    workstation.expect(0, &["create", as_text(&file), "memory=128"]);
+    assert_eq!(node.state.lock().unwrap().guests[0].machine.memory_bytes, 128 << 20);
+    workstation.expect(4, &["create", "--dry-run", as_text(&file)]);
+    for verb in ["pause", "unpause", "shutdown", "reboot", "destroy"] {
+        let (out, _) = workstation.expect(0, &[verb, "-N", "web"]);
+        assert_eq!(out, format!("web: {verb} not done, this is a dry run\n"));
+        let (_, error) = workstation.expect(3, &[verb, "-N", "wbe"]);
+        assert_eq!(error, "error: wbe: no guest has that name or ID (did you mean web?)\n");
+    }
+    workstation.expect(0, &["node", "poweroff", "-N"]);
+    assert_eq!(node.state.lock().unwrap().guests.len(), 1);
+}
+
+#[test]
+fn exit_codes_have_their_page() {
+    let (node, workstation) = with_guest();
+    let (out, _) = workstation.expect(0, &["help", "exit-codes"]);
+    for code in (0..=13).chain([130]) {
+        assert!(out.lines().any(|line| line.trim_start().starts_with(&format!("{code}  "))), "{code}");
+    }
+    let (out, _) = workstation.expect(0, &["exit-codes", "-o", "name"]);
+    assert_eq!(out.lines().count(), 15);
+    node.state.lock().unwrap().pause = Duration::from_secs(3);
+    workstation.expect(7, &["--timeout", "1", "list"]);
+}
+
+#[test]
+fn completions_and_man_pages() {
+    let node = FakeNode::start(&operator());
+    let workstation = Workstation::new(&node);
+    for (shell, word) in
+        [("bash", "complete -F _redoubt"), ("zsh", "#compdef redoubt"), ("fish", "complete -c redoubt")]
+    {
+        assert!(workstation.expect(0, &["completions", shell]).0.contains(word), "{shell}");
+    }
+    let directory = workstation.directory.path().join("man");
+    let (out, _) = workstation.expect(0, &["man", as_text(&directory)]);
+    assert!(out.lines().count() > 20, "{out}");
+    let page = std::fs::read_to_string(directory.join("redoubt-audit-verify.1")).unwrap();
+    assert!(page.contains("\\-\\-save"), "{page}");
+}
