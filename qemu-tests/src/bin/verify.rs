@@ -122,11 +122,11 @@ fn end_to_end(program: &Path, only: Option<&str>, count: &mut Count) -> Result<(
     Ok(())
 }
 
-/// What a node says when QEMU's SVM has failed: 7.2 with several threads loses a
-/// guest in some hundred boots on a busy machine. It was seen to leave guest mode
-/// twice, which the node tells from a guest's own failure, and to lose a guest
-/// that the same image starts a hundred times on QEMU 10. Nothing else is a
-/// reason to try again.
+/// What a node says when QEMU's SVM may have failed: 7.2 with several threads loses
+/// about one guest in fifty boots on a busy machine. It was seen to leave guest mode
+/// twice, which the node tells from a guest's own failure; other triple faults are
+/// not explained yet. QEMU 10 lost none in 77 boots. Nothing else is a reason to
+/// try again.
 const EMULATOR_FAILED: [&str; 2] = ["the emulated processor lost its state", "triple fault at"];
 
 /// Whether a node said so since a scenario began.
