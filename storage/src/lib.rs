@@ -6,10 +6,15 @@
 //!
 //! Rules that hold for every session:
 //! - A request is acknowledged only after the target acknowledged all of it.
-//! - Loss of the target is a stall: requests wait and are retried for ever, with
-//!   jittered back-off of at most 5 s; `status` says so.
+//! - Loss of the target is a stall: requests wait and are retried with jittered
+//!   back-off of at most 5 s, for ever or until the volume's policy deadline, when they
+//!   fail; `status` says so.
 //! - A request that overlaps an unfinished one, where either writes, is held until
 //!   that one ends. Otherwise requests may finish in any order.
+//! - Where an old copy of a write could still land (a frame sent twice, a command left
+//!   behind on a lost path, a write of a guest that was reset) no new write starts.
+//! - Neighbouring requests may be joined; an error of a joint command is nobody's until
+//!   each was tried by itself. Limits hold requests back before they start.
 //! - A flush starts when every write submitted before it has been acknowledged, and
 //!   completes when the target says that they are durable.
 #![no_std]

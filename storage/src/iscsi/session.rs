@@ -240,13 +240,13 @@ impl Session {
     /// Whether a path may be given requests now.
     fn carries(&self, index: usize) -> bool {
         let Some(path) = self.paths.get(index) else { return false };
-        if !path.is_usable() || self.is_fencing() || path.tasks.len() >= ISCSI_COMMANDS_MAX {
+        if !path.is_ready() || self.is_fencing() || path.tasks.len() >= ISCSI_COMMANDS_MAX {
             return false;
         }
         match self.shared.config.policy {
             PathPolicy::Failover => index == self.active,
             PathPolicy::RoundRobin => {
-                let usable = self.paths.iter().filter(|path| path.is_usable());
+                let usable = self.paths.iter().filter(|path| path.is_ready());
                 usable.map(|path| path.tasks.len()).min().is_none_or(|least| path.tasks.len() <= least)
             }
         }
@@ -259,7 +259,7 @@ impl Session {
     /// After anything happened: is there a path to use, is anything of a lost path
     /// to be fenced off, does the volume stall?
     fn settle(&mut self) {
-        let usable = |path: &Path| path.is_usable();
+        let usable = |path: &Path| path.is_ready();
         if !self.paths.get(self.active).is_some_and(usable)
             && let Some(other) = self.paths.iter().position(usable)
         {

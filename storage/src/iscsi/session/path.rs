@@ -165,14 +165,10 @@ impl Path {
         alloc::format!("{}", self.redirect.unwrap_or(self.portal))
     }
 
-    /// Logged in, and the disk behind it is known to be ours.
+    /// Logged in, and the disk behind it is known to be ours. The target may have asked
+    /// for a pause all the same.
     pub(super) fn is_ready(&self) -> bool {
         self.state == State::Full && self.probe == Probe::Done
-    }
-
-    /// It can be given requests now, or after a pause that the target asked for.
-    pub(super) fn is_usable(&self) -> bool {
-        self.is_ready()
     }
 
     pub(super) fn is_connected(&self) -> bool {

@@ -60,7 +60,7 @@ impl Session {
 
     fn state(&self) -> VolumeState {
         let now_ns = self.shared.now_ns;
-        let active = self.paths.get(self.active).filter(|path| path.is_usable());
+        let active = self.paths.get(self.active).filter(|path| path.is_ready());
         match (active, self.shared.served) {
             (Some(path), _) if path.resume_ns > now_ns => VolumeState::Stalled,
             (Some(_), _) => VolumeState::Ready,
