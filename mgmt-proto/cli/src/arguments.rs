@@ -165,6 +165,20 @@ pub(crate) enum Command {
         /// Name or ID
         guest: String,
     },
+    /// Node and guests with what they use, live
+    Top(Top),
+    /// Serve counters of node and guests to Prometheus
+    Exporter {
+        /// Address and port to listen on
+        #[arg(long, default_value = "127.0.0.1:9741", value_name = "ADDR:PORT")]
+        listen: String,
+    },
+    /// Write facts, log and audit log of the nodes for a bug report, without secrets
+    Support {
+        /// File to make, a tar archive; a directory if it does not end in .tar
+        #[arg(long, default_value = "redoubt-support.tar")]
+        out: PathBuf,
+    },
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -300,4 +314,17 @@ pub(crate) struct Run {
     /// The verb with its arguments
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "VERB")]
     pub(crate) verb: Vec<String>,
+}
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Top {
+    /// Print instead of a live screen
+    #[arg(short, long)]
+    pub(crate) batch: bool,
+    /// Print so often and end; without, until interrupted
+    #[arg(short, long, value_name = "TIMES")]
+    pub(crate) count: Option<u64>,
+    /// Seconds between two looks
+    #[arg(short, long, default_value_t = 2, value_name = "SECONDS",
+        value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) delay: u64,
 }

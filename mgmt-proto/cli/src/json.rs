@@ -330,3 +330,9 @@ pub fn guest(facts: &GuestFacts) -> Guest {
 pub fn volume(found: &Found) -> Volume {
     Volume { volume: found.volume.clone(), server: found.server.clone(), details: found.details.clone() }
 }
+
+/// The JSON of a value on one line.
+#[must_use]
+pub fn line<T: Serialize + ?Sized>(value: &T) -> String {
+    serde_json::to_string(value).unwrap_or_else(|_| "null".into())
+}

@@ -9,6 +9,8 @@
 //! * [`vm_file`]: the description of a guest in a file;
 //! * [`blobs`]: kernels and initrds on the workstation;
 //! * [`audit`]: copies of a node's log of what was done, and their check;
+//! * [`top`]: what node and guests use; [`metrics`]: the same for Prometheus;
+//! * [`support`]: what a bug report needs;
 //! * [`answer`], [`table`], [`json`]: what is printed, and in which form;
 //! * [`exit`]: exit codes.
 //!
@@ -35,11 +37,14 @@ pub mod exit;
 pub mod fleet;
 pub mod json;
 pub mod known_nodes;
+pub mod metrics;
 pub mod nearest;
 pub mod rollout;
 pub mod session;
 pub mod settings;
+pub mod support;
 pub mod table;
+pub mod top;
 pub mod vm_file;
 
 pub use connection::Connection;

@@ -9,7 +9,7 @@ mod scope;
 
 use arguments::{Arguments, Audit, Command, Fleet, Node};
 use clap::Parser;
-use commands::{audit, console, create, fleet, generate, key, node};
+use commands::{audit, console, create, exporter, fleet, generate, key, node, support, top};
 use mgmt_proto::code::Failure;
 use scope::{Scope, print_answer, target, targets};
 use std::io::IsTerminal;
@@ -40,6 +40,8 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { directory } => print_answer(global, generate::man(directory)?),
         Command::ExitCodes => print_answer(global, generate::exit_codes()),
+        Command::Exporter { listen } => exporter::run(global, listen),
+        Command::Support { out } => support::run(global, out),
         Command::Fleet(Fleet::Status) => fleet::status(global),
         Command::Fleet(Fleet::Run(options)) => fleet::run(global, options),
         Command::Audit(
@@ -51,6 +53,11 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
 
 fn on_nodes(arguments: &Arguments, command: &Command) -> Result<(), Failure> {
     let global = &arguments.global;
+    if let Command::Top(options) = command
+        && let [target] = targets(global, None)?.nodes.as_slice()
+    {
+        return top::run(&Scope { global, target, dry_run: false }, options);
+    }
     if commands::is_for_many(command) {
         let targets = targets(global, None)?;
         return match targets.nodes.as_slice() {

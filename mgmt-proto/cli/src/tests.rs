@@ -1,7 +1,7 @@
 use crate::known_nodes::{self, Policy, Verdict};
 use crate::settings::Settings;
 use crate::vm_file::VmFile;
-use crate::{connection, exit, json, table};
+use crate::{connection, exit, json, support, table};
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::machine::{Action, Disk, Machine, NetworkCard};
 use mgmt_proto::verb::{DiskFacts, Found, GuestFacts, NodeFacts, State};
@@ -291,4 +291,22 @@ fn the_configuration_file() {
     assert_eq!(settings.context(Some("x")).unwrap_err().code, Code::NotFound);
     std::fs::write(&path, "colour = 1").unwrap();
     assert_eq!(Settings::load(&path).unwrap_err().code, Code::Usage);
+}
+
+#[test]
+fn secrets_are_withheld() {
+    for (given, clean) in [
+        ("chap_secret=abc x", "chap_secret=(withheld) x"),
+        ("login: Password:abc,user=me\n", "login: Password:(withheld),user=me\n"),
+        ("iscsi://me:abc@10.0.0.1/iqn.x/1 up", "iscsi://(withheld)@10.0.0.1/iqn.x/1 up"),
+        ("iscsi://10.0.0.1/iqn.x/1 up", "iscsi://10.0.0.1/iqn.x/1 up"),
+        ("password=", "password="),
+        ("é=1 ü", "é=1 ü"),
+        ("", ""),
+    ] {
+        assert_eq!(support::redacted(given), clean);
+    }
+    let value = serde_json::json!({ "cmdline": "pw", "disks": [{ "volume": "iscsi://a:b@c/d" }], "n": 1 });
+    let clean = serde_json::json!({ "cmdline": "(withheld), 2 bytes", "disks": [{ "volume": "iscsi://(withheld)@c/d" }], "n": 1 });
+    assert_eq!(support::redacted_value(value), clean);
 }

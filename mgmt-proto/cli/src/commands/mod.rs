@@ -3,12 +3,15 @@
 pub(crate) mod audit;
 pub(crate) mod console;
 pub(crate) mod create;
+pub(crate) mod exporter;
 pub(crate) mod fleet;
 pub(crate) mod generate;
 pub(crate) mod guest;
 pub(crate) mod key;
 pub(crate) mod node;
 pub(crate) mod storage;
+pub(crate) mod support;
+pub(crate) mod top;
 
 use crate::arguments::{Command, Node};
 use crate::scope::Scope;
@@ -34,9 +37,12 @@ pub(crate) fn is_for_many(command: &Command) -> bool {
         | Command::Shutdown { .. }
         | Command::Reboot { .. }
         | Command::Destroy { .. }
+        | Command::Top(_)
         | Command::InjectFault { .. } => true,
         Command::Key(_)
         | Command::Fleet(_)
+        | Command::Exporter { .. }
+        | Command::Support { .. }
         | Command::Completions { .. }
         | Command::Man { .. }
         | Command::ExitCodes => false,
@@ -59,9 +65,12 @@ pub(crate) fn perform(scope: &Scope<'_>, command: &Command) -> Result<Answer, Fa
         Command::Reboot { guest } => guest::act(scope, guest, Act::Reboot),
         Command::Destroy { guest } => guest::act(scope, guest, Act::Destroy),
         Command::Shutdown { guest, until_off, .. } => guest::shutdown(scope, guest.as_deref(), *until_off),
+        Command::Top(options) => top::once(scope, options),
         Command::InjectFault { fault } => node::inject_fault(scope, *fault),
         Command::Key(_)
         | Command::Fleet(_)
+        | Command::Exporter { .. }
+        | Command::Support { .. }
         | Command::Completions { .. }
         | Command::Man { .. }
         | Command::ExitCodes => Err(exit::usage("", "is for no node", "")),

@@ -9,3 +9,5 @@ mod many;
 mod one;
 #[cfg(test)]
 mod shapes;
+#[cfg(test)]
+mod watch;
