@@ -15,6 +15,7 @@ pub(crate) struct Arguments {
 }
 
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Options of every verb")]
 pub(crate) struct Global {
     /// The nodes: addresses with or without port, names and @groups of fleet.toml
     #[arg(short, long, global = true, env = "REDOUBT_NODE", value_name = "NODE", value_delimiter = ',')]
@@ -210,6 +211,9 @@ pub(crate) struct Console {
     /// Print what was written so far and leave
     #[arg(long)]
     pub(crate) once: bool,
+    /// Send nothing to the guest
+    #[arg(short, long)]
+    pub(crate) read_only: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -79,10 +79,18 @@ pub fn guests(connection: &mut Connection) -> Result<Vec<GuestFacts>, Failure> {
 /// # Errors
 /// [`Code::NotFound`], with the name that may have been meant.
 pub fn find(connection: &mut Connection, guest: &str) -> Result<GuestFacts, Failure> {
+    match connection.request(Request::Info { name: guest.into() }) {
+        Ok(Reply::Guests(mut found)) if found.len() == 1 => {
+            return found.pop().ok_or_else(|| connection.unexpected());
+        }
+        Ok(_) => return Err(connection.unexpected()),
+        Err(failure) if failure.code == Code::NotFound => {}
+        Err(failure) => return Err(failure),
+    }
     let guests = guests(connection)?;
-    let named = guests.iter().find(|facts| facts.machine.name == guest);
-    let numbered = || guest.parse().ok().and_then(|id: u32| guests.iter().find(|facts| facts.id == id));
-    named.or_else(numbered).cloned().ok_or_else(|| {
+    let number = guest.parse::<u32>().ok();
+    let numbered = number.and_then(|id| guests.iter().find(|facts| facts.id == id));
+    numbered.cloned().ok_or_else(|| {
         let names = guests.iter().map(|facts| facts.machine.name.as_str());
         let remedy = crate::nearest::remedy(guest, names, "see `redoubt list`");
         Failure::new(Code::NotFound, guest, "no guest has that name or ID", remedy)

@@ -51,7 +51,7 @@ pub(crate) fn attach(connection: &mut Connection, options: &Console) -> Result<(
         eprintln!("[{}; {} leaves]", options.guest, options.escape);
     }
     let raw = RawTerminal::enter()?;
-    let result = exchange(connection, &options.guest, terminal.then_some(escape));
+    let result = exchange(connection, options, terminal.then_some(escape));
     drop(raw);
     if terminal {
         eprintln!();
@@ -108,7 +108,8 @@ fn start_reader() -> Receiver<Vec<u8>> {
     receiver
 }
 
-fn exchange(connection: &mut Connection, guest: &str, escape: Option<u8>) -> Result<End, Failure> {
+fn exchange(connection: &mut Connection, options: &Console, escape: Option<u8>) -> Result<End, Failure> {
+    let guest = &options.guest;
     let input = start_reader();
     let mut input_open = true;
     let (mut from, mut seen) = (0, false);
@@ -123,7 +124,7 @@ fn exchange(connection: &mut Connection, guest: &str, escape: Option<u8>) -> Res
                 let pause = if bytes.is_empty() { POLL_PAUSE } else { Duration::ZERO };
                 let typed = wait_for_input(&input, &mut input_open, pause);
                 if let Some(bytes) = typed
-                    && !forward(connection, guest, &bytes, escape)?
+                    && !forward(connection, options, &bytes, escape)?
                 {
                     return Ok(End::Left);
                 }
@@ -156,14 +157,15 @@ fn wait_for_input(input: &Receiver<Vec<u8>>, open: &mut bool, pause: Duration) -
 /// Sends what was typed; false when it holds the key that leaves.
 fn forward(
     connection: &mut Connection,
-    guest: &str,
+    options: &Console,
     typed: &[u8],
     escape: Option<u8>,
 ) -> Result<bool, Failure> {
+    let guest = &options.guest;
     let end = typed.iter().position(|byte| Some(*byte) == escape);
     let bytes = typed.get(..end.unwrap_or(typed.len())).unwrap_or_default();
-    if !bytes.is_empty() {
-        let request = Request::ConsoleWrite { name: guest.into(), bytes: bytes.to_vec() };
+    if !bytes.is_empty() && !options.read_only {
+        let request = Request::ConsoleWrite { name: guest.clone(), bytes: bytes.to_vec() };
         match connection.request(request) {
             Ok(_) => {}
             Err(failure) if failure.code == Code::Conflict => eprint!("\r\n[{failure}]\r\n"),

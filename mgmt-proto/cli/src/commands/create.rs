@@ -46,7 +46,7 @@ pub(crate) fn create_and_attach(
     let (mut connection, guest, answer) = start(scope, file, overrides, paused)?;
     // The console has stdout to itself.
     eprint!("{}", answer.render(scope.global.output.into()));
-    console::attach(&mut connection, &Console { guest, escape: "^]".into(), once: false })
+    console::attach(&mut connection, &Console { guest, escape: "^]".into(), once: false, read_only: false })
 }
 
 fn start(

@@ -2,7 +2,7 @@
 
 use crate::scope::Scope;
 use mgmt_proto::code::{Code, Failure};
-use mgmt_proto::verb::{GuestFacts, Reply, Request, State};
+use mgmt_proto::verb::{GuestFacts, Request, State};
 use redoubt::answer::Answer;
 use redoubt::session::{find, guests};
 use redoubt::{Connection, json, table};
@@ -30,13 +30,8 @@ pub(crate) fn list(scope: &Scope<'_>) -> Result<Answer, Failure> {
 }
 
 pub(crate) fn info(scope: &Scope<'_>, guest: &str) -> Result<Answer, Failure> {
-    let mut connection = scope.open()?;
-    let name = find(&mut connection, guest)?.machine.name;
-    let Reply::Guests(guests) = connection.request(Request::Info { name })? else {
-        return Err(connection.unexpected());
-    };
-    let Some(facts) = guests.first() else { return Err(connection.unexpected()) };
-    Ok(Answer::lines(&json::guest(facts), &facts.machine.name, lines(facts)))
+    let facts = find(&mut scope.open()?, guest)?;
+    Ok(Answer::lines(&json::guest(&facts), &facts.machine.name, lines(&facts)))
 }
 
 fn lines(facts: &GuestFacts) -> String {

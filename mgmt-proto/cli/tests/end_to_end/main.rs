@@ -8,6 +8,8 @@ mod many;
 #[cfg(test)]
 mod one;
 #[cfg(test)]
+mod screen;
+#[cfg(test)]
 mod shapes;
 #[cfg(test)]
 mod watch;

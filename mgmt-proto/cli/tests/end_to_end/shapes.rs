@@ -2,6 +2,9 @@
 
 use crate::fake::{FakeNode, Workstation, as_text, identity, operator};
 use mgmt_proto::handshake::OperatorKey;
+use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Stdio;
 use std::time::Duration;
 
 fn with_guest() -> (FakeNode, Workstation) {
@@ -172,8 +175,22 @@ fn exit_codes_have_their_page() {
     }
     let (out, _) = workstation.expect(0, &["exit-codes", "-o", "name"]);
     assert_eq!(out.lines().count(), 15);
+    let file = workstation.directory.path().join("web.vm");
+    for code in 1..=13 {
+        let name = format!("code-{code}");
+        workstation.expect(0, &["create", as_text(&file), &format!("name={name}")]);
+        let (out, error) = workstation.expect(code, &["reboot", &name]);
+        assert_eq!((out.as_str(), error), ("", format!("error: {name}: as asked for\n")));
+    }
     node.state.lock().unwrap().pause = Duration::from_secs(3);
     workstation.expect(7, &["--timeout", "1", "list"]);
+    node.state.lock().unwrap().pause = Duration::ZERO;
+    // Shells make 130 of it.
+    let mut child = workstation.command(&["node", "log", "-f"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = [0; 4];
+    child.stdout.as_mut().unwrap().read_exact(&mut line).unwrap();
+    std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert_eq!(child.wait().unwrap().signal(), Some(2));
 }
 
 #[test]

@@ -1,0 +1,121 @@
+//! What a person sees in a terminal: transcripts of `top` and `console` in tmux.
+
+use crate::fake::{FakeNode, Workstation, as_text, operator};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// A terminal of 100 columns and 12 lines, of its own tmux server.
+struct Screen {
+    socket: PathBuf,
+}
+
+impl Screen {
+    /// None where there is no tmux.
+    fn new(workstation: &Workstation, arguments: &str) -> Option<Self> {
+        let screen = Self { socket: workstation.directory.path().join("tmux") };
+        let line = format!("{} {arguments}; echo left with $?; exec sleep 60", env!("CARGO_BIN_EXE_redoubt"));
+        let size = ["-x", "100", "-y", "12"];
+        let mut command = screen.command(&[&["new-session", "-d"], &size[..], &[&line]].concat());
+        command.env("XDG_CONFIG_HOME", workstation.directory.path()).env("REDOUBT_NODE", &workstation.node);
+        command.env("TERM", "xterm").env("LANG", "C.UTF-8").env("SHELL", "/bin/sh");
+        match command.status() {
+            Ok(status) => assert!(status.success(), "tmux does not start"),
+            Err(error) => {
+                eprintln!("skipped: tmux: {error}");
+                return None;
+            }
+        }
+        Some(screen)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("tmux");
+        command.args(["-f", "/dev/null", "-S", as_text(&self.socket)]).args(arguments);
+        command
+    }
+
+    fn seen(&self) -> String {
+        let output = self.command(&["capture-pane", "-p"]).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n").trim_end().to_string()
+    }
+
+    fn wait_for(&self, text: &str) -> String {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let seen = self.seen();
+            if seen.contains(text) {
+                return seen;
+            }
+            assert!(Instant::now() < deadline, "no {text:?} in:\n{seen}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn press(&self, keys: &[&str]) {
+        assert!(self.command(&[&["send-keys"], keys].concat()).status().unwrap().success());
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        let _ = self.command(&["kill-server"]).status();
+    }
+}
+
+fn with_guest() -> (FakeNode, Workstation) {
+    let node = FakeNode::start(&operator());
+    let workstation = Workstation::new(&node);
+    workstation.file("vmlinuz", "a kernel");
+    let file = workstation.file("web.vm", "name = \"web\"\nkernel = \"vmlinuz\"\nmemory = 64\n");
+    workstation.expect(0, &["create", as_text(&file)]);
+    workstation.expect(0, &["create", as_text(&file), "name=db", "memory=128"]);
+    (node, workstation)
+}
+
+#[test]
+fn top_in_a_terminal() {
+    let (node, workstation) = with_guest();
+    let Some(screen) = Screen::new(&workstation, "top -d 1") else { return };
+    let seen = screen.wait_for("25.0");
+    let lines: Vec<&str> = seen.lines().collect();
+    assert!(lines[0].starts_with(&format!("{}  up 00:00:0", node.address)), "{seen}");
+    assert!(lines[0].ends_with("2 CPUs, 50.0 % used  1024 MiB, 512 free, dom0 0  2 guests"), "{seen}");
+    let headers =
+        "NAME  STATE   CPU(sec)  CPU(%)  MEM(k)  MAXMEM(k)  VCPUS  EXITS/s  NETRX/s  NETTX/s  VBD_RD/s";
+    assert_eq!(lines[1], headers);
+    assert!(lines[2].starts_with("db    r-----       "), "{seen}");
+    assert!(
+        lines[2].ends_with("    25.0       0     131072      1       10        1        2         0"),
+        "{seen}"
+    );
+    assert!(lines[3].starts_with("web   r-----       "), "{seen}");
+    assert_eq!(lines[11], "q leaves; sort by c CPU, m memory, n name");
+
+    screen.press(&["q"]);
+    let seen = screen.wait_for("left with 0");
+    assert!(!seen.contains("CPU(sec)"), "the screen from before is back: {seen}");
+}
+
+#[test]
+fn the_console_in_a_terminal() {
+    let (node, workstation) = with_guest();
+    let Some(screen) = Screen::new(&workstation, "console web") else { return };
+    screen.wait_for("[web; ^] leaves]\nlogin:");
+    screen.press(&["root", "Enter"]);
+    screen.wait_for("login: root");
+    screen.press(&["C-]"]);
+    screen.wait_for("left with 0");
+    assert_eq!(node.state.lock().unwrap().typed, b"root\r");
+}
+
+#[test]
+fn a_console_that_is_only_read() {
+    let (node, workstation) = with_guest();
+    let Some(screen) = Screen::new(&workstation, "console -r web") else { return };
+    screen.wait_for("login:");
+    screen.press(&["root", "Enter", "C-]"]);
+    screen.wait_for("left with 0");
+    assert!(node.state.lock().unwrap().typed.is_empty());
+}
