@@ -79,6 +79,10 @@ pub struct Guest<M> {
     /// When it is given up if its disks are not there. Only a new guest is: one
     /// that starts again waits for its storage for ever.
     pub start_deadline_ns: Option<u64>,
+    /// When it may start: later for one that ends soon after each start.
+    pub not_before_ns: u64,
+    /// Restarts in a row after short runs.
+    pub short_runs: u32,
     console_read: u64,
     uart_read: u64,
     /// Devices that rang and were not served dry, one bit each.
@@ -101,6 +105,8 @@ impl<M> Guest<M> {
             created_ns,
             start_paused,
             start_deadline_ns: Some(created_ns.saturating_add(START_TIMEOUT_NS)),
+            not_before_ns: 0,
+            short_runs: 0,
             console_read: 0,
             uart_read: 0,
             work: 0,

@@ -20,6 +20,21 @@ use crate::node::volumes::parse;
 /// First bytes of what is kept for a guest across dom0's restart.
 const RECORD_MAGIC: [u8; 8] = *b"REDOVM01";
 
+/// A guest that ends sooner than this after its start is not restarted at once for
+/// ever.
+const SHORT_RUN_NS: u64 = 60_000_000_000;
+/// The longest pause before a restart.
+const RESTART_PAUSE_MAX_NS: u64 = 60_000_000_000;
+
+/// How long to wait before a restart after so many short runs in a row: nothing
+/// after the first, then 1 s, doubled each time.
+fn restart_pause_ns(short_runs: u32) -> u64 {
+    match short_runs.checked_sub(2) {
+        None => 0,
+        Some(more) => (1_000_000_000_u64 << more.min(6)).min(RESTART_PAUSE_MAX_NS),
+    }
+}
+
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Lists guests and blobs of an earlier dom0. Their CPUs ran on; their devices
     /// are not served until they are started again.
@@ -162,16 +177,23 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// When a guest that waits for its disks is given up.
     pub(super) fn next_start_deadline(&self) -> Option<u64> {
         let waiting = self.guests.iter().filter(|guest| guest.life == Life::Connecting);
-        waiting.filter_map(|guest| guest.start_deadline_ns).min()
+        // A start that is held back, or one that is given up when its time is over.
+        waiting
+            .filter_map(|guest| Some(guest.not_before_ns).filter(|at| *at != 0).or(guest.start_deadline_ns))
+            .min()
     }
 
     /// Starts guests whose disks are there, gives up those whose are not.
     pub(super) fn settle_starts(&mut self, now_ns: u64) {
         let mut index = 0;
         while let Some(guest) = self.guests.get_mut(index) {
-            if guest.life != Life::Connecting {
+            if guest.life != Life::Connecting || now_ns < guest.not_before_ns {
                 index += 1;
                 continue;
+            }
+            // The pause is no part of its run.
+            if core::mem::take(&mut guest.not_before_ns) != 0 {
+                guest.created_ns = now_ns;
             }
             let number = guest.number;
             let outcome = match self.volumes.sectors(number) {
@@ -268,7 +290,15 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 guest.end(&mut self.hypervisor, if how == Life::Started { Life::Off } else { how });
                 self.volumes.forget_all(number);
             }
-            Action::Restart => self.restart(index, now_ns),
+            Action::Restart => {
+                let ran_ns = now_ns.saturating_sub(guest.created_ns);
+                let short_runs = if ran_ns < SHORT_RUN_NS { guest.short_runs.saturating_add(1) } else { 0 };
+                let pause_ns = restart_pause_ns(short_runs);
+                self.restart(index, now_ns);
+                if let Some(guest) = self.guests.get_mut(index) {
+                    (guest.short_runs, guest.not_before_ns) = (short_runs, now_ns.saturating_add(pause_ns));
+                }
+            }
         }
     }
 
@@ -283,6 +313,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         guest.created_ns = now_ns;
         guest.start_deadline_ns = None;
         guest.start_paused = false;
+        (guest.short_runs, guest.not_before_ns) = (0, 0);
         self.volumes.forget_all(number);
         // A guest that an earlier dom0 started has neither disks nor cards here.
         let machine = guest.machine.clone();

@@ -2,6 +2,7 @@
 
 use alloc::string::ToString;
 use alloc::vec;
+use alloc::vec::Vec;
 
 use hv_abi::domain::{STATE_PAUSED, STATE_RUNNING};
 use hv_abi::event::{self, Event};
@@ -214,4 +215,33 @@ fn nothing_happens_means_nothing_runs() {
     let before = world.turns;
     world.run(30 * SECOND);
     assert!(world.turns - before < 60, "{} turns", world.turns - before);
+}
+
+#[test]
+fn a_guest_that_keeps_failing_is_restarted_ever_more_slowly() {
+    let mut world = World::new(27);
+    let (mut session, machine) = world.ready();
+    let mut machine = sibling(&machine, "loop", 1);
+    machine.on_crash = Action::Restart;
+    world.create(session, &machine);
+    let mut pauses = Vec::new();
+    for _ in 0..9 {
+        let id = world.facts(session, "loop").unwrap().id;
+        world.hypervisor.crash(id);
+        let crashed_ns = world.now_ns;
+        world.events.push(Event { kind: event::DOMAIN, domain: id, ..Event::default() });
+        // The old domain goes at once, the new one comes after the pause.
+        while !world.hypervisor.guests().iter().any(|guest| *guest != id) {
+            world.run(SECOND / 2);
+            assert!(world.now_ns - crashed_ns < 100 * SECOND, "not started again");
+        }
+        pauses.push((world.now_ns - crashed_ns) / SECOND);
+        session = world.connect(Who::Admin);
+    }
+    assert_eq!(pauses, [0, 1, 2, 4, 8, 16, 32, 60, 60]);
+    // An operator who asks does not wait.
+    let id = world.facts(session, "loop").unwrap().id;
+    world.done(session, &Request::Reboot { name: "loop".to_string() });
+    world.run(SECOND);
+    assert_ne!(world.facts(session, "loop").unwrap().id, id);
 }
