@@ -29,3 +29,5 @@ pub mod verb;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vectors;
