@@ -23,8 +23,9 @@ pub(crate) struct Global {
     /// Fleet file [default: ~/.config/redoubt/fleet.toml]
     #[arg(long, global = true, env = "REDOUBT_FLEET", value_name = "FILE")]
     pub(crate) fleet: Option<PathBuf>,
-    /// Private key to sign with [default: ~/.config/redoubt/operator.key]
-    #[arg(short, long, global = true, env = "REDOUBT_IDENTITY", value_name = "KEYFILE")]
+    /// Private key to sign with: a file, or `agent`, `agent:COMMENT`, `agent:FINGERPRINT`
+    /// for one in the ssh-agent [default: ~/.config/redoubt/operator.key]
+    #[arg(short, long, global = true, env = "REDOUBT_IDENTITY", value_name = "KEY")]
     pub(crate) identity: Option<PathBuf>,
     /// Context of the configuration file to use
     #[arg(long, global = true, env = "REDOUBT_CONTEXT", value_name = "NAME")]
@@ -234,6 +235,10 @@ pub(crate) enum Key {
         #[arg(long)]
         dir: Option<PathBuf>,
     },
+    /// Public keys at hand: in ~/.config/redoubt and in the ssh-agent
+    List,
+    /// The public key of the identity, as a line for node.toml
+    Show,
 }
 
 #[derive(Debug, Subcommand)]

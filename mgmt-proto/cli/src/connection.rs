@@ -1,10 +1,9 @@
 //! A session with a node over TCP, blocking.
 
 use crate::{blobs, exit};
-use ed25519_dalek::SigningKey;
 use mgmt_proto::client::{Client, Connecting};
 use mgmt_proto::code::{Code, Failure};
-use mgmt_proto::handshake::{ANSWER_BYTES, PeerFault};
+use mgmt_proto::handshake::{ANSWER_BYTES, OperatorKey, PeerFault};
 use mgmt_proto::limits::{BLOB_BYTES, BLOB_CHUNK_BYTES};
 use mgmt_proto::machine::Digest;
 use mgmt_proto::manifest::DEFAULT_PORT;
@@ -28,7 +27,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 pub struct Connection {
     stream: TcpStream,
     client: Client,
-    key: SigningKey,
+    key: Box<dyn OperatorKey + Send>,
     address: String,
     answer_timeout: Duration,
 }
@@ -53,7 +52,11 @@ impl Connection {
     ///
     /// # Errors
     /// [`Code::Unreachable`] or [`Code::Refused`].
-    pub fn open(address: &str, key: &SigningKey, expected_node: Option<&[u8; 32]>) -> Result<Self, Failure> {
+    pub fn open<K: OperatorKey + Clone + Send + 'static>(
+        address: &str,
+        key: &K,
+        expected_node: Option<&[u8; 32]>,
+    ) -> Result<Self, Failure> {
         Self::open_within(address, key, expected_node, CONNECT_TIMEOUT)
     }
 
@@ -62,9 +65,9 @@ impl Connection {
     ///
     /// # Errors
     /// As [`Self::open`], of the last attempt.
-    pub fn wait_for(
+    pub fn wait_for<K: OperatorKey + Clone + Send + 'static>(
         address: &str,
-        key: &SigningKey,
+        key: &K,
         expected_node: Option<&[u8; 32]>,
         timeout: Duration,
     ) -> Result<Self, Failure> {
@@ -89,9 +92,9 @@ impl Connection {
     ///
     /// # Errors
     /// As [`Self::open`].
-    pub fn open_within(
+    pub fn open_within<K: OperatorKey + Clone + Send + 'static>(
         address: &str,
-        key: &SigningKey,
+        key: &K,
         expected_node: Option<&[u8; 32]>,
         timeout: Duration,
     ) -> Result<Self, Failure> {
@@ -99,7 +102,7 @@ impl Connection {
         let deadline = Instant::now() + timeout;
         let mut stream = connect(&address, deadline)?;
         let seed = keys::random::bytes::<32>().map_err(|error| exit::key(&error))?;
-        let connecting = Connecting::new(key, *seed).map_err(|fault| peer_fault(&address, fault))?;
+        let connecting = Connecting::new(key, *seed).map_err(own_fault)?;
         let mut answer = [0; ANSWER_BYTES];
         let exchanged = set_timeouts(&stream, deadline)
             .and_then(|()| stream.write_all(connecting.hello()))
@@ -118,7 +121,7 @@ impl Connection {
                 "this is another node, or somebody in between",
             ));
         }
-        Ok(Self { stream, client, key: key.clone(), address, answer_timeout: ANSWER_TIMEOUT })
+        Ok(Self { stream, client, key: Box::new(key.clone()), address, answer_timeout: ANSWER_TIMEOUT })
     }
 
     /// Sets how long an answer may take.
@@ -149,8 +152,7 @@ impl Connection {
     /// # Errors
     /// The node's own failure, or what happened on the way to it.
     pub fn request(&mut self, request: Request) -> Outcome {
-        let bytes =
-            self.client.command(&self.key, &request).map_err(|fault| peer_fault(&self.address, fault))?;
+        let bytes = self.client.command(self.key.as_ref(), &request).map_err(own_fault)?;
         self.send(&bytes)?;
         self.outcome()
     }
@@ -334,4 +336,17 @@ fn broken(address: &str, error: &std::io::Error) -> Failure {
 fn peer_fault(address: &str, fault: PeerFault) -> Failure {
     let code = if fault == PeerFault::Version { Code::Version } else { Code::Refused };
     Failure::new(code, address, format!("the other end {fault}"), "")
+}
+
+/// What goes wrong before anything is sent.
+fn own_fault(fault: PeerFault) -> Failure {
+    match fault {
+        PeerFault::Length => exit::usage("", "the request is too long", "ask for less"),
+        _ => Failure::new(
+            Code::Refused,
+            "",
+            "the operator's key could not sign",
+            "does the agent still hold the key, and allow its use?",
+        ),
+    }
 }

@@ -3,6 +3,7 @@
 //!
 //! * [`session`]: from a node that is meant to a session with it;
 //! * [`connection`]: a session over TCP;
+//! * [`agent`]: keys in files and in an ssh-agent;
 //! * [`fleet`]: nodes, groups and their keys; [`rollout`]: one verb on many nodes;
 //! * [`known_nodes`]: which key a node had last time;
 //! * [`settings`]: the operator's configuration file;
@@ -29,6 +30,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod answer;
 pub mod audit;
 pub mod blobs;

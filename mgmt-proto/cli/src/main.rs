@@ -36,7 +36,7 @@ fn say_error(text: &str) {
 fn run(arguments: &Arguments) -> Result<(), Failure> {
     let global = &arguments.global;
     match &arguments.command {
-        Command::Key(verb) => print_answer(global, key::run(verb)?),
+        Command::Key(verb) => print_answer(global, key::run(global, verb)?),
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { directory } => print_answer(global, generate::man(directory)?),
         Command::ExitCodes => print_answer(global, generate::exit_codes()),

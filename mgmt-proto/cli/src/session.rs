@@ -1,7 +1,7 @@
 //! From a node that is meant to a session with it and nobody else.
 
+use crate::agent::Identity;
 use crate::connection::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, Connection};
-use crate::exit;
 use crate::fleet::Target;
 use crate::known_nodes::{self, Policy, Verdict};
 use mgmt_proto::code::{Code, Failure};
@@ -30,7 +30,7 @@ pub struct Access {
 /// # Errors
 /// [`Code::Unreachable`], [`Code::Refused`], failures of files.
 pub fn open(target: &Target, access: &Access, talk: &dyn Fn(&str)) -> Result<Connection, Failure> {
-    let key = keys::secret::load(&target.identity).map_err(|error| exit::key(&error))?;
+    let key = Identity::open(&target.identity)?;
     let (address, pinned) = (&target.address, target.node_key.as_ref());
     let opened = if access.wait {
         Connection::wait_for(address, &key, pinned, access.timeout.unwrap_or(WAIT_TIMEOUT))

@@ -1,10 +1,14 @@
 //! `redoubt key`.
 
-use crate::arguments::Key;
+use crate::arguments::{Global, Key};
 use keys::{Existing, KeyError, PublicKey};
 use mgmt_proto::code::Failure;
+use mgmt_proto::handshake::OperatorKey;
+use redoubt::agent::{self, Identity};
 use redoubt::answer::{Answer, Text};
-use redoubt::{exit, settings};
+use redoubt::exit;
+use redoubt::settings::{self, Settings};
+use redoubt::table::Table;
 use serde::Serialize;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -18,23 +22,89 @@ struct Made {
     fingerprint: String,
 }
 
-pub(crate) fn run(verb: &Key) -> Result<Answer, Failure> {
-    let Key::Init { dir } = verb;
-    let directory = dir.clone().unwrap_or_else(settings::directory);
+#[derive(Serialize)]
+struct Found {
+    name: String,
+    source: String,
+    public_key: String,
+    fingerprint: String,
+}
+
+impl Found {
+    fn new(source: &str, key: &PublicKey) -> Self {
+        Self {
+            name: key.comment.clone(),
+            source: source.into(),
+            public_key: key.to_string(),
+            fingerprint: key.fingerprint(),
+        }
+    }
+}
+
+pub(crate) fn run(global: &Global, verb: &Key) -> Result<Answer, Failure> {
+    match verb {
+        Key::Init { dir } => init(&dir.clone().unwrap_or_else(settings::directory)),
+        Key::List => list(),
+        Key::Show => show(global),
+    }
+}
+
+/// Every public key at hand.
+fn list() -> Result<Answer, Failure> {
+    let mut found = Vec::new();
+    let entries = std::fs::read_dir(settings::directory()).into_iter().flatten().filter_map(Result::ok);
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    paths.sort();
+    for path in paths.iter().filter(|path| path.extension().is_some_and(|ending| ending == "pub")) {
+        let key = PublicKey::load(path).map_err(|error| exit::key(&error))?;
+        found.push(Found::new(&path.display().to_string(), &key));
+    }
+    if let Ok(socket) = agent::socket() {
+        for key in agent::list(&socket)? {
+            found.push(Found::new("agent", &PublicKey { bytes: key.public, comment: key.comment }));
+        }
+    }
+    let mut table = Table::new(&["Name", "Fingerprint", "Source"]);
+    for key in &found {
+        table.push(vec![key.name.clone(), key.fingerprint.clone(), key.source.clone()]);
+    }
+    let names = found.iter().map(|key| key.fingerprint.clone()).collect();
+    Ok(Answer::table(&found, names, table))
+}
+
+/// The key that commands are signed with.
+fn show(global: &Global) -> Result<Answer, Failure> {
+    let directory = settings::directory();
+    let context = Settings::load(&directory.join("config.toml"))?.context(global.context.as_deref())?;
+    let path = global.identity.clone().or(context.identity);
+    let path = path.unwrap_or_else(|| directory.join("operator.key"));
+    let (bytes, comment) = match Identity::open(&path)? {
+        Identity::Agent(key) => (key.public, key.comment),
+        Identity::File(key) => {
+            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            (key.public(), name)
+        }
+    };
+    let key = PublicKey { bytes, comment };
+    let found = Found::new(&path.display().to_string(), &key);
+    Ok(Answer::lines(&found, &found.fingerprint, format!("{key}\n")))
+}
+
+fn init(directory: &Path) -> Result<Answer, Failure> {
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
-        .create(&directory)
-        .map_err(|error| exit::file(&directory, &error))?;
+        .create(directory)
+        .map_err(|error| exit::file(directory, &error))?;
     // All or nothing: look first.
     for name in ["owner", "operator"] {
-        for path in paths(&directory, name) {
+        for path in paths(directory, name) {
             if path.symlink_metadata().is_ok() {
                 return Err(exit::key(&KeyError::Exists(path)));
             }
         }
     }
-    let made = [make(&directory, "owner")?, make(&directory, "operator")?];
+    let made = [make(directory, "owner")?, make(directory, "operator")?];
     eprintln!("note: keep owner.key offline; put operator.key.pub into node.toml and seal an image:");
     eprintln!("      image-builder seal --image IN --out OUT --owner owner.key node.toml");
     let names = made.iter().map(|key| key.path.clone()).collect();

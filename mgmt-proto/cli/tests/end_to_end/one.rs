@@ -10,7 +10,7 @@ use mgmt_proto::verb::{Reply, Request};
 use redoubt::Connection;
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
 #[test]
@@ -204,4 +204,62 @@ fn keys_are_made_once_and_never_shown() {
         assert!(!out.contains(&secret) && !error.contains(&secret));
     }
     workstation.expect(4, &["key", "init", "--dir", as_text(&directory)]);
+}
+
+/// An OpenSSH agent, ended with the test.
+struct Agent(std::process::Child);
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_key_in_an_ssh_agent_signs() {
+    let stranger = FakeNode::start(&operator());
+    let mut workstation = Workstation::new(&stranger);
+    let path = |name: &str| workstation.directory.path().join(name);
+    let (socket, file) = (path("agent.sock"), path("id"));
+    let command = |program: &str, arguments: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(arguments).env("SSH_AUTH_SOCK", &socket).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    };
+    let agent = match command("ssh-agent", &["-D", "-a", as_text(&socket)]).spawn() {
+        Ok(child) => Agent(child),
+        Err(error) => {
+            eprintln!("skipped: ssh-agent: {error}");
+            return;
+        }
+    };
+    let keygen = ["-q", "-t", "ed25519", "-N", "", "-C", "me@here", "-f", as_text(&file)];
+    assert!(command("ssh-keygen", &keygen).status().unwrap().success());
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !socket.exists() && std::time::Instant::now() < deadline {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert!(command("ssh-add", &["-q", as_text(&file)]).status().unwrap().success());
+    let run = |workstation: &Workstation, arguments: &[&str]| {
+        let output = workstation.command(arguments).env("SSH_AUTH_SOCK", &socket).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (_, line, _) = run(&workstation, &["-i", "agent", "key", "show"]);
+    let public = keys::PublicKey::parse(&line, "key show").unwrap();
+    assert_eq!(public.comment, "me@here");
+    let (_, table, _) = run(&workstation, &["key", "list"]);
+    assert!(table.contains(&format!("me@here  {}  agent", public.fingerprint())), "{table}");
+    let node = FakeNode::trusting(public.bytes);
+    workstation.node = node.address.clone();
+    let named = format!("agent:{}", public.fingerprint());
+    for identity in ["agent", "agent:me@here", &named] {
+        assert_eq!(run(&workstation, &["-i", identity, "node", "log"]).1, "one\ntwo\n");
+    }
+    assert_eq!(run(&workstation, &["node", "log"]).0, Some(5), "the file's key is a stranger here");
+    assert_eq!(run(&workstation, &["-i", "agent:other", "list"]).0, Some(3));
+    drop(agent);
+    assert_eq!(run(&workstation, &["-i", "agent", "list"]).0, Some(3));
+    assert_eq!(workstation.run(&["-i", "agent", "list"]).status.code(), Some(3), "no SSH_AUTH_SOCK");
 }
