@@ -13,6 +13,7 @@ use redoubt::fleet::Target;
 use redoubt::json;
 use redoubt::rollout::{self, Ending, NodeResult, Plan};
 use redoubt::table::{self, Table};
+use std::ffi::OsStr;
 use std::io::IsTerminal;
 
 /// Nodes at a time unless told otherwise.
@@ -95,21 +96,32 @@ pub(crate) fn run(global: &Global, run: &Run) -> Result<(), Failure> {
     print_answer(&global, answer)
 }
 
+/// What was said after the verb counts more, unless it only is what the environment
+/// says to both.
+fn later<T: Clone + AsRef<OsStr>>(outer: Option<&T>, inner: Option<&T>, variable: &str) -> Option<T> {
+    let everywhere = std::env::var_os(variable);
+    let said = inner.filter(|inner| Some((*inner).as_ref()) != everywhere.as_deref());
+    said.or(outer).or(inner).cloned()
+}
+
 /// Options may be before the verb that is run, or after it.
 fn joined(outer: &Global, inner: &Global) -> Global {
-    let output = if inner.output == FormName::Table { outer.output } else { inner.output };
+    let words = |global: &Global| Some(global.node.join(",")).filter(|words| !words.is_empty());
+    let nodes = later(words(outer).as_ref(), words(inner).as_ref(), "REDOUBT_NODE");
     Global {
-        // REDOUBT_NODE is in both.
-        node: if outer.node.is_empty() { inner.node.clone() } else { outer.node.clone() },
+        node: nodes.iter().flat_map(|words| words.split(',')).map(Into::into).collect(),
+        fleet: later(outer.fleet.as_ref(), inner.fleet.as_ref(), "REDOUBT_FLEET"),
+        identity: later(outer.identity.as_ref(), inner.identity.as_ref(), "REDOUBT_IDENTITY"),
+        context: later(outer.context.as_ref(), inner.context.as_ref(), "REDOUBT_CONTEXT"),
         timeout: inner.timeout.or(outer.timeout),
         wait: inner.wait || outer.wait,
-        output,
+        output: if inner.output == FormName::Table { outer.output } else { inner.output },
         dry_run: inner.dry_run || outer.dry_run,
         yes: inner.yes || outer.yes,
         verbose: inner.verbose || outer.verbose,
         accept_new_key: inner.accept_new_key || outer.accept_new_key,
         fresh_identity: inner.fresh_identity || outer.fresh_identity,
-        ..outer.clone()
+        node_key: inner.node_key.clone().or_else(|| outer.node_key.clone()),
     }
 }
 

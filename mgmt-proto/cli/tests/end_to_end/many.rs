@@ -110,6 +110,25 @@ fn a_failed_canary_stops_the_rest() {
 }
 
 #[test]
+fn options_may_be_before_the_verb_that_is_run_or_after_it() {
+    let rack = Rack::with_guests(3);
+    let count = |arguments: &[&str]| rack.workstation.expect(0, arguments).0.lines().count() - 1;
+    assert_eq!(count(&["fleet", "run", "list"]), 3, "what REDOUBT_NODE says");
+    assert_eq!(count(&["fleet", "run", "-n", "n1", "list"]), 1);
+    assert_eq!(count(&["fleet", "run", "list", "-n", "n1,n2"]), 2);
+    let none = rack.workstation.directory.path().join("none.key");
+    for arguments in
+        [["fleet", "run", "-i", as_text(&none), "list"], ["fleet", "run", "list", "-i", as_text(&none)]]
+    {
+        let (out, _) = rack.workstation.expect(8, &arguments);
+        assert_eq!(out.matches("redoubt key init").count(), 3, "{out}");
+    }
+    let (out, _) = rack.workstation.expect(0, &["fleet", "run", "pause", "web", "-N", "-o", "yaml"]);
+    assert_eq!(out.matches("    status: dry-run\n").count(), 3, "{out}");
+    assert_eq!(rack.states(), [State::Running; 3]);
+}
+
+#[test]
 fn what_ends_guests_on_several_nodes_is_a_dry_run_first() {
     let rack = Rack::with_guests(3);
     let (out, error) = rack.workstation.expect(0, &["destroy", "web"]);

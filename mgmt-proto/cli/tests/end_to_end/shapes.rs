@@ -73,6 +73,49 @@ fn the_shapes_stay() {
     assert!(error.contains("lines or json"), "{error}");
 }
 
+fn fields(value: &serde_json::Value) -> String {
+    value.as_object().unwrap().keys().cloned().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn the_fields_stay_in_their_order() {
+    let (_node, workstation) = with_guest();
+    let of = |arguments: &[&str]| -> serde_json::Value {
+        let (out, _) = workstation.expect(0, &[&["-o", "json"], arguments].concat());
+        serde_json::from_str(&out).unwrap()
+    };
+    assert_eq!(
+        fields(&of(&["node", "info"])),
+        "node node_key version image_sha256 image_bytes cpus memory_bytes memory_free_bytes hypervisor_bytes \
+         dom0_bytes uptime_ns dom0_starts mac address guests fresh_identity tsc_khz"
+    );
+    assert_eq!(fields(&of(&["node", "log"])), "source next lines");
+    let audit = of(&["audit", "show"]);
+    assert_eq!(fields(&audit), "format version node node_key oldest head entries");
+    assert_eq!(fields(&audit["head"]), "length digest signature");
+    assert_eq!(
+        fields(&audit["entries"][0]),
+        "sequence at_ns operator verb object result code node boot_nonce session counter request signature previous"
+    );
+    let report = "node node_key verdict fault entries first length operators";
+    assert_eq!(fields(&of(&["audit", "verify"])), report);
+    assert_eq!(fields(&of(&["fleet", "run", "list"])[0]), "node result code error elapsed_ms answer");
+    assert_eq!(fields(&of(&["fleet", "status"])[0]["answer"]), fields(&of(&["node", "info"])));
+    let top = of(&["top", "-b", "-c", "1", "-d", "1"]);
+    assert_eq!(
+        fields(&top),
+        "node uptime_ns cpus memory_bytes memory_free_bytes dom0_bytes dom0_starts cpu_permille guests"
+    );
+    assert_eq!(
+        fields(&top["guests"][0]),
+        "name id flags cpu_time_ns cpu_permille populated_bytes memory_bytes vcpus exits_per_second \
+         frames_received_per_second frames_sent_per_second reads_per_second writes_per_second \
+         bytes_read_per_second bytes_written_per_second stalled_ms"
+    );
+    assert_eq!(fields(&of(&["key", "show"])), "name source public_key fingerprint");
+    assert_eq!(fields(&of(&["exit-codes"])[0]), "code meaning");
+}
+
 #[test]
 fn the_audit_log_is_shown_and_checked() {
     let (node, workstation) = with_guest();
