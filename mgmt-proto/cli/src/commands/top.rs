@@ -14,6 +14,9 @@ use redoubt::top::{HEADERS, Order, Sample, Screen};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+/// How long a look may take on the live screen, unless told otherwise.
+const LIVE_TIMEOUT_SECONDS: u64 = 5;
+
 /// Two looks at one node.
 pub(crate) fn once(scope: &Scope<'_>, options: &Top) -> Result<Answer, Failure> {
     let mut connection = scope.open()?;
@@ -56,6 +59,10 @@ struct View {
 }
 
 fn show(scope: &Scope<'_>, options: &Top) -> Result<(), Failure> {
+    // Keys wait while the node is asked: not for long.
+    let mut global = scope.global.clone();
+    global.timeout.get_or_insert(LIVE_TIMEOUT_SECONDS);
+    let scope = &Scope { global: &global, target: scope.target, dry_run: false };
     let mut connection = scope.open()?;
     let first = Sample::take(&mut connection)?;
     let mut terminal = ratatui::try_init().map_err(|error| terminal_failure(&error))?;
@@ -180,7 +187,7 @@ fn draw(frame: &mut Frame<'_>, view: &View) {
         middle,
     );
     let (text, style) = match &view.trouble {
-        Some(trouble) => (format!("{trouble}; trying again"), Style::new().fg(Color::Red)),
+        Some(trouble) => (format!("trying again: {trouble}"), Style::new().fg(Color::Red)),
         None => {
             ("q leaves; sort by c CPU, m memory, n name".into(), Style::new().add_modifier(Modifier::DIM))
         }

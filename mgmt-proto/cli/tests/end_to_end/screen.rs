@@ -77,7 +77,7 @@ fn with_guest() -> (FakeNode, Workstation) {
 #[test]
 fn top_in_a_terminal() {
     let (node, workstation) = with_guest();
-    let Some(screen) = Screen::new(&workstation, "top -d 1") else { return };
+    let Some(screen) = Screen::new(&workstation, "top -d 1 --timeout 1") else { return };
     let seen = screen.wait_for("25.0");
     let lines: Vec<&str> = seen.lines().collect();
     assert!(lines[0].starts_with(&format!("{}  up 00:00:0", node.address)), "{seen}");
@@ -93,6 +93,12 @@ fn top_in_a_terminal() {
     assert!(lines[3].starts_with("web   r-----       "), "{seen}");
     assert_eq!(lines[11], "q leaves; sort by c CPU, m memory, n name");
 
+    // The node does not answer for a while: the screen says so and goes on.
+    node.state.lock().unwrap().pause = Duration::from_secs(2);
+    let seen = screen.wait_for("trying again");
+    assert!(seen.contains("no answer within the time allowed") && seen.contains("db    r-----"), "{seen}");
+    node.state.lock().unwrap().pause = Duration::ZERO;
+    screen.wait_for("q leaves");
     screen.press(&["q"]);
     let seen = screen.wait_for("left with 0");
     assert!(!seen.contains("CPU(sec)"), "the screen from before is back: {seen}");

@@ -26,7 +26,7 @@ fn the_screen_as_a_person_sees_it() {
     assert_eq!(lines[1], headers, "whole columns, as many as fit");
     assert_eq!(lines[3], "q leaves; sort by c CPU, m memory, n name");
     view.trouble = Some("a:1: no answer".into());
-    assert!(text(&view).contains("a:1: no answer; trying again"));
+    assert!(text(&view).contains("trying again: a:1: no answer"));
 }
 
 #[test]
