@@ -331,7 +331,7 @@ mod tests {
             };
             let mut taken: Vec<(u64, u64)> = Vec::new();
             let mut used = BTreeSet::new();
-            let mut reserved = 0;
+            let mut reserved = 0_u64;
             for _ in 0..2000 {
                 let got = match random(8) {
                     0 | 1 => frames.take_frame().map(|address| (address, 1)),
@@ -372,7 +372,7 @@ mod tests {
                     }
                     taken.push((start, count));
                 }
-                let expected = total - used.len() as u64 * PAGE_SIZE - reserved as u64 * LARGE_PAGE_SIZE;
+                let expected = total - used.len() as u64 * PAGE_SIZE - reserved * LARGE_PAGE_SIZE;
                 assert_eq!(frames.available_bytes(), expected, "seed {seed}");
             }
         }

@@ -38,6 +38,7 @@ pub mod connection;
 pub mod exit;
 pub mod fleet;
 pub mod json;
+pub mod kernel_image;
 pub mod known_nodes;
 pub mod metrics;
 pub mod nearest;

@@ -19,6 +19,7 @@
 
 use crate::blobs::Blob;
 use crate::exit::usage;
+use crate::kernel_image;
 use crate::nearest::nearest;
 use mgmt_proto::code::Failure;
 use mgmt_proto::machine::{Action, Disk, Machine, NetworkCard};
@@ -121,7 +122,9 @@ impl VmFile {
     /// # Errors
     /// Names the file that cannot be read.
     pub fn read_blobs(&mut self) -> Result<Vec<Blob>, Failure> {
-        let kernel = Blob::read(&self.kernel)?;
+        let cache = crate::settings::directory().join("kernels");
+        let path = kernel_image::fitting(&self.kernel, self.machine.memory_bytes, &cache)?;
+        let kernel = Blob::read(&path)?;
         self.machine.kernel = kernel.digest;
         let mut blobs = vec![kernel];
         if let Some(path) = &self.ramdisk {

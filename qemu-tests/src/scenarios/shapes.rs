@@ -71,6 +71,7 @@ pub(super) fn guests_of_all_shapes() -> Result<()> {
         world.operator.run(&["destroy", name])?;
     }
     large(&world, &cloud)?;
+    small(&world, &cloud)?;
     ends(&world, &cloud, &ENDS)
 }
 
@@ -106,6 +107,24 @@ fn large(world: &World, files: &TestGuest) -> Result<()> {
     let used = figure(&shown, "used_kib=").context("no use reported")?;
     ensure!(used > 250_000, "only {used} KiB above 4 GiB were used");
     world.operator.run(&["destroy", "large"]).map(|_| ())
+}
+
+/// A guest with 64 MiB: less than its kernel wants in order to unpack itself, so that
+/// the CLI does it, and too little for the files of the kernel's own tracing.
+fn small(world: &World, files: &TestGuest) -> Result<()> {
+    let guest = Description {
+        name: "small",
+        memory_mib: 64,
+        job: "job=idle initcall_blacklist=tracer_init_tracefs",
+        ..Description::default()
+    };
+    world.test_guest(files, &guest)?;
+    world.wait_for_console("small", "TEST idle", GUEST_LIMIT)?;
+    let shown = world.operator.run(&["console", "small", "--once"])?;
+    let total = figure(&shown, "memory_kib=").context("no memory reported")?;
+    println!("  small: {total} KiB for programs");
+    ensure!((16_000..64 << 10).contains(&total), "a guest with 64 MiB reports {total} KiB");
+    world.operator.run(&["destroy", "small"]).map(|_| ())
 }
 
 fn figure(text: &str, key: &str) -> Option<u64> {
