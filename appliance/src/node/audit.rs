@@ -11,7 +11,7 @@ use hv_abi::DomainId;
 use hv_abi::domain::DomainSpec;
 use mgmt_proto::audit::{Entry, Head, Page, Result, subject};
 use mgmt_proto::envelope::Proof;
-use mgmt_proto::limits::{AUDIT_ENTRIES, AUDIT_ENTRY_BYTES};
+use mgmt_proto::limits::{AUDIT_ENTRIES, AUDIT_ENTRY_BYTES, NAME_BYTES};
 use mgmt_proto::server::Identity;
 use mgmt_proto::verb::Request;
 
@@ -39,7 +39,10 @@ impl Asked {
     #[must_use]
     pub fn new(operator: [u8; 32], proof: Proof, request: &Request) -> Option<Self> {
         let (verb, object) = subject(request)?;
-        Some(Self { operator, proof, verb, object: object.into() })
+        // No guest has a longer name: an entry must fit whatever is asked for.
+        let end = object.floor_char_boundary(NAME_BYTES);
+        let object = object.get(..end).unwrap_or_default().into();
+        Some(Self { operator, proof, verb, object })
     }
 }
 

@@ -152,8 +152,8 @@ impl Svm {
     }
 
     /// Whether the processor saved this program's own state as the guest's. No
-    /// processor does; QEMU 7.2 was seen to, once in some fifty boots of guests on
-    /// a busy machine, by leaving guest mode twice. Whose state is lost is told
+    /// processor does; it was seen under QEMU 7.2, once in some fifty boots of
+    /// guests, as if guest mode were left twice. Whose state is lost so is told
     /// apart from guests that fail by themselves.
     fn holds_host_state(&self) -> bool {
         let after: unsafe extern "C" fn() = after_guest;

@@ -123,9 +123,9 @@ fn end_to_end(program: &Path, only: Option<&str>, count: &mut Count) -> Result<(
 }
 
 /// What a node says when QEMU's SVM may have failed: 7.2 with several threads loses
-/// about one guest in fifty boots on a busy machine. It was seen to leave guest mode
-/// twice, which the node tells from a guest's own failure; other triple faults are
-/// not explained yet. QEMU 10 lost none in 77 boots. Nothing else is a reason to
+/// about one guest in fifty boots. The host's state was seen saved as the guest's,
+/// which the node tells from a guest's own failure; other triple faults are not
+/// explained yet. QEMU 10 lost none in 77 boots. Nothing else is a reason to
 /// try again.
 const EMULATOR_FAILED: [&str; 2] = ["the emulated processor lost its state", "triple fault at"];
 

@@ -88,6 +88,16 @@ fn the_log_outlives_dom0_and_a_console_fills_it_once() {
 }
 
 #[test]
+fn a_name_too_long_to_be_one_hides_nothing() {
+    let mut world = World::new(64);
+    let viewer = world.connect(Who::Viewer);
+    assert_eq!(world.refused(viewer, &pause(&"\u{e9}".repeat(5000))).code, Code::Refused);
+    let entries = whole(&mut world, viewer);
+    assert_eq!(entries.len(), 1);
+    assert_eq!((entries[0].object.len(), entries[0].result), (62, Result::Failed(Code::Refused)));
+}
+
+#[test]
 fn an_old_log_loses_its_beginning_and_says_so() {
     let mut world = World::new(63);
     let (session, _) = world.ready();
