@@ -118,6 +118,11 @@ impl Guest {
         }
     }
 
+    /// How long the oldest unfinished request has been waiting.
+    pub(super) fn longest_wait_ns(&self, now: u64) -> u64 {
+        self.in_flight.values().map(|(_, since)| now - since).max().unwrap_or(0)
+    }
+
     fn succeeded(&mut self, request: &Request, data: &[u8], durable: &[u8]) {
         if request.operation.writes() {
             sectors(request).for_each(|at| self.last[at] = request.id.0);
