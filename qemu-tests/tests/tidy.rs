@@ -41,7 +41,7 @@ const GRAPH: &[(&str, &[&str])] = &[
     ("mgmt-proto", &[]),
     ("appliance", &["hv-abi", "hv-x86", "mgmt-proto", "netstack", "storage"]),
     ("keys", &[]),
-    ("redoubt", &["keys", "mgmt-proto"]),
+    ("redoubt", &["keys", "mgmt-proto", "storage"]),
     ("image-builder", &["hv-abi", "hv-x86", "keys", "mgmt-proto"]),
     ("qemu-tests", &["hv-abi", "image-builder", "keys", "mgmt-proto", "redoubt"]),
 ];

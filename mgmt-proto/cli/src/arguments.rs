@@ -1,5 +1,6 @@
 //! The command line.
 
+use crate::commands::volume;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use redoubt::answer::Form;
 use std::path::PathBuf;
@@ -265,6 +266,12 @@ pub(crate) enum Storage {
         #[command(subcommand)]
         protocol: Option<Discover>,
     },
+    /// Measure a volume from this workstation, without a node
+    Bench(Box<volume::Bench>),
+    /// Read a volume from this workstation to a file, without a node
+    Read(Box<volume::Transfer>),
+    /// Write a file from this workstation to a volume, without a node
+    Write(Box<volume::Transfer>),
 }
 
 #[derive(Debug, Subcommand)]

@@ -12,6 +12,7 @@
 //! * [`audit`]: copies of a node's log of what was done, and their check;
 //! * [`top`]: what node and guests use; [`metrics`]: the same for Prometheus;
 //! * [`support`]: what a bug report needs;
+//! * [`initiator`]: a volume without a node;
 //! * [`answer`], [`table`], [`json`]: what is printed, and in which form;
 //! * [`exit`]: exit codes.
 //!
@@ -37,6 +38,7 @@ pub mod blobs;
 pub mod connection;
 pub mod exit;
 pub mod fleet;
+pub mod initiator;
 pub mod json;
 pub mod kernel_image;
 pub mod known_nodes;

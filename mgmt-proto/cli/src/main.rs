@@ -7,9 +7,9 @@ mod arguments;
 mod commands;
 mod scope;
 
-use arguments::{Arguments, Audit, Command, Fleet, Node};
+use arguments::{Arguments, Audit, Command, Fleet, Node, Storage};
 use clap::Parser;
-use commands::{audit, console, create, exporter, fleet, generate, key, node, support, top};
+use commands::{audit, console, create, exporter, fleet, generate, key, node, support, top, volume};
 use mgmt_proto::code::Failure;
 use scope::{Scope, print_answer, target, targets};
 use std::io::IsTerminal;
@@ -42,6 +42,9 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::ExitCodes => print_answer(global, generate::exit_codes()),
         Command::Exporter { listen } => exporter::run(global, listen),
         Command::Support { out } => support::run(global, out),
+        Command::Storage(Storage::Bench(options)) => volume::bench(global, options),
+        Command::Storage(Storage::Read(options)) => volume::read(global, options),
+        Command::Storage(Storage::Write(options)) => volume::write(global, options),
         Command::Fleet(Fleet::Status) => fleet::status(global),
         Command::Fleet(Fleet::Run(options)) => fleet::run(global, options),
         Command::Audit(

@@ -12,8 +12,9 @@ pub(crate) mod node;
 pub(crate) mod storage;
 pub(crate) mod support;
 pub(crate) mod top;
+pub(crate) mod volume;
 
-use crate::arguments::{Command, Node};
+use crate::arguments::{Command, Node, Storage};
 use crate::scope::Scope;
 use guest::Act;
 use mgmt_proto::code::Failure;
@@ -27,7 +28,7 @@ pub(crate) fn is_for_many(command: &Command) -> bool {
         Command::Create { console, .. } => !console,
         Command::Console(options) => options.once,
         Command::Node(_)
-        | Command::Storage(_)
+        | Command::Storage(Storage::Discover { .. })
         | Command::Audit(_)
         | Command::Check { .. }
         | Command::List
@@ -39,7 +40,8 @@ pub(crate) fn is_for_many(command: &Command) -> bool {
         | Command::Destroy { .. }
         | Command::Top(_)
         | Command::InjectFault { .. } => true,
-        Command::Key(_)
+        Command::Storage(Storage::Bench(_) | Storage::Read(_) | Storage::Write(_))
+        | Command::Key(_)
         | Command::Fleet(_)
         | Command::Exporter { .. }
         | Command::Support { .. }

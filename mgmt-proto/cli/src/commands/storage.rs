@@ -5,10 +5,12 @@ use crate::scope::Scope;
 use mgmt_proto::code::Failure;
 use mgmt_proto::verb::{self, Reply, Request};
 use redoubt::answer::Answer;
-use redoubt::{json, table};
+use redoubt::{exit, json, table};
 
 pub(crate) fn run(scope: &Scope<'_>, verb: &Storage) -> Result<Answer, Failure> {
-    let Storage::Discover { protocol } = verb;
+    let Storage::Discover { protocol } = verb else {
+        return Err(exit::usage("storage", "this is done on the workstation", "leave -n out"));
+    };
     let discover = match protocol {
         None | Some(Discover::Aoe) => verb::Discover::Aoe,
         Some(Discover::Iscsi { portal }) => verb::Discover::Iscsi(portal.clone()),

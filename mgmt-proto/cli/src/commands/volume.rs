@@ -1,0 +1,442 @@
+//! `redoubt storage bench`, `read` and `write`: a volume from the workstation, without
+//! a node.
+
+use crate::arguments::Global;
+use crate::scope::print_answer;
+use clap::{Args, ValueEnum};
+use mgmt_proto::code::{Code, Failure};
+use redoubt::answer::Answer;
+use redoubt::exit;
+use redoubt::initiator::bench::{self, Extent, Job, Measured};
+use redoubt::initiator::{Initiator, Options, copy, secret};
+use redoubt::table::Table;
+use serde::Serialize;
+use std::fs::File;
+use std::io::{IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use storage::iscsi::{Credentials, DigestPolicy, Portal};
+use storage::volume::VolumeName;
+
+/// How long a target may keep silent, unless `--timeout` says otherwise.
+const PATIENCE_SECONDS: u64 = 30;
+
+#[derive(Debug, Args)]
+pub(crate) struct Reach {
+    /// The volume: aoe:e11.1, or iscsi://[user@]address[:port]/iqn/lun
+    #[arg(value_name = "VOLUME")]
+    volume: VolumeName,
+    /// Network interface that leads to an AoE target; several are several paths
+    #[arg(long, value_name = "NAME", help_heading = "AoE")]
+    interface: Vec<String>,
+    /// Largest Ethernet payload, if not the interface's
+    #[arg(long, value_name = "BYTES", help_heading = "AoE")]
+    mtu: Option<usize>,
+    /// The only stations believed to be the target
+    #[arg(long, value_name = "MAC", value_parser = station, help_heading = "AoE")]
+    mac: Vec<[u8; 6]>,
+    /// Another portal of the same target: another path
+    #[arg(long, value_name = "ADDRESS[:PORT]", value_parser = portal, help_heading = "iSCSI")]
+    portal: Vec<Portal>,
+    /// Use all portals at the same time, not one until it fails
+    #[arg(long, help_heading = "iSCSI")]
+    round_robin: bool,
+    /// Digests of headers and data
+    #[arg(long, value_enum, default_value_t = Digests::Preferred, help_heading = "iSCSI")]
+    digests: Digests,
+    /// Our iSCSI name
+    #[arg(long, value_name = "IQN", help_heading = "iSCSI")]
+    initiator: Option<String>,
+    /// File with the CHAP secret; without, it is asked for
+    #[arg(long, value_name = "FILE", help_heading = "iSCSI")]
+    secret_file: Option<PathBuf>,
+    /// File with the secret by which the target has to prove itself (mutual CHAP)
+    #[arg(long, value_name = "FILE", help_heading = "iSCSI")]
+    target_secret_file: Option<PathBuf>,
+    /// Let CHAP use MD5, for targets that know nothing better
+    #[arg(long, help_heading = "iSCSI")]
+    allow_md5: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Digests {
+    /// If the target has them
+    Preferred,
+    /// A target without them is refused
+    Required,
+    /// None
+    Off,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    #[command(flatten)]
+    reach: Reach,
+    /// Read (the default)
+    #[arg(long, conflicts_with = "write")]
+    read: bool,
+    /// Write: what the volume holds is lost
+    #[arg(long)]
+    write: bool,
+    /// One block after the other, not at random places
+    #[arg(long)]
+    sequential: bool,
+    /// At random places (the default)
+    #[arg(long, conflicts_with = "sequential")]
+    random: bool,
+    /// Bytes of a request
+    #[arg(long, default_value = "4k", value_name = "SIZE", value_parser = size)]
+    block_size: u64,
+    /// Requests under way at a time
+    #[arg(long, default_value_t = 32, value_name = "N")]
+    depth: usize,
+    /// How long
+    #[arg(long, default_value_t = 5, value_name = "S", conflicts_with = "count",
+        value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    seconds: u64,
+    /// So many requests instead
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
+    #[command(flatten)]
+    range: Range,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Range {
+    /// First byte of the volume
+    #[arg(long, default_value = "0", value_name = "SIZE", value_parser = size)]
+    offset: u64,
+    /// So many bytes [default: to the end]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    length: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Transfer {
+    #[command(flatten)]
+    reach: Reach,
+    /// The file; - is the standard output or input
+    #[arg(default_value = "-")]
+    file: PathBuf,
+    #[command(flatten)]
+    range: Range,
+}
+
+#[derive(Serialize)]
+struct Times {
+    mean: u64,
+    p50: u64,
+    p99: u64,
+    p99_9: u64,
+    longest: u64,
+}
+
+#[derive(Serialize)]
+struct Report {
+    volume: String,
+    operation: &'static str,
+    pattern: &'static str,
+    block_bytes: u64,
+    depth: usize,
+    requests: u64,
+    seconds: f64,
+    iops: f64,
+    bytes_per_second: f64,
+    latency_ns: Times,
+    retries: u64,
+    stalls: u64,
+    merged: u64,
+    digest_errors: u64,
+}
+
+#[derive(Serialize)]
+struct Copied {
+    volume: String,
+    verb: &'static str,
+    bytes: u64,
+    seconds: f64,
+}
+
+fn station(text: &str) -> Result<[u8; 6], String> {
+    let mut octets = [0; 6];
+    let mut words = text.split(':');
+    for octet in &mut octets {
+        let word = words.next().filter(|word| word.len() == 2).ok_or("write 02:00:00:00:00:01")?;
+        *octet = u8::from_str_radix(word, 16).map_err(|error| error.to_string())?;
+    }
+    if words.next().is_some() { Err("write 02:00:00:00:00:01".into()) } else { Ok(octets) }
+}
+
+fn portal(text: &str) -> Result<Portal, String> {
+    Portal::parse(text).ok_or_else(|| "write an IPv4 address, with :port unless it is 3260".into())
+}
+
+/// Bytes, with k, M, G or T for the powers of 1024.
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let shift = match text.get(digits.len()..).unwrap_or_default().to_ascii_lowercase().as_str() {
+        "" => 0,
+        "k" | "kib" => 10,
+        "m" | "mib" => 20,
+        "g" | "gib" => 30,
+        "t" | "tib" => 40,
+        other => return Err(format!("{other:?} is no unit; write bytes, or 4k, 16M, 2G")),
+    };
+    let number: u64 = digits.parse().map_err(|_| "write bytes, or 4k, 16M, 2G")?;
+    number.checked_mul(1 << shift).ok_or_else(|| "too much".into())
+}
+
+impl Reach {
+    fn options(&self, global: &Global, read_only: bool) -> Result<Options, Failure> {
+        let patience = Duration::from_secs(global.timeout.unwrap_or(PATIENCE_SECONDS));
+        let mut options = Options {
+            interfaces: self.interface.clone(),
+            mtu: self.mtu,
+            macs: self.mac.clone(),
+            portals: self.portal.clone(),
+            round_robin: self.round_robin,
+            credentials: self.credentials()?,
+            digests: match self.digests {
+                Digests::Preferred => DigestPolicy::Preferred,
+                Digests::Required => DigestPolicy::Required,
+                Digests::Off => DigestPolicy::Off,
+            },
+            read_only,
+            patience: Some(patience),
+            ..Options::default()
+        };
+        if let Some(name) = &self.initiator {
+            options.initiator.clone_from(name);
+        }
+        Ok(options)
+    }
+
+    fn credentials(&self) -> Result<Option<Credentials>, Failure> {
+        let VolumeName::Iscsi { user: Some(user), .. } = &self.volume else {
+            if self.secret_file.is_some() || self.target_secret_file.is_some() {
+                let remedy = "name the user: iscsi://user@address/iqn/lun";
+                return Err(exit::usage(self.volume.to_string(), "a secret without a user", remedy));
+            }
+            return Ok(None);
+        };
+        let secret = match &self.secret_file {
+            Some(path) => secret::load(path)?,
+            None => secret::ask(&format!("CHAP secret of {user}: "))?,
+        };
+        let target = self.target_secret_file.as_deref().map(secret::load).transpose()?;
+        let target = target.map(|secret| (None, secret));
+        Ok(Some(Credentials { name: user.clone(), secret, target, allow_md5: self.allow_md5 }))
+    }
+
+    fn open(&self, global: &Global, read_only: bool) -> Result<Initiator, Failure> {
+        let options = self.options(global, read_only)?;
+        let mut initiator = Initiator::open(&self.volume, &options)?;
+        initiator.wait_until_ready(options.patience.unwrap_or_default())?;
+        if global.verbose {
+            let status = initiator.status();
+            for (name, value) in &status.negotiated {
+                eprintln!("{name}: {value}");
+            }
+        }
+        Ok(initiator)
+    }
+
+    /// Whether the volume may be overwritten: by an option, or a person says so.
+    fn consent(&self, global: &Global, what: &str) -> Result<(), Failure> {
+        if global.yes {
+            return Ok(());
+        }
+        let refused = |why: &str| {
+            Err(Failure::new(Code::Refused, self.volume.to_string(), why, "say --yes to overwrite it"))
+        };
+        if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+            return refused("nobody is there to be asked whether it may be overwritten");
+        }
+        eprint!("{what} of {} will be lost. Overwrite it? [y/N] ", self.volume);
+        let mut line = String::new();
+        let read = std::io::stdin().read_line(&mut line);
+        match line.trim() {
+            "y" | "Y" | "yes" if read.is_ok() => Ok(()),
+            _ => refused("not overwritten"),
+        }
+    }
+}
+
+/// Measures a volume.
+pub(crate) fn bench(global: &Global, options: &Bench) -> Result<(), Failure> {
+    let job = Job {
+        write: options.write,
+        random: !options.sequential,
+        block: options.block_size,
+        depth: options.depth,
+        extent: options.count.map_or(Extent::Time(Duration::from_secs(options.seconds)), Extent::Count),
+        offset: options.range.offset,
+        length: options.range.length,
+    };
+    let volume = options.reach.volume.to_string();
+    if global.dry_run {
+        return look(global, &options.reach, "bench");
+    }
+    if job.write {
+        options.reach.consent(global, "The contents")?;
+    }
+    let mut initiator = options.reach.open(global, !job.write)?;
+    let measured = bench::run(&mut initiator, &job)?;
+    initiator.close()?;
+    print_answer(global, report(volume, &job, &measured))
+}
+
+fn report(volume: String, job: &Job, measured: &Measured) -> Answer {
+    let seconds = measured.elapsed.as_secs_f64().max(1e-9);
+    #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
+    let requests = measured.requests as f64;
+    #[expect(clippy::cast_precision_loss, reason = "sizes are far below 2^53")]
+    let block = job.block as f64;
+    let latency = &measured.latency;
+    let report = Report {
+        volume,
+        operation: if job.write { "write" } else { "read" },
+        pattern: if job.random { "random" } else { "sequential" },
+        block_bytes: job.block,
+        depth: job.depth,
+        requests: measured.requests,
+        seconds,
+        iops: requests / seconds,
+        bytes_per_second: requests * block / seconds,
+        latency_ns: Times {
+            mean: latency.mean_ns(),
+            p50: latency.percentile_ns(500),
+            p99: latency.percentile_ns(990),
+            p99_9: latency.percentile_ns(999),
+            longest: latency.longest_ns(),
+        },
+        retries: measured.counters.retries,
+        stalls: measured.counters.stalls,
+        merged: measured.counters.merged,
+        digest_errors: measured.counters.digest_errors,
+    };
+    let columns =
+        ["Operation", "Pattern", ">Block", ">Depth", ">IOPS", ">MB/s", ">p50(us)", ">p99(us)", ">p99.9(us)"];
+    let microseconds = |time_ns: u64| format!("{}.{}", time_ns / 1000, time_ns / 100 % 10);
+    let row = vec![
+        report.operation.into(),
+        report.pattern.into(),
+        report.block_bytes.to_string(),
+        report.depth.to_string(),
+        format!("{:.0}", report.iops),
+        format!("{:.2}", report.bytes_per_second / 1e6),
+        microseconds(report.latency_ns.p50),
+        microseconds(report.latency_ns.p99),
+        microseconds(report.latency_ns.p99_9),
+    ];
+    let mut table = Table::new(&columns);
+    table.push(row.clone());
+    let mut wide =
+        Table::new(&[&columns[..], &[">Requests", ">Time(s)", ">Retries", ">Stalls", ">Merged"]].concat());
+    let more = [report.requests.to_string(), format!("{seconds:.1}"), report.retries.to_string()];
+    let more = more.into_iter().chain([report.stalls.to_string(), report.merged.to_string()]);
+    wide.push(row.into_iter().chain(more).collect());
+    let name = report.volume.clone();
+    Answer::table(&report, vec![name], table).with_wide(wide)
+}
+
+/// Reaches the volume and does nothing.
+fn look(global: &Global, reach: &Reach, verb: &'static str) -> Result<(), Failure> {
+    reach.open(global, true)?.close()?;
+    let object = reach.volume.to_string();
+    print_answer(global, Answer::done(&redoubt::json::Done { object, verb, status: "dry-run", id: None }))
+}
+
+fn is_standard(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// Reads a volume to a file.
+pub(crate) fn read(global: &Global, options: &Transfer) -> Result<(), Failure> {
+    if global.dry_run {
+        return look(global, &options.reach, "read");
+    }
+    let standard = is_standard(&options.file);
+    if standard && std::io::stdout().is_terminal() {
+        return Err(exit::usage("stdout", "a terminal is no place for a disk's bytes", "name a file"));
+    }
+    let mut initiator = options.reach.open(global, true)?;
+    let capacity = initiator.volume().ready_capacity().unwrap_or(0);
+    let (first, count) = copy::range(options.range.offset, options.range.length, capacity)?;
+    let began = Instant::now();
+    let mut output: Box<dyn Write> = if standard {
+        Box::new(std::io::stdout().lock())
+    } else {
+        Box::new(File::create(&options.file).map_err(|error| exit::file(&options.file, &error))?)
+    };
+    let mut said = progress(count.saturating_mul(512));
+    let bytes = copy::read(&mut initiator, first, count, &mut *output, &mut said)?;
+    drop(output);
+    initiator.close()?;
+    let answer = copied(&options.reach, "read", bytes, began.elapsed());
+    if standard {
+        eprint!("{}", answer.render(redoubt::answer::Form::Table));
+        return Ok(());
+    }
+    print_answer(global, answer)
+}
+
+/// Writes a file to a volume.
+pub(crate) fn write(global: &Global, options: &Transfer) -> Result<(), Failure> {
+    if global.dry_run {
+        return look(global, &options.reach, "write");
+    }
+    let input: Box<dyn Read> = if is_standard(&options.file) {
+        Box::new(std::io::stdin().lock())
+    } else {
+        Box::new(File::open(&options.file).map_err(|error| exit::file(&options.file, &error))?)
+    };
+    options.reach.consent(global, &format!("What lies from byte {} on", options.range.offset))?;
+    let mut initiator = options.reach.open(global, false)?;
+    let capacity = initiator.volume().ready_capacity().unwrap_or(0);
+    let (first, count) = copy::range(options.range.offset, options.range.length, capacity)?;
+    // With a length, so much of a longer file.
+    let mut input = input.take(options.range.length.unwrap_or(u64::MAX));
+    let began = Instant::now();
+    let total = std::fs::metadata(&options.file).map_or(0, |it| it.len());
+    let bytes = copy::write(&mut initiator, first, count, &mut input, &mut progress(total))?;
+    initiator.close()?;
+    print_answer(global, copied(&options.reach, "write", bytes, began.elapsed()))
+}
+
+/// A bar on a terminal.
+fn progress(total: u64) -> impl FnMut(u64) {
+    let bar = std::io::stderr().is_terminal().then(|| indicatif::ProgressBar::new(total));
+    move |done| {
+        if let Some(bar) = &bar {
+            bar.set_position(done);
+        }
+    }
+}
+
+fn copied(reach: &Reach, verb: &'static str, bytes: u64, elapsed: Duration) -> Answer {
+    let volume = reach.volume.to_string();
+    let seconds = elapsed.as_secs_f64();
+    let line = format!("{volume}: {verb} {bytes} bytes in {seconds:.1} s\n");
+    Answer::lines(&Copied { volume: volume.clone(), verb, bytes, seconds }, &volume, line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_stations() {
+        for (text, bytes) in [("512", 512), ("4k", 4096), ("4KiB", 4096), ("16M", 16 << 20), ("2g", 2 << 30)]
+        {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "k", "4q", "-1", "1.5k", "99999999999T"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+        assert_eq!(station("02:00:0a:ff:00:01"), Ok([2, 0, 10, 255, 0, 1]));
+        for text in ["", "02:00:00:00:00", "02:00:00:00:00:01:02", "2:0:0:0:0:1", "02:00:00:00:00:0g"] {
+            assert!(station(text).is_err(), "{text}");
+        }
+    }
+}

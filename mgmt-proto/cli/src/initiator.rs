@@ -1,0 +1,338 @@
+//! A volume on a workstation: the initiators of the crate `storage` over sockets.
+//!
+//! The same code as in a node, so that a target can be tried, measured, read and
+//! written without one. iSCSI uses TCP of the operating system, AoE a raw Ethernet
+//! socket.
+//!
+//! * [`bench`]: how fast a volume is; [`copy`]: to and from files;
+//! * [`latency`]: how long requests took; [`secret`]: from files and people.
+
+use crate::exit;
+use mgmt_proto::code::{Code, Failure};
+use std::time::{Duration, Instant};
+use storage::aoe::wire::MacAddress;
+use storage::aoe::{Target, TargetConfig};
+use storage::iscsi::{Credentials, DigestPolicy, PathPolicy, Portal, Session, SessionConfig, SessionKind};
+use storage::limits::{AOE_FRAME_LIFETIME_NS, REQUESTS_MAX};
+use storage::volume::{Volume, VolumeName};
+use storage::{Completion, Lba, Operation, Payload, Request, RequestId, VolumeState, VolumeStatus};
+
+pub mod bench;
+pub mod copy;
+mod ethernet;
+pub mod latency;
+pub mod secret;
+mod tcp;
+
+use ethernet::Station;
+use tcp::Link;
+
+/// How to reach a volume, where its name does not say it.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Network interfaces that lead to an AoE target.
+    pub interfaces: Vec<String>,
+    /// Largest Ethernet payload, if not the interface's.
+    pub mtu: Option<usize>,
+    /// The only stations of an AoE target that are believed; any without.
+    pub macs: Vec<MacAddress>,
+    /// Portals of an iSCSI target beside the one in the volume's name.
+    pub portals: Vec<Portal>,
+    /// Use all portals at the same time.
+    pub round_robin: bool,
+    /// Our iSCSI name.
+    pub initiator: String,
+    /// How we prove who we are.
+    pub credentials: Option<Credentials>,
+    /// Digests of iSCSI headers and data.
+    pub digests: DigestPolicy,
+    /// Nothing is written.
+    pub read_only: bool,
+    /// How long a request may wait for the target; without, for ever.
+    pub patience: Option<Duration>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            interfaces: Vec::new(),
+            mtu: None,
+            macs: Vec::new(),
+            portals: Vec::new(),
+            round_robin: false,
+            initiator: "iqn.2026-11.io.redoubt:workstation".into(),
+            credentials: None,
+            digests: DigestPolicy::Preferred,
+            read_only: false,
+            patience: None,
+        }
+    }
+}
+
+/// The requests' data, by the number of a request.
+#[derive(Debug, Default)]
+struct Memory(Vec<Vec<u8>>);
+
+impl Memory {
+    fn find(&mut self, id: RequestId, offset: usize, length: usize) -> Option<&mut [u8]> {
+        let buffer = self.0.get_mut(usize::try_from(id.0).ok()?)?;
+        buffer.get_mut(offset..offset.checked_add(length)?)
+    }
+}
+
+impl Payload for Memory {
+    fn load(&mut self, id: RequestId, offset: usize, target: &mut [u8]) {
+        if let Some(data) = self.find(id, offset, target.len()) {
+            target.copy_from_slice(data);
+        }
+    }
+
+    fn store(&mut self, id: RequestId, offset: usize, source: &[u8]) {
+        if let Some(data) = self.find(id, offset, source.len()) {
+            data.copy_from_slice(source);
+        }
+    }
+}
+
+enum Wire {
+    Ethernet(Vec<Station>),
+    Tcp(Vec<Link>),
+}
+
+/// A volume and the sockets to it.
+pub struct Initiator {
+    name: String,
+    volume: Volume,
+    wire: Wire,
+    memory: Memory,
+    buffer: Vec<u8>,
+    started: Instant,
+}
+
+/// Octets given to or taken from a socket at once.
+const BUFFER_BYTES: usize = 256 * 1024;
+/// How long a target may refuse us: another algorithm of CHAP may be tried meanwhile.
+const REFUSED_LIMIT: Duration = Duration::from_millis(1500);
+/// How long a goodbye may take.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+
+fn random<const N: usize>() -> Result<[u8; N], Failure> {
+    keys::random::bytes().map(|bytes| *bytes).map_err(|error| exit::key(&error))
+}
+
+impl Initiator {
+    /// Opens sockets; nothing is sent before the first turn.
+    ///
+    /// # Errors
+    /// When a socket cannot be opened, saying what it needs.
+    pub fn open(name: &VolumeName, options: &Options) -> Result<Self, Failure> {
+        let seed = u64::from_le_bytes(random()?);
+        let (mut volume, wire) = match name {
+            VolumeName::Aoe(target) => {
+                if options.interfaces.is_empty() {
+                    let remedy = "name the network card with --interface";
+                    return Err(exit::usage(name.to_string(), "AoE needs a network interface", remedy));
+                }
+                let open = |interface: &String| Station::open(interface, options.mtu);
+                let stations: Vec<Station> = options.interfaces.iter().map(open).collect::<Result<_, _>>()?;
+                let hold = if options.read_only { 0 } else { AOE_FRAME_LIFETIME_NS };
+                let target = Target::new(TargetConfig {
+                    target: *target,
+                    sources: stations.iter().map(Station::mac).collect(),
+                    macs: options.macs.clone(),
+                    mtu: stations.iter().map(Station::mtu).min().unwrap_or(1500),
+                    read_only: options.read_only,
+                    reserve: false,
+                    // Frames of an earlier run may still be on their way.
+                    hold_writes_until_ns: hold,
+                    seed,
+                });
+                (Volume::Aoe(target), Wire::Ethernet(stations))
+            }
+            VolumeName::Iscsi { portal, target, lun, .. } => {
+                let kind = SessionKind::Normal { target: target.clone(), lun: *lun };
+                // 11.12.5: type random, so that two runs at a time are two sessions.
+                let [a, b, c] = random()?;
+                let isid = [0x80, a, b, c, 0, 0];
+                let mut config = SessionConfig::new(*portal, options.initiator.clone(), kind, isid, seed);
+                config.portals.extend(&options.portals);
+                if options.round_robin {
+                    config.policy = PathPolicy::RoundRobin;
+                }
+                config.credentials.clone_from(&options.credentials);
+                config.digests = options.digests;
+                config.read_only = options.read_only;
+                let session = Session::new(config);
+                let links = (0..session.paths()).map(|_| Link::default()).collect();
+                (Volume::Iscsi(session), Wire::Tcp(links))
+            }
+        };
+        volume.set_deadline(options.patience.map(nanoseconds));
+        Ok(Self {
+            name: name.to_string(),
+            volume,
+            wire,
+            memory: Memory::default(),
+            buffer: vec![0; BUFFER_BYTES],
+            started: Instant::now(),
+        })
+    }
+
+    /// Nanoseconds since it was opened.
+    #[must_use]
+    pub fn now_ns(&self) -> u64 {
+        nanoseconds(self.started.elapsed())
+    }
+
+    /// How the volume is.
+    #[must_use]
+    pub fn status(&self) -> VolumeStatus {
+        self.volume.status()
+    }
+
+    /// The session itself.
+    pub const fn volume(&mut self) -> &mut Volume {
+        &mut self.volume
+    }
+
+    /// A failure of this volume.
+    #[must_use]
+    pub fn failure(&self, code: Code, message: &str, remedy: &str) -> Failure {
+        let message = match self.status().last_error {
+            Some(error) => format!("{message}: {error}"),
+            None => message.into(),
+        };
+        Failure::new(code, self.name.clone(), message, remedy)
+    }
+
+    /// Room for the data of so many requests of so many octets.
+    ///
+    /// # Errors
+    /// More requests than a volume takes.
+    pub fn set_requests(&mut self, requests: usize, octets: usize) -> Result<(), Failure> {
+        if requests == 0 || requests > REQUESTS_MAX {
+            let message = format!("{requests} requests at a time");
+            return Err(exit::usage(self.name.clone(), message, format!("from 1 to {REQUESTS_MAX}")));
+        }
+        self.memory.0 = vec![vec![0; octets]; requests];
+        Ok(())
+    }
+
+    /// A request's data.
+    pub fn data(&mut self, number: usize) -> &mut [u8] {
+        self.memory.0.get_mut(number).map_or(&mut [], Vec::as_mut_slice)
+    }
+
+    /// Submits request `number`, whose data is [`Self::data`]; only if it is not under
+    /// way already.
+    ///
+    /// # Errors
+    /// When the volume does not take it.
+    pub fn submit(
+        &mut self,
+        number: usize,
+        operation: Operation,
+        lba: u64,
+        sectors: u32,
+    ) -> Result<(), Failure> {
+        let id = RequestId(u64::try_from(number).unwrap_or(u64::MAX));
+        let now_ns = self.now_ns();
+        let request = Request { id, operation, lba: Lba(lba), sectors };
+        self.volume.submit(request, now_ns).map_err(|error| {
+            Failure::new(Code::Usage, self.name.clone(), format!("{operation:?} refused: {error:?}"), "")
+        })
+    }
+
+    /// The next finished request's number.
+    ///
+    /// # Errors
+    /// When it failed.
+    pub fn finished(&mut self) -> Result<Option<usize>, Failure> {
+        let Some(Completion { id, result }) = self.volume.take_completion() else { return Ok(None) };
+        match result {
+            Ok(()) => Ok(usize::try_from(id.0).ok()),
+            Err(error) => Err(self.failure(Code::Storage, &format!("a request failed: {error:?}"), "")),
+        }
+    }
+
+    /// Sends what is due, waits for something to come for at most `limit`, takes it.
+    ///
+    /// # Errors
+    /// When the wire cannot be used at all.
+    pub fn turn(&mut self, limit: Duration) -> Result<(), Failure> {
+        let now_ns = self.now_ns();
+        let outcome = match (&mut self.wire, &mut self.volume) {
+            (Wire::Ethernet(stations), Volume::Aoe(target)) => {
+                ethernet::turn(stations, target, &mut self.memory, &mut self.buffer, self.started, limit)
+            }
+            (Wire::Tcp(links), Volume::Iscsi(session)) => {
+                tcp::turn(links, session, &mut self.memory, &mut self.buffer, self.started, limit)
+            }
+            _ => Ok(()),
+        };
+        self.volume.poll(now_ns);
+        outcome.map_err(|error| Failure::new(Code::Storage, self.name.clone(), error.to_string(), ""))
+    }
+
+    /// Waits until the volume serves; returns its sectors.
+    ///
+    /// # Errors
+    /// When it does not in time, or refuses us.
+    pub fn wait_until_ready(&mut self, limit: Duration) -> Result<u64, Failure> {
+        let deadline = self.started.elapsed().saturating_add(limit);
+        let mut refused_since = None;
+        loop {
+            if let Some(sectors) = self.volume.ready_capacity() {
+                return Ok(sectors);
+            }
+            let is_refused = self.status().state == VolumeState::Refused;
+            let now = self.started.elapsed();
+            let since = *refused_since.get_or_insert(now);
+            if !is_refused {
+                refused_since = None;
+            } else if now.saturating_sub(since) >= REFUSED_LIMIT {
+                return Err(self.failure(Code::Storage, "the target refuses us", ""));
+            }
+            let left = deadline.saturating_sub(self.started.elapsed());
+            if left.is_zero() {
+                let remedy = "is the name right, and does the wire lead there?";
+                return Err(self.failure(Code::Unreachable, "the target does not answer", remedy));
+            }
+            self.turn(left.min(REFUSED_LIMIT / 4))?;
+        }
+    }
+
+    /// Says goodbye to the target; what is unfinished is not waited for.
+    ///
+    /// # Errors
+    /// When the wire cannot be used.
+    pub fn close(mut self) -> Result<(), Failure> {
+        let deadline = self.started.elapsed().saturating_add(CLOSE_LIMIT);
+        if let Volume::Iscsi(session) = &mut self.volume {
+            session.close();
+        }
+        while let Volume::Iscsi(session) = &self.volume
+            && !session.is_closed()
+            && self.started.elapsed() < deadline
+        {
+            self.turn(Duration::from_millis(10))?;
+        }
+        Ok(())
+    }
+}
+
+/// A duration as the sessions count time.
+#[must_use]
+pub fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// How long to sleep: until the session's next deadline, or `limit`.
+fn pause(next_ns: Option<u64>, now_ns: u64, limit: Duration) -> rustix::event::Timespec {
+    let until = next_ns.map_or(limit, |next_ns| Duration::from_nanos(next_ns.saturating_sub(now_ns)));
+    let pause = until.min(limit).min(Duration::from_secs(1));
+    rustix::event::Timespec {
+        tv_sec: i64::try_from(pause.as_secs()).unwrap_or(1),
+        tv_nsec: i64::from(pause.subsec_nanos()),
+    }
+}

@@ -1,0 +1,191 @@
+//! The connections of an iSCSI session.
+
+use super::{Memory, nanoseconds, pause};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::time::{Duration, Instant};
+use storage::iscsi::{Portal, Session};
+
+/// How long TCP may try to connect; the session gives up at the same time.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// How often a connection being opened is looked at.
+const CONNECTING: Duration = Duration::from_millis(1);
+/// Turns of taking octets off a connection before anything else is looked at.
+const READS_AT_ONCE: usize = 8;
+
+/// A path's connection.
+#[derive(Default)]
+pub(super) enum Link {
+    #[default]
+    None,
+    Connecting(Receiver<io::Result<TcpStream>>),
+    Open {
+        stream: TcpStream,
+        /// What TCP has not taken yet, from where on.
+        rest: Vec<u8>,
+        at: usize,
+    },
+}
+
+/// Connects without holding anything else up.
+fn begin(portal: Portal) -> Receiver<io::Result<TcpStream>> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        let address = SocketAddr::from((portal.address, portal.port));
+        let open = || {
+            let stream = TcpStream::connect_timeout(&address, CONNECT_LIMIT)?;
+            stream.set_nodelay(true)?;
+            stream.set_nonblocking(true)?;
+            Ok(stream)
+        };
+        // Nobody waits any more: so be it.
+        let _ = sender.send(open());
+    });
+    receiver
+}
+
+impl Link {
+    /// Opens and closes as the session wants.
+    fn follow(&mut self, session: &mut Session, path: usize, now_ns: u64) {
+        if session.disconnect_wanted(path) {
+            *self = Self::None;
+            session.on_disconnected(path, now_ns);
+        }
+        if let Some(portal) = session.connect(path, now_ns) {
+            *self = Self::Connecting(begin(portal));
+        }
+        if let Self::Connecting(receiver) = self {
+            match receiver.try_recv() {
+                Ok(Ok(stream)) => {
+                    *self = Self::Open { stream, rest: Vec::new(), at: 0 };
+                    session.on_connected(path, now_ns);
+                }
+                Ok(Err(_)) | Err(TryRecvError::Disconnected) => {
+                    *self = Self::None;
+                    session.on_disconnected(path, now_ns);
+                }
+                Err(TryRecvError::Empty) => {}
+            }
+        }
+    }
+
+    /// Sends until TCP takes no more or there is nothing more.
+    fn send(
+        &mut self,
+        session: &mut Session,
+        path: usize,
+        now_ns: u64,
+        memory: &mut Memory,
+        buffer: &mut [u8],
+    ) -> io::Result<()> {
+        let Self::Open { stream, rest, at } = self else { return Ok(()) };
+        loop {
+            while let Some(piece) = rest.get(*at..).filter(|piece| !piece.is_empty()) {
+                match stream.write(piece) {
+                    Ok(taken) => *at += taken,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            let length = session.transmit(path, buffer, now_ns, memory);
+            let made = buffer.get(..length).unwrap_or_default();
+            if made.is_empty() {
+                return Ok(());
+            }
+            let taken = match stream.write(made) {
+                Ok(taken) => taken,
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
+                Err(error) => return Err(error),
+            };
+            rest.clear();
+            rest.extend_from_slice(made.get(taken..).unwrap_or_default());
+            *at = 0;
+        }
+    }
+
+    /// Takes what has come.
+    fn receive(
+        &mut self,
+        session: &mut Session,
+        path: usize,
+        now_ns: u64,
+        memory: &mut Memory,
+        buffer: &mut [u8],
+    ) -> io::Result<()> {
+        let Self::Open { stream, .. } = self else { return Ok(()) };
+        for _ in 0..READS_AT_ONCE {
+            match stream.read(buffer) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(length) => {
+                    session.receive(path, buffer.get(..length).unwrap_or_default(), now_ns, memory);
+                    if length < buffer.len() {
+                        return Ok(());
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    const fn has_rest(&self) -> bool {
+        matches!(self, Self::Open { rest, at, .. } if *at < rest.len())
+    }
+}
+
+/// Which links have anything to take.
+fn wait(links: &[Link], pause: &rustix::event::Timespec) -> io::Result<Vec<usize>> {
+    let mut numbers = Vec::new();
+    let mut wanted = Vec::new();
+    for (number, link) in links.iter().enumerate() {
+        if let Link::Open { stream, .. } = link {
+            let out = if link.has_rest() { PollFlags::OUT } else { PollFlags::empty() };
+            wanted.push(PollFd::new(stream, PollFlags::IN | out));
+            numbers.push(number);
+        }
+    }
+    match poll(&mut wanted, Some(pause)) {
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let came = PollFlags::IN | PollFlags::HUP | PollFlags::ERR;
+    let ready = numbers.into_iter().zip(&wanted).filter(|(_, it)| it.revents().intersects(came));
+    Ok(ready.map(|(number, _)| number).collect())
+}
+
+pub(super) fn turn(
+    links: &mut [Link],
+    session: &mut Session,
+    memory: &mut Memory,
+    buffer: &mut [u8],
+    started: Instant,
+    limit: Duration,
+) -> io::Result<()> {
+    let mut now_ns = nanoseconds(started.elapsed());
+    for (path, link) in links.iter_mut().enumerate() {
+        link.follow(session, path, now_ns);
+        if link.send(session, path, now_ns, memory, buffer).is_err() {
+            *link = Link::None;
+            session.on_disconnected(path, now_ns);
+        }
+    }
+    let connecting = links.iter().any(|link| matches!(link, Link::Connecting(_)));
+    let limit = if connecting { limit.min(CONNECTING) } else { limit };
+    let ready = wait(links, &pause(session.next_deadline(), now_ns, limit))?;
+    now_ns = nanoseconds(started.elapsed());
+    for path in ready {
+        if let Some(link) = links.get_mut(path)
+            && link.receive(session, path, now_ns, memory, buffer).is_err()
+        {
+            *link = Link::None;
+            session.on_disconnected(path, now_ns);
+        }
+    }
+    Ok(())
+}
