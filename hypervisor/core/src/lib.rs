@@ -18,3 +18,4 @@ pub mod lapic;
 pub mod msr;
 pub mod ring;
 pub mod scheduler;
+pub mod xsave;

@@ -152,9 +152,10 @@ impl Svm {
     }
 
     /// Whether the processor saved this program's own state as the guest's. No
-    /// processor does; it was seen under QEMU 7.2, once in some fifty boots of
-    /// guests, as if guest mode were left twice. Whose state is lost so is told
-    /// apart from guests that fail by themselves.
+    /// processor does; QEMU does when CPU 0 leaves a guest just as another CPU
+    /// restores x87 state (see [`hv_core::xsave`]): nested paging then stays on,
+    /// the first fetch fails in it and guest mode is left a second time. Whose
+    /// state is lost so is told apart from guests that fail by themselves.
     fn holds_host_state(&self) -> bool {
         let after: unsafe extern "C" fn() = after_guest;
         let root = x86_64::registers::control::Cr3::read_raw().0.start_address().as_u64();

@@ -301,6 +301,7 @@ impl Inner {
         self.xcr0 = raw::xcr0() & cpu::host_xcr0() | reg::XCR0_X87;
         raw::set_xcr0(cpu::host_xcr0());
         raw::xsave(&mut self.state);
+        hv_core::xsave::forget_initial_x87(&mut *self.state);
         self.debug = raw::read_debug();
     }
 
