@@ -173,6 +173,17 @@ pub enum PathState {
     Lost,
     /// The target refuses us there, or it leads elsewhere.
     Refused,
+    /// The operator took it out of use.
+    Disabled,
+}
+
+/// Why a path was not taken out of use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathRefusal {
+    /// There is no such path.
+    Unknown,
+    /// It is the last one in use.
+    Last,
 }
 
 /// What a path reports about itself.

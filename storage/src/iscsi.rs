@@ -25,4 +25,5 @@ pub use chap::{Credentials, Secret};
 pub use crc32c::crc32c;
 pub use login::DigestPolicy;
 pub use negotiated::{Digest, Negotiated};
+pub use scsi::Reservation;
 pub use session::{DiscoveredTarget, PathPolicy, Portal, Session, SessionConfig, SessionKind};

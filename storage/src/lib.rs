@@ -39,6 +39,6 @@ mod tests;
 pub mod volume;
 
 pub use block::{
-    BlockError, Completion, Counters, Lba, Operation, PathState, PathStatus, Payload, Request, RequestId,
-    Stage, SubmitError, VolumeState, VolumeStatus,
+    BlockError, Completion, Counters, Lba, Operation, PathRefusal, PathState, PathStatus, Payload, Request,
+    RequestId, Stage, SubmitError, VolumeState, VolumeStatus,
 };

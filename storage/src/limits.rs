@@ -42,3 +42,14 @@ pub const ISCSI_DISCOVERED_MAX: usize = 1_024;
 pub const ISCSI_PATHS_MAX: usize = 8;
 /// Login exchanges before the target is given up for this connection.
 pub const ISCSI_LOGIN_STEPS_MAX: u32 = 16;
+
+/// Octets of a key in the state store.
+pub const STORE_KEY_BYTES_MAX: usize = 128;
+/// Octets of a value in the state store.
+pub const STORE_VALUE_BYTES_MAX: usize = 64 * 1024;
+/// Octets of one record, which is one transaction.
+pub const STORE_RECORD_BYTES_MAX: usize = 128 * 1024;
+/// Octets of all keys and values together.
+pub const STORE_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Keys.
+pub const STORE_KEYS_MAX: usize = 16_384;

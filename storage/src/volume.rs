@@ -9,7 +9,7 @@ use core::fmt;
 use core::str::FromStr;
 
 use crate::aoe::{Target, TargetAddress};
-use crate::block::{Completion, Request, SubmitError, VolumeStatus};
+use crate::block::{Completion, PathRefusal, Request, SubmitError, VolumeStatus};
 use crate::iscsi::{Portal, Session};
 use crate::rate::Limits;
 
@@ -184,6 +184,18 @@ impl Volume {
         match self {
             Self::Aoe(target) => target.set_deadline(deadline_ns),
             Self::Iscsi(session) => session.set_deadline(deadline_ns),
+        }
+    }
+
+    /// Takes a path out of use, or back into it. What is under way there goes on
+    /// elsewhere.
+    ///
+    /// # Errors
+    /// See [`PathRefusal`]; nothing was changed.
+    pub fn set_path_enabled(&mut self, path: usize, enabled: bool) -> Result<(), PathRefusal> {
+        match self {
+            Self::Aoe(target) => target.set_path_enabled(path, enabled),
+            Self::Iscsi(session) => session.set_path_enabled(path, enabled),
         }
     }
 

@@ -10,8 +10,8 @@ use super::wire::{
     Mask, Reserve, TargetAddress, ata,
 };
 use crate::block::{
-    BlockError, Completion, Operation, PathState, PathStatus, Payload, Request, SECTOR_BYTES, Stage,
-    SubmitError, VolumeState, VolumeStatus,
+    BlockError, Completion, Operation, PathRefusal, PathState, PathStatus, Payload, Request, SECTOR_BYTES,
+    Stage, SubmitError, VolumeState, VolumeStatus,
 };
 use crate::limits::{AOE_ADMINISTRATIONS_MAX, AOE_FRAME_LIFETIME_NS, AOE_FRAMES_MAX, AOE_PATHS_MAX};
 use crate::planted::{Bug, planted};
@@ -270,7 +270,7 @@ impl Target {
     fn next_on_path(&mut self, index: usize) -> Option<Kind> {
         let (now_ns, total) = (self.now_ns, self.slots.len());
         let others_live = self.paths.iter().any(Path::is_live);
-        let path = self.paths.get_mut(index)?;
+        let path = self.paths.get_mut(index).filter(|path| !path.disabled)?;
         match path.phase {
             Phase::Query | Phase::Refused => return (path.in_flight == 0).then_some(Kind::Query),
             Phase::Identify => return (path.in_flight == 0).then_some(Kind::Identify),

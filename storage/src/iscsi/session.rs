@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 
 use super::scsi;
 use crate::block::{
-    BlockError, Completion, Operation, PathState, PathStatus, Payload, Request, SECTOR_BYTES, Stage,
-    SubmitError, VolumeState, VolumeStatus,
+    BlockError, Completion, Operation, PathRefusal, PathState, PathStatus, Payload, Request, SECTOR_BYTES,
+    Stage, SubmitError, VolumeState, VolumeStatus,
 };
 use crate::limits::{ISCSI_COMMANDS_MAX, ISCSI_PATHS_MAX};
 use crate::planted::{Bug, planted};
@@ -155,6 +155,27 @@ impl Session {
     pub fn is_closed(&self) -> bool {
         let over = |path: &Path| matches!(path.state, State::Finished | State::Idle { .. });
         self.shared.closing && self.paths.iter().all(over)
+    }
+
+    /// Takes a path out of use, or back into it.
+    ///
+    /// # Errors
+    /// There is no such path, or no other one is in use.
+    pub fn set_path_enabled(&mut self, path: usize, enabled: bool) -> Result<(), PathRefusal> {
+        let others = self.paths.iter().filter(|other| other.index != path && !other.disabled).count();
+        let path = self.paths.get_mut(path).ok_or(PathRefusal::Unknown)?;
+        if !enabled && others == 0 {
+            return Err(PathRefusal::Last);
+        }
+        path.set_enabled(&mut self.shared, enabled);
+        self.settle();
+        Ok(())
+    }
+
+    /// Who holds the unit, as far as was asked.
+    #[must_use]
+    pub const fn holder(&self) -> scsi::Reservation {
+        self.shared.unit.holder
     }
 
     /// How many paths there are; their numbers go from zero.

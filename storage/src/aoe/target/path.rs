@@ -121,6 +121,8 @@ pub(super) struct Path {
     rttvar_ns: u64,
     pub(super) heard_ns: u64,
     pub(super) lost_since_ns: Option<u64>,
+    /// The operator took it out of use.
+    pub(super) disabled: bool,
     pub(super) last_error: Option<&'static str>,
     pub(super) latency: Histogram,
     pub(super) bytes_read: u64,
@@ -147,6 +149,7 @@ impl Path {
             rttvar_ns: 0,
             heard_ns: 0,
             lost_since_ns: None,
+            disabled: false,
             last_error: None,
             latency: Histogram::default(),
             bytes_read: 0,
@@ -158,7 +161,7 @@ impl Path {
 
     /// It serves, as far as is known.
     pub(super) fn is_live(&self) -> bool {
-        self.phase == Phase::Ready && self.lost_since_ns.is_none()
+        self.phase == Phase::Ready && self.lost_since_ns.is_none() && !self.disabled
     }
 
     pub(super) fn has_room(&self) -> bool {

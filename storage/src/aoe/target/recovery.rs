@@ -4,7 +4,8 @@
 use alloc::vec::Vec;
 
 use super::{
-    AOE_FRAME_LIFETIME_NS, Bug, Kind, Path, Payload, Phase, Release, SECTORS_FALLBACK, Slot, Target, planted,
+    AOE_FRAME_LIFETIME_NS, Bug, Kind, Path, PathRefusal, Payload, Phase, Release, SECTORS_FALLBACK, Slot,
+    Target, planted,
 };
 
 /// Tries after which the path counts as lost.
@@ -111,6 +112,34 @@ impl Target {
         let slots = self.slots.iter().filter(writes);
         let slots = slots.map(|slot| slot.sent_ns.saturating_add(AOE_FRAME_LIFETIME_NS)).max();
         slots.unwrap_or(0).max(self.requests.held.until_ns())
+    }
+
+    /// Takes a path out of use, or back into it.
+    ///
+    /// # Errors
+    /// There is no such path, or no other one is in use.
+    pub fn set_path_enabled(&mut self, index: usize, enabled: bool) -> Result<(), PathRefusal> {
+        let others = self.paths.iter().enumerate().filter(|(other, it)| *other != index && !it.disabled);
+        let others = others.count();
+        let path = self.paths.get_mut(index).ok_or(PathRefusal::Unknown)?;
+        if !enabled && others == 0 {
+            return Err(PathRefusal::Last);
+        }
+        if path.disabled == enabled {
+            path.disabled = !enabled;
+            // It looks for the target from the beginning when it is wanted again.
+            path.phase = Phase::Query;
+            path.lost_since_ns = None;
+            let now_ns = self.now_ns;
+            self.drop_slots(|slot| {
+                let moves = matches!(slot.kind, Kind::Fragment(_) | Kind::Administration(_));
+                slot.path == index && !moves
+            });
+            for slot in self.slots.iter_mut().filter(|slot| slot.path == index) {
+                slot.deadline_ns = slot.deadline_ns.min(now_ns);
+            }
+        }
+        Ok(())
     }
 
     /// Keeps a command under a new tag, to be sent after a pause.

@@ -24,6 +24,12 @@ impl Target {
         format!("now {} {paths:?} {:#?} {}", self.now_ns, self.slots, self.requests.describe())
     }
 
+    /// The stations that hold the target, as far as was asked.
+    #[must_use]
+    pub fn holders(&self) -> Option<&[super::MacAddress]> {
+        self.holders.as_deref()
+    }
+
     /// Whether it serves, and the disk's sectors: cheap to ask.
     #[must_use]
     pub fn ready_capacity(&self) -> Option<u64> {
@@ -71,6 +77,7 @@ impl Target {
 
 fn path_status(path: &Path) -> PathStatus {
     let state = match path.phase {
+        _ if path.disabled => PathState::Disabled,
         Phase::Refused => PathState::Refused,
         _ if path.lost_since_ns.is_some() => PathState::Lost,
         Phase::Ready => PathState::Active,

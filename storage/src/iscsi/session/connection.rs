@@ -228,7 +228,7 @@ impl Path {
     /// When time matters next.
     pub(super) fn next_deadline(&self, shared: &Shared) -> Option<u64> {
         match self.state {
-            State::Idle { .. } if shared.closing || shared.finished => None,
+            State::Idle { .. } if shared.closing || shared.finished || self.disabled => None,
             State::Idle { retry_ns } => Some(retry_ns),
             State::Connecting { since_ns } => Some(since_ns.saturating_add(CONNECT_NS_MAX)),
             State::Login => Some(self.login_deadline(shared)),

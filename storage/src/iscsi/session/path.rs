@@ -97,6 +97,8 @@ pub(super) struct Path {
     /// How far the last connection came.
     pub(super) stage: Stage,
     pub(super) refused: bool,
+    /// The operator took it out of use.
+    pub(super) disabled: bool,
     pub(super) srtt_ns: Option<u64>,
     pub(super) latency: Histogram,
     pub(super) bytes_read: u64,
@@ -150,6 +152,7 @@ impl Path {
             lost_since_ns: None,
             stage: Stage::Silent,
             refused: false,
+            disabled: false,
             srtt_ns: None,
             latency: Histogram::default(),
             bytes_read: 0,
@@ -168,7 +171,27 @@ impl Path {
     /// Logged in, and the disk behind it is known to be ours. The target may have asked
     /// for a pause all the same.
     pub(super) fn is_ready(&self) -> bool {
-        self.state == State::Full && self.probe == Probe::Done
+        self.state == State::Full && self.probe == Probe::Done && !self.disabled
+    }
+
+    pub(super) fn set_enabled(&mut self, shared: &mut Shared, enabled: bool) {
+        if self.disabled != enabled {
+            return;
+        }
+        self.disabled = !enabled;
+        if enabled {
+            self.failures = 0;
+            if let State::Idle { retry_ns } = &mut self.state {
+                *retry_ns = (*retry_ns).min(shared.now_ns);
+            }
+        } else if matches!(self.state, State::Connecting { .. } | State::Login | State::Full) {
+            // Whatever it was doing goes on elsewhere, as if the path were lost.
+            self.last_error = Some("taken out of use by an operator");
+            self.refused = false;
+            self.state = State::Broken;
+            self.output.clear();
+            self.sending = None;
+        }
     }
 
     pub(super) fn is_connected(&self) -> bool {
@@ -205,7 +228,7 @@ impl Path {
 
     pub(super) fn connect(&mut self, now_ns: u64) -> Option<Portal> {
         let State::Idle { retry_ns } = self.state else { return None };
-        if retry_ns > now_ns {
+        if self.disabled || retry_ns > now_ns {
             return None;
         }
         self.state = State::Connecting { since_ns: now_ns };

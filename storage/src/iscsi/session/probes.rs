@@ -103,7 +103,6 @@ impl Path {
 
     /// What follows a probe.
     fn after(&self, shared: &Shared, probe: Probe) -> Probe {
-        let reserves = shared.config.reservation.is_some();
         let next = match probe {
             Probe::TestUnitReady => Probe::Units,
             Probe::Units => Probe::Inquiry,
@@ -114,7 +113,7 @@ impl Path {
             Probe::Limits => Probe::Provisioning,
             Probe::Provisioning => Probe::Capacity,
             Probe::Capacity => Probe::Mode,
-            Probe::Mode if reserves => Probe::Holder,
+            Probe::Mode => Probe::Holder,
             Probe::Register => match (shared.unit.holder, shared.config.preempt) {
                 (Reservation::Held(holder), Some(preempt)) if holder == preempt => Probe::Preempt,
                 (Reservation::Held(_), _) => Probe::Done,
@@ -122,7 +121,7 @@ impl Path {
             },
             // Whether it is ours now is asked once more.
             Probe::Unregister => Probe::Holder,
-            Probe::Mode | Probe::Holder | Probe::Reserve | Probe::Preempt | Probe::Done => Probe::Done,
+            Probe::Holder | Probe::Reserve | Probe::Preempt | Probe::Done => Probe::Done,
         };
         let page = match next {
             Probe::Serial => Some(0x80),

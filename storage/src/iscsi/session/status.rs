@@ -101,6 +101,7 @@ impl Session {
 
 fn path_status(shared: &Shared, path: &Path, active: bool) -> PathStatus {
     let state = match path.state {
+        _ if path.disabled => PathState::Disabled,
         _ if path.refused => PathState::Refused,
         _ if path.is_ready() && active => PathState::Active,
         _ if path.is_ready() => PathState::Standby,

@@ -1,0 +1,507 @@
+//! A small crash-safe store on a volume: what a node must not forget.
+//!
+//! Keys with values, changed in transactions. A transaction is one record of a log
+//! (`record`); it is confirmed once the volume has flushed it. The volume has two
+//! halves: when the log has filled one, all that lives is copied to the other, and
+//! only when that is durable does the other's header make it the newer one. So at
+//! any cut of power one half is whole, and what was confirmed is in it.
+//!
+//! Sans-IO: [`Store::next`] says what to do with the volume, one operation at a time;
+//! [`Store::read`], [`Store::done`] and [`Store::failed`] say how it went.
+//!
+//! What a cut of power may leave behind is a torn last record, never more: behind the
+//! last good record nothing of the same generation may follow. If something does, the
+//! volume was damaged and the store refuses to open, rather than go back in time.
+
+mod record;
+
+use crate::limits::{
+    STORE_BYTES_MAX, STORE_KEY_BYTES_MAX, STORE_KEYS_MAX, STORE_RECORD_BYTES_MAX, STORE_VALUE_BYTES_MAX,
+};
+use alloc::collections::BTreeMap;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use record::{Change, Digest, Found, Header, Place};
+
+/// Octets of a block: the unit of this store, of any size of sector.
+pub const BLOCK_BYTES: usize = 4096;
+/// Blocks a volume must have: each half holds all that may live, and room to go on.
+pub const BLOCKS_MIN: u64 = 2 * HALF_BLOCKS;
+/// Blocks of a half: 8 MiB, also of a larger volume, so that it may grow.
+const HALF_BLOCKS: u64 = 2048;
+/// Blocks read at once.
+const READ_BLOCKS: u64 = 32;
+/// Octets of changes in a record of a copy; a change may go beyond it once.
+const COPY_BYTES: usize = 48 * 1024;
+
+/// What to do with the volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreOperation<'a> {
+    /// Read blocks and hand them to [`Store::read`].
+    Read {
+        /// The first.
+        first: u64,
+        /// How many.
+        blocks: u64,
+    },
+    /// Write whole blocks.
+    Write {
+        /// The first.
+        first: u64,
+        /// Their octets.
+        bytes: &'a [u8],
+    },
+    /// Make durable what was written.
+    Flush,
+}
+
+/// Why a volume cannot be opened, or no longer be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreError {
+    /// It has never been formatted.
+    Blank,
+    /// It holds somebody else's data.
+    Foreign,
+    /// What was confirmed is no longer all there.
+    Damaged,
+    /// It has fewer than [`BLOCKS_MIN`].
+    TooSmall,
+    /// An operation failed.
+    Volume,
+}
+
+impl core::fmt::Display for StoreError {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        formatter.write_str(match self {
+            Self::Blank => "is empty: it has not been formatted",
+            Self::Foreign => "holds data that is not a node's state",
+            Self::Damaged => "is damaged: what was confirmed is not all there",
+            Self::TooSmall => "is smaller than 16 MiB",
+            Self::Volume => "could not be read or written",
+        })
+    }
+}
+
+/// Why a change is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreRefusal {
+    /// The store is not open.
+    Closed,
+    /// The key is empty or too long, or the value is too long.
+    TooLong,
+    /// More than the store may hold.
+    Full,
+    /// More changes at once than a transaction may have.
+    Busy,
+}
+
+/// Where the work is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Reads the headers of both halves.
+    Headers,
+    /// Reads the log of the newer half.
+    Replay,
+    /// Looks for records behind the end of the log, from this block on.
+    Scan(u64),
+    /// Makes durable what the log holds, before anybody relies on it.
+    FlushOpened,
+    /// Nothing to do but transactions.
+    Open,
+    Append,
+    FlushAppend,
+    Copy(usize),
+    FlushCopy,
+    WriteHeader,
+    FlushHeader,
+    /// Makes the other half blank, for formatting.
+    WriteBlank,
+    FlushBlank,
+    Stopped(StoreError),
+}
+
+/// The store of one volume.
+#[derive(Debug)]
+pub struct Store {
+    phase: Phase,
+    outstanding: bool,
+    identity: [u8; 16],
+    /// The half in use, 0 or 1.
+    half: u64,
+    generation: u64,
+    sequence: u64,
+    last: Digest,
+    /// The block after the log.
+    tail: u64,
+    headers: [Option<Found>; 2],
+    /// Records that the header says were there before it.
+    promised: u64,
+    promised_last: Digest,
+    replayed: u64,
+    /// Blocks read, from `buffer_first` on.
+    buffer: Vec<u8>,
+    buffer_first: u64,
+    entries: BTreeMap<String, Vec<u8>>,
+    bytes: usize,
+    /// The transaction that waits, and what its record will take.
+    pending: Vec<Change>,
+    pending_bytes: usize,
+    /// Number of the transaction that waits or is being written.
+    ticket: u64,
+    /// The one that is being written.
+    writing: u64,
+    confirmed: u64,
+    output: Vec<u8>,
+    output_digest: Digest,
+    copy: Vec<Vec<u8>>,
+}
+
+impl Store {
+    /// Begins to open a volume of `blocks`.
+    #[must_use]
+    pub const fn open(blocks: u64) -> Self {
+        let phase = if blocks < BLOCKS_MIN { Phase::Stopped(StoreError::TooSmall) } else { Phase::Headers };
+        Self {
+            phase,
+            outstanding: false,
+            identity: [0; 16],
+            half: 0,
+            generation: 0,
+            sequence: 0,
+            last: [0; 32],
+            tail: 0,
+            headers: [None; 2],
+            promised: 0,
+            promised_last: [0; 32],
+            replayed: 0,
+            buffer: Vec::new(),
+            buffer_first: 0,
+            entries: BTreeMap::new(),
+            bytes: 0,
+            pending: Vec::new(),
+            pending_bytes: 0,
+            ticket: 1,
+            writing: 0,
+            confirmed: 0,
+            output: Vec::new(),
+            output_digest: [0; 32],
+            copy: Vec::new(),
+        }
+    }
+
+    /// Begins to format a volume of `blocks`, whatever it holds. `identity` is
+    /// random and tells volumes apart.
+    #[must_use]
+    pub fn format(blocks: u64, identity: [u8; 16]) -> Self {
+        let mut store = Self::open(blocks);
+        if store.phase == Phase::Headers {
+            store.phase = Phase::WriteBlank;
+            (store.identity, store.half) = (identity, 1);
+            store.output = alloc::vec![0; BLOCK_BYTES];
+        }
+        store
+    }
+
+    /// Whether it can be used.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Open
+                | Phase::Append
+                | Phase::FlushAppend
+                | Phase::Copy(_)
+                | Phase::FlushCopy
+                | Phase::WriteHeader
+                | Phase::FlushHeader
+        ) && self.generation != 0
+    }
+
+    /// Why it cannot be used, for ever.
+    #[must_use]
+    pub const fn error(&self) -> Option<StoreError> {
+        match self.phase {
+            Phase::Stopped(error) => Some(error),
+            _ => None,
+        }
+    }
+
+    /// Which volume this is.
+    #[must_use]
+    pub const fn identity(&self) -> [u8; 16] {
+        self.identity
+    }
+
+    /// The value of a key, with changes that are not confirmed yet.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<&[u8]> {
+        self.entries.get(key).map(Vec::as_slice)
+    }
+
+    /// Keys that begin with `prefix`, and their values, in the order of the keys.
+    pub fn with_prefix<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a [u8])> {
+        self.entries
+            .range::<str, _>(prefix..)
+            .take_while(move |(key, _)| key.starts_with(prefix))
+            .map(|(key, value)| (key.as_str(), value.as_slice()))
+    }
+
+    /// Octets of keys and values.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Sets a key, in the transaction whose number is returned: see
+    /// [`Self::confirmed`].
+    ///
+    /// # Errors
+    /// [`StoreRefusal`]; nothing has changed then.
+    pub fn put(&mut self, key: &str, value: &[u8]) -> Result<u64, StoreRefusal> {
+        if value.len() > STORE_VALUE_BYTES_MAX {
+            return Err(StoreRefusal::TooLong);
+        }
+        self.change(key, Some(value))
+    }
+
+    /// Removes a key; one that is not there is no error.
+    ///
+    /// # Errors
+    /// [`StoreRefusal`]; nothing has changed then.
+    pub fn remove(&mut self, key: &str) -> Result<u64, StoreRefusal> {
+        self.change(key, None)
+    }
+
+    fn change(&mut self, key: &str, value: Option<&[u8]>) -> Result<u64, StoreRefusal> {
+        if !self.is_open() {
+            return Err(StoreRefusal::Closed);
+        }
+        if key.is_empty() || key.len() > STORE_KEY_BYTES_MAX {
+            return Err(StoreRefusal::TooLong);
+        }
+        let old = self.entries.get(key).map_or(0, |value| key.len() + value.len());
+        let new = value.map_or(0, |value| key.len() + value.len());
+        if self.bytes - old + new > STORE_BYTES_MAX
+            || (old == 0 && new != 0 && self.entries.len() >= STORE_KEYS_MAX)
+        {
+            return Err(StoreRefusal::Full);
+        }
+        let change_bytes = record::change_bytes(key, value);
+        // Half a block for the record's own fields.
+        if self.pending_bytes + change_bytes > STORE_RECORD_BYTES_MAX - BLOCK_BYTES / 2 {
+            return Err(StoreRefusal::Busy);
+        }
+        self.pending_bytes += change_bytes;
+        self.pending.push((key.to_string(), value.map(<[u8]>::to_vec)));
+        self.apply(key, value.map(<[u8]>::to_vec));
+        Ok(self.ticket)
+    }
+
+    fn apply(&mut self, key: &str, value: Option<Vec<u8>>) {
+        if let Some(old) = self.entries.remove(key) {
+            self.bytes -= key.len() + old.len();
+        }
+        if let Some(value) = value {
+            self.bytes += key.len() + value.len();
+            self.entries.insert(key.to_string(), value);
+        }
+    }
+
+    /// The last transaction that is durable, with all before it.
+    #[must_use]
+    pub const fn confirmed(&self) -> u64 {
+        self.confirmed
+    }
+
+    /// What to do with the volume now: one operation at a time.
+    pub fn next(&mut self) -> Option<StoreOperation<'_>> {
+        if self.outstanding {
+            return None;
+        }
+        if self.phase == Phase::Open && !self.pending.is_empty() {
+            self.begin_transaction();
+        }
+        let start = self.half * HALF_BLOCKS;
+        let end = start + HALF_BLOCKS;
+        let operation = match self.phase {
+            Phase::Open | Phase::Stopped(_) => return None,
+            Phase::Headers => {
+                let half = u64::from(self.headers.first().is_some_and(Option::is_some));
+                StoreOperation::Read { first: half * HALF_BLOCKS, blocks: 1 }
+            }
+            Phase::Replay => {
+                StoreOperation::Read { first: self.tail, blocks: READ_BLOCKS.min(end - self.tail) }
+            }
+            Phase::Scan(first) => StoreOperation::Read { first, blocks: READ_BLOCKS.min(end - first) },
+            Phase::Append => StoreOperation::Write { first: self.tail, bytes: &self.output },
+            Phase::Copy(index) => match self.copy.get(index) {
+                Some(bytes) => StoreOperation::Write { first: self.tail, bytes },
+                None => return None,
+            },
+            Phase::WriteHeader | Phase::WriteBlank => {
+                StoreOperation::Write { first: start, bytes: &self.output }
+            }
+            Phase::FlushOpened
+            | Phase::FlushAppend
+            | Phase::FlushCopy
+            | Phase::FlushHeader
+            | Phase::FlushBlank => StoreOperation::Flush,
+        };
+        self.outstanding = true;
+        Some(operation)
+    }
+
+    /// The blocks that were asked for.
+    pub fn read(&mut self, bytes: &[u8]) {
+        self.outstanding = false;
+        match self.phase {
+            Phase::Headers => self.header_read(bytes),
+            Phase::Replay => {
+                // A record that goes on beyond what was read is read on.
+                if self.buffer.is_empty() {
+                    self.buffer_first = self.tail;
+                }
+                self.buffer.extend_from_slice(bytes);
+                self.replay();
+            }
+            Phase::Scan(first) => self.scan(first, bytes),
+            _ => {}
+        }
+    }
+
+    /// A write or flush succeeded.
+    pub fn done(&mut self) {
+        self.outstanding = false;
+        match self.phase {
+            Phase::FlushOpened => self.phase = Phase::Open,
+            Phase::Append => {
+                self.tail += blocks_of(self.output.len());
+                self.phase = Phase::FlushAppend;
+            }
+            Phase::FlushAppend => {
+                (self.last, self.confirmed) = (self.output_digest, self.writing);
+                self.phase = Phase::Open;
+            }
+            Phase::Copy(index) => {
+                self.tail += blocks_of(self.copy.get(index).map_or(0, Vec::len));
+                self.phase =
+                    if index + 1 < self.copy.len() { Phase::Copy(index + 1) } else { Phase::FlushCopy };
+            }
+            Phase::FlushCopy => {
+                self.copy = Vec::new();
+                self.phase = Phase::WriteHeader;
+            }
+            Phase::WriteHeader => self.phase = Phase::FlushHeader,
+            Phase::FlushHeader => {
+                self.confirmed = self.writing;
+                self.phase = Phase::Open;
+            }
+            Phase::WriteBlank => self.phase = Phase::FlushBlank,
+            Phase::FlushBlank => self.begin_copy(),
+            _ => {}
+        }
+    }
+
+    /// An operation failed: what was confirmed stays, nothing more is taken.
+    pub const fn failed(&mut self) {
+        self.outstanding = false;
+        self.phase = Phase::Stopped(StoreError::Volume);
+    }
+
+    fn header_read(&mut self, block: &[u8]) {
+        if let Some(slot) = self.headers.iter_mut().find(|slot| slot.is_none()) {
+            *slot = Some(Header::find(block));
+        }
+        let [Some(first), Some(second)] = self.headers else { return };
+        let newer = match (first, second) {
+            (Found::Header(a), Found::Header(b)) if a.identity != b.identity => None,
+            (Found::Header(a), Found::Header(b)) if b.generation > a.generation => Some((1, b)),
+            (Found::Header(a), _) => Some((0, a)),
+            (_, Found::Header(b)) => Some((1, b)),
+            _ => None,
+        };
+        let Some((half, header)) = newer else {
+            self.phase = Phase::Stopped(match (first, second) {
+                (Found::Blank, Found::Blank) => StoreError::Blank,
+                (Found::Foreign, _) | (_, Found::Foreign) => StoreError::Foreign,
+                _ => StoreError::Damaged,
+            });
+            return;
+        };
+        (self.half, self.identity, self.generation) = (half, header.identity, header.generation);
+        (self.promised, self.promised_last) = (header.records, header.last);
+        self.last = Header::seed(&self.identity, self.generation);
+        self.tail = half * HALF_BLOCKS + 1;
+        self.phase = Phase::Replay;
+    }
+
+    /// Applies the records that the buffer holds whole.
+    fn replay(&mut self) {
+        let end = (self.half + 1) * HALF_BLOCKS;
+        loop {
+            let skip = usize::try_from(self.tail - self.buffer_first).unwrap_or(usize::MAX);
+            let bytes = self.buffer.get(skip.saturating_mul(BLOCK_BYTES)..).unwrap_or(&[]);
+            let next = self.tail + blocks_of(bytes.len());
+            if bytes.is_empty() && next < end {
+                self.buffer.clear();
+                return;
+            }
+            let wanted = record::length(bytes);
+            if wanted.is_some_and(|wanted| bytes.len() < wanted) && next < end {
+                // The rest of it, with what is there read again.
+                self.read_on(next, wanted.unwrap_or(0) - bytes.len());
+                return;
+            }
+            let found = record::decode(bytes).filter(|(place, ..)| *place == self.place());
+            let Some((_, digest, changes)) = found else { break };
+            self.tail += blocks_of(wanted.unwrap_or(0));
+            (self.last, self.sequence) = (digest, self.sequence + 1);
+            self.replayed += 1;
+            for (key, value) in changes {
+                self.apply(&key, value);
+            }
+            if self.replayed == self.promised && self.last != self.promised_last {
+                self.phase = Phase::Stopped(StoreError::Damaged);
+                return;
+            }
+        }
+        self.buffer = Vec::new();
+        self.phase = if self.replayed < self.promised {
+            Phase::Stopped(StoreError::Damaged)
+        } else {
+            Phase::Scan(self.tail)
+        };
+        if self.tail >= end {
+            self.phase = Phase::FlushOpened;
+        }
+    }
+
+    /// Makes [`Self::next`] read at `next`: the log's end moves there for as long.
+    fn read_on(&mut self, _next: u64, _missing: usize) {}
+
+    /// The place of the next record.
+    const fn place(&self) -> Place {
+        Place { generation: self.generation, sequence: self.sequence + 1, before: self.last }
+    }
+
+    fn scan(&mut self, first: u64, bytes: &[u8]) {
+        let damaged = bytes.chunks_exact(BLOCK_BYTES).any(|block| {
+            record::head(block).is_some_and(|(generation, sequence)| {
+                generation == self.generation && sequence > self.sequence + 1
+            })
+        });
+        let next = first + blocks_of(bytes.len());
+        self.phase = if damaged {
+            Phase::Stopped(StoreError::Damaged)
+        } else if next >= (self.half + 1) * HALF_BLOCKS || bytes.is_empty() {
+            Phase::FlushOpened
+        } else {
+            Phase::Scan(next)
+        };
+    }
+}
+
+/// Whole blocks that `bytes` take.
+const fn blocks_of(bytes: usize) -> u64 {
+    bytes.div_ceil(BLOCK_BYTES) as u64
+}
