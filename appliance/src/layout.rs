@@ -63,6 +63,18 @@ pub const UART_PORT: u16 = 0x3f8;
 pub const UART_PIN: u8 = 4;
 /// Interrupt pin of the generic event device (power button).
 pub const EVENT_PIN: u8 = 9;
+/// Interrupt pin of the generic event device (disks that come and go).
+pub const HOT_PLUG_PIN: u8 = 10;
+/// What has come and gone on the PCI bus: bit 0 asks for a look at all slots. Cleared
+/// by reading, 32 bits.
+pub const HOT_PLUG_RESCAN_PORT: u16 = 0x610;
+/// Slots that are to be given back, one bit each. Cleared by reading, 32 bits.
+pub const HOT_PLUG_LEAVING_PORT: u16 = 0x614;
+/// Slots that the guest gives back, one bit each, 32 bits.
+pub const HOT_PLUG_EJECT_PORT: u16 = 0x618;
+/// Slots of the PCI bus that the ACPI tables describe: those of a guest with as many
+/// devices as it may have.
+pub const HOT_PLUG_SLOTS: u32 = 22;
 /// Keyboard controller command port, of which only "reset" is answered.
 pub const KEYBOARD_COMMAND_PORT: u16 = 0x64;
 /// ACPI sleep control register.

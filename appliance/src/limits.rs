@@ -55,6 +55,8 @@ pub const SESSIONS_MAX: usize = 16;
 pub const MANAGEMENT_BACKLOG: usize = 4;
 /// How long a new guest's disks may take to answer, in nanoseconds.
 pub const START_TIMEOUT_NS: u64 = 15_000_000_000;
+/// How long a guest may take to give a disk back, in nanoseconds.
+pub const DETACH_TIMEOUT_NS: u64 = 10_000_000_000;
 /// How long a discovery over iSCSI may take, in nanoseconds.
 pub const DISCOVERY_TIMEOUT_NS: u64 = 5_000_000_000;
 /// Entropy requests served for one guest in one turn.

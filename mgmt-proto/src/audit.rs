@@ -237,11 +237,14 @@ pub fn subject(request: &Request) -> Option<(&'static str, &str)> {
         | Request::Check(_)
         | Request::List
         | Request::Info { .. }
-        | Request::AuditRead { .. } => return None,
+        | Request::AuditRead { .. }
+        | Request::CheckWith { .. }
+        | Request::StorageShow { .. }
+        | Request::BlockList { .. } => return None,
         Request::NodeStop { power_off: true } => ("node poweroff", ""),
         Request::NodeStop { power_off: false } => ("node reboot", ""),
         Request::BlobPut { .. } => ("blob put", ""),
-        Request::Create { machine, .. } => ("create", &machine.name),
+        Request::Create { machine, .. } | Request::CreateWith { machine, .. } => ("create", &machine.name),
         Request::ConsoleRead { name, .. } => ("console read", name),
         Request::ConsoleWrite { name, .. } => ("console write", name),
         Request::Pause { name } => ("pause", name),
@@ -250,6 +253,16 @@ pub fn subject(request: &Request) -> Option<(&'static str, &str)> {
         Request::Reboot { name } => ("reboot", name),
         Request::Destroy { name } => ("destroy", name),
         Request::InjectFault(_) => ("inject-fault", ""),
+        Request::StorageProbe { volume, .. } => ("storage probe", volume),
+        Request::StorageReserve { volume, force: false, .. } => ("storage reserve", volume),
+        Request::StorageReserve { volume, force: true, .. } => ("storage reserve --force", volume),
+        Request::StorageRelease { volume, force: false, .. } => ("storage release", volume),
+        Request::StorageRelease { volume, force: true, .. } => ("storage release --force", volume),
+        Request::StoragePath { volume, enabled: true, .. } => ("storage path enable", volume),
+        Request::StoragePath { volume, enabled: false, .. } => ("storage path disable", volume),
+        Request::BlockAttach { name, .. } => ("block-attach", name),
+        Request::BlockDetach { name, .. } => ("block-detach", name),
+        Request::Limit { name, .. } => ("limit", name),
     })
 }
 

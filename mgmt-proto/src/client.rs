@@ -6,6 +6,7 @@ use crate::limits::{BLOB_CHUNK_BYTES, RECEIVE_BYTES};
 use crate::record::{self, KIND_COMMAND, KIND_DATA, KIND_OUTCOME, LENGTH_BYTES};
 use crate::verb::{Outcome, Request};
 use alloc::vec::Vec;
+use zeroize::Zeroizing;
 
 /// A session that waits for the node's answer.
 pub struct Connecting {
@@ -66,7 +67,7 @@ impl Client {
     /// The request is too long or the key cannot sign.
     pub fn command(&mut self, key: &dyn OperatorKey, request: &Request) -> Result<Vec<u8>, PeerFault> {
         self.counter += 1;
-        let envelope = envelope::seal(key, &self.binding, self.counter, request)?;
+        let envelope = Zeroizing::new(envelope::seal(key, &self.binding, self.counter, request)?);
         self.seal(KIND_COMMAND, &envelope)
     }
 
@@ -83,7 +84,7 @@ impl Client {
     }
 
     fn seal(&mut self, kind: u8, body: &[u8]) -> Result<Vec<u8>, PeerFault> {
-        let mut plain = Vec::with_capacity(body.len() + 1);
+        let mut plain = Zeroizing::new(Vec::with_capacity(body.len() + 1));
         plain.push(kind);
         plain.extend_from_slice(body);
         let sealed = self.keys.sealer.seal(&plain)?;

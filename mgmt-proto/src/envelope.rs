@@ -16,6 +16,7 @@ use crate::verb::Request;
 use alloc::vec::Vec;
 use ed25519_dalek::{Signature, VerifyingKey};
 use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
 
 const LABEL: &[u8] = b"redoubt command 1";
 const HEADER_BYTES: usize = 64 + 32 + 32 + 32 + 8;
@@ -104,11 +105,12 @@ pub fn seal(
     counter: u64,
     request: &Request,
 ) -> Result<Vec<u8>, PeerFault> {
-    let request = postcard::to_allocvec(request).map_err(|_| PeerFault::Length)?;
+    // It may hold secrets.
+    let request = Zeroizing::new(postcard::to_allocvec(request).map_err(|_| PeerFault::Length)?);
     if request.len() > MESSAGE_BYTES {
         return Err(PeerFault::Length);
     }
-    let signature = key.sign(&message(binding, counter, &Sha256::digest(&request).into()))?;
+    let signature = key.sign(&message(binding, counter, &Sha256::digest(&*request).into()))?;
     Ok([&signature[..], &header(binding, counter), &request].concat())
 }
 

@@ -2,7 +2,9 @@
 //!
 //! * [`verb`]: requests and replies;
 //! * [`code`]: error codes, which are also the CLI's exit codes;
-//! * [`machine`]: the description of a guest;
+//! * [`machine`]: the description of a guest; [`disk`]: what is set for its disks;
+//! * [`volume`]: what a node tells of its volumes;
+//! * [`secret`]: what is never printed;
 //! * [`handshake`]: how two ends come to trust each other;
 //! * [`record`]: the encrypted frames after that;
 //! * [`envelope`]: a signed command, verified before it is decoded;
@@ -17,15 +19,18 @@ extern crate alloc;
 pub mod audit;
 pub mod client;
 pub mod code;
+pub mod disk;
 pub mod envelope;
 pub mod handshake;
 pub mod limits;
 pub mod machine;
 pub mod manifest;
 pub mod record;
+pub mod secret;
 pub mod server;
 pub mod trust;
 pub mod verb;
+pub mod volume;
 
 #[cfg(test)]
 mod tests;

@@ -16,6 +16,16 @@ pub const MEMORY_BYTES_MAX: u64 = 240 << 30;
 pub const COMMAND_LINE_BYTES: usize = 2047;
 /// Most bytes of a volume's name.
 pub const VOLUME_BYTES: usize = 512;
+/// Most things set for a disk, or for a guest.
+pub const DISK_SETTINGS: usize = 64;
+/// Most portals of a volume, the one in its name included.
+pub const PORTALS: usize = 8;
+/// Most stations believed for a volume.
+pub const STATIONS: usize = 16;
+/// Most bytes of a secret.
+pub const SECRET_BYTES: usize = 255;
+/// Most bytes of volumes in one reply.
+pub const VOLUME_PAGE_BYTES: usize = 32 * 1024;
 /// Most bytes of a kernel or initrd.
 pub const BLOB_BYTES: u64 = 512 << 20;
 /// Most bytes of console or log in one reply.

@@ -12,6 +12,7 @@ use crate::verb::{Outcome, Request};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use ed25519_dalek::SigningKey;
+use zeroize::Zeroizing;
 
 /// Who the node is in this boot.
 pub struct Identity {
@@ -143,7 +144,7 @@ impl Server {
         let Stage::Established(established) = &mut self.stage else { return Ok(None) };
         let Some(length) = record::length(&self.received)? else { return Ok(None) };
         let Some(sealed) = self.received.get(LENGTH_BYTES..LENGTH_BYTES + length) else { return Ok(None) };
-        let plain = established.keys.opener.open(sealed)?;
+        let plain = Zeroizing::new(established.keys.opener.open(sealed)?);
         self.received.drain(..LENGTH_BYTES + length);
         self.deadline_ns = now_ns.saturating_add(IDLE_TIMEOUT_NS);
         match plain.split_first() {

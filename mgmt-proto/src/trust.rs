@@ -58,7 +58,10 @@ pub const fn required(request: &Request) -> Role {
         | Request::Check(_)
         | Request::List
         | Request::Info { .. }
-        | Request::AuditRead { .. } => Role::Viewer,
+        | Request::AuditRead { .. }
+        | Request::CheckWith { .. }
+        | Request::StorageShow { .. }
+        | Request::BlockList { .. } => Role::Viewer,
         Request::BlobPut { .. }
         | Request::Create { .. }
         | Request::ConsoleRead { .. }
@@ -67,7 +70,19 @@ pub const fn required(request: &Request) -> Role {
         | Request::Unpause { .. }
         | Request::Shutdown { .. }
         | Request::Reboot { .. }
-        | Request::Destroy { .. } => Role::Operator,
+        | Request::Destroy { .. }
+        | Request::CreateWith { .. }
+        | Request::StorageProbe { .. }
+        | Request::StorageReserve { force: false, .. }
+        | Request::StorageRelease { force: false, .. }
+        | Request::StoragePath { .. }
+        | Request::BlockAttach { .. }
+        | Request::BlockDetach { .. }
+        | Request::Limit { .. } => Role::Operator,
+        // What another node holds may be in use there.
+        Request::StorageReserve { force: true, .. } | Request::StorageRelease { force: true, .. } => {
+            Role::Admin
+        }
         Request::NodeStop { .. } | Request::InjectFault(_) => Role::Admin,
     }
 }

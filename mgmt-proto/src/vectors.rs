@@ -1,16 +1,23 @@
 //! The bytes of version 1, kept for ever.
 
+use crate::disk::{Digests, DiskSetting, GuestSettings, Limit, Policy};
 use crate::envelope::{Binding, seal};
 use crate::handshake::{Initiator, OperatorKey, answer, verify_hello};
 use crate::machine::{Action, Disk, Machine, NetworkCard};
+use crate::secret::Secret;
 use crate::trust::required;
-use crate::verb::{Discover, Fault, Request};
+use crate::verb::{Discover, Fault, Reply, Request};
+use crate::volume::{
+    BlockFacts, Condition, PathCondition, PathFacts, Plugged, Stage, VolumeFacts, VolumePage,
+};
 use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 use ed25519_dalek::SigningKey;
 
 const REQUESTS: &str = include_str!("vectors/requests.txt");
+const REPLIES: &str = include_str!("vectors/replies.txt");
+const SETTINGS: &str = include_str!("vectors/settings.txt");
 const HANDSHAKE: &str = include_str!("vectors/handshake.txt");
 const PROTOCOL: &str = include_str!("../PROTOCOL.md");
 
@@ -55,6 +62,103 @@ fn requests() -> Vec<Request> {
         Request::Destroy { name: name() },
         Request::InjectFault(Fault::Hang),
         Request::AuditRead { from: 7 },
+        Request::CheckWith { machine: machine(), settings: guest_settings() },
+        Request::CreateWith { machine: machine(), settings: guest_settings(), paused: true },
+        Request::StorageShow { volume: Some(volume()), from: 300 },
+        Request::StorageProbe { volume: volume(), settings: disk_settings() },
+        Request::StorageReserve { volume: volume(), settings: Vec::new(), force: false },
+        Request::StorageRelease { volume: volume(), settings: Vec::new(), force: false },
+        Request::StoragePath { volume: volume(), path: 1, enabled: true },
+        Request::BlockAttach { name: name(), disk: disk(), settings: vec![DiskSetting::Reserve] },
+        Request::BlockDetach { name: name(), slot: 9, force: true },
+        Request::BlockList { name: name() },
+        Request::Limit { name: name(), slot: Some(1), limits: limits() },
+    ]
+}
+
+fn volume() -> String {
+    "aoe:e11.1".to_string()
+}
+
+fn disk() -> Disk {
+    Disk { volume: volume(), read_only: true }
+}
+
+fn limits() -> Vec<Limit> {
+    vec![Limit::BytesPerSecond(300), Limit::OperationsPerSecond(2), Limit::BurstMs(1_000)]
+}
+
+/// One of each, in the order of the wire.
+fn disk_settings() -> Vec<DiskSetting> {
+    vec![
+        DiskSetting::Policy(Policy::RoundRobin),
+        DiskSetting::Portal([10, 0, 0, 3], 3260),
+        DiskSetting::Station([2, 0, 0, 0, 0, 1]),
+        DiskSetting::Digests(Digests::Required),
+        DiskSetting::DeadlineMs(30_000),
+        DiskSetting::Limit(Limit::BytesPerSecond(300)),
+        DiskSetting::Reserve,
+        DiskSetting::Preempt(0x0102_0304_0506_0708),
+        DiskSetting::Secret(Secret::new(b"open sesame".to_vec())),
+        DiskSetting::TargetSecret(Some("disks".to_string()), Secret::new(b"be welcome".to_vec())),
+        DiskSetting::AllowMd5,
+    ]
+}
+
+fn guest_settings() -> GuestSettings {
+    GuestSettings { limits: limits(), disks: vec![disk_settings()] }
+}
+
+fn named<T: Clone>(value: T) -> Vec<(String, T)> {
+    vec![("k".to_string(), value)]
+}
+
+/// The replies that came after those of the first release.
+fn replies() -> Vec<Reply> {
+    let path = PathFacts {
+        name: "p".to_string(),
+        condition: PathCondition::Disabled,
+        stage: Stage::Ready,
+        lost_since_ns: Some(1),
+        rtt_ns: Some(2),
+        latency: vec![0, 3],
+        counters: named(4),
+        last_error: Some("e".to_string()),
+        negotiated: named("v".to_string()),
+    };
+    let facts = VolumeFacts {
+        guest: "web1".to_string(),
+        slot: 3,
+        volume: volume(),
+        read_only: true,
+        condition: Condition::Refused,
+        stage: Stage::LoggedIn,
+        stalled_since_ns: Some(1),
+        retry: 2,
+        sectors: Some(300),
+        pending: 4,
+        rtt_ns: Some(5),
+        latency: vec![6],
+        counters: named(7),
+        last_error: Some("e".to_string()),
+        negotiated: named("v".to_string()),
+        settings: named("w".to_string()),
+        paths: vec![path],
+    };
+    let block = BlockFacts {
+        slot: 3,
+        volume: volume(),
+        read_only: false,
+        condition: Condition::Stalled,
+        stalled_since_ns: None,
+        sectors: 300,
+        plugged: Plugged::Leaving,
+        from_start: true,
+    };
+    vec![
+        Reply::Volumes(VolumePage { now_ns: 9, volumes: vec![facts], next: Some(1) }),
+        Reply::Attached(9),
+        Reply::Disks(vec![block]),
     ]
 }
 
@@ -62,22 +166,49 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| alloc::format!("{byte:02x}")).collect()
 }
 
-fn variant(request: &Request) -> String {
-    let text = alloc::format!("{request:?}");
+fn variant<T: core::fmt::Debug>(value: &T) -> String {
+    let text = alloc::format!("{value:?}");
     text.split([' ', '(']).next().unwrap_or_default().to_string()
 }
 
-#[test]
-fn requests_are_encoded_as_ever() {
-    let now: Vec<String> = requests()
-        .iter()
-        .map(|request| {
-            alloc::format!("{} {}", variant(request), hex(&postcard::to_allocvec(request).unwrap()))
-        })
-        .collect();
-    let kept: Vec<&str> = REQUESTS.lines().collect();
+/// Compares with what was kept; returns how many there are.
+fn as_ever<T: core::fmt::Debug + serde::Serialize>(values: &[T], kept: &str) -> usize {
+    let line = |value| alloc::format!("{} {}", variant(value), hex(&postcard::to_allocvec(value).unwrap()));
+    let now: Vec<String> = values.iter().map(line).collect();
+    let kept: Vec<&str> = kept.lines().collect();
     assert_eq!(now, kept);
-    assert!(now.len() <= 64, "the protocol has at most 64 verbs");
+    now.len()
+}
+
+#[test]
+fn requests_replies_and_settings_are_encoded_as_ever() {
+    assert!(as_ever(&requests(), REQUESTS) <= 64, "the protocol has at most 64 verbs");
+    as_ever(&replies(), REPLIES);
+    as_ever(&disk_settings(), SETTINGS);
+    for reply in replies() {
+        let bytes = postcard::to_allocvec(&reply).unwrap();
+        assert_eq!(postcard::from_bytes::<Reply>(&bytes), Ok(reply));
+    }
+}
+
+#[test]
+fn no_request_prints_a_secret() {
+    for request in requests() {
+        let text = alloc::format!("{request:?}");
+        assert!(!text.contains("sesame") && !text.contains("welcome"), "{text}");
+        // Nor as numbers.
+        assert!(!text.contains("112, 101, 110"), "{text}");
+        let (verb, object) = crate::audit::subject(&request).unwrap_or_default();
+        assert!(!verb.contains("sesame") && !object.contains("sesame"));
+    }
+}
+
+#[test]
+fn the_document_names_every_setting() {
+    for (number, setting) in disk_settings().iter().enumerate() {
+        let row = alloc::format!("| {number} | `{}`", variant(setting));
+        assert!(PROTOCOL.contains(&row), "no row {row}");
+    }
 }
 
 /// The document has a row for each request, with its number and its role.

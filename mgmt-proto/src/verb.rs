@@ -3,7 +3,9 @@
 
 use crate::audit;
 use crate::code::Failure;
-use crate::machine::{Digest, Machine};
+use crate::disk::{DiskSetting, GuestSettings, Limit};
+use crate::machine::{Digest, Disk, Machine};
+use crate::volume::{BlockFacts, VolumePage};
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -104,6 +106,95 @@ pub enum Request {
     AuditRead {
         /// First entry wanted.
         from: u64,
+    },
+    /// As `Check`, with what is set for the guest.
+    CheckWith {
+        /// The guest.
+        machine: Machine,
+        /// What is set.
+        settings: GuestSettings,
+    },
+    /// As `Create`, with what is set for the guest.
+    CreateWith {
+        /// The guest.
+        machine: Machine,
+        /// What is set.
+        settings: GuestSettings,
+        /// Leave it paused.
+        paused: bool,
+    },
+    /// Volumes in use.
+    StorageShow {
+        /// Only this one.
+        volume: Option<String>,
+        /// Where to begin; 0, then [`VolumePage::next`].
+        from: u32,
+    },
+    /// Tries a volume without a guest.
+    StorageProbe {
+        /// Its name.
+        volume: String,
+        /// What is set for it.
+        settings: Vec<DiskSetting>,
+    },
+    /// Reserves a volume for this node, in use or not.
+    StorageReserve {
+        /// Its name.
+        volume: String,
+        /// What is set for it, where it is not in use.
+        settings: Vec<DiskSetting>,
+        /// Whoever else holds it gives way.
+        force: bool,
+    },
+    /// Gives a volume's reservation up.
+    StorageRelease {
+        /// Its name.
+        volume: String,
+        /// What is set for it, where it is not in use.
+        settings: Vec<DiskSetting>,
+        /// Also another node's.
+        force: bool,
+    },
+    /// Takes a path of a volume out of use, or back.
+    StoragePath {
+        /// The volume's name.
+        volume: String,
+        /// The path, counted from 0.
+        path: u32,
+        /// Whether it is used.
+        enabled: bool,
+    },
+    /// Adds a disk to a guest.
+    BlockAttach {
+        /// The guest.
+        name: String,
+        /// The disk.
+        disk: Disk,
+        /// What is set for it.
+        settings: Vec<DiskSetting>,
+    },
+    /// Takes a disk from a guest.
+    BlockDetach {
+        /// The guest.
+        name: String,
+        /// The disk's slot.
+        slot: u32,
+        /// Also if the guest does not give it back.
+        force: bool,
+    },
+    /// The disks of a guest, with their slots.
+    BlockList {
+        /// The guest.
+        name: String,
+    },
+    /// Sets other limits.
+    Limit {
+        /// The guest.
+        name: String,
+        /// Only the disk in this slot; otherwise all of its disks together.
+        slot: Option<u32>,
+        /// The limits; those that are not named go.
+        limits: Vec<Limit>,
     },
 }
 
@@ -255,6 +346,12 @@ pub enum Reply {
     Guests(Vec<GuestFacts>),
     /// Part of the audit log.
     Audit(audit::Page),
+    /// Volumes.
+    Volumes(VolumePage),
+    /// A disk was added in this slot.
+    Attached(u32),
+    /// Disks of a guest.
+    Disks(Vec<BlockFacts>),
 }
 
 /// A reply or the reason there is none.

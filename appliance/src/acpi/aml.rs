@@ -70,6 +70,64 @@ pub fn notify(parent: [u8; 4], child: [u8; 4], value: u8) -> Term {
     [&[0x86, b'\\', 0x2e], parent.as_slice(), child.as_slice(), &integer(u64::from(value))].concat()
 }
 
+/// `Notify (name, value)`, the name being near.
+#[must_use]
+pub fn notify_near(name: [u8; 4], value: u8) -> Term {
+    [&[0x86], name.as_slice(), &integer(u64::from(value))].concat()
+}
+
+/// `\one.two.three`, as a call of a method without arguments.
+#[must_use]
+pub fn call(path: [[u8; 4]; 3]) -> Term {
+    [&[b'\\', 0x2f, 3], path.as_flattened()].concat()
+}
+
+/// `OperationRegion (name, SystemIO, first, length)` (20.2.5.2).
+#[must_use]
+pub fn port_region(name: [u8; 4], first: u16, length: u8) -> Term {
+    let bounds = [integer(u64::from(first)), integer(u64::from(length))].concat();
+    [&[0x5b, 0x80], name.as_slice(), &[1], &bounds].concat()
+}
+
+/// `Field (region, DWordAcc, NoLock, Preserve)` of 32-bit words, one after the other.
+#[must_use]
+pub fn words(region: [u8; 4], names: &[[u8; 4]]) -> Term {
+    let fields: Vec<u8> = names.iter().flat_map(|name| [name.as_slice(), &[32]].concat()).collect();
+    package_like(&[0x5b, 0x81], &[region.as_slice(), &[3], &fields].concat())
+}
+
+/// The first argument of a method.
+pub const ARGUMENT_0: u8 = 0x68;
+/// A local variable of a method.
+pub const LOCAL_0: u8 = 0x60;
+
+/// `Store (name, variable)`.
+#[must_use]
+pub fn store_name(name: [u8; 4], variable: u8) -> Term {
+    [&[0x70], name.as_slice(), &[variable]].concat()
+}
+
+/// `Store (value, name)`.
+#[must_use]
+pub fn store(value: u64, name: [u8; 4]) -> Term {
+    [[0x70].as_slice(), &integer(value), &name].concat()
+}
+
+/// `If (variable & mask) { body }`.
+#[must_use]
+pub fn if_any(variable: u8, mask: u64, body: &[Term]) -> Term {
+    let test = [[0x7b, variable].as_slice(), &integer(mask), &[0]].concat();
+    package_like(&[0xa0], &[test, terms(body)].concat())
+}
+
+/// `If (variable == value) { one } Else { other }`.
+#[must_use]
+pub fn if_equal(variable: u8, value: u64, one: &[Term], other: &[Term]) -> Term {
+    let test = [[0x93, variable].as_slice(), &integer(value)].concat();
+    let one = package_like(&[0xa0], &[test, terms(one)].concat());
+    [one, package_like(&[0xa1], &terms(other))].concat()
+}
+
 /// An integer constant in its shortest form.
 #[must_use]
 pub fn integer(value: u64) -> Term {
@@ -164,6 +222,15 @@ mod tests {
         assert_eq!(device(*b"ABCD", &[]), *b"\x5b\x82\x05ABCD");
         assert_eq!(method(*b"_EVT", 1, &[]), *b"\x14\x06_EVT\x09");
         assert_eq!(resources(&[]), *b"\x11\x05\x0a\x02\x79\x00");
+        assert_eq!(notify_near(*b"S02_", 3), *b"\x86S02_\x0a\x03");
+        assert_eq!(call([*b"_SB_", *b"PCI0", *b"PCNT"]), *b"\\\x2f\x03_SB_PCI0PCNT");
+        assert_eq!(port_region(*b"PCST", 0x610, 12), *b"\x5b\x80PCST\x01\x0b\x10\x06\x0a\x0c");
+        assert_eq!(words(*b"PCST", &[*b"PCIU"]), *b"\x5b\x81\x0bPCST\x03PCIU\x20");
+        assert_eq!(store_name(*b"PCIU", LOCAL_0), *b"\x70PCIU\x60");
+        assert_eq!(store(4, *b"PCEJ"), *b"\x70\x0a\x04PCEJ");
+        assert_eq!(if_any(LOCAL_0, 4, &[integer(1)]), *b"\xa0\x07\x7b\x60\x0a\x04\x00\x01");
+        let either = if_equal(ARGUMENT_0, 10, &[integer(1)], &[integer(0)]);
+        assert_eq!(either, *b"\xa0\x06\x93\x68\x0a\x0a\x01\xa1\x02\x00");
     }
 
     #[test]

@@ -5,29 +5,71 @@
 //!
 //! A hardware-reduced platform has no fixed power button. The press arrives as an
 //! edge on [`EVENT_PIN`], the event device's method passes it on to the button.
+//!
+//! Disks come and go by an edge on [`HOT_PLUG_PIN`]: the method looks what is wanted
+//! and has the guest look at the bus again (a bus check, 5.6.6), or asks it to give a
+//! slot back (an eject request). What it gives back it says by `_EJ0` (6.3.3).
 
 use alloc::vec::Vec;
 
 use hv_x86::low32;
 
 use super::aml::{
-    bus_numbers, device, edge_interrupt, fixed_memory, integer, memory_window, method, name, notify, package,
-    pnp_id, ports, resources, scope, string, terms,
+    ARGUMENT_0, LOCAL_0, Term, bus_numbers, call, device, edge_interrupt, fixed_memory, if_any, if_equal,
+    integer, memory_window, method, name, notify, notify_near, package, pnp_id, port_region, ports,
+    resources, scope, store, store_name, string, terms, words,
 };
 use crate::layout::{
-    ECAM_BYTES, ECAM_START, EVENT_PIN, PCI_ADDRESS_PORT, PCI_WINDOW_END, PCI_WINDOW_START,
-    SLEEP_CONTROL_PORT, SLEEP_TYPE_OFF, UART_PIN, UART_PORT,
+    ECAM_BYTES, ECAM_START, EVENT_PIN, HOT_PLUG_PIN, HOT_PLUG_RESCAN_PORT, HOT_PLUG_SLOTS, PCI_ADDRESS_PORT,
+    PCI_WINDOW_END, PCI_WINDOW_START, SLEEP_CONTROL_PORT, SLEEP_TYPE_OFF, UART_PIN, UART_PORT,
 };
+
+const BUS_CHECK: u8 = 0;
+const EJECT_REQUEST: u8 = 3;
 
 const HARDWARE_ID: [u8; 4] = *b"_HID";
 const UNIQUE_ID: [u8; 4] = *b"_UID";
 const RESOURCES: [u8; 4] = *b"_CRS";
+
+/// The name of a slot's device.
+fn slot_name(slot: u32) -> [u8; 4] {
+    let digit = |value: u32| b'0' + hv_x86::low8(u64::from(value % 10));
+    [b'S', digit(slot / 10), digit(slot), b'_']
+}
+
+/// The slots that disks come to and go from, and the method that looks at them.
+fn slots() -> Vec<Term> {
+    let mut all =
+        [port_region(*b"PCST", HOT_PLUG_RESCAN_PORT, 12), words(*b"PCST", &[*b"PCIU", *b"PCID", *b"PCEJ"])]
+            .to_vec();
+    let mut look = [
+        store_name(*b"PCIU", LOCAL_0),
+        if_any(LOCAL_0, 1, &[notify(*b"_SB_", *b"PCI0", BUS_CHECK)]),
+        store_name(*b"PCID", LOCAL_0),
+    ]
+    .to_vec();
+    for slot in 1..=HOT_PLUG_SLOTS {
+        let bit = 1 << slot;
+        all.push(device(
+            slot_name(slot),
+            &[
+                name(*b"_ADR", &integer(u64::from(slot) << 16)),
+                name(*b"_SUN", &integer(u64::from(slot))),
+                method(*b"_EJ0", 1, &[store(bit, *b"PCEJ")]),
+            ],
+        ));
+        look.push(if_any(LOCAL_0, bit, &[notify_near(slot_name(slot), EJECT_REQUEST)]));
+    }
+    all.push(method(*b"PCNT", 0, &look));
+    all
+}
 
 /// The block's terms, without the table header.
 pub(super) fn body() -> Vec<u8> {
     let pci = device(
         *b"PCI0",
         &[
+            terms(&slots()),
             name(HARDWARE_ID, &pnp_id(0x0a08)),
             name(*b"_CID", &pnp_id(0x0a03)),
             name(UNIQUE_ID, &integer(0)),
@@ -54,6 +96,7 @@ pub(super) fn body() -> Vec<u8> {
                 &resources(&[
                     fixed_memory(low32(ECAM_START), low32(ECAM_BYTES)),
                     ports(SLEEP_CONTROL_PORT, 8),
+                    ports(HOT_PLUG_RESCAN_PORT, 12),
                 ]),
             ),
         ],
@@ -72,8 +115,17 @@ pub(super) fn body() -> Vec<u8> {
         &[
             name(HARDWARE_ID, &string("ACPI0013")),
             name(UNIQUE_ID, &integer(0)),
-            name(RESOURCES, &resources(&[edge_interrupt(EVENT_PIN)])),
-            method(*b"_EVT", 1, &[notify(*b"_SB_", *b"PWRB", 0x80)]),
+            name(RESOURCES, &resources(&[edge_interrupt(EVENT_PIN), edge_interrupt(HOT_PLUG_PIN)])),
+            method(
+                *b"_EVT",
+                1,
+                &[if_equal(
+                    ARGUMENT_0,
+                    u64::from(HOT_PLUG_PIN),
+                    &[call([*b"_SB_", *b"PCI0", *b"PCNT"])],
+                    &[notify(*b"_SB_", *b"PWRB", 0x80)],
+                )],
+            ),
         ],
     );
     let off = integer(u64::from(SLEEP_TYPE_OFF));

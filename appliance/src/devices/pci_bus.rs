@@ -42,7 +42,9 @@ pub struct PciBus {
     bridge: PciFunction,
     address: u32,
     doorbells_changed: bool,
-    /// The devices; their number never changes after the start.
+    /// Which devices are there, one bit each.
+    present: u32,
+    /// The devices, also those that are gone.
     pub devices: Vec<VirtioDevice>,
 }
 
@@ -58,7 +60,42 @@ impl PciBus {
     #[must_use]
     pub fn new(mut devices: Vec<VirtioDevice>) -> Self {
         devices.truncate(PCI_DEVICES_MAX);
-        Self { bridge: PciFunction::host_bridge(), address: 0, doorbells_changed: true, devices }
+        let present = low32((1 << devices.len()) - 1);
+        Self { bridge: PciFunction::host_bridge(), address: 0, doorbells_changed: true, present, devices }
+    }
+
+    /// Whether a device is there.
+    #[must_use]
+    pub const fn is_present(&self, device: usize) -> bool {
+        device < PCI_DEVICES_MAX && self.present >> device & 1 == 1
+    }
+
+    /// The first number that no device has.
+    #[must_use]
+    pub fn free(&self, first: usize) -> Option<usize> {
+        (first..PCI_DEVICES_MAX).find(|device| !self.is_present(*device) && *device <= self.devices.len())
+    }
+
+    /// Adds a device under a number that [`Self::free`] told.
+    pub fn insert(&mut self, number: usize, device: VirtioDevice) -> bool {
+        if self.is_present(number) || number >= PCI_DEVICES_MAX || number > self.devices.len() {
+            return false;
+        }
+        match self.devices.get_mut(number) {
+            Some(gone) => *gone = device,
+            None => self.devices.push(device),
+        }
+        self.present |= 1 << number;
+        self.doorbells_changed = true;
+        true
+    }
+
+    /// Takes a device away.
+    pub fn remove(&mut self, number: usize) {
+        if self.is_present(number) {
+            self.present &= !(1 << number);
+            self.doorbells_changed = true;
+        }
     }
 
     /// Back to power-on.
@@ -163,13 +200,15 @@ impl PciBus {
     /// Which slot a function is in, if anything is there.
     fn slot(&self, function: u16) -> Option<usize> {
         let slot = usize::from(function >> 3);
-        (function & 7 == 0 && slot <= self.devices.len()).then_some(slot)
+        let there = slot.checked_sub(1).is_none_or(|device| self.is_present(device));
+        (function & 7 == 0 && there).then_some(slot)
     }
 
     /// The device whose window an access hits, and the offset in it.
     fn decode(&self, gpa: u64, size: u8) -> Option<(usize, u32)> {
         for (index, device) in self.devices.iter().enumerate() {
-            if let Some((base, length)) = device.transport().function.window()
+            if self.is_present(index)
+                && let Some((base, length)) = device.transport().function.window()
                 && let Some(offset) = gpa.checked_sub(base)
                 && offset.saturating_add(u64::from(size)) <= u64::from(length)
             {
@@ -200,7 +239,9 @@ impl PciBus {
             let transport = virtio.transport();
             index += u32::from(transport.queue_count());
             let window = transport.function.window().filter(|(base, size)| {
-                *base >= PCI_WINDOW_START && base.saturating_add(u64::from(*size)) <= PCI_WINDOW_END
+                self.is_present(device)
+                    && *base >= PCI_WINDOW_START
+                    && base.saturating_add(u64::from(*size)) <= PCI_WINDOW_END
             });
             (0..transport.queue_count()).filter_map(move |queue| {
                 let (base, _) = window?;
@@ -243,7 +284,9 @@ impl PciBus {
     /// The next interrupt of any device. A message is a memory write, which only
     /// a bus master may make.
     pub fn next_interrupt(&mut self) -> Option<MsiMessage> {
-        self.devices.iter_mut().find_map(|device| {
+        let present = self.present;
+        let there = self.devices.iter_mut().enumerate().filter(|(index, _)| present >> index & 1 == 1);
+        there.map(|(_, device)| device).find_map(|device| {
             let function = &mut device.transport_mut().function;
             if !function.is_master() {
                 return None;

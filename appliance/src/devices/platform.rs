@@ -19,14 +19,15 @@ use super::virtio::net::VirtioNet;
 use super::virtio::rng::VirtioRng;
 use super::virtio::transport::TransportEvent;
 use crate::layout::{
-    CHIPSET_RESET_PORT, ECAM_BYTES, ECAM_START, EVENT_PIN, IOAPIC_BYTES, IOAPIC_START, KEYBOARD_COMMAND_PORT,
+    CHIPSET_RESET_PORT, ECAM_BYTES, ECAM_START, EVENT_PIN, HOT_PLUG_EJECT_PORT, HOT_PLUG_LEAVING_PORT,
+    HOT_PLUG_PIN, HOT_PLUG_RESCAN_PORT, HOT_PLUG_SLOTS, IOAPIC_BYTES, IOAPIC_START, KEYBOARD_COMMAND_PORT,
     PCI_ADDRESS_PORT, PCI_DATA_PORT, PCI_WINDOW_END, PCI_WINDOW_START, RESET_PORT, RESET_VALUE,
     SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT, SLEEP_TYPE_OFF, UART_PIN, UART_PORT,
 };
 use crate::limits::PCI_DEVICES_MAX;
 
 /// Version of [`PlatformState`].
-pub const STATE_VERSION: u32 = 1;
+pub const STATE_VERSION: u32 = 2;
 /// Keyboard controller command: pulse the reset line.
 const KEYBOARD_RESET: u8 = 0xfe;
 
@@ -65,6 +66,22 @@ pub enum PlatformEvent {
         /// Device number.
         device: usize,
     },
+    /// The guest gives a device back.
+    Ejected {
+        /// Device number.
+        device: usize,
+    },
+}
+
+/// How far a guest has come with a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Noticed {
+    /// It has not looked at it.
+    No,
+    /// It has given it an address.
+    Seen,
+    /// Its driver runs.
+    Running,
 }
 
 /// Accesses that nothing answered.
@@ -85,6 +102,10 @@ pub struct Platform {
     pub uart: Uart16550,
     ioapic: IoApic,
     uart_line: bool,
+    /// The guest is to look at all slots.
+    rescan: bool,
+    /// Slots that the guest is asked for, one bit each.
+    leaving: u32,
     unclaimed: UnclaimedCounters,
 }
 
@@ -105,28 +126,58 @@ impl Platform {
     /// devices beyond [`PCI_DEVICES_MAX`] do not fit on the bus.
     #[must_use]
     pub fn new(devices: &[DeviceConfig]) -> Self {
-        let devices: Vec<VirtioDevice> = devices
-            .iter()
-            .take(PCI_DEVICES_MAX)
-            .enumerate()
-            .map(|(index, config)| {
-                let base = base_address(index);
-                match config {
-                    DeviceConfig::Block(config) => {
-                        VirtioDevice::Block(VirtioBlock::new(config.clone(), base))
-                    }
-                    DeviceConfig::Net { mac } => VirtioDevice::Net(VirtioNet::new(*mac, base)),
-                    DeviceConfig::Console => VirtioDevice::Console(VirtioConsole::new(base)),
-                    DeviceConfig::Rng => VirtioDevice::Rng(VirtioRng::new(base)),
-                }
-            })
-            .collect();
+        let devices = devices.iter().take(PCI_DEVICES_MAX).enumerate();
+        let devices: Vec<VirtioDevice> = devices.map(|(index, config)| build(index, config)).collect();
         Self {
             pci: PciBus::new(devices),
             uart: Uart16550::new(),
             ioapic: IoApic::new(),
             uart_line: false,
+            rescan: false,
+            leaving: 0,
             unclaimed: UnclaimedCounters::default(),
+        }
+    }
+
+    /// Adds a device while the guest runs; `first` is the lowest number it may get.
+    /// None when the bus is full.
+    pub fn plug(&mut self, first: usize, config: &DeviceConfig) -> Option<usize> {
+        let slots = hv_x86::to_usize(u64::from(HOT_PLUG_SLOTS));
+        let device = self.pci.free(first).filter(|device| *device < slots)?;
+        if !self.pci.insert(device, build(device, config)) {
+            return None;
+        }
+        self.look_again();
+        Some(device)
+    }
+
+    /// Asks the guest for a device.
+    pub const fn ask_back(&mut self, device: usize) {
+        if self.pci.is_present(device) {
+            self.leaving |= 2 << device;
+            self.ioapic.raise(HOT_PLUG_PIN);
+        }
+    }
+
+    /// Takes a device away, whether the guest gave it back or not.
+    pub fn unplug(&mut self, device: usize) {
+        self.pci.remove(device);
+        self.look_again();
+    }
+
+    const fn look_again(&mut self) {
+        self.rescan = true;
+        self.ioapic.raise(HOT_PLUG_PIN);
+    }
+
+    /// How far the guest has come with a device.
+    #[must_use]
+    pub fn noticed(&self, device: usize) -> Noticed {
+        let there = self.device(device).filter(|_| self.pci.is_present(device));
+        match there.map(VirtioDevice::transport) {
+            Some(transport) if transport.is_running() => Noticed::Running,
+            Some(transport) if transport.function.is_master() => Noticed::Seen,
+            _ => Noticed::No,
         }
     }
 
@@ -136,6 +187,7 @@ impl Platform {
         self.uart.power_on();
         self.ioapic = IoApic::new();
         self.uart_line = false;
+        (self.rescan, self.leaving) = (false, 0);
     }
 
     /// The state at this instant.
@@ -189,6 +241,9 @@ impl Platform {
 
     /// A disk by device number.
     pub fn block_mut(&mut self, device: usize) -> Option<&mut VirtioBlock> {
+        if !self.pci.is_present(device) {
+            return None;
+        }
         match self.pci.devices.get_mut(device)? {
             VirtioDevice::Block(block) => Some(block),
             _ => None,
@@ -250,6 +305,9 @@ impl Platform {
                 u32::from(value)
             }
             SLEEP_CONTROL_PORT | SLEEP_STATUS_PORT | RESET_PORT if size == 1 => 0,
+            HOT_PLUG_RESCAN_PORT if size == 4 => u32::from(core::mem::take(&mut self.rescan)),
+            HOT_PLUG_LEAVING_PORT if size == 4 => core::mem::take(&mut self.leaving),
+            HOT_PLUG_EJECT_PORT if size == 4 => 0,
             // There is no keyboard controller, but who asks for a reset through it
             // waits until it is not busy.
             KEYBOARD_COMMAND_PORT if size == 1 => 0,
@@ -287,6 +345,12 @@ impl Platform {
             }
             // Bit 2 resets the CPU.
             CHIPSET_RESET_PORT if size == 1 => return (byte & 4 != 0).then_some(PlatformEvent::Reset),
+            HOT_PLUG_RESCAN_PORT | HOT_PLUG_LEAVING_PORT if size == 4 => {}
+            HOT_PLUG_EJECT_PORT if size == 4 => {
+                // Bit 0 would be the host bridge.
+                let device = (value & !1).checked_ilog2()?.checked_sub(1)?;
+                return Some(PlatformEvent::Ejected { device: hv_x86::to_usize(u64::from(device)) });
+            }
             KEYBOARD_COMMAND_PORT if size == 1 && byte == KEYBOARD_RESET => {
                 return Some(PlatformEvent::Reset);
             }
@@ -362,6 +426,16 @@ impl Platform {
     /// The next interrupt to inject; call until there is none.
     pub fn next_interrupt(&mut self) -> Option<MsiMessage> {
         self.pci.next_interrupt().or_else(|| self.ioapic.next_message())
+    }
+}
+
+fn build(number: usize, config: &DeviceConfig) -> VirtioDevice {
+    let base = base_address(number);
+    match config {
+        DeviceConfig::Block(config) => VirtioDevice::Block(VirtioBlock::new(config.clone(), base)),
+        DeviceConfig::Net { mac } => VirtioDevice::Net(VirtioNet::new(*mac, base)),
+        DeviceConfig::Console => VirtioDevice::Console(VirtioConsole::new(base)),
+        DeviceConfig::Rng => VirtioDevice::Rng(VirtioRng::new(base)),
     }
 }
 

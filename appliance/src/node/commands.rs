@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use mgmt_proto::audit::Result as Recorded;
 use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::disk::GuestSettings;
 use mgmt_proto::limits::{INPUT_BYTES, STREAM_BYTES};
 use mgmt_proto::machine::Machine;
 use mgmt_proto::trust::required;
@@ -51,15 +52,31 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     fn carry_out(&mut self, session: usize, request: Request, now_ns: u64) -> Recorded {
         let outcome = match request {
             Request::BlobPut { digest, length } => self.begin_blob(session, digest, length),
-            Request::Create { machine, paused } => match self.create(session, machine, paused, now_ns) {
-                Ok(()) => return Recorded::Accepted,
-                Err(failure) => Err(failure),
-            },
+            Request::Create { machine, paused } => {
+                match self.create(session, machine, GuestSettings::default(), paused, now_ns) {
+                    Ok(()) => return Recorded::Accepted,
+                    Err(failure) => Err(failure),
+                }
+            }
+            Request::CreateWith { machine, settings, paused } => {
+                match self.create(session, machine, settings, paused, now_ns) {
+                    Ok(()) => return Recorded::Accepted,
+                    Err(failure) => Err(failure),
+                }
+            }
             Request::StorageDiscover(discover) => match self.discover(&discover, now_ns) {
                 Ok(()) => {
                     self.sessions.wait(session, Waiting::Discovery);
                     return Recorded::Accepted;
                 }
+                Err(failure) => Err(failure),
+            },
+            Request::StorageProbe { .. }
+            | Request::StorageReserve { .. }
+            | Request::StorageRelease { .. }
+            | Request::BlockAttach { .. }
+            | Request::BlockDetach { .. } => match self.begin(session, request, now_ns) {
+                Ok(()) => return Recorded::Accepted,
                 Err(failure) => Err(failure),
             },
             other => self.answer_now(other, now_ns),
@@ -97,7 +114,16 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                     asked.into_iter().filter(|digest| self.blobs.find(digest).is_none()).collect(),
                 ))
             }
-            Request::Check(machine) => self.check_machine(&machine).map(|()| Reply::Done),
+            Request::Check(machine) => {
+                self.check_machine(&machine, &GuestSettings::default()).map(|()| Reply::Done)
+            }
+            Request::CheckWith { machine, settings } => {
+                self.check_machine(&machine, &settings).map(|()| Reply::Done)
+            }
+            Request::StorageShow { volume, from } => self.show_volumes(volume.as_deref(), from, now_ns),
+            Request::StoragePath { volume, path, enabled } => self.use_path(&volume, path, enabled),
+            Request::BlockList { name } => self.list_disks(&name),
+            Request::Limit { name, slot, limits } => self.limit(&name, slot, &limits, now_ns),
             Request::List => Ok(Reply::Guests(
                 (0..self.guests.len()).filter_map(|index| self.guest_facts(index)).collect(),
             )),
@@ -170,7 +196,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         }
     }
 
-    fn find(&self, name: &str) -> Result<usize, Failure> {
+    pub(super) fn find(&self, name: &str) -> Result<usize, Failure> {
         self.guests.iter().position(|guest| guest.machine.name == name).ok_or_else(|| not_found(name))
     }
 
@@ -184,8 +210,15 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         Ok(Reply::Done)
     }
 
-    fn create(&mut self, session: usize, machine: Machine, paused: bool, now_ns: u64) -> Result<(), Failure> {
-        let number = self.accept(machine, paused, now_ns)?;
+    fn create(
+        &mut self,
+        session: usize,
+        machine: Machine,
+        settings: GuestSettings,
+        paused: bool,
+        now_ns: u64,
+    ) -> Result<(), Failure> {
+        let number = self.accept(machine, settings, paused, now_ns)?;
         self.sessions.wait(session, Waiting::Guest(number));
         Ok(())
     }
@@ -225,6 +258,6 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 }
 
-fn not_found(name: &str) -> Failure {
+pub(super) fn not_found(name: &str) -> Failure {
     Failure::new(Code::NotFound, name, "no guest has that name", String::from("see `redoubt list`"))
 }

@@ -58,7 +58,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             first_run_ns: info.first_run_ns,
             exits: info.exits,
             frames: self.network.frames(guest.number),
-            disks: self.volumes.facts(guest.number, &guest.machine.disks),
+            disks: guest
+                .machine
+                .disks
+                .iter()
+                .zip(&guest.slots)
+                .map(|(disk, slot)| self.volumes.facts(guest.number, slot.device, &disk.volume))
+                .collect(),
         })
     }
 }

@@ -1,30 +1,32 @@
 //! A guest: its domain, its devices, and what becomes of it.
 
-use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use hv_abi::DomainId;
 use hv_abi::domain::{DomainSpec, STATE_NEW, STATE_PAUSED};
 use hv_abi::event::{self, Event};
 use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::disk::GuestSettings;
 use mgmt_proto::machine::{Action, Digest, Machine};
 
 use crate::devices::output_ring::OutputRing;
 use crate::devices::platform::{DeviceConfig, Platform, PlatformEvent};
 use crate::devices::virtio::VirtioDevice;
-use crate::devices::virtio::block::BlockConfig;
 use crate::hypervisor::Hypervisor;
 use crate::layout::{MemoryLayout, UART_PORT};
 use crate::limits::{CONSOLE_BYTES, RANDOM_REQUESTS_PER_TURN, START_TIMEOUT_NS};
 use crate::node::blobs::Blobs;
+use crate::node::volumes::Shape;
 use hv_x86::{low8, low16, low32};
 
 /// A page-sized unit of guest memory.
 const MEMORY_UNIT: u64 = 2 << 20;
 
 mod kernel;
+mod slots;
 
 pub use kernel::check_kernel;
+pub use slots::DiskSlot;
 
 /// Where a guest is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,14 +56,22 @@ pub enum Wish {
     Queue(usize, u16),
     /// A device was reset: its operations are void.
     DeviceReset(usize),
+    /// It gives a device back.
+    Ejected(usize),
 }
 
-/// A guest and its devices. Disks are devices `0..disks`, then the network
-/// cards, then console and entropy.
+/// A guest and its devices. The disks it started with are devices `0..disks`, then
+/// come the network cards, console and entropy, then disks that were added later.
 #[derive(Debug)]
 pub struct Guest<M> {
     /// What the operator asked for.
     pub machine: Machine,
+    /// Where the disks of the description are, in the same order.
+    pub slots: Vec<DiskSlot>,
+    /// What is set for it and its disks.
+    pub settings: GuestSettings,
+    /// Disks it started with.
+    first_disks: usize,
     /// Where it is in its life.
     pub life: Life,
     /// Its domain and the window onto its memory, once it has one.
@@ -94,8 +104,19 @@ pub struct Guest<M> {
 impl<M> Guest<M> {
     /// A guest whose disks are not connected yet.
     #[must_use]
-    pub fn new(machine: Machine, number: u64, created_ns: u64, start_paused: bool) -> Self {
+    pub fn new(
+        machine: Machine,
+        mut settings: GuestSettings,
+        number: u64,
+        created_ns: u64,
+        start_paused: bool,
+    ) -> Self {
+        let first_disks = machine.disks.len();
+        settings.disks.resize(first_disks, Vec::new());
         Self {
+            slots: (0..first_disks).map(DiskSlot::from_start).collect(),
+            settings,
+            first_disks,
             machine,
             life: Life::Connecting,
             domain: None,
@@ -158,8 +179,8 @@ impl<M> Guest<M> {
 
     /// Whether a disk has work that was noted and not looked at.
     #[must_use]
-    pub const fn has_disk_work(&self) -> bool {
-        self.work & ((1 << self.first_card()) - 1) != 0
+    pub fn has_disk_work(&self) -> bool {
+        self.slots.iter().any(|slot| self.work >> slot.device & 1 == 1)
     }
 
     /// The memory it gets: whole large pages.
@@ -171,13 +192,13 @@ impl<M> Guest<M> {
     /// Device number of its first network card.
     #[must_use]
     pub const fn first_card(&self) -> usize {
-        self.machine.disks.len()
+        self.first_disks
     }
 
     /// Device number of its console.
     #[must_use]
     pub const fn console_device(&self) -> usize {
-        self.machine.disks.len() + self.machine.network_cards.len()
+        self.first_disks + self.machine.network_cards.len()
     }
 
     /// Device number of its source of entropy.
@@ -186,17 +207,9 @@ impl<M> Guest<M> {
         self.console_device() + 1
     }
 
-    fn devices(&self, sectors: &[u64]) -> Vec<DeviceConfig> {
-        let disks = self.machine.disks.iter().zip(sectors).enumerate().map(|(index, (disk, sectors))| {
-            let mut serial = String::from("disk").into_bytes();
-            serial.extend_from_slice(index.to_string().as_bytes());
-            DeviceConfig::Block(BlockConfig {
-                sectors: *sectors,
-                read_only: disk.read_only,
-                discard: false,
-                serial,
-            })
-        });
+    fn devices(&self, shapes: &[Shape]) -> Vec<DeviceConfig> {
+        let disks = self.machine.disks.iter().zip(shapes).enumerate();
+        let disks = disks.map(|(index, (disk, shape))| slots::block(index, disk, shape));
         let cards = self.machine.network_cards.iter().map(|card| DeviceConfig::Net { mac: card.mac });
         disks.chain(cards).chain([DeviceConfig::Console, DeviceConfig::Rng]).collect()
     }
@@ -237,7 +250,7 @@ fn storage_failure(name: &str, what: &str) -> Failure {
 
 impl<M: crate::guest_memory::GuestMemory> Guest<M> {
     /// Creates the domain, loads the kernel and, unless it is to stay paused,
-    /// lets it run. `sectors` are the sizes of its disks.
+    /// lets it run. `shapes` tell what its disks are.
     ///
     /// # Errors
     /// The failure to report; no domain is left behind.
@@ -245,7 +258,7 @@ impl<M: crate::guest_memory::GuestMemory> Guest<M> {
         &mut self,
         hypervisor: &mut H,
         blobs: &Blobs,
-        sectors: &[u64],
+        shapes: &[Shape],
     ) -> Result<(), Failure> {
         let name = self.machine.name.clone();
         let spec = DomainSpec {
@@ -274,7 +287,7 @@ impl<M: crate::guest_memory::GuestMemory> Guest<M> {
             let _ = hypervisor.domain_destroy(domain);
             return Err(failure);
         }
-        self.platform = Platform::new(&self.devices(sectors));
+        self.platform = Platform::new(&self.devices(shapes));
         (self.console_read, self.uart_read, self.work) = (0, 0, 0);
         self.served = true;
         self.domain = Some((domain, memory));
@@ -376,6 +389,7 @@ impl<M: crate::guest_memory::GuestMemory> Guest<M> {
             Some(PlatformEvent::Reset) => Wish::Reset,
             Some(PlatformEvent::Queue { device, queue }) => Wish::Queue(device, queue),
             Some(PlatformEvent::DeviceReset { device }) => Wish::DeviceReset(device),
+            Some(PlatformEvent::Ejected { device }) => Wish::Ejected(device),
         }
     }
 

@@ -7,6 +7,7 @@ use alloc::vec::Vec;
 use hv_abi::domain::STATE_CRASHED;
 use hv_abi::{DomainId, MAX_DOMAINS, STORE_BYTES};
 use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::disk::GuestSettings;
 use mgmt_proto::machine::{Action, Disk, Machine};
 use mgmt_proto::verb::{Outcome, Reply};
 
@@ -15,10 +16,11 @@ use crate::node::Node;
 use crate::node::guest::{Guest, Life};
 use crate::node::nic::Nic;
 use crate::node::sessions::Waiting;
-use crate::node::volumes::parse;
+use crate::node::volumes::{VolumeSettings, is_same_disk, limits, parse};
+use zeroize::Zeroize;
 
 /// First bytes of what is kept for a guest across dom0's restart.
-const RECORD_MAGIC: [u8; 8] = *b"REDOVM01";
+const RECORD_MAGIC: [u8; 8] = *b"REDOVM02";
 
 /// A guest that ends sooner than this after its start is not restarted at once for
 /// ever.
@@ -52,12 +54,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             }
             let machine = record.strip_prefix(&RECORD_MAGIC).and_then(|rest| {
                 let (created_ns, rest) = rest.split_first_chunk::<8>()?;
-                Some((u64::from_le_bytes(*created_ns), postcard::from_bytes::<Machine>(rest).ok()?))
+                let described = postcard::from_bytes::<(Machine, GuestSettings)>(rest).ok()?;
+                Some((u64::from_le_bytes(*created_ns), described))
             });
-            if let Some((created_ns, machine)) = machine {
+            if let Some((created_ns, (machine, settings))) = machine {
                 let layout = crate::layout::MemoryLayout::new(info.memory_bytes);
                 let memory = self.hypervisor.memory(domain, layout);
-                let mut guest = Guest::new(machine, self.next_guest, created_ns, false);
+                let mut guest = Guest::new(machine, settings, self.next_guest, created_ns, false);
                 self.next_guest += 1;
                 guest.adopt(domain, memory, info.state);
                 self.guests.push(guest);
@@ -66,6 +69,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 let _ = self.hypervisor.domain_destroy(domain);
             }
         }
+        // It may have held secrets.
+        record.zeroize();
         if !self.guests.is_empty() {
             let text = alloc::format!("node: {} guests of an earlier dom0 are listed", self.guests.len());
             self.hypervisor.log(&text);
@@ -83,9 +88,17 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// Checks what only this node can know about a new guest.
-    pub(super) fn check_machine(&mut self, machine: &Machine) -> Result<(), Failure> {
+    pub(super) fn check_machine(
+        &mut self,
+        machine: &Machine,
+        settings: &GuestSettings,
+    ) -> Result<(), Failure> {
         machine.validate()?;
         let name = &machine.name;
+        settings.validate(&machine.disks)?;
+        for (disk, settings) in machine.disks.iter().zip(&settings.disks) {
+            VolumeSettings::new(&parse(disk)?, settings)?;
+        }
         if self.guests.iter().any(|guest| guest.machine.name == *name) {
             return Err(Failure::new(
                 Code::Conflict,
@@ -123,18 +136,21 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// A volume that is written has one user, however its name is spelled.
-    fn check_disks(&self, machine: &Machine) -> Result<(), Failure> {
+    pub(super) fn check_disks(&self, machine: &Machine) -> Result<(), Failure> {
         for (index, disk) in machine.disks.iter().enumerate() {
             let volume =
                 parse(disk).map_err(|failure| Failure { object: machine.name.clone(), ..failure })?;
+            let own = machine.disks.iter().take(index);
+            let others = self.guests.iter().filter(|guest| guest.machine.name != machine.name);
+            let others = others.map(|guest| &guest.machine);
+            let mut users = others.flat_map(|other| other.disks.iter().map(move |disk| (other, disk)));
             let conflicts = |other: &Disk| {
-                !(other.read_only && disk.read_only) && parse(other).is_ok_and(|other| other == volume)
+                !(other.read_only && disk.read_only)
+                    && parse(other).is_ok_and(|other| is_same_disk(&other, &volume))
             };
-            let user = if machine.disks.iter().take(index).any(conflicts) {
-                Some(machine)
-            } else {
-                let mut others = self.guests.iter().map(|guest| &guest.machine);
-                others.find(|other| other.disks.iter().any(conflicts))
+            let user = match own.clone().find(|other| conflicts(other)) {
+                Some(_) => Some(machine),
+                None => users.find(|(_, other)| conflicts(other)).map(|(user, _)| user),
             };
             if let Some(user) = user {
                 let message = alloc::format!("guest {} uses {}", user.name, disk.volume);
@@ -146,11 +162,17 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// Accepts a guest; its disks are connected before it starts.
-    pub(super) fn accept(&mut self, machine: Machine, paused: bool, now_ns: u64) -> Result<u64, Failure> {
-        self.check_machine(&machine)?;
+    pub(super) fn accept(
+        &mut self,
+        machine: Machine,
+        settings: GuestSettings,
+        paused: bool,
+        now_ns: u64,
+    ) -> Result<u64, Failure> {
+        self.check_machine(&machine, &settings)?;
         let number = self.next_guest;
         self.next_guest += 1;
-        let guest = Guest::new(machine, number, now_ns, paused);
+        let guest = Guest::new(machine, settings, number, now_ns, paused);
         for (index, card) in guest.machine.network_cards.iter().enumerate() {
             let device = guest.first_card() + index;
             if self.network.attach(number, device, card.mac).is_err() {
@@ -163,8 +185,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 ));
             }
         }
-        for (device, disk) in guest.machine.disks.iter().enumerate() {
-            if let Err(failure) = self.volumes.open(number, device, disk, now_ns) {
+        self.volumes.limit_guest(number, limits(&guest.settings.limits), now_ns);
+        for (device, (disk, settings)) in guest.machine.disks.iter().zip(&guest.settings.disks).enumerate() {
+            if let Err(failure) = self.volumes.open(number, device, disk, settings, now_ns) {
                 self.network.detach(number);
                 self.volumes.close(number, &mut self.network.host, now_ns);
                 return Err(Failure { object: guest.machine.name.clone(), ..failure });
@@ -196,9 +219,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 guest.created_ns = now_ns;
             }
             let number = guest.number;
-            let outcome = match self.volumes.sectors(number) {
-                Some(sectors) => {
-                    let started = guest.start(&mut self.hypervisor, &self.blobs, &sectors);
+            let outcome = match self.volumes.shapes(number) {
+                Some(shapes) => {
+                    let started = guest.start(&mut self.hypervisor, &self.blobs, &shapes);
                     if started.is_ok() {
                         self.record(index);
                     }
@@ -247,15 +270,21 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// Keeps a guest's description where a later dom0 finds it.
-    fn record(&mut self, index: usize) {
+    pub(super) fn record(&mut self, index: usize) {
         let Some(guest) = self.guests.get(index) else { return };
         let Some(domain) = guest.domain_id() else { return };
         let mut bytes = Vec::new();
         bytes.extend_from_slice(&RECORD_MAGIC);
         bytes.extend_from_slice(&guest.created_ns.to_le_bytes());
-        if let Ok(machine) = postcard::to_allocvec(&guest.machine) {
-            bytes.extend_from_slice(&machine);
-            let _ = self.hypervisor.store_put(domain.slot(), &bytes);
+        if let Ok(mut described) = postcard::to_allocvec(&(&guest.machine, &guest.settings)) {
+            bytes.extend_from_slice(&described);
+            let kept = self.hypervisor.store_put(domain.slot(), &bytes);
+            described.zeroize();
+            bytes.zeroize();
+            if kept.is_err() {
+                let text = alloc::format!("guest {}: too long to be kept for a new dom0", guest.machine.name);
+                self.hypervisor.log(&text);
+            }
         }
     }
 
@@ -265,8 +294,10 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let number = guest.number;
             guest.end(&mut self.hypervisor, Life::Off);
             self.network.detach(number);
+            self.give_up_coming(number, "was destroyed", now_ns);
             self.volumes.close(number, &mut self.network.host, now_ns);
             let gone = self.guests.remove(index);
+            self.gone.extend(gone.slots.iter().map(|slot| (number, slot.device)));
             let message = "was destroyed before it started";
             let failure = Failure::new(Code::Conflict, gone.machine.name, message, "create it again");
             self.answer_waiting(number, &Err(failure));
@@ -315,15 +346,18 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         guest.start_paused = false;
         (guest.short_runs, guest.not_before_ns) = (0, 0);
         self.volumes.forget_all(number);
+        self.settle_slots(index, now_ns);
+        let Some(guest) = self.guests.get(index) else { return };
         // A guest that an earlier dom0 started has neither disks nor cards here.
-        let machine = guest.machine.clone();
+        let (machine, settings) = (guest.machine.clone(), guest.settings.clone());
         let first_card = guest.first_card();
+        self.volumes.limit_guest(number, limits(&settings.limits), now_ns);
         for (card, config) in machine.network_cards.iter().enumerate() {
             let _ = self.network.attach(number, first_card + card, config.mac);
         }
-        for (device, disk) in machine.disks.iter().enumerate() {
+        for (device, (disk, settings)) in machine.disks.iter().zip(&settings.disks).enumerate() {
             if !self.volumes.is_open(number, device)
-                && let Err(failure) = self.volumes.open(number, device, disk, now_ns)
+                && let Err(failure) = self.volumes.open(number, device, disk, settings, now_ns)
             {
                 self.hypervisor.log(&failure.to_string());
             }

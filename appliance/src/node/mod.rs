@@ -9,11 +9,13 @@
 //! * [`network`], [`nic`]: frames;
 //! * [`volumes`]: disks and the sessions behind them;
 //! * [`sessions`], [`commands`], [`facts`]: operators and what they ask;
+//! * [`storage`], [`disks`]: what they ask of volumes and of guests' disks;
 //! * [`audit`]: what they did.
 
 pub mod audit;
 pub mod blobs;
 pub mod commands;
+pub mod disks;
 pub mod facts;
 pub mod guest;
 pub mod lifecycle;
@@ -21,6 +23,7 @@ pub mod network;
 pub mod nic;
 pub mod sessions;
 pub mod settings;
+pub mod storage;
 pub mod volumes;
 
 use alloc::vec::Vec;
@@ -35,6 +38,7 @@ use crate::hypervisor::Hypervisor;
 use crate::limits::{COMMANDS_PER_TURN, MANAGEMENT_BACKLOG};
 use crate::node::audit::AuditLog;
 use crate::node::blobs::Blobs;
+use crate::node::disks::Coming;
 use crate::node::guest::{Guest, Wish};
 use crate::node::network::Network;
 use crate::node::nic::Nic;
@@ -56,6 +60,10 @@ pub struct Node<H: Hypervisor, N> {
     blobs: Blobs,
     audit: AuditLog<H::Memory>,
     volumes: Volumes,
+    /// Disks that are being attached.
+    coming: Vec<Coming>,
+    /// Disks that are gone since somebody was told: guest, device.
+    gone: Vec<(u64, usize)>,
     address_logged: bool,
     /// An operator wants the machine off, or restarted: how, and when at the latest.
     stopping: Option<(bool, u64)>,
@@ -103,6 +111,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             blobs: Blobs::default(),
             audit: AuditLog::new(),
             volumes: Volumes::new(mac, settings.initiator_name(mac), seed(1)),
+            coming: Vec::new(),
+            gone: Vec::new(),
             settings,
             address_logged: false,
             stopping: None,
@@ -138,6 +148,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         busy |= self.serve_guests(now_ns);
         self.settle_starts(now_ns);
         self.settle_discovery(now_ns);
+        self.settle_errand(now_ns);
+        self.settle_disks(now_ns);
         busy |= self.serve_operators(now_ns);
         self.volumes.poll(&mut self.network.host, &mut self.guests, now_ns);
         self.network.host.poll(now_ns);
@@ -160,8 +172,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let volumes = self.volumes.next_deadline();
         let sessions = self.sessions.next_deadline();
         let starts = self.next_start_deadline();
+        let disks = self.next_disk_deadline();
         let stop = self.stopping.map(|(_, at_ns)| at_ns);
-        [host, volumes, sessions, starts, stop].into_iter().flatten().min().unwrap_or(u64::MAX)
+        [host, volumes, sessions, starts, disks, stop].into_iter().flatten().min().unwrap_or(u64::MAX)
     }
 
     /// Deals with an event; true when that was all there is to do.
@@ -198,6 +211,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                     block.forget();
                 }
             }
+            Wish::Ejected(device) => self.disk_ejected(index, device, now_ns),
             Wish::PowerOff => self.guest_ended(index, guest::Life::Off, now_ns),
             Wish::Reset => self.guest_ended(index, guest::Life::Started, now_ns),
         }
@@ -210,10 +224,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         for index in 0..self.guests.len() {
             let Some(guest) = self.guests.get_mut(index) else { break };
             guest.poll_small_devices(&mut self.hypervisor);
-            let (disks, cards) = (guest.machine.disks.len(), guest.machine.network_cards.len());
+            let cards = guest.first_card()..guest.console_device();
             let work = guest.take_work();
-            for device in (0..disks + cards).filter(|device| work >> device & 1 == 1) {
-                let more = if device < disks {
+            let disks: u64 = guest.slots.iter().fold(0, |bits, slot| bits | 1 << slot.device);
+            let ready = (0..64).filter(|device| work >> device & 1 == 1);
+            for device in ready.filter(|device| disks >> device & 1 == 1 || cards.contains(device)) {
+                let is_disk = disks >> device & 1 == 1;
+                let more = if is_disk {
                     self.volumes.serve_disk(&mut self.guests, index, device, now_ns)
                 } else {
                     self.network.transmit_guest(&mut self.guests, index, device, now_ns)
@@ -221,7 +238,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 if more && let Some(guest) = self.guests.get_mut(index) {
                     guest.note_work(device, 1);
                     // A full card wakes the node by its interrupt.
-                    busy |= device < disks || self.network.nic.can_transmit();
+                    busy |= is_disk || self.network.nic.can_transmit();
                 }
             }
         }

@@ -23,6 +23,12 @@ pub enum Waiting {
     Discovery,
     /// A guest's disks.
     Guest(u64),
+    /// What is done with a volume; whether its facts are wanted.
+    Errand(bool),
+    /// A disk of a guest that is to come, by its device number.
+    Attach(u64, usize),
+    /// A disk of a guest that is to go, by its device number.
+    Detach(u64, usize),
 }
 
 /// One operator's connection.

@@ -7,11 +7,12 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::disk::DiskSetting;
 use mgmt_proto::machine::Disk;
 use netstack::host::{ConnectionId, Host};
 use storage::rate::Limiter;
 use storage::volume::{Volume, VolumeName};
-use storage::{BlockError, Lba, Operation, Payload, Request, RequestId};
+use storage::{BlockError, Lba, Operation, PathRefusal, Payload, Request, RequestId};
 
 use crate::devices::virtio::block::{BlockKind, BlockOperation, BlockStatus, BlockToken};
 use crate::guest_memory::GuestMemory;
@@ -29,6 +30,8 @@ struct Binding {
     name: VolumeName,
     /// Which of the node's sessions with this volume it is: readers may share one.
     share: u16,
+    read_only: bool,
+    settings: VolumeSettings,
     volume: Volume,
     /// One for each path.
     connections: Vec<Option<ConnectionId>>,
@@ -39,10 +42,15 @@ struct Binding {
     sectors: u64,
 }
 
-/// A volume that has no session any more, and until when its frames may wander.
-struct Left {
-    name: VolumeName,
-    until_ns: u64,
+/// What a guest is told of a disk before it sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Size in sectors of 512 bytes.
+    pub sectors: u64,
+    /// Ranges can be discarded and zeroed.
+    pub discard: bool,
+    /// The target lets nobody write.
+    pub write_protected: bool,
 }
 
 /// All disks of the node.
@@ -53,11 +61,11 @@ pub struct Volumes {
     bindings: Vec<Binding>,
     search: Option<Search>,
     left: Vec<Left>,
-    settings: Vec<(VolumeName, VolumeSettings)>,
+    closing: Vec<Closing>,
     limiters: BTreeMap<u64, Limiter>,
     /// Disks that wait for their guest's limiter.
     throttled: Vec<(u64, usize)>,
-    probe: Option<Probe>,
+    errand: Option<Errand>,
     next_request: u64,
 }
 
@@ -118,15 +126,18 @@ pub fn parse(disk: &Disk) -> Result<VolumeName, Failure> {
     })
 }
 
+mod closing;
 mod connection;
 mod discovery;
-mod probe;
+mod errand;
 mod settings;
 mod status;
 
+use closing::{Closing, Left};
 use connection::drive;
-use probe::Probe;
-pub use settings::VolumeSettings;
+use errand::Errand;
+pub use errand::Task;
+pub use settings::{VolumeSettings, is_same_disk, limits};
 
 impl Volumes {
     /// No disks yet.
@@ -139,10 +150,10 @@ impl Volumes {
             bindings: Vec::new(),
             search: None,
             left: Vec::new(),
-            settings: Vec::new(),
+            closing: Vec::new(),
             limiters: BTreeMap::new(),
             throttled: Vec::new(),
-            probe: None,
+            errand: None,
             next_request: 1,
         }
     }
@@ -158,17 +169,27 @@ impl Volumes {
     /// Opens a guest's disk.
     ///
     /// # Errors
-    /// The name is none.
-    pub fn open(&mut self, guest: u64, device: usize, disk: &Disk, now_ns: u64) -> Result<(), Failure> {
+    /// The name is none, or what is set does not fit it.
+    pub fn open(
+        &mut self,
+        guest: u64,
+        device: usize,
+        disk: &Disk,
+        settings: &[DiskSetting],
+        now_ns: u64,
+    ) -> Result<(), Failure> {
         let name = parse(disk)?;
+        let settings = VolumeSettings::new(&name, settings)?;
         let taken = |share: &u16| self.bindings.iter().any(|it| it.name == name && it.share == *share);
         let share = (0..u16::MAX).find(|share| !taken(share)).unwrap_or(u16::MAX);
-        let volume = self.session(&name, share, disk.read_only, now_ns);
+        let volume = self.session(&name, share, disk.read_only, &settings, now_ns);
         self.bindings.push(Binding {
             guest,
             device,
             name,
             share,
+            read_only: disk.read_only,
+            settings,
             volume,
             connections: Vec::new(),
             tokens: BTreeMap::new(),
@@ -203,12 +224,44 @@ impl Volumes {
         }
     }
 
-    /// Sizes of a guest's disks, once all are ready.
+    /// What a guest's disks are, once all are ready.
     #[must_use]
-    pub fn sectors(&self, guest: u64) -> Option<Vec<u64>> {
+    pub fn shapes(&self, guest: u64) -> Option<Vec<Shape>> {
         let mut own: Vec<&Binding> = self.bindings.iter().filter(|binding| binding.guest == guest).collect();
         own.sort_by_key(|binding| binding.device);
-        own.into_iter().map(|binding| binding.volume.ready_capacity()).collect()
+        own.into_iter().map(Binding::shape).collect()
+    }
+
+    /// What one of a guest's disks is, once it is ready.
+    #[must_use]
+    pub fn shape(&self, guest: u64, device: usize) -> Option<Shape> {
+        self.bindings.iter().find(|it| it.guest == guest && it.device == device)?.shape()
+    }
+
+    /// Gives a guest's disks other device numbers: `devices` are the old ones, in the
+    /// order of the new.
+    pub fn renumber(&mut self, guest: u64, devices: &[usize]) {
+        for binding in self.bindings.iter_mut().filter(|binding| binding.guest == guest) {
+            if let Some(device) = devices.iter().position(|device| *device == binding.device) {
+                binding.device = device;
+            }
+        }
+        self.throttled.retain(|(number, _)| *number != guest);
+    }
+
+    /// Takes a path of a guest's disk out of use, or back into it.
+    ///
+    /// # Errors
+    /// See [`PathRefusal`].
+    pub fn set_path_enabled(
+        &mut self,
+        guest: u64,
+        device: usize,
+        path: usize,
+        enabled: bool,
+    ) -> Result<(), PathRefusal> {
+        let found = self.bindings.iter_mut().find(|it| it.guest == guest && it.device == device);
+        found.ok_or(PathRefusal::Unknown)?.volume.set_path_enabled(path, enabled)
     }
 
     /// Takes new requests from a guest's disk; true when there may be more.
@@ -275,8 +328,9 @@ impl Volumes {
                 }
             }
         }
-        if let Some(Probe { volume: Volume::Aoe(target), .. }) = &mut self.probe
-            && target.receive(frame, now_ns, &mut NoPayload)
+        let others = self.errand.iter_mut().filter_map(Errand::target);
+        if others.into_iter().any(|target| target.receive(frame, now_ns, &mut NoPayload))
+            || self.closing_targets(now_ns).any(|target| target.receive(frame, now_ns, &mut NoPayload))
         {
             return;
         }
@@ -300,10 +354,15 @@ impl Volumes {
                 }
             }
         }
-        if let Some(Probe { volume: Volume::Aoe(target), .. }) = &mut self.probe
+        if let Some(target) = self.errand.as_mut().and_then(Errand::target)
             && let Some(length) = target.transmit(buffer, now_ns, &mut NoPayload)
         {
             return Some(length);
+        }
+        for target in self.closing_targets(now_ns) {
+            if let Some(length) = target.transmit(buffer, now_ns, &mut NoPayload) {
+                return Some(length);
+            }
         }
         match &mut self.search {
             Some(Search::Aoe(discovery)) => discovery.transmit(buffer, now_ns),
@@ -313,6 +372,7 @@ impl Volumes {
 
     /// Moves iSCSI's bytes, advances timers and hands completions to guests.
     pub fn poll<M: GuestMemory>(&mut self, host: &mut Host, guests: &mut [Guest<M>], now_ns: u64) {
+        self.poll_closing(host, now_ns);
         for binding in &mut self.bindings {
             binding.volume.poll(now_ns);
             if let Volume::Iscsi(session) = &mut binding.volume {
@@ -322,7 +382,7 @@ impl Volumes {
             binding.complete(guests);
             binding.resize(guests);
         }
-        self.poll_probe(host, now_ns);
+        self.poll_errand(host, now_ns);
         self.resume_throttled(guests, now_ns);
         if let Some(Search::Iscsi { session, connections, .. }) = &mut self.search {
             session.poll(now_ns);
@@ -341,10 +401,11 @@ impl Volumes {
                 next.map_or(*deadline_ns, |next| next.min(*deadline_ns))
             }
         });
-        let probe = self.probe.as_ref().map(Probe::next_deadline);
+        let errand = self.errand.as_ref().map(Errand::next_deadline);
+        let closing = self.closing.iter().map(Closing::next_deadline).min();
         let limits =
             self.throttled.iter().filter_map(|(guest, _)| self.limiters.get(guest)?.next_ready_ns()).min();
-        [sessions, search, probe, limits].into_iter().flatten().min()
+        [sessions, search, errand, closing, limits].into_iter().flatten().min()
     }
 
     /// Disks whose guest may do something again are looked at.
@@ -361,6 +422,12 @@ impl Volumes {
 }
 
 impl Binding {
+    fn shape(&self) -> Option<Shape> {
+        let sectors = self.volume.ready_capacity()?;
+        let status = self.volume.status();
+        Some(Shape { sectors, discard: status.can_discard, write_protected: status.write_protected })
+    }
+
     /// A volume that has another size now: its guest is told.
     fn resize<M: GuestMemory>(&mut self, guests: &mut [Guest<M>]) {
         let Some(sectors) = self.volume.ready_capacity().filter(|sectors| *sectors != self.sectors) else {
@@ -426,12 +493,12 @@ mod tests {
         let name: VolumeName = volume.parse().unwrap();
         let disk = Disk { volume, read_only: true };
         for guest in 1..=3 {
-            volumes.open(guest, 0, &disk, 0).unwrap();
+            volumes.open(guest, 0, &disk, &[], 0).unwrap();
         }
         let shares = |volumes: &Volumes| volumes.bindings.iter().map(|it| it.share).collect::<Vec<_>>();
         assert_eq!(shares(&volumes), [0, 1, 2]);
         volumes.bindings.remove(0);
-        volumes.open(4, 0, &disk, 0).unwrap();
+        volumes.open(4, 0, &disk, &[], 0).unwrap();
         assert_eq!(shares(&volumes), [1, 2, 0]);
         let mut all: Vec<_> = (0..1_000).map(|share| isid(&name, share)).collect();
         assert!(all.iter().all(|isid| isid[0] == 0x80));

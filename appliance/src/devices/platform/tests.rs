@@ -246,8 +246,8 @@ fn states_of_other_versions_are_refused() {
     let platform = Platform::new(&devices());
     let mut state = platform.export();
     assert_eq!(Platform::from_state(state.clone()), Ok(platform));
-    state.version = 2;
-    assert_eq!(Platform::from_state(state), Err(UnknownStateVersion(2)));
+    state.version = 3;
+    assert_eq!(Platform::from_state(state), Err(UnknownStateVersion(3)));
 }
 
 /// What the hypervisor keeps for dom0 across its restart has to suffice, even

@@ -224,26 +224,6 @@ fn a_limited_guest_is_held_back_and_no_more() {
 }
 
 #[test]
-fn a_volume_is_tried_without_a_guest() {
-    let mut world = World::new(42);
-    let _ = world.ready();
-    world.aoe.push(AoeTarget::new(7, 3, 64));
-    world.iscsi = Some(IscsiTarget::new(128));
-    for (name, sectors) in [("aoe:e7.3", 64), (ISCSI, 128)] {
-        let name = name.parse().unwrap();
-        world.node.volumes.probe(&name, None, world.now_ns).unwrap();
-        assert!(world.node.volumes.probe(&name, None, world.now_ns).is_err());
-        world.deadline_ns = world.now_ns;
-        world.run(SECOND);
-        let node = &mut world.node;
-        let (status, _) = node.volumes.take_probed(&mut node.network.host, world.now_ns).unwrap();
-        assert_eq!(status.capacity, Some(sectors));
-        assert_eq!(status.paths.len(), 1);
-        assert!(node.volumes.statuses().is_empty());
-    }
-}
-
-#[test]
 fn the_policy_deadline_of_a_volume_reaches_its_guest() {
     let mut world = World::new(43);
     let (session, machine) = world.ready();
@@ -251,7 +231,8 @@ fn the_policy_deadline_of_a_volume_reaches_its_guest() {
     let domain = world.create(session, &with_disks(&machine, &["aoe:e7.3"]));
     let mut disk = world.bring_up(domain, 0);
     let settings = VolumeSettings { deadline_ns: Some(5 * SECOND), ..VolumeSettings::default() };
-    world.node.volumes.configure(&"aoe:e7.3".parse().unwrap(), settings, world.now_ns);
+    let number = world.node.guests[0].number;
+    world.node.volumes.configure(number, 0, settings, world.now_ns);
     world.aoe[0].up = false;
     let (_, status) = world.submit(&mut disk, 1, 0, &[9; 512]);
     world.run(4 * SECOND);

@@ -11,5 +11,6 @@ mod hostile;
 mod management;
 mod network;
 mod restart;
+mod storage;
 mod targets;
 mod world;

@@ -1,14 +1,16 @@
 //! Disk targets of a few lines: what they hold is a vector, what they speak is
 //! what the initiators need.
 
+use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
 use netstack::frame::MacAddress;
 use netstack::host::{Addressing, ConnectionId, ConnectionState, Host, HostConfig, TcpOptions};
+use sha2::{Digest as _, Sha256};
 use storage::aoe::TargetAddress;
-use storage::aoe::wire::{Ata, Body, Config, Frame, ata};
+use storage::aoe::wire::{Ata, Body, Config, Frame, Reserve, ata};
 use storage::iscsi::pdu::{FLAG_FINAL, Header, NO_TAG, opcode};
 
 use super::world::to_usize;
@@ -21,13 +23,22 @@ pub(super) struct AoeTarget {
     pub(super) up: bool,
     /// Answers queries only: its disk is not ready.
     pub(super) queries_only: bool,
+    /// Stations that hold it.
+    pub(super) holders: Vec<[u8; 6]>,
 }
 
 impl AoeTarget {
     pub(super) fn new(shelf: u16, slot: u8, sectors: usize) -> Self {
         let mac = [2, 0xa0, 0xe0, 0, shelf.to_le_bytes()[0], slot];
         let address = TargetAddress { shelf, slot };
-        Self { address, mac, disk: vec![0; sectors * 512], up: true, queries_only: false }
+        Self {
+            address,
+            mac,
+            disk: vec![0; sectors * 512],
+            up: true,
+            queries_only: false,
+            holders: Vec::new(),
+        }
     }
 
     pub(super) fn answer(&mut self, bytes: &[u8]) -> Option<Vec<u8>> {
@@ -40,6 +51,7 @@ impl AoeTarget {
         let mut identity = [0u8; 512];
         identity[167] = 4;
         identity[200..208].copy_from_slice(&(self.disk.len() as u64 / 512).to_le_bytes());
+        let stations;
         let body = match frame.body {
             Body::Config(_) => {
                 Body::Config(Config { buffers: 8, firmware: 1, sectors_max: 2, command: 0, string: b"" })
@@ -59,6 +71,17 @@ impl AoeTarget {
                     other => panic!("command {other:#x}"),
                 };
                 Body::Ata(Ata { command: 0x40, feature: 0, data, ..request })
+            }
+            Body::Reserve(asked) => {
+                let mut list = asked.stations.to_vec();
+                let ours = self.holders.is_empty() || self.holders.contains(&frame.source);
+                match asked.command {
+                    0 => list = self.holders.clone(),
+                    1 if !ours => list = self.holders.clone(),
+                    _ => self.holders = list.clone(),
+                }
+                stations = list;
+                Body::Reserve(Reserve { command: asked.command, stations: &stations })
             }
             _ => return None,
         };
@@ -82,13 +105,37 @@ pub(super) struct IscsiTarget {
     pub(super) silent: bool,
     /// The next command that moves data is told that the size has changed.
     pub(super) resized: bool,
+    /// Knows persistent reservations: who is registered, who holds it.
+    pub(super) reservations: bool,
+    pub(super) registered: Vec<u64>,
+    pub(super) holder: Option<u64>,
+    /// Can discard; what was discarded.
+    pub(super) thin: bool,
+    pub(super) discarded: Vec<(u64, u32)>,
+    /// Lets in who knows this.
+    pub(super) secret: Option<(&'static str, &'static [u8])>,
+    /// Refused logins.
+    pub(super) refused: usize,
+    /// Sessions that said goodbye.
+    pub(super) goodbyes: usize,
+    lanes: [Lane; 2],
+    lane: usize,
+}
+
+/// A portal and the connection to it.
+#[derive(Default)]
+struct Lane {
     connection: Option<ConnectionId>,
     input: Vec<u8>,
     output: Vec<u8>,
     status_number: u32,
     command_number: u32,
     full: bool,
+    /// Commands by portal.
+    commands: usize,
 }
+
+const CHALLENGE: [u8; 16] = [0x5a; 16];
 
 pub(super) const ISCSI_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 3);
 
@@ -104,80 +151,113 @@ impl IscsiTarget {
             0,
         )
         .unwrap();
-        host.listen(3260, 2, TcpOptions::STORAGE).unwrap();
+        for port in [3260, 3261] {
+            host.listen(port, 2, TcpOptions::STORAGE).unwrap();
+        }
         Self {
             host,
             disk: vec![0; sectors * 512],
             logins: 0,
             silent: false,
             resized: false,
-            connection: None,
-            input: Vec::new(),
-            output: Vec::new(),
-            status_number: 1,
-            command_number: 0,
-            full: false,
+            reservations: false,
+            registered: Vec::new(),
+            holder: None,
+            thin: false,
+            discarded: Vec::new(),
+            secret: None,
+            refused: 0,
+            goodbyes: 0,
+            lanes: [Lane::default(), Lane::default()],
+            lane: 0,
         }
     }
 
+    /// Commands that came to a portal.
+    pub(super) fn commands(&self, lane: usize) -> usize {
+        self.lanes[lane].commands
+    }
+
     pub(super) fn poll(&mut self, now_ns: u64) {
+        for lane in 0..2 {
+            self.lane = lane;
+            self.poll_lane(now_ns);
+        }
+    }
+
+    fn poll_lane(&mut self, now_ns: u64) {
         self.host.poll(now_ns);
-        if let Some(connection) = self.host.accept(3260) {
+        let port = if self.lane == 0 { 3260 } else { 3261 };
+        if let Some(connection) = self.host.accept(port) {
             // One session, one connection: the newer one wins.
-            if let Some(old) = self.connection.replace(connection) {
+            if let Some(old) = self.lanes[self.lane].connection.replace(connection) {
                 self.host.abort(old, now_ns);
             }
-            self.input.clear();
-            self.output.clear();
-            self.full = false;
+            self.lanes[self.lane].input.clear();
+            self.lanes[self.lane].output.clear();
+            self.lanes[self.lane].full = false;
         }
-        let Some(connection) = self.connection else { return };
+        let Some(connection) = self.lanes[self.lane].connection else { return };
         let mut buffer = [0; 4096];
         loop {
             let count = self.host.read(connection, &mut buffer);
             if count == 0 {
                 break;
             }
-            self.input.extend_from_slice(&buffer[..count]);
+            self.lanes[self.lane].input.extend_from_slice(&buffer[..count]);
         }
         while self.work() {}
-        let count = self.host.write(connection, &self.output);
-        self.output.drain(..count);
+        let count = self.host.write(connection, &self.lanes[self.lane].output);
+        self.lanes[self.lane].output.drain(..count);
         if matches!(self.host.state(connection), ConnectionState::PeerClosed | ConnectionState::Closed) {
             self.host.close(connection, now_ns);
-            self.connection = None;
+            self.lanes[self.lane].connection = None;
         }
         self.host.poll(now_ns);
     }
 
     fn send(&mut self, mut header: Header, data: &[u8]) {
         header.set_data_length(data.len());
-        header.set_u32(24, self.status_number);
-        self.status_number = self.status_number.wrapping_add(1);
-        header.set_u32(28, self.command_number);
-        header.set_u32(32, self.command_number.wrapping_add(16));
-        self.output.extend_from_slice(&header.0);
-        self.output.extend_from_slice(data);
-        self.output.resize(self.output.len().next_multiple_of(4), 0);
+        header.set_u32(24, self.lanes[self.lane].status_number);
+        self.lanes[self.lane].status_number = self.lanes[self.lane].status_number.wrapping_add(1);
+        header.set_u32(28, self.lanes[self.lane].command_number);
+        header.set_u32(32, self.lanes[self.lane].command_number.wrapping_add(16));
+        self.lanes[self.lane].output.extend_from_slice(&header.0);
+        self.lanes[self.lane].output.extend_from_slice(data);
+        self.lanes[self.lane].output.resize(self.lanes[self.lane].output.len().next_multiple_of(4), 0);
     }
 
     /// Takes one PDU; false when there is none.
     fn work(&mut self) -> bool {
-        let Some(basic) = self.input.first_chunk::<48>() else { return false };
+        let Some(basic) = self.lanes[self.lane].input.first_chunk::<48>() else { return false };
         let header = Header(*basic);
         let length = header.data_length();
         let total = 48 + length.next_multiple_of(4);
-        if self.input.len() < total {
+        if self.lanes[self.lane].input.len() < total {
             return false;
         }
-        let pdu: Vec<u8> = self.input.drain(..total).collect();
+        let pdu: Vec<u8> = self.lanes[self.lane].input.drain(..total).collect();
         if header.u8(0) & 0x40 == 0 {
-            self.command_number = header.u32(24).wrapping_add(1);
+            self.lanes[self.lane].command_number = header.u32(24).wrapping_add(1);
         }
         match header.opcode() {
-            opcode::LOGIN => self.login(&header),
+            opcode::LOGIN => self.login(&header, &pdu[48..48 + length]),
+            opcode::LOGOUT => {
+                self.goodbyes += 1;
+                let mut reply = Header::new(opcode::LOGOUT_RESPONSE, FLAG_FINAL);
+                reply.set_u32(16, header.task_tag());
+                self.send(reply, &[]);
+            }
+            opcode::MANAGEMENT => {
+                let mut reply = Header::new(opcode::MANAGEMENT_RESPONSE, FLAG_FINAL);
+                reply.set_u32(16, header.task_tag());
+                self.send(reply, &[]);
+            }
             opcode::SCSI_COMMAND if self.silent => {}
-            opcode::SCSI_COMMAND => self.command(&header, &pdu[48..48 + length]),
+            opcode::SCSI_COMMAND => {
+                self.lanes[self.lane].commands += 1;
+                self.command(&header, &pdu[48..48 + length]);
+            }
             opcode::NOP_OUT => {
                 let mut reply = Header::new(opcode::NOP_IN, FLAG_FINAL);
                 reply.set_u32(16, header.task_tag());
@@ -189,22 +269,45 @@ impl IscsiTarget {
         true
     }
 
-    fn login(&mut self, header: &Header) {
-        assert!(!self.full, "a login on a connection that is logged in");
+    fn login(&mut self, header: &Header, text: &[u8]) {
+        assert!(!self.lanes[self.lane].full, "a login on a connection that is logged in");
         let flags = header.u8(1);
         self.logins += 1;
-        self.command_number = header.u32(24);
+        self.lanes[self.lane].command_number = header.u32(24);
         let mut reply = Header::new(opcode::LOGIN_RESPONSE, flags);
         reply.set(8, &header.0[8..16]);
         reply.set_u32(16, header.task_tag());
-        self.full = (flags >> 2) & 3 == 1;
-        let text: &[u8] = if self.full {
-            b"HeaderDigest=None\0DataDigest=None\0InitialR2T=No\0ImmediateData=Yes\0\
-              MaxRecvDataSegmentLength=65536\0FirstBurstLength=65536\0MaxBurstLength=65536\0"
-        } else {
-            b"AuthMethod=None\0TargetPortalGroupTag=1\0"
+        if (flags >> 2) & 3 == 1 {
+            self.lanes[self.lane].full = true;
+            let text: &[u8] = b"HeaderDigest=None\0DataDigest=None\0InitialR2T=No\0ImmediateData=Yes\0\
+              MaxRecvDataSegmentLength=65536\0FirstBurstLength=65536\0MaxBurstLength=65536\0";
+            return self.send(reply, text);
+        }
+        let Some((name, secret)) = self.secret else {
+            return self.send(reply, b"AuthMethod=None\0TargetPortalGroupTag=1\0");
         };
-        self.send(reply, text);
+        let text = String::from_utf8(text.to_vec()).unwrap();
+        let value = |key: &str| text.split('\0').find_map(|it| it.strip_prefix(key)?.strip_prefix('='));
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| alloc::format!("{byte:02x}")).collect::<String>();
+        // Stays in the stage until the name is proved.
+        let mut stay = reply;
+        stay.set(1, &[0]);
+        if let Some(response) = value("CHAP_R") {
+            let digest = Sha256::new().chain_update([7]).chain_update(secret).chain_update(CHALLENGE);
+            let proved = response.eq_ignore_ascii_case(&alloc::format!("0x{}", hex(&digest.finalize())));
+            if proved && value("CHAP_N") == Some(name) {
+                return self.send(reply, &[]);
+            }
+        } else if value("CHAP_A").is_some() {
+            let answer = alloc::format!("CHAP_A=7\0CHAP_I=7\0CHAP_C=0x{}\0", hex(&CHALLENGE));
+            return self.send(stay, answer.as_bytes());
+        } else if value("AuthMethod").is_some_and(|methods| methods.contains("CHAP")) {
+            return self.send(stay, b"AuthMethod=CHAP\0TargetPortalGroupTag=1\0");
+        }
+        // 11.13.5: initiator error, authentication failure.
+        self.refused += 1;
+        stay.set(36, &[2, 1]);
+        self.send(stay, &[]);
     }
 
     fn command(&mut self, header: &Header, data: &[u8]) {
@@ -217,12 +320,37 @@ impl IscsiTarget {
         }
         let answer: Vec<u8> = match cdb[0] {
             0x00 | 0x35 => return self.respond(tag),
+            0x5e if self.reservations => self.holder.map_or_else(
+                || vec![0; 8],
+                |key| {
+                    [&[0, 0, 0, 1, 0, 0, 0, 16][..], &key.to_be_bytes(), &[0, 0, 0, 0, 0, 5, 0, 0]].concat()
+                },
+            ),
+            0x5f if self.reservations => return self.reserve(tag, cdb[1] & 31, data),
+            0x12 if self.thin && cdb[1] & 1 != 0 => match cdb[2] {
+                0 => vec![0, 0, 0, 3, 0, 0xb0, 0xb2],
+                0xb0 => {
+                    let mut page = vec![0; 64];
+                    (page[1], page[3]) = (0xb0, 60);
+                    page[20..24].copy_from_slice(&u32::MAX.to_be_bytes());
+                    page[24..28].copy_from_slice(&1u32.to_be_bytes());
+                    page
+                }
+                _ => vec![0, 0xb2, 0, 4, 0, 0x80, 2, 0],
+            },
+            0x42 if self.thin => {
+                let from = u64::from_be_bytes(data[8..16].try_into().unwrap());
+                let blocks = u32::from_be_bytes(data[16..20].try_into().unwrap());
+                self.discarded.push((from, blocks));
+                return self.respond(tag);
+            }
             0x12 if cdb[1] & 1 != 0 => return self.refuse(tag),
             0x12 => vec![b'x'; 36],
             0x9e => {
                 let mut capacity = vec![0; 32];
                 capacity[..8].copy_from_slice(&(self.disk.len() as u64 / 512 - 1).to_be_bytes());
                 capacity[10] = 2;
+                capacity[14] = u8::from(self.thin) << 7;
                 capacity
             }
             0x88 => self.disk[from..from + octets].to_vec(),
@@ -239,6 +367,31 @@ impl IscsiTarget {
         reply.set_u32(16, tag);
         reply.set_u32(20, NO_TAG);
         self.send(reply, &answer);
+    }
+
+    /// PERSISTENT RESERVE OUT (SPC-4, 6.16).
+    fn reserve(&mut self, tag: u32, action: u8, data: &[u8]) {
+        let key = |at: usize| u64::from_be_bytes(data[at..at + 8].try_into().unwrap());
+        let (own, other) = (key(0), key(8));
+        match action {
+            6 if other == 0 => {
+                self.registered.retain(|key| *key != own);
+                self.holder = self.holder.filter(|holder| *holder != own);
+            }
+            6 => self.registered.push(other),
+            1 if self.holder.is_none_or(|holder| holder == own) => self.holder = Some(own),
+            5 => {
+                self.registered.retain(|key| *key != other || *key == own);
+                self.holder = Some(own);
+            }
+            _ => {
+                let mut header = Header::new(opcode::SCSI_RESPONSE, FLAG_FINAL);
+                header.set(3, &[0x18]);
+                header.set_u32(16, tag);
+                return self.send(header, &[]);
+            }
+        }
+        self.respond(tag);
     }
 
     /// Check condition: illegal request, invalid command operation code.

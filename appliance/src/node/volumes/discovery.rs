@@ -119,7 +119,7 @@ fn busy() -> Failure {
     Failure::new(Code::Conflict, "", "another discovery is under way", "try again in a few seconds")
 }
 
-fn mac_text(mac: [u8; 6]) -> String {
+pub(super) fn mac_text(mac: [u8; 6]) -> String {
     let [a, b, c, d, e, f] = mac;
     format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
 }

@@ -1,19 +1,23 @@
 //! What is set for a volume, and the sessions made from it.
 
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 
-use netstack::host::Host;
+use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::disk::{Digests, DiskSetting, Limit, Policy};
 use storage::aoe::{MacAddress, Target, TargetConfig};
-use storage::iscsi::{Credentials, DigestPolicy, PathPolicy, Portal, Session, SessionConfig, SessionKind};
+use storage::iscsi::{
+    Credentials, DigestPolicy, PathPolicy, Portal, Secret, Session, SessionConfig, SessionKind,
+};
 use storage::rate::{Limiter, Limits};
 use storage::volume::{Volume, VolumeName};
 
-use super::{Binding, Left, Volumes};
+use super::Volumes;
 
 /// Most paths of an AoE volume's frames: standard Ethernet.
 const MTU: usize = 1500;
+const MS: u64 = 1_000_000;
 
 /// What an operator sets for a volume. Limits, deadline and reservation count at
 /// once, the rest when the volume is opened next.
@@ -39,34 +43,136 @@ pub struct VolumeSettings {
     pub preempt: Option<u64>,
 }
 
-impl Volumes {
-    /// Sets what counts for a volume, whether it is open or not.
-    pub fn configure(&mut self, name: &VolumeName, settings: VolumeSettings, now_ns: u64) {
-        let key = self.reservation_key();
-        for binding in self.bindings.iter_mut().filter(|binding| binding.name == *name) {
-            binding.volume.set_limits(settings.limits, now_ns);
-            binding.volume.set_deadline(settings.deadline_ns);
-            match &mut binding.volume {
-                Volume::Aoe(target) => target.set_reserve(settings.reserve),
-                Volume::Iscsi(session) => {
-                    session.set_reservation(settings.reserve.then_some(key), settings.preempt);
+/// Limits from their list.
+#[must_use]
+pub fn limits(list: &[Limit]) -> Limits {
+    let mut limits = Limits::default();
+    for limit in list {
+        match *limit {
+            Limit::BytesPerSecond(rate) => limits.bytes_per_s = Some(rate).filter(|rate| *rate != 0),
+            Limit::OperationsPerSecond(rate) => {
+                limits.operations_per_s = Some(rate).filter(|rate| *rate != 0);
+            }
+            Limit::BurstMs(burst_ms) => limits.burst_ms = burst_ms,
+        }
+    }
+    limits
+}
+
+impl VolumeSettings {
+    /// What is set for a volume of this name. [`mgmt_proto::disk::validate`] has
+    /// looked at the list.
+    ///
+    /// # Errors
+    /// There is a secret and nobody whose it is.
+    pub fn new(name: &VolumeName, list: &[DiskSetting]) -> Result<Self, Failure> {
+        let mut settings = Self::default();
+        let (mut secret, mut target, mut allow_md5) = (None, None, false);
+        let own = |secret: &mgmt_proto::secret::Secret| Secret::new(secret.expose().to_vec());
+        let mut rates = Vec::new();
+        for setting in list {
+            match setting {
+                DiskSetting::Policy(Policy::Failover) => settings.policy = PathPolicy::Failover,
+                DiskSetting::Policy(Policy::RoundRobin) => settings.policy = PathPolicy::RoundRobin,
+                DiskSetting::Portal(address, port) => {
+                    settings.portals.push(Portal { address: (*address).into(), port: *port });
                 }
+                DiskSetting::Station(mac) => settings.stations.push(*mac),
+                DiskSetting::Digests(Digests::Preferred) => settings.digests = DigestPolicy::Preferred,
+                DiskSetting::Digests(Digests::Required) => settings.digests = DigestPolicy::Required,
+                DiskSetting::Digests(Digests::Off) => settings.digests = DigestPolicy::Off,
+                DiskSetting::DeadlineMs(deadline_ms) => {
+                    settings.deadline_ns = Some(deadline_ms.saturating_mul(MS));
+                }
+                DiskSetting::Limit(limit) => rates.push(*limit),
+                DiskSetting::Reserve => settings.reserve = true,
+                DiskSetting::Preempt(key) => settings.preempt = Some(*key),
+                DiskSetting::Secret(given) => secret = Some(own(given)),
+                DiskSetting::TargetSecret(name, given) => target = Some((name.clone(), own(given))),
+                DiskSetting::AllowMd5 => allow_md5 = true,
             }
         }
-        self.settings.retain(|(known, _)| known != name);
-        self.settings.push((name.clone(), settings));
+        settings.limits = limits(&rates);
+        if let Some(secret) = secret {
+            let VolumeName::Iscsi { user: Some(user), .. } = name else {
+                let remedy = "name the user: iscsi://user@portal/iqn/lun";
+                return Err(Failure::new(Code::Usage, name.to_string(), "has a secret and no user", remedy));
+            };
+            settings.credentials = Some(Credentials { name: user.clone(), secret, target, allow_md5 });
+        }
+        Ok(settings)
     }
 
-    /// What is set for a volume.
+    /// In words, without secrets.
     #[must_use]
-    pub fn settings(&self, name: &VolumeName) -> VolumeSettings {
-        let found = self.settings.iter().find(|(known, _)| known == name);
-        found.map(|(_, settings)| settings.clone()).unwrap_or_default()
+    pub fn report(&self, name: &VolumeName) -> Vec<(String, String)> {
+        let mut report = Vec::new();
+        let mut say = |key: &str, value: String| report.push((key.to_string(), value));
+        let rate = |rate: Option<u64>| rate.map_or_else(|| "none".to_string(), |rate| rate.to_string());
+        if matches!(name, VolumeName::Iscsi { .. }) {
+            let policy = if self.policy == PathPolicy::RoundRobin { "round-robin" } else { "failover" };
+            say("Policy", policy.to_string());
+            let digests = match self.digests {
+                DigestPolicy::Preferred => "preferred",
+                DigestPolicy::Required => "required",
+                DigestPolicy::Off => "off",
+            };
+            say("Digests", digests.to_string());
+            let login = match &self.credentials {
+                None => "none".to_string(),
+                Some(credentials) => {
+                    let mutual = if credentials.target.is_some() { ", mutual" } else { "" };
+                    let md5 = if credentials.allow_md5 { ", MD5 allowed" } else { "" };
+                    alloc::format!("CHAP as {}{mutual}{md5}", credentials.name)
+                }
+            };
+            say("Login", login);
+        }
+        let deadline = self.deadline_ns.map(|deadline_ns| alloc::format!("{} ms", deadline_ns / MS));
+        say("Deadline", deadline.unwrap_or_else(|| "none".to_string()));
+        say("BytesPerSecond", rate(self.limits.bytes_per_s));
+        say("OperationsPerSecond", rate(self.limits.operations_per_s));
+        say("BurstMs", self.limits.burst_ms.to_string());
+        say("Reserve", if self.reserve { "yes" } else { "no" }.to_string());
+        report
+    }
+}
+
+impl Volumes {
+    /// Sets what counts for a disk from now on.
+    pub fn configure(&mut self, guest: u64, device: usize, settings: VolumeSettings, now_ns: u64) {
+        let key = self.reservation_key();
+        let found = self.bindings.iter_mut().find(|it| it.guest == guest && it.device == device);
+        let Some(binding) = found else { return };
+        binding.volume.set_limits(settings.limits, now_ns);
+        binding.volume.set_deadline(settings.deadline_ns);
+        let reserve = settings.reserve && !binding.read_only;
+        let changed = reserve != (binding.settings.reserve && !binding.read_only)
+            || (reserve && settings.preempt != binding.settings.preempt);
+        if changed {
+            match &mut binding.volume {
+                Volume::Aoe(target) => target.set_reserve(reserve),
+                Volume::Iscsi(session) => session.set_reservation(reserve.then_some(key), settings.preempt),
+            }
+        }
+        binding.settings = settings;
+    }
+
+    /// What is set for a disk.
+    #[must_use]
+    pub fn settings(&self, guest: u64, device: usize) -> Option<&VolumeSettings> {
+        let found = self.bindings.iter().find(|it| it.guest == guest && it.device == device);
+        found.map(|binding| &binding.settings)
     }
 
     /// Limits all disks of a guest together.
     pub fn limit_guest(&mut self, guest: u64, limits: Limits, now_ns: u64) {
-        self.limiters.insert(guest, Limiter::new(limits, now_ns));
+        if limits.bytes_per_s.is_none() && limits.operations_per_s.is_none() {
+            // Whoever waits for it is let go at the next look.
+            self.limiters.remove(&guest);
+        } else {
+            self.limiters.insert(guest, Limiter::new(limits, now_ns));
+        }
     }
 
     /// The key under which this node reserves disks: its own, always the same.
@@ -75,9 +181,16 @@ impl Volumes {
         hash(&self.initiator)
     }
 
-    pub(super) fn session(&mut self, name: &VolumeName, share: u16, read_only: bool, now_ns: u64) -> Volume {
+    pub(super) fn session(
+        &mut self,
+        name: &VolumeName,
+        share: u16,
+        read_only: bool,
+        settings: &VolumeSettings,
+        now_ns: u64,
+    ) -> Volume {
+        self.supersede(name, share, now_ns);
         let seed = self.next_seed();
-        let settings = self.settings(name);
         // Readers may be many; who writes is alone.
         let reserve = settings.reserve && !read_only;
         let mut volume = match name {
@@ -86,7 +199,7 @@ impl Volumes {
                 Volume::Aoe(Target::new(TargetConfig {
                     target: *target,
                     sources: vec![self.mac],
-                    macs: settings.stations,
+                    macs: settings.stations.clone(),
                     mtu: MTU,
                     read_only,
                     reserve,
@@ -102,7 +215,7 @@ impl Volumes {
                 Volume::Iscsi(Session::new(SessionConfig {
                     portals: core::iter::once(portal).chain(others).copied().collect(),
                     policy: settings.policy,
-                    credentials: settings.credentials,
+                    credentials: settings.credentials.clone(),
                     digests: settings.digests,
                     reservation: reserve.then(|| self.reservation_key()),
                     preempt: settings.preempt,
@@ -115,31 +228,19 @@ impl Volumes {
         volume.set_deadline(settings.deadline_ns);
         volume
     }
+}
 
-    /// Closes one disk of a guest.
-    pub fn close_disk(&mut self, guest: u64, device: usize, host: &mut Host, now_ns: u64) {
-        self.close_where(host, now_ns, |binding| binding.guest == guest && binding.device == device);
-    }
-
-    /// Closes all disks of a guest.
-    pub fn close(&mut self, guest: u64, host: &mut Host, now_ns: u64) {
-        self.limiters.remove(&guest);
-        self.close_where(host, now_ns, |binding| binding.guest == guest);
-    }
-
-    fn close_where(&mut self, host: &mut Host, now_ns: u64, gone: impl Fn(&Binding) -> bool) {
-        self.left.retain(|left| left.until_ns > now_ns);
-        for binding in self.bindings.extract_if(.., |binding| gone(binding)) {
-            for connection in binding.connections.into_iter().flatten() {
-                host.abort(connection, now_ns);
-            }
-            // Its writes may still be on the wire when the next session begins.
-            if let Volume::Aoe(target) = &binding.volume
-                && target.wandering_until_ns() > now_ns
-            {
-                self.left.push(Left { name: binding.name, until_ns: target.wandering_until_ns() });
-            }
-        }
+/// Whether two names mean one disk: a target's name is unique in the world, whoever
+/// asks for it and whichever way leads there.
+#[must_use]
+pub fn is_same_disk(one: &VolumeName, other: &VolumeName) -> bool {
+    match (one, other) {
+        (VolumeName::Aoe(one), VolumeName::Aoe(other)) => one == other,
+        (
+            VolumeName::Iscsi { target: one, lun, .. },
+            VolumeName::Iscsi { target: other, lun: other_lun, .. },
+        ) => one == other && lun == other_lun,
+        _ => false,
     }
 }
 

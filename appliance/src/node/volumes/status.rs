@@ -1,16 +1,17 @@
 //! What is told about disks.
 
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use mgmt_proto::code::{Code, Failure};
-use mgmt_proto::machine::Disk;
 use mgmt_proto::verb::DiskFacts;
-use storage::volume::Volume;
-use storage::{Stage, VolumeState, VolumeStatus};
+use mgmt_proto::volume::{Condition, PathCondition, PathFacts, Stage as Reached, VolumeFacts};
+use storage::histogram::Histogram;
+use storage::volume::{Volume, VolumeName};
+use storage::{PathState, PathStatus, Stage, VolumeState, VolumeStatus};
 
-use super::Volumes;
+use super::{VolumeSettings, Volumes};
 
 impl Volumes {
     /// Why a guest's disks are not ready: which one, at which stage.
@@ -41,22 +42,134 @@ impl Volumes {
         Failure::new(Code::Storage, name, message, "check the target, then `redoubt storage discover`")
     }
 
-    /// Facts about a guest's disks, in their order.
+    /// Facts about a guest's disk.
     #[must_use]
-    pub fn facts(&self, guest: u64, disks: &[Disk]) -> Vec<DiskFacts> {
-        let facts = disks.iter().enumerate().map(|(device, disk)| {
-            let binding = self.bindings.iter().find(|it| it.guest == guest && it.device == device);
-            let status = binding.map(|binding| binding.volume.status());
-            disk_facts(disk, status.as_ref(), binding.map_or([0; 3], |binding| binding.operations))
-        });
-        facts.collect()
+    pub fn facts(&self, guest: u64, device: usize, volume: &str) -> DiskFacts {
+        let binding = self.bindings.iter().find(|it| it.guest == guest && it.device == device);
+        let status = binding.map(|binding| binding.volume.status());
+        disk_facts(volume, status.as_ref(), binding.map_or([0; 3], |binding| binding.operations))
+    }
+
+    /// How a guest's disk is: condition, since when it stalls, sectors.
+    #[must_use]
+    pub fn condition(&self, guest: u64, device: usize) -> Option<(Condition, Option<u64>, u64)> {
+        let binding = self.bindings.iter().find(|it| it.guest == guest && it.device == device)?;
+        let status = binding.volume.status();
+        Some((condition(status.state), status.stalled_since_ns, status.capacity.unwrap_or(0)))
+    }
+
+    /// Everything about a guest's disk.
+    #[must_use]
+    pub fn volume_facts(&self, guest: u64, device: usize) -> Option<VolumeFacts> {
+        let it = self.bindings.iter().find(|it| it.guest == guest && it.device == device)?;
+        Some(volume_facts(&it.name, it.read_only, &it.settings, &it.volume.status()))
+    }
+
+    /// Whether a volume of this name is meant by another.
+    #[must_use]
+    pub fn is_volume(&self, guest: u64, device: usize, name: &VolumeName) -> bool {
+        let binding = self.bindings.iter().find(|it| it.guest == guest && it.device == device);
+        binding.is_some_and(|it| super::settings::is_same_disk(&it.name, name))
     }
 }
 
-fn disk_facts(disk: &Disk, status: Option<&VolumeStatus>, operations: [u64; 3]) -> DiskFacts {
+const fn condition(state: VolumeState) -> Condition {
+    match state {
+        VolumeState::Starting => Condition::Connecting,
+        VolumeState::Ready => Condition::Ready,
+        VolumeState::Stalled => Condition::Stalled,
+        VolumeState::Refused => Condition::Refused,
+    }
+}
+
+const fn reached(stage: Stage) -> Reached {
+    match stage {
+        Stage::Silent => Reached::Silent,
+        Stage::Connected => Reached::Connected,
+        Stage::LoggedIn => Reached::LoggedIn,
+        Stage::Ready => Reached::Ready,
+    }
+}
+
+fn latency(histogram: &Histogram) -> Vec<u64> {
+    let used = histogram.buckets.iter().rposition(|count| *count != 0).map_or(0, |last| last + 1);
+    histogram.buckets.iter().take(used).copied().collect()
+}
+
+fn named<T>(list: impl IntoIterator<Item = (&'static str, T)>) -> Vec<(String, T)> {
+    list.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
+}
+
+/// What is told about a volume; its guest and slot are filled in by who knows them.
+pub(super) fn volume_facts(
+    name: &VolumeName,
+    read_only: bool,
+    settings: &VolumeSettings,
+    status: &VolumeStatus,
+) -> VolumeFacts {
+    let counters = &status.counters;
+    VolumeFacts {
+        guest: String::new(),
+        slot: 0,
+        volume: name.to_string(),
+        read_only: read_only || status.write_protected,
+        condition: condition(status.state),
+        stage: reached(status.stage),
+        stalled_since_ns: status.stalled_since_ns,
+        retry: status.retries,
+        sectors: status.capacity,
+        pending: u32::try_from(status.pending).unwrap_or(u32::MAX),
+        rtt_ns: status.rtt_ns,
+        latency: latency(&status.latency),
+        counters: named([
+            ("completed", counters.completed),
+            ("failed", counters.failed),
+            ("bytes_read", counters.bytes_read),
+            ("bytes_written", counters.bytes_written),
+            ("retries", counters.retries),
+            ("digest_errors", counters.digest_errors),
+            ("rejected", counters.rejected),
+            ("stalls", counters.stalls),
+            ("merged", counters.merged),
+        ]),
+        last_error: status.last_error.map(String::from),
+        negotiated: named(status.negotiated.iter().cloned()),
+        settings: settings.report(name),
+        paths: status.paths.iter().map(path_facts).collect(),
+    }
+}
+
+fn path_facts(path: &PathStatus) -> PathFacts {
+    PathFacts {
+        name: path.name.clone(),
+        condition: match path.state {
+            PathState::Starting => PathCondition::Connecting,
+            PathState::Active => PathCondition::Active,
+            PathState::Standby => PathCondition::Standby,
+            PathState::Lost => PathCondition::Lost,
+            PathState::Refused => PathCondition::Refused,
+            PathState::Disabled => PathCondition::Disabled,
+        },
+        stage: reached(path.stage),
+        lost_since_ns: path.lost_since_ns,
+        rtt_ns: path.rtt_ns,
+        latency: latency(&path.latency),
+        counters: named([
+            ("bytes_read", path.bytes_read),
+            ("bytes_written", path.bytes_written),
+            ("retries", path.retries),
+            ("digest_errors", path.digest_errors),
+            ("stalls", path.stalls),
+        ]),
+        last_error: path.last_error.map(String::from),
+        negotiated: named(path.negotiated.iter().cloned()),
+    }
+}
+
+fn disk_facts(volume: &str, status: Option<&VolumeStatus>, operations: [u64; 3]) -> DiskFacts {
     let Some(status) = status else {
         return DiskFacts {
-            volume: disk.volume.clone(),
+            volume: volume.to_string(),
             sectors: 0,
             state: String::from("detached"),
             stalled_since_ns: None,
@@ -72,7 +185,7 @@ fn disk_facts(disk: &Disk, status: Option<&VolumeStatus>, operations: [u64; 3]) 
         VolumeState::Refused => "refused",
     };
     DiskFacts {
-        volume: disk.volume.clone(),
+        volume: volume.to_string(),
         sectors: status.capacity.unwrap_or(0),
         state: String::from(state),
         stalled_since_ns: status.stalled_since_ns,

@@ -1,0 +1,286 @@
+//! Disks that come and go while their guest runs.
+
+use alloc::vec::Vec;
+
+use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::disk::{DiskSetting, Limit, validate};
+use mgmt_proto::limits::DISKS;
+use mgmt_proto::machine::Disk;
+use mgmt_proto::verb::{Outcome, Reply};
+use mgmt_proto::volume::{BlockFacts, Condition, Plugged};
+
+use crate::devices::platform::Noticed;
+use crate::hypervisor::Hypervisor;
+use crate::limits::{DETACH_TIMEOUT_NS, START_TIMEOUT_NS};
+use crate::node::Node;
+use crate::node::commands::not_found;
+use crate::node::guest::Life;
+use crate::node::nic::Nic;
+use crate::node::sessions::Waiting;
+use crate::node::volumes::{VolumeSettings, limits, parse};
+
+/// A disk whose volume is being connected for a guest that runs.
+#[derive(Debug)]
+pub struct Coming {
+    guest: u64,
+    device: usize,
+    disk: Disk,
+    settings: Vec<DiskSetting>,
+    deadline_ns: u64,
+}
+
+fn no_such_slot(name: &str, slot: u32) -> Failure {
+    let message = alloc::format!("has no disk in slot {slot}");
+    Failure::new(Code::NotFound, name, message, "see `redoubt block-list`")
+}
+
+impl<H: Hypervisor, N: Nic> Node<H, N> {
+    /// Begins to add a disk to a guest that runs.
+    pub(super) fn attach_disk(
+        &mut self,
+        name: &str,
+        disk: Disk,
+        settings: Vec<DiskSetting>,
+        now_ns: u64,
+    ) -> Result<Waiting, Failure> {
+        let guest = self.guests.get(self.find(name)?).ok_or_else(|| not_found(name))?;
+        if !matches!(guest.life, Life::Started | Life::Paused) || !guest.has_devices() {
+            let remedy = "put the disk into its description, or start it first";
+            return Err(Failure::new(Code::Conflict, name, "is not running", remedy));
+        }
+        let number = guest.number;
+        if self.coming.iter().any(|coming| coming.guest == number) {
+            let message = "another disk is being attached";
+            return Err(Failure::new(Code::Conflict, name, message, "try again in a few seconds"));
+        }
+        let mut machine = guest.machine.clone();
+        machine.disks.push(disk.clone());
+        machine.validate()?;
+        validate(&disk, &settings)?;
+        VolumeSettings::new(&parse(&disk)?, &settings)?;
+        let Some(device) = guest.free_device().filter(|_| guest.slots.len() < DISKS) else {
+            return Err(Failure::new(
+                Code::Capacity,
+                name,
+                "has no slot left",
+                "detach a disk, or reboot it",
+            ));
+        };
+        self.check_disks(&machine)?;
+        self.volumes.open(number, device, &disk, &settings, now_ns)?;
+        let deadline_ns = now_ns.saturating_add(START_TIMEOUT_NS);
+        self.coming.push(Coming { guest: number, device, disk, settings, deadline_ns });
+        Ok(Waiting::Attach(number, device))
+    }
+
+    /// Begins to take a disk from a guest.
+    pub(super) fn detach_disk(
+        &mut self,
+        name: &str,
+        slot: u32,
+        force: bool,
+        now_ns: u64,
+    ) -> Result<Waiting, Failure> {
+        let index = self.find(name)?;
+        let guest = self.guests.get_mut(index).ok_or_else(|| not_found(name))?;
+        if guest.life == Life::Connecting {
+            return Err(Failure::new(Code::Conflict, name, "is starting", "try again when it runs"));
+        }
+        let number = guest.number;
+        let runs = matches!(guest.life, Life::Started | Life::Paused) && guest.has_devices();
+        let found = guest.slots.iter_mut().find(|it| it.number() == slot);
+        let found = found.ok_or_else(|| no_such_slot(name, slot))?;
+        let device = found.device;
+        if runs && !force {
+            found.leaving_ns = Some(now_ns);
+            guest.platform.ask_back(device);
+        } else {
+            // Nobody is there to give it back, or nobody is asked.
+            self.remove_disk(index, device, now_ns);
+            self.gone.push((number, device));
+        }
+        Ok(Waiting::Detach(number, device))
+    }
+
+    /// A guest gave a device back, asked or not.
+    pub(super) fn disk_ejected(&mut self, index: usize, device: usize, now_ns: u64) {
+        let Some(guest) = self.guests.get(index) else { return };
+        // Its network cards stay, whatever it says.
+        if guest.disk_at(device).is_some() {
+            let number = guest.number;
+            self.remove_disk(index, device, now_ns);
+            self.gone.push((number, device));
+        }
+    }
+
+    fn remove_disk(&mut self, index: usize, device: usize, now_ns: u64) {
+        let Some(guest) = self.guests.get_mut(index) else { return };
+        let number = guest.number;
+        guest.unplug_disk(device);
+        self.volumes.close_disk(number, device, &mut self.network.host, now_ns);
+        self.record(index);
+    }
+
+    /// Before a guest starts again: what it was asked for is gone, the rest are disks
+    /// that it starts with.
+    pub(super) fn settle_slots(&mut self, index: usize, now_ns: u64) {
+        let Some(guest) = self.guests.get(index) else { return };
+        let (number, first_card) = (guest.number, guest.first_card());
+        let leaving: Vec<usize> =
+            guest.slots.iter().filter(|slot| slot.leaving_ns.is_some()).map(|slot| slot.device).collect();
+        for device in leaving {
+            self.remove_disk(index, device, now_ns);
+            self.gone.push((number, device));
+        }
+        self.give_up_coming(number, "was started again", now_ns);
+        let Some(guest) = self.guests.get_mut(index) else { return };
+        let old = guest.settle_slots();
+        self.volumes.renumber(number, &old);
+        if guest.first_card() != first_card {
+            // The cards have other numbers now.
+            self.network.detach(number);
+        }
+    }
+
+    /// Disks of a guest that is not there any more, or not as it was, do not come.
+    pub(super) fn give_up_coming(&mut self, number: u64, why: &str, now_ns: u64) {
+        let gone: Vec<Coming> = self.coming.extract_if(.., |coming| coming.guest == number).collect();
+        for Coming { guest, device, disk, .. } in gone {
+            self.volumes.close_disk(guest, device, &mut self.network.host, now_ns);
+            let failure =
+                Failure::new(Code::Conflict, disk.volume, alloc::format!("its guest {why}"), "try again");
+            self.answer_all(&Waiting::Attach(guest, device), &Err(failure));
+        }
+    }
+
+    fn answer_all(&mut self, waiting: &Waiting, outcome: &Outcome) {
+        for session in self.sessions.waiting_for(waiting) {
+            self.sessions.answer(session, outcome);
+        }
+    }
+
+    /// Shows guests the disks whose volumes serve, gives up those whose do not, and
+    /// answers those who wait for disks to come or go.
+    pub(super) fn settle_disks(&mut self, now_ns: u64) {
+        for (guest, device) in core::mem::take(&mut self.gone) {
+            self.answer_all(&Waiting::Detach(guest, device), &Ok(Reply::Done));
+        }
+        for index in 0..self.guests.len() {
+            self.remind_guest(index, now_ns);
+        }
+        let mut place = 0;
+        while let Some(coming) = self.coming.get(place) {
+            let shape = self.volumes.shape(coming.guest, coming.device);
+            if shape.is_none() && now_ns < coming.deadline_ns {
+                place += 1;
+                continue;
+            }
+            let Coming { guest: number, device, disk, settings, .. } = self.coming.remove(place);
+            let index = self.guests.iter().position(|guest| guest.number == number);
+            let plugged = match (shape, index.and_then(|index| self.guests.get_mut(index))) {
+                (Some(shape), Some(guest)) => {
+                    guest.plug_disk(device, &disk, settings, &shape).map(Reply::Attached).ok_or_else(|| {
+                        let message = "its guest has no place for it";
+                        Failure::new(Code::Conflict, &disk.volume, message, "try again")
+                    })
+                }
+                _ => Err(self.volumes.failure(number, &disk.volume)),
+            };
+            match (&plugged, index) {
+                (Ok(_), Some(index)) => self.record(index),
+                _ => self.volumes.close_disk(number, device, &mut self.network.host, now_ns),
+            }
+            self.answer_all(&Waiting::Attach(number, device), &plugged);
+        }
+    }
+
+    /// A guest that does not give a disk back in time is asked again when an operator
+    /// wants it to; whoever waited is told.
+    fn remind_guest(&mut self, index: usize, now_ns: u64) {
+        let Some(guest) = self.guests.get(index) else { return };
+        let (number, name) = (guest.number, guest.machine.name.clone());
+        let late = guest.slots.iter().filter(|slot| {
+            slot.leaving_ns.is_some_and(|since_ns| now_ns >= since_ns.saturating_add(DETACH_TIMEOUT_NS))
+        });
+        let late: Vec<usize> = late.map(|slot| slot.device).collect();
+        for device in late {
+            if self.sessions.waiting_for(&Waiting::Detach(number, device)).is_empty() {
+                continue;
+            }
+            let message = "was asked for the disk and has not given it back yet";
+            let remedy = "wait, unmount it there, or use --force";
+            let failure = Failure::new(Code::Deadline, &name, message, remedy);
+            self.answer_all(&Waiting::Detach(number, device), &Err(failure));
+        }
+    }
+
+    /// When somebody who waits for a disk is to be told something.
+    pub(super) fn next_disk_deadline(&self) -> Option<u64> {
+        let coming = self.coming.iter().map(|coming| coming.deadline_ns);
+        let slots = self.guests.iter().flat_map(|guest| guest.slots.iter().map(|slot| (guest.number, slot)));
+        let leaving = slots.filter_map(|(number, slot)| {
+            let until_ns = slot.leaving_ns?.saturating_add(DETACH_TIMEOUT_NS);
+            let waiting = Waiting::Detach(number, slot.device);
+            (!self.sessions.waiting_for(&waiting).is_empty()).then_some(until_ns)
+        });
+        let now = (!self.gone.is_empty()).then_some(0);
+        coming.chain(leaving).chain(now).min()
+    }
+
+    /// The disks of a guest.
+    pub(super) fn list_disks(&self, name: &str) -> Outcome {
+        let guest = self.guests.get(self.find(name)?).ok_or_else(|| not_found(name))?;
+        let disks = guest.machine.disks.iter().zip(&guest.slots).map(|(disk, slot)| {
+            let known = self.volumes.condition(guest.number, slot.device);
+            let (condition, stalled_since_ns, sectors) = known.unwrap_or((Condition::Connecting, None, 0));
+            let plugged = match (slot.leaving_ns, guest.noticed(slot.device)) {
+                (Some(_), _) => Plugged::Leaving,
+                (None, Noticed::Running) => Plugged::Running,
+                (None, Noticed::Seen) => Plugged::Seen,
+                (None, Noticed::No) => Plugged::Offered,
+            };
+            BlockFacts {
+                slot: slot.number(),
+                volume: disk.volume.clone(),
+                read_only: disk.read_only,
+                condition,
+                stalled_since_ns,
+                sectors,
+                plugged,
+                from_start: slot.from_start,
+            }
+        });
+        Ok(Reply::Disks(disks.collect()))
+    }
+
+    /// Sets limits of a guest or of one of its disks.
+    pub(super) fn limit(&mut self, name: &str, slot: Option<u32>, list: &[Limit], now_ns: u64) -> Outcome {
+        if list.len() > mgmt_proto::limits::DISK_SETTINGS {
+            return Err(Failure::new(Code::Usage, name, "too many limits", "give each once"));
+        }
+        let index = self.find(name)?;
+        let guest = self.guests.get_mut(index).ok_or_else(|| not_found(name))?;
+        let number = guest.number;
+        match slot {
+            None => {
+                guest.settings.limits = list.to_vec();
+                self.volumes.limit_guest(number, limits(list), now_ns);
+            }
+            Some(slot) => {
+                let disk = guest.slots.iter().position(|it| it.number() == slot);
+                let disk = disk.ok_or_else(|| no_such_slot(name, slot))?;
+                let device = guest.slots.get(disk).map_or(0, |slot| slot.device);
+                if let Some(settings) = guest.settings.disks.get_mut(disk) {
+                    settings.retain(|setting| !matches!(setting, DiskSetting::Limit(_)));
+                    settings.extend(list.iter().map(|limit| DiskSetting::Limit(*limit)));
+                }
+                if let Some(settings) = self.volumes.settings(number, device).cloned() {
+                    let settings = VolumeSettings { limits: limits(list), ..settings };
+                    self.volumes.configure(number, device, settings, now_ns);
+                }
+            }
+        }
+        self.record(index);
+        Ok(Reply::Done)
+    }
+}
