@@ -34,6 +34,7 @@ mod planted;
 mod random;
 pub mod rate;
 mod requests;
+pub mod store;
 #[cfg(test)]
 mod tests;
 pub mod volume;

@@ -6,11 +6,11 @@
 //! only when that is durable does the other's header make it the newer one. So at
 //! any cut of power one half is whole, and what was confirmed is in it.
 //!
-//! Sans-IO: [`Store::next`] says what to do with the volume, one operation at a time;
+//! Sans-IO: [`Store::operation`] says what to do with the volume, one operation at a time;
 //! [`Store::read`], [`Store::done`] and [`Store::failed`] say how it went.
 //!
 //! What a cut of power may leave behind is a torn last record, never more: behind the
-//! last good record nothing of the same generation may follow. If something does, the
+//! last good record nothing of the same log may follow. If something does, the
 //! volume was damaged and the store refuses to open, rather than go back in time.
 
 mod record;
@@ -18,9 +18,11 @@ mod record;
 use crate::limits::{
     STORE_BYTES_MAX, STORE_KEY_BYTES_MAX, STORE_KEYS_MAX, STORE_RECORD_BYTES_MAX, STORE_VALUE_BYTES_MAX,
 };
+use crate::random::Random;
 use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::ops::Bound;
 use record::{Change, Digest, Found, Header, Place};
 
 /// Octets of a block: the unit of this store, of any size of sector.
@@ -129,15 +131,17 @@ pub struct Store {
     /// The half in use, 0 or 1.
     half: u64,
     generation: u64,
+    log: u64,
+    /// Of the last record, from 1 in each log.
     sequence: u64,
+    /// Its digest.
     last: Digest,
     /// The block after the log.
     tail: u64,
     headers: [Option<Found>; 2],
-    /// Records that the header says were there before it.
+    /// Records that the header says were there before it, and the last one's digest.
     promised: u64,
     promised_last: Digest,
-    replayed: u64,
     /// Blocks read, from `buffer_first` on.
     buffer: Vec<u8>,
     buffer_first: u64,
@@ -154,12 +158,13 @@ pub struct Store {
     output: Vec<u8>,
     output_digest: Digest,
     copy: Vec<Vec<u8>>,
+    random: Random,
 }
 
 impl Store {
-    /// Begins to open a volume of `blocks`.
+    /// Begins to open a volume of `blocks`; `seed` is random.
     #[must_use]
-    pub const fn open(blocks: u64) -> Self {
+    pub const fn open(blocks: u64, seed: u64) -> Self {
         let phase = if blocks < BLOCKS_MIN { Phase::Stopped(StoreError::TooSmall) } else { Phase::Headers };
         Self {
             phase,
@@ -167,13 +172,13 @@ impl Store {
             identity: [0; 16],
             half: 0,
             generation: 0,
+            log: 0,
             sequence: 0,
             last: [0; 32],
             tail: 0,
             headers: [None; 2],
             promised: 0,
             promised_last: [0; 32],
-            replayed: 0,
             buffer: Vec::new(),
             buffer_first: 0,
             entries: BTreeMap::new(),
@@ -186,14 +191,15 @@ impl Store {
             output: Vec::new(),
             output_digest: [0; 32],
             copy: Vec::new(),
+            random: Random::new(seed),
         }
     }
 
-    /// Begins to format a volume of `blocks`, whatever it holds. `identity` is
-    /// random and tells volumes apart.
+    /// Begins to format a volume of `blocks`, whatever it holds. `identity`, which
+    /// tells volumes apart, and `seed` are random.
     #[must_use]
-    pub fn format(blocks: u64, identity: [u8; 16]) -> Self {
-        let mut store = Self::open(blocks);
+    pub fn format(blocks: u64, identity: [u8; 16], seed: u64) -> Self {
+        let mut store = Self::open(blocks, seed);
         if store.phase == Phase::Headers {
             store.phase = Phase::WriteBlank;
             (store.identity, store.half) = (identity, 1);
@@ -241,7 +247,7 @@ impl Store {
     /// Keys that begin with `prefix`, and their values, in the order of the keys.
     pub fn with_prefix<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a [u8])> {
         self.entries
-            .range::<str, _>(prefix..)
+            .range::<str, _>((Bound::Included(prefix), Bound::Unbounded))
             .take_while(move |(key, _)| key.starts_with(prefix))
             .map(|(key, value)| (key.as_str(), value.as_slice()))
     }
@@ -314,7 +320,7 @@ impl Store {
     }
 
     /// What to do with the volume now: one operation at a time.
-    pub fn next(&mut self) -> Option<StoreOperation<'_>> {
+    pub fn operation(&mut self) -> Option<StoreOperation<'_>> {
         if self.outstanding {
             return None;
         }
@@ -330,7 +336,8 @@ impl Store {
                 StoreOperation::Read { first: half * HALF_BLOCKS, blocks: 1 }
             }
             Phase::Replay => {
-                StoreOperation::Read { first: self.tail, blocks: READ_BLOCKS.min(end - self.tail) }
+                let first = self.buffer_first + blocks_of(self.buffer.len());
+                StoreOperation::Read { first, blocks: READ_BLOCKS.min(end - first) }
             }
             Phase::Scan(first) => StoreOperation::Read { first, blocks: READ_BLOCKS.min(end - first) },
             Phase::Append => StoreOperation::Write { first: self.tail, bytes: &self.output },
@@ -357,10 +364,6 @@ impl Store {
         match self.phase {
             Phase::Headers => self.header_read(bytes),
             Phase::Replay => {
-                // A record that goes on beyond what was read is read on.
-                if self.buffer.is_empty() {
-                    self.buffer_first = self.tail;
-                }
                 self.buffer.extend_from_slice(bytes);
                 self.replay();
             }
@@ -430,8 +433,10 @@ impl Store {
         };
         (self.half, self.identity, self.generation) = (half, header.identity, header.generation);
         (self.promised, self.promised_last) = (header.records, header.last);
-        self.last = Header::seed(&self.identity, self.generation);
+        self.log = header.log;
+        self.last = Header::seed(&self.identity, self.log);
         self.tail = half * HALF_BLOCKS + 1;
+        self.buffer_first = self.tail;
         self.phase = Phase::Replay;
     }
 
@@ -439,61 +444,121 @@ impl Store {
     fn replay(&mut self) {
         let end = (self.half + 1) * HALF_BLOCKS;
         loop {
-            let skip = usize::try_from(self.tail - self.buffer_first).unwrap_or(usize::MAX);
-            let bytes = self.buffer.get(skip.saturating_mul(BLOCK_BYTES)..).unwrap_or(&[]);
-            let next = self.tail + blocks_of(bytes.len());
-            if bytes.is_empty() && next < end {
-                self.buffer.clear();
-                return;
-            }
-            let wanted = record::length(bytes);
-            if wanted.is_some_and(|wanted| bytes.len() < wanted) && next < end {
-                // The rest of it, with what is there read again.
-                self.read_on(next, wanted.unwrap_or(0) - bytes.len());
+            let used = usize::try_from(self.tail - self.buffer_first).unwrap_or(0) * BLOCK_BYTES;
+            let bytes = self.buffer.get(used..).unwrap_or(&[]);
+            let length = record::length(bytes);
+            let is_all_read = self.tail + blocks_of(bytes.len()) >= end;
+            if !is_all_read && (bytes.is_empty() || length.is_some_and(|length| length > bytes.len())) {
+                self.buffer.drain(..used.min(self.buffer.len()));
+                self.buffer_first = self.tail;
                 return;
             }
             let found = record::decode(bytes).filter(|(place, ..)| *place == self.place());
-            let Some((_, digest, changes)) = found else { break };
-            self.tail += blocks_of(wanted.unwrap_or(0));
-            (self.last, self.sequence) = (digest, self.sequence + 1);
-            self.replayed += 1;
+            let Some((place, digest, changes)) = found else { break };
+            self.tail += blocks_of(length.unwrap_or(0));
+            (self.last, self.sequence) = (digest, place.sequence);
             for (key, value) in changes {
                 self.apply(&key, value);
             }
-            if self.replayed == self.promised && self.last != self.promised_last {
+            if self.sequence == self.promised && self.last != self.promised_last {
                 self.phase = Phase::Stopped(StoreError::Damaged);
                 return;
             }
         }
         self.buffer = Vec::new();
-        self.phase = if self.replayed < self.promised {
+        self.phase = if self.sequence < self.promised {
             Phase::Stopped(StoreError::Damaged)
-        } else {
+        } else if self.tail < end {
             Phase::Scan(self.tail)
+        } else {
+            Phase::FlushOpened
         };
-        if self.tail >= end {
-            self.phase = Phase::FlushOpened;
-        }
     }
 
-    /// Makes [`Self::next`] read at `next`: the log's end moves there for as long.
-    fn read_on(&mut self, _next: u64, _missing: usize) {}
+    /// Takes what waits into the next record, or the other half if this one is full.
+    fn begin_transaction(&mut self) {
+        let place = self.place();
+        let (bytes, digest) = record::encode(&place, &self.pending);
+        if self.tail + blocks_of(bytes.len()) > (self.half + 1) * HALF_BLOCKS {
+            self.begin_copy();
+            return;
+        }
+        self.take_pending();
+        self.sequence = place.sequence;
+        (self.output, self.output_digest) = (bytes, digest);
+        self.phase = Phase::Append;
+    }
+
+    /// The transaction that waited is being written from now on.
+    fn take_pending(&mut self) {
+        self.pending.clear();
+        self.pending_bytes = 0;
+        self.writing = self.ticket;
+        self.ticket += 1;
+    }
+
+    /// Copies all that lives to the other half, as it is now.
+    fn begin_copy(&mut self) {
+        self.take_pending();
+        self.half = 1 - self.half;
+        self.generation += 1;
+        self.log = self.random.next();
+        self.sequence = 0;
+        self.last = Header::seed(&self.identity, self.log);
+        self.tail = self.half * HALF_BLOCKS + 1;
+        let mut changes: Vec<Change> = Vec::new();
+        let mut bytes = 0;
+        for (key, value) in core::mem::take(&mut self.entries) {
+            bytes += record::change_bytes(&key, Some(&value));
+            changes.push((key.clone(), Some(value)));
+            if bytes > COPY_BYTES {
+                self.copy_record(&mut changes);
+                bytes = 0;
+            }
+        }
+        self.copy_record(&mut changes);
+        let header = Header {
+            identity: self.identity,
+            generation: self.generation,
+            log: self.log,
+            records: self.sequence,
+            last: self.last,
+        };
+        self.output = header.to_block();
+        self.phase = if self.copy.is_empty() { Phase::WriteHeader } else { Phase::Copy(0) };
+    }
+
+    /// One more record of a copy; its changes go back where they came from.
+    fn copy_record(&mut self, changes: &mut Vec<Change>) {
+        if changes.is_empty() {
+            return;
+        }
+        let place = self.place();
+        let (record, digest) = record::encode(&place, changes);
+        self.copy.push(record);
+        (self.last, self.sequence) = (digest, place.sequence);
+        self.entries.extend(changes.drain(..).filter_map(|(key, value)| value.map(|value| (key, value))));
+    }
 
     /// The place of the next record.
     const fn place(&self) -> Place {
-        Place { generation: self.generation, sequence: self.sequence + 1, before: self.last }
+        Place { log: self.log, sequence: self.sequence + 1, before: self.last }
     }
 
+    /// Looks for whole records of this log where none may be. One that goes
+    /// on beyond what was read at once is not seen; those behind it are.
     fn scan(&mut self, first: u64, bytes: &[u8]) {
-        let damaged = bytes.chunks_exact(BLOCK_BYTES).any(|block| {
-            record::head(block).is_some_and(|(generation, sequence)| {
-                generation == self.generation && sequence > self.sequence + 1
-            })
+        let blocks = bytes.len() / BLOCK_BYTES;
+        let is_damaged = (0..blocks).any(|block| {
+            bytes
+                .get(block * BLOCK_BYTES..)
+                .and_then(record::decode)
+                .is_some_and(|(place, ..)| place.log == self.log && place.sequence > self.sequence)
         });
-        let next = first + blocks_of(bytes.len());
-        self.phase = if damaged {
+        let next = first + blocks as u64;
+        self.phase = if is_damaged {
             Phase::Stopped(StoreError::Damaged)
-        } else if next >= (self.half + 1) * HALF_BLOCKS || bytes.is_empty() {
+        } else if blocks == 0 || next >= (self.half + 1) * HALF_BLOCKS {
             Phase::FlushOpened
         } else {
             Phase::Scan(next)
@@ -505,3 +570,6 @@ impl Store {
 const fn blocks_of(bytes: usize) -> u64 {
     bytes.div_ceil(BLOCK_BYTES) as u64
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,12 +1,12 @@
 //! The bytes of a state volume: the header of a half, and records.
 //!
-//! A record is one transaction: all of its changes or none. It names the half's
-//! generation and the digest of what comes before it, so what is left of older use
-//! of the same blocks never continues a log.
+//! A record is one transaction: all of its changes or none. It names the log it
+//! belongs to, which is a new random number for each, and the digest of what comes
+//! before it, so what is left of older use of the same blocks never continues a log.
 //!
 //! ```text
-//! header   magic 16 | identity 16 | generation 8 | records 8 | digest of the last 32 | SHA-256 32
-//! record   magic 4 | length 4 | generation 8 | sequence 8 | digest before 32 | changes | SHA-256 32
+//! header   magic 16 | identity 16 | generation 8 | log 8 | records 8 | digest of the last 32 | SHA-256 32
+//! record   magic 4 | length 4 | log 8 | sequence 8 | digest before 32 | changes | SHA-256 32
 //! change   1 | key length 1 | key | value length 4 | value      put
 //!          2 | key length 1 | key                               remove
 //! ```
@@ -60,6 +60,8 @@ pub(super) struct Header {
     pub(super) identity: [u8; 16],
     /// Rises each time the log moves to the other half.
     pub(super) generation: u64,
+    /// Which log this is.
+    pub(super) log: u64,
     /// Records that were there before the header was written.
     pub(super) records: u64,
     /// Digest of the last of them, or [`Header::seed`] without any.
@@ -80,12 +82,12 @@ pub(super) enum Found {
 }
 
 impl Header {
-    /// What the first record of a half continues.
-    pub(super) fn seed(identity: &[u8; 16], generation: u64) -> Digest {
+    /// What the first record of a log continues.
+    pub(super) fn seed(identity: &[u8; 16], log: u64) -> Digest {
         let mut hash = Sha256::new();
         hash.update(HEADER_MAGIC);
         hash.update(identity);
-        hash.update(generation.to_le_bytes());
+        hash.update(log.to_le_bytes());
         hash.finalize().into()
     }
 
@@ -95,6 +97,7 @@ impl Header {
         block.extend_from_slice(HEADER_MAGIC);
         block.extend_from_slice(&self.identity);
         block.extend_from_slice(&self.generation.to_le_bytes());
+        block.extend_from_slice(&self.log.to_le_bytes());
         block.extend_from_slice(&self.records.to_le_bytes());
         block.extend_from_slice(&self.last);
         let digest = Sha256::digest(&block);
@@ -119,6 +122,7 @@ impl Header {
         let header = Self {
             identity: reader.array()?,
             generation: reader.number()?,
+            log: reader.number()?,
             records: reader.number()?,
             last: reader.array()?,
         };
@@ -132,9 +136,9 @@ pub(super) type Change = (String, Option<Vec<u8>>);
 /// What a record follows and where it belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
-    /// Of the half.
-    pub(super) generation: u64,
-    /// One more than the record before, also across halves.
+    /// Which log.
+    pub(super) log: u64,
+    /// One more than the record before; from 1 in each log.
     pub(super) sequence: u64,
     /// Digest of the record before.
     pub(super) before: Digest,
@@ -152,7 +156,7 @@ pub(super) fn encode(place: &Place, changes: &[Change]) -> (Vec<u8>, Digest) {
     let mut bytes = Vec::with_capacity(length.next_multiple_of(BLOCK_BYTES));
     bytes.extend_from_slice(RECORD_MAGIC);
     bytes.extend_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
-    bytes.extend_from_slice(&place.generation.to_le_bytes());
+    bytes.extend_from_slice(&place.log.to_le_bytes());
     bytes.extend_from_slice(&place.sequence.to_le_bytes());
     bytes.extend_from_slice(&place.before);
     for (key, value) in changes {
@@ -186,8 +190,7 @@ pub(super) fn decode(bytes: &[u8]) -> Option<(Place, Digest, Vec<Change>)> {
         return None;
     }
     let mut reader = Reader(signed.get(8..)?);
-    let place =
-        Place { generation: reader.number()?, sequence: reader.number()?, before: reader.array()? };
+    let place = Place { log: reader.number()?, sequence: reader.number()?, before: reader.array()? };
     let mut changes = Vec::new();
     while !reader.0.is_empty() {
         let [kind, key_bytes] = reader.array()?;
@@ -217,11 +220,11 @@ mod tests {
     use alloc::vec::Vec;
 
     fn header() -> Header {
-        Header { identity: [7; 16], generation: 3, records: 2, last: [9; 32] }
+        Header { identity: [7; 16], generation: 3, log: 8, records: 2, last: [9; 32] }
     }
 
     fn record() -> (Place, Vec<Change>, Vec<u8>) {
-        let place = Place { generation: 3, sequence: 12, before: [5; 32] };
+        let place = Place { log: 3, sequence: 12, before: [5; 32] };
         let changes = vec![
             ("identity".to_string(), Some(vec![1, 2, 3])),
             ("guest/web1".to_string(), None),
