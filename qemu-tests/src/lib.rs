@@ -8,11 +8,13 @@
 //! * [`machine`]: a QEMU machine that is the node;
 //! * [`operator`]: the CLI as an operator uses it;
 //! * [`world`]: all of these together; [`scenarios`]: what must hold for them;
+//! * [`hostile`]: targets that do wrong by script, and what must come of it;
 //! * [`measure`]: what `cargo measure` measures;
 //! * [`http`]: fetches a page;
 //! * [`process`]: child processes that end with their owner.
 
 pub mod debian;
+pub mod hostile;
 pub mod http;
 pub mod lab;
 pub mod machine;

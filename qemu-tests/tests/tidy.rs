@@ -43,7 +43,7 @@ const GRAPH: &[(&str, &[&str])] = &[
     ("keys", &[]),
     ("redoubt", &["keys", "mgmt-proto", "storage"]),
     ("image-builder", &["hv-abi", "hv-x86", "keys", "mgmt-proto"]),
-    ("qemu-tests", &["hv-abi", "image-builder", "keys", "mgmt-proto", "redoubt"]),
+    ("qemu-tests", &["hv-abi", "image-builder", "keys", "mgmt-proto", "redoubt", "storage"]),
 ];
 
 /// What tests may use besides.

@@ -1,0 +1,116 @@
+//! The initiators against every script of the hostile targets.
+#![expect(clippy::tests_outside_test_module, reason = "an integration test is all test")]
+
+use qemu_tests::hostile::aoe_scripts;
+use qemu_tests::hostile::aoe_target::{self, BLADE};
+use qemu_tests::hostile::iscsi_run::{Expected, run};
+use qemu_tests::hostile::iscsi_scripts::{COMMANDS, CONNECTION, DATA, LOGIN, Script};
+use qemu_tests::hostile::iscsi_target::{Act, Manner};
+
+/// Runs scripts; says of each what was not as expected.
+fn hold(scripts: &[Script]) {
+    let mut wrong = Vec::new();
+    for script in scripts {
+        let outcome = run(script.manner, script.mischief);
+        let mut faults = outcome.faults(&script.expected);
+        if !(script.seen)(&outcome) {
+            faults.push(format!("the mischief left no sign; errors: {:?}", outcome.errors));
+        }
+        let word = if faults.is_empty() { "held" } else { "FAILED" };
+        let (connections, took) = (outcome.target.connections, outcome.finished_ns.unwrap_or(0) / 1_000_000);
+        println!("{word}: {} ({connections} connections, {took} ms)", script.name);
+        wrong.extend(faults.iter().map(|fault| format!("{}: {fault} {:?}", script.name, outcome.errors)));
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn login() {
+    hold(LOGIN);
+}
+
+#[test]
+fn commands() {
+    hold(COMMANDS);
+}
+
+#[test]
+fn data() {
+    hold(DATA);
+}
+
+#[test]
+fn connection() {
+    hold(CONNECTION);
+}
+
+/// With an honest target no script leaves its sign: so each of those checks can fail.
+#[test]
+fn honest_targets_show_no_sign() {
+    for script in [LOGIN, COMMANDS, DATA, CONNECTION].into_iter().flatten() {
+        let honest = run(Manner::USUAL, |_, _| Act::Send);
+        let faults = honest.faults(&Expected::Served { seconds: 2, connections: 1..=1 });
+        assert!(faults.is_empty(), "{faults:?}");
+        assert!(!(script.seen)(&honest), "{}: its sign is there without it", script.name);
+    }
+    for script in aoe_scripts::ALL.iter().chain(aoe_scripts::UNBOUND) {
+        let honest = aoe_target::run(&[BLADE], |_, _| Some(0));
+        let faults = honest.faults(Some(2), "");
+        assert!(faults.is_empty(), "{faults:?}");
+        assert!(!(script.seen)(&honest), "{}: its sign is there without it", script.name);
+    }
+}
+
+#[test]
+fn aoe() {
+    let mut wrong = Vec::new();
+    for script in aoe_scripts::ALL.iter().chain(aoe_scripts::UNBOUND) {
+        let outcome = aoe_target::run(script.macs, script.mischief);
+        let mut faults = outcome.faults(script.seconds, script.words);
+        if !(script.seen)(&outcome) {
+            faults.push(format!("the mischief left no sign: {:?}", outcome.status.counters));
+        }
+        let word = if faults.is_empty() { "held" } else { "FAILED" };
+        let took = outcome.finished_ns.unwrap_or(0) / 1_000_000;
+        println!("{word}: {} ({} frames, {took} ms)", script.name, outcome.frames);
+        wrong.extend(faults.iter().map(|fault| format!("{}: {fault}", script.name)));
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+thread_local! {
+    /// Where the first connection ends: after so many PDUs, and then so many octets of
+    /// the next one.
+    static END: std::cell::Cell<(usize, usize)> = const { std::cell::Cell::new((0, 0)) };
+}
+
+/// The first connection ends at every border of a PDU, and within each one.
+#[test]
+fn every_border() {
+    let pdus = {
+        END.set((usize::MAX, 0));
+        let honest = run(Manner::USUAL, |_, moment| {
+            END.set((usize::MAX, moment.total + 1));
+            Act::Send
+        });
+        assert_eq!(honest.target.connections, 1);
+        END.get().1
+    };
+    assert!(pdus > 60, "{pdus}");
+    let mut wrong = Vec::new();
+    for total in 0..pdus {
+        for octets in [0, 1, 47, 48, 49, 1000] {
+            END.set((total, octets));
+            let outcome = run(Manner::USUAL, |_, moment| match END.get() {
+                (total, octets) if moment.connection == 1 && moment.total == total => Act::Cut(octets),
+                _ => Act::Send,
+            });
+            let expected = Expected::Served { seconds: 5, connections: 2..=2 };
+            let faults = outcome.faults(&expected);
+            wrong.extend(
+                faults.iter().map(|fault| format!("after {total} PDUs and {octets} octets: {fault}")),
+            );
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
