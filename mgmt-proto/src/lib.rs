@@ -9,7 +9,7 @@
 //! * [`record`]: the encrypted frames after that;
 //! * [`envelope`]: a signed command, verified before it is decoded;
 //! * [`server`], [`client`]: the two ends as state machines;
-//! * [`trust`]: who may do what; [`audit`]: what was done;
+//! * [`trust`]: who may do what; [`bundle`]: who decides that; [`audit`]: what was done;
 //! * [`manifest`]: what the owner seals into an image.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -17,6 +17,7 @@
 extern crate alloc;
 
 pub mod audit;
+pub mod bundle;
 pub mod client;
 pub mod code;
 pub mod disk;

@@ -54,3 +54,11 @@ pub const MANIFEST_BYTES: usize = 64 * 1024;
 pub const AUDIT_ENTRIES: usize = 64;
 /// Most bytes of an encoded audit entry.
 pub const AUDIT_ENTRY_BYTES: usize = 510;
+/// Most root keys of an owner.
+pub const ROOTS: usize = 16;
+/// Most keys revoked in one trust bundle.
+pub const REVOKED: usize = 256;
+/// Most names in a scope.
+pub const SCOPE_PATTERNS: usize = 32;
+/// Most bytes of a signed trust bundle: it fits into one request.
+pub const BUNDLE_BYTES: usize = 60 * 1024;
