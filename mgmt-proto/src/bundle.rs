@@ -27,6 +27,9 @@ pub const VERSION: u16 = 1;
 const LABEL: &[u8] = b"redoubt trust 1";
 const SIGNATURE_BYTES: usize = 32 + 64;
 
+/// A root key and what it signed.
+pub type Signed = ([u8; 32], [u8; 64]);
+
 /// Which nodes or guests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Scope {
@@ -191,7 +194,7 @@ pub fn message(bundle: &[u8]) -> Vec<u8> {
 ///
 /// # Errors
 /// [`Refused::Length`] with too many signatures or bytes.
-pub fn assemble(bundle: &[u8], signatures: &[([u8; 32], [u8; 64])]) -> Result<Vec<u8>, Refused> {
+pub fn assemble(bundle: &[u8], signatures: &[Signed]) -> Result<Vec<u8>, Refused> {
     let count = u8::try_from(signatures.len()).map_err(|_| Refused::Length)?;
     let mut bytes = alloc::vec![count];
     for (root, signature) in signatures {
@@ -209,7 +212,7 @@ pub fn assemble(bundle: &[u8], signatures: &[([u8; 32], [u8; 64])]) -> Result<Ve
 ///
 /// # Errors
 /// [`Refused::Length`].
-pub fn split(signed: &[u8]) -> Result<(&[u8], Vec<([u8; 32], [u8; 64])>), Refused> {
+pub fn split(signed: &[u8]) -> Result<(&[u8], Vec<Signed>), Refused> {
     let (count, rest) = signed.split_first().ok_or(Refused::Length)?;
     let count = usize::from(*count);
     if signed.len() > BUNDLE_BYTES || count > 2 * ROOTS {
@@ -227,7 +230,7 @@ pub fn split(signed: &[u8]) -> Result<(&[u8], Vec<([u8; 32], [u8; 64])>), Refuse
 }
 
 /// How many of `roots` have signed.
-fn signers(roots: &[[u8; 32]], bundle: &[u8], signatures: &[([u8; 32], [u8; 64])]) -> u8 {
+fn signers(roots: &[[u8; 32]], bundle: &[u8], signatures: &[Signed]) -> u8 {
     let message = message(bundle);
     let has_signed = |root: &&[u8; 32]| {
         signatures.iter().filter(|(key, _)| key == *root).any(|(key, signature)| {
