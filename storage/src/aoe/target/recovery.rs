@@ -47,6 +47,8 @@ impl Target {
         let now_ns = self.now_ns;
         if let Some(path) = self.paths.get_mut(index) {
             path.sizes.fall_back(now_ns);
+            // Or it carries nothing at all: better to know before it is used again.
+            path.recheck = path.phase == Phase::Ready;
             path.last_error = Some("the path does not carry the frame size that it did");
             self.last_error = path.last_error;
         }
@@ -184,6 +186,9 @@ impl Target {
         // On another path the count of tries begins anew.
         let tries = if to == at { tries } else { 2 };
         let patience = self.paths.get(to)?.patience_ns(tries, &mut self.random);
+        // The same for questions: only what is asked now is answered.
+        let is_question = matches!(self.slots.get(index)?.kind, Kind::Query | Kind::Identify);
+        let tag = if is_question { self.fresh_tag() } else { self.slots.get(index)?.tag };
         if to != at {
             let old = self.paths.get_mut(at)?;
             old.in_flight = old.in_flight.saturating_sub(1);
@@ -194,9 +199,10 @@ impl Target {
         if slot.path != to {
             (slot.path, slot.first_ns) = (to, now_ns);
         }
+        slot.tag = tag;
         slot.tries = tries;
         slot.sent_ns = now_ns;
-        slot.timed = false;
+        slot.timed = is_question;
         slot.copied = true;
         slot.deadline_ns = now_ns.saturating_add(patience);
         self.requests.counters.retries = self.requests.counters.retries.wrapping_add(1);
@@ -274,7 +280,10 @@ impl Target {
         }
         path.grow();
         self.refused = false;
-        let back = path.lost_since_ns.take().is_some();
+        // An answer to a copy that left before the path was lost may have wandered: it
+        // does not bring the path back.
+        let late = slot.path != index;
+        let back = !late && path.lost_since_ns.take().is_some();
         if back {
             path.recheck = path.phase == Phase::Ready;
             // Do not sit out the long pauses.
