@@ -5,7 +5,8 @@
 //!
 //! * `node info`: [`Node`]; `node log`, `console --once`: [`Log`];
 //! * `list`: an array of [`Guest`]; `info`: one;
-//! * `storage discover`: an array of [`Volume`];
+//! * `storage discover`: an array of [`Volume`]; the rest of `storage` and
+//!   `block-list`: see [`crate::volumes`];
 //! * `audit show`: [`crate::audit::Copy`]; `audit verify`: [`crate::audit::Report`];
 //! * `top`: [`crate::top::Screen`];
 //! * everything that acts: [`Done`];

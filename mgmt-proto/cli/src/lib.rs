@@ -7,12 +7,13 @@
 //! * [`fleet`]: nodes, groups and their keys; [`rollout`]: one verb on many nodes;
 //! * [`known_nodes`]: which key a node had last time;
 //! * [`settings`]: the operator's configuration file;
-//! * [`vm_file`]: the description of a guest in a file;
+//! * [`vm_file`]: the description of a guest in a file; [`disk_text`]: of a disk;
 //! * [`blobs`]: kernels and initrds on the workstation;
 //! * [`audit`]: copies of a node's log of what was done, and their check;
 //! * [`top`]: what node and guests use; [`metrics`]: the same for Prometheus;
 //! * [`support`]: what a bug report needs;
 //! * [`initiator`]: a volume without a node;
+//! * [`volumes`]: what is printed of volumes and of a guest's disks;
 //! * [`answer`], [`table`], [`json`]: what is printed, and in which form;
 //! * [`exit`]: exit codes.
 //!
@@ -36,6 +37,7 @@ pub mod answer;
 pub mod audit;
 pub mod blobs;
 pub mod connection;
+pub mod disk_text;
 pub mod exit;
 pub mod fleet;
 pub mod initiator;
@@ -51,6 +53,7 @@ pub mod support;
 pub mod table;
 pub mod top;
 pub mod vm_file;
+pub mod volumes;
 
 pub use connection::Connection;
 

@@ -10,26 +10,31 @@
 //! cmdline = "root=/dev/vda console=ttyS0"
 //! disk    = [ "aoe:e11.1,rw", "iscsi://10.0.0.1/iqn.2026-11.example:web/1,ro" ]
 //! vif     = [ "mac=02:00:00:00:00:01", "" ]
+//! disk_bytes_per_s = "50M"        # of all disks together
 //! ```
 //!
+//! What can be set for a disk is in [`crate::disk_text`]; `disk_bytes_per_s`,
+//! `disk_operations_per_s` and `disk_burst` are limits of all disks together.
 //! Also `cpu_weight`, `cap` (percent of one CPU), `extra` (as `cmdline`), `root`
 //! (put before the command line) and `on_poweroff`, `on_reboot`, `on_crash`
 //! (`destroy`, `restart`, `preserve`). A card without `mac` has one that stays
 //! with the guest's name.
 
 use crate::blobs::Blob;
+use crate::disk_text::{self, Ask, DiskText, parse_mac};
 use crate::exit::usage;
 use crate::kernel_image;
 use crate::nearest::nearest;
 use mgmt_proto::code::Failure;
-use mgmt_proto::machine::{Action, Disk, Machine, NetworkCard};
+use mgmt_proto::disk::GuestSettings;
+use mgmt_proto::machine::{Action, Machine, NetworkCard};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 /// Every key, for the nearest match.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 18] = [
     "name",
     "memory",
     "vcpus",
@@ -45,6 +50,9 @@ const KEYS: [&str; 15] = [
     "on_reboot",
     "on_crash",
     "root",
+    "disk_bytes_per_s",
+    "disk_operations_per_s",
+    "disk_burst",
 ];
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -60,7 +68,10 @@ struct Raw {
     cmdline: Option<String>,
     extra: Option<String>,
     root: Option<String>,
-    disk: Option<Vec<String>>,
+    disk: Option<Vec<toml::Value>>,
+    disk_bytes_per_s: Option<Quantity>,
+    disk_operations_per_s: Option<Quantity>,
+    disk_burst: Option<Quantity>,
     vif: Option<Vec<String>>,
     on_poweroff: Option<Word>,
     on_reboot: Option<Word>,
@@ -68,10 +79,19 @@ struct Raw {
 }
 
 #[derive(Clone, Debug, Deserialize)]
-#[serde(untagged, expecting = "write MiB as a number, or \"512M\", \"2G\"")]
+#[serde(untagged, expecting = "write a number, or text as \"512M\", \"2G\"")]
 enum Quantity {
     Number(u64),
     Text(String),
+}
+
+impl Quantity {
+    fn text(&self) -> String {
+        match self {
+            Self::Number(number) => number.to_string(),
+            Self::Text(text) => text.clone(),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
@@ -91,6 +111,9 @@ pub struct VmFile {
     pub kernel: PathBuf,
     /// File of the initrd.
     pub ramdisk: Option<PathBuf>,
+    /// What is set for the guest; without secrets until [`VmFile::read_secrets`].
+    pub settings: GuestSettings,
+    disks: Vec<DiskText>,
 }
 
 impl VmFile {
@@ -115,6 +138,18 @@ impl VmFile {
             raw.override_with(read_override(argument)?);
         }
         raw.build(origin, directory)
+    }
+
+    /// Reads the secrets of the disks, or has somebody asked for them.
+    ///
+    /// # Errors
+    /// Names the file, or the disk whose settings make no sense.
+    pub fn read_secrets(&mut self, ask: Ask<'_>) -> Result<(), Failure> {
+        for (disk, settings) in self.disks.iter_mut().zip(&mut self.settings.disks) {
+            disk.read_secrets(ask)?;
+            settings.clone_from(&disk.settings);
+        }
+        Ok(())
     }
 
     /// Reads the kernel and initrd and puts their digests into the guest.
@@ -212,6 +247,9 @@ impl Raw {
         replace(&mut self.extra, other.extra);
         replace(&mut self.root, other.root);
         replace(&mut self.disk, other.disk);
+        replace(&mut self.disk_bytes_per_s, other.disk_bytes_per_s);
+        replace(&mut self.disk_operations_per_s, other.disk_operations_per_s);
+        replace(&mut self.disk_burst, other.disk_burst);
         replace(&mut self.vif, other.vif);
         replace(&mut self.on_poweroff, other.on_poweroff);
         replace(&mut self.on_reboot, other.on_reboot);
@@ -234,7 +272,27 @@ impl Raw {
             Some(root) => format!("root={root} {command_line}").trim_end().into(),
             None => command_line,
         };
-        let disks = self.disk.unwrap_or_default();
+        let disks: Vec<DiskText> = self
+            .disk
+            .unwrap_or_default()
+            .iter()
+            .enumerate()
+            .map(|(index, value)| {
+                DiskText::from_toml(value, directory)
+                    .map_err(|(message, remedy)| usage(format!("{origin}: disk {index}"), message, remedy))
+            })
+            .collect::<Result<_, _>>()?;
+        let text = |quantity: Option<Quantity>| quantity.map(|quantity| quantity.text());
+        let (bytes_per_s, operations_per_s) = (text(self.disk_bytes_per_s), text(self.disk_operations_per_s));
+        let settings = GuestSettings {
+            limits: disk_text::limits(
+                bytes_per_s.as_deref(),
+                operations_per_s.as_deref(),
+                text(self.disk_burst).as_deref(),
+            )
+            .map_err(|failure| Failure { object: format!("{origin}: disk_{}", failure.object), ..failure })?,
+            disks: disks.iter().map(|disk| disk.settings.clone()).collect(),
+        };
         let cards = self.vif.unwrap_or_default();
         let machine = Machine {
             memory_bytes: bytes(&memory)
@@ -245,15 +303,7 @@ impl Raw {
             kernel: [0; 32],
             ramdisk: None,
             command_line,
-            disks: disks
-                .iter()
-                .enumerate()
-                .map(|(index, text)| {
-                    disk(text).map_err(|(message, remedy)| {
-                        usage(format!("{origin}: disk {index}"), message, remedy)
-                    })
-                })
-                .collect::<Result<_, _>>()?,
+            disks: disks.iter().map(|disk| disk.disk.clone()).collect(),
             network_cards: cards
                 .iter()
                 .enumerate()
@@ -269,7 +319,7 @@ impl Raw {
         };
         machine.validate()?;
         let ramdisk = self.ramdisk.map(|path| directory.join(path));
-        Ok(VmFile { machine, kernel: directory.join(kernel), ramdisk })
+        Ok(VmFile { machine, kernel: directory.join(kernel), ramdisk, settings, disks })
     }
 }
 
@@ -305,24 +355,6 @@ fn bytes(quantity: &Quantity) -> Result<u64, String> {
 
 type Wrong = (String, &'static str);
 
-fn disk(text: &str) -> Result<Disk, Wrong> {
-    let text = text.trim();
-    let (volume, access) = text.rsplit_once(',').unwrap_or((text, "rw"));
-    let read_only = match access.trim() {
-        "ro" | "r" => true,
-        "rw" | "w" => false,
-        other => return Err((format!("{other:?} is no access"), "write ,ro or ,rw after the volume")),
-    };
-    let volume = volume.trim();
-    if !volume.starts_with("aoe:") && !volume.starts_with("iscsi://") {
-        return Err((
-            format!("{volume:?} is no volume"),
-            "write aoe:e11.1 or iscsi://portal/iqn/lun; `redoubt storage discover` finds them",
-        ));
-    }
-    Ok(Disk { volume: volume.into(), read_only })
-}
-
 fn network_card(text: &str, name: &str, index: usize) -> Result<NetworkCard, Wrong> {
     let mut mac = None;
     for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
@@ -338,16 +370,6 @@ fn network_card(text: &str, name: &str, index: usize) -> Result<NetworkCard, Wro
         }
     }
     Ok(NetworkCard { mac: mac.unwrap_or_else(|| derived_mac(name, index)) })
-}
-
-fn parse_mac(text: &str) -> Option<[u8; 6]> {
-    let mut mac = [0; 6];
-    let mut parts = text.split(':');
-    for byte in &mut mac {
-        let part = parts.next().filter(|part| part.len() == 2)?;
-        *byte = u8::from_str_radix(part, 16).ok()?;
-    }
-    parts.next().is_none().then_some(mac)
 }
 
 /// A MAC that stays with a name: locally administered, unicast (IEEE 802-2014,

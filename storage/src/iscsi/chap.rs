@@ -28,6 +28,12 @@ impl Secret {
     pub const fn new(secret: Vec<u8>) -> Self {
         Self(secret)
     }
+
+    /// The secret itself, for whoever has to hand it on.
+    #[must_use]
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 impl Drop for Secret {

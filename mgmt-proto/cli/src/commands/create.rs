@@ -1,10 +1,11 @@
 //! `redoubt check` and `redoubt create`.
 
 use crate::arguments::Console;
-use crate::commands::console;
+use crate::commands::{console, secrets};
 use crate::scope::Scope;
 use indicatif::{ProgressBar, ProgressStyle};
 use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::disk::GuestSettings;
 use mgmt_proto::machine::Machine;
 use mgmt_proto::verb::{Reply, Request};
 use redoubt::Connection;
@@ -18,9 +19,9 @@ pub(crate) fn check(scope: &Scope<'_>, file: &Path, overrides: &[String]) -> Res
     if scope.dry_run {
         return look(scope, file, overrides, "check");
     }
-    let (mut connection, machine) = prepare(scope, file, overrides)?;
-    let name = machine.name.clone();
-    connection.request(Request::Check(machine))?;
+    let (mut connection, guest) = prepare(scope, file, overrides)?;
+    let name = guest.machine.name.clone();
+    connection.request(check_request(guest.machine, guest.settings))?;
     Ok(Answer::done(&scope.done(&name, "check", "done", None)))
 }
 
@@ -55,9 +56,14 @@ fn start(
     overrides: &[String],
     paused: bool,
 ) -> Result<(Connection, String, Answer), Failure> {
-    let (mut connection, machine) = prepare(scope, file, overrides)?;
+    let (mut connection, VmFile { machine, settings, .. }) = prepare(scope, file, overrides)?;
     let name = machine.name.clone();
-    let Reply::Created(id) = connection.request(Request::Create { machine, paused })? else {
+    // What every node understands, where that is enough.
+    let request = match settings.is_usual() {
+        true => Request::Create { machine, paused },
+        false => Request::CreateWith { machine, settings, paused },
+    };
+    let Reply::Created(id) = connection.request(request)? else {
         return Err(connection.unexpected());
     };
     let answer = Answer::done(&scope.done(&name, "create", "done", Some(id)));
@@ -68,6 +74,7 @@ fn start(
 /// everything else was found good when it lacks them.
 fn look(scope: &Scope<'_>, file: &Path, overrides: &[String], verb: &'static str) -> Result<Answer, Failure> {
     let mut guest = VmFile::load(file, overrides)?;
+    guest.read_secrets(&mut secrets::ask)?;
     let blobs = guest.read_blobs()?;
     let mut connection = scope.open()?;
     let asked = blobs.iter().map(|blob| blob.digest).collect();
@@ -75,7 +82,7 @@ fn look(scope: &Scope<'_>, file: &Path, overrides: &[String], verb: &'static str
         return Err(connection.unexpected());
     };
     let name = guest.machine.name.clone();
-    match connection.request(Request::Check(guest.machine)) {
+    match connection.request(check_request(guest.machine, guest.settings)) {
         Ok(_) => {}
         Err(failure) if failure.code == Code::NotFound && !missing.is_empty() => {}
         Err(failure) => return Err(failure),
@@ -86,9 +93,17 @@ fn look(scope: &Scope<'_>, file: &Path, overrides: &[String], verb: &'static str
     Ok(Answer::done(&scope.done(&name, verb, "done", None)))
 }
 
+fn check_request(machine: Machine, settings: GuestSettings) -> Request {
+    match settings.is_usual() {
+        true => Request::Check(machine),
+        false => Request::CheckWith { machine, settings },
+    }
+}
+
 /// Reads the file, connects, and sends what the node lacks.
-fn prepare(scope: &Scope<'_>, file: &Path, overrides: &[String]) -> Result<(Connection, Machine), Failure> {
+fn prepare(scope: &Scope<'_>, file: &Path, overrides: &[String]) -> Result<(Connection, VmFile), Failure> {
     let mut guest = VmFile::load(file, overrides)?;
+    guest.read_secrets(&mut secrets::ask)?;
     let blobs = guest.read_blobs()?;
     let mut connection = scope.open()?;
     let mut bar: Option<(Blob, ProgressBar)> = None;
@@ -107,7 +122,7 @@ fn prepare(scope: &Scope<'_>, file: &Path, overrides: &[String]) -> Result<(Conn
             }
         }
     })?;
-    Ok((connection, guest.machine))
+    Ok((connection, guest))
 }
 
 fn progress_bar(blob: &Blob) -> ProgressBar {

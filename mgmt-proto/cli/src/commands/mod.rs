@@ -1,6 +1,7 @@
 //! What the verbs do, by noun.
 
 pub(crate) mod audit;
+pub(crate) mod block;
 pub(crate) mod console;
 pub(crate) mod create;
 pub(crate) mod exporter;
@@ -9,6 +10,7 @@ pub(crate) mod generate;
 pub(crate) mod guest;
 pub(crate) mod key;
 pub(crate) mod node;
+pub(crate) mod secrets;
 pub(crate) mod storage;
 pub(crate) mod support;
 pub(crate) mod top;
@@ -27,8 +29,9 @@ pub(crate) fn is_for_many(command: &Command) -> bool {
         Command::Node(Node::Log { follow }) => !follow,
         Command::Create { console, .. } => !console,
         Command::Console(options) => options.once,
+        Command::Storage(Storage::Bench(_) | Storage::Read(_) | Storage::Write(_)) => false,
         Command::Node(_)
-        | Command::Storage(Storage::Discover { .. })
+        | Command::Storage(_)
         | Command::Audit(_)
         | Command::Check { .. }
         | Command::List
@@ -38,10 +41,13 @@ pub(crate) fn is_for_many(command: &Command) -> bool {
         | Command::Shutdown { .. }
         | Command::Reboot { .. }
         | Command::Destroy { .. }
+        | Command::BlockAttach { .. }
+        | Command::BlockDetach { .. }
+        | Command::BlockList { .. }
+        | Command::Limit(_)
         | Command::Top(_)
         | Command::InjectFault { .. } => true,
-        Command::Storage(Storage::Bench(_) | Storage::Read(_) | Storage::Write(_))
-        | Command::Key(_)
+        Command::Key(_)
         | Command::Fleet(_)
         | Command::Exporter { .. }
         | Command::Support { .. }
@@ -67,6 +73,10 @@ pub(crate) fn perform(scope: &Scope<'_>, command: &Command) -> Result<Answer, Fa
         Command::Reboot { guest } => guest::act(scope, guest, Act::Reboot),
         Command::Destroy { guest } => guest::act(scope, guest, Act::Destroy),
         Command::Shutdown { guest, until_off, .. } => guest::shutdown(scope, guest.as_deref(), *until_off),
+        Command::BlockAttach { guest, disk } => block::attach(scope, guest, disk),
+        Command::BlockDetach { guest, disk, force } => block::detach(scope, guest, disk, *force),
+        Command::BlockList { guest } => block::list(scope, guest),
+        Command::Limit(arguments) => block::limit(scope, arguments),
         Command::Top(options) => top::once(scope, options),
         Command::InjectFault { fault } => node::inject_fault(scope, *fault),
         Command::Key(_)

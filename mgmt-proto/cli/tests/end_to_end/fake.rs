@@ -4,12 +4,14 @@
 use ed25519_dalek::SigningKey;
 use mgmt_proto::audit::{self, Entry, Head, Page};
 use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::disk::GuestSettings;
 use mgmt_proto::envelope::Verified;
 use mgmt_proto::handshake::OperatorKey;
 use mgmt_proto::limits::AUDIT_ENTRIES;
 use mgmt_proto::server::{Identity, Incoming, Server};
 use mgmt_proto::trust::{Operator, Role, Trust};
 use mgmt_proto::verb::{DiskFacts, GuestFacts, NodeFacts, Outcome, Reply, Request, State, Stream};
+use mgmt_proto::volume::BlockFacts;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -30,6 +32,12 @@ pub(crate) struct World {
     pub(crate) pause: Duration,
     /// Looks at the node's facts so far; each takes a second of its uptime.
     pub(crate) looks: u64,
+    /// What was set for the last guest.
+    pub(crate) settings: GuestSettings,
+    /// Everything asked about volumes and disks.
+    pub(crate) asked: Vec<Request>,
+    /// Disks that were attached.
+    pub(crate) blocks: Vec<BlockFacts>,
     upload: Option<([u8; 32], u64, Vec<u8>)>,
 }
 
@@ -193,7 +201,12 @@ impl World {
                 self.guests.retain(|guest| guest.machine.name != name);
                 Ok(Reply::Done)
             }
-            _ => Err(Failure::new(Code::Policy, "", "not here", "")),
+            Request::CheckWith { machine, .. } => self.execute(Request::Check(machine)),
+            Request::CreateWith { machine, settings, paused } => {
+                self.settings = settings;
+                self.execute(Request::Create { machine, paused })
+            }
+            other => self.execute_on_disks(other),
         }
     }
 

@@ -2,6 +2,8 @@
 //! server over a real socket, with guests that are only names.
 
 #[cfg(test)]
+mod disks;
+#[cfg(test)]
 mod fake;
 #[cfg(test)]
 mod many;

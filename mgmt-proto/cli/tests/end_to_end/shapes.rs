@@ -20,6 +20,7 @@ fn with_guest() -> (FakeNode, Workstation) {
 #[test]
 fn every_verb_in_every_form() {
     let (_node, workstation) = with_guest();
+    workstation.expect(0, &["block-attach", "web", "aoe:e1.2"]);
     for verb in [
         &["list"][..],
         &["info", "web"],
@@ -30,6 +31,14 @@ fn every_verb_in_every_form() {
         &["console", "--once", "web"],
         &["audit", "show"],
         &["audit", "verify"],
+        &["storage", "show"],
+        &["storage", "show", "aoe:e1.1"],
+        &["storage", "probe", "aoe:e1.1"],
+        &["storage", "path", "list"],
+        &["storage", "reserve", "aoe:e1.1"],
+        &["block-list", "web"],
+        &["block-attach", "web", "aoe:e1.2", "-N"],
+        &["limit", "web", "-N"],
         &["fleet", "status"],
         &["fleet", "run", "list"],
         &["exit-codes"],
