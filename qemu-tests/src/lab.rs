@@ -154,6 +154,27 @@ impl Lab {
         Ok(())
     }
 
+    /// Ends a target at once, as a power cut would; the last one exported is number 0.
+    pub fn kill_aoe(&mut self, number: usize) {
+        if number < self.blades.len() {
+            // Dropped is killed.
+            self.blades.remove(self.blades.len() - 1 - number);
+        }
+    }
+
+    /// Ends the iSCSI targets at once; they are forgotten.
+    pub fn kill_iscsi(&mut self) {
+        self.tgtd = None;
+    }
+
+    /// Cuts or heals the node's link, as pulling the cable would.
+    ///
+    /// # Errors
+    /// When the link cannot be set.
+    pub fn set_link(&self, up: bool) -> Result<()> {
+        run(Command::new("ip").args(["link", "set", "tap0", if up { "up" } else { "down" }])).map(|_| ())
+    }
+
     /// Whether the services still run.
     pub fn is_healthy(&mut self) -> bool {
         let mut services = self.dnsmasq.iter_mut().chain(&mut self.tgtd).chain(&mut self.blades);

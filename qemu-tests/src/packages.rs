@@ -19,6 +19,8 @@ const NEEDED: &[(&str, &str)] = &[
     ("newuidmap", "uidmap"),
     ("/var/lib/dpkg/info/busybox-static.list", "busybox-static"),
     ("xz", "xz-utils"),
+    ("fio", "fio"),
+    ("tc", "iproute2"),
     ("/usr/lib/x86_64-linux-gnu/libc.a", "libc6-dev"),
 ];
 

@@ -4,6 +4,7 @@
 
 mod archive;
 mod ports;
+pub mod storage;
 
 use crate::lab::guest_address;
 use crate::operator::Answer;

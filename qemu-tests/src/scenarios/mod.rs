@@ -11,6 +11,7 @@ mod neighbours;
 mod netboot;
 mod refusals;
 mod shapes;
+mod storage_faults;
 mod traffic;
 
 use crate::programs;
@@ -33,6 +34,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "hostile_network", run: hostile_network::hostile_network },
     Scenario { name: "traffic_is_not_corrupted", run: traffic::traffic_is_not_corrupted },
     Scenario { name: "hostile_guest_neighbour_serves", run: neighbours::hostile_guest_neighbour_serves },
+    Scenario { name: "disks_outlive_their_targets", run: storage_faults::disks_outlive_their_targets },
     Scenario { name: "guests_reset_themselves", run: shapes::guests_reset_themselves },
     Scenario { name: "guests_of_all_shapes", run: shapes::guests_of_all_shapes },
     Scenario { name: "netboot_two_guests_power_cut", run: netboot::two_guests_and_a_power_cut },
