@@ -240,7 +240,8 @@ pub fn subject(request: &Request) -> Option<(&'static str, &str)> {
         | Request::AuditRead { .. }
         | Request::CheckWith { .. }
         | Request::StorageShow { .. }
-        | Request::BlockList { .. } => return None,
+        | Request::BlockList { .. }
+        | Request::TrustShow => return None,
         Request::NodeStop { power_off: true } => ("node poweroff", ""),
         Request::NodeStop { power_off: false } => ("node reboot", ""),
         Request::BlobPut { .. } => ("blob put", ""),
@@ -263,6 +264,7 @@ pub fn subject(request: &Request) -> Option<(&'static str, &str)> {
         Request::BlockAttach { name, .. } => ("block-attach", name),
         Request::BlockDetach { name, .. } => ("block-detach", name),
         Request::Limit { name, .. } => ("limit", name),
+        Request::TrustUpdate { .. } => ("trust update", ""),
     })
 }
 

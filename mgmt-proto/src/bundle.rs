@@ -153,6 +153,8 @@ pub enum Refused {
     },
     /// No administrator would be left who may command this node now.
     LocksOut,
+    /// The roots have changed too often since the image was sealed.
+    Rotations,
 }
 
 impl core::fmt::Display for Refused {
@@ -170,6 +172,7 @@ impl core::fmt::Display for Refused {
                 write!(formatter, "is signed by {have} of the {need} new root keys that must sign")
             }
             Self::LocksOut => formatter.write_str("would leave this node without an administrator"),
+            Self::Rotations => formatter.write_str("changes the roots once more than an image can follow"),
         }
     }
 }
@@ -301,12 +304,12 @@ impl Bundle {
         }
     }
 
-    /// The bundle that follows this one on the node called `node`, from its signed
-    /// bytes: verified before it is decoded.
+    /// The bundle that follows this one, from its signed bytes: verified before it is
+    /// decoded. Whom it leaves on which node is not looked at.
     ///
     /// # Errors
     /// [`Refused`]; this one holds on.
-    pub fn successor(&self, signed: &[u8], node: &str, now_s: u64) -> Result<Self, Refused> {
+    pub fn signed_successor(&self, signed: &[u8]) -> Result<Self, Refused> {
         let (bytes, signatures) = split(signed)?;
         let have = signers(&self.roots, bytes, &signatures);
         if have < self.threshold {
@@ -320,6 +323,16 @@ impl Bundle {
         if have < next.threshold {
             return Err(Refused::NewRoots { have, need: next.threshold });
         }
+        Ok(next)
+    }
+
+    /// The bundle that follows this one on the node called `node`, which it leaves an
+    /// administrator.
+    ///
+    /// # Errors
+    /// [`Refused`]; this one holds on.
+    pub fn successor(&self, signed: &[u8], node: &str, now_s: u64) -> Result<Self, Refused> {
+        let next = self.signed_successor(signed)?;
         let has_admin = next.grants.iter().any(|grant| {
             grant.role == Role::Admin
                 && grant.guests == Scope::All

@@ -62,3 +62,7 @@ pub const REVOKED: usize = 256;
 pub const SCOPE_PATTERNS: usize = 32;
 /// Most bytes of a signed trust bundle: it fits into one request.
 pub const BUNDLE_BYTES: usize = 60 * 1024;
+/// Most bundles between the sealed root and the one that holds.
+pub const TRUST_LINKS: usize = 16;
+/// Most bytes of all of them, with their lengths.
+pub const TRUST_BYTES: usize = TRUST_LINKS * (BUNDLE_BYTES + 4);

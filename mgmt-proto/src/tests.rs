@@ -15,7 +15,7 @@ struct World {
 
 fn world() -> World {
     let operator = SigningKey::from_bytes(&[7; 32]);
-    let trust = Trust::new(alloc::vec![Operator { key: operator.public(), role: Role::Admin }]);
+    let trust = Trust::sealed([1; 32], &[Operator { key: operator.public(), role: Role::Admin }], "node");
     World {
         identity: Identity { key: SigningKey::from_bytes(&[9; 32]), boot_nonce: [5; 32] },
         trust,

@@ -1,11 +1,12 @@
 //! The bytes of version 1, kept for ever.
 
+use crate::bundle::{Bundle, Grant, Scope};
 use crate::disk::{Digests, DiskSetting, GuestSettings, Limit, Policy};
 use crate::envelope::{Binding, seal};
 use crate::handshake::{Initiator, OperatorKey, answer, verify_hello};
 use crate::machine::{Action, Disk, Machine, NetworkCard};
 use crate::secret::Secret;
-use crate::trust::required;
+use crate::trust::{Role, required};
 use crate::verb::{Discover, Fault, Reply, Request};
 use crate::volume::{
     BlockFacts, Condition, PathCondition, PathFacts, Plugged, Stage, VolumeFacts, VolumePage,
@@ -73,6 +74,8 @@ fn requests() -> Vec<Request> {
         Request::BlockDetach { name: name(), slot: 9, force: true },
         Request::BlockList { name: name() },
         Request::Limit { name: name(), slot: Some(1), limits: limits() },
+        Request::TrustShow,
+        Request::TrustUpdate { signed: vec![1, 2, 3] },
     ]
 }
 
@@ -159,6 +162,23 @@ fn replies() -> Vec<Reply> {
         Reply::Volumes(VolumePage { now_ns: 9, volumes: vec![facts], next: Some(1) }),
         Reply::Attached(9),
         Reply::Disks(vec![block]),
+        Reply::Trust(Bundle {
+            version: 1,
+            serial: 300,
+            issued_s: 2,
+            roots: vec![[0xaa; 32]],
+            threshold: 1,
+            grants: vec![Grant {
+                key: [0xbb; 32],
+                role: Role::Operator,
+                nodes: Scope::Named(vec!["rack1*".to_string()]),
+                guests: Scope::All,
+                not_before_s: 3,
+                not_after_s: 4,
+                name: "ann".to_string(),
+            }],
+            revoked: vec![[0xcc; 32]],
+        }),
     ]
 }
 

@@ -2,6 +2,7 @@
 //! format, so new ones go to the end.
 
 use crate::audit;
+use crate::bundle::Bundle;
 use crate::code::Failure;
 use crate::disk::{DiskSetting, GuestSettings, Limit};
 use crate::machine::{Digest, Disk, Machine};
@@ -196,6 +197,54 @@ pub enum Request {
         /// The limits; those that are not named go.
         limits: Vec<Limit>,
     },
+    /// Whom the node listens to.
+    TrustShow,
+    /// Puts a signed trust bundle in the place of what holds.
+    TrustUpdate {
+        /// The bundle, as [`crate::bundle::assemble`] makes it.
+        signed: Vec<u8>,
+    },
+}
+
+impl Request {
+    /// The guest it is about, by name.
+    #[must_use]
+    pub fn guest(&self) -> Option<&str> {
+        match self {
+            Self::Check(machine)
+            | Self::Create { machine, .. }
+            | Self::CheckWith { machine, .. }
+            | Self::CreateWith { machine, .. } => Some(&machine.name),
+            Self::Info { name }
+            | Self::ConsoleRead { name, .. }
+            | Self::ConsoleWrite { name, .. }
+            | Self::Pause { name }
+            | Self::Unpause { name }
+            | Self::Shutdown { name }
+            | Self::Reboot { name }
+            | Self::Destroy { name }
+            | Self::BlockAttach { name, .. }
+            | Self::BlockDetach { name, .. }
+            | Self::BlockList { name }
+            | Self::Limit { name, .. } => Some(name),
+            Self::NodeInfo
+            | Self::NodeLog { .. }
+            | Self::NodeStop { .. }
+            | Self::StorageDiscover(_)
+            | Self::BlobMissing(_)
+            | Self::BlobPut { .. }
+            | Self::List
+            | Self::InjectFault(_)
+            | Self::AuditRead { .. }
+            | Self::StorageShow { .. }
+            | Self::StorageProbe { .. }
+            | Self::StorageReserve { .. }
+            | Self::StorageRelease { .. }
+            | Self::StoragePath { .. }
+            | Self::TrustShow
+            | Self::TrustUpdate { .. } => None,
+        }
+    }
 }
 
 /// Ways for dom0 to fail.
@@ -352,6 +401,8 @@ pub enum Reply {
     Attached(u32),
     /// Disks of a guest.
     Disks(Vec<BlockFacts>),
+    /// Whom the node listens to. Serial 0 is what was sealed into its image.
+    Trust(Bundle),
 }
 
 /// A reply or the reason there is none.

@@ -21,9 +21,11 @@ use crate::layout::MemoryLayout;
 
 /// What is kept under the domain's slot to know it again.
 const RECORD_MAGIC: [u8; 8] = *b"REDOAUDT";
-const MEMORY_BYTES: u64 = 2 << 20;
+/// Bytes of the ring. Behind it is what is kept for [`crate::node::trust`].
+pub(super) const RING_BYTES: u64 = 2 << 20;
+const MEMORY_BYTES: u64 = RING_BYTES + super::trust::KEPT_BYTES;
 const SLOT_BYTES: usize = 2 + AUDIT_ENTRY_BYTES;
-const SLOTS: u64 = MEMORY_BYTES / SLOT_BYTES as u64;
+const SLOTS: u64 = RING_BYTES / SLOT_BYTES as u64;
 
 /// Who asked for something that is to be recorded, and what.
 #[derive(Clone, Debug)]
@@ -99,6 +101,11 @@ impl<M: GuestMemory> AuditLog<M> {
             }
             Err(_) => hypervisor.log("node: no memory for the audit log: nothing is recorded"),
         }
+    }
+
+    /// The memory that outlives dom0, if there is any.
+    pub(super) const fn memory(&mut self) -> Option<&mut M> {
+        self.memory.as_mut()
     }
 
     fn read(&self, slot: u64) -> Option<Entry> {

@@ -26,7 +26,7 @@ const BLOBS_ASKED: usize = 64;
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Carries a verified command out, records it and answers it, now or later.
     pub(super) fn execute(&mut self, command: Command, now_ns: u64) {
-        let Command { session, request, role, asked } = command;
+        let Command { session, request, operator, role, asked } = command;
         let needed = required(&request);
         // Whoever reads the record must find what ended the node, or dom0.
         if let (Request::NodeStop { .. } | Request::InjectFault(_), Some(asked)) = (&request, &asked)
@@ -39,6 +39,15 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let result = if role < needed {
             let message = alloc::format!("needs the role {needed:?}, this key has {role:?}");
             let failure = Failure::new(Code::Refused, "", message, "ask the owner for another role");
+            self.sessions.answer(session, &Err(failure));
+            Recorded::Failed(Code::Refused)
+        } else if let Some(guest) = request.guest().filter(|name| !self.trust.covers_guest(&operator, name)) {
+            let failure = Failure::new(
+                Code::Refused,
+                guest,
+                "this key may not touch this guest",
+                "ask the owner for a grant that covers it",
+            );
             self.sessions.answer(session, &Err(failure));
             Recorded::Failed(Code::Refused)
         } else {
@@ -132,6 +141,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 Ok(Reply::Guests(self.guest_facts(index).into_iter().collect()))
             }
             Request::InjectFault(fault) => self.inject_fault(fault),
+            Request::TrustShow => Ok(Reply::Trust(self.trust.bundle().clone())),
+            Request::TrustUpdate { signed } => self.update_trust(&signed),
             Request::AuditRead { from } => Ok(Reply::Audit(self.audit.page(from, &self.identity))),
             other => self.act_on_guest(other, now_ns),
         }

@@ -10,7 +10,7 @@
 //! * [`volumes`]: disks and the sessions behind them;
 //! * [`sessions`], [`commands`], [`facts`]: operators and what they ask;
 //! * [`storage`], [`disks`]: what they ask of volumes and of guests' disks;
-//! * [`audit`]: what they did.
+//! * [`audit`]: what they did; `trust`: who they are.
 
 pub mod audit;
 pub mod blobs;
@@ -24,6 +24,7 @@ pub mod nic;
 pub mod sessions;
 pub mod settings;
 pub mod storage;
+mod trust;
 pub mod volumes;
 
 use alloc::vec::Vec;
@@ -53,6 +54,8 @@ pub struct Node<H: Hypervisor, N> {
     settings: Settings,
     identity: Identity,
     trust: Trust,
+    /// Nanoseconds since 1970 when the monotonic clock was zero, once asked for.
+    wall_base_ns: Option<u64>,
     network: Network<N>,
     sessions: Sessions<H::Memory>,
     guests: Vec<Guest<H::Memory>>,
@@ -89,7 +92,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let mut random = [0; 32];
         hypervisor.random(&mut random);
         let identity = settings.identity(&mut hypervisor);
-        let trust = Trust::new(settings.manifest.operators.clone());
+        let manifest = &settings.manifest;
+        let trust = Trust::sealed(manifest.owner, &manifest.operators, &manifest.name);
         let mac = nic.mac();
         let seeds = random.as_chunks::<8>().0;
         let seed = |index: usize| seeds.get(index).copied().map_or(0, u64::from_le_bytes);
@@ -104,6 +108,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             hypervisor,
             identity,
             trust,
+            wall_base_ns: None,
             network,
             sessions: Sessions::new(port),
             guests: Vec::new(),
@@ -120,6 +125,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         };
         node.adopt(now_ns);
         node.audit.ensure(&mut node.hypervisor);
+        node.restore_trust(now_ns);
         Ok(node)
     }
 
@@ -249,6 +255,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         // Whoever sent something may have sent more than fitted, and a command may
         // have begun what the next turn goes on with.
         let mut busy = self.sessions.poll(&mut self.network.host, &mut self.hypervisor, now_ns);
+        self.tell_time(now_ns);
         for _ in 0..COMMANDS_PER_TURN {
             let command = self.sessions.next_command(
                 &mut self.network.host,

@@ -54,6 +54,8 @@ pub struct Command {
     pub session: usize,
     /// What to do.
     pub request: Request,
+    /// Who asked.
+    pub operator: [u8; 32],
     /// The role of who asked.
     pub role: Role,
     /// What is to be recorded of it.
@@ -155,9 +157,10 @@ impl<M: GuestMemory> Sessions<M> {
                     Ok(Some(Incoming::Data(bytes))) => session.take_data(&bytes, hypervisor, blobs, now_ns),
                     Ok(Some(Incoming::Command(verified, role))) => {
                         let asked = Asked::new(*verified.operator(), *verified.proof(), verified.get());
+                        let operator = *verified.operator();
                         let request = verified.into_inner();
                         self.turn = index + 1;
-                        return Some(Command { session: index, request, role, asked });
+                        return Some(Command { session: index, request, operator, role, asked });
                     }
                     Err(_) => {
                         // Silence: the connection just ends.

@@ -15,6 +15,10 @@ const NODE_LIMIT: Duration = Duration::from_secs(60);
 const GUEST_LIMIT: Duration = Duration::from_secs(90);
 /// How long the hostile guests do what they can.
 const DURATION: Duration = Duration::from_secs(25);
+/// What hostile guests write to.
+const TARGETS: [&str; 3] = ["pci", "msrs", "ports"];
+/// Most times [`DURATION`] for all of them.
+const ROUNDS: usize = 4;
 /// How often the neighbour's page is fetched.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -91,11 +95,6 @@ pub(super) fn hostile_guest_neighbour_serves() -> Result<()> {
     ensure!(world.machine.process.is_running(), "the node ended");
     Ok(())
 }
-
-/// What hostile guests write to.
-const TARGETS: [&str; 3] = ["pci", "msrs", "ports"];
-/// Most times [`DURATION`] for all of them.
-const ROUNDS: usize = 4;
 
 /// Fetches the neighbour's page all the time that the others do what they can.
 fn fetch_for_a_while(world: &World) -> Result<()> {

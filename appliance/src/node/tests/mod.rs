@@ -13,4 +13,5 @@ mod network;
 mod restart;
 mod storage;
 mod targets;
+mod trust;
 mod world;

@@ -373,6 +373,12 @@ impl World {
         session
     }
 
+    /// Whether a session ended, with nothing said after the last outcome.
+    pub(super) fn is_dead(&self, session: usize) -> bool {
+        let session = &self.sessions[session];
+        matches!(session.stage, Stage::Dead) && session.outcomes.is_empty()
+    }
+
     /// The key of the node that a session is with.
     pub(super) fn node_key(&self, session: usize) -> &[u8; 32] {
         let Stage::Open(client) = &self.sessions[session].stage else { panic!("the session is not open") };

@@ -286,7 +286,7 @@ impl FakeNode {
                 let (shared, key, operators) = (Arc::clone(&shared), key.clone(), operators.clone());
                 std::thread::spawn(move || {
                     let identity = Identity { key, boot_nonce: [5; 32] };
-                    serve(stream.unwrap(), &shared, &identity, &Trust::new(operators));
+                    serve(stream.unwrap(), &shared, &identity, &Trust::sealed([1; 32], &operators, "fake"));
                 });
             }
         });

@@ -66,7 +66,7 @@ fn waiting_for_a_node_that_starts() {
     let operators = vec![Operator { key: operator().public(), role: Role::Admin }];
     let identity = Identity { key: SigningKey::from_bytes(&[9; 32]), boot_nonce: [5; 32] };
     let server = std::thread::spawn(move || {
-        serve(stream, &Mutex::default(), &identity, &Trust::new(operators));
+        serve(stream, &Mutex::default(), &identity, &Trust::sealed([1; 32], &operators, "fake"));
     });
     assert!(waiter.join().unwrap().is_ok());
     server.join().unwrap();

@@ -1,0 +1,160 @@
+//! Trust bundles on a node: who commands it from now on.
+
+use alloc::string::ToString;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use ed25519_dalek::{Signer as _, SigningKey};
+use mgmt_proto::bundle::{self, Bundle, Grant, Scope};
+use mgmt_proto::code::Code;
+use mgmt_proto::trust::Role;
+use mgmt_proto::verb::{Reply, Request};
+
+use super::world::*;
+
+fn root(number: u8) -> SigningKey {
+    SigningKey::from_bytes(&[0x40 + number; 32])
+}
+
+fn public(key: &SigningKey) -> [u8; 32] {
+    key.verifying_key().to_bytes()
+}
+
+/// A world whose owner is root 1.
+fn world(seed: u64) -> World {
+    let mut settings = settings();
+    settings.manifest.owner = public(&root(1));
+    World::with(seed, settings)
+}
+
+fn grant(who: Who, role: Role) -> Grant {
+    Grant {
+        key: public(&who.key()),
+        role,
+        nodes: Scope::All,
+        guests: Scope::All,
+        not_before_s: 0,
+        not_after_s: 0,
+        name: "somebody".to_string(),
+    }
+}
+
+fn bundle(serial: u64, grants: Vec<Grant>) -> Bundle {
+    Bundle {
+        version: bundle::VERSION,
+        serial,
+        issued_s: 1,
+        roots: vec![public(&root(1))],
+        threshold: 1,
+        grants,
+        revoked: Vec::new(),
+    }
+}
+
+fn update(bundle: &Bundle, roots: &[u8]) -> Request {
+    let bytes = bundle.encode().unwrap();
+    let sign = |number: &u8| {
+        let key = root(*number);
+        (public(&key), key.sign(&bundle::message(&bytes)).to_bytes())
+    };
+    let signatures: Vec<_> = roots.iter().map(sign).collect();
+    Request::TrustUpdate { signed: bundle::assemble(&bytes, &signatures).unwrap() }
+}
+
+fn holds(world: &mut World, session: usize) -> Bundle {
+    let Reply::Trust(bundle) = world.done(session, &Request::TrustShow) else { panic!("no bundle") };
+    bundle
+}
+
+#[test]
+fn a_bundle_holds_from_the_next_command_on() {
+    let mut world = world(91);
+    let admin = world.connect(Who::Admin);
+    let viewer = world.connect(Who::Viewer);
+    let sealed = holds(&mut world, viewer);
+    assert_eq!((sealed.serial, sealed.grants.len()), (0, 3));
+    // Nobody but an admin brings one, and nobody without the roots' signatures.
+    let next = bundle(1, vec![grant(Who::Admin, Role::Admin), grant(Who::Viewer, Role::Operator)]);
+    assert_eq!(world.refused(viewer, &update(&next, &[1])).code, Code::Refused);
+    let unsigned = world.refused(admin, &update(&next, &[2]));
+    assert_eq!((unsigned.code, unsigned.object.as_str()), (Code::Refused, "node"));
+    world.done(admin, &update(&next, &[1]));
+    assert_eq!(holds(&mut world, admin), next);
+    // The viewer is an operator now, in the session it has.
+    assert_eq!(world.refused(viewer, &Request::Pause { name: "web".to_string() }).code, Code::NotFound);
+    assert_eq!(world.refused(admin, &update(&next, &[1])).code, Code::Conflict);
+}
+
+#[test]
+fn a_revoked_key_is_a_stranger_from_its_next_command_on() {
+    let mut world = world(92);
+    let (admin, operator) = (world.connect(Who::Admin), world.connect(Who::Operator));
+    world.done(operator, &Request::List);
+    let mut next = bundle(1, vec![grant(Who::Admin, Role::Admin), grant(Who::Operator, Role::Operator)]);
+    next.revoked = vec![public(&Who::Operator.key())];
+    world.done(admin, &update(&next, &[1]));
+    world.send(operator, &Request::List);
+    world.run(3_000_000_000);
+    assert!(world.is_dead(operator), "the session ends without a word");
+    world.done(admin, &Request::List);
+    let again = world.dial(Who::Operator);
+    world.run(3_000_000_000);
+    assert!(world.is_dead(again));
+}
+
+#[test]
+fn dom0_forgets_nothing_and_believes_only_what_was_signed() {
+    let mut world = world(93);
+    let admin = world.connect(Who::Admin);
+    let mut next = bundle(1, vec![grant(Who::Admin, Role::Admin)]);
+    next.roots = vec![public(&root(2))];
+    world.done(admin, &update(&next, &[1, 2]));
+    next.serial = 2;
+    world.done(admin, &update(&next, &[2]));
+    world.restart_dom0();
+    let admin = world.connect(Who::Admin);
+    assert_eq!(holds(&mut world, admin), next);
+    // The roots of old sign nothing any more.
+    next.serial = 3;
+    assert_eq!(world.refused(admin, &update(&next, &[1])).code, Code::Refused);
+    world.done(admin, &update(&next, &[2]));
+    assert_eq!(holds(&mut world, admin).serial, 3);
+}
+
+#[test]
+fn a_bundle_that_locks_everybody_out_is_refused() {
+    let mut world = world(94);
+    let admin = world.connect(Who::Admin);
+    let next = bundle(1, vec![grant(Who::Admin, Role::Operator)]);
+    assert_eq!(world.refused(admin, &update(&next, &[1])).code, Code::Policy);
+    let elsewhere =
+        Grant { nodes: Scope::Named(vec!["other".to_string()]), ..grant(Who::Admin, Role::Admin) };
+    assert_eq!(world.refused(admin, &update(&bundle(1, vec![elsewhere]), &[1])).code, Code::Policy);
+    assert_eq!(holds(&mut world, admin).serial, 0);
+}
+
+#[test]
+fn a_key_for_some_guests_touches_no_other() {
+    let mut world = world(95);
+    let (admin, machine) = world.ready();
+    world.create(admin, &sibling(&machine, "web1", 1));
+    world.create(admin, &sibling(&machine, "db", 2));
+    let mut some = grant(Who::Operator, Role::Operator);
+    some.guests = Scope::Named(vec!["web*".to_string()]);
+    world.done(admin, &update(&bundle(1, vec![grant(Who::Admin, Role::Admin), some]), &[1]));
+    let operator = world.connect(Who::Operator);
+    let name = |name: &str| name.to_string();
+    world.done(operator, &Request::Pause { name: name("web1") });
+    for request in [
+        Request::Pause { name: name("db") },
+        Request::Info { name: name("db") },
+        Request::ConsoleRead { name: name("db"), from: 0 },
+        Request::Destroy { name: name("db") },
+        Request::Create { machine: sibling(&machine, "db2", 3), paused: false },
+    ] {
+        let failure = world.refused(operator, &request);
+        assert_eq!(failure.code, Code::Refused, "{request:?}");
+        assert!(failure.object.starts_with("db"));
+    }
+    assert!(world.facts(admin, "db").is_ok());
+}
