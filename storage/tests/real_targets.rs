@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use pnet_datalink::{Channel, DataLinkReceiver, DataLinkSender};
 use storage::aoe::{Administration, Discovery, Outcome, Target, TargetAddress, TargetConfig};
-use storage::iscsi::{Credentials, Portal, Secret, Session, SessionConfig, SessionKind};
+use storage::iscsi::{Credentials, Portal, Reservation, Secret, Session, SessionConfig, SessionKind};
 use storage::volume::Volume;
 use storage::{Lba, Operation, Payload, Request, RequestId, VolumeState};
 
@@ -530,6 +530,49 @@ fn iscsi_session(tuned: bool) {
     assert!(status.negotiated.contains(&("InitialR2T", asked.into())));
     assert!(status.counters.stalls >= 2 && status.counters.digest_errors == 0);
     assert!(fs::read(folder.join("disk")).unwrap() == bench.model, "what was acknowledged");
+    drop(server);
+    fs::remove_dir_all(folder).unwrap();
+}
+
+/// Reserved by one session, held after its end, taken over and given up by the next.
+#[test]
+fn reservations_against_tgt() {
+    if !inside("reservations_against_tgt", "tgtd") {
+        return;
+    }
+    run(Command::new("ip").args(["link", "set", "lo", "up"]));
+    let folder = folder("reservations");
+    let server = tgtd(&folder, true);
+    let kind = || SessionKind::Normal { target: IQN.into(), lun: 1 };
+    let (own, other) = (0x1111, 0x2222);
+    let visit = |reservation: Option<u64>, preempt: Option<u64>, closes: bool| {
+        let mut session = Session::new(SessionConfig { reservation, preempt, ..config(kind()) });
+        let (mut stream, mut memory) = (None, Memory(HashMap::new()));
+        let began = Instant::now();
+        while session.ready_capacity().is_none() && began.elapsed() < Duration::from_secs(1) {
+            pump_tcp(&mut stream, &mut session, began.elapsed().as_nanos() as u64, &mut memory);
+        }
+        let (state, holder) = (session.status().state, session.holder());
+        if closes {
+            session.close();
+            while !session.is_closed() && began.elapsed() < Duration::from_secs(5) {
+                pump_tcp(&mut stream, &mut session, began.elapsed().as_nanos() as u64, &mut memory);
+            }
+            assert!(session.is_closed(), "{:?}", session.status());
+        }
+        (state, holder)
+    };
+    let ready = VolumeState::Ready;
+    assert_eq!(visit(None, None, false), (ready, Reservation::Free));
+    for _ in 0..2 {
+        assert_eq!(visit(Some(own), None, false), (ready, Reservation::Held(own)));
+        assert_eq!(visit(None, None, false), (ready, Reservation::Held(own)), "who only looks may");
+        assert_eq!(visit(Some(other), None, false), (VolumeState::Refused, Reservation::Held(own)));
+    }
+    assert_eq!(visit(Some(other), Some(own), false), (ready, Reservation::Held(other)));
+    assert_eq!(visit(Some(own), Some(other), false), (ready, Reservation::Held(own)));
+    assert_eq!(visit(Some(own), Some(own), true), (ready, Reservation::Held(own)));
+    assert_eq!(visit(None, None, true), (ready, Reservation::Free), "the last one gave it up");
     drop(server);
     fs::remove_dir_all(folder).unwrap();
 }

@@ -131,6 +131,8 @@ struct Lane {
     status_number: u32,
     command_number: u32,
     full: bool,
+    /// A key is registered for this session.
+    registered: bool,
     /// Commands by portal.
     commands: usize,
 }
@@ -196,6 +198,7 @@ impl IscsiTarget {
             self.lanes[self.lane].input.clear();
             self.lanes[self.lane].output.clear();
             self.lanes[self.lane].full = false;
+            self.lanes[self.lane].registered = false;
         }
         let Some(connection) = self.lanes[self.lane].connection else { return };
         let mut buffer = [0; 4096];
@@ -320,6 +323,10 @@ impl IscsiTarget {
         }
         let answer: Vec<u8> = match cdb[0] {
             0x00 | 0x35 => return self.respond(tag),
+            // SPC-4, table 66, and SBC-3, table 13: not for who has not registered.
+            0x1a | 0x8a if self.holder.is_some() && !self.lanes[self.lane].registered => {
+                return self.conflict(tag);
+            }
             0x5e if self.reservations => self.holder.map_or_else(
                 || vec![0; 8],
                 |key| {
@@ -384,14 +391,20 @@ impl IscsiTarget {
                 self.registered.retain(|key| *key != other || *key == own);
                 self.holder = Some(own);
             }
-            _ => {
-                let mut header = Header::new(opcode::SCSI_RESPONSE, FLAG_FINAL);
-                header.set(3, &[0x18]);
-                header.set_u32(16, tag);
-                return self.send(header, &[]);
-            }
+            _ => return self.conflict(tag),
+        }
+        if action == 6 {
+            self.lanes[self.lane].registered = other != 0;
         }
         self.respond(tag);
+    }
+
+    /// RESERVATION CONFLICT.
+    fn conflict(&mut self, tag: u32) {
+        let mut header = Header::new(opcode::SCSI_RESPONSE, FLAG_FINAL);
+        header.set(3, &[0x18]);
+        header.set_u32(16, tag);
+        self.send(header, &[]);
     }
 
     /// Check condition: illegal request, invalid command operation code.

@@ -18,12 +18,14 @@ pub enum PersistentOut {
     Reserve(u64),
     /// Gives the reservation up.
     Release(u64),
-    /// Takes the reservation from `holder` and ends its commands.
+    /// Takes the reservation from `holder`.
     Preempt {
         /// Our key.
         key: u64,
         /// Whose reservation it is.
         holder: u64,
+        /// Ends its commands too, which not every target can.
+        abort: bool,
     },
 }
 
@@ -38,7 +40,8 @@ impl PersistentOut {
             Self::Register(_) | Self::Unregister(_) => (6, 0),
             Self::Reserve(_) => (1, TYPE),
             Self::Release(_) => (2, TYPE),
-            Self::Preempt { .. } => (5, TYPE),
+            Self::Preempt { abort: true, .. } => (5, TYPE),
+            Self::Preempt { abort: false, .. } => (4, TYPE),
         };
         [0x5f, action, kind, 0, 0, 0, 0, 0, 24, 0, 0, 0, 0, 0, 0, 0]
     }
@@ -50,7 +53,7 @@ impl PersistentOut {
             Self::Register(key) => (0, key),
             Self::Unregister(key) => (key, 0),
             Self::Reserve(key) | Self::Release(key) => (key, 0),
-            Self::Preempt { key, holder } => (key, holder),
+            Self::Preempt { key, holder, .. } => (key, holder),
         };
         let mut list = [0; 24];
         let fields = key.to_be_bytes().into_iter().chain(action_key.to_be_bytes());
@@ -101,8 +104,9 @@ mod tests {
         assert_eq!(unregister.parameters()[..9], [1, 2, 3, 4, 5, 6, 7, 8, 0]);
         assert_eq!(PersistentOut::Reserve(key).cdb()[..3], [0x5f, 1, 5]);
         assert_eq!(PersistentOut::Release(key).cdb()[..3], [0x5f, 2, 5]);
-        let preempt = PersistentOut::Preempt { key, holder: 9 };
-        assert_eq!((preempt.cdb()[1], preempt.parameters()[15]), (5, 9));
+        let preempt = |abort| PersistentOut::Preempt { key, holder: 9, abort };
+        assert_eq!((preempt(true).cdb()[1], preempt(true).parameters()[15]), (5, 9));
+        assert_eq!((preempt(false).cdb()[1], preempt(false).parameters()[15]), (4, 9));
     }
 
     #[test]

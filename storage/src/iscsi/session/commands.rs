@@ -241,7 +241,8 @@ fn probe_command(shared: &Shared, probe: Probe, give_up: Option<u64>) -> Command
         Probe::Reserve => persistent(scsi::PersistentOut::Reserve(key)),
         Probe::Preempt => {
             let holder = shared.config.preempt.unwrap_or(0);
-            persistent(scsi::PersistentOut::Preempt { key, holder })
+            let abort = !shared.unit.plain_preempt;
+            persistent(scsi::PersistentOut::Preempt { key, holder, abort })
         }
         Probe::Unregister => persistent(scsi::PersistentOut::Unregister(give_up.unwrap_or(key))),
     }

@@ -18,11 +18,27 @@ impl Path {
                 self.reserved_by_another(shared);
             }
             Verdict::Reserved if probe == Probe::Unregister => self.probe = Probe::Holder,
+            // SPC-4, table 66: who has not registered may not ask for everything. What
+            // is nice to know is left out, so that the holder is asked for.
+            Verdict::Reserved
+                if !matches!(
+                    probe,
+                    Probe::TestUnitReady | Probe::Inquiry | Probe::Capacity | Probe::Holder | Probe::Register
+                ) =>
+            {
+                self.probe = self.after(shared, probe);
+            }
             Verdict::Reserved => self.refuse(shared, "the logical unit is reserved by another initiator"),
             Verdict::NotImplemented | Verdict::Unsupported
                 if probe == Probe::Capacity && !shared.unit.ten_byte =>
             {
                 shared.unit.ten_byte = true;
+            }
+            Verdict::NotImplemented | Verdict::Unsupported
+                if probe == Probe::Preempt && !shared.unit.plain_preempt =>
+            {
+                // Without its help nothing that the other one has under way is ended.
+                shared.unit.plain_preempt = true;
             }
             _ => match probe {
                 Probe::TestUnitReady | Probe::Inquiry | Probe::Capacity => {

@@ -33,6 +33,8 @@ pub(super) struct Unit {
     pub(super) write_same: bool,
     pub(super) write_protected: bool,
     pub(super) holder: Reservation,
+    /// The target takes a reservation away without ending commands, or not at all.
+    pub(super) plain_preempt: bool,
     /// Times its size changed.
     pub(super) resized: u32,
 }
@@ -52,6 +54,7 @@ impl Unit {
             write_same: true,
             write_protected: false,
             holder: Reservation::Unknown,
+            plain_preempt: false,
             resized: 0,
         }
     }
