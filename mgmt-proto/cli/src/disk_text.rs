@@ -433,6 +433,18 @@ mod tests {
         );
     }
 
+    /// What the README shows is understood.
+    #[test]
+    fn the_example_is_one() {
+        let readme = include_str!("../../../README.md");
+        let block = readme.split("```toml\n").find(|block| block.starts_with("disk = [")).unwrap();
+        let table: toml::Table = block.split("```").next().unwrap().parse().unwrap();
+        let disks = table["disk"].as_array().unwrap().iter();
+        let disks: Vec<_> = disks.map(|disk| DiskText::from_toml(disk, Path::new("")).unwrap()).collect();
+        let counts: Vec<_> = disks.iter().map(|disk| (disk.settings.len(), disk.wanted.len())).collect();
+        assert_eq!(counts, [(2, 0), (1, 0), (6, 2)]);
+    }
+
     #[test]
     fn what_is_wrong_is_named() {
         for (text, message, remedy) in [

@@ -6,6 +6,7 @@
 
 mod faults;
 mod frames;
+mod hot_plug;
 mod hostile_network;
 mod neighbours;
 mod netboot;
@@ -35,6 +36,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "traffic_is_not_corrupted", run: traffic::traffic_is_not_corrupted },
     Scenario { name: "hostile_guest_neighbour_serves", run: neighbours::hostile_guest_neighbour_serves },
     Scenario { name: "disks_outlive_their_targets", run: storage_faults::disks_outlive_their_targets },
+    Scenario { name: "disks_come_and_go", run: hot_plug::disks_come_and_go },
     Scenario { name: "guests_reset_themselves", run: shapes::guests_reset_themselves },
     Scenario { name: "guests_of_all_shapes", run: shapes::guests_of_all_shapes },
     Scenario { name: "netboot_two_guests_power_cut", run: netboot::two_guests_and_a_power_cut },
