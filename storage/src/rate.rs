@@ -85,6 +85,9 @@ impl Limiter {
 
     /// Whether something may start now.
     pub fn is_ready(&mut self, now_ns: u64) -> bool {
+        if self.bytes.is_none() && self.operations.is_none() {
+            return true;
+        }
         self.refill(now_ns);
         [self.bytes, self.operations].into_iter().flatten().all(|bucket| bucket.credit > 0)
     }

@@ -13,7 +13,7 @@ use crate::block::{
 };
 use crate::histogram::Histogram;
 use crate::limits::REQUESTS_MAX;
-use crate::order::Order;
+use crate::order::{Order, Started};
 use crate::planted::{Bug, planted};
 use crate::rate::{Limiter, Limits};
 
@@ -59,6 +59,8 @@ impl Fragment {
 #[derive(Clone, Copy, Debug)]
 struct Member {
     id: RequestId,
+    /// Its place in the order.
+    number: u64,
     first: u32,
     sectors: u32,
 }
@@ -95,7 +97,10 @@ impl Group {
 /// The requests of one volume.
 pub(crate) struct Requests {
     order: Order,
-    groups: Vec<Group>,
+    /// In the order of their names, with gaps.
+    groups: VecDeque<Group>,
+    /// No group before this one has work.
+    work_from: usize,
     next_name: u64,
     pub(crate) held: Holds,
     completions: VecDeque<Completion>,
@@ -110,7 +115,8 @@ impl Requests {
     pub(crate) fn new() -> Self {
         Self {
             order: Order::new(),
-            groups: Vec::new(),
+            groups: VecDeque::new(),
+            work_from: 0,
             next_name: 0,
             held: Holds::new(),
             completions: VecDeque::new(),
@@ -167,18 +173,17 @@ impl Requests {
         let Some(deadline_ns) = self.deadline_ns.filter(|_| !planted(Bug::DeadlineIgnored)) else {
             return ended;
         };
-        while let Some((request, submitted_ns)) = self.order.oldest()
+        while let Some((number, submitted_ns)) = self.order.oldest()
             && submitted_ns.saturating_add(deadline_ns) <= now_ns
         {
-            let group = self.groups.iter().position(|it| it.members().any(|it| it.id == request.id));
-            if let Some(index) = group {
-                let group = self.groups.swap_remove(index);
-                for member in group.members().filter(|it| it.id != request.id) {
-                    self.order.restart(member.id);
+            let group = self.groups.iter().position(|it| it.members().any(|it| it.number == number));
+            if let Some(group) = group.and_then(|index| self.remove(index)) {
+                for member in group.members().filter(|it| it.number != number) {
+                    self.order.restart(member.number);
                 }
                 ended.push(group.name);
             }
-            self.complete(request.id, Err(BlockError::Deadline));
+            self.complete(number, Err(BlockError::Deadline));
         }
         ended
     }
@@ -198,17 +203,34 @@ impl Requests {
     pub(crate) fn abandon(&mut self) {
         self.order.clear();
         self.groups.clear();
+        self.work_from = 0;
         self.completions.clear();
+    }
+
+    /// Whether there may be a fragment to send.
+    pub(crate) fn has_work(&self) -> bool {
+        self.order.has_waiting() || self.work_from < self.groups.len()
     }
 
     /// The next fragment to send.
     pub(crate) fn next_fragment(&mut self, shape: &Shape) -> Option<Fragment> {
         loop {
-            if let Some(index) = self.groups.iter().position(Group::has_work) {
-                return self.cut(index, shape);
+            let from = self.work_from.min(self.groups.len());
+            if let Some(index) = self.groups.range(from..).position(Group::has_work) {
+                self.work_from = from.saturating_add(index);
+                return self.cut(self.work_from, shape);
             }
+            self.work_from = self.groups.len();
             self.start(shape)?;
         }
+    }
+
+    /// Takes a group out.
+    fn remove(&mut self, index: usize) -> Option<Group> {
+        if index < self.work_from {
+            self.work_from = self.work_from.saturating_sub(1);
+        }
+        self.groups.remove(index)
     }
 
     fn cut(&mut self, index: usize, shape: &Shape) -> Option<Fragment> {
@@ -249,8 +271,8 @@ impl Requests {
         }
         let (held, now_ns) = (&self.held, self.now_ns);
         let free = |request: &Request| !request.operation.writes() || !held.covers(request, now_ns);
-        let (request, joins) = self.order.start_next(free)?;
-        let lead = Member { id: request.id, first: 0, sectors: request.sectors };
+        let Started { number, request, joins } = self.order.start_next(free)?;
+        let lead = Member { id: request.id, number, first: 0, sectors: request.sectors };
         let block = u64::from(shape.block.max(1));
         let aligned = request.lba.0.is_multiple_of(block) && u64::from(request.sectors).is_multiple_of(block);
         let refused = match request.operation {
@@ -263,7 +285,7 @@ impl Requests {
             _ => None,
         };
         if let Some(result) = refused {
-            self.complete(request.id, result);
+            self.complete(number, result);
             return Some(());
         }
         let octets = |request: &Request| u64::from(request.sectors).saturating_mul(SECTOR_BYTES as u64);
@@ -282,13 +304,14 @@ impl Requests {
             };
             let room = shape.data.saturating_sub(sectors);
             let Some(next) = self.order.start_adjacent(request.operation, at, room, sound) else { break };
+            let Started { number, request: next, .. } = next;
             self.limiter.charge(charge(&next));
             self.counters.merged = self.counters.merged.wrapping_add(1);
-            joined.push(Member { id: next.id, first: sectors, sectors: next.sectors });
+            joined.push(Member { id: next.id, number, first: sectors, sectors: next.sectors });
             sectors = sectors.saturating_add(next.sectors);
         }
         self.next_name = self.next_name.wrapping_add(1);
-        self.groups.push(Group {
+        self.groups.push_back(Group {
             name: self.next_name,
             operation: request.operation,
             lba: request.lba.0,
@@ -305,7 +328,16 @@ impl Requests {
     }
 
     fn index(&self, fragment: &Fragment) -> Option<usize> {
-        self.groups.iter().position(|group| group.name == fragment.group)
+        let ahead = fragment.group.checked_sub(self.groups.front()?.name)?;
+        let last = self.groups.len().checked_sub(1)?;
+        let mut index = usize::try_from(ahead).map_or(last, |ahead| ahead.min(last));
+        loop {
+            match self.groups.get(index)?.name {
+                name if name == fragment.group => return Some(index),
+                name if name < fragment.group => return None,
+                _ => index = index.checked_sub(1)?,
+            }
+        }
     }
 
     /// A fragment has ended.
@@ -329,6 +361,7 @@ impl Requests {
         group.in_flight = group.in_flight.saturating_sub(1);
         if group.failed.is_none() && !planted(Bug::ReissueForgotten) {
             group.again.push((fragment.first, fragment.sectors));
+            self.work_from = self.work_from.min(index);
         }
         self.settle(index);
     }
@@ -342,19 +375,19 @@ impl Requests {
         if !(early || over) || (group.failed.is_none() && group.unacknowledged > 0 && !early) {
             return;
         }
-        let group = self.groups.swap_remove(index);
+        let Some(group) = self.remove(index) else { return };
         if group.failed.is_some() && !group.joined.is_empty() {
             // One of them failed: let each find out by itself.
-            return group.members().for_each(|member| self.order.restart(member.id));
+            return group.members().for_each(|member| self.order.restart(member.number));
         }
         let result = group.failed.map_or(Ok(()), Err);
         for member in group.members() {
-            self.complete(member.id, result);
+            self.complete(member.number, result);
         }
     }
 
-    fn complete(&mut self, id: RequestId, result: Result<(), BlockError>) {
-        let Some((request, submitted_ns)) = self.order.finish(id) else { return };
+    fn complete(&mut self, number: u64, result: Result<(), BlockError>) {
+        let Some((request, submitted_ns)) = self.order.finish(number) else { return };
         let octets = u64::from(request.sectors).saturating_mul(SECTOR_BYTES as u64);
         let counters = &mut self.counters;
         match (result, request.operation) {
@@ -369,7 +402,7 @@ impl Requests {
             counters.completed = counters.completed.wrapping_add(1);
             self.latency.record(self.now_ns.saturating_sub(submitted_ns));
         }
-        self.completions.push_back(Completion { id, result });
+        self.completions.push_back(Completion { id: request.id, result });
     }
 
     /// Copies a fragment's octets from `offset` into `target`: zeroes where there is
@@ -387,6 +420,9 @@ impl Requests {
         let Some(group) = self.index(fragment).and_then(|index| self.groups.get(index)) else {
             return target.fill(0);
         };
+        if let Some((id, at)) = alone(group, fragment, offset, target.len()) {
+            return payload.load(id, at, target);
+        }
         let mut room = target;
         for (id, at, length) in pieces(group, fragment, offset, room.len()) {
             let (piece, rest) = room.split_at_mut(length.min(room.len()));
@@ -399,6 +435,9 @@ impl Requests {
     /// Copies octets to a fragment's place, from `offset`.
     pub(crate) fn store(&self, fragment: &Fragment, offset: usize, source: &[u8], payload: &mut dyn Payload) {
         let Some(group) = self.index(fragment).and_then(|index| self.groups.get(index)) else { return };
+        if let Some((id, at)) = alone(group, fragment, offset, source.len()) {
+            return payload.store(id, at, source);
+        }
         let mut rest = source;
         for (id, at, length) in pieces(group, fragment, offset, source.len()) {
             let (piece, more) = rest.split_at(length.min(rest.len()));
@@ -406,6 +445,14 @@ impl Requests {
             rest = more;
         }
     }
+}
+
+/// Where a piece of a fragment is, if its group is one request and it lies within that.
+fn alone(group: &Group, fragment: &Fragment, offset: usize, length: usize) -> Option<(RequestId, usize)> {
+    let octets = |sectors: u32| usize::try_from(sectors).unwrap_or(0).saturating_mul(SECTOR_BYTES);
+    let at = octets(fragment.first).saturating_add(offset);
+    let within = at.saturating_add(length) <= octets(group.lead.sectors);
+    (group.joined.is_empty() && within).then_some((group.lead.id, at))
 }
 
 /// Which members' octets a piece of a fragment is: request, offset, length.

@@ -90,9 +90,12 @@ impl Header {
     }
 
     /// Overwrites octets from `at`; octets beyond the header are dropped.
+    #[inline]
     pub fn set(&mut self, at: usize, bytes: &[u8]) {
-        for (target, source) in self.0.iter_mut().skip(at).zip(bytes) {
-            *target = *source;
+        let Some(rest) = self.0.get_mut(at..) else { return };
+        let count = rest.len().min(bytes.len());
+        if let (Some(target), Some(source)) = (rest.get_mut(..count), bytes.get(..count)) {
+            target.copy_from_slice(source);
         }
     }
 

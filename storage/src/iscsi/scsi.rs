@@ -77,8 +77,8 @@ pub fn transfer(write: bool, block: u64, blocks: u32, ten: bool) -> Cdb {
         let ([a, b, c, d], [e, f]) = (block.to_be_bytes(), blocks.to_be_bytes());
         return padded([if write { 0x2a } else { 0x28 }, 0, a, b, c, d, 0, e, f].into_iter());
     }
-    let opcode = [if write { 0x8a } else { 0x88 }, 0];
-    padded(opcode.into_iter().chain(block.to_be_bytes()).chain(blocks.to_be_bytes()))
+    let ([a, b, c, d, e, f, g, h], [i, j, k, l]) = (block.to_be_bytes(), blocks.to_be_bytes());
+    [if write { 0x8a } else { 0x88 }, 0, a, b, c, d, e, f, g, h, i, j, k, l, 0, 0]
 }
 
 /// WRITE SAME(16) of one block; `unmap` lets the target free the range if zeroes are

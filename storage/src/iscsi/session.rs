@@ -281,6 +281,15 @@ impl Session {
     /// to be fenced off, does the volume stall?
     fn settle(&mut self) {
         let usable = |path: &Path| path.is_ready();
+        // Nothing out of the ordinary, as it mostly is.
+        let reset = self.paths.iter().any(|path| path.has_reset_unit);
+        if self.paths.get(self.active).is_some_and(usable)
+            && self.shared.stalled_since_ns.is_none()
+            && !self.shared.requests.held.awaits_path()
+            && !reset
+        {
+            return;
+        }
         if !self.paths.get(self.active).is_some_and(usable)
             && let Some(other) = self.paths.iter().position(usable)
         {
@@ -303,7 +312,7 @@ impl Session {
         if fences && let Some(path) = self.paths.get_mut(self.active) {
             path.fence(shared);
         }
-        if self.paths.iter().any(|path| path.has_reset_unit) {
+        if reset {
             // The reset ended the commands of all paths, silently.
             for path in &mut self.paths {
                 if !core::mem::take(&mut path.has_reset_unit) && !path.tasks.is_empty() {

@@ -99,6 +99,15 @@ impl Receiver {
     }
 
     fn header<'a>(&mut self, bytes: &mut &'a [u8]) -> Result<Event<'a>, StreamFault> {
+        // Whole and without anything to check, as it mostly is: not copied together.
+        if self.held.is_empty()
+            && !self.header_digest
+            && let Some((basic, rest)) = bytes.split_first_chunk()
+            && Header(*basic).additional_length() == 0
+        {
+            *bytes = rest;
+            return self.begin(Header(*basic));
+        }
         if !self.fill(bytes, HEADER_BYTES) {
             return Ok(Event::Nothing);
         }
@@ -114,11 +123,16 @@ impl Receiver {
         if self.header_digest && crc32c(covered) != *sent && !planted(Bug::DigestIgnored) {
             return Err(StreamFault::HeaderDigest);
         }
+        self.held.clear();
+        self.begin(header)
+    }
+
+    /// The data segment begins.
+    fn begin<'a>(&mut self, header: Header) -> Result<Event<'a>, StreamFault> {
         let left = header.data_length();
         if left > self.segment_bytes_max {
             return Err(StreamFault::TooLong);
         }
-        self.held.clear();
         self.digest = Crc32c::new();
         self.stage = Stage::Data { left };
         // Zero-length segments carry neither padding nor digest (11.2.4).
@@ -139,6 +153,10 @@ impl Receiver {
         digest: bool,
     ) -> Result<Event<'a>, StreamFault> {
         let wanted = padding.saturating_add(if digest { DIGEST_BYTES } else { 0 });
+        if wanted == 0 {
+            self.stage = Stage::Header;
+            return Ok(Event::End);
+        }
         if !self.fill(bytes, wanted) {
             return Ok(Event::Nothing);
         }

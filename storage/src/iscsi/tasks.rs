@@ -1,5 +1,6 @@
 //! Commands in flight and the PDUs waiting for TCP.
 
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use super::crc32c::{Crc32c, crc32c};
@@ -27,6 +28,17 @@ pub(super) enum Probe {
     Preempt,
     Unregister,
     Done,
+}
+
+/// Where the command with a tag is: they are in the order of their tags, with gaps.
+pub(super) fn find(tasks: &VecDeque<Task>, tag: u32) -> Option<usize> {
+    let last = tasks.len().checked_sub(1)?;
+    let ahead = tag.wrapping_sub(tasks.front()?.tag);
+    let mut index = usize::try_from(ahead).map_or(last, |ahead| ahead.min(last));
+    while tasks.get(index)?.tag != tag {
+        index = index.checked_sub(1)?;
+    }
+    Some(index)
 }
 
 /// What a command is for.
@@ -159,7 +171,8 @@ impl Sequence {
 /// The PDU being given to TCP, octet by octet.
 #[derive(Debug)]
 pub(super) struct Sending {
-    head: Vec<u8>,
+    head: [u8; HEADER_BYTES + 4],
+    head_bytes: usize,
     source: Source,
     digest: Option<Crc32c>,
     position: usize,
@@ -167,13 +180,16 @@ pub(super) struct Sending {
 
 impl Sending {
     pub(super) fn new(header: Header, source: Source, header_digest: bool, data: bool) -> Self {
-        let mut head = Vec::with_capacity(HEADER_BYTES + 4);
-        head.extend_from_slice(&header.0);
-        if header_digest {
-            head.extend_from_slice(&crc32c(&header.0));
-        }
+        let mut head = [0; HEADER_BYTES + 4];
+        copy_from(&mut head, Some(&header.0));
+        let head_bytes = if header_digest {
+            copy_from(head.get_mut(HEADER_BYTES..).unwrap_or_default(), Some(&crc32c(&header.0)));
+            HEADER_BYTES + 4
+        } else {
+            HEADER_BYTES
+        };
         let digest = (data && source.length() > 0).then(Crc32c::new);
-        Self { head, source, digest, position: 0 }
+        Self { head, head_bytes, source, digest, position: 0 }
     }
 
     /// Copies what fits; true when the PDU is complete.
@@ -184,7 +200,7 @@ impl Sending {
         requests: &Requests,
         payload: &mut dyn Payload,
     ) -> bool {
-        let (head, data) = (self.head.len(), self.source.length());
+        let (head, data) = (self.head_bytes, self.source.length());
         let padded = head.saturating_add(data.next_multiple_of(4));
         let end = padded.saturating_add(if self.digest.is_some() { 4 } else { 0 });
         while self.position < end && !target.is_empty() {
@@ -204,7 +220,7 @@ impl Sending {
             };
             *target = rest;
             if position < head {
-                copy_from(piece, self.head.get(position..));
+                copy_from(piece, self.head.get(position..head));
             } else if position < padded {
                 let inside = position.saturating_sub(head);
                 match &self.source {
@@ -229,8 +245,10 @@ impl Sending {
 }
 
 fn copy_from(target: &mut [u8], source: Option<&[u8]>) {
-    for (target, source) in target.iter_mut().zip(source.unwrap_or_default()) {
-        *target = *source;
+    let source = source.unwrap_or_default();
+    let count = target.len().min(source.len());
+    if let (Some(target), Some(source)) = (target.get_mut(..count), source.get(..count)) {
+        target.copy_from_slice(source);
     }
 }
 

@@ -79,7 +79,7 @@ impl Path {
             self.log_out(shared);
             return None;
         }
-        if !carries {
+        if !carries || !shared.requests.has_work() {
             return None;
         }
         let shape = shared.unit.shape()?;
@@ -137,7 +137,7 @@ impl Path {
     }
 
     fn track(&mut self, shared: &Shared, tag: u32, kind: TaskKind, command: Command, moved: u32) {
-        self.tasks.push(Task {
+        self.tasks.push_back(Task {
             tag,
             kind,
             opcode: command.cdb.first().copied().unwrap_or(0),

@@ -7,7 +7,7 @@ use super::{Payload, Shared};
 use crate::iscsi::chap;
 use crate::iscsi::login::{Goal, Login};
 use crate::iscsi::negotiated::Digest;
-use crate::iscsi::pdu::{FLAG_FINAL, Header, IMMEDIATE, NO_TAG, opcode};
+use crate::iscsi::pdu::{FLAG_FINAL, HEADER_BYTES, Header, IMMEDIATE, NO_TAG, opcode};
 use crate::iscsi::session::config::SessionKind;
 use crate::iscsi::stream::{Event, StreamFault};
 use crate::iscsi::tasks::{Outgoing, Sending, Source};
@@ -124,10 +124,17 @@ impl Path {
         payload: &mut dyn Payload,
     ) -> usize {
         let mut room = buffer;
-        let mut written = 0;
+        let mut written = 0usize;
         while self.is_connected() && !room.is_empty() {
             if self.sending.is_none() {
                 self.fill_output(shared, carries);
+                match self.bare_pdu(core::mem::take(&mut room)) {
+                    Ok(rest) => {
+                        (room, written) = (rest, written.saturating_add(HEADER_BYTES));
+                        continue;
+                    }
+                    Err(same) => room = same,
+                }
                 self.sending = self.next_pdu();
             }
             let Some(sending) = &mut self.sending else { break };
@@ -138,6 +145,22 @@ impl Path {
             }
         }
         written
+    }
+
+    /// Writes the next PDU at once if it is a header and no more, as commands that
+    /// read are; returns the room behind it.
+    fn bare_pdu<'a>(&mut self, room: &'a mut [u8]) -> Result<&'a mut [u8], &'a mut [u8]> {
+        let digest = self.state != State::Login && self.negotiated.header_digest == Digest::Crc32c;
+        let bare = matches!(self.output.front(), Some(Outgoing::Pdu(_, source)) if source.length() == 0);
+        if digest || !bare || room.len() < HEADER_BYTES {
+            return Err(room);
+        }
+        let Some((place, rest)) = room.split_first_chunk_mut() else { return Err(&mut []) };
+        if let Some(Outgoing::Pdu(mut header, _)) = self.output.pop_front() {
+            header.set_u32(28, self.status_number);
+            *place = header.0;
+        }
+        Ok(rest)
     }
 
     fn next_pdu(&mut self) -> Option<Sending> {

@@ -13,7 +13,7 @@ use crate::iscsi::login::Step;
 use crate::iscsi::negotiated::Digest;
 use crate::iscsi::pdu::{FLAG_CONTINUE, FLAG_FINAL, Header, IMMEDIATE, NO_TAG, opcode, serial_after};
 use crate::iscsi::scsi::Sense;
-use crate::iscsi::tasks::{Outgoing, Probe, Sequence, Source, TaskKind};
+use crate::iscsi::tasks::{Outgoing, Probe, Sequence, Source, TaskKind, find};
 use crate::iscsi::text;
 use crate::limits::{ISCSI_DISCOVERED_MAX, ISCSI_OUTPUT_PDUS_MAX, ISCSI_RECEIVE_SEGMENT_MAX, ISCSI_TEXT_MAX};
 
@@ -40,7 +40,7 @@ impl Path {
         let (number, offset) = (header.u32(36), header.u32(40));
         let length = u32::try_from(header.data_length()).unwrap_or(u32::MAX);
         let tag = header.task_tag();
-        let Some(task) = self.tasks.iter_mut().find(|task| task.tag == tag) else {
+        let Some(task) = find(&self.tasks, tag).and_then(|index| self.tasks.get_mut(index)) else {
             self.fail(shared, "data for no command of ours");
             return Segment::Ignored;
         };
@@ -73,7 +73,7 @@ impl Path {
             return;
         }
         let tag = header.task_tag();
-        if let Some(task) = self.tasks.iter_mut().find(|task| task.tag == tag) {
+        if let Some(task) = find(&self.tasks, tag).and_then(|index| self.tasks.get_mut(index)) {
             task.touched_ns = shared.now_ns;
         }
         match code {
@@ -172,8 +172,7 @@ impl Path {
     }
 
     fn task(&self, header: &Header) -> Option<usize> {
-        let tag = header.task_tag();
-        self.tasks.iter().position(|task| task.tag == tag)
+        find(&self.tasks, header.task_tag())
     }
 
     /// 11.4.
@@ -184,7 +183,7 @@ impl Path {
         let (response, status) = (header.u8(2), header.u8(3));
         if response != 0 {
             // 11.4.3: the target failed before the device could; nothing was done.
-            let task = self.tasks.swap_remove(index);
+            let Some(task) = self.tasks.remove(index) else { return };
             self.forget_output(task.tag);
             self.reissue(shared, &task);
             return self.pause(shared, "the target failed internally");
@@ -286,7 +285,7 @@ impl Path {
             more.set_u32(24, self.command_number);
             return self.push(shared, more, Source::EMPTY);
         }
-        self.tasks.swap_remove(index);
+        self.tasks.remove(index);
         let list = core::mem::take(&mut self.text);
         if shared.config.kind == SessionKind::Discovery {
             shared.discovered = discovered(&list);

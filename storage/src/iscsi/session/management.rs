@@ -70,8 +70,11 @@ impl Path {
             Some(management) if shared.now_ns.saturating_sub(management.sent_ns) >= ANSWER_NS_MAX => {
                 self.escalate(shared, management);
             }
-            None => {
+            None if shared.now_ns >= self.watch_ns => {
                 let stuck = |task: &&Task| shared.now_ns.saturating_sub(task.touched_ns) >= PROGRESS_NS_MAX;
+                // What is sent from now on is not stuck before this.
+                let oldest = self.tasks.iter().map(|task| task.touched_ns).min().unwrap_or(shared.now_ns);
+                self.watch_ns = oldest.saturating_add(PROGRESS_NS_MAX);
                 if let Some(tag) = self.tasks.iter().find(stuck).map(|task| task.tag) {
                     self.last_error = Some("a command was not answered and is aborted");
                     shared.last_error = self.last_error;
@@ -84,8 +87,7 @@ impl Path {
 
     pub(super) fn watch_deadline(&self) -> Option<u64> {
         let answer = self.management.map(|it| it.sent_ns.saturating_add(ANSWER_NS_MAX));
-        let oldest = self.tasks.iter().map(|task| task.touched_ns).min();
-        answer.or(oldest.map(|touched_ns| touched_ns.saturating_add(PROGRESS_NS_MAX)))
+        answer.or((!self.tasks.is_empty()).then_some(self.watch_ns))
     }
 
     /// The next harder measure.
@@ -132,7 +134,7 @@ impl Path {
                 index += 1;
                 continue;
             }
-            let task = self.tasks.swap_remove(index);
+            let Some(task) = self.tasks.remove(index) else { return };
             self.forget_output(task.tag);
             if !planted(Bug::ReissueForgotten) || !matches!(task.kind, TaskKind::Fragment(_)) {
                 self.reissue(shared, &task);

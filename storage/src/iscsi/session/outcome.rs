@@ -18,13 +18,13 @@ impl Path {
         status: u8,
         sense: Option<Sense>,
     ) {
-        let task = self.tasks.swap_remove(index);
+        let Some(task) = self.tasks.remove(index) else { return };
         let sample = shared.now_ns.saturating_sub(task.started_ns).max(1);
         self.srtt_ns =
             Some(self.srtt_ns.map_or(sample, |it| it.saturating_mul(7).saturating_add(sample) / 8));
         self.latency.record(sample);
         let verdict = scsi::judge(status, sense);
-        let unsent = self.forget_output(task.tag);
+        let unsent = task.outward && self.forget_output(task.tag);
         let good = verdict == Verdict::Good && !planted(Bug::ShortAnswer);
         if task.outward && good && (unsent || task.moved < task.length) {
             self.reissue(shared, &task);

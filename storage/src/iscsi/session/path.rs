@@ -79,7 +79,10 @@ pub(super) struct Path {
     pub(super) probing: bool,
     pub(super) pages: Vec<u8>,
     pub(super) give_up_key: Option<u64>,
-    pub(super) tasks: Vec<Task>,
+    /// In the order of their tags.
+    pub(super) tasks: VecDeque<Task>,
+    /// No command is stuck before then.
+    pub(super) watch_ns: u64,
     pub(super) management: Option<Management>,
     /// It has just reset the unit: commands of other paths are gone.
     pub(super) has_reset_unit: bool,
@@ -136,7 +139,8 @@ impl Path {
             probing: false,
             pages: Vec::new(),
             give_up_key: None,
-            tasks: Vec::new(),
+            tasks: VecDeque::new(),
+            watch_ns: 0,
             management: None,
             has_reset_unit: false,
             redirect: None,
@@ -353,7 +357,8 @@ impl Path {
         loop {
             self.next_tag = self.next_tag.wrapping_add(1);
             let tag = self.next_tag;
-            if tag != NO_TAG && !self.tasks.iter().any(|task| task.tag == tag) {
+            // They follow each other: the first that could come again is the oldest one's.
+            if tag != NO_TAG && self.tasks.front().is_none_or(|task| task.tag != tag) {
                 return tag;
             }
         }
