@@ -8,11 +8,13 @@
 //! * [`tiny`]: a kernel of a few bytes;
 //! * [`load`]: the load generator, its initramfs, and how it is commanded;
 //! * [`linux`]: a plain Linux node in the same machine, for comparison;
+//! * [`initiators`]: what they cost and reach without a node;
 //! * [`disks`], [`streams`]: what guests get from network disks and TCP.
 
 pub mod disks;
 pub mod figure;
 pub mod hand_off;
+pub mod initiators;
 pub mod linux;
 pub mod load;
 pub mod machine_monitor;

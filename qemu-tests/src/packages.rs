@@ -1,6 +1,6 @@
 //! The Debian packages all this needs; what is missing is installed, saying so.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use std::path::Path;
 use std::process::Command;
 
@@ -24,6 +24,13 @@ const NEEDED: &[(&str, &str)] = &[
     ("/usr/lib/x86_64-linux-gnu/libc.a", "libc6-dev"),
 ];
 
+/// What measuring needs beside that.
+const NEEDED_TO_MEASURE: &[(&str, &str)] = &[
+    ("valgrind", "valgrind"),
+    ("/usr/include/iscsi/iscsi.h", "libiscsi-dev"),
+    ("iscsi-perf", "libiscsi-bin"),
+];
+
 fn is_there(what: &str) -> bool {
     if what.starts_with('/') {
         return Path::new(what).exists();
@@ -44,8 +51,21 @@ pub fn is_root() -> bool {
 /// # Errors
 /// When apt cannot be run or fails.
 pub fn ensure_installed() -> Result<()> {
+    ensure(NEEDED)
+}
+
+/// The same for measuring.
+///
+/// # Errors
+/// When apt cannot be run or fails.
+pub fn ensure_installed_to_measure() -> Result<()> {
+    ensure_installed()?;
+    ensure(NEEDED_TO_MEASURE)
+}
+
+fn ensure(needed: &[(&str, &str)]) -> Result<()> {
     let mut missing: Vec<&str> =
-        NEEDED.iter().filter(|(file, _)| !is_there(file)).map(|(_, name)| *name).collect();
+        needed.iter().filter(|(file, _)| !is_there(file)).map(|(_, name)| *name).collect();
     missing.dedup();
     if missing.is_empty() {
         return Ok(());
@@ -79,7 +99,7 @@ fn apt(arguments: &[&str]) -> Result<()> {
         .stdin(std::process::Stdio::null())
         .output()
         .context("cannot run apt-get (this needs Debian, and root or sudo)")?;
-    ensure!(
+    anyhow::ensure!(
         output.status.success(),
         "apt-get {} failed:\n{}{}",
         arguments.join(" "),

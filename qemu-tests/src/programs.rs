@@ -24,6 +24,19 @@ pub fn cargo(arguments: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Builds the CLI as it is delivered and returns where it is.
+///
+/// # Errors
+/// When the build fails.
+pub fn release_cli() -> Result<PathBuf> {
+    cargo(&["build", "--quiet", "--release", "--package", "redoubt"])?;
+    let directory = std::env::current_exe()?;
+    let directory = directory.parent().and_then(Path::parent).context("no build directory")?;
+    let path = directory.join("release/redoubt");
+    ensure!(path.exists(), "{} was not built", path.display());
+    Ok(path)
+}
+
 /// Builds the CLI and returns where it is.
 ///
 /// # Errors

@@ -107,6 +107,7 @@ pub struct Initiator {
     memory: Memory,
     buffer: Vec<u8>,
     started: Instant,
+    now_ns: u64,
 }
 
 /// Octets given to or taken from a socket at once.
@@ -175,13 +176,14 @@ impl Initiator {
             memory: Memory::default(),
             buffer: vec![0; BUFFER_BYTES],
             started: Instant::now(),
+            now_ns: 0,
         })
     }
 
-    /// Nanoseconds since it was opened.
+    /// Nanoseconds from its opening to the end of the last turn's waiting.
     #[must_use]
-    pub fn now_ns(&self) -> u64 {
-        nanoseconds(self.started.elapsed())
+    pub const fn now_ns(&self) -> u64 {
+        self.now_ns
     }
 
     /// How the volume is.
@@ -236,9 +238,8 @@ impl Initiator {
         sectors: u32,
     ) -> Result<(), Failure> {
         let id = RequestId(u64::try_from(number).unwrap_or(u64::MAX));
-        let now_ns = self.now_ns();
         let request = Request { id, operation, lba: Lba(lba), sectors };
-        self.volume.submit(request, now_ns).map_err(|error| {
+        self.volume.submit(request, self.now_ns).map_err(|error| {
             Failure::new(Code::Usage, self.name.clone(), format!("{operation:?} refused: {error:?}"), "")
         })
     }
@@ -256,22 +257,28 @@ impl Initiator {
     }
 
     /// Sends what is due, waits for something to come for at most `limit`, takes it.
+    /// The turn begins at the time when the one before ended.
     ///
     /// # Errors
     /// When the wire cannot be used at all.
     pub fn turn(&mut self, limit: Duration) -> Result<(), Failure> {
-        let now_ns = self.now_ns();
+        let time = (self.started, self.now_ns);
         let outcome = match (&mut self.wire, &mut self.volume) {
             (Wire::Ethernet(stations), Volume::Aoe(target)) => {
-                ethernet::turn(stations, target, &mut self.memory, &mut self.buffer, self.started, limit)
+                ethernet::turn(stations, target, &mut self.memory, &mut self.buffer, time, limit)
             }
             (Wire::Tcp(links), Volume::Iscsi(session)) => {
-                tcp::turn(links, session, &mut self.memory, &mut self.buffer, self.started, limit)
+                tcp::turn(links, session, &mut self.memory, &mut self.buffer, time, limit)
             }
-            _ => Ok(()),
+            _ => Ok(self.now_ns),
         };
-        self.volume.poll(now_ns);
-        outcome.map_err(|error| Failure::new(Code::Storage, self.name.clone(), error.to_string(), ""))
+        match outcome {
+            Ok(now_ns) => {
+                self.now_ns = now_ns;
+                Ok(())
+            }
+            Err(error) => Err(Failure::new(Code::Storage, self.name.clone(), error.to_string(), "")),
+        }
     }
 
     /// Waits until the volume serves; returns its sectors.

@@ -11,7 +11,7 @@ use qemu_tests::measure::figure::{Table, as_f64, number};
 use qemu_tests::measure::hand_off::HandOff;
 use qemu_tests::measure::linux::LinuxNode;
 use qemu_tests::measure::load::{PORT, Switchboard, Worker};
-use qemu_tests::measure::{disks, linux, load, memory, start, streams};
+use qemu_tests::measure::{disks, initiators, linux, load, memory, start, streams};
 use qemu_tests::test_guest::{Description, TestGuest};
 use qemu_tests::world::{Built, World, build, target_name};
 use qemu_tests::{lab, packages, programs, test_guest};
@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 #[command(name = "cargo measure")]
 struct Arguments {
     /// Only the parts whose name contains this: size, hand-off, memory, start,
-    /// disks, streams.
+    /// disks, streams, initiators.
     #[arg(long)]
     only: Option<String>,
 }
@@ -48,12 +48,16 @@ struct Prepared {
     built: Built,
     guest: TestGuest,
     linux: TestGuest,
+    initiators: initiators::Programs,
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let wanted = |part: &str| arguments.only.as_deref().is_none_or(|only| part.contains(only));
-    packages::ensure_installed()?;
+    packages::ensure_installed_to_measure()?;
+    if arguments.only.as_deref() == Some("initiators") {
+        return only_initiators();
+    }
     let prepared = prepare()?;
     lab::enter()?;
     let began = Instant::now();
@@ -79,10 +83,26 @@ fn main() -> Result<()> {
     if ["memory", "start", "disks", "streams"].into_iter().any(wanted) {
         note(measure_node(&prepared, &programs::target().join("measure"), wanted, &mut table));
     }
+    if wanted("initiators") {
+        let directory = programs::target().join("measure-initiators");
+        note(initiators::measure(&mut table, &prepared.initiators, &directory));
+    }
     // What could be measured is shown whatever else went wrong.
     table.write(&programs::target().join("measure.json"))?;
     println!("took {:.0} s", began.elapsed().as_secs_f64());
     ensure!(failures.is_empty(), "not everything could be measured: {}", failures.join("; "));
+    table.check()
+}
+
+/// The initiators alone: that needs no node.
+fn only_initiators() -> Result<()> {
+    let made = initiators::prepare(&programs::target())?;
+    lab::enter()?;
+    let mut table = Table::default();
+    Table::head();
+    let outcome = initiators::measure(&mut table, &made, &programs::target().join("measure-initiators"));
+    table.write(&programs::target().join("measure.json"))?;
+    outcome?;
     table.check()
 }
 
@@ -96,7 +116,8 @@ fn prepare() -> Result<Prepared> {
     let program = load::build(&target)?;
     let guest = load::guest(&target, &program)?;
     let linux = linux::compose_node(&target, &program)?;
-    Ok(Prepared { built, guest, linux })
+    let initiators = initiators::prepare(&target)?;
+    Ok(Prepared { built, guest, linux, initiators })
 }
 
 /// Everything that needs a node in a lab.

@@ -219,6 +219,12 @@ impl Run {
 /// Runs all of the guest's work, or two minutes.
 #[must_use]
 pub fn run(macs: &[MacAddress], mischief: Mischief) -> Run {
+    run_volume(macs, mischief).0
+}
+
+/// The same; the volume is kept as it is then.
+#[must_use]
+pub fn run_volume(macs: &[MacAddress], mischief: Mischief) -> (Run, Volume) {
     let mut volume = Volume::Aoe(Target::new(TargetConfig {
         target: NAME,
         sources: vec![NODE],
@@ -268,5 +274,5 @@ pub fn run(macs: &[MacAddress], mischief: Mischief) -> Run {
         volume.poll(now_ns);
     }
     run.status = volume.status();
-    run
+    (run, volume)
 }

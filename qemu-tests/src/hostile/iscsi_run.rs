@@ -69,6 +69,12 @@ fn session(manner: &Manner) -> Session {
 /// Runs all of the guest's work, or two minutes.
 #[must_use]
 pub fn run(manner: Manner, mischief: Mischief) -> Run {
+    run_volume(manner, mischief).0
+}
+
+/// The same; the volume is kept as it is then.
+#[must_use]
+pub fn run_volume(manner: Manner, mischief: Mischief) -> (Run, Volume) {
     let mut target = Target::new(manner, mischief);
     let mut volume = Volume::Iscsi(session(&manner));
     let (mut work, mut portals, mut errors) = (Work::new(), Vec::new(), Vec::new());
@@ -111,7 +117,8 @@ pub fn run(manner: Manner, mischief: Mischief) -> Run {
         volume.poll(now_ns);
     }
     let status = volume.status();
-    Run { target, status, work, finished_ns, portals, errors }
+    let run = Run { target, status, work, finished_ns, portals, errors };
+    (run, volume)
 }
 
 impl Run {

@@ -103,15 +103,15 @@ impl Station {
     }
 }
 
+/// One turn, from the time `now_ns` on; returns the time when the waiting ended.
 pub(super) fn turn(
     stations: &[Station],
     target: &mut Target,
     memory: &mut Memory,
     buffer: &mut [u8],
-    started: Instant,
+    (started, now_ns): (Instant, u64),
     limit: Duration,
-) -> io::Result<()> {
-    let now_ns = nanoseconds(started.elapsed());
+) -> io::Result<u64> {
     while let Some(length) = target.transmit(buffer, now_ns, memory) {
         let frame = buffer.get(..length).unwrap_or_default();
         let source = frame.get(6..12);
@@ -135,5 +135,5 @@ pub(super) fn turn(
             target.receive(buffer.get(..length).unwrap_or_default(), now_ns, memory);
         }
     }
-    Ok(())
+    Ok(now_ns)
 }

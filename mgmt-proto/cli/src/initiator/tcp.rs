@@ -1,6 +1,6 @@
 //! The connections of an iSCSI session.
 
-use super::{Memory, nanoseconds, pause};
+use super::{BUFFER_BYTES, Memory, nanoseconds, pause};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use std::io::{self, ErrorKind, Read, Write};
@@ -101,9 +101,14 @@ impl Link {
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
                 Err(error) => return Err(error),
             };
-            rest.clear();
-            rest.extend_from_slice(made.get(taken..).unwrap_or_default());
-            *at = 0;
+            if taken < made.len() {
+                rest.clear();
+                rest.extend_from_slice(made.get(taken..).unwrap_or_default());
+                *at = 0;
+            } else if made.len() < BUFFER_BYTES {
+                // It had room for more, if there were any.
+                return Ok(());
+            }
         }
     }
 
@@ -139,14 +144,25 @@ impl Link {
     }
 }
 
-/// Which links have anything to take.
-fn wait(links: &[Link], pause: &rustix::event::Timespec) -> io::Result<Vec<usize>> {
+/// Waits; which links have anything to take, a bit for each.
+fn wait(links: &[Link], pause: &rustix::event::Timespec) -> io::Result<u32> {
+    let came = PollFlags::IN | PollFlags::HUP | PollFlags::ERR;
+    let out = |link: &Link| if link.has_rest() { PollFlags::OUT } else { PollFlags::empty() };
+    // Mostly there is one.
+    if let [link @ Link::Open { stream, .. }] = links {
+        let mut wanted = [PollFd::new(stream, PollFlags::IN | out(link))];
+        return match poll(&mut wanted, Some(pause)) {
+            Ok(_) | Err(Errno::INTR) => {
+                Ok(u32::from(wanted.first().is_some_and(|it| it.revents().intersects(came))))
+            }
+            Err(error) => Err(error.into()),
+        };
+    }
     let mut numbers = Vec::new();
     let mut wanted = Vec::new();
     for (number, link) in links.iter().enumerate() {
         if let Link::Open { stream, .. } = link {
-            let out = if link.has_rest() { PollFlags::OUT } else { PollFlags::empty() };
-            wanted.push(PollFd::new(stream, PollFlags::IN | out));
+            wanted.push(PollFd::new(stream, PollFlags::IN | out(link)));
             numbers.push(number);
         }
     }
@@ -154,20 +170,19 @@ fn wait(links: &[Link], pause: &rustix::event::Timespec) -> io::Result<Vec<usize
         Ok(_) | Err(Errno::INTR) => {}
         Err(error) => return Err(error.into()),
     }
-    let came = PollFlags::IN | PollFlags::HUP | PollFlags::ERR;
     let ready = numbers.into_iter().zip(&wanted).filter(|(_, it)| it.revents().intersects(came));
-    Ok(ready.map(|(number, _)| number).collect())
+    Ok(ready.fold(0, |bits, (number, _)| bits | 1 << number))
 }
 
+/// One turn, from the time `now_ns` on; returns the time when the waiting ended.
 pub(super) fn turn(
     links: &mut [Link],
     session: &mut Session,
     memory: &mut Memory,
     buffer: &mut [u8],
-    started: Instant,
+    (started, now_ns): (Instant, u64),
     limit: Duration,
-) -> io::Result<()> {
-    let mut now_ns = nanoseconds(started.elapsed());
+) -> io::Result<u64> {
     for (path, link) in links.iter_mut().enumerate() {
         link.follow(session, path, now_ns);
         if link.send(session, path, now_ns, memory, buffer).is_err() {
@@ -178,14 +193,12 @@ pub(super) fn turn(
     let connecting = links.iter().any(|link| matches!(link, Link::Connecting(_)));
     let limit = if connecting { limit.min(CONNECTING) } else { limit };
     let ready = wait(links, &pause(session.next_deadline(), now_ns, limit))?;
-    now_ns = nanoseconds(started.elapsed());
-    for path in ready {
-        if let Some(link) = links.get_mut(path)
-            && link.receive(session, path, now_ns, memory, buffer).is_err()
-        {
+    let now_ns = nanoseconds(started.elapsed());
+    for (path, link) in links.iter_mut().enumerate() {
+        if ready & 1 << path != 0 && link.receive(session, path, now_ns, memory, buffer).is_err() {
             *link = Link::None;
             session.on_disconnected(path, now_ns);
         }
     }
-    Ok(())
+    Ok(now_ns)
 }
