@@ -150,6 +150,70 @@ fn a_volume_with_two_portals_goes_on_without_one() {
 }
 
 #[test]
+fn an_aoe_volume_with_two_stations_goes_on_without_one() {
+    let (mut world, session, machine) = world(74);
+    // A third one, which is not believed.
+    let station = |last: u8| AoeTarget { mac: [2, 0xa0, 0, 0, 0, last], ..AoeTarget::new(7, 3, 64) };
+    world.aoe = (1..=3).map(station).collect();
+    let settings = [1, 2].map(|last| DiskSetting::Station([2, 0xa0, 0, 0, 0, last]));
+    let domain = create(&mut world, session, &machine, &[(AOE, settings.to_vec())]);
+    let mut disk = world.bring_up(domain, 0);
+    world.run(2 * SECOND);
+    let path = |path, enabled| Request::StoragePath { volume: AOE.to_string(), path, enabled };
+    let read = |world: &mut World, disk: &mut Device| {
+        let before: Vec<usize> = world.aoe.iter().map(|target| target.commands).collect();
+        for sector in 0..20 {
+            world.disk_read(disk, sector, 2);
+        }
+        world.aoe.iter().zip(before).map(|(target, before)| target.commands > before).collect::<Vec<_>>()
+    };
+    assert_eq!(read(&mut world, &mut disk), [true, true, false]);
+    world.done(session, &path(0, false));
+    assert_eq!(world.refused(session, &path(1, false)).code, Code::Conflict);
+    world.run(2 * SECOND);
+    assert_eq!(read(&mut world, &mut disk), [false, true, false]);
+    let facts = &show(&mut world, session, None)[0];
+    assert_eq!((facts.condition, facts.paths[0].condition), (Condition::Ready, PathCondition::Disabled));
+    world.done(session, &path(0, true));
+    world.done(session, &path(1, false));
+    world.run(2 * SECOND);
+    assert_eq!(read(&mut world, &mut disk), [true, false, false]);
+    world.done(session, &path(1, true));
+    world.run(2 * SECOND);
+    assert_eq!(read(&mut world, &mut disk), [true, true, false]);
+}
+
+#[test]
+fn a_guest_that_ends_amid_its_writes_gives_its_volumes_up() {
+    let (mut world, session, machine) = world(75);
+    target(&mut world).reservations = true;
+    let disks = [(ISCSI, vec![DiskSetting::Reserve]), (AOE, vec![DiskSetting::Reserve])];
+    let domain = create(&mut world, session, &machine, &disks);
+    let mut devices = [0, 1].map(|device| world.bring_up(domain, device));
+    target(&mut world).silent = true;
+    world.aoe[0].up = false;
+    for disk in &mut devices {
+        world.submit(disk, 1, 0, &[9; 512]);
+    }
+    world.run(50 * MS);
+    world.done(session, &Request::Destroy { name: "web".to_string() });
+    target(&mut world).silent = false;
+    world.aoe[0].up = true;
+    world.run(10 * SECOND);
+    assert_eq!(target(&mut world).holder, None);
+    assert!(world.aoe[0].holders.is_empty());
+    // A target that says nothing is left after a while, and nothing spins.
+    create(&mut world, session, &machine, &disks);
+    target(&mut world).silent = true;
+    world.aoe[0].up = false;
+    world.done(session, &Request::Destroy { name: "web".to_string() });
+    world.run(6 * SECOND);
+    let before = world.turns;
+    world.run(30 * SECOND);
+    assert!(world.turns - before < 50, "{} turns with nothing to do", world.turns - before);
+}
+
+#[test]
 fn what_is_told_of_a_stall() {
     let (mut world, session, machine) = world(63);
     let settings =

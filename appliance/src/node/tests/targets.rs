@@ -25,6 +25,8 @@ pub(super) struct AoeTarget {
     pub(super) queries_only: bool,
     /// Stations that hold it.
     pub(super) holders: Vec<[u8; 6]>,
+    /// Commands for its disk.
+    pub(super) commands: usize,
 }
 
 impl AoeTarget {
@@ -38,6 +40,7 @@ impl AoeTarget {
             up: true,
             queries_only: false,
             holders: Vec::new(),
+            commands: 0,
         }
     }
 
@@ -58,6 +61,7 @@ impl AoeTarget {
             }
             Body::Ata(_) if self.queries_only => return None,
             Body::Ata(request) => {
+                self.commands += 1;
                 let from = to_usize(request.lba) * 512;
                 let to = from + usize::from(request.sectors) * 512;
                 let data: &[u8] = match request.command {

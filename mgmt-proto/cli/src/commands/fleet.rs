@@ -1,6 +1,6 @@
 //! One verb on several nodes, and `redoubt fleet`.
 
-use crate::arguments::{Arguments, Command, FormName, Global, Node, Run};
+use crate::arguments::{Arguments, Command, FormName, Global, Node, Run, Storage};
 use crate::commands::{self, node};
 use crate::scope::{Scope, print_answer, targets};
 use clap::Parser;
@@ -19,13 +19,15 @@ use std::io::IsTerminal;
 /// Nodes at a time unless told otherwise.
 const MAX_PARALLEL: usize = 8;
 
-/// Verbs that end guests or nodes.
+/// Verbs that end guests or nodes, or take disks away from them.
 fn is_destructive(command: &Command) -> bool {
     matches!(
         command,
         Command::Destroy { .. }
             | Command::Shutdown { .. }
             | Command::Reboot { .. }
+            | Command::BlockDetach { .. }
+            | Command::Storage(Storage::Reserve { force: true, .. } | Storage::Release { force: true, .. })
             | Command::InjectFault { .. }
             | Command::Node(Node::Reboot | Node::Poweroff)
     )
