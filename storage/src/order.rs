@@ -164,7 +164,8 @@ impl Order {
     /// Removes a finished request; also tells when it was submitted.
     pub(crate) fn finish(&mut self, number: u64) -> Option<(Request, u64)> {
         let index = self.find(number)?;
-        let done = self.entries.remove(index)?;
+        // Mostly it is the oldest, which costs least to take out.
+        let done = if index == 0 { self.entries.pop_front() } else { self.entries.remove(index) }?;
         if index < self.first {
             self.first = self.first.saturating_sub(1);
         }

@@ -230,7 +230,7 @@ impl Requests {
         if index < self.work_from {
             self.work_from = self.work_from.saturating_sub(1);
         }
-        self.groups.remove(index)
+        if index == 0 { self.groups.pop_front() } else { self.groups.remove(index) }
     }
 
     fn cut(&mut self, index: usize, shape: &Shape) -> Option<Fragment> {

@@ -18,7 +18,8 @@ impl Path {
         status: u8,
         sense: Option<Sense>,
     ) {
-        let Some(task) = self.tasks.remove(index) else { return };
+        let task = if index == 0 { self.tasks.pop_front() } else { self.tasks.remove(index) };
+        let Some(task) = task else { return };
         let sample = shared.now_ns.saturating_sub(task.started_ns).max(1);
         self.srtt_ns =
             Some(self.srtt_ns.map_or(sample, |it| it.saturating_mul(7).saturating_add(sample) / 8));
