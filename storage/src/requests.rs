@@ -217,8 +217,11 @@ impl Requests {
         loop {
             let from = self.work_from.min(self.groups.len());
             if let Some(index) = self.groups.range(from..).position(Group::has_work) {
-                self.work_from = from.saturating_add(index);
-                return self.cut(self.work_from, shape);
+                let index = from.saturating_add(index);
+                let fragment = self.cut(index, shape);
+                let more = self.groups.get(index).is_some_and(Group::has_work);
+                self.work_from = index.saturating_add(usize::from(!more));
+                return fragment;
             }
             self.work_from = self.groups.len();
             self.start(shape)?;
