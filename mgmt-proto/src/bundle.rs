@@ -232,16 +232,20 @@ pub fn split(signed: &[u8]) -> Result<(&[u8], Vec<Signed>), Refused> {
     Ok((bundle, signatures))
 }
 
+/// Whether a root has signed.
+#[must_use]
+pub fn has_signed(root: &[u8; 32], bundle: &[u8], signatures: &[Signed]) -> bool {
+    let message = message(bundle);
+    signatures.iter().filter(|(key, _)| key == root).any(|(key, signature)| {
+        verifying(key)
+            .is_some_and(|key| key.verify_strict(&message, &Signature::from_bytes(signature)).is_ok())
+    })
+}
+
 /// How many of `roots` have signed.
 fn signers(roots: &[[u8; 32]], bundle: &[u8], signatures: &[Signed]) -> u8 {
-    let message = message(bundle);
-    let has_signed = |root: &&[u8; 32]| {
-        signatures.iter().filter(|(key, _)| key == *root).any(|(key, signature)| {
-            verifying(key)
-                .is_some_and(|key| key.verify_strict(&message, &Signature::from_bytes(signature)).is_ok())
-        })
-    };
-    u8::try_from(roots.iter().filter(has_signed).count()).unwrap_or(u8::MAX)
+    let signers = roots.iter().filter(|root| has_signed(root, bundle, signatures));
+    u8::try_from(signers.count()).unwrap_or(u8::MAX)
 }
 
 impl Bundle {
@@ -252,7 +256,11 @@ impl Bundle {
         postcard::to_allocvec(self).ok().filter(|bytes| bytes.len() <= room && self.is_sound())
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, Refused> {
+    /// Reads a bundle, whoever signed it.
+    ///
+    /// # Errors
+    /// [`Refused::Version`], [`Refused::Encoding`] or [`Refused::Unsound`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, Refused> {
         let (bundle, rest) = postcard::take_from_bytes::<Self>(bytes).map_err(|_| Refused::Encoding)?;
         if bundle.version != VERSION {
             return Err(Refused::Version);

@@ -52,6 +52,7 @@ pub mod settings;
 pub mod support;
 pub mod table;
 pub mod top;
+pub mod trust_file;
 pub mod vm_file;
 pub mod volumes;
 

@@ -7,7 +7,7 @@ mod arguments;
 mod commands;
 mod scope;
 
-use arguments::{Arguments, Audit, Command, Fleet, Node, Storage};
+use arguments::{Arguments, Audit, Bundle, Command, Fleet, Key, Node, Storage};
 use clap::Parser;
 use commands::{audit, console, create, exporter, fleet, generate, key, node, support, top, volume};
 use mgmt_proto::code::Failure;
@@ -36,6 +36,9 @@ fn say_error(text: &str) {
 fn run(arguments: &Arguments) -> Result<(), Failure> {
     let global = &arguments.global;
     match &arguments.command {
+        Command::Key(Key::Bundle(
+            Bundle::Show { file: None } | Bundle::Fetch { .. } | Bundle::Push { .. },
+        )) => on_nodes(arguments, &arguments.command),
         Command::Key(verb) => print_answer(global, key::run(global, verb)?),
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { directory } => print_answer(global, generate::man(directory)?),

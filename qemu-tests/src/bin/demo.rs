@@ -23,7 +23,7 @@ const NODE_MEMORY_MIB: u32 = 1536;
 /// How long the node may take to answer.
 const NODE_LIMIT: Duration = Duration::from_secs(90);
 /// How long a guest may take to serve its page.
-const GUEST_LIMIT: Duration = Duration::from_secs(240);
+const GUEST_LIMIT: Duration = Duration::from_secs(600);
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
@@ -62,8 +62,12 @@ fn main() -> Result<()> {
     let mut served = Vec::new();
     for guest in &guests {
         let (address, _) = guest_address(guest.number);
-        let page = http::wait(&address, "/", GUEST_LIMIT)
-            .with_context(|| format!("{} serves no page at {address}", guest.name))?;
+        let page = http::wait(&address, "/", GUEST_LIMIT).with_context(|| {
+            let console = world.operator.run(&["console", guest.name, "--once"]).unwrap_or_default();
+            let last: Vec<&str> = console.lines().rev().take(10).collect();
+            let last: Vec<&str> = last.into_iter().rev().collect();
+            format!("{} serves no page at {address}; its console:\n{}", guest.name, last.join("\n"))
+        })?;
         let page = String::from_utf8_lossy(&page).into_owned();
         ensure!(page.contains(guest.name), "{} serves another page: {page}", guest.name);
         served.push(Instant::now());

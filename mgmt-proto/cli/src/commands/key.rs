@@ -1,5 +1,6 @@
 //! `redoubt key`.
 
+use super::bundle;
 use crate::arguments::{Global, Key};
 use keys::{Existing, KeyError, PublicKey};
 use mgmt_proto::code::Failure;
@@ -46,6 +47,10 @@ pub(crate) fn run(global: &Global, verb: &Key) -> Result<Answer, Failure> {
         Key::Init { dir } => init(&dir.clone().unwrap_or_else(settings::directory)),
         Key::List => list(),
         Key::Show => show(global),
+        Key::Add(options) => bundle::add(options),
+        Key::Rotate { file, who, key, overlap_days } => bundle::rotate(file, who, key, *overlap_days),
+        Key::Revoke { file, who } => bundle::revoke(file, who),
+        Key::Bundle(verb) => bundle::offline(global, verb),
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod audit;
 pub(crate) mod block;
+pub(crate) mod bundle;
 pub(crate) mod console;
 pub(crate) mod create;
 pub(crate) mod exporter;
@@ -16,7 +17,7 @@ pub(crate) mod support;
 pub(crate) mod top;
 pub(crate) mod volume;
 
-use crate::arguments::{Command, Node, Storage};
+use crate::arguments::{Bundle, Command, Key, Node, Storage};
 use crate::scope::Scope;
 use guest::Act;
 use mgmt_proto::code::Failure;
@@ -30,6 +31,7 @@ pub(crate) fn is_for_many(command: &Command) -> bool {
         Command::Create { console, .. } => !console,
         Command::Console(options) => options.once,
         Command::Storage(Storage::Bench(_) | Storage::Read(_) | Storage::Write(_)) => false,
+        Command::Key(Key::Bundle(verb)) => matches!(verb, Bundle::Show { .. } | Bundle::Push { .. }),
         Command::Node(_)
         | Command::Storage(_)
         | Command::Audit(_)
@@ -61,6 +63,7 @@ pub(crate) fn is_for_many(command: &Command) -> bool {
 pub(crate) fn perform(scope: &Scope<'_>, command: &Command) -> Result<Answer, Failure> {
     match command {
         Command::Node(verb) => node::run(scope, verb),
+        Command::Key(Key::Bundle(verb)) => bundle::on_node(scope, verb),
         Command::Storage(verb) => storage::run(scope, verb),
         Command::Audit(verb) => audit::run(scope, verb),
         Command::Check { file, overrides } => create::check(scope, file, overrides),

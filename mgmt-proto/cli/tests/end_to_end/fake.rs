@@ -36,6 +36,8 @@ pub(crate) struct World {
     pub(crate) settings: GuestSettings,
     /// Everything asked about volumes and disks.
     pub(crate) asked: Vec<Request>,
+    /// Whom it listens to, if it was told.
+    pub(crate) trust: Option<Trust>,
     /// Disks that were attached.
     pub(crate) blocks: Vec<BlockFacts>,
     upload: Option<([u8; 32], u64, Vec<u8>)>,
@@ -97,6 +99,7 @@ impl World {
     fn execute(&mut self, request: Request) -> Outcome {
         match request {
             Request::NodeInfo => Ok(Reply::Node(self.facts())),
+            Request::TrustShow | Request::TrustUpdate { .. } => self.execute_on_trust(request),
             Request::AuditRead { from } => {
                 let rest = self.log.iter().filter(|entry| entry.sequence >= from);
                 let entries = rest.take(AUDIT_ENTRIES).cloned().collect();
@@ -162,6 +165,16 @@ impl World {
             }
             other => self.execute_on_guest(other),
         }
+    }
+
+    fn execute_on_trust(&mut self, request: Request) -> Outcome {
+        let trust = self.trust.as_mut().unwrap();
+        if let Request::TrustUpdate { signed } = request {
+            let refused = |refused| Failure::new(Code::Refused, "node", format!("{refused}"), "");
+            trust.update(&signed).map_err(refused)?;
+            return Ok(Reply::Done);
+        }
+        Ok(Reply::Trust(trust.bundle().clone()))
     }
 
     fn execute_on_guest(&mut self, request: Request) -> Outcome {

@@ -14,4 +14,6 @@ mod screen;
 #[cfg(test)]
 mod shapes;
 #[cfg(test)]
+mod trust;
+#[cfg(test)]
 mod watch;

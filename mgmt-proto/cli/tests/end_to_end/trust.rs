@@ -1,0 +1,122 @@
+//! Trust files and bundles, from the first to a rotated root.
+
+use crate::fake::{FakeNode, Workstation, as_text, operator};
+use ed25519_dalek::SigningKey;
+use keys::{Existing, PublicKey};
+use mgmt_proto::bundle::Scope;
+use mgmt_proto::trust::{Operator, Role, Trust};
+
+fn key(number: u8) -> SigningKey {
+    SigningKey::from_bytes(&[0x60 + number; 32])
+}
+
+/// Files of a key: `NAME.key` and `NAME.key.pub`.
+fn write_key(workstation: &Workstation, name: &str, number: u8) -> (String, String) {
+    let path = workstation.directory.path().join(format!("{name}.key"));
+    let public = workstation.directory.path().join(format!("{name}.key.pub"));
+    keys::secret::save(&path, &key(number), Existing::Keep).unwrap();
+    PublicKey::of(&key(number), name).save(&public, Existing::Keep).unwrap();
+    (as_text(&path).into(), as_text(&public).into())
+}
+
+/// A node whose one root is `owner`, key 1; the operator of the tests administers it.
+fn sealed() -> (FakeNode, Workstation, String) {
+    let node = FakeNode::start(&operator());
+    let admin = Operator { key: operator().verifying_key().to_bytes(), role: Role::Admin };
+    let owner = key(1).verifying_key().to_bytes();
+    node.state.lock().unwrap().trust = Some(Trust::sealed(owner, &[admin], "fake"));
+    let workstation = Workstation::new(&node);
+    let (owner, _) = write_key(&workstation, "owner", 1);
+    (node, workstation, owner)
+}
+
+#[test]
+fn an_operator_is_added_given_a_new_key_and_revoked() {
+    let (node, workstation, owner) = sealed();
+    let path = |name: &str| as_text(&workstation.directory.path().join(name)).to_string();
+    let (file, bundle) = (path("trust.toml"), path("first.bundle"));
+    let (_, carol) = write_key(&workstation, "carol", 3);
+    let (_, carol2) = write_key(&workstation, "carol2", 4);
+
+    let (out, _) = workstation.expect(0, &["key", "bundle", "show"]);
+    assert!(out.starts_with("serial 0 (sealed into the image)\n"), "{out}");
+    workstation.expect(0, &["key", "bundle", "fetch", &file]);
+    workstation.expect(4, &["key", "bundle", "fetch", &file]);
+    let until = ["--guests", "web*", "--until", "2030-01-01"];
+    workstation.expect(0, &[&["key", "add", &file, "carol", &carol], &until[..]].concat());
+    workstation.expect(4, &["key", "add", &file, "carol", &carol2]);
+    workstation.expect(2, &["key", "add", &file, "dave", &carol2, "--until", "soon"]);
+
+    workstation.expect(0, &["key", "bundle", "make", &file, &bundle]);
+    let (_, error) = workstation.expect(5, &["key", "bundle", "push", &bundle]);
+    assert!(error.contains("signed by 0 of the 1 root keys"), "{error}");
+    workstation.expect(2, &["key", "bundle", "sign", &bundle]);
+    workstation.expect(0, &["key", "bundle", "sign", "-i", &owner, &bundle]);
+    let (out, _) = workstation.expect(0, &["key", "bundle", "show", &bundle]);
+    assert!(out.contains(" has signed\n") && out.contains("carol") && out.contains("2030-01-01T00:00:00Z"));
+    let (out, _) = workstation.expect(0, &["key", "bundle", "push", "--dry-run", &bundle]);
+    assert!(out.contains("dry run"), "{out}");
+    workstation.expect(0, &["key", "bundle", "push", &bundle]);
+    {
+        let world = node.state.lock().unwrap();
+        let holds = world.trust.as_ref().unwrap().bundle();
+        assert_eq!((holds.serial, holds.grants.len()), (2, 2));
+        assert_eq!(holds.grants[1].guests, Scope::Named(vec!["web*".into()]));
+    }
+    let (_, error) = workstation.expect(5, &["key", "bundle", "push", &bundle]);
+    assert!(error.contains("not newer than serial 2"), "{error}");
+
+    let second = path("second.bundle");
+    workstation.expect(0, &["key", "rotate", &file, "carol", &carol2, "--overlap-days", "2"]);
+    workstation.expect(0, &["key", "bundle", "make", &file, &second]);
+    workstation.expect(0, &["key", "bundle", "sign", "-i", &owner, &second]);
+    workstation.expect(0, &["key", "bundle", "push", &second]);
+    let role = |number: u8| {
+        let public = key(number).verifying_key().to_bytes();
+        node.state.lock().unwrap().trust.as_ref().unwrap().role(&public)
+    };
+    assert_eq!((role(3), role(4)), (Some(Role::Operator), Some(Role::Operator)));
+
+    let third = path("third.bundle");
+    workstation.expect(0, &["key", "revoke", &file, "carol"]);
+    workstation.expect(3, &["key", "revoke", &file, "carol"]);
+    workstation.expect(0, &["key", "bundle", "make", &file, &third]);
+    workstation.expect(0, &["key", "bundle", "sign", "-i", &owner, &third]);
+    workstation.expect(0, &["key", "bundle", "push", &third]);
+    assert_eq!((role(3), role(4)), (Some(Role::Operator), None));
+    let (out, _) = workstation.expect(0, &["key", "bundle", "show", "-o", "json"]);
+    let shown: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(shown["serial"], 4);
+    assert_eq!(shown["revoked"][0], hex::encode(key(4).verifying_key().to_bytes()));
+}
+
+#[test]
+fn two_of_three_roots_take_over_from_one() {
+    let (node, workstation, owner) = sealed();
+    let path = |name: &str| as_text(&workstation.directory.path().join(name)).to_string();
+    let (file, bundle) = (path("trust.toml"), path("roots.bundle"));
+    let roots: Vec<_> =
+        (5..8).map(|number| write_key(&workstation, &format!("root{number}"), number)).collect();
+    workstation.expect(0, &["key", "bundle", "fetch", &file]);
+    let lines: Vec<String> = roots
+        .iter()
+        .map(|(_, public)| format!("{:?}", std::fs::read_to_string(public).unwrap().trim()))
+        .collect();
+    let text = std::fs::read_to_string(&file).unwrap();
+    let text = text.replace("threshold = 1", "threshold = 2");
+    let (start, rest) = text.split_once("roots = [").unwrap();
+    let (_, end) = rest.split_once(']').unwrap();
+    std::fs::write(&file, format!("{start}roots = [{}]{end}", lines.join(", "))).unwrap();
+    workstation.expect(0, &["key", "bundle", "make", &file, &bundle]);
+    workstation.expect(0, &["key", "bundle", "sign", "-i", &roots[0].0, &bundle]);
+    workstation.expect(0, &["key", "bundle", "sign", "-i", &roots[2].0, &bundle]);
+    let (_, error) = workstation.expect(5, &["key", "bundle", "push", &bundle]);
+    assert!(error.contains("signed by 0 of the 1 root keys"), "{error}");
+    let (_, error) = workstation.expect(0, &["key", "bundle", "sign", "-i", &owner, &bundle]);
+    assert!(error.contains("is no root of the bundle itself"), "{error}");
+    workstation.expect(0, &["key", "bundle", "push", &bundle]);
+    assert_eq!(node.state.lock().unwrap().trust.as_ref().unwrap().bundle().threshold, 2);
+    // Something else is no bundle.
+    let (_, error) = workstation.expect(13, &["key", "bundle", "show", &file]);
+    assert!(error.contains("trust.toml"), "{error}");
+}
