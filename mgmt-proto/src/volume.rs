@@ -15,6 +15,8 @@ pub enum Condition {
     Stalled,
     /// The target refuses; it is tried all the same.
     Refused,
+    /// Nothing: dom0 was restarted and no longer serves it.
+    Detached,
 }
 
 /// How a path is.

@@ -232,7 +232,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let guest = self.guests.get(self.find(name)?).ok_or_else(|| not_found(name))?;
         let disks = guest.machine.disks.iter().zip(&guest.slots).map(|(disk, slot)| {
             let known = self.volumes.condition(guest.number, slot.device);
-            let (condition, stalled_since_ns, sectors) = known.unwrap_or((Condition::Connecting, None, 0));
+            let (condition, stalled_since_ns, sectors) = known.unwrap_or((Condition::Detached, None, 0));
             let plugged = match (slot.leaving_ns, guest.noticed(slot.device)) {
                 (Some(_), _) => Plugged::Leaving,
                 (None, Noticed::Running) => Plugged::Running,

@@ -69,7 +69,7 @@ pub struct Volume {
     pub volume: String,
     /// Writes are refused.
     pub read_only: bool,
-    /// connecting, ready, stalled or refused.
+    /// connecting, ready, stalled, refused or detached.
     pub state: &'static str,
     /// silent, connected, logged-in or ready.
     pub stage: &'static str,
@@ -108,7 +108,7 @@ pub struct Block {
     pub volume: String,
     /// Writes are refused.
     pub read_only: bool,
-    /// connecting, ready, stalled or refused.
+    /// connecting, ready, stalled, refused or detached.
     pub state: &'static str,
     /// Uptime since when it does not answer, or null.
     pub stalled_since_ns: Option<u64>,
@@ -150,6 +150,7 @@ const fn condition(condition: Condition) -> &'static str {
         Condition::Ready => "ready",
         Condition::Stalled => "stalled",
         Condition::Refused => "refused",
+        Condition::Detached => "detached",
     }
 }
 

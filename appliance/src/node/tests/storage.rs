@@ -297,6 +297,23 @@ fn a_volume_is_tried_without_a_guest() {
     assert_eq!(value(&facts.negotiated, "Reservation"), "0x000000000000abcd");
     world.run(SECOND);
     assert_eq!(target(&mut world).goodbyes, 1, "it leaves politely");
+    // A refusal may be about an algorithm only.
+    target(&mut world).reservations = true;
+    target(&mut world).holder = None;
+    for task in 0..3 {
+        target(&mut world).confused = 2;
+        let (volume, settings, force) = (ALICE.to_string(), vec![secret()], false);
+        world.done(
+            session,
+            &match task {
+                0 => Request::StorageProbe { volume, settings },
+                1 => Request::StorageReserve { volume, settings, force },
+                _ => Request::StorageRelease { volume, settings, force },
+            },
+        );
+        assert_eq!(target(&mut world).holder.is_some(), task == 1);
+        world.run(SECOND);
+    }
     // What a target refuses, and one that is not there, are answers too.
     let Reply::Volumes(page) = world.done(session, &probe(ALICE, vec![])) else { panic!() };
     assert_eq!(page.volumes[0].condition, Condition::Refused);
@@ -357,6 +374,11 @@ fn a_volume_is_reserved_and_released_without_a_guest() {
     world.done(session, &reserve(AOE, true));
     assert_eq!(world.aoe[0].holders, [NODE_MAC]);
     assert_eq!(world.refused(session, &reserve("aoe:e9.9", false)).code, Code::Storage);
+    // One that serves and does not answer this question.
+    world.aoe[1].keeps_no_list = true;
+    let before = world.turns;
+    assert_eq!(world.refused(session, &reserve("aoe:e7.4", false)).code, Code::Storage);
+    assert!(world.turns - before < 200, "{} turns while nothing happens", world.turns - before);
 }
 
 #[test]
@@ -400,6 +422,11 @@ fn a_guest_holds_its_volume_while_it_runs_and_no_longer() {
     target(&mut world).holder = Some(0xabcd);
     let failure = world.refused(session, &create_request(&machine, &disks));
     assert!(failure.message.contains("another node holds the reservation"), "{failure}");
+    assert!(
+        failure.message.ends_with("key 0x000000000000abcd") && failure.code == Code::Conflict,
+        "{failure}"
+    );
+    assert!(failure.remedy.ends_with("preempt=0x000000000000abcd"), "{failure}");
     let preempt = vec![DiskSetting::Reserve, DiskSetting::Preempt(0xabcd)];
     create(&mut world, session, &machine, &[(ISCSI, preempt)]);
     assert_eq!(target(&mut world).holder, Some(key));
@@ -588,7 +615,10 @@ fn disks_that_came_later_are_there_after_a_reboot() {
     // What a new dom0 finds is the description as it is now.
     world.restart_dom0();
     let session = world.connect(Who::Admin);
-    assert_eq!(list(&mut world, session).len(), 2);
+    let Reply::Disks(disks) = world.done(session, &Request::BlockList { name: "web".to_string() }) else {
+        panic!()
+    };
+    assert_eq!(disks.iter().map(|disk| disk.condition).collect::<Vec<_>>(), [Condition::Detached; 2]);
     let failure = world.refused(session, &attach("aoe:e7.4"));
     assert_eq!(failure.code, Code::Conflict, "nobody serves its bus");
     assert!(world.hypervisor.store_get(0, &mut [0; 16]).is_ok());

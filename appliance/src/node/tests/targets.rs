@@ -25,6 +25,8 @@ pub(super) struct AoeTarget {
     pub(super) queries_only: bool,
     /// Stations that hold it.
     pub(super) holders: Vec<[u8; 6]>,
+    /// Does not answer who holds it.
+    pub(super) keeps_no_list: bool,
     /// Commands for its disk.
     pub(super) commands: usize,
 }
@@ -40,6 +42,7 @@ impl AoeTarget {
             up: true,
             queries_only: false,
             holders: Vec::new(),
+            keeps_no_list: false,
             commands: 0,
         }
     }
@@ -76,6 +79,7 @@ impl AoeTarget {
                 };
                 Body::Ata(Ata { command: 0x40, feature: 0, data, ..request })
             }
+            Body::Reserve(_) if self.keeps_no_list => return None,
             Body::Reserve(asked) => {
                 let mut list = asked.stations.to_vec();
                 let ours = self.holders.is_empty() || self.holders.contains(&frame.source);
@@ -120,6 +124,8 @@ pub(super) struct IscsiTarget {
     pub(super) secret: Option<(&'static str, &'static [u8])>,
     /// Refused logins.
     pub(super) refused: usize,
+    /// How many right answers it still refuses, as if it meant another algorithm.
+    pub(super) confused: usize,
     /// Sessions that said goodbye.
     pub(super) goodbyes: usize,
     lanes: [Lane; 2],
@@ -173,6 +179,7 @@ impl IscsiTarget {
             discarded: Vec::new(),
             secret: None,
             refused: 0,
+            confused: 0,
             goodbyes: 0,
             lanes: [Lane::default(), Lane::default()],
             lane: 0,
@@ -302,7 +309,9 @@ impl IscsiTarget {
         if let Some(response) = value("CHAP_R") {
             let digest = Sha256::new().chain_update([7]).chain_update(secret).chain_update(CHALLENGE);
             let proved = response.eq_ignore_ascii_case(&alloc::format!("0x{}", hex(&digest.finalize())));
-            if proved && value("CHAP_N") == Some(name) {
+            if self.confused > 0 {
+                self.confused -= 1;
+            } else if proved && value("CHAP_N") == Some(name) {
                 return self.send(reply, &[]);
             }
         } else if value("CHAP_A").is_some() {

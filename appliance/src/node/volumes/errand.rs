@@ -27,6 +27,9 @@ const SHARE: u16 = u16::MAX - 1;
 /// How long a target that serves may take to answer questions that not every target
 /// answers.
 const QUESTIONS_NS: u64 = 500_000_000;
+/// How long a login with a secret may be refused: targets that call an algorithm by
+/// another's number are tried with the next one.
+const REFUSED_NS: u64 = 2_000_000_000;
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +62,10 @@ pub(super) struct Errand {
     settings: VolumeSettings,
     subject: Subject,
     deadline_ns: u64,
+    /// Until when a refusal is not the last word.
+    patient_until_ns: u64,
+    /// When it was last looked at.
+    looked_ns: u64,
     /// Since when the volume serves.
     ready_ns: Option<u64>,
     /// What an AoE target answered.
@@ -76,7 +83,9 @@ impl Errand {
     pub(super) fn next_deadline(&self) -> u64 {
         let Subject::Own { volume, .. } = &self.subject else { return self.deadline_ns };
         let questions = self.ready_ns.map(|ready_ns| ready_ns.saturating_add(QUESTIONS_NS));
-        let next = [volume.next_deadline(), questions].into_iter().flatten().min();
+        // What is over has been looked at.
+        let waits = [questions, Some(self.patient_until_ns)].into_iter().flatten();
+        let next = waits.filter(|wait_ns| *wait_ns > self.looked_ns).chain(volume.next_deadline()).min();
         next.map_or(self.deadline_ns, |next_ns| next_ns.min(self.deadline_ns))
     }
 
@@ -150,9 +159,13 @@ impl Errand {
         session: &mut storage::iscsi::Session,
         status: &VolumeStatus,
         key: u64,
+        now_ns: u64,
     ) -> Option<Result<(), Failure>> {
         let holder = session.holder();
+        let taken = matches!(holder, Reservation::Held(other) if other != key);
+        let patient = now_ns < self.patient_until_ns && (self.task == Task::Look || !taken);
         match (self.task, status.state) {
+            (_, VolumeState::Refused) if patient => None,
             (Task::Look, VolumeState::Ready | VolumeState::Refused) => Some(Ok(())),
             (Task::Reserve { force } | Task::Release { force }, VolumeState::Refused) => match holder {
                 Reservation::Held(other) if other != key && force && !self.preempted => {
@@ -220,12 +233,15 @@ impl Volumes {
             }
         };
         let (name, outcomes) = (name.clone(), Vec::new());
+        let patience_ns = if settings.credentials.is_some() { REFUSED_NS } else { 0 };
         self.errand = Some(Errand {
             task,
             name,
             settings,
             subject,
             deadline_ns,
+            patient_until_ns: now_ns.saturating_add(patience_ns),
+            looked_ns: now_ns,
             ready_ns: None,
             outcomes,
             preempted: false,
@@ -265,11 +281,12 @@ impl Volumes {
     pub fn take_errand(&mut self, host: &mut Host, now_ns: u64) -> Option<Ended> {
         let (key, mac) = (self.reservation_key(), self.mac);
         let mut errand = self.errand.take()?;
+        errand.looked_ns = now_ns;
         let ended = match &mut errand.subject {
             Subject::Own { .. } => self.look_at_own(&mut errand, now_ns, key, mac),
             Subject::Used { guest, device } => {
                 let (guest, device) = (*guest, *device);
-                self.look_at_used(&mut errand, guest, device, key, mac)
+                self.look_at_used(&mut errand, guest, device, now_ns, key, mac)
             }
         };
         let ended = ended.or_else(|| (now_ns >= errand.deadline_ns).then(|| self.too_late(&errand)));
@@ -312,7 +329,7 @@ impl Volumes {
                         errand.releasing = true;
                         None
                     } else {
-                        errand.look_at_session(session, &status, key)
+                        errand.look_at_session(session, &status, key, now_ns)
                     }
                 }
             };
@@ -326,6 +343,7 @@ impl Volumes {
         errand: &mut Errand,
         guest: u64,
         device: usize,
+        now_ns: u64,
         key: u64,
         mac: [u8; 6],
     ) -> Option<Result<(), Failure>> {
@@ -343,7 +361,7 @@ impl Volumes {
                 if matches!(errand.task, Task::Release { .. }) {
                     return (status.state == VolumeState::Ready && released).then_some(Ok(()));
                 }
-                errand.look_at_session(session, &status, key)
+                errand.look_at_session(session, &status, key, now_ns)
             }
         }
     }

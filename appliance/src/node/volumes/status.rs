@@ -8,6 +8,7 @@ use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::verb::DiskFacts;
 use mgmt_proto::volume::{Condition, PathCondition, PathFacts, Stage as Reached, VolumeFacts};
 use storage::histogram::Histogram;
+use storage::iscsi::Reservation;
 use storage::volume::{Volume, VolumeName};
 use storage::{PathState, PathStatus, Stage, VolumeState, VolumeStatus};
 
@@ -38,8 +39,27 @@ impl Volumes {
             (Volume::Iscsi(_), _) => "the target accepted the login, inquiry did not finish",
         };
         let detail = status.last_error.map_or_else(String::new, |error| format!(": {error}"));
+        let holder = match &binding.volume {
+            Volume::Iscsi(session) => match session.holder() {
+                Reservation::Held(key) if key != self.reservation_key() => Some(key),
+                _ => None,
+            },
+            Volume::Aoe(_) => None,
+        };
         let message = format!("disk {}: {stage}{detail}", binding.name);
-        Failure::new(Code::Storage, name, message, "check the target, then `redoubt storage discover`")
+        match holder.filter(|_| refused) {
+            Some(key) => {
+                let message = format!("{message}, under the key {key:#018x}");
+                let remedy = format!("release it there; if that node is surely gone, preempt={key:#018x}");
+                Failure::new(Code::Conflict, name, message, remedy)
+            }
+            None => Failure::new(
+                Code::Storage,
+                name,
+                message,
+                "check the target, then `redoubt storage discover`",
+            ),
+        }
     }
 
     /// Facts about a guest's disk.
