@@ -102,6 +102,15 @@ fn iscsi_fails_over_within_three_seconds() {
     every_seed(iscsi_world::fail_over, 200);
 }
 
+/// Seeds far beyond the usual share that have found something: a reset of the unit, left
+/// behind on a lost path, that ended another path's commands; a path that died while
+/// only long frames were under way on it.
+#[test]
+fn seeds_that_found_bugs() {
+    iscsi_world::run(11_656);
+    aoe_world::fail_over(33_664);
+}
+
 /// Seeds until a world finds the bug.
 fn seeds_to_find(bug: Bug, world: fn(u64)) -> Option<u64> {
     let found = (1..=3_000).find(|seed| {

@@ -143,6 +143,8 @@ impl Path {
                 self.failures = self.failures.min(FAILURES_AFTER_LOGIN);
                 self.stage = Stage::LoggedIn;
                 self.state = State::Full;
+                // Commands of other paths may have gone without a word.
+                self.has_reset_unit |= core::mem::take(&mut self.may_reset_unit);
                 // 6.3.5: the target has dropped the session of the same name, that is
                 // initiator, identifier and portal group.
                 if self.group.is_none() || self.group == self.negotiated.portal_group {

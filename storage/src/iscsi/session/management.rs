@@ -34,6 +34,13 @@ pub(super) struct Management {
     sent_ns: u64,
 }
 
+impl Management {
+    /// Whether it ends commands of other paths.
+    pub(super) fn resets(&self) -> bool {
+        matches!(self.function, Function::ResetUnit | Function::ResetTarget)
+    }
+}
+
 impl Path {
     pub(super) fn is_fencing(&self) -> bool {
         self.management.is_some_and(|management| management.fences)

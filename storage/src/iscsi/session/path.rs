@@ -86,6 +86,9 @@ pub(super) struct Path {
     pub(super) management: Option<Management>,
     /// It has just reset the unit: commands of other paths are gone.
     pub(super) has_reset_unit: bool,
+    /// It was lost with a reset under way, which may be carried out until it logs in
+    /// again.
+    pub(super) may_reset_unit: bool,
     pub(super) redirect: Option<Portal>,
     pub(super) redirects: u32,
     pub(super) failures: u32,
@@ -143,6 +146,7 @@ impl Path {
             watch_ns: 0,
             management: None,
             has_reset_unit: false,
+            may_reset_unit: false,
             redirect: None,
             redirects: 0,
             failures: 0,
@@ -305,7 +309,7 @@ impl Path {
         self.probing = false;
         self.pages.clear();
         self.pinged_ns = None;
-        self.management = None;
+        self.may_reset_unit |= self.management.take().is_some_and(|it| it.resets());
         for task in core::mem::take(&mut self.tasks) {
             if let TaskKind::Fragment(fragment) = task.kind
                 && fragment.operation.writes()
