@@ -1,6 +1,7 @@
 //! Trust roots: the key files of owners and operators.
 //!
 //! * [`secret`]: private keys, one line in a file only its owner can read;
+//! * [`encrypted`], [`passphrase`]: the same under a passphrase;
 //! * [`public`]: public keys, one line that can be pasted into a settings file;
 //! * [`random`]: the operating system's randomness;
 //! * [`file`]: writing a file whole or not at all.
@@ -9,7 +10,9 @@
 //! kind and version, so that others (encrypted, on a token) can be told apart.
 #![forbid(unsafe_code)]
 
+pub mod encrypted;
 pub mod file;
+pub mod passphrase;
 pub mod public;
 pub mod random;
 pub mod secret;
@@ -47,6 +50,14 @@ pub enum KeyError {
         /// The file, or what the text is.
         origin: String,
         /// What is wrong.
+        reason: &'static str,
+    },
+    /// An encrypted private key cannot be opened.
+    #[error("{}: {reason}", path.display())]
+    Passphrase {
+        /// The key.
+        path: PathBuf,
+        /// Why.
         reason: &'static str,
     },
     /// The operating system gives no randomness.

@@ -2,7 +2,7 @@
 //! that only its owner can read.
 
 use crate::file::{self, Existing};
-use crate::{KeyError, random};
+use crate::{KeyError, encrypted, passphrase, random};
 use ed25519_dalek::SigningKey;
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
@@ -40,11 +40,38 @@ pub fn save(path: &Path, key: &SigningKey, existing: Existing) -> Result<(), Key
     file::write(path, text.as_bytes(), MODE, existing)
 }
 
-/// Reads a private key that nobody else can read.
+/// Writes a private key under a passphrase.
 ///
 /// # Errors
-/// [`KeyError::Exposed`], [`KeyError::File`] or [`KeyError::Format`]; none quotes
-/// the file.
+/// [`KeyError::Exists`] or [`KeyError::File`].
+pub fn save_encrypted(
+    path: &Path,
+    key: &SigningKey,
+    passphrase: &str,
+    existing: Existing,
+) -> Result<(), KeyError> {
+    file::write(path, encrypted::seal(key, passphrase)?.as_bytes(), MODE, existing)
+}
+
+/// Opens an encrypted key, for whose passphrase somebody is asked.
+fn open(path: &Path, line: &str) -> Result<SigningKey, KeyError> {
+    let passphrase = passphrase::ask(path)?;
+    encrypted::open(line, &passphrase).map_err(|closed| match closed {
+        encrypted::Closed::Passphrase => {
+            KeyError::Passphrase { path: path.to_path_buf(), reason: "does not open with this passphrase" }
+        }
+        encrypted::Closed::Damaged => {
+            KeyError::Format { origin: path.display().to_string(), reason: "is damaged" }
+        }
+    })
+}
+
+/// Reads a private key that nobody else can read, asking for its passphrase if it has
+/// one.
+///
+/// # Errors
+/// [`KeyError::Exposed`], [`KeyError::File`], [`KeyError::Format`] or
+/// [`KeyError::Passphrase`]; none quotes the file.
 pub fn load(path: &Path) -> Result<SigningKey, KeyError> {
     let mut file = File::open(path).map_err(file::failed(path))?;
     let mode = file.metadata().map_err(file::failed(path))?.permissions().mode() & 0o7777;
@@ -59,6 +86,7 @@ pub fn load(path: &Path) -> Result<SigningKey, KeyError> {
     let mut words = text.ok_or_else(|| wrong("is not a private key"))?.split_ascii_whitespace();
     match words.next() {
         Some(TAG) => {}
+        Some(encrypted::TAG) => return open(path, text.unwrap_or_default()),
         Some(word) if word.starts_with(TAG_PREFIX) => {
             return Err(wrong("is a private key in a newer format; use a newer version of this program"));
         }

@@ -61,7 +61,7 @@ fn files_of_a_known_key() {
     for (text, reason) in [
         (String::new(), "is not a private key"),
         ("redoubt-ed25519-secret-v1".into(), "is cut off"),
-        (format!("redoubt-ed25519-secret-v2 {SECRET}"), "newer format"),
+        (format!("redoubt-ed25519-secret-v3 {SECRET}"), "newer format"),
         (format!("redoubt-ed25519 {PUBLIC}"), "is a public key"),
         (format!("redoubt-ed25519-secret-v1 {}", &SECRET[1..]), "64 hexadecimal digits"),
         (format!("redoubt-ed25519-secret-v1 {SECRET} {SECRET}"), "more than a key"),

@@ -260,6 +260,14 @@ pub(crate) enum Key {
         /// Where [default: ~/.config/redoubt]
         #[arg(long)]
         dir: Option<PathBuf>,
+        /// Under a passphrase: asked for, or the first line of $REDOUBT_PASSPHRASE_FILE
+        #[arg(long)]
+        encrypt: bool,
+    },
+    /// Put a private key under a passphrase, or another one
+    Encrypt {
+        /// Private key
+        key: PathBuf,
     },
     /// Public keys at hand: in ~/.config/redoubt and in the ssh-agent
     List,

@@ -53,6 +53,9 @@ pub fn key(error: &KeyError) -> Failure {
             }
             failure
         }
+        KeyError::Passphrase { path, reason } => {
+            Failure::new(Code::Refused, path.display().to_string(), *reason, "")
+        }
         KeyError::Exists(path) => Failure::new(
             Code::Conflict,
             path.display().to_string(),

@@ -8,6 +8,7 @@ use mgmt_proto::handshake::OperatorKey;
 use redoubt::agent::{self, Identity};
 use redoubt::answer::{Answer, Text};
 use redoubt::exit;
+use redoubt::json::Done;
 use redoubt::settings::{self, Settings};
 use redoubt::table::Table;
 use serde::Serialize;
@@ -44,7 +45,8 @@ impl Found {
 
 pub(crate) fn run(global: &Global, verb: &Key) -> Result<Answer, Failure> {
     match verb {
-        Key::Init { dir } => init(&dir.clone().unwrap_or_else(settings::directory)),
+        Key::Init { dir, encrypt } => init(&dir.clone().unwrap_or_else(settings::directory), *encrypt),
+        Key::Encrypt { key } => encrypt(key),
         Key::List => list(),
         Key::Show => show(global),
         Key::Add(options) => bundle::add(options),
@@ -95,7 +97,19 @@ fn show(global: &Global) -> Result<Answer, Failure> {
     Ok(Answer::lines(&found, &found.fingerprint, format!("{key}\n")))
 }
 
-fn init(directory: &Path) -> Result<Answer, Failure> {
+/// Writes a key again, under a passphrase.
+fn encrypt(path: &Path) -> Result<Answer, Failure> {
+    let key = keys::secret::load(path).map_err(|error| exit::key(&error))?;
+    eprintln!("now the new passphrase");
+    let passphrase = keys::passphrase::choose(path).map_err(|error| exit::key(&error))?;
+    keys::secret::save_encrypted(path, &key, &passphrase, Existing::Replace)
+        .map_err(|error| exit::key(&error))?;
+    eprintln!("note: the disk may still hold the bytes of the old file");
+    let done = Done { object: path.display().to_string(), verb: "key encrypt", status: "done", id: None };
+    Ok(Answer::done(&done))
+}
+
+fn init(directory: &Path, is_encrypted: bool) -> Result<Answer, Failure> {
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -109,7 +123,10 @@ fn init(directory: &Path) -> Result<Answer, Failure> {
             }
         }
     }
-    let made = [make(directory, "owner")?, make(directory, "operator")?];
+    let passphrase = is_encrypted.then(|| keys::passphrase::choose(&directory.join("owner.key")));
+    let passphrase = passphrase.transpose().map_err(|error| exit::key(&error))?;
+    let passphrase = passphrase.as_ref().map(|text| text.as_str());
+    let made = [make(directory, "owner", passphrase)?, make(directory, "operator", passphrase)?];
     eprintln!("note: keep owner.key offline; put operator.key.pub into node.toml and seal an image:");
     eprintln!("      image-builder seal --image IN --out OUT --owner owner.key node.toml");
     let names = made.iter().map(|key| key.path.clone()).collect();
@@ -121,11 +138,15 @@ fn paths(directory: &Path, name: &str) -> [PathBuf; 2] {
     [directory.join(format!("{name}.key")), directory.join(format!("{name}.key.pub"))]
 }
 
-fn make(directory: &Path, name: &'static str) -> Result<Made, Failure> {
+fn make(directory: &Path, name: &'static str, passphrase: Option<&str>) -> Result<Made, Failure> {
     let [path, public_path] = paths(directory, name);
     let key = keys::secret::generate().map_err(|error| exit::key(&error))?;
     let public = PublicKey::of(&key, name);
-    keys::secret::save(&path, &key, Existing::Keep).map_err(|error| exit::key(&error))?;
+    let saved = match passphrase {
+        Some(passphrase) => keys::secret::save_encrypted(&path, &key, passphrase, Existing::Keep),
+        None => keys::secret::save(&path, &key, Existing::Keep),
+    };
+    saved.map_err(|error| exit::key(&error))?;
     public.save(&public_path, Existing::Keep).map_err(|error| exit::key(&error))?;
     Ok(Made {
         name,

@@ -5,6 +5,7 @@ use ed25519_dalek::SigningKey;
 use keys::{Existing, PublicKey};
 use mgmt_proto::bundle::Scope;
 use mgmt_proto::trust::{Operator, Role, Trust};
+use std::os::unix::fs::PermissionsExt as _;
 
 fn key(number: u8) -> SigningKey {
     SigningKey::from_bytes(&[0x60 + number; 32])
@@ -119,4 +120,29 @@ fn two_of_three_roots_take_over_from_one() {
     // Something else is no bundle.
     let (_, error) = workstation.expect(13, &["key", "bundle", "show", &file]);
     assert!(error.contains("trust.toml"), "{error}");
+}
+
+#[test]
+fn a_key_under_a_passphrase_signs_when_it_is_told_it() {
+    let node = FakeNode::start(&operator());
+    let workstation = Workstation::new(&node);
+    let key = workstation.directory.path().join("redoubt/operator.key");
+    let word = workstation.file("word", "correct horse\n");
+    std::fs::set_permissions(&word, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let run = |word: &std::path::Path, arguments: &[&str]| {
+        let mut command = workstation.command(arguments);
+        let output = command.env("REDOUBT_PASSPHRASE_FILE", word).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    assert_eq!(run(&word, &["key", "encrypt", as_text(&key)]).0, Some(0));
+    let text = std::fs::read_to_string(&key).unwrap();
+    assert!(text.starts_with("redoubt-ed25519-secret-v2 argon2id:"), "{text}");
+    assert!(!text.contains(&hex::encode(operator().to_bytes())));
+    assert_eq!(run(&word, &["list"]).0, Some(0));
+    let other = workstation.file("other", "another\n");
+    std::fs::set_permissions(&other, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let (code, error) = run(&other, &["list"]);
+    assert!(code == Some(5) && error.contains("does not open with this passphrase"), "{error}");
+    std::fs::set_permissions(&word, std::fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(run(&word, &["list"]).0, Some(5));
 }
