@@ -6,8 +6,8 @@
 
 mod faults;
 mod frames;
-mod hot_plug;
 mod hostile_network;
+mod hot_plug;
 mod neighbours;
 mod netboot;
 mod refusals;
