@@ -13,6 +13,7 @@
 //! last good record nothing of the same log may follow. If something does, the
 //! volume was damaged and the store refuses to open, rather than go back in time.
 
+mod opening;
 mod record;
 
 use crate::limits::{
@@ -411,70 +412,6 @@ impl Store {
         self.phase = Phase::Stopped(StoreError::Volume);
     }
 
-    fn header_read(&mut self, block: &[u8]) {
-        if let Some(slot) = self.headers.iter_mut().find(|slot| slot.is_none()) {
-            *slot = Some(Header::find(block));
-        }
-        let [Some(first), Some(second)] = self.headers else { return };
-        let newer = match (first, second) {
-            (Found::Header(a), Found::Header(b)) if a.identity != b.identity => None,
-            (Found::Header(a), Found::Header(b)) if b.generation > a.generation => Some((1, b)),
-            (Found::Header(a), _) => Some((0, a)),
-            (_, Found::Header(b)) => Some((1, b)),
-            _ => None,
-        };
-        let Some((half, header)) = newer else {
-            self.phase = Phase::Stopped(match (first, second) {
-                (Found::Blank, Found::Blank) => StoreError::Blank,
-                (Found::Foreign, _) | (_, Found::Foreign) => StoreError::Foreign,
-                _ => StoreError::Damaged,
-            });
-            return;
-        };
-        (self.half, self.identity, self.generation) = (half, header.identity, header.generation);
-        (self.promised, self.promised_last) = (header.records, header.last);
-        self.log = header.log;
-        self.last = Header::seed(&self.identity, self.log);
-        self.tail = half * HALF_BLOCKS + 1;
-        self.buffer_first = self.tail;
-        self.phase = Phase::Replay;
-    }
-
-    /// Applies the records that the buffer holds whole.
-    fn replay(&mut self) {
-        let end = (self.half + 1) * HALF_BLOCKS;
-        loop {
-            let used = usize::try_from(self.tail - self.buffer_first).unwrap_or(0) * BLOCK_BYTES;
-            let bytes = self.buffer.get(used..).unwrap_or(&[]);
-            let length = record::length(bytes);
-            let is_all_read = self.tail + blocks_of(bytes.len()) >= end;
-            if !is_all_read && (bytes.is_empty() || length.is_some_and(|length| length > bytes.len())) {
-                self.buffer.drain(..used.min(self.buffer.len()));
-                self.buffer_first = self.tail;
-                return;
-            }
-            let found = record::decode(bytes).filter(|(place, ..)| *place == self.place());
-            let Some((place, digest, changes)) = found else { break };
-            self.tail += blocks_of(length.unwrap_or(0));
-            (self.last, self.sequence) = (digest, place.sequence);
-            for (key, value) in changes {
-                self.apply(&key, value);
-            }
-            if self.sequence == self.promised && self.last != self.promised_last {
-                self.phase = Phase::Stopped(StoreError::Damaged);
-                return;
-            }
-        }
-        self.buffer = Vec::new();
-        self.phase = if self.sequence < self.promised {
-            Phase::Stopped(StoreError::Damaged)
-        } else if self.tail < end {
-            Phase::Scan(self.tail)
-        } else {
-            Phase::FlushOpened
-        };
-    }
-
     /// Takes what waits into the next record, or the other half if this one is full.
     fn begin_transaction(&mut self) {
         let place = self.place();
@@ -543,26 +480,6 @@ impl Store {
     /// The place of the next record.
     const fn place(&self) -> Place {
         Place { log: self.log, sequence: self.sequence + 1, before: self.last }
-    }
-
-    /// Looks for whole records of this log where none may be. One that goes
-    /// on beyond what was read at once is not seen; those behind it are.
-    fn scan(&mut self, first: u64, bytes: &[u8]) {
-        let blocks = bytes.len() / BLOCK_BYTES;
-        let is_damaged = (0..blocks).any(|block| {
-            bytes
-                .get(block * BLOCK_BYTES..)
-                .and_then(record::decode)
-                .is_some_and(|(place, ..)| place.log == self.log && place.sequence > self.sequence)
-        });
-        let next = first + blocks as u64;
-        self.phase = if is_damaged {
-            Phase::Stopped(StoreError::Damaged)
-        } else if blocks == 0 || next >= (self.half + 1) * HALF_BLOCKS {
-            Phase::FlushOpened
-        } else {
-            Phase::Scan(next)
-        };
     }
 }
 
