@@ -84,7 +84,7 @@ fn memory(table: &mut Table) -> Result<()> {
     // All are kept to the end: what one gives back must not serve the next.
     let mut all = Vec::new();
     for (name, made) in [("iSCSI", &iscsi as &dyn Fn() -> _), ("AoE", &aoe)] {
-        let mut kept: Vec<storage::volume::Volume> = (0..5).map(|_| made()).collect();
+        let mut kept: Vec<storage::volume::Volume> = (0..20).map(|_| made()).collect();
         let before = resident()?;
         kept.extend((0..SESSIONS).map(|_| made()));
         let each = resident()?.saturating_sub(before) / SESSIONS;
