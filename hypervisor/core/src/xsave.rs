@@ -21,8 +21,8 @@ const INITIAL_CONTROL_WORD: [u8; 2] = 0x037f_u16.to_le_bytes();
 /// Processors may do so themselves at XSAVE (SDM 13.6). QEMU does not, and its
 /// XRSTOR of the status word changes a flag word of CPU 0 without a lock
 /// (`cpu_clear_ignne`): CPU 0 then loses whether nested paging is on if it enters
-/// or leaves a guest in that moment, and the guest dies of it. Guests whose
-/// kernels do no x87 arithmetic, which is nearly all, are spared by this.
+/// or leaves a guest in that moment, and the guest dies of it. Nearly all such loads
+/// were this program's; those that guests do themselves stay.
 pub fn forget_initial_x87(area: &mut [u8]) {
     let initial =
         area.get(X87_CONTROL).is_some_and(|control| {
