@@ -3,6 +3,7 @@
 
 use super::record::{self, Found, Header};
 use super::{BLOCK_BYTES, HALF_BLOCKS, Phase, Store, StoreError, blocks_of};
+use crate::limits::{STORE_BYTES_MAX, STORE_KEYS_MAX};
 use alloc::vec::Vec;
 
 impl Store {
@@ -55,6 +56,11 @@ impl Store {
             (self.last, self.sequence) = (digest, place.sequence);
             for (key, value) in changes {
                 self.apply(&key, value);
+            }
+            // This program never wrote that much: digests without a key prove nothing.
+            if self.bytes > STORE_BYTES_MAX || self.entries.len() > STORE_KEYS_MAX {
+                self.phase = Phase::Stopped(StoreError::Damaged);
+                return;
             }
             if self.sequence == self.promised && self.last != self.promised_last {
                 self.phase = Phase::Stopped(StoreError::Damaged);

@@ -209,6 +209,23 @@ fn damage_is_not_taken_for_a_torn_end() {
     assert_eq!(reopened(&mut disk, 2).error(), None);
 }
 
+/// Everything on a volume may be somebody else's: its digests are sound here.
+#[test]
+fn a_volume_that_holds_more_than_may_be_is_refused() {
+    let (store, mut disk) = formatted();
+    let (mut place, mut block) = (store.place(), store.tail);
+    for record in 0..2 {
+        let changes: Vec<_> =
+            (0..10_000).map(|number| (format!("{record}{number:04}"), Some(Vec::new()))).collect();
+        let (bytes, digest) = super::record::encode(&place, &changes);
+        disk.write(block, &bytes);
+        block += (bytes.len() / BLOCK_BYTES) as u64;
+        (place.sequence, place.before) = (place.sequence + 1, digest);
+    }
+    disk.flush();
+    assert_eq!(reopened(&mut disk, 2).error(), Some(StoreError::Damaged));
+}
+
 /// What a caller did, by transaction: the state after it.
 struct History {
     states: Vec<(u64, Contents)>,
