@@ -13,15 +13,13 @@
 //! last good record nothing of the same log may follow. If something does, the
 //! volume was damaged and the store refuses to open, rather than go back in time.
 
+mod changing;
 mod opening;
 mod record;
 
-use crate::limits::{
-    STORE_BYTES_MAX, STORE_KEY_BYTES_MAX, STORE_KEYS_MAX, STORE_RECORD_BYTES_MAX, STORE_VALUE_BYTES_MAX,
-};
 use crate::random::Random;
 use alloc::collections::BTreeMap;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Bound;
 use record::{Change, Digest, Found, Header, Place};
@@ -107,6 +105,8 @@ enum Phase {
     Replay,
     /// Looks for records behind the end of the log, from this block on.
     Scan(u64),
+    /// Both headers are blank: looks whether all is, from this block on.
+    Inspect(u64),
     /// Makes durable what the log holds, before anybody relies on it.
     FlushOpened,
     /// Nothing to do but transactions.
@@ -259,61 +259,6 @@ impl Store {
         self.bytes
     }
 
-    /// Sets a key, in the transaction whose number is returned: see
-    /// [`Self::confirmed`].
-    ///
-    /// # Errors
-    /// [`StoreRefusal`]; nothing has changed then.
-    pub fn put(&mut self, key: &str, value: &[u8]) -> Result<u64, StoreRefusal> {
-        if value.len() > STORE_VALUE_BYTES_MAX {
-            return Err(StoreRefusal::TooLong);
-        }
-        self.change(key, Some(value))
-    }
-
-    /// Removes a key; one that is not there is no error.
-    ///
-    /// # Errors
-    /// [`StoreRefusal`]; nothing has changed then.
-    pub fn remove(&mut self, key: &str) -> Result<u64, StoreRefusal> {
-        self.change(key, None)
-    }
-
-    fn change(&mut self, key: &str, value: Option<&[u8]>) -> Result<u64, StoreRefusal> {
-        if !self.is_open() {
-            return Err(StoreRefusal::Closed);
-        }
-        if key.is_empty() || key.len() > STORE_KEY_BYTES_MAX {
-            return Err(StoreRefusal::TooLong);
-        }
-        let old = self.entries.get(key).map_or(0, |value| key.len() + value.len());
-        let new = value.map_or(0, |value| key.len() + value.len());
-        if self.bytes - old + new > STORE_BYTES_MAX
-            || (old == 0 && new != 0 && self.entries.len() >= STORE_KEYS_MAX)
-        {
-            return Err(StoreRefusal::Full);
-        }
-        let change_bytes = record::change_bytes(key, value);
-        // Half a block for the record's own fields.
-        if self.pending_bytes + change_bytes > STORE_RECORD_BYTES_MAX - BLOCK_BYTES / 2 {
-            return Err(StoreRefusal::Busy);
-        }
-        self.pending_bytes += change_bytes;
-        self.pending.push((key.to_string(), value.map(<[u8]>::to_vec)));
-        self.apply(key, value.map(<[u8]>::to_vec));
-        Ok(self.ticket)
-    }
-
-    fn apply(&mut self, key: &str, value: Option<Vec<u8>>) {
-        if let Some(old) = self.entries.remove(key) {
-            self.bytes -= key.len() + old.len();
-        }
-        if let Some(value) = value {
-            self.bytes += key.len() + value.len();
-            self.entries.insert(key.to_string(), value);
-        }
-    }
-
     /// The last transaction that is durable, with all before it.
     #[must_use]
     pub const fn confirmed(&self) -> u64 {
@@ -341,6 +286,9 @@ impl Store {
                 StoreOperation::Read { first, blocks: READ_BLOCKS.min(end - first) }
             }
             Phase::Scan(first) => StoreOperation::Read { first, blocks: READ_BLOCKS.min(end - first) },
+            Phase::Inspect(first) => {
+                StoreOperation::Read { first, blocks: READ_BLOCKS.min(BLOCKS_MIN - first) }
+            }
             Phase::Append => StoreOperation::Write { first: self.tail, bytes: &self.output },
             Phase::Copy(index) => match self.copy.get(index) {
                 Some(bytes) => StoreOperation::Write { first: self.tail, bytes },
@@ -369,6 +317,7 @@ impl Store {
                 self.replay();
             }
             Phase::Scan(first) => self.scan(first, bytes),
+            Phase::Inspect(first) => self.inspect(first, bytes),
             _ => {}
         }
     }

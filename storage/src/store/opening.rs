@@ -2,7 +2,7 @@
 //! confirmed is there.
 
 use super::record::{self, Found, Header};
-use super::{BLOCK_BYTES, HALF_BLOCKS, Phase, Store, StoreError, blocks_of};
+use super::{BLOCK_BYTES, BLOCKS_MIN, HALF_BLOCKS, Phase, Store, StoreError, blocks_of};
 use crate::limits::{STORE_BYTES_MAX, STORE_KEYS_MAX};
 use alloc::vec::Vec;
 
@@ -21,11 +21,11 @@ impl Store {
             _ => None,
         };
         let Some((half, header)) = newer else {
-            self.phase = Phase::Stopped(match (first, second) {
-                (Found::Blank, Found::Blank) => StoreError::Blank,
-                (Found::Foreign, _) | (_, Found::Foreign) => StoreError::Foreign,
-                _ => StoreError::Damaged,
-            });
+            self.phase = match (first, second) {
+                (Found::Blank, Found::Blank) => Phase::Inspect(0),
+                (Found::Foreign, _) | (_, Found::Foreign) => Phase::Stopped(StoreError::Foreign),
+                _ => Phase::Stopped(StoreError::Damaged),
+            };
             return;
         };
         (self.half, self.identity, self.generation) = (half, header.identity, header.generation);
@@ -74,6 +74,19 @@ impl Store {
             Phase::Scan(self.tail)
         } else {
             Phase::FlushOpened
+        };
+    }
+
+    /// Only what is blank all over may be formatted: not everything begins at the
+    /// first block.
+    pub(super) fn inspect(&mut self, first: u64, bytes: &[u8]) {
+        let next = first + blocks_of(bytes.len());
+        self.phase = if bytes.iter().any(|byte| *byte != 0) {
+            Phase::Stopped(StoreError::Foreign)
+        } else if bytes.is_empty() || next >= BLOCKS_MIN {
+            Phase::Stopped(StoreError::Blank)
+        } else {
+            Phase::Inspect(next)
         };
     }
 

@@ -151,6 +151,51 @@ fn a_volume_that_is_not_ours_is_left_alone() {
 }
 
 #[test]
+fn only_what_is_blank_all_over_is_blank() {
+    for block in [1, 15, HALF_BLOCKS - 1, HALF_BLOCKS + 1, BLOCKS_MIN - 1] {
+        let mut disk = Disk::new();
+        let mut bytes = [0; BLOCK_BYTES];
+        bytes[77] = 1;
+        disk.write(block, &bytes);
+        disk.flush();
+        assert_eq!(reopened(&mut disk, 1).error(), Some(StoreError::Foreign), "block {block}");
+    }
+}
+
+#[test]
+fn several_changes_are_made_together_or_not_at_all() {
+    let (mut store, mut disk) = formatted();
+    let put = |key: &str, length: usize| (key.to_string(), Some(vec![5; length]));
+    store.put("old", &[5; 9]).unwrap();
+    let ticket =
+        store.change_all(&[put("a", 3), ("old".to_string(), None), put("a", 4), put("b", 2)]).unwrap();
+    settle(&mut store, &mut disk);
+    assert_eq!(store.confirmed(), ticket);
+    let expected = contents(&reopened(&mut disk, 2));
+    assert_eq!(expected.keys().collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!((expected["a"].0, store.bytes()), (4, 8));
+    // None of these leaves a trace.
+    let long = vec![put("c", 1), put("d", STORE_VALUE_BYTES_MAX + 1)];
+    assert_eq!(store.change_all(&long), Err(StoreRefusal::TooLong));
+    let parts: Vec<_> = (0..3).map(|part| put(&format!("p{part}"), STORE_VALUE_BYTES_MAX)).collect();
+    assert_eq!(store.change_all(&parts), Err(StoreRefusal::TooLong));
+    store.put("e", &vec![5; STORE_VALUE_BYTES_MAX]).unwrap();
+    assert_eq!(store.change_all(&parts[..1]), Err(StoreRefusal::Busy));
+    settle(&mut store, &mut disk);
+    assert!(store.change_all(&parts[..1]).is_ok());
+    let mut count = 0;
+    settle(&mut store, &mut disk);
+    while store.put(&format!("fill{count}"), &vec![5; STORE_VALUE_BYTES_MAX]).is_ok() {
+        settle(&mut store, &mut disk);
+        count += 1;
+    }
+    let before = contents(&store);
+    assert_eq!(store.change_all(&[put("f", 1), put("g", STORE_VALUE_BYTES_MAX)]), Err(StoreRefusal::Full));
+    assert_eq!(contents(&store), before);
+    assert_eq!(contents(&reopened(&mut disk, 3)), before);
+}
+
+#[test]
 fn a_failed_operation_stops_the_store() {
     let (mut store, _) = formatted();
     store.put("key", b"value").unwrap();
