@@ -76,6 +76,11 @@ pub trait Hypervisor {
     fn log_read(&mut self, from: u64, target: &mut [u8]) -> (usize, u64);
     /// Restarts the machine or turns it off; returns only in tests.
     fn reset(&mut self, power_off: bool);
+    /// Keeps dom0's home CPU free of guests, or shares it with them.
+    ///
+    /// # Errors
+    /// See [`hv_abi::call::Call::OwnCpu`].
+    fn own_cpu(&mut self, own: bool) -> Result<(), Error>;
     /// Touches memory dom0 does not have, to show that it is contained.
     fn wild_access(&mut self);
     /// A window onto a domain's memory.

@@ -8,7 +8,7 @@ use crate::{programs, seal};
 use anyhow::{Context, Result};
 use ed25519_dalek::SigningKey;
 use keys::{Existing, KeyError, PublicKey};
-use mgmt_proto::manifest::{self, Addressing, DEFAULT_PORT, Manifest};
+use mgmt_proto::manifest::{self, Addressing, DEFAULT_PORT, Dom0Cpu, Manifest};
 use mgmt_proto::trust::{Operator, Role};
 use std::path::{Path, PathBuf};
 
@@ -25,6 +25,8 @@ pub struct Options {
     pub port: u16,
     /// Whether an admin may make dom0 fail.
     pub fault_injection: bool,
+    /// Whether dom0 shares its home CPU with guests.
+    pub dom0_cpu: Dom0Cpu,
 }
 
 impl Default for Options {
@@ -35,6 +37,9 @@ impl Default for Options {
             addressing: Addressing::Dhcp,
             port: DEFAULT_PORT,
             fault_injection: false,
+            // These images are made for emulators, and QEMU without KVM may lose a
+            // guest on its first CPU (README, Limits).
+            dom0_cpu: Dom0Cpu::Own,
         }
     }
 }
@@ -107,6 +112,7 @@ pub fn seal_image(pieces: &Pieces, options: &Options, key_directory: &Path) -> R
         addressing: options.addressing,
         port: options.port,
         fault_injection: options.fault_injection,
+        dom0_cpu: options.dom0_cpu,
     };
     let path = options.out.clone().unwrap_or_else(default_path);
     write(&path, &seal::seal(pieces, &manifest, &owner)?)?;

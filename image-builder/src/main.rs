@@ -165,6 +165,7 @@ fn print_report(report: &Report, with_parts: bool) {
     }
     println!("port             {}", manifest.port);
     println!("fault injection  {}", manifest.fault_injection);
+    println!("dom0 CPU         {}", format!("{:?}", manifest.dom0_cpu).to_lowercase());
     if with_parts {
         for (kind, length, memory_length) in &report.parts {
             println!(

@@ -5,6 +5,7 @@
 //! port = 7411
 //! addressing = "dhcp"        # or { address = "10.0.0.2/24", gateway = "10.0.0.1" }
 //! fault_injection = false
+//! dom0_cpu = "auto"          # dom0's home CPU: "own", "shared"; auto: own from 4 CPUs on
 //! operators = [
 //!     { key = "redoubt-ed25519 … alice", role = "admin" },
 //!     { key_file = "bob.pub", role = "viewer" },
@@ -36,6 +37,9 @@ pub struct Settings {
     /// Whether an admin may make dom0 fail.
     #[serde(default)]
     pub fault_injection: bool,
+    /// Whether dom0 shares its home CPU with guests.
+    #[serde(default)]
+    pub dom0_cpu: Dom0Cpu,
     /// Who may command the node.
     pub operators: Vec<Operator>,
 }
@@ -93,6 +97,19 @@ pub struct Operator {
     pub key_file: Option<String>,
     /// What it may do.
     pub role: Role,
+}
+
+/// Whether dom0 shares its home CPU with guests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dom0Cpu {
+    /// Own where there are four or more.
+    #[default]
+    Auto,
+    /// No guest runs there.
+    Own,
+    /// Guests run there too.
+    Shared,
 }
 
 /// What an operator may do; each includes the ones before it.
@@ -161,6 +178,11 @@ impl Settings {
             addressing: self.addressing.checked()?,
             port: self.port,
             fault_injection: self.fault_injection,
+            dom0_cpu: match self.dom0_cpu {
+                Dom0Cpu::Auto => manifest::Dom0Cpu::Auto,
+                Dom0Cpu::Own => manifest::Dom0Cpu::Own,
+                Dom0Cpu::Shared => manifest::Dom0Cpu::Shared,
+            },
         })
     }
 }

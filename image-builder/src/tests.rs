@@ -39,6 +39,7 @@ fn manifest(owner: &SigningKey) -> Manifest {
         addressing: Addressing::Dhcp,
         port: 7411,
         fault_injection: false,
+        dom0_cpu: mgmt_proto::manifest::Dom0Cpu::Auto,
     }
 }
 

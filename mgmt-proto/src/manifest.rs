@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 /// Version of this structure.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Where a node listens unless told otherwise.
 pub const DEFAULT_PORT: u16 = 7411;
 
@@ -27,6 +27,33 @@ pub enum Addressing {
     },
 }
 
+/// Whether dom0 shares its home CPU with guests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Dom0Cpu {
+    /// It owns the CPU where the machine has [`OWN_CPU_FROM`] or more.
+    #[default]
+    Auto,
+    /// It owns the CPU on any machine that has two.
+    Own,
+    /// Guests run there too.
+    Shared,
+}
+
+/// From how many CPUs on dom0 owns one unless told otherwise.
+pub const OWN_CPU_FROM: u32 = 4;
+
+impl Dom0Cpu {
+    /// Whether dom0 owns a CPU of a machine with `cpus`.
+    #[must_use]
+    pub const fn owns(self, cpus: u32) -> bool {
+        match self {
+            Self::Auto => cpus >= OWN_CPU_FROM,
+            Self::Own => cpus >= 2,
+            Self::Shared => false,
+        }
+    }
+}
+
 /// The sealed settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
@@ -44,6 +71,8 @@ pub struct Manifest {
     pub port: u16,
     /// Whether an admin may make dom0 fail, to test that it is contained.
     pub fault_injection: bool,
+    /// Whether dom0 shares its home CPU with guests.
+    pub dom0_cpu: Dom0Cpu,
 }
 
 impl Manifest {
@@ -67,4 +96,17 @@ impl Manifest {
 #[must_use]
 pub fn signed_message(digest: &[u8; 32]) -> Vec<u8> {
     [&b"redoubt image 1"[..], digest].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Dom0Cpu;
+
+    #[test]
+    fn dom0_owns_a_cpu_as_sealed_but_never_the_only_one() {
+        let owns = |choice: Dom0Cpu| [1, 2, 3, 4, 64].map(|cpus| choice.owns(cpus));
+        assert_eq!(owns(Dom0Cpu::Auto), [false, false, false, true, true]);
+        assert_eq!(owns(Dom0Cpu::Own), [false, true, true, true, true]);
+        assert_eq!(owns(Dom0Cpu::Shared), [false; 5]);
+    }
 }

@@ -176,6 +176,10 @@ impl Hypervisor for SystemCalls {
         let _ = order(Call::Reset, [u64::from(power_off), 0, 0, 0]);
     }
 
+    fn own_cpu(&mut self, own: bool) -> Result<(), Error> {
+        order(Call::OwnCpu, [u64::from(own), 0, 0, 0])
+    }
+
     fn wild_access(&mut self) {
         // SAFETY: deliberately not: nothing is mapped there, and the fault ends
         // this program before anything else happens.

@@ -27,6 +27,7 @@ pub mod storage;
 mod trust;
 pub mod volumes;
 
+use alloc::format;
 use alloc::vec::Vec;
 
 use hv_abi::DomainId;
@@ -123,10 +124,25 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             stopping: None,
             deadline_ns: 0,
         };
+        node.take_cpu();
         node.adopt(now_ns);
         node.audit.ensure(&mut node.hypervisor);
         node.restore_trust(now_ns);
         Ok(node)
+    }
+
+    /// Keeps guests off dom0's home CPU where the owner wants it.
+    fn take_cpu(&mut self) {
+        let cpus = self.hypervisor.node_info().cpus;
+        let own = self.settings.manifest.dom0_cpu.owns(cpus);
+        match self.hypervisor.own_cpu(own) {
+            Ok(()) if own => {
+                self.hypervisor
+                    .log(&format!("node: guests run on {} of {cpus} CPUs, dom0 on its own", cpus - 1));
+            }
+            Ok(()) => {}
+            Err(error) => self.hypervisor.log(&format!("node: guests share dom0's CPU: {error:?}")),
+        }
     }
 
     /// The card, to be armed before sleeping.

@@ -70,6 +70,9 @@ pub enum Call {
     Schedule = 22,
     /// `(domain, vcpu)`: sends a non-maskable interrupt.
     InjectNmi = 23,
+    /// `(own)`: 1 keeps dom0's home CPU free of vCPUs, 0 shares it.
+    /// [`Error::Refused`] where it is the only CPU.
+    OwnCpu = 24,
 }
 
 impl Call {
@@ -101,6 +104,7 @@ impl Call {
             21 => Self::Reset,
             22 => Self::Schedule,
             23 => Self::InjectNmi,
+            24 => Self::OwnCpu,
             _ => return None,
         })
     }
@@ -162,7 +166,7 @@ mod tests {
                 assert_eq!(call as u64, number);
             }
         }
-        assert_eq!(Call::from_number(24), None);
+        assert_eq!(Call::from_number(25), None);
     }
 
     #[test]

@@ -42,6 +42,8 @@ struct Entry {
     total_ns: u64,
     last_cpu: u32,
     timer_ns: u64,
+    /// It was picked when nobody else waited, so nothing ends its turn.
+    alone: bool,
 }
 
 const FREE: Entry = Entry {
@@ -55,6 +57,7 @@ const FREE: Entry = Entry {
     total_ns: 0,
     last_cpu: 0,
     timer_ns: u64::MAX,
+    alone: false,
 };
 
 /// The run queue of the node, for up to `N` vCPUs.
@@ -65,6 +68,8 @@ pub struct Scheduler<const N: usize> {
     end: usize,
     /// CPUs with nothing to do, one bit each.
     idle: u64,
+    /// CPUs that run no vCPU, one bit each.
+    kept: u64,
     minimum_ns: u64,
 }
 
@@ -81,11 +86,22 @@ impl<const N: usize> Scheduler<N> {
     /// An empty queue.
     #[must_use]
     pub const fn new() -> Self {
-        Self { entries: [FREE; N], end: 0, idle: 0, minimum_ns: 0 }
+        Self { entries: [FREE; N], end: 0, idle: 0, kept: 0, minimum_ns: 0 }
     }
 
     fn entry(&mut self, slot: usize) -> Option<&mut Entry> {
         self.entries.get_mut(slot).filter(|entry| entry.state != State::Free)
+    }
+
+    /// Keeps a CPU free of vCPUs from its next [`Self::pick`] on, or shares it again.
+    pub const fn keep(&mut self, cpu: u32, kept: bool) {
+        let bit = 1 << (cpu & 63);
+        if kept {
+            self.kept |= bit;
+            self.idle &= !bit;
+        } else {
+            self.kept &= !bit;
+        }
     }
 
     fn used(&self) -> &[Entry] {
@@ -157,7 +173,8 @@ impl<const N: usize> Scheduler<N> {
         self.cpu_for(virtual_ns, last)
     }
 
-    /// An idle CPU, else one whose vCPU is far enough ahead.
+    /// An idle CPU, else one whose vCPU is far enough ahead, else one whose vCPU has
+    /// no end to its turn yet: it may wait for the very one that has just woken.
     fn cpu_for(&mut self, virtual_ns: u64, last: u32) -> Option<u32> {
         if self.idle != 0 {
             let cpu = if self.idle >> last & 1 == 1 { last } else { 63 - self.idle.leading_zeros() };
@@ -169,7 +186,14 @@ impl<const N: usize> Scheduler<N> {
             _ => None,
         });
         let (most, cpu) = ahead.max()?;
-        (most > virtual_ns + WAKE_GRANULARITY_NS).then_some(cpu)
+        if most > virtual_ns + WAKE_GRANULARITY_NS {
+            return Some(cpu);
+        }
+        let end = self.end;
+        self.entries.iter_mut().take(end).find_map(|entry| match entry.state {
+            State::Running(cpu) if core::mem::take(&mut entry.alone) => Some(cpu),
+            _ => None,
+        })
     }
 
     /// Takes a vCPU off its CPU, charging the time since it was picked.
@@ -205,6 +229,9 @@ impl<const N: usize> Scheduler<N> {
 
     /// Chooses what `cpu` runs at `now_ns`, waking those whose timers have fired.
     pub fn pick(&mut self, cpu: u32, now_ns: u64) -> Pick {
+        if self.kept >> (cpu & 63) & 1 == 1 {
+            return Pick::Idle(u64::MAX);
+        }
         let mut look_again = u64::MAX;
         let mut best: Option<(u64, usize)> = None;
         let mut waiting = 0;
@@ -247,6 +274,7 @@ impl<const N: usize> Scheduler<N> {
         if let Some(entry) = self.entries.get_mut(slot) {
             entry.state = State::Running(cpu);
             entry.started_ns = now_ns;
+            entry.alone = waiting == 1;
             if entry.budget_ns != 0 {
                 until = until.min(now_ns + (entry.budget_ns - entry.used_ns));
             }
@@ -355,6 +383,45 @@ mod tests {
         assert_eq!(scheduler.wake(1), Some(0), "far behind: preempts");
         scheduler.leave(0, 50_000_001, State::Runnable);
         assert!(matches!(scheduler.pick(0, 50_000_001), Pick::Run(1, _)));
+    }
+
+    #[test]
+    fn who_wakes_gets_a_turn_though_the_cpu_was_given_away_without_end() {
+        let mut scheduler = Scheduler::<4>::new();
+        scheduler.add(0, 256, 0);
+        scheduler.add(1, 256, 0);
+        scheduler.wake(0);
+        scheduler.wake(1);
+        assert!(matches!(scheduler.pick(0, 0), Pick::Run(0, _)));
+        scheduler.leave(0, 3_000_000, State::Runnable);
+        assert!(matches!(scheduler.pick(0, 3_000_000), Pick::Run(1, _)));
+        scheduler.leave(1, 6_000_100, State::Blocked);
+        assert_eq!(scheduler.pick(0, 6_000_100), Pick::Run(0, u64::MAX));
+        assert_eq!(
+            scheduler.wake(1),
+            Some(0),
+            "it is not behind, but nothing would ever end the other's turn"
+        );
+        scheduler.leave(0, 6_000_300, State::Runnable);
+        assert_eq!(scheduler.pick(0, 6_000_300), Pick::Run(1, 6_000_300 + SLICE_NS));
+        assert_eq!(scheduler.wake(1), None);
+    }
+
+    #[test]
+    fn a_kept_cpu_runs_nothing_and_is_woken_for_nothing() {
+        let mut scheduler = Scheduler::<4>::new();
+        scheduler.add(0, 256, 0);
+        assert_eq!(scheduler.pick(0, 0), Pick::Idle(u64::MAX));
+        scheduler.keep(0, true);
+        assert_eq!(scheduler.pick(0, 0), Pick::Idle(u64::MAX));
+        assert_eq!(scheduler.pick(1, 0), Pick::Idle(u64::MAX));
+        assert_eq!(scheduler.wake(0), Some(1));
+        assert_eq!(scheduler.pick(0, 0), Pick::Idle(u64::MAX));
+        assert_eq!(scheduler.take_idle(), None);
+        assert!(matches!(scheduler.pick(1, 0), Pick::Run(0, _)));
+        scheduler.leave(0, 10, State::Runnable);
+        scheduler.keep(0, false);
+        assert!(matches!(scheduler.pick(0, 10), Pick::Run(0, _)));
     }
 
     #[test]

@@ -99,6 +99,15 @@ pub(crate) fn starts() -> u32 {
     STARTS.load(Ordering::Relaxed)
 }
 
+/// Keeps the boot CPU for dom0, or shares it with guests.
+pub(crate) fn own_cpu(own: bool) -> Result<(), Error> {
+    if own && cpu::count() < 2 {
+        return Err(Error::Refused);
+    }
+    domain::SCHEDULER.lock().keep(0, own);
+    Ok(())
+}
+
 /// Something happened that dom0 may wait for.
 pub(crate) fn wake() {
     if WAITING.load(Ordering::Acquire) && cpu::current().number != 0 {

@@ -9,8 +9,8 @@ use hv_x86::apic::{DELIVERY_INIT, DELIVERY_STARTUP, ICR_ASSERT};
 
 /// Where the trampoline is copied: below 1 MiB, page aligned.
 const TRAMPOLINE: u64 = 0x8000;
-/// How long a processor may take to appear.
-const START_TIMEOUT_NS: u64 = 200_000_000;
+/// How long a processor may take to appear after each start-up message.
+const START_TIMEOUT_NS: u64 = 2_000_000_000;
 
 /// Processors that have reached Rust.
 static ARRIVED: AtomicU32 = AtomicU32::new(1);
@@ -40,8 +40,14 @@ pub(crate) fn start_all(rsdp: u64) {
     write_low(0, code);
     write_low(root, &memory::BOOT_TABLES.to_le_bytes());
     let own = apic::id();
+    let mut missing = 0;
     hv_core::acpi::processors(&memory::Firmware, rsdp, |identifier| {
         if identifier == own || cpu::count() as usize >= cpu::MAX_CPUS {
+            return;
+        }
+        // One that is late would take the newest block for its own: start no more.
+        if missing != 0 {
+            missing += 1;
             return;
         }
         let before = ARRIVED.load(Ordering::Acquire);
@@ -50,25 +56,29 @@ pub(crate) fn start_all(rsdp: u64) {
             return;
         };
         write_low(stack, &stack_top.to_le_bytes());
-        start_one(identifier, before);
+        if !start_one(identifier, before) {
+            missing += 1;
+        }
     });
-    info!("cpus: {} running", cpu::count());
+    info!("cpus: {} running, {missing} not started", ARRIVED.load(Ordering::Acquire));
 }
 
-/// INIT, then start-up twice if the first is not enough (SDM 8.4.4.1).
-fn start_one(identifier: u32, before: u32) {
+/// INIT, then start-up twice if the first is not enough (SDM 8.4.4.1). False when
+/// it has not arrived by then.
+fn start_one(identifier: u32, before: u32) -> bool {
     apic::send(identifier, DELIVERY_INIT << 8 | ICR_ASSERT);
     for _ in 0..2 {
         apic::send(identifier, DELIVERY_STARTUP << 8 | ICR_ASSERT | 8);
         let deadline = clock::now_ns() + START_TIMEOUT_NS;
         while clock::now_ns() < deadline {
             if ARRIVED.load(Ordering::Acquire) != before {
-                return;
+                return true;
             }
             core::hint::spin_loop();
         }
     }
     info!("cpu with APIC id {identifier}: did not start");
+    false
 }
 
 /// Where the other processors arrive, each on its own stack.

@@ -89,6 +89,7 @@ fn dispatch(dom0: &mut Dom0, call: Call) -> Result<(u64, u64), Error> {
             copy_out(b, info.as_bytes())?;
         }
         Call::NodeInfo => copy_out(a, node_info().as_bytes())?,
+        Call::OwnCpu => dom0::own_cpu(a == 1)?,
         Call::Schedule => domain::schedule(domain_number(a)?, b, c)?,
         _ => return dispatch_machine(dom0, call, [a, b, c, d]),
     }

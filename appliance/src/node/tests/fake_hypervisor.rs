@@ -65,6 +65,7 @@ pub(super) struct FakeMachine {
     pub(super) log: Vec<String>,
     /// What the node asked for, in order.
     pub(super) resets: Vec<bool>,
+    pub(super) dom0_owns_cpu: bool,
     /// The next creations that fail for lack of memory.
     pub(super) refuse_creations: usize,
     generation: u32,
@@ -82,6 +83,7 @@ impl FakeHypervisor {
             memory_free_bytes: 512 << 20,
             log: Vec::new(),
             resets: Vec::new(),
+            dom0_owns_cpu: false,
             refuse_creations: 0,
             generation: 1,
             own_record: Vec::new(),
@@ -262,6 +264,11 @@ impl Hypervisor for FakeHypervisor {
 
     fn reset(&mut self, power_off: bool) {
         self.machine().resets.push(power_off);
+    }
+
+    fn own_cpu(&mut self, own: bool) -> Result<(), Error> {
+        self.machine().dom0_owns_cpu = own;
+        Ok(())
     }
 
     fn wild_access(&mut self) {

@@ -17,6 +17,7 @@ fn a_static_node_answers_and_then_sleeps() {
     let session = world.connect(Who::Viewer);
     let Reply::Node(facts) = world.done(session, &Request::NodeInfo) else { panic!() };
     assert_eq!((facts.cpus, facts.mac, facts.address), (2, NODE_MAC, Some(([10, 0, 0, 1], 24))));
+    assert!(world.hypervisor.machine().dom0_owns_cpu, "as its owner sealed it");
     assert_eq!((facts.image_sha256, facts.guests), ([7; 32], 0));
     let log = world.hypervisor.machine().log.join("\n");
     assert!(log.contains("node: reachable at 10.0.0.1:7411"), "{log}");

@@ -120,6 +120,7 @@ pub(super) fn settings() -> Settings {
             },
             port: PORT,
             fault_injection: false,
+            dom0_cpu: manifest::Dom0Cpu::Own,
         },
         image_sha256: [7; 32],
         image_bytes: 1,
