@@ -16,6 +16,10 @@ pub enum Boot {
     Kernel(PathBuf),
 }
 
+/// CPUs of the node in demo and tests: two for guests, and one that dom0 owns. QEMU
+/// without KVM may lose a guest that runs on its first CPU (README, Limits).
+pub const CPUS: u32 = 3;
+
 /// What the machine is.
 #[derive(Debug, Clone)]
 pub struct Shape {

@@ -87,10 +87,10 @@ impl World {
         Ok(Self { lab, machine, operator, directory: directory.to_path_buf() })
     }
 
-    /// A shape with 2 CPUs that boots from the network.
+    /// A shape that boots from the network.
     #[must_use]
-    pub const fn netboot(memory_mib: u32) -> Shape {
-        Shape { cpus: 2, memory_mib, boot: Boot::Pxe }
+    pub const fn netboot(memory_mib: u32, cpus: u32) -> Shape {
+        Shape { cpus, memory_mib, boot: Boot::Pxe }
     }
 
     /// Types on a guest's console.

@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use qemu_tests::lab::{HOST, NODE, guest_address};
+use qemu_tests::machine::CPUS;
 use qemu_tests::world::{Guest, World, build, target_name};
 use qemu_tests::{http, lab, packages, programs};
 use std::time::{Duration, Instant};
@@ -16,6 +17,9 @@ struct Arguments {
     /// Leave everything running and print commands to try.
     #[arg(long)]
     keep: bool,
+    /// CPUs of the machine: one for dom0, the others for the guests.
+    #[arg(long, default_value_t = CPUS, value_parser = clap::value_parser!(u32).range(1..=64))]
+    cpus: u32,
 }
 
 /// Memory of the node in MiB.
@@ -37,12 +41,13 @@ fn main() -> Result<()> {
     let (disk1, disk2) = (directory.join("disk1.img"), directory.join("disk2.img"));
     let volume2 = format!("iscsi://{HOST}/{}/1", target_name(1));
     step("starting DHCP, TFTP, vblade and tgtd in a namespace of their own");
-    let mut world = World::start(&built, &directory, &World::netboot(NODE_MEMORY_MIB), |lab| {
-        built.debian.disk(&disk1, "Hello from web1, whose disk is an AoE target.\n")?;
-        built.debian.disk(&disk2, "Hello from web2, whose disk is an iSCSI target.\n")?;
-        lab.export_aoe(11, 1, &disk1)?;
-        lab.export_iscsi(1, &target_name(1), &disk2)
-    })?;
+    let mut world =
+        World::start(&built, &directory, &World::netboot(NODE_MEMORY_MIB, arguments.cpus), |lab| {
+            built.debian.disk(&disk1, "Hello from web1, whose disk is an AoE target.\n")?;
+            built.debian.disk(&disk2, "Hello from web2, whose disk is an iSCSI target.\n")?;
+            lab.export_aoe(11, 1, &disk1)?;
+            lab.export_iscsi(1, &target_name(1), &disk2)
+        })?;
     let power_on = world.machine.started;
     step("power on: a machine without disks boots from the network");
     let manageable = world.operator.wait_for_node(NODE_LIMIT).with_context(|| world.machine.serial_text())?;

@@ -6,7 +6,7 @@ use clap::Parser;
 use qemu_tests::{lab, packages, programs, scenarios};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 /// Runs all checks and prints how many tests passed.
 #[derive(Parser)]
@@ -105,12 +105,7 @@ fn end_to_end(program: &Path, only: Option<&str>, count: &mut Count) -> Result<(
         scenarios::ALL.iter().filter(|scenario| only.is_none_or(|only| scenario.name.contains(only)))
     {
         let began = Instant::now();
-        let since = SystemTime::now();
-        let mut passed = run_scenario(program, scenario.name)?;
-        if !passed && let Some(sign) = emulator_failed(since)? {
-            println!("test {} ... failed once, trying again: the node's log says \"{sign}\"", scenario.name);
-            passed = run_scenario(program, scenario.name)?;
-        }
+        let passed = run_scenario(program, scenario.name)?;
         let word = if passed { "ok" } else { "FAILED" };
         println!("test {} ... {word} ({:.0} s)", scenario.name, began.elapsed().as_secs_f64());
         if passed {
@@ -120,30 +115,6 @@ fn end_to_end(program: &Path, only: Option<&str>, count: &mut Count) -> Result<(
         }
     }
     Ok(())
-}
-
-/// What a node says when QEMU's SVM may have failed: 7.2 with several threads loses
-/// about one guest in fifty boots. The host's state was seen saved as the guest's,
-/// which the node tells from a guest's own failure; other triple faults are not
-/// explained yet. QEMU 10 lost none in 77 boots. Nothing else is a reason to
-/// try again.
-const EMULATOR_FAILED: [&str; 2] = ["the emulated processor lost its state", "triple fault at"];
-
-/// Whether a node said so since a scenario began.
-fn emulator_failed(since: SystemTime) -> Result<Option<&'static str>> {
-    for directory in std::fs::read_dir(programs::target().join("e2e"))? {
-        for file in std::fs::read_dir(directory?.path())? {
-            let (path, changed) = file.and_then(|file| Ok((file.path(), file.metadata()?.modified()?)))?;
-            if changed < since || path.file_name().is_none_or(|name| name != "serial.log") {
-                continue;
-            }
-            let text = String::from_utf8_lossy(&std::fs::read(&path)?).into_owned();
-            if let Some(sign) = EMULATOR_FAILED.into_iter().find(|sign| text.contains(sign)) {
-                return Ok(Some(sign));
-            }
-        }
-    }
-    Ok(None)
 }
 
 /// Runs a scenario in a process and a namespace of its own; true when it passed.

@@ -2,7 +2,7 @@
 
 use super::directory;
 use crate::lab::NODE;
-use crate::machine::{Boot, Shape};
+use crate::machine::{Boot, CPUS, Shape};
 use crate::programs::target;
 use crate::test_guest::{Description, Flavour, find};
 use crate::world::{World, build};
@@ -27,7 +27,7 @@ pub(super) fn dom0_faults_are_contained() -> Result<()> {
     let built = build(true)?;
     let files = find(&target(), Flavour::Cloud)?;
     let directory = directory("faults");
-    let shape = Shape { cpus: 2, memory_mib: 1024, boot: Boot::Kernel(built.image.path.clone()) };
+    let shape = Shape { cpus: CPUS, memory_mib: 1024, boot: Boot::Kernel(built.image.path.clone()) };
     let world = World::start(&built, &directory, &shape, |_| Ok(()))?;
     world.operator.wait_for_node(NODE_LIMIT).with_context(|| world.machine.serial_text())?;
     let key = keys::secret::load(&built.image.operator_key_path)?;

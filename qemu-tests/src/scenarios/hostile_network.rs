@@ -3,7 +3,7 @@
 use super::directory;
 use super::frames::{Random, frame};
 use crate::lab::NODE;
-use crate::machine::{Boot, Shape};
+use crate::machine::{Boot, CPUS, Shape};
 use crate::operator::Operator;
 use crate::programs::target;
 use crate::test_guest::{Description, Flavour, find};
@@ -41,7 +41,7 @@ pub(super) fn hostile_network() -> Result<()> {
     let built = build(false)?;
     let files = find(&target(), Flavour::Cloud)?;
     let directory = directory("hostile_network");
-    let shape = Shape { cpus: 2, memory_mib: 1024, boot: Boot::Kernel(built.image.path.clone()) };
+    let shape = Shape { cpus: CPUS, memory_mib: 1024, boot: Boot::Kernel(built.image.path.clone()) };
     let world = World::start(&built, &directory, &shape, |_| Ok(()))?;
     world.operator.wait_for_node(NODE_LIMIT).with_context(|| world.machine.serial_text())?;
     world.test_guest(&files, &Description { name: "bystander", ..Description::default() })?;

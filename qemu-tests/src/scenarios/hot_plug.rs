@@ -1,7 +1,7 @@
 //! Disks that come to and go from a guest with a stock kernel while it runs.
 
 use super::directory;
-use crate::machine::{Boot, Shape};
+use crate::machine::{Boot, CPUS, Shape};
 use crate::process::run;
 use crate::programs::target;
 use crate::test_guest::{Description, Flavour, Recipe, compose};
@@ -57,7 +57,7 @@ done
 pub(super) fn disks_come_and_go() -> Result<()> {
     let built = build(false)?;
     let directory = directory("hot_plug");
-    let shape = Shape { cpus: 2, memory_mib: 1024, boot: Boot::Kernel(built.image.path.clone()) };
+    let shape = Shape { cpus: CPUS, memory_mib: 1024, boot: Boot::Kernel(built.image.path.clone()) };
     let files: Vec<_> = (1..=3).map(|number| directory.join(format!("disk{number}.img"))).collect();
     let world = World::start(&built, &directory, &shape, |lab| {
         for (number, file) in (1u64..).zip(&files) {

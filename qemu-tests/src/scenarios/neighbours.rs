@@ -3,7 +3,7 @@
 use super::directory;
 use crate::http;
 use crate::lab::guest_address;
-use crate::machine::{Boot, Shape};
+use crate::machine::{Boot, CPUS, Shape};
 use crate::programs::target;
 use crate::test_guest::{Description, Flavour, find};
 use crate::world::{World, build};
@@ -28,7 +28,7 @@ pub(super) fn hostile_guest_neighbour_serves() -> Result<()> {
     let built = build(false)?;
     let files = find(&target(), Flavour::Cloud)?;
     let directory = directory("neighbours");
-    let shape = Shape { cpus: 2, memory_mib: 1024, boot: Boot::Kernel(built.image.path.clone()) };
+    let shape = Shape { cpus: CPUS, memory_mib: 1024, boot: Boot::Kernel(built.image.path.clone()) };
     let disk = directory.join("disk.img");
     let mut world = World::start(&built, &directory, &shape, |lab| {
         std::fs::File::create(&disk)?.set_len(16 << 20)?;

@@ -3,6 +3,7 @@
 use super::directory;
 use crate::http;
 use crate::lab::{HOST, guest_address};
+use crate::machine::CPUS;
 use crate::process::run;
 use crate::world::{Guest, World, build, target_name};
 use anyhow::{Context, Result, ensure};
@@ -21,7 +22,7 @@ pub(super) fn two_guests_and_a_power_cut() -> Result<()> {
     let directory = directory("netboot");
     let (disk1, disk2) = (directory.join("disk1.img"), directory.join("disk2.img"));
     let volume2 = format!("iscsi://{HOST}/{}/1", target_name(1));
-    let mut world = World::start(&built, &directory, &World::netboot(1536), |lab| {
+    let mut world = World::start(&built, &directory, &World::netboot(1536, CPUS), |lab| {
         built.debian.disk(&disk1, "page one\n")?;
         built.debian.disk(&disk2, "page two\n")?;
         lab.export_aoe(11, 1, &disk1)?;

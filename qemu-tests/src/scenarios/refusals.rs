@@ -2,7 +2,7 @@
 
 use super::directory;
 use crate::lab::{HOST, NODE};
-use crate::machine::{Boot, Shape};
+use crate::machine::{Boot, CPUS, Shape};
 use crate::operator::{Answer, Operator};
 use crate::process::run;
 use crate::programs::target;
@@ -21,7 +21,7 @@ pub(super) fn kernel_boot_and_refusals() -> Result<()> {
     let built = build(false)?;
     let files = find(&target(), Flavour::Cloud)?;
     let directory = directory("refusals");
-    let shape = Shape { cpus: 2, memory_mib: 1024, boot: Boot::Kernel(built.image.path.clone()) };
+    let shape = Shape { cpus: CPUS, memory_mib: 1024, boot: Boot::Kernel(built.image.path.clone()) };
     let disk = directory.join("disk.img");
     let world = World::start(&built, &directory, &shape, |lab| {
         std::fs::File::create(&disk)?.set_len(16 << 20)?;

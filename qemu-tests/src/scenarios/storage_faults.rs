@@ -3,7 +3,7 @@
 
 use super::directory;
 use crate::lab::{HOST, Lab};
-use crate::machine::{Boot, Shape};
+use crate::machine::{Boot, CPUS, Shape};
 use crate::programs::target;
 use crate::test_guest::{Description, storage};
 use crate::world::{World, build, target_name};
@@ -42,7 +42,7 @@ pub(super) fn disks_outlive_their_targets() -> Result<()> {
     let built = build(false)?;
     let files = storage::guest(&target())?;
     let directory = directory("storage-faults");
-    let shape = Shape { cpus: 2, memory_mib: 1536, boot: Boot::Kernel(built.image.path.clone()) };
+    let shape = Shape { cpus: CPUS, memory_mib: 1536, boot: Boot::Kernel(built.image.path.clone()) };
     let mut world = World::start(&built, &directory, &shape, |lab| {
         storage::fio_disk(&directory.join("fio.img"))?;
         disk(&directory.join("aoe.img"), 64)?;

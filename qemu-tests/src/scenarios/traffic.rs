@@ -3,7 +3,7 @@
 use super::directory;
 use crate::http;
 use crate::lab::{HOST, guest_address};
-use crate::machine::{Boot, Shape};
+use crate::machine::{Boot, CPUS, Shape};
 use crate::programs::target;
 use crate::test_guest::{Description, Flavour, find};
 use crate::world::{World, build};
@@ -33,7 +33,7 @@ pub(super) fn traffic_is_not_corrupted() -> Result<()> {
     let built = build(false)?;
     let files = find(&target(), Flavour::Cloud)?;
     let directory = directory("traffic");
-    let shape = Shape { cpus: 2, memory_mib: 1536, boot: Boot::Kernel(built.image.path.clone()) };
+    let shape = Shape { cpus: CPUS, memory_mib: 1536, boot: Boot::Kernel(built.image.path.clone()) };
     let world = World::start(&built, &directory, &shape, |_| Ok(()))?;
     let bytes = random_bytes(file_mib << 20);
     let own = hex(&Sha256::digest(&bytes));
