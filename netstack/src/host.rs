@@ -21,11 +21,16 @@ use crate::limits::{
     HOST_BUFFER_BYTES_MAX, HOST_LISTENERS_MAX, HOST_SOCKETS_MAX,
 };
 
+mod cookie;
+mod counters;
 mod device;
 mod filter;
+mod gate;
 mod slots;
 mod streams;
 
+use cookie::Baker;
+pub use counters::HostCounters;
 use device::{FrameDevice, Outgoing};
 
 /// How the node gets its address.
@@ -55,6 +60,9 @@ pub struct HostConfig {
     pub addressing: Addressing,
     /// Unpredictable: seeds initial sequence numbers and ephemeral ports.
     pub seed: u64,
+    /// Unpredictable, also for who sees sequence numbers: vouches for handshakes that
+    /// are answered without memory.
+    pub secret: [u8; 16],
 }
 
 /// The address in use.
@@ -134,21 +142,6 @@ pub enum HostError {
     BadAddress,
 }
 
-/// What the stack has seen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HostCounters {
-    /// Frames taken.
-    pub received_frames: u64,
-    /// Frames for ports or protocols that are not ours.
-    pub unwanted_frames: u64,
-    /// Frames dropped because nothing could be sent in reply.
-    pub crowded_frames: u64,
-    /// Frames handed out.
-    pub transmitted_frames: u64,
-    /// Half-open connections given up.
-    pub half_open_reaped: u64,
-}
-
 struct Listener {
     port: u16,
     options: TcpOptions,
@@ -188,6 +181,7 @@ pub struct Host {
     random: u64,
     counters: HostCounters,
     mac: MacAddress,
+    baker: Baker,
 }
 
 /// A released connection that the peer will not let go of is cut after this.
@@ -228,6 +222,7 @@ impl Host {
             random: config.seed | 1,
             counters: HostCounters::default(),
             mac: config.mac,
+            baker: Baker::new(config.secret),
         };
         match config.addressing {
             Addressing::Dhcp => {
@@ -291,13 +286,17 @@ impl Host {
     pub fn receive(&mut self, frame: &[u8], now_ns: u64) {
         self.counters.received_frames = self.counters.received_frames.wrapping_add(1);
         let (connections, sockets) = (&self.connections, &self.sockets);
-        // A segment that opens a connection needs a socket that listens right now:
-        // with a full backlog it is dropped silently and the client tries again.
+        // A segment that opens a connection and finds no socket that listens right
+        // now is answered below, without one.
+        let listeners = &self.listeners;
+        let mut gated = false;
         let mut open = |port: u16, opening: bool| {
-            connections.iter().any(|connection| {
-                connection.local_port == port
-                    && (!opening || sockets.get::<tcp::Socket>(connection.handle).is_listening())
-            })
+            gated = listeners.iter().any(|listener| listener.port == port);
+            gated
+                || connections.iter().any(|connection| {
+                    connection.local_port == port
+                        && (!opening || sockets.get::<tcp::Socket>(connection.handle).is_listening())
+                })
         };
         if !filter::wanted(frame, self.dhcp.is_some(), &mut open) {
             self.counters.unwanted_frames = self.counters.unwanted_frames.wrapping_add(1);
@@ -307,6 +306,12 @@ impl Host {
             self.counters.crowded_frames = self.counters.crowded_frames.wrapping_add(1);
             return;
         }
+        if !(gated && self.gate(frame, now_ns)) {
+            self.ingress(frame, now_ns);
+        }
+    }
+
+    fn ingress(&mut self, frame: &[u8], now_ns: u64) {
         let mut device = FrameDevice { incoming: Some(frame), outgoing: &mut self.outgoing };
         self.interface.poll_ingress_single(instant(now_ns), &mut device, &mut self.sockets);
     }

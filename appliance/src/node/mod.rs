@@ -98,8 +98,10 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let mac = nic.mac();
         let seeds = random.as_chunks::<8>().0;
         let seed = |index: usize| seeds.get(index).copied().map_or(0, u64::from_le_bytes);
+        // Other bytes than those that seed generators whose output strangers see.
+        let secret = random.last_chunk().copied().unwrap_or_default();
         let mut network =
-            Network::new(nic, settings.addressing(), seed(0), now_ns).ok_or(StartError::Card)?;
+            Network::new(nic, settings.addressing(), seed(0), secret, now_ns).ok_or(StartError::Card)?;
         let port = settings.manifest.port;
         network
             .host

@@ -45,10 +45,10 @@ pub enum AttachError {
 impl<N: Nic> Network<N> {
     /// A network over a card; None when the card's address is no good.
     #[must_use]
-    pub fn new(nic: N, addressing: Addressing, seed: u64, now_ns: u64) -> Option<Self> {
+    pub fn new(nic: N, addressing: Addressing, seed: u64, secret: [u8; 16], now_ns: u64) -> Option<Self> {
         let mac = MacAddress(nic.mac());
         let mtu = usize::from(nic.mtu());
-        let host = Host::new(&HostConfig { mac, mtu, addressing, seed }, now_ns).ok()?;
+        let host = Host::new(&HostConfig { mac, mtu, addressing, seed, secret }, now_ns).ok()?;
         let switch = Switch::new(mac, mtu).ok()?;
         Some(Self { nic, host, switch, ports: Vec::new() })
     }

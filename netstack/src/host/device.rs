@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
 
+use super::gate::Translations;
 use crate::limits::{HOST_FRAMES_MAX, HOST_REPLY_FRAMES_MAX};
 
 /// Frames waiting for the wire; buffers are reused.
@@ -13,6 +14,7 @@ pub(super) struct Outgoing {
     frame_bytes_max: usize,
     queue: VecDeque<Vec<u8>>,
     spare: Vec<Vec<u8>>,
+    pub(super) translations: Translations,
 }
 
 /// Buffers kept for reuse.
@@ -20,7 +22,12 @@ const SPARE_MAX: usize = 64;
 
 impl Outgoing {
     pub(super) fn new(frame_bytes_max: usize) -> Self {
-        Self { frame_bytes_max, queue: VecDeque::new(), spare: Vec::new() }
+        Self {
+            frame_bytes_max,
+            queue: VecDeque::new(),
+            spare: Vec::new(),
+            translations: Translations::default(),
+        }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -33,6 +40,10 @@ impl Outgoing {
 
     pub(super) fn has_reply_room(&self) -> bool {
         self.queue.len() < HOST_FRAMES_MAX + HOST_REPLY_FRAMES_MAX
+    }
+
+    pub(super) fn push(&mut self, frame: Vec<u8>) {
+        self.queue.push_back(frame);
     }
 
     pub(super) fn pop(&mut self, consume: impl FnOnce(&[u8]) -> bool) -> bool {
@@ -69,7 +80,9 @@ impl TxToken for Sender<'_> {
         frame.clear();
         frame.resize(len, 0);
         let result = f(&mut frame);
-        self.0.queue.push_back(frame);
+        if self.0.translations.outgoing(&mut frame) {
+            self.0.queue.push_back(frame);
+        }
         result
     }
 }

@@ -42,6 +42,7 @@ impl Host {
         if let Some(index) = self.connections.iter().position(|connection| connection.id == id) {
             let connection = self.connections.swap_remove(index);
             self.sockets.remove(connection.handle);
+            self.outgoing.translations.forget(id);
         }
     }
 

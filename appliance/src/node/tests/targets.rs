@@ -159,6 +159,7 @@ impl IscsiTarget {
                 mtu: 1500,
                 addressing: Addressing::Static { address: ISCSI_ADDRESS, prefix: 24, gateway: None },
                 seed: 33,
+                secret: [7; 16],
             },
             0,
         )

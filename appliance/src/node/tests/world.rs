@@ -144,6 +144,7 @@ impl World {
             mtu: 1500,
             addressing: Addressing::Static { address, prefix: 24, gateway: None },
             seed: seed + 5,
+            secret: [7; 16],
         };
         Self {
             hypervisor,
