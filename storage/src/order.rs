@@ -1,43 +1,39 @@
 //! Which request may start when: overlap and flush rules in one place.
 
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use crate::block::{Operation, Request, SubmitError};
 use crate::limits::{RANGE_SECTORS_MAX, REQUEST_SECTORS_MAX, REQUESTS_MAX};
 use crate::planted::{Bug, planted};
 
-struct Entry {
-    /// Its place among all that were ever submitted.
-    number: u64,
-    request: Request,
-    submitted_ns: u64,
-    started: bool,
-    /// It is not joined with others: a joint try failed.
-    alone: bool,
-    /// Earlier requests that it waits for.
-    blockers: usize,
-}
+mod counts;
+mod entry;
+
+use counts::Counts;
+use entry::NOWHERE;
+pub(crate) use entry::{Entry, Member, Stage};
+
+/// Bits of a group's name that are its place.
+const PLACE_BITS: u32 = 16;
+/// So few requests are looked at one by one.
+const FEW: usize = 4;
 
 /// Unfinished requests in order of submission.
 pub(crate) struct Order {
-    entries: VecDeque<Entry>,
-    waiting: usize,
+    /// In no order; ended ones are used again.
+    entries: Vec<Entry>,
+    free: Vec<u16>,
+    oldest: u16,
+    newest: u16,
     /// No entry before this one waits to be started.
-    first: usize,
+    first: u16,
+    live: usize,
+    waiting: usize,
     /// Entries that wait for others.
     blocked: usize,
-    /// Entries that are no reads.
-    others: usize,
-    next_number: u64,
-}
-
-/// A request that has been started.
-pub(crate) struct Started {
-    pub(crate) number: u64,
-    pub(crate) request: Request,
-    /// It may be joined with others.
-    pub(crate) joins: bool,
+    next_name: u64,
+    /// Kept from the time on when there are more than a few.
+    counts: Option<Counts>,
 }
 
 fn overlaps(a: &Request, b: &Request) -> bool {
@@ -58,11 +54,30 @@ fn waits(later: &Request, earlier: &Request) -> bool {
 
 impl Order {
     pub(crate) const fn new() -> Self {
-        Self { entries: VecDeque::new(), waiting: 0, first: 0, blocked: 0, others: 0, next_number: 0 }
+        Self {
+            entries: Vec::new(),
+            free: Vec::new(),
+            oldest: NOWHERE,
+            newest: NOWHERE,
+            first: NOWHERE,
+            live: 0,
+            waiting: 0,
+            blocked: 0,
+            next_name: 0,
+            counts: None,
+        }
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.entries.len()
+    pub(crate) const fn len(&self) -> usize {
+        self.live
+    }
+
+    fn get(&self, place: u16) -> Option<&Entry> {
+        self.entries.get(usize::from(place))
+    }
+
+    pub(crate) fn get_mut(&mut self, place: u16) -> Option<&mut Entry> {
+        self.entries.get_mut(usize::from(place))
     }
 
     pub(crate) fn submit(&mut self, request: Request, now_ns: u64) -> Result<(), SubmitError> {
@@ -74,144 +89,271 @@ impl Order {
         if !sized {
             return Err(SubmitError::BadLength);
         }
-        if self.entries.len() >= REQUESTS_MAX {
+        if self.live >= REQUESTS_MAX {
             return Err(SubmitError::Full);
         }
-        if self.entries.iter().any(|entry| entry.request.id == request.id) {
-            return Err(SubmitError::DuplicateId);
+        let blockers = if self.live == 0 { 0 } else { self.look(&request)? };
+        if let Some(counts) = &mut self.counts {
+            counts.change(&request, true);
+            counts.change_waiting(&request, true);
+        } else if self.live >= FEW {
+            self.begin_counts(&request);
         }
-        let reads = request.operation == Operation::Read;
-        let mut blockers = 0usize;
-        // Reads among reads wait for nothing.
-        if !reads || self.others > 0 {
-            for entry in &self.entries {
-                blockers = blockers.saturating_add(usize::from(waits(&request, &entry.request)));
-            }
+        let place = self.append(request);
+        self.blocked = self.blocked.wrapping_add(usize::from(blockers > 0));
+        if self.waiting == 0 {
+            self.first = place;
         }
-        self.others = self.others.saturating_add(usize::from(!reads));
-        self.blocked = self.blocked.saturating_add(usize::from(blockers > 0));
-        self.waiting = self.waiting.saturating_add(1);
-        self.next_number = self.next_number.wrapping_add(1);
-        self.entries.push_back(Entry {
-            number: self.next_number,
-            request,
-            submitted_ns: now_ns,
-            started: false,
-            alone: false,
-            blockers,
-        });
+        self.waiting = self.waiting.wrapping_add(1);
+        self.live = self.live.wrapping_add(1);
+        self.next_name = self.next_name.wrapping_add(1);
+        let name = (self.next_name << PLACE_BITS) | u64::from(place);
+        if let Some(entry) = self.get_mut(place) {
+            entry.name = name;
+            entry.submitted_ns = now_ns;
+            entry.blockers = blockers;
+            entry.stage = Stage::Waiting;
+            entry.alone = false;
+        }
         Ok(())
     }
 
-    fn start(&mut self, wanted: impl Fn(&Entry) -> bool) -> Option<Started> {
+    /// Looks for one of the same name, and counts those that it waits for.
+    fn look(&self, request: &Request) -> Result<u16, SubmitError> {
+        let counts = self.counts.as_ref();
+        if counts.is_none_or(|counts| counts.may_have(request))
+            && self.unfinished().any(|it| it.id == request.id)
+        {
+            return Err(SubmitError::DuplicateId);
+        }
+        if counts.is_some_and(|counts| !counts.may_block(request)) {
+            return Ok(0);
+        }
+        Ok(self.unfinished().fold(0u16, |sum, it| sum.saturating_add(u16::from(waits(request, it)))))
+    }
+
+    /// Counts what is there, and one more that will wait.
+    fn begin_counts(&mut self, more: &Request) {
+        let mut counts = Counts::new();
+        for entry in self.live() {
+            counts.change(&entry.request, true);
+            if entry.stage == Stage::Waiting {
+                counts.change_waiting(&entry.request, true);
+            }
+        }
+        counts.change(more, true);
+        counts.change_waiting(more, true);
+        self.counts = Some(counts);
+    }
+
+    /// Puts a request behind all others; returns its place.
+    fn append(&mut self, request: Request) -> u16 {
+        let newest = self.newest;
+        let place = if let Some(place) = self.free.pop() {
+            if let Some(entry) = self.get_mut(place) {
+                entry.request = request;
+            }
+            place
+        } else {
+            self.entries.push(Entry::new(request));
+            // There are REQUESTS_MAX at most.
+            u16::try_from(self.entries.len().wrapping_sub(1)).unwrap_or(NOWHERE)
+        };
+        if let Some(entry) = self.get_mut(place) {
+            entry.before = newest;
+            entry.after = NOWHERE;
+        }
+        match self.get_mut(newest) {
+            Some(entry) => entry.after = place,
+            None => self.oldest = place,
+        }
+        self.newest = place;
+        place
+    }
+
+    /// Starts the first of the waiting requests that is wanted: it leads a group.
+    fn start(&mut self, wanted: impl Fn(&Entry) -> bool) -> Option<&mut Entry> {
         if self.waiting == 0 {
             return None;
         }
-        let first = self.first.min(self.entries.len());
-        let mut entries = self.entries.range_mut(first..);
-        let entry = entries.find(|it| !it.started && it.blockers == 0 && wanted(it))?;
-        entry.started = true;
-        self.waiting = self.waiting.saturating_sub(1);
-        let started = Started { number: entry.number, request: entry.request, joins: !entry.alone };
-        while self.entries.get(self.first).is_some_and(|entry| entry.started) {
-            self.first = self.first.saturating_add(1);
+        let mut place = self.first;
+        loop {
+            let entry = self.get(place)?;
+            if entry.stage == Stage::Waiting && entry.blockers == 0 && wanted(entry) {
+                break;
+            }
+            place = entry.after;
         }
-        Some(started)
+        self.waiting = self.waiting.wrapping_sub(1);
+        let entry = self.entries.get_mut(usize::from(place))?;
+        entry.stage = Stage::Leads;
+        if place == self.first {
+            self.first = entry.after;
+        }
+        if let Some(counts) = &mut self.counts {
+            counts.change_waiting(&entry.request, false);
+        }
+        Some(entry)
     }
 
-    /// Where the entry with a number is: they are in order, with gaps.
-    fn find(&self, number: u64) -> Option<usize> {
-        let ahead = number.checked_sub(self.entries.front()?.number)?;
-        let last = self.entries.len().checked_sub(1)?;
-        let mut index = usize::try_from(ahead).map_or(last, |ahead| ahead.min(last));
-        loop {
-            match self.entries.get(index)?.number {
-                found if found == number => return Some(index),
-                found if found < number => return None,
-                _ => index = index.checked_sub(1)?,
-            }
-        }
+    /// The leader of a group that has not ended.
+    pub(crate) fn leader(&mut self, group: u64) -> Option<&mut Entry> {
+        self.get_mut(place_of(group)).filter(|entry| entry.name == group)
+    }
+
+    /// The same, to look at.
+    pub(crate) fn group(&self, group: u64) -> Option<&Entry> {
+        self.get(place_of(group)).filter(|entry| entry.name == group)
     }
 
     /// Starts the oldest request that waits for nothing and that `allowed` admits.
-    pub(crate) fn start_next(&mut self, allowed: impl Fn(&Request) -> bool) -> Option<Started> {
+    pub(crate) fn start_next(&mut self, allowed: impl Fn(&Request) -> bool) -> Option<&mut Entry> {
         self.start(|entry| allowed(&entry.request))
     }
 
-    /// Starts a request that continues one that has just been started.
+    /// Starts a request that continues one that has just been started, which leads.
     pub(crate) fn start_adjacent(
         &mut self,
+        leader: u64,
         operation: Operation,
         lba: u64,
         sectors_max: u32,
         allowed: impl Fn(&Request) -> bool,
-    ) -> Option<Started> {
-        self.start(|entry| {
+    ) -> Option<Member> {
+        if self.counts.as_ref().is_some_and(|counts| !counts.may_wait_at(lba)) {
+            return None;
+        }
+        let entry = self.start(|entry| {
             let request = &entry.request;
             request.lba.0 == lba
                 && request.operation == operation
                 && request.sectors <= sectors_max
                 && !entry.alone
                 && allowed(request)
-        })
+        })?;
+        entry.stage = Stage::Follows(place_of(leader));
+        let Request { id, sectors, .. } = entry.request;
+        Some(Member { id, place: place_of(entry.name), first: 0, sectors })
     }
 
     /// Whether anything has not been started.
-    pub(crate) fn has_waiting(&self) -> bool {
+    pub(crate) const fn has_waiting(&self) -> bool {
         self.waiting > 0
     }
 
-    /// Removes a finished request; also tells when it was submitted.
-    pub(crate) fn finish(&mut self, number: u64) -> Option<(Request, u64)> {
-        let index = self.find(number)?;
-        // Mostly it is the oldest, which costs least to take out.
-        let done = if index == 0 { self.entries.pop_front() } else { self.entries.remove(index) }?;
-        if index < self.first {
-            self.first = self.first.saturating_sub(1);
-        }
-        if !done.started {
-            self.waiting = self.waiting.saturating_sub(1);
-        }
-        let other = done.request.operation != Operation::Read;
-        self.others = self.others.saturating_sub(usize::from(other));
-        self.blocked = self.blocked.saturating_sub(usize::from(done.blockers > 0));
-        if self.blocked > 0 {
-            for entry in self.entries.range_mut(index.min(self.entries.len())..) {
-                if entry.blockers > 0 && waits(&entry.request, &done.request) {
-                    entry.blockers = entry.blockers.saturating_sub(1);
-                    self.blocked = self.blocked.saturating_sub(usize::from(entry.blockers == 0));
+    /// Ends a request; also tells when it was submitted.
+    pub(crate) fn finish(&mut self, place: u16) -> Option<(Request, u64)> {
+        let entry = self.entries.get_mut(usize::from(place))?;
+        let (before, after) = (entry.before, entry.after);
+        let (done, submitted_ns) = (entry.request, entry.submitted_ns);
+        match entry.stage {
+            Stage::Ended => return None,
+            Stage::Waiting => {
+                self.waiting = self.waiting.wrapping_sub(1);
+                if let Some(counts) = &mut self.counts {
+                    counts.change_waiting(&done, false);
                 }
             }
+            Stage::Leads | Stage::Follows(_) => {}
         }
-        Some((done.request, done.submitted_ns))
+        if entry.blockers > 0 {
+            self.blocked = self.blocked.wrapping_sub(1);
+        }
+        entry.stage = Stage::Ended;
+        entry.name = 0;
+        if self.first == place {
+            self.first = after;
+        }
+        match self.get_mut(before) {
+            Some(entry) => entry.after = after,
+            None => self.oldest = after,
+        }
+        match self.get_mut(after) {
+            Some(entry) => entry.before = before,
+            None => self.newest = before,
+        }
+        self.free.push(place);
+        self.live = self.live.wrapping_sub(1);
+        if let Some(counts) = &mut self.counts {
+            counts.change(&done, false);
+        }
+        if self.blocked > 0 {
+            self.unblock(after, &done);
+        }
+        Some((done, submitted_ns))
+    }
+
+    /// Those from `place` on wait for one request less.
+    fn unblock(&mut self, mut place: u16, done: &Request) {
+        let mut free = 0;
+        while let Some(entry) = self.get_mut(place) {
+            if entry.blockers > 0 && waits(&entry.request, done) {
+                entry.blockers = entry.blockers.wrapping_sub(1);
+                free += usize::from(entry.blockers == 0);
+            }
+            place = entry.after;
+        }
+        self.blocked = self.blocked.wrapping_sub(free);
     }
 
     /// Puts a started request back, to be tried by itself.
-    pub(crate) fn restart(&mut self, number: u64) {
-        let Some(index) = self.find(number) else { return };
-        if let Some(entry) = self.entries.get_mut(index).filter(|it| it.started) {
-            entry.started = false;
-            entry.alone = true;
-            self.waiting = self.waiting.saturating_add(1);
-            self.first = self.first.min(index);
+    pub(crate) fn restart(&mut self, place: u16) {
+        self.next_name = self.next_name.wrapping_add(1);
+        let name = (self.next_name << PLACE_BITS) | u64::from(place);
+        let Some(entry) = self.entries.get_mut(usize::from(place)) else { return };
+        if !matches!(entry.stage, Stage::Leads | Stage::Follows(_)) {
+            return;
         }
+        // What is under way for the old name is nobody's.
+        entry.name = name;
+        entry.stage = Stage::Waiting;
+        entry.alone = true;
+        entry.more = None;
+        self.waiting = self.waiting.wrapping_add(1);
+        if let Some(counts) = &mut self.counts {
+            counts.change_waiting(&entry.request, true);
+        }
+        // Whoever waits is looked for from the beginning.
+        self.first = self.oldest;
     }
 
-    /// The oldest request's number, and when it was submitted.
-    pub(crate) fn oldest(&self) -> Option<(u64, u64)> {
-        self.entries.front().map(|entry| (entry.number, entry.submitted_ns))
+    /// The oldest request.
+    pub(crate) fn oldest(&self) -> Option<&Entry> {
+        self.get(self.oldest)
     }
 
     /// Forgets everything.
     pub(crate) fn clear(&mut self) {
-        self.entries.clear();
-        (self.waiting, self.first, self.blocked, self.others) = (0, 0, 0, 0);
+        let next_name = self.next_name;
+        *self = Self::new();
+        self.next_name = next_name;
     }
 
-    /// Requests in order of submission, as they must be carried to another node.
-    pub(crate) fn unfinished(&self) -> Vec<Request> {
-        self.entries.iter().map(|entry| entry.request).collect()
+    fn live(&self) -> impl Iterator<Item = &Entry> {
+        core::iter::successors(self.get(self.oldest), |entry| self.get(entry.after))
     }
+
+    /// Requests in order of submission.
+    fn unfinished(&self) -> impl Iterator<Item = &Request> {
+        self.live().map(|entry| &entry.request)
+    }
+
+    /// The same, as they must be carried to another node.
+    pub(crate) fn all(&self) -> Vec<Request> {
+        self.unfinished().copied().collect()
+    }
+
+    /// Everything, for a test that failed.
+    #[cfg(test)]
+    pub(crate) fn describe(&self) -> alloc::string::String {
+        alloc::format!("{:?}", self.live().collect::<Vec<_>>())
+    }
+}
+
+/// Where a group's leader is.
+pub(crate) fn place_of(group: u64) -> u16 {
+    let [low, high, ..] = group.to_le_bytes();
+    u16::from_le_bytes([low, high])
 }
 
 #[cfg(test)]
@@ -221,6 +363,14 @@ mod tests {
 
     fn request(id: u64, operation: Operation, lba: u64, sectors: u32) -> Request {
         Request { id: RequestId(id), operation, lba: Lba(lba), sectors }
+    }
+
+    fn place(order: &Order, id: u64) -> u16 {
+        place_of(order.live().find(|it| it.request.id.0 == id).unwrap().name)
+    }
+
+    fn finish(order: &mut Order, id: u64) {
+        order.finish(place(order, id)).unwrap();
     }
 
     #[test]
@@ -241,14 +391,14 @@ mod tests {
         assert_eq!(started(&mut order), Some(4), "2 overlaps 1, 3 waits for both");
         assert_eq!(started(&mut order), Some(6), "5 overlaps 2");
         assert_eq!(started(&mut order), None);
-        order.finish(1);
+        finish(&mut order, 1);
         assert_eq!(started(&mut order), Some(2));
         assert_eq!(started(&mut order), None);
-        order.finish(2);
+        finish(&mut order, 2);
         assert_eq!(started(&mut order), Some(3), "6 came after the flush");
         assert_eq!(started(&mut order), Some(5));
         assert!(!order.has_waiting());
-        assert_eq!(order.unfinished().len(), 4);
+        assert_eq!(order.all().len(), 4);
     }
 
     #[test]
@@ -258,18 +408,18 @@ mod tests {
             order.submit(request(id, Operation::Write, lba, 8), id).unwrap();
         }
         let first = order.start_next(|_| true).unwrap();
-        assert_eq!((first.request, first.joins), (request(1, Operation::Write, 0, 8), true));
+        assert_eq!((first.request, first.alone), (request(1, Operation::Write, 0, 8), false));
         let next = |order: &mut Order, lba, most| {
-            order.start_adjacent(Operation::Write, lba, most, |_| true).map(|it| it.request.id.0)
+            order.start_adjacent(1, Operation::Write, lba, most, |_| true).map(|it| it.id.0)
         };
         assert_eq!(next(&mut order, 8, 7), None);
         assert_eq!(next(&mut order, 8, 8), Some(3), "4 waits for it");
         assert_eq!(next(&mut order, 16, 8), Some(2));
-        order.restart(3);
+        order.restart(place(&order, 3));
         assert_eq!(next(&mut order, 8, 8), None, "by itself");
         let again = order.start_next(|_| true).unwrap();
-        assert_eq!((again.request, again.joins), (request(3, Operation::Write, 8, 8), false));
-        assert_eq!(order.oldest(), Some((1, 1)));
+        assert_eq!((again.request, again.alone), (request(3, Operation::Write, 8, 8), true));
+        assert_eq!(order.oldest().map(|it| (it.request.id.0, it.submitted_ns)), Some((1, 1)));
     }
 
     #[test]
@@ -284,7 +434,7 @@ mod tests {
             submit(request(id, Operation::Discard, id * u64::from(long), long)).unwrap();
         }
         assert_eq!(submit(request(999, Operation::Read, 0, 1)), Err(SubmitError::Full));
-        order.finish(1);
+        finish(&mut order, 1);
         assert_eq!(order.submit(request(5, Operation::Read, 0, 1), 0), Err(SubmitError::DuplicateId));
     }
 }

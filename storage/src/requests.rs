@@ -13,7 +13,7 @@ use crate::block::{
 };
 use crate::histogram::Histogram;
 use crate::limits::REQUESTS_MAX;
-use crate::order::{Order, Started};
+use crate::order::{Entry, Member, Order, Stage, place_of};
 use crate::planted::{Bug, planted};
 use crate::rate::{Limiter, Limits};
 
@@ -37,6 +37,34 @@ pub(crate) struct Shape {
     pub(crate) zeroes: u32,
 }
 
+impl Shape {
+    /// Most sectors of a fragment: whole blocks, one at least.
+    fn most(&self, operation: Operation) -> u32 {
+        let limit = match operation {
+            Operation::Discard => self.discard,
+            Operation::WriteZeroes => self.zeroes,
+            _ => self.data,
+        };
+        (limit / self.block.max(1)).max(1).saturating_mul(self.block.max(1))
+    }
+
+    /// The result of a request that needs no target.
+    fn refuses(&self, request: &Request) -> Option<Result<(), BlockError>> {
+        let block = u64::from(self.block.max(1));
+        let aligned =
+            || request.lba.0.is_multiple_of(block) && u64::from(request.sectors).is_multiple_of(block);
+        match request.operation {
+            Operation::Flush if planted(Bug::FlushSkipped) => Some(Ok(())),
+            Operation::Flush => None,
+            _ if request.end() > self.capacity => Some(Err(BlockError::OutOfRange)),
+            Operation::Discard if self.discard == 0 => Some(Err(BlockError::Unsupported)),
+            _ if block > 1 && !aligned() => Some(Err(BlockError::Unsupported)),
+            Operation::WriteZeroes if planted(Bug::ZeroesSkipped) => Some(Ok(())),
+            _ => None,
+        }
+    }
+}
+
 /// A part of a group, given to the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fragment {
@@ -56,54 +84,15 @@ impl Fragment {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Member {
-    id: RequestId,
-    /// Its place in the order.
-    number: u64,
-    first: u32,
-    sectors: u32,
-}
-
-/// Requests under way together.
-#[derive(Debug)]
-struct Group {
-    name: u64,
-    operation: Operation,
-    lba: u64,
-    /// First sector not yet in a fragment, and the end.
-    next: u32,
-    sectors: u32,
-    /// Ranges (first, count) to be sent again.
-    again: Vec<(u32, u32)>,
-    unacknowledged: u32,
-    in_flight: u32,
-    failed: Option<BlockError>,
-    lead: Member,
-    joined: Vec<Member>,
-}
-
-impl Group {
-    fn has_work(&self) -> bool {
-        let fresh = self.next < self.sectors || (self.sectors == 0 && self.next == 0);
-        self.failed.is_none() && (fresh || !self.again.is_empty())
-    }
-
-    fn members(&self) -> impl Iterator<Item = Member> {
-        core::iter::once(self.lead).chain(self.joined.iter().copied())
-    }
-}
-
 /// The requests of one volume.
 pub(crate) struct Requests {
     order: Order,
-    /// In the order of their names, with gaps.
-    groups: VecDeque<Group>,
-    /// No group before this one has work.
-    work_from: usize,
-    next_name: u64,
+    /// Groups that have more work than their last fragment, and maybe some that had.
+    work: VecDeque<u64>,
     pub(crate) held: Holds,
-    completions: VecDeque<Completion>,
+    /// Those before `taken` have been taken.
+    completions: Vec<Completion>,
+    taken: usize,
     limiter: Limiter,
     deadline_ns: Option<u64>,
     now_ns: u64,
@@ -115,11 +104,10 @@ impl Requests {
     pub(crate) fn new() -> Self {
         Self {
             order: Order::new(),
-            groups: VecDeque::new(),
-            work_from: 0,
-            next_name: 0,
+            work: VecDeque::new(),
             held: Holds::new(),
-            completions: VecDeque::new(),
+            completions: Vec::new(),
+            taken: 0,
             limiter: Limiter::default(),
             deadline_ns: None,
             now_ns: 0,
@@ -129,30 +117,34 @@ impl Requests {
     }
 
     pub(crate) fn submit(&mut self, request: Request, now_ns: u64) -> Result<(), SubmitError> {
-        if self.order.len().saturating_add(self.completions.len()) >= REQUESTS_MAX {
+        if self.order.len().wrapping_add(self.completions.len()).wrapping_sub(self.taken) >= REQUESTS_MAX {
             return Err(SubmitError::Full);
         }
         self.order.submit(request, now_ns)
     }
 
     pub(crate) fn take_completion(&mut self) -> Option<Completion> {
-        self.completions.pop_front()
+        let completion = self.completions.get(self.taken).copied();
+        self.taken = self.taken.wrapping_add(1);
+        if self.taken >= self.completions.len() {
+            self.completions.clear();
+            self.taken = 0;
+        }
+        completion
     }
 
     pub(crate) fn unfinished(&self) -> Vec<Request> {
-        self.order.unfinished()
+        self.order.all()
     }
 
-    pub(crate) fn len(&self) -> usize {
+    pub(crate) const fn len(&self) -> usize {
         self.order.len()
     }
 
     /// Everything, for a test that failed.
     #[cfg(test)]
     pub(crate) fn describe(&self) -> alloc::string::String {
-        let (groups, held) = (&self.groups, &self.held);
-        let waiting = self.order.unfinished();
-        alloc::format!("{groups:?} {held:?} of {waiting:?}")
+        alloc::format!("{:?} {:?} {}", self.work, self.held, self.order.describe())
     }
 
     pub(crate) fn set_limits(&mut self, limits: Limits, now_ns: u64) {
@@ -166,32 +158,53 @@ impl Requests {
 
     /// Time passes. Names of groups that ended at the policy deadline are returned:
     /// what is in flight for them must be abandoned by the session.
+    #[inline]
     pub(crate) fn poll(&mut self, now_ns: u64) -> Vec<u64> {
         self.now_ns = self.now_ns.max(now_ns);
         self.held.expire(now_ns);
+        if self.deadline_ns.is_none() {
+            return Vec::new();
+        }
+        self.end_late(now_ns)
+    }
+
+    /// Ends requests that waited for too long.
+    fn end_late(&mut self, now_ns: u64) -> Vec<u64> {
         let mut ended = Vec::new();
         let Some(deadline_ns) = self.deadline_ns.filter(|_| !planted(Bug::DeadlineIgnored)) else {
             return ended;
         };
-        while let Some((number, submitted_ns)) = self.order.oldest()
-            && submitted_ns.saturating_add(deadline_ns) <= now_ns
+        while let Some(oldest) = self.order.oldest()
+            && oldest.submitted_ns.saturating_add(deadline_ns) <= now_ns
         {
-            let group = self.groups.iter().position(|it| it.members().any(|it| it.number == number));
-            if let Some(group) = group.and_then(|index| self.remove(index)) {
-                for member in group.members().filter(|it| it.number != number) {
-                    self.order.restart(member.number);
-                }
-                ended.push(group.name);
-            }
-            self.complete(number, Err(BlockError::Deadline));
+            let place = place_of(oldest.name);
+            let leader = match oldest.stage {
+                Stage::Leads => Some(place),
+                Stage::Follows(leader) => Some(leader),
+                Stage::Waiting | Stage::Ended => None,
+            };
+            ended.extend(leader.and_then(|leader| self.break_up(leader)));
+            self.complete(place, Err(BlockError::Deadline));
         }
         ended
     }
 
+    /// Ends a group whose requests have not ended: each will be tried by itself.
+    fn break_up(&mut self, leader: u16) -> Option<u64> {
+        let group = self.order.get_mut(leader)?;
+        let (name, more) = (group.name, group.more.take());
+        self.order.restart(leader);
+        for member in more.iter().flat_map(|more| &more.joined) {
+            self.order.restart(member.place);
+        }
+        Some(name)
+    }
+
     /// When time matters next.
     pub(crate) fn next_deadline(&self) -> Option<u64> {
-        let expiry =
-            self.deadline_ns.and_then(|deadline_ns| Some(self.order.oldest()?.1.saturating_add(deadline_ns)));
+        let expiry = self
+            .deadline_ns
+            .and_then(|deadline_ns| Some(self.order.oldest()?.submitted_ns.saturating_add(deadline_ns)));
         if !self.order.has_waiting() {
             return expiry;
         }
@@ -202,151 +215,88 @@ impl Requests {
     /// still do. The caller holds the ranges of those.
     pub(crate) fn abandon(&mut self) {
         self.order.clear();
-        self.groups.clear();
-        self.work_from = 0;
+        self.work.clear();
         self.completions.clear();
+        self.taken = 0;
     }
 
     /// Whether there may be a fragment to send.
     pub(crate) fn has_work(&self) -> bool {
-        self.order.has_waiting() || self.work_from < self.groups.len()
+        self.order.has_waiting() || !self.work.is_empty()
     }
 
     /// The next fragment to send.
     pub(crate) fn next_fragment(&mut self, shape: &Shape) -> Option<Fragment> {
-        loop {
-            let from = self.work_from.min(self.groups.len());
-            if let Some(index) = self.groups.range(from..).position(Group::has_work) {
-                let index = from.saturating_add(index);
-                let fragment = self.cut(index, shape);
-                let more = self.groups.get(index).is_some_and(Group::has_work);
-                self.work_from = index.saturating_add(usize::from(!more));
-                return fragment;
+        while let Some(name) = self.work.front() {
+            if let Some(group) = self.order.leader(*name) {
+                let fragment = group.has_work().then(|| group.cut(shape.most(group.request.operation)));
+                let more = group.has_work();
+                group.listed = more;
+                if !more {
+                    self.work.pop_front();
+                }
+                if fragment.is_some() {
+                    return fragment;
+                }
+            } else {
+                self.work.pop_front();
             }
-            self.work_from = self.groups.len();
-            self.start(shape)?;
         }
-    }
-
-    /// Takes a group out.
-    fn remove(&mut self, index: usize) -> Option<Group> {
-        if index < self.work_from {
-            self.work_from = self.work_from.saturating_sub(1);
-        }
-        if index == 0 { self.groups.pop_front() } else { self.groups.remove(index) }
-    }
-
-    fn cut(&mut self, index: usize, shape: &Shape) -> Option<Fragment> {
-        let group = self.groups.get_mut(index)?;
-        let limit = match group.operation {
-            Operation::Discard => shape.discard,
-            Operation::WriteZeroes => shape.zeroes,
-            _ => shape.data,
-        };
-        // Whole blocks, one at least.
-        let limit = (limit / shape.block.max(1)).max(1).saturating_mul(shape.block.max(1));
-        group.in_flight = group.in_flight.saturating_add(1);
-        let (first, sectors) = if let Some((first, count)) = group.again.pop() {
-            if count > limit {
-                group.again.push((first.saturating_add(limit), count - limit));
+        while self.order.has_waiting() && self.limiter.is_ready(self.now_ns) {
+            let (held, now_ns) = (&self.held, self.now_ns);
+            let free = |request: &Request| !request.operation.writes() || !held.covers(request, now_ns);
+            let leader = self.order.start_next(free)?;
+            if let Some(result) = shape.refuses(&leader.request) {
+                let place = place_of(leader.name);
+                self.complete(place, result);
+                continue;
             }
-            (first, count.min(limit))
-        } else {
-            let first = group.next;
-            let count = group.sectors.saturating_sub(first).min(limit);
-            // A flush has no sectors: its one fragment is out when `next` moves.
-            group.next = first.saturating_add(count.max(1));
-            (first, count)
-        };
-        let skew = u64::from(planted(Bug::SplitOffByOne) && first > 0);
-        Some(Fragment {
-            group: group.name,
-            operation: group.operation,
-            lba: group.lba.saturating_add(u64::from(first)).saturating_add(skew),
-            first,
-            sectors,
-        })
+            let request = leader.request;
+            let (name, joins) = (leader.name, !leader.alone && request.sectors < shape.data);
+            leader.lead(request.sectors);
+            self.limiter.charge(charge(&request));
+            if joins && self.order.has_waiting() {
+                self.join(name, &request, shape);
+            }
+            let leader = self.order.leader(name)?;
+            let fragment = leader.cut(shape.most(request.operation));
+            if leader.next < leader.sectors {
+                leader.listed = true;
+                self.work.push_back(name);
+            }
+            return Some(fragment);
+        }
+        None
     }
 
-    fn start(&mut self, shape: &Shape) -> Option<()> {
-        if !self.order.has_waiting() || !self.limiter.is_ready(self.now_ns) {
-            return None;
+    /// Joins a request that has been started with those that continue it.
+    fn join(&mut self, name: u64, request: &Request, shape: &Shape) {
+        if !matches!(request.operation, Operation::Read | Operation::Write) {
+            return;
         }
         let (held, now_ns) = (&self.held, self.now_ns);
-        let free = |request: &Request| !request.operation.writes() || !held.covers(request, now_ns);
-        let Started { number, request, joins } = self.order.start_next(free)?;
-        let lead = Member { id: request.id, number, first: 0, sectors: request.sectors };
-        let block = u64::from(shape.block.max(1));
-        let aligned = request.lba.0.is_multiple_of(block) && u64::from(request.sectors).is_multiple_of(block);
-        let refused = match request.operation {
-            Operation::Flush if planted(Bug::FlushSkipped) => Some(Ok(())),
-            Operation::Flush => None,
-            _ if request.end() > shape.capacity => Some(Err(BlockError::OutOfRange)),
-            Operation::Discard if shape.discard == 0 => Some(Err(BlockError::Unsupported)),
-            _ if !aligned => Some(Err(BlockError::Unsupported)),
-            Operation::WriteZeroes if planted(Bug::ZeroesSkipped) => Some(Ok(())),
-            _ => None,
+        let sound = |other: &Request| {
+            let free = !other.operation.writes() || !held.covers(other, now_ns);
+            free && shape.refuses(other).is_none()
         };
-        if let Some(result) = refused {
-            self.complete(number, result);
-            return Some(());
-        }
-        let octets = |request: &Request| u64::from(request.sectors).saturating_mul(SECTOR_BYTES as u64);
-        // Ranges move no octets over the wire worth counting.
-        let charge = |request: &Request| match request.operation {
-            Operation::Read | Operation::Write => octets(request),
-            _ => 0,
-        };
-        self.limiter.charge(charge(&request));
-        let (mut sectors, mut joined) = (request.sectors, Vec::new());
-        let joins = joins && matches!(request.operation, Operation::Read | Operation::Write);
-        while joins && sectors < shape.data && self.limiter.is_ready(self.now_ns) {
+        let mut sectors = request.sectors;
+        while sectors < shape.data && self.limiter.is_ready(self.now_ns) {
             let at = request.lba.0.saturating_add(u64::from(sectors));
-            let sound = |other: &Request| {
-                free(other) && other.end() <= shape.capacity && u64::from(other.sectors).is_multiple_of(block)
-            };
             let room = shape.data.saturating_sub(sectors);
-            let Some(next) = self.order.start_adjacent(request.operation, at, room, sound) else { break };
-            let Started { number, request: next, .. } = next;
-            self.limiter.charge(charge(&next));
+            let next = self.order.start_adjacent(name, request.operation, at, room, sound);
+            let Some(member) = next else { return };
+            self.limiter.charge(u64::from(member.sectors).saturating_mul(SECTOR_BYTES as u64));
             self.counters.merged = self.counters.merged.wrapping_add(1);
-            joined.push(Member { id: next.id, number, first: sectors, sectors: next.sectors });
-            sectors = sectors.saturating_add(next.sectors);
-        }
-        self.next_name = self.next_name.wrapping_add(1);
-        self.groups.push_back(Group {
-            name: self.next_name,
-            operation: request.operation,
-            lba: request.lba.0,
-            next: 0,
-            sectors,
-            again: Vec::new(),
-            unacknowledged: sectors,
-            in_flight: 0,
-            failed: None,
-            lead,
-            joined,
-        });
-        Some(())
-    }
-
-    fn index(&self, fragment: &Fragment) -> Option<usize> {
-        let ahead = fragment.group.checked_sub(self.groups.front()?.name)?;
-        let last = self.groups.len().checked_sub(1)?;
-        let mut index = usize::try_from(ahead).map_or(last, |ahead| ahead.min(last));
-        loop {
-            match self.groups.get(index)?.name {
-                name if name == fragment.group => return Some(index),
-                name if name < fragment.group => return None,
-                _ => index = index.checked_sub(1)?,
-            }
+            let Some(leader) = self.order.leader(name) else { return };
+            leader.more.get_or_insert_default().joined.push(Member { first: sectors, ..member });
+            sectors = sectors.saturating_add(member.sectors);
+            leader.lead(sectors);
         }
     }
 
     /// A fragment has ended.
     pub(crate) fn done(&mut self, fragment: &Fragment, result: Result<(), BlockError>) {
-        let Some(index) = self.index(fragment) else { return };
-        let Some(group) = self.groups.get_mut(index) else { return };
+        let Some(group) = self.order.leader(fragment.group) else { return };
         group.in_flight = group.in_flight.saturating_sub(1);
         group.unacknowledged = group.unacknowledged.saturating_sub(fragment.sectors);
         if let Err(error) = result
@@ -354,43 +304,49 @@ impl Requests {
         {
             group.failed = group.failed.or(Some(error));
         }
-        self.settle(index);
+        self.settle(fragment.group);
     }
 
     /// A fragment was not carried out, or nobody knows: it is to be sent again.
     pub(crate) fn give_back(&mut self, fragment: &Fragment) {
-        let Some(index) = self.index(fragment) else { return };
-        let Some(group) = self.groups.get_mut(index) else { return };
+        let Some(group) = self.order.leader(fragment.group) else { return };
         group.in_flight = group.in_flight.saturating_sub(1);
         if group.failed.is_none() && !planted(Bug::ReissueForgotten) {
-            group.again.push((fragment.first, fragment.sectors));
-            self.work_from = self.work_from.min(index);
+            group.send_again(fragment.first, fragment.sectors);
+            if !core::mem::replace(&mut group.listed, true) {
+                self.work.push_front(fragment.group);
+            }
         }
-        self.settle(index);
+        self.settle(fragment.group);
     }
 
     /// Ends a group whose last fragment has ended. A failed one ends only when none
     /// of its fragments can still land.
-    fn settle(&mut self, index: usize) {
-        let Some(group) = self.groups.get(index) else { return };
+    fn settle(&mut self, name: u64) {
+        let Some(group) = self.order.leader(name) else { return };
         let early = planted(Bug::AcknowledgedEarly) && group.unacknowledged < group.sectors;
         let over = group.in_flight == 0 && (group.failed.is_some() || !group.has_work());
         if !(early || over) || (group.failed.is_none() && group.unacknowledged > 0 && !early) {
             return;
         }
-        let Some(group) = self.remove(index) else { return };
-        if group.failed.is_some() && !group.joined.is_empty() {
-            // One of them failed: let each find out by itself.
-            return group.members().for_each(|member| self.order.restart(member.number));
-        }
         let result = group.failed.map_or(Ok(()), Err);
-        for member in group.members() {
-            self.complete(member.number, result);
+        match group.more.take() {
+            // One of them failed: let each find out by itself.
+            Some(more) if result.is_err() && !more.joined.is_empty() => {
+                self.order.restart(place_of(name));
+                more.joined.iter().for_each(|member| self.order.restart(member.place));
+            }
+            more => {
+                self.complete(place_of(name), result);
+                for member in more.iter().flat_map(|more| &more.joined) {
+                    self.complete(member.place, result);
+                }
+            }
         }
     }
 
-    fn complete(&mut self, number: u64, result: Result<(), BlockError>) {
-        let Some((request, submitted_ns)) = self.order.finish(number) else { return };
+    fn complete(&mut self, place: u16, result: Result<(), BlockError>) {
+        let Some((request, submitted_ns)) = self.order.finish(place) else { return };
         let octets = u64::from(request.sectors).saturating_mul(SECTOR_BYTES as u64);
         let counters = &mut self.counters;
         match (result, request.operation) {
@@ -405,7 +361,7 @@ impl Requests {
             counters.completed = counters.completed.wrapping_add(1);
             self.latency.record(self.now_ns.saturating_sub(submitted_ns));
         }
-        self.completions.push_back(Completion { id: request.id, result });
+        self.completions.push(Completion { id: request.id, result });
     }
 
     /// Copies a fragment's octets from `offset` into `target`: zeroes where there is
@@ -420,7 +376,7 @@ impl Requests {
         if fragment.operation != Operation::Write {
             return target.fill(0);
         }
-        let Some(group) = self.index(fragment).and_then(|index| self.groups.get(index)) else {
+        let Some(group) = self.order.group(fragment.group) else {
             return target.fill(0);
         };
         if let Some((id, at)) = alone(group, fragment, offset, target.len()) {
@@ -437,7 +393,7 @@ impl Requests {
 
     /// Copies octets to a fragment's place, from `offset`.
     pub(crate) fn store(&self, fragment: &Fragment, offset: usize, source: &[u8], payload: &mut dyn Payload) {
-        let Some(group) = self.index(fragment).and_then(|index| self.groups.get(index)) else { return };
+        let Some(group) = self.order.group(fragment.group) else { return };
         if let Some((id, at)) = alone(group, fragment, offset, source.len()) {
             return payload.store(id, at, source);
         }
@@ -450,27 +406,40 @@ impl Requests {
     }
 }
 
+/// Ranges move no octets over the wire worth counting.
+fn charge(request: &Request) -> u64 {
+    match request.operation {
+        Operation::Read | Operation::Write => u64::from(request.sectors).saturating_mul(SECTOR_BYTES as u64),
+        _ => 0,
+    }
+}
+
+/// Octets of so many sectors.
+fn octets(sectors: u32) -> usize {
+    usize::try_from(sectors).unwrap_or(0).saturating_mul(SECTOR_BYTES)
+}
+
 /// Where a piece of a fragment is, if its group is one request and it lies within that.
-fn alone(group: &Group, fragment: &Fragment, offset: usize, length: usize) -> Option<(RequestId, usize)> {
-    let octets = |sectors: u32| usize::try_from(sectors).unwrap_or(0).saturating_mul(SECTOR_BYTES);
+fn alone(group: &Entry, fragment: &Fragment, offset: usize, length: usize) -> Option<(RequestId, usize)> {
     let at = octets(fragment.first).saturating_add(offset);
-    let within = at.saturating_add(length) <= octets(group.lead.sectors);
-    (group.joined.is_empty() && within).then_some((group.lead.id, at))
+    let within = at.saturating_add(length) <= octets(group.request.sectors);
+    (within && group.joined().is_empty()).then_some((group.request.id, at))
 }
 
 /// Which members' octets a piece of a fragment is: request, offset, length.
 fn pieces(
-    group: &Group,
+    group: &Entry,
     fragment: &Fragment,
     offset: usize,
     length: usize,
 ) -> impl Iterator<Item = (RequestId, usize, usize)> {
-    let octets = |sectors: u32| usize::try_from(sectors).unwrap_or(0).saturating_mul(SECTOR_BYTES);
     let from = octets(fragment.first).saturating_add(offset);
     let to = from.saturating_add(length);
-    let swapped = planted(Bug::MergeSwapped) && !group.joined.is_empty();
-    let other = group.joined.first().map_or(group.lead, |it| *it);
-    group.members().filter_map(move |member| {
+    let Request { id, sectors, .. } = group.request;
+    let lead = Member { id, place: place_of(group.name), first: 0, sectors };
+    let swapped = planted(Bug::MergeSwapped) && !group.joined().is_empty();
+    let other = group.joined().first().map_or(lead, |it| *it);
+    core::iter::once(lead).chain(group.joined().iter().copied()).filter_map(move |member| {
         let begin = octets(member.first);
         let end = begin.saturating_add(octets(member.sectors));
         let (low, high) = (from.max(begin), to.min(end));

@@ -106,9 +106,27 @@ pub struct Initiator {
     wire: Wire,
     memory: Memory,
     buffer: Vec<u8>,
-    started: Instant,
+    clock: Clock,
     now_ns: u64,
 }
+
+/// Nanoseconds since the volume was opened.
+#[derive(Clone, Copy, Debug)]
+struct Clock {
+    started: Instant,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self { started: Instant::now() }
+    }
+
+    fn now_ns(self) -> u64 {
+        nanoseconds(self.started.elapsed())
+    }
+}
+
+const SECOND_NS: u64 = 1_000_000_000;
 
 /// Octets given to or taken from a socket at once.
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -175,7 +193,7 @@ impl Initiator {
             wire,
             memory: Memory::default(),
             buffer: vec![0; BUFFER_BYTES],
-            started: Instant::now(),
+            clock: Clock::start(),
             now_ns: 0,
         })
     }
@@ -262,7 +280,7 @@ impl Initiator {
     /// # Errors
     /// When the wire cannot be used at all.
     pub fn turn(&mut self, limit: Duration) -> Result<(), Failure> {
-        let time = (self.started, self.now_ns);
+        let (time, limit) = ((self.clock, self.now_ns), nanoseconds(limit));
         let outcome = match (&mut self.wire, &mut self.volume) {
             (Wire::Ethernet(stations), Volume::Aoe(target)) => {
                 ethernet::turn(stations, target, &mut self.memory, &mut self.buffer, time, limit)
@@ -286,21 +304,21 @@ impl Initiator {
     /// # Errors
     /// When it does not in time, or refuses us.
     pub fn wait_until_ready(&mut self, limit: Duration) -> Result<u64, Failure> {
-        let deadline = self.started.elapsed().saturating_add(limit);
+        let deadline_ns = self.clock.now_ns().saturating_add(nanoseconds(limit));
         let mut refused_since = None;
         loop {
             if let Some(sectors) = self.volume.ready_capacity() {
                 return Ok(sectors);
             }
             let is_refused = self.status().state == VolumeState::Refused;
-            let now = self.started.elapsed();
-            let since = *refused_since.get_or_insert(now);
+            let now_ns = self.clock.now_ns();
+            let since_ns = *refused_since.get_or_insert(now_ns);
             if !is_refused {
                 refused_since = None;
-            } else if now.saturating_sub(since) >= REFUSED_LIMIT {
+            } else if now_ns.saturating_sub(since_ns) >= nanoseconds(REFUSED_LIMIT) {
                 return Err(self.failure(Code::Storage, "the target refuses us", ""));
             }
-            let left = deadline.saturating_sub(self.started.elapsed());
+            let left = Duration::from_nanos(deadline_ns.saturating_sub(self.clock.now_ns()));
             if left.is_zero() {
                 let remedy = "is the name right, and does the wire lead there?";
                 return Err(self.failure(Code::Unreachable, "the target does not answer", remedy));
@@ -314,13 +332,13 @@ impl Initiator {
     /// # Errors
     /// When the wire cannot be used.
     pub fn close(mut self) -> Result<(), Failure> {
-        let deadline = self.started.elapsed().saturating_add(CLOSE_LIMIT);
+        let deadline_ns = self.clock.now_ns().saturating_add(nanoseconds(CLOSE_LIMIT));
         if let Volume::Iscsi(session) = &mut self.volume {
             session.close();
         }
         while let Volume::Iscsi(session) = &self.volume
             && !session.is_closed()
-            && self.started.elapsed() < deadline
+            && self.clock.now_ns() < deadline_ns
         {
             self.turn(Duration::from_millis(10))?;
         }
@@ -330,16 +348,14 @@ impl Initiator {
 
 /// A duration as the sessions count time.
 #[must_use]
-pub fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+pub const fn nanoseconds(duration: Duration) -> u64 {
+    duration.as_secs().saturating_mul(SECOND_NS).saturating_add(duration.subsec_nanos() as u64)
 }
 
-/// How long to sleep: until the session's next deadline, or `limit`.
-fn pause(next_ns: Option<u64>, now_ns: u64, limit: Duration) -> rustix::event::Timespec {
-    let until = next_ns.map_or(limit, |next_ns| Duration::from_nanos(next_ns.saturating_sub(now_ns)));
-    let pause = until.min(limit).min(Duration::from_secs(1));
-    rustix::event::Timespec {
-        tv_sec: i64::try_from(pause.as_secs()).unwrap_or(1),
-        tv_nsec: i64::from(pause.subsec_nanos()),
-    }
+/// How long to sleep: until the session's next deadline, or `limit_ns`; less than a
+/// second.
+fn pause(next_ns: Option<u64>, now_ns: u64, limit_ns: u64) -> rustix::event::Timespec {
+    let until_ns = next_ns.map_or(limit_ns, |next_ns| next_ns.saturating_sub(now_ns));
+    let pause_ns = until_ns.min(limit_ns).min(SECOND_NS - 1);
+    rustix::event::Timespec { tv_sec: 0, tv_nsec: pause_ns.cast_signed() }
 }

@@ -24,6 +24,7 @@ mod outcome;
 mod path;
 mod probes;
 mod status;
+mod transfer;
 mod unit;
 
 pub use config::{DiscoveredTarget, PathPolicy, Portal, SessionConfig, SessionKind};
@@ -35,6 +36,10 @@ struct Shared {
     config: SessionConfig,
     requests: Requests,
     unit: Unit,
+    /// How commands name it.
+    lun: [u8; 8],
+    /// Commands of all paths have ended silently.
+    unit_was_reset: bool,
     discovered: Vec<DiscoveredTarget>,
     finished: bool,
     /// No more requests; log out when what is there has ended.
@@ -66,6 +71,8 @@ impl Session {
             portals.map(|(index, portal)| Path::new(index, *portal, random.next_u32())).collect();
         Self {
             shared: Shared {
+                lun: config.lun(),
+                unit_was_reset: false,
                 config,
                 requests: Requests::new(),
                 unit: Unit::new(),
@@ -282,7 +289,7 @@ impl Session {
     fn settle(&mut self) {
         let usable = |path: &Path| path.is_ready();
         // Nothing out of the ordinary, as it mostly is.
-        let reset = self.paths.iter().any(|path| path.has_reset_unit);
+        let reset = core::mem::take(&mut self.shared.unit_was_reset);
         if self.paths.get(self.active).is_some_and(usable)
             && self.shared.stalled_since_ns.is_none()
             && !self.shared.requests.held.awaits_path()

@@ -66,6 +66,39 @@ impl Receiver {
         }
     }
 
+    /// Takes a PDU off the front of `bytes`, if it is there from its first octet to its
+    /// last: its header and its data segment.
+    pub(crate) fn whole<'a>(
+        &mut self,
+        bytes: &mut &'a [u8],
+    ) -> Result<Option<(Header, &'a [u8])>, StreamFault> {
+        if self.stage != Stage::Header || !self.held.is_empty() {
+            return Ok(None);
+        }
+        let Some((basic, rest)) = bytes.split_first_chunk() else { return Ok(None) };
+        let header = Header(*basic);
+        let length = header.data_length();
+        let head = if self.header_digest { DIGEST_BYTES } else { 0 };
+        // Zero-length segments carry neither padding nor digest (11.2.4).
+        let tail = if self.data_digest && length > 0 { DIGEST_BYTES } else { 0 };
+        let padded = length.next_multiple_of(4);
+        let total = head.saturating_add(padded).saturating_add(tail);
+        if header.additional_length() > 0 || length > self.segment_bytes_max || rest.len() < total {
+            return Ok(None);
+        }
+        let (pdu, rest) = rest.split_at(total);
+        let (digest, pdu) = pdu.split_at(head.min(pdu.len()));
+        if self.header_digest && crc32c(&header.0) != *digest && !planted(Bug::DigestIgnored) {
+            return Err(StreamFault::HeaderDigest);
+        }
+        let (covered, digest) = pdu.split_at(padded.min(pdu.len()));
+        if tail > 0 && crc32c(covered) != *digest && !planted(Bug::DigestIgnored) {
+            return Err(StreamFault::DataDigest);
+        }
+        *bytes = rest;
+        Ok(Some((header, covered.get(..length).unwrap_or_default())))
+    }
+
     /// Takes octets off the front of `bytes` up to the next event.
     pub(crate) fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> Result<Event<'a>, StreamFault> {
         match self.stage {

@@ -1,6 +1,6 @@
 //! Commands in flight and the PDUs waiting for TCP.
 
-use alloc::collections::VecDeque;
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::crc32c::{Crc32c, crc32c};
@@ -8,6 +8,12 @@ use super::pdu::{FLAG_FINAL, HEADER_BYTES, Header, opcode};
 use crate::block::{Operation, Payload};
 use crate::planted::{Bug, planted};
 use crate::requests::{Fragment, Requests};
+
+mod table;
+
+pub(super) use table::Tasks;
+
+const DIGEST_BYTES: usize = 4;
 
 /// Commands between login and the first request, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,17 +34,6 @@ pub(super) enum Probe {
     Preempt,
     Unregister,
     Done,
-}
-
-/// Where the command with a tag is: they are in the order of their tags, with gaps.
-pub(super) fn find(tasks: &VecDeque<Task>, tag: u32) -> Option<usize> {
-    let last = tasks.len().checked_sub(1)?;
-    let ahead = tag.wrapping_sub(tasks.front()?.tag);
-    let mut index = usize::try_from(ahead).map_or(last, |ahead| ahead.min(last));
-    while tasks.get(index)?.tag != tag {
-        index = index.checked_sub(1)?;
-    }
-    Some(index)
 }
 
 /// What a command is for.
@@ -83,9 +78,34 @@ pub(super) struct Task {
     pub(super) started_ns: u64,
     /// When the target last moved it on.
     pub(super) touched_ns: u64,
-    pub(super) body: Body,
+    /// What few commands have.
+    pub(super) own: Option<Box<Own>>,
+}
+
+/// Data that belongs to a command, not to a request.
+#[derive(Debug, Default)]
+pub(super) struct Own {
+    /// What is sent.
+    pub(super) data: Option<Vec<u8>>,
     /// Answer of a probe.
     pub(super) answer: Vec<u8>,
+}
+
+impl Task {
+    /// What a probe was answered.
+    pub(super) fn answer(&self) -> &[u8] {
+        self.own.as_ref().map_or(&[], |own| &own.answer)
+    }
+
+    /// Where its outgoing data comes from.
+    pub(super) fn body(&self) -> Body {
+        let own = self.own.as_ref().and_then(|own| own.data.clone());
+        match (own, self.kind) {
+            (Some(data), _) => Body::Own(data),
+            (None, TaskKind::Fragment(fragment)) if self.outward => Body::Fragment(fragment),
+            (None, _) => Body::None,
+        }
+    }
 }
 
 /// The data of an outgoing PDU.
@@ -168,10 +188,56 @@ impl Sequence {
     }
 }
 
+/// Which digests a PDU carries.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Digests {
+    pub(super) header: bool,
+    pub(super) data: bool,
+}
+
+/// Writes a PDU at once; gives its source back if there is no room for all of it.
+pub(super) fn write_whole<'a>(
+    header: &Header,
+    source: Source,
+    digests: Digests,
+    room: &'a mut [u8],
+    requests: &Requests,
+    payload: &mut dyn Payload,
+) -> Result<&'a mut [u8], (&'a mut [u8], Source)> {
+    let length = source.length();
+    let head = HEADER_BYTES.wrapping_add(if digests.header { DIGEST_BYTES } else { 0 });
+    let tail = if length > 0 && digests.data { DIGEST_BYTES } else { 0 };
+    let total = head.saturating_add(length.next_multiple_of(4)).saturating_add(tail);
+    if room.len() < total || room.len() < HEADER_BYTES {
+        return Err((room, source));
+    }
+    let (place, rest) = room.split_at_mut(total);
+    let Some((basic, place)) = place.split_first_chunk_mut() else { return Ok(rest) };
+    *basic = header.0;
+    if total == HEADER_BYTES {
+        return Ok(rest);
+    }
+    let (digest, place) = place.split_at_mut(head.wrapping_sub(HEADER_BYTES).min(place.len()));
+    if digests.header {
+        digest.copy_from_slice(&crc32c(&header.0));
+    }
+    let (place, digest) = place.split_at_mut(place.len().wrapping_sub(tail).min(place.len()));
+    let (data, padding) = place.split_at_mut(length.min(place.len()));
+    match &source {
+        Source::Own(bytes) => data.copy_from_slice(bytes),
+        Source::Fragment { fragment, offset, .. } => requests.load(fragment, *offset, data, payload),
+    }
+    padding.fill(0);
+    if tail > 0 {
+        digest.copy_from_slice(&crc32c(place));
+    }
+    Ok(rest)
+}
+
 /// The PDU being given to TCP, octet by octet.
 #[derive(Debug)]
 pub(super) struct Sending {
-    head: [u8; HEADER_BYTES + 4],
+    head: [u8; HEADER_BYTES + DIGEST_BYTES],
     head_bytes: usize,
     source: Source,
     digest: Option<Crc32c>,
@@ -179,16 +245,16 @@ pub(super) struct Sending {
 }
 
 impl Sending {
-    pub(super) fn new(header: Header, source: Source, header_digest: bool, data: bool) -> Self {
-        let mut head = [0; HEADER_BYTES + 4];
+    pub(super) fn new(header: &Header, source: Source, digests: Digests) -> Self {
+        let mut head = [0; HEADER_BYTES + DIGEST_BYTES];
         copy_from(&mut head, Some(&header.0));
-        let head_bytes = if header_digest {
+        let head_bytes = if digests.header {
             copy_from(head.get_mut(HEADER_BYTES..).unwrap_or_default(), Some(&crc32c(&header.0)));
-            HEADER_BYTES + 4
+            HEADER_BYTES + DIGEST_BYTES
         } else {
             HEADER_BYTES
         };
-        let digest = (data && source.length() > 0).then(Crc32c::new);
+        let digest = (digests.data && source.length() > 0).then(Crc32c::new);
         Self { head, head_bytes, source, digest, position: 0 }
     }
 
@@ -196,7 +262,6 @@ impl Sending {
     pub(super) fn copy(
         &mut self,
         target: &mut &mut [u8],
-        written: &mut usize,
         requests: &Requests,
         payload: &mut dyn Payload,
     ) -> bool {
@@ -238,7 +303,6 @@ impl Sending {
                 copy_from(piece, bytes.get(position.saturating_sub(padded)..));
             }
             self.position = position.saturating_add(count);
-            *written = written.saturating_add(count);
         }
         self.position >= end
     }

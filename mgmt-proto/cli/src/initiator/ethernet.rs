@@ -1,6 +1,6 @@
 //! A raw Ethernet socket that sees AoE frames only.
 
-use super::{Memory, nanoseconds, pause};
+use super::{Clock, Memory, pause};
 use crate::exit;
 use mgmt_proto::code::{Code, Failure};
 use pnet_datalink::{Channel, ChannelType, Config, NetworkInterface};
@@ -9,7 +9,6 @@ use rustix::fd::{IntoRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send};
 use std::io;
-use std::time::{Duration, Instant};
 use storage::aoe::Target;
 use storage::aoe::wire::{ETHERTYPE, MacAddress};
 
@@ -109,8 +108,8 @@ pub(super) fn turn(
     target: &mut Target,
     memory: &mut Memory,
     buffer: &mut [u8],
-    (started, now_ns): (Instant, u64),
-    limit: Duration,
+    (clock, now_ns): (Clock, u64),
+    limit_ns: u64,
 ) -> io::Result<u64> {
     while let Some(length) = target.transmit(buffer, now_ns, memory) {
         let frame = buffer.get(..length).unwrap_or_default();
@@ -121,11 +120,11 @@ pub(super) fn turn(
     }
     let mut wanted: Vec<PollFd<'_>> =
         stations.iter().map(|station| PollFd::new(&station.socket, PollFlags::IN)).collect();
-    match poll(&mut wanted, Some(&pause(target.next_deadline(), now_ns, limit))) {
+    match poll(&mut wanted, Some(&pause(target.next_deadline(), now_ns, limit_ns))) {
         Ok(_) | Err(Errno::INTR) => {}
         Err(error) => return Err(error.into()),
     }
-    let now_ns = nanoseconds(started.elapsed());
+    let now_ns = clock.now_ns();
     for (station, wanted) in stations.iter().zip(&wanted) {
         if wanted.revents().is_empty() {
             continue;

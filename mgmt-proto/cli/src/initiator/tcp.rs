@@ -1,18 +1,19 @@
 //! The connections of an iSCSI session.
 
-use super::{BUFFER_BYTES, Memory, nanoseconds, pause};
+use super::{BUFFER_BYTES, Clock, Memory, pause};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use std::io::{self, ErrorKind, Read, Write};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use storage::iscsi::{Portal, Session};
 
 /// How long TCP may try to connect; the session gives up at the same time.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// How often a connection being opened is looked at.
-const CONNECTING: Duration = Duration::from_millis(1);
+const CONNECTING_NS: u64 = 1_000_000;
 /// Turns of taking octets off a connection before anything else is looked at.
 const READS_AT_ONCE: usize = 8;
 
@@ -45,6 +46,14 @@ fn begin(portal: Portal) -> Receiver<io::Result<TcpStream>> {
         let _ = sender.send(open());
     });
     receiver
+}
+
+/// How much of it TCP takes now.
+fn give(stream: &TcpStream, octets: &[u8]) -> Result<usize, Errno> {
+    match send(stream, octets, SendFlags::NOSIGNAL) {
+        Err(Errno::AGAIN | Errno::INTR) => Ok(0),
+        outcome => outcome,
+    }
 }
 
 impl Link {
@@ -80,32 +89,28 @@ impl Link {
         now_ns: u64,
         memory: &mut Memory,
         buffer: &mut [u8],
-    ) -> io::Result<()> {
+    ) -> Result<(), Errno> {
         let Self::Open { stream, rest, at } = self else { return Ok(()) };
-        loop {
-            while let Some(piece) = rest.get(*at..).filter(|piece| !piece.is_empty()) {
-                match stream.write(piece) {
-                    Ok(taken) => *at += taken,
-                    Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                    Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
-                }
+        while let Some(piece) = rest.get(*at..).filter(|piece| !piece.is_empty()) {
+            match give(stream, piece)? {
+                0 => return Ok(()),
+                taken => *at += taken,
             }
+        }
+        loop {
             let length = session.transmit(path, buffer, now_ns, memory);
-            let made = buffer.get(..length).unwrap_or_default();
-            if made.is_empty() {
+            if length == 0 {
                 return Ok(());
             }
-            let taken = match stream.write(made) {
-                Ok(taken) => taken,
-                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => 0,
-                Err(error) => return Err(error),
-            };
-            if taken < made.len() {
+            let made = buffer.get(..length).unwrap_or_default();
+            let taken = give(stream, made)?;
+            if taken < length {
                 rest.clear();
                 rest.extend_from_slice(made.get(taken..).unwrap_or_default());
                 *at = 0;
-            } else if made.len() < BUFFER_BYTES {
+                return Ok(());
+            }
+            if length < BUFFER_BYTES {
                 // It had room for more, if there were any.
                 return Ok(());
             }
@@ -120,19 +125,19 @@ impl Link {
         now_ns: u64,
         memory: &mut Memory,
         buffer: &mut [u8],
-    ) -> io::Result<()> {
+    ) -> Result<(), Errno> {
         let Self::Open { stream, .. } = self else { return Ok(()) };
         for _ in 0..READS_AT_ONCE {
-            match stream.read(buffer) {
-                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-                Ok(length) => {
+            match recv(&*stream, &mut *buffer, RecvFlags::empty()) {
+                Ok((0, _)) => return Err(Errno::CONNRESET),
+                Ok((length, _)) => {
                     session.receive(path, buffer.get(..length).unwrap_or_default(), now_ns, memory);
                     if length < buffer.len() {
                         return Ok(());
                     }
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(Errno::AGAIN) => return Ok(()),
+                Err(Errno::INTR) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -180,8 +185,8 @@ pub(super) fn turn(
     session: &mut Session,
     memory: &mut Memory,
     buffer: &mut [u8],
-    (started, now_ns): (Instant, u64),
-    limit: Duration,
+    (clock, now_ns): (Clock, u64),
+    limit_ns: u64,
 ) -> io::Result<u64> {
     for (path, link) in links.iter_mut().enumerate() {
         link.follow(session, path, now_ns);
@@ -191,9 +196,9 @@ pub(super) fn turn(
         }
     }
     let connecting = links.iter().any(|link| matches!(link, Link::Connecting(_)));
-    let limit = if connecting { limit.min(CONNECTING) } else { limit };
-    let ready = wait(links, &pause(session.next_deadline(), now_ns, limit))?;
-    let now_ns = nanoseconds(started.elapsed());
+    let limit_ns = if connecting { limit_ns.min(CONNECTING_NS) } else { limit_ns };
+    let ready = wait(links, &pause(session.next_deadline(), now_ns, limit_ns))?;
+    let now_ns = clock.now_ns();
     for (path, link) in links.iter_mut().enumerate() {
         if ready & 1 << path != 0 && link.receive(session, path, now_ns, memory, buffer).is_err() {
             *link = Link::None;

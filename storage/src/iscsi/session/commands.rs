@@ -3,22 +3,20 @@
 //! Spec: RFC 7143 sections 4.2.2.1 (command window), 11.3 (SCSI Command), 11.10 (text),
 //! 11.14 (logout).
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::config::SessionKind;
 use super::path::{Path, State};
 use super::{Bug, FlushForm, ISCSI_COMMANDS_MAX, Operation, SessionConfig, Shared, planted, scsi};
 use crate::iscsi::pdu::{FLAG_FINAL, Header, IMMEDIATE, NO_TAG, opcode, serial_after};
-use crate::iscsi::tasks::{Body, Outgoing, Probe, Sequence, Source, Task, TaskKind, body_of};
+use crate::iscsi::tasks::{Body, Outgoing, Own, Probe, Sequence, Source, Task, TaskKind, body_of};
 use crate::iscsi::text;
 use crate::limits::{ISCSI_RECEIVE_SEGMENT_MAX, ISCSI_SEND_SEGMENT_MAX};
 use crate::requests::Fragment;
 
-/// PDUs kept ready ahead of TCP.
-const OUTPUT_AHEAD: usize = 4;
-
 /// A command to be sent.
-struct Command {
+pub(super) struct Command {
     cdb: scsi::Cdb,
     length: u32,
     outward: bool,
@@ -40,7 +38,7 @@ impl Command {
 }
 
 impl SessionConfig {
-    /// LUN field, single-level format (SAM-5 4.6.6: flat space above 255).
+    /// The LUN field, single-level format (SAM-5 4.6.6: flat space above 255).
     pub(super) fn lun(&self) -> [u8; 8] {
         let SessionKind::Normal { lun, .. } = self.kind else { return [0; 8] };
         let [high, low] = lun.to_be_bytes();
@@ -50,18 +48,48 @@ impl SessionConfig {
 }
 
 impl Path {
-    /// Starts commands while the target's window and our queue have room.
-    pub(super) fn fill_output(&mut self, shared: &mut Shared, carries: bool) {
-        while self.state == State::Full && self.output.len() < OUTPUT_AHEAD {
-            let window =
-                !serial_after(self.command_number, self.command_number_max) || planted(Bug::WindowIgnored);
-            let paused = self.resume_ns > shared.now_ns;
-            if !window || self.tasks.len() >= ISCSI_COMMANDS_MAX || paused {
-                return;
-            }
-            let Some(kind) = self.next_kind(shared, carries) else { return };
-            self.issue(shared, kind);
+    /// The next PDU to send: what waits, or else a new command, if the target's window
+    /// and our queue have room.
+    pub(super) fn next_pdu(&mut self, shared: &mut Shared, carries: bool) -> Option<(Header, Source)> {
+        if self.output.is_empty()
+            && let Some(command) = self.begin_command(shared, carries)
+        {
+            return Some(command);
         }
+        let segment = u32::try_from(ISCSI_SEND_SEGMENT_MAX).unwrap_or(u32::MAX);
+        let segment = segment.min(self.negotiated.send_segment);
+        if let Outgoing::Sequence(sequence) = self.output.front_mut()? {
+            let pdu = sequence.pdu(segment);
+            if sequence.is_done() {
+                self.output.pop_front();
+            }
+            return Some(pdu);
+        }
+        match self.output.pop_front()? {
+            Outgoing::Pdu(header, source) => Some((header, source)),
+            Outgoing::Sequence(_) => None,
+        }
+    }
+
+    /// A new command, or nothing if it is of those that wait for their turn.
+    fn begin_command(&mut self, shared: &mut Shared, carries: bool) -> Option<(Header, Source)> {
+        let window =
+            !serial_after(self.command_number, self.command_number_max) || planted(Bug::WindowIgnored);
+        let paused = self.resume_ns > shared.now_ns;
+        if self.state != State::Full || !window || paused || self.tasks.len() >= ISCSI_COMMANDS_MAX {
+            return None;
+        }
+        let kind = self.next_kind(shared, carries)?;
+        let command = match kind {
+            TaskKind::Fragment(fragment) => fragment_command(shared, &fragment),
+            TaskKind::Probe(probe) => probe_command(shared, probe, self.give_up_key),
+            TaskKind::Text => {
+                self.send_text(shared, "SendTargets", "All");
+                self.command_number = self.command_number.wrapping_add(1);
+                return None;
+            }
+        };
+        Some(self.command(shared, kind, command))
     }
 
     fn next_kind(&mut self, shared: &mut Shared, carries: bool) -> Option<TaskKind> {
@@ -82,13 +110,13 @@ impl Path {
         if !carries || !shared.requests.has_work() {
             return None;
         }
-        let shape = shared.unit.shape()?;
+        let shape = *shared.unit.shape()?;
         shared.requests.next_fragment(&shape).map(TaskKind::Fragment)
     }
 
     /// 11.14: closes the session.
     pub(super) fn log_out(&mut self, shared: &mut Shared) {
-        let tag = self.fresh_tag();
+        let tag = self.tasks.other_tag();
         let mut header = Header::new(opcode::LOGOUT | IMMEDIATE, FLAG_FINAL);
         header.set_u32(16, tag);
         header.set_u32(24, self.command_number);
@@ -96,23 +124,9 @@ impl Path {
         self.state = State::LoggingOut { since_ns: shared.now_ns };
     }
 
-    fn issue(&mut self, shared: &mut Shared, kind: TaskKind) {
-        if kind == TaskKind::Text {
-            self.send_text(shared, "SendTargets", "All");
-            self.command_number = self.command_number.wrapping_add(1);
-        } else {
-            let command = match kind {
-                TaskKind::Probe(probe) => probe_command(shared, probe, self.give_up_key),
-                TaskKind::Fragment(fragment) => fragment_command(shared, &fragment),
-                TaskKind::Text => return,
-            };
-            self.send_command(shared, kind, command);
-        }
-    }
-
     /// 11.10.
     fn send_text(&mut self, shared: &mut Shared, key: &str, value: &str) {
-        let tag = self.fresh_tag();
+        let tag = self.track(shared, TaskKind::Text, Command::plain(scsi::TEST_UNIT_READY), 0);
         let mut request = Vec::new();
         text::push(&mut request, key, value);
         let mut header = Header::new(opcode::TEXT, FLAG_FINAL);
@@ -121,7 +135,6 @@ impl Path {
         header.set_u32(20, NO_TAG);
         header.set_u32(24, self.command_number);
         self.push(shared, header, Source::Own(request));
-        self.track(shared, tag, TaskKind::Text, Command::plain(scsi::TEST_UNIT_READY), 0);
     }
 
     /// The target wants to negotiate: we have one thing to declare (11.9.1).
@@ -136,9 +149,13 @@ impl Path {
         }
     }
 
-    fn track(&mut self, shared: &Shared, tag: u32, kind: TaskKind, command: Command, moved: u32) {
-        self.tasks.push_back(Task {
-            tag,
+    fn track(&mut self, shared: &Shared, kind: TaskKind, command: Command, moved: u32) -> u32 {
+        let own = match command.body {
+            Body::Own(data) => Some(Box::new(Own { data: Some(data), answer: Vec::new() })),
+            _ => None,
+        };
+        self.tasks.add(Task {
+            tag: NO_TAG,
             kind,
             opcode: command.cdb.first().copied().unwrap_or(0),
             command_number: self.command_number,
@@ -149,17 +166,16 @@ impl Path {
             r2t_number: 0,
             started_ns: shared.now_ns,
             touched_ns: shared.now_ns,
-            body: command.body,
-            answer: Vec::new(),
-        });
+            own,
+        })
     }
 
-    /// SCSI Command (11.3), with immediate and unsolicited data as negotiated.
-    fn send_command(&mut self, shared: &mut Shared, kind: TaskKind, command: Command) {
+    /// SCSI Command (11.3), with immediate data; unsolicited data follows it, as
+    /// negotiated.
+    pub(super) fn command(&mut self, shared: &Shared, kind: TaskKind, command: Command) -> (Header, Source) {
         const READ: u8 = 0x40;
         const WRITE: u8 = 0x20;
         const SIMPLE: u8 = 0x01;
-        let tag = self.fresh_tag();
         let flags = match (command.length, command.outward) {
             (0, _) => 0,
             (_, true) => WRITE,
@@ -168,34 +184,35 @@ impl Path {
         let (immediate, unsolicited) = self.unasked(command.outward, command.length);
         let last = if unsolicited > immediate { 0 } else { FLAG_FINAL };
         let mut header = Header::new(opcode::SCSI_COMMAND, last | flags | SIMPLE);
-        let lun = shared.config.lun();
+        let lun = shared.lun;
         header.set(8, &lun);
-        header.set_u32(16, tag);
         header.set_u32(20, command.length);
         header.set_u32(24, self.command_number);
         header.set(32, &command.cdb);
         let octets = usize::try_from(immediate).unwrap_or(0);
         header.set_data_length(octets);
         let source = if octets == 0 { Source::EMPTY } else { Source::piece(&command.body, 0, octets) };
-        self.push(shared, header, source);
-        if unsolicited > immediate {
+        let body = (unsolicited > immediate).then(|| command.body.clone());
+        let tag = self.track(shared, kind, command, unsolicited);
+        header.set_u32(16, tag);
+        if let Some(body) = body {
             self.output.push_back(Outgoing::Sequence(Sequence {
                 tag,
                 transfer_tag: NO_TAG,
                 lun,
-                body: command.body.clone(),
+                body,
                 offset: immediate,
                 end: unsolicited,
                 data_number: 0,
             }));
         }
-        self.track(shared, tag, kind, command, unsolicited);
         self.command_number = self.command_number.wrapping_add(1);
+        (header, source)
     }
 
     /// Octets sent inside the command, and up to which offset without being asked
     /// (13.10 to 13.14).
-    fn unasked(&self, outward: bool, length: u32) -> (u32, u32) {
+    pub(super) fn unasked(&self, outward: bool, length: u32) -> (u32, u32) {
         if !outward {
             return (0, 0);
         }
@@ -212,6 +229,9 @@ impl Path {
     /// Drops what a finished command still had to send; true if there was any.
     pub(super) fn forget_output(&mut self, tag: u32) -> bool {
         let before = self.output.len();
+        if before == 0 {
+            return false;
+        }
         self.output.retain(|waiting| !matches!(waiting, Outgoing::Sequence(it) if it.tag == tag));
         self.output.len() != before
     }
@@ -248,7 +268,7 @@ fn probe_command(shared: &Shared, probe: Probe, give_up: Option<u64>) -> Command
     }
 }
 
-fn fragment_command(shared: &Shared, fragment: &Fragment) -> Command {
+pub(super) fn fragment_command(shared: &Shared, fragment: &Fragment) -> Command {
     let unit = &shared.unit;
     let spb = unit.capacity.map_or(1, |capacity| capacity.sectors_per_block()).max(1);
     let (block, blocks) = (fragment.lba / u64::from(spb), fragment.sectors / spb);

@@ -7,11 +7,12 @@ use super::{Payload, Shared};
 use crate::iscsi::chap;
 use crate::iscsi::login::{Goal, Login};
 use crate::iscsi::negotiated::Digest;
-use crate::iscsi::pdu::{FLAG_FINAL, HEADER_BYTES, Header, IMMEDIATE, NO_TAG, opcode};
+use crate::iscsi::pdu::{FLAG_FINAL, Header, IMMEDIATE, NO_TAG, opcode};
+use crate::iscsi::session::commands::fragment_command;
 use crate::iscsi::session::config::SessionKind;
 use crate::iscsi::stream::{Event, StreamFault};
-use crate::iscsi::tasks::{Outgoing, Sending, Source};
-use crate::limits::{ISCSI_OUTPUT_PDUS_MAX, ISCSI_SEND_SEGMENT_MAX, ISCSI_TEXT_MAX};
+use crate::iscsi::tasks::{Digests, Outgoing, Sending, Source, TaskKind, write_whole};
+use crate::limits::{ISCSI_OUTPUT_PDUS_MAX, ISCSI_TEXT_MAX};
 use crate::planted::{Bug, planted};
 use alloc::vec::Vec;
 
@@ -66,6 +67,14 @@ impl Path {
         self.heard_ns = shared.now_ns;
         let mut rest = bytes;
         while self.is_connected() {
+            match self.receiver.whole(&mut rest) {
+                Ok(Some((header, data))) => {
+                    self.take_whole(shared, &header, data, payload);
+                    continue;
+                }
+                Ok(None) => {}
+                Err(fault) => return self.distrust(shared, fault),
+            }
             match self.receiver.next(&mut rest) {
                 Ok(Event::Nothing) => return,
                 Ok(Event::Header(header)) => {
@@ -79,21 +88,42 @@ impl Path {
                         self.dispatch(shared, &header);
                     }
                 }
-                Err(fault) => {
-                    let digest = u64::from(fault != StreamFault::TooLong);
-                    self.digest_errors = self.digest_errors.wrapping_add(digest);
-                    let counters = &mut shared.requests.counters;
-                    counters.digest_errors = counters.digest_errors.wrapping_add(digest);
-                    self.fail(
-                        shared,
-                        match fault {
-                            StreamFault::HeaderDigest => "a header digest was wrong",
-                            StreamFault::DataDigest => "a data digest was wrong",
-                            StreamFault::TooLong => "a data segment was too long",
-                        },
-                    );
-                }
+                Err(fault) => return self.distrust(shared, fault),
             }
+        }
+    }
+
+    fn distrust(&mut self, shared: &mut Shared, fault: StreamFault) {
+        let digest = u64::from(fault != StreamFault::TooLong);
+        self.digest_errors = self.digest_errors.wrapping_add(digest);
+        let counters = &mut shared.requests.counters;
+        counters.digest_errors = counters.digest_errors.wrapping_add(digest);
+        self.fail(
+            shared,
+            match fault {
+                StreamFault::HeaderDigest => "a header digest was wrong",
+                StreamFault::DataDigest => "a data digest was wrong",
+                StreamFault::TooLong => "a data segment was too long",
+            },
+        );
+    }
+
+    /// A PDU that has come in one piece.
+    fn take_whole(&mut self, shared: &mut Shared, header: &Header, data: &[u8], payload: &mut dyn Payload) {
+        if self.receive_transfer(shared, header, data, payload) {
+            return;
+        }
+        self.held.clear();
+        match self.open_segment(shared, header) {
+            Segment::Fragment { fragment, offset } => {
+                shared.requests.store(&fragment, offset, data, payload);
+            }
+            Segment::Held if data.len() > ISCSI_TEXT_MAX => self.fail(shared, "a response was too long"),
+            Segment::Held => self.held.extend_from_slice(data),
+            Segment::Ignored => {}
+        }
+        if self.is_connected() {
+            self.dispatch(shared, header);
         }
     }
 
@@ -123,68 +153,50 @@ impl Path {
         buffer: &mut [u8],
         payload: &mut dyn Payload,
     ) -> usize {
-        let mut room = buffer;
-        let mut written = 0usize;
+        let (all, mut room) = (buffer.len(), buffer);
         while self.is_connected() && !room.is_empty() {
-            if self.sending.is_none() {
-                self.fill_output(shared, carries);
-                match self.bare_pdu(core::mem::take(&mut room)) {
+            if let Some(sending) = &mut self.sending {
+                if !sending.copy(&mut room, &shared.requests, payload) {
+                    break;
+                }
+                self.sending = None;
+                continue;
+            }
+            let mut begun = None;
+            if carries
+                && self.begins_requests(shared)
+                && let Some(shape) = shared.unit.shape()
+            {
+                let block = shape.block;
+                let Some(fragment) = shared.requests.next_fragment(shape) else { break };
+                match self.send_transfer(shared, &fragment, block, core::mem::take(&mut room), payload) {
                     Ok(rest) => {
-                        (room, written) = (rest, written.saturating_add(HEADER_BYTES));
+                        room = rest;
                         continue;
                     }
                     Err(same) => room = same,
                 }
-                self.sending = self.next_pdu();
+                let command = fragment_command(shared, &fragment);
+                begun = Some(self.command(shared, TaskKind::Fragment(fragment), command));
             }
-            let Some(sending) = &mut self.sending else { break };
-            if sending.copy(&mut room, &mut written, &shared.requests, payload) {
-                self.sending = None;
-            } else {
-                break;
-            }
-        }
-        written
-    }
-
-    /// Writes the next PDU at once if it is a header and no more, as commands that
-    /// read are; returns the room behind it.
-    fn bare_pdu<'a>(&mut self, room: &'a mut [u8]) -> Result<&'a mut [u8], &'a mut [u8]> {
-        let digest = self.state != State::Login && self.negotiated.header_digest == Digest::Crc32c;
-        let bare = matches!(self.output.front(), Some(Outgoing::Pdu(_, source)) if source.length() == 0);
-        if digest || !bare || room.len() < HEADER_BYTES {
-            return Err(room);
-        }
-        let Some((place, rest)) = room.split_first_chunk_mut() else { return Err(&mut []) };
-        if let Some(Outgoing::Pdu(mut header, _)) = self.output.pop_front() {
+            let Some((mut header, source)) = begun.or_else(|| self.next_pdu(shared, carries)) else { break };
+            // ExpStatSN acknowledges everything received up to now.
             header.set_u32(28, self.status_number);
-            *place = header.0;
-        }
-        Ok(rest)
-    }
-
-    fn next_pdu(&mut self) -> Option<Sending> {
-        let segment = u32::try_from(ISCSI_SEND_SEGMENT_MAX).unwrap_or(u32::MAX);
-        let segment = segment.min(self.negotiated.send_segment);
-        let (mut header, source) = match self.output.front_mut()? {
-            Outgoing::Sequence(sequence) => {
-                let pdu = sequence.pdu(segment);
-                if sequence.is_done() {
-                    self.output.pop_front();
+            let full = self.state != State::Login;
+            let digests = Digests {
+                header: full && self.negotiated.header_digest == Digest::Crc32c,
+                data: full && self.negotiated.data_digest == Digest::Crc32c,
+            };
+            match write_whole(&header, source, digests, core::mem::take(&mut room), &shared.requests, payload)
+            {
+                Ok(rest) => room = rest,
+                Err((same, source)) => {
+                    room = same;
+                    self.sending = Some(Sending::new(&header, source, digests));
                 }
-                pdu
             }
-            Outgoing::Pdu(..) => match self.output.pop_front()? {
-                Outgoing::Pdu(header, source) => (header, source),
-                Outgoing::Sequence(_) => return None,
-            },
-        };
-        // ExpStatSN acknowledges everything received up to now.
-        header.set_u32(28, self.status_number);
-        let full = self.state != State::Login;
-        let header_digest = full && self.negotiated.header_digest == Digest::Crc32c;
-        let data_digest = full && self.negotiated.data_digest == Digest::Crc32c;
-        Some(Sending::new(header, source, header_digest, data_digest))
+        }
+        all.saturating_sub(room.len())
     }
 
     /// Queues a PDU; a target that makes us queue too many is dropped.
@@ -212,9 +224,10 @@ impl Path {
             State::LoggingOut { since_ns } if now_ns.saturating_sub(since_ns) >= LOGOUT_NS_MAX => {
                 self.fail(shared, "the logout timed out");
             }
-            State::Full => {
+            State::Full if now_ns >= self.calm_until_ns => {
                 self.keep_alive(shared);
                 self.watch_tasks(shared);
+                self.calm_until_ns = self.ping_deadline(shared).min(self.watch_deadline());
             }
             _ => {}
         }
@@ -230,7 +243,7 @@ impl Path {
         let silent_ns = now_ns.saturating_sub(self.heard_ns);
         match self.pinged_ns {
             None if silent_ns >= patience => {
-                let tag = self.fresh_tag();
+                let tag = self.tasks.other_tag();
                 self.pinged_ns = Some((tag, now_ns));
                 let mut header = Header::new(opcode::NOP_OUT | IMMEDIATE, FLAG_FINAL);
                 header.set_u32(16, tag);
@@ -248,6 +261,12 @@ impl Path {
         }
     }
 
+    /// When the target's silence matters, if it says nothing from now on.
+    fn ping_deadline(&self, shared: &Shared) -> u64 {
+        let since_ns = self.pinged_ns.map_or(self.heard_ns, |(_, at_ns)| at_ns.max(self.heard_ns));
+        since_ns.saturating_add(Self::patience_ns(shared))
+    }
+
     /// When time matters next.
     pub(super) fn next_deadline(&self, shared: &Shared) -> Option<u64> {
         match self.state {
@@ -256,15 +275,8 @@ impl Path {
             State::Connecting { since_ns } => Some(since_ns.saturating_add(CONNECT_NS_MAX)),
             State::Login => Some(self.login_deadline(shared)),
             State::LoggingOut { since_ns } => Some(since_ns.saturating_add(LOGOUT_NS_MAX)),
-            State::Full => {
-                let patience = Self::patience_ns(shared);
-                let ping = match self.pinged_ns {
-                    None => self.heard_ns.saturating_add(patience),
-                    Some((_, at_ns)) => at_ns.max(self.heard_ns).saturating_add(patience),
-                };
-                let resume = (self.resume_ns > shared.now_ns).then_some(self.resume_ns);
-                [Some(ping), resume, self.watch_deadline()].into_iter().flatten().min()
-            }
+            State::Full if self.resume_ns > shared.now_ns => Some(self.calm_until_ns.min(self.resume_ns)),
+            State::Full => Some(self.calm_until_ns),
             State::Broken | State::Finished => None,
         }
     }

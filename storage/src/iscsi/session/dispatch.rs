@@ -13,7 +13,7 @@ use crate::iscsi::login::Step;
 use crate::iscsi::negotiated::Digest;
 use crate::iscsi::pdu::{FLAG_CONTINUE, FLAG_FINAL, Header, IMMEDIATE, NO_TAG, opcode, serial_after};
 use crate::iscsi::scsi::Sense;
-use crate::iscsi::tasks::{Outgoing, Probe, Sequence, Source, TaskKind, find};
+use crate::iscsi::tasks::{Outgoing, Probe, Sequence, Source, TaskKind};
 use crate::iscsi::text;
 use crate::limits::{ISCSI_DISCOVERED_MAX, ISCSI_OUTPUT_PDUS_MAX, ISCSI_RECEIVE_SEGMENT_MAX, ISCSI_TEXT_MAX};
 
@@ -40,7 +40,7 @@ impl Path {
         let (number, offset) = (header.u32(36), header.u32(40));
         let length = u32::try_from(header.data_length()).unwrap_or(u32::MAX);
         let tag = header.task_tag();
-        let Some(task) = find(&self.tasks, tag).and_then(|index| self.tasks.get_mut(index)) else {
+        let Some(task) = self.tasks.find(tag) else {
             self.fail(shared, "data for no command of ours");
             return Segment::Ignored;
         };
@@ -73,7 +73,7 @@ impl Path {
             return;
         }
         let tag = header.task_tag();
-        if let Some(task) = find(&self.tasks, tag).and_then(|index| self.tasks.get_mut(index)) {
+        if let Some(task) = self.tasks.find(tag) {
             task.touched_ns = shared.now_ns;
         }
         match code {
@@ -92,16 +92,7 @@ impl Path {
 
     /// Serial numbers (4.2.2). False when the PDU is not to be processed.
     fn number(&mut self, shared: &mut Shared, header: &Header, code: u8) -> bool {
-        let (expected, most) = (header.u32(28), header.u32(32));
-        // 4.2.2.1: ignore a window that ends before it begins.
-        if !serial_after(expected, most.wrapping_add(1)) {
-            if serial_after(most, self.command_number_max) {
-                self.command_number_max = most;
-            }
-            if serial_after(expected, self.command_number_expected) {
-                self.command_number_expected = expected;
-            }
-        }
+        self.take_window(header);
         let carries = match code {
             opcode::DATA_IN => header.u8(1) & 1 != 0,
             opcode::R2T => false,
@@ -117,6 +108,20 @@ impl Path {
         }
         self.status_number = self.status_number.wrapping_add(1);
         true
+    }
+
+    /// 4.2.2.1: what the target takes from now on.
+    pub(super) fn take_window(&mut self, header: &Header) {
+        let (expected, most) = (header.u32(28), header.u32(32));
+        // A window that ends before it begins is ignored.
+        if !serial_after(expected, most.wrapping_add(1)) {
+            if serial_after(most, self.command_number_max) {
+                self.command_number_max = most;
+            }
+            if serial_after(expected, self.command_number_expected) {
+                self.command_number_expected = expected;
+            }
+        }
     }
 
     fn login_response(&mut self, shared: &mut Shared, header: &Header) {
@@ -143,8 +148,10 @@ impl Path {
                 self.failures = self.failures.min(FAILURES_AFTER_LOGIN);
                 self.stage = Stage::LoggedIn;
                 self.state = State::Full;
+                self.calm_until_ns = 0;
                 // Commands of other paths may have gone without a word.
                 self.has_reset_unit |= core::mem::take(&mut self.may_reset_unit);
+                shared.unit_was_reset |= self.has_reset_unit;
                 // 6.3.5: the target has dropped the session of the same name, that is
                 // initiator, identifier and portal group.
                 if self.group.is_none() || self.group == self.negotiated.portal_group {
@@ -173,20 +180,17 @@ impl Path {
         }
     }
 
-    fn task(&self, header: &Header) -> Option<usize> {
-        find(&self.tasks, header.task_tag())
-    }
-
     /// 11.4.
     fn scsi_response(&mut self, shared: &mut Shared, header: &Header) {
-        let Some(index) = self.task(header) else {
+        let tag = header.task_tag();
+        if self.tasks.find(tag).is_none() {
             return self.fail(shared, "a response to no command of ours");
-        };
+        }
         let (response, status) = (header.u8(2), header.u8(3));
         if response != 0 {
             // 11.4.3: the target failed before the device could; nothing was done.
-            let Some(task) = self.tasks.remove(index) else { return };
-            self.forget_output(task.tag);
+            let Some(task) = self.tasks.remove(tag) else { return };
+            self.forget_output(tag);
             self.reissue(shared, &task);
             return self.pause(shared, "the target failed internally");
         }
@@ -194,21 +198,21 @@ impl Path {
             let length = usize::from(u16::from_be_bytes(*length));
             Sense::parse(self.held.get(2..2usize.saturating_add(length))?)
         });
-        self.finish_task(shared, index, status, sense);
+        self.finish_task(shared, tag, status, sense);
     }
 
     fn data_in(&mut self, shared: &mut Shared, header: &Header) {
-        let Some(index) = self.task(header) else { return };
+        let tag = header.task_tag();
         let length = u32::try_from(header.data_length()).unwrap_or(u32::MAX);
-        if let Some(task) = self.tasks.get_mut(index) {
+        if let Some(task) = self.tasks.find(tag) {
             task.moved = task.moved.saturating_add(length);
             if !matches!(task.kind, TaskKind::Fragment(_)) {
-                task.answer.extend_from_slice(&self.held);
+                task.own.get_or_insert_default().answer.extend_from_slice(&self.held);
             }
         }
         // The S bit: status rides on the last data.
         if header.u8(1) & 1 != 0 {
-            self.finish_task(shared, index, header.u8(3), None);
+            self.finish_task(shared, tag, header.u8(3), None);
         }
     }
 
@@ -217,10 +221,9 @@ impl Path {
         let (number, offset, length) = (header.u32(36), header.u32(40), header.u32(44));
         let lun = lun_of(header);
         let max_burst = self.negotiated.max_burst;
-        let Some(index) = self.task(header) else {
+        let Some(task) = self.tasks.find(header.task_tag()) else {
             return self.fail(shared, "a transfer request for no command of ours");
         };
-        let Some(task) = self.tasks.get_mut(index) else { return };
         if !task.outward {
             return self.fail(shared, "a transfer request for a command that writes nothing");
         }
@@ -234,7 +237,7 @@ impl Path {
         }
         task.r2t_number = task.r2t_number.wrapping_add(1);
         task.moved = end;
-        let body = task.body.clone();
+        let body = task.body();
         if self.output.len() >= ISCSI_OUTPUT_PDUS_MAX {
             return self.fail(shared, "the target asks for too much at once");
         }
@@ -268,12 +271,10 @@ impl Path {
 
     /// 11.11: a piece of the list of targets, or of a negotiation.
     fn text_response(&mut self, shared: &mut Shared, header: &Header) {
-        let Some(index) = self
-            .task(header)
-            .filter(|index| self.tasks.get(*index).is_some_and(|it| it.kind == TaskKind::Text))
-        else {
+        let tag = header.task_tag();
+        if self.tasks.find(tag).is_none_or(|task| task.kind != TaskKind::Text) {
             return self.fail(shared, "a text response to no request of ours");
-        };
+        }
         if self.text.len().saturating_add(self.held.len()) > ISCSI_TEXT_MAX {
             return self.fail(shared, "the target floods us with text");
         }
@@ -287,7 +288,7 @@ impl Path {
             more.set_u32(24, self.command_number);
             return self.push(shared, more, Source::EMPTY);
         }
-        self.tasks.remove(index);
+        self.tasks.remove(tag);
         let list = core::mem::take(&mut self.text);
         if shared.config.kind == SessionKind::Discovery {
             shared.discovered = discovered(&list);

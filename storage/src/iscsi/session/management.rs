@@ -2,6 +2,8 @@
 //!
 //! Spec: RFC 7143 sections 4.2.3.3 (abort semantics), 11.5 and 11.6 (PDUs).
 
+use alloc::vec::Vec;
+
 use super::path::Path;
 use super::{Bug, Shared, planted};
 use crate::iscsi::pdu::{FLAG_FINAL, Header, IMMEDIATE, NO_TAG, opcode};
@@ -52,7 +54,7 @@ impl Path {
     }
 
     fn manage(&mut self, shared: &mut Shared, function: Function, fences: bool) {
-        let tag = self.fresh_tag();
+        let tag = self.tasks.other_tag();
         let (code, task) = match function {
             Function::AbortTask(task) => (1, Some(task)),
             Function::ResetUnit => (5, None),
@@ -68,6 +70,7 @@ impl Path {
         let number = self.tasks.iter().find(|it| Some(it.tag) == task).map(|it| it.command_number);
         header.set_u32(32, number.unwrap_or(0));
         self.push(shared, header, Source::EMPTY);
+        self.calm_until_ns = 0;
         self.management = Some(Management { tag, function, fences, sent_ns: shared.now_ns });
     }
 
@@ -82,7 +85,8 @@ impl Path {
                 // What is sent from now on is not stuck before this.
                 let oldest = self.tasks.iter().map(|task| task.touched_ns).min().unwrap_or(shared.now_ns);
                 self.watch_ns = oldest.saturating_add(PROGRESS_NS_MAX);
-                if let Some(tag) = self.tasks.iter().find(stuck).map(|task| task.tag) {
+                let stuck = self.tasks.iter().find(stuck).map(|task| task.tag);
+                if let Some(tag) = stuck {
                     self.last_error = Some("a command was not answered and is aborted");
                     shared.last_error = self.last_error;
                     self.manage(shared, Function::AbortTask(tag), false);
@@ -92,9 +96,9 @@ impl Path {
         }
     }
 
-    pub(super) fn watch_deadline(&self) -> Option<u64> {
-        let answer = self.management.map(|it| it.sent_ns.saturating_add(ANSWER_NS_MAX));
-        answer.or((!self.tasks.is_empty()).then_some(self.watch_ns))
+    /// When commands are to be looked after next.
+    pub(super) fn watch_deadline(&self) -> u64 {
+        self.management.map_or(self.watch_ns, |it| it.sent_ns.saturating_add(ANSWER_NS_MAX))
     }
 
     /// The next harder measure.
@@ -128,6 +132,7 @@ impl Path {
             Function::ResetUnit | Function::ResetTarget => {
                 self.drop_tasks(shared, |_| true);
                 self.has_reset_unit = true;
+                shared.unit_was_reset = true;
                 shared.requests.held.release_at(shared.now_ns.saturating_add(FENCE_NS));
             }
         }
@@ -135,14 +140,10 @@ impl Path {
 
     /// Commands that the target has forgotten are issued again.
     fn drop_tasks(&mut self, shared: &mut Shared, gone: impl Fn(u32) -> bool) {
-        let mut index = 0;
-        while let Some(task) = self.tasks.get(index) {
-            if !gone(task.tag) {
-                index += 1;
-                continue;
-            }
-            let Some(task) = self.tasks.remove(index) else { return };
-            self.forget_output(task.tag);
+        let tags: Vec<u32> = self.tasks.iter().map(|task| task.tag).filter(|tag| gone(*tag)).collect();
+        for tag in tags {
+            let Some(task) = self.tasks.remove(tag) else { continue };
+            self.forget_output(tag);
             if !planted(Bug::ReissueForgotten) || !matches!(task.kind, TaskKind::Fragment(_)) {
                 self.reissue(shared, &task);
             }

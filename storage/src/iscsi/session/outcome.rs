@@ -11,19 +11,9 @@ const ATTENTIONS_MAX: u32 = 4;
 
 impl Path {
     /// A command's status has come (11.4.1, and Data-In with the S bit).
-    pub(super) fn finish_task(
-        &mut self,
-        shared: &mut Shared,
-        index: usize,
-        status: u8,
-        sense: Option<Sense>,
-    ) {
-        let task = if index == 0 { self.tasks.pop_front() } else { self.tasks.remove(index) };
-        let Some(task) = task else { return };
-        let sample = shared.now_ns.saturating_sub(task.started_ns).max(1);
-        self.srtt_ns =
-            Some(self.srtt_ns.map_or(sample, |it| it.saturating_mul(7).saturating_add(sample) / 8));
-        self.latency.record(sample);
+    pub(super) fn finish_task(&mut self, shared: &mut Shared, tag: u32, status: u8, sense: Option<Sense>) {
+        let Some(task) = self.tasks.remove(tag) else { return };
+        self.sample(shared.now_ns, task.started_ns);
         let verdict = scsi::judge(status, sense);
         let unsent = task.outward && self.forget_output(task.tag);
         let good = verdict == Verdict::Good && !planted(Bug::ShortAnswer);
@@ -96,8 +86,16 @@ impl Path {
             Verdict::Reserved => Err(BlockError::Reserved),
         };
         self.pauses = 0;
-        self.count(&task.kind);
+        self.count(fragment);
         shared.requests.done(fragment, result);
+    }
+
+    /// A command was answered.
+    pub(super) fn sample(&mut self, now_ns: u64, started_ns: u64) {
+        let sample = now_ns.saturating_sub(started_ns).max(1);
+        self.srtt_ns =
+            Some(self.srtt_ns.map_or(sample, |it| it.saturating_mul(7).saturating_add(sample) / 8));
+        self.latency.record(sample);
     }
 
     /// A target that raises attention for ever must not spin us.
@@ -114,6 +112,7 @@ impl Path {
 /// way in the form that is refused now: what counts is how this one was sent.
 fn try_other_form(shared: &mut Shared, opcode: u8, operation: Operation) -> bool {
     let unit = &mut shared.unit;
+    unit.shape = None;
     match opcode {
         0x35 if unit.flush == FlushForm::Ten => unit.flush = FlushForm::Sixteen,
         0x91 if unit.flush == FlushForm::Sixteen => unit.flush = FlushForm::Needless,

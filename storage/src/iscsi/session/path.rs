@@ -12,9 +12,9 @@ use crate::histogram::Histogram;
 use crate::iscsi::chap::Algorithm;
 use crate::iscsi::login::Login;
 use crate::iscsi::negotiated::Negotiated;
-use crate::iscsi::pdu::{Header, NO_TAG};
+use crate::iscsi::pdu::Header;
 use crate::iscsi::stream::Receiver;
-use crate::iscsi::tasks::{Outgoing, Probe, Sending, Task, TaskKind};
+use crate::iscsi::tasks::{Outgoing, Probe, Sending, Task, TaskKind, Tasks};
 use crate::limits::{BACKOFF_NS_MAX, ISCSI_RECEIVE_SEGMENT_MAX};
 use crate::requests::Fragment;
 
@@ -74,15 +74,15 @@ pub(super) struct Path {
     pub(super) command_number_max: u32,
     pub(super) command_number_expected: u32,
     pub(super) status_number: u32,
-    next_tag: u32,
     pub(super) probe: Probe,
     pub(super) probing: bool,
     pub(super) pages: Vec<u8>,
     pub(super) give_up_key: Option<u64>,
-    /// In the order of their tags.
-    pub(super) tasks: VecDeque<Task>,
+    pub(super) tasks: Tasks,
     /// No command is stuck before then.
     pub(super) watch_ns: u64,
+    /// While commands are exchanged, nothing is to be looked after before then.
+    pub(super) calm_until_ns: u64,
     pub(super) management: Option<Management>,
     /// It has just reset the unit: commands of other paths are gone.
     pub(super) has_reset_unit: bool,
@@ -137,13 +137,13 @@ impl Path {
             command_number_max: 1,
             command_number_expected: 1,
             status_number: 0,
-            next_tag: first_tag,
             probe: Probe::TestUnitReady,
             probing: false,
             pages: Vec::new(),
             give_up_key: None,
-            tasks: VecDeque::new(),
+            tasks: Tasks::new(first_tag),
             watch_ns: 0,
+            calm_until_ns: 0,
             management: None,
             has_reset_unit: false,
             may_reset_unit: false,
@@ -310,7 +310,7 @@ impl Path {
         self.pages.clear();
         self.pinged_ns = None;
         self.may_reset_unit |= self.management.take().is_some_and(|it| it.resets());
-        for task in core::mem::take(&mut self.tasks) {
+        for task in self.tasks.take_all() {
             if let TaskKind::Fragment(fragment) = task.kind
                 && fragment.operation.writes()
             {
@@ -357,20 +357,8 @@ impl Path {
         }
     }
 
-    pub(super) fn fresh_tag(&mut self) -> u32 {
-        loop {
-            self.next_tag = self.next_tag.wrapping_add(1);
-            let tag = self.next_tag;
-            // They follow each other: the first that could come again is the oldest one's.
-            if tag != NO_TAG && self.tasks.front().is_none_or(|task| task.tag != tag) {
-                return tag;
-            }
-        }
-    }
-
     /// A command of the target's moved octets.
-    pub(super) fn count(&mut self, kind: &TaskKind) {
-        let TaskKind::Fragment(fragment) = kind else { return };
+    pub(super) fn count(&mut self, fragment: &Fragment) {
         let octets = u64::from(fragment.sectors).saturating_mul(SECTOR_BYTES as u64);
         if fragment.operation.writes() {
             self.bytes_written = self.bytes_written.wrapping_add(octets);

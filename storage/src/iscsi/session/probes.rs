@@ -10,8 +10,9 @@ use crate::iscsi::tasks::{Probe, Task};
 impl Path {
     /// A probe has ended.
     pub(super) fn finish_probe(&mut self, shared: &mut Shared, probe: Probe, task: &Task, verdict: Verdict) {
+        shared.unit.shape = None;
         match verdict {
-            Verdict::Good => self.learn(shared, probe, &task.answer),
+            Verdict::Good => self.learn(shared, probe, task.answer()),
             Verdict::Again | Verdict::AgainResized | Verdict::AgainReserved => {}
             Verdict::Later(why) | Verdict::OtherPath(why) => self.refuse(shared, why),
             Verdict::Reserved if matches!(probe, Probe::Reserve | Probe::Preempt) => {

@@ -37,6 +37,8 @@ pub(super) struct Unit {
     pub(super) plain_preempt: bool,
     /// Times its size changed.
     pub(super) resized: u32,
+    /// What it takes, until something of the above changes.
+    pub(super) shape: Option<Shape>,
 }
 
 impl Unit {
@@ -56,6 +58,7 @@ impl Unit {
             holder: Reservation::Unknown,
             plain_preempt: false,
             resized: 0,
+            shape: None,
         }
     }
 
@@ -71,7 +74,15 @@ impl Unit {
         self.write_same && known && !self.ten_byte
     }
 
-    pub(super) fn shape(&self) -> Option<Shape> {
+    /// What requests it takes, once it is known.
+    pub(super) fn shape(&mut self) -> Option<&Shape> {
+        if self.shape.is_none() {
+            self.shape = self.make_shape();
+        }
+        self.shape.as_ref()
+    }
+
+    fn make_shape(&self) -> Option<Shape> {
         let capacity = self.capacity?;
         let block = capacity.sectors_per_block();
         let sectors = |blocks: u64, most: u32| {

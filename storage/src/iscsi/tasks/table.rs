@@ -1,0 +1,143 @@
+//! Commands in flight, each found by its tag.
+
+use alloc::vec::Vec;
+
+use super::Task;
+use crate::iscsi::pdu::NO_TAG;
+use crate::limits::ISCSI_COMMANDS_MAX;
+
+/// The lowest octet of a tag that is no command's.
+const ELSEWHERE: u8 = 0xfe;
+
+/// Commands in flight. The lowest octet of a tag is its command's place, the others
+/// count; so no tag is like that of another command in flight, nor [`NO_TAG`].
+#[derive(Debug)]
+pub(in crate::iscsi) struct Tasks {
+    /// In no order; those with no tag are free.
+    places: Vec<Task>,
+    free: Vec<u8>,
+    serial: u32,
+}
+
+impl Tasks {
+    pub(in crate::iscsi) const fn new(serial: u32) -> Self {
+        Self { places: Vec::new(), free: Vec::new(), serial }
+    }
+
+    pub(in crate::iscsi) const fn len(&self) -> usize {
+        self.places.len().wrapping_sub(self.free.len())
+    }
+
+    pub(in crate::iscsi) const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    const fn tag(&mut self, place: u8) -> u32 {
+        self.serial = self.serial.wrapping_add(1);
+        (self.serial << 8) | place as u32
+    }
+
+    /// A tag for something that is no command.
+    pub(in crate::iscsi) const fn other_tag(&mut self) -> u32 {
+        self.tag(ELSEWHERE)
+    }
+
+    /// Takes a command in; it is given its tag. No more than [`ISCSI_COMMANDS_MAX`].
+    pub(in crate::iscsi) fn add(&mut self, mut task: Task) -> u32 {
+        let place = match self.free.pop() {
+            Some(place) => place,
+            None => u8::try_from(self.places.len()).unwrap_or(ELSEWHERE),
+        };
+        let tag = self.tag(place);
+        task.tag = tag;
+        if let Some(free) = self.places.get_mut(usize::from(place)) {
+            *free = task;
+        } else if self.places.len() <= ISCSI_COMMANDS_MAX {
+            self.places.push(task);
+        }
+        tag
+    }
+
+    /// The command with a tag.
+    pub(in crate::iscsi) fn find(&mut self, tag: u32) -> Option<&mut Task> {
+        let [place, ..] = tag.to_le_bytes();
+        self.places.get_mut(usize::from(place)).filter(|task| task.tag == tag && tag != NO_TAG)
+    }
+
+    /// Takes the command with a tag out.
+    pub(in crate::iscsi) fn remove(&mut self, tag: u32) -> Option<Task> {
+        let [place, ..] = tag.to_le_bytes();
+        let task = self.find(tag)?;
+        let found = Task { own: task.own.take(), ..*task };
+        task.tag = NO_TAG;
+        self.free.push(place);
+        Some(found)
+    }
+
+    /// The command with a tag has ended.
+    pub(in crate::iscsi) fn release(&mut self, tag: u32) {
+        let [place, ..] = tag.to_le_bytes();
+        if let Some(task) = self.find(tag) {
+            task.tag = NO_TAG;
+            task.own = None;
+            self.free.push(place);
+        }
+    }
+
+    pub(in crate::iscsi) fn iter(&self) -> impl Iterator<Item = &Task> {
+        self.places.iter().filter(|task| task.tag != NO_TAG)
+    }
+
+    /// Takes all of them out, the oldest first.
+    pub(in crate::iscsi) fn take_all(&mut self) -> Vec<Task> {
+        self.free.clear();
+        let mut all: Vec<Task> = self.places.drain(..).filter(|task| task.tag != NO_TAG).collect();
+        let serial = self.serial << 8;
+        all.sort_by_key(|task| core::cmp::Reverse(serial.wrapping_sub(task.tag & !0xff)));
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::iscsi::tasks::TaskKind;
+
+    fn task(number: u32) -> Task {
+        Task {
+            tag: NO_TAG,
+            kind: TaskKind::Text,
+            opcode: 0,
+            outward: false,
+            command_number: number,
+            length: 0,
+            moved: 0,
+            data_number: 0,
+            r2t_number: 0,
+            started_ns: 0,
+            touched_ns: 0,
+            own: None,
+        }
+    }
+
+    #[test]
+    fn places_are_used_again_and_tags_are_not() {
+        // The count wraps on the way.
+        let mut tasks = Tasks::new(0x00ff_fff0);
+        let mut tags: Vec<u32> = (0..40).map(|number| tasks.add(task(number))).collect();
+        let other = tasks.other_tag();
+        assert!(tasks.find(other).is_none() && tasks.find(NO_TAG).is_none());
+        for number in 40..200 {
+            let gone = tags.remove(usize::try_from(number).unwrap() % 40);
+            assert!(tasks.remove(gone).is_some() && tasks.remove(gone).is_none());
+            assert!(tasks.find(gone).is_none());
+            let tag = tasks.add(task(number));
+            assert!(!tags.contains(&tag) && tag != gone && tag != other);
+            assert_eq!(tasks.find(tag).unwrap().command_number, number);
+            tags.push(tag);
+        }
+        assert_eq!((tasks.len(), tasks.iter().count()), (40, 40));
+        let numbers: Vec<u32> = tasks.take_all().iter().map(|task| task.command_number).collect();
+        assert!(numbers.is_sorted() && numbers.len() == 40 && tasks.is_empty(), "{numbers:?}");
+    }
+}

@@ -1,0 +1,140 @@
+//! A request from its submission to its end, and what is under way for it.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use crate::block::{BlockError, Request, RequestId};
+use crate::planted::{Bug, planted};
+use crate::requests::Fragment;
+
+/// No entry.
+pub(super) const NOWHERE: u16 = u16::MAX;
+
+/// How far a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    Waiting,
+    /// It leads a group: itself, and whatever was joined with it.
+    Leads,
+    /// It was joined with the leader in this place.
+    Follows(u16),
+    Ended,
+}
+
+/// A request's place in its group.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Member {
+    pub(crate) id: RequestId,
+    /// Where its entry is.
+    pub(crate) place: u16,
+    pub(crate) first: u32,
+    pub(crate) sectors: u32,
+}
+
+/// What few groups have.
+#[derive(Debug, Default)]
+pub(crate) struct More {
+    /// Ranges (first, count) to be sent again.
+    pub(crate) again: Vec<(u32, u32)>,
+    /// Who was joined with the leader.
+    pub(crate) joined: Vec<Member>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// Unlike that of any other group; the lowest bits are its place. Another one for
+    /// each try.
+    pub(crate) name: u64,
+    pub(crate) request: Request,
+    pub(crate) submitted_ns: u64,
+    /// Its neighbours in the order of submission.
+    pub(super) before: u16,
+    pub(super) after: u16,
+    /// Earlier requests that it waits for.
+    pub(super) blockers: u16,
+    pub(crate) stage: Stage,
+    /// It is not joined with others: a joint try failed.
+    pub(crate) alone: bool,
+    // From here on: the group that it leads.
+    pub(crate) failed: Option<BlockError>,
+    /// It is in the list of groups with work.
+    pub(crate) listed: bool,
+    /// First sector not yet in a fragment, and the end.
+    pub(crate) next: u32,
+    pub(crate) sectors: u32,
+    pub(crate) unacknowledged: u32,
+    pub(crate) in_flight: u32,
+    pub(crate) more: Option<Box<More>>,
+}
+
+impl Entry {
+    pub(super) const fn new(request: Request) -> Self {
+        Self {
+            name: 0,
+            request,
+            submitted_ns: 0,
+            before: NOWHERE,
+            after: NOWHERE,
+            blockers: 0,
+            stage: Stage::Ended,
+            alone: false,
+            failed: None,
+            listed: false,
+            next: 0,
+            sectors: 0,
+            unacknowledged: 0,
+            in_flight: 0,
+            more: None,
+        }
+    }
+
+    /// It leads a group of so many sectors.
+    pub(crate) fn lead(&mut self, sectors: u32) {
+        self.failed = None;
+        self.listed = false;
+        self.next = 0;
+        self.in_flight = 0;
+        self.sectors = sectors;
+        self.unacknowledged = sectors;
+    }
+
+    pub(crate) fn has_work(&self) -> bool {
+        let fresh = self.next < self.sectors || (self.sectors == 0 && self.next == 0);
+        let again = || self.more.as_ref().is_some_and(|more| !more.again.is_empty());
+        self.failed.is_none() && (fresh || again())
+    }
+
+    /// The next fragment of at most so many sectors, if the group has work.
+    pub(crate) fn cut(&mut self, limit: u32) -> Fragment {
+        self.in_flight = self.in_flight.wrapping_add(1);
+        let again = self.more.as_mut().and_then(|more| more.again.pop());
+        let (first, sectors) = if let Some((first, count)) = again {
+            if count > limit {
+                self.send_again(first.saturating_add(limit), count.saturating_sub(limit));
+            }
+            (first, count.min(limit))
+        } else {
+            let first = self.next;
+            let count = self.sectors.saturating_sub(first).min(limit);
+            // A flush has no sectors: its one fragment is out when `next` moves.
+            self.next = first.saturating_add(count.max(1));
+            (first, count)
+        };
+        let skew = u64::from(planted(Bug::SplitOffByOne) && first > 0);
+        Fragment {
+            group: self.name,
+            operation: self.request.operation,
+            lba: self.request.lba.0.saturating_add(u64::from(first)).saturating_add(skew),
+            first,
+            sectors,
+        }
+    }
+
+    pub(crate) fn send_again(&mut self, first: u32, sectors: u32) {
+        self.more.get_or_insert_default().again.push((first, sectors));
+    }
+
+    pub(crate) fn joined(&self) -> &[Member] {
+        self.more.as_ref().map_or(&[], |more| &more.joined)
+    }
+}
