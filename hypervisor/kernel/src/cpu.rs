@@ -240,6 +240,13 @@ impl Cpu {
         found
     }
 
+    /// As if a vector had arrived: for what this CPU asks of itself.
+    pub(crate) fn mark(&self, vector: u8) {
+        if let Some(word) = self.pending.get(usize::from(vector >> 6)) {
+            word.fetch_or(1 << (vector & 63), Ordering::Relaxed);
+        }
+    }
+
     /// Whether any vector has arrived.
     pub(crate) fn has_pending(&self) -> bool {
         self.pending.iter().any(|word| word.load(Ordering::Relaxed) != 0)

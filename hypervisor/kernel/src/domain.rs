@@ -244,8 +244,14 @@ pub(crate) fn resume(id: u32) -> Result<(), Error> {
     Ok(())
 }
 
+/// Makes a CPU look for what to run. This one does so when its vCPU next exits or,
+/// as it does now, is about to go on: the vCPU may spin until the other has run.
 fn reschedule(cpu: Option<u32>) {
-    if let Some(cpu) = cpu.filter(|cpu| *cpu != crate::cpu::current().number) {
+    let Some(cpu) = cpu else { return };
+    let own = crate::cpu::current();
+    if cpu == own.number {
+        own.mark(crate::cpu::VECTOR_RESCHEDULE);
+    } else {
         crate::apic::interrupt(cpu, crate::cpu::VECTOR_RESCHEDULE);
     }
 }
