@@ -11,6 +11,7 @@ mod hostile;
 mod management;
 mod network;
 mod restart;
+mod roles;
 mod storage;
 mod targets;
 mod trust;

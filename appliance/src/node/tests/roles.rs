@@ -1,0 +1,219 @@
+//! Every request by every role, in and out of its time and of its group.
+//!
+//! The table is written by hand: what each request needs is decided here a second
+//! time, and a request that is not in it fails the test.
+
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+
+use ed25519_dalek::{Signer as _, SigningKey};
+use mgmt_proto::bundle::{self, Bundle, Grant, Scope};
+use mgmt_proto::code::Code;
+use mgmt_proto::trust::Role;
+use mgmt_proto::verb::Request;
+
+use super::world::*;
+
+/// Literal bytes of every request there is, as the protocol's own test keeps them.
+const REQUESTS: &str = include_str!("../../../../mgmt-proto/src/vectors/requests.txt");
+
+/// Name, least role, whether it touches the guest it names.
+const TABLE: &[(&str, Role, bool)] = &[
+    ("NodeInfo", Role::Viewer, false),
+    ("NodeLog", Role::Viewer, false),
+    ("NodeStop", Role::Admin, false),
+    ("StorageDiscover", Role::Viewer, false),
+    ("BlobMissing", Role::Viewer, false),
+    ("BlobPut", Role::Operator, false),
+    ("Check", Role::Viewer, true),
+    ("Create", Role::Operator, true),
+    ("List", Role::Viewer, false),
+    ("Info", Role::Viewer, true),
+    ("ConsoleRead", Role::Operator, true),
+    ("ConsoleWrite", Role::Operator, true),
+    ("Pause", Role::Operator, true),
+    ("Unpause", Role::Operator, true),
+    ("Shutdown", Role::Operator, true),
+    ("Reboot", Role::Operator, true),
+    ("Destroy", Role::Operator, true),
+    ("InjectFault", Role::Admin, false),
+    ("AuditRead", Role::Viewer, false),
+    ("CheckWith", Role::Viewer, true),
+    ("CreateWith", Role::Operator, true),
+    ("StorageShow", Role::Viewer, false),
+    ("StorageProbe", Role::Operator, false),
+    ("StorageReserve", Role::Operator, false),
+    ("StorageRelease", Role::Operator, false),
+    ("StoragePath", Role::Operator, false),
+    ("BlockAttach", Role::Operator, true),
+    ("BlockDetach", Role::Operator, true),
+    ("BlockList", Role::Viewer, true),
+    ("Limit", Role::Operator, true),
+    ("TrustShow", Role::Viewer, false),
+    ("TrustUpdate", Role::Admin, false),
+];
+
+/// When the bundles were issued, which the node's clock is never behind.
+const ISSUED_S: u64 = 1_000_000;
+
+fn root() -> SigningKey {
+    SigningKey::from_bytes(&[0x77; 32])
+}
+
+fn grant(who: Who, role: Role) -> Grant {
+    Grant {
+        key: who.key().verifying_key().to_bytes(),
+        role,
+        nodes: Scope::All,
+        guests: Scope::All,
+        not_before_s: 0,
+        not_after_s: 0,
+        name: "somebody".to_string(),
+    }
+}
+
+/// A node that listens to an admin, and a bundle in which `granted` comes next.
+struct Trial {
+    world: World,
+    admin: usize,
+    serial: u64,
+}
+
+impl Trial {
+    fn new(seed: u64) -> Self {
+        let mut settings = settings();
+        settings.manifest.owner = root().verifying_key().to_bytes();
+        let mut world = World::with(seed, settings);
+        let admin = world.connect(Who::Admin);
+        Self { world, admin, serial: 0 }
+    }
+
+    /// From now on this holds, beside the admin.
+    fn grant(&mut self, granted: Option<Grant>, revoked: Vec<[u8; 32]>) {
+        self.serial += 1;
+        let admin = grant(Who::Admin, Role::Admin);
+        let bundle = Bundle {
+            version: bundle::VERSION,
+            serial: self.serial,
+            issued_s: ISSUED_S,
+            roots: vec![root().verifying_key().to_bytes()],
+            threshold: 1,
+            grants: core::iter::once(admin).chain(granted).collect(),
+            revoked,
+        };
+        let bytes = bundle.encode().unwrap();
+        let signature = (root().verifying_key().to_bytes(), root().sign(&bundle::message(&bytes)).to_bytes());
+        let signed = bundle::assemble(&bytes, &[signature]).unwrap();
+        self.world.done(self.admin, &Request::TrustUpdate { signed });
+    }
+
+    fn hang_up(&mut self, session: usize) {
+        let connection = self.world.sessions[session].connection;
+        self.world.operator.abort(connection, self.world.now_ns);
+        self.world.run(1_000_000);
+    }
+
+    /// Whether the node refuses for lack of rights, in a session of its own.
+    fn is_forbidden(&mut self, request: &Request) -> Option<String> {
+        let session = self.world.connect(Who::Operator);
+        let outcome = self.world.ask(session, request);
+        self.hang_up(session);
+        outcome.err().filter(|failure| failure.code == Code::Refused).map(|failure| failure.message).filter(
+            |message| message.starts_with("needs the role") || message.contains("may not touch this guest"),
+        )
+    }
+}
+
+/// All requests with what they need; those that take from another node need more.
+fn requests() -> Vec<(Request, Role, bool)> {
+    let lines: Vec<(&str, &str)> = REQUESTS.lines().filter_map(|line| line.split_once(' ')).collect();
+    let named: Vec<&str> = TABLE.iter().map(|(name, ..)| *name).collect();
+    let there: Vec<&str> = lines.iter().map(|(name, _)| *name).collect();
+    assert_eq!(there, named, "a request is missing in the table of roles, or is in another place");
+    let mut all = Vec::new();
+    for ((_, text), (name, role, touches)) in lines.iter().zip(TABLE) {
+        let bytes: Vec<u8> = text
+            .as_bytes()
+            .chunks(2)
+            .map(|pair| u8::from_str_radix(core::str::from_utf8(pair).unwrap(), 16).unwrap())
+            .collect();
+        let request: Request = postcard::from_bytes(&bytes).unwrap();
+        assert_eq!(request.guest().is_some(), *touches, "{name}");
+        all.push((request, *role, *touches));
+    }
+    let volume = || "aoe:e7.1".to_string();
+    all.push((
+        Request::StorageReserve { volume: volume(), settings: Vec::new(), force: true },
+        Role::Admin,
+        false,
+    ));
+    all.push((
+        Request::StorageRelease { volume: volume(), settings: Vec::new(), force: true },
+        Role::Admin,
+        false,
+    ));
+    all
+}
+
+#[test]
+fn each_role_may_do_what_the_table_says_and_nothing_else() {
+    for (index, role) in [Role::Viewer, Role::Operator, Role::Admin].into_iter().enumerate() {
+        for elsewhere in [false, true] {
+            let mut trial = Trial::new(900 + index as u64);
+            let mut granted = grant(Who::Operator, role);
+            if elsewhere {
+                granted.guests = Scope::Named(vec!["other-*".to_string()]);
+            }
+            trial.grant(Some(granted), Vec::new());
+            for (request, least, touches) in requests() {
+                // It would be carried out.
+                if matches!(request, Request::NodeStop { .. }) && role >= least {
+                    continue;
+                }
+                let forbidden = trial.is_forbidden(&request);
+                let expected = role < least || (touches && elsewhere);
+                assert_eq!(
+                    forbidden.is_some(),
+                    expected,
+                    "{role:?}, guests of others {elsewhere}: {request:?}: {forbidden:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn who_is_not_trusted_now_and_here_may_do_nothing_at_all() {
+    let admin = || grant(Who::Operator, Role::Admin);
+    let revoked = vec![Who::Operator.key().verifying_key().to_bytes()];
+    let cases: [(&str, Option<Grant>, Vec<[u8; 32]>); 5] = [
+        ("expired", Some(Grant { not_after_s: ISSUED_S - 1, ..admin() }), Vec::new()),
+        ("not yet valid", Some(Grant { not_before_s: u64::MAX / 4, ..admin() }), Vec::new()),
+        ("revoked", Some(admin()), revoked),
+        (
+            "of another node",
+            Some(Grant { nodes: Scope::Named(vec!["other".to_string()]), ..admin() }),
+            Vec::new(),
+        ),
+        ("unknown", None, Vec::new()),
+    ];
+    for (seed, (what, granted, revoked)) in cases.into_iter().enumerate() {
+        let mut trial = Trial::new(910 + seed as u64);
+        for (request, ..) in requests() {
+            // In a session from when it was trusted.
+            trial.grant(Some(admin()), Vec::new());
+            let session = trial.world.connect(Who::Operator);
+            trial.grant(granted.clone(), revoked.clone());
+            trial.world.send(session, &request);
+            trial.world.run(50_000_000);
+            assert!(trial.world.is_dead(session), "{what}: {request:?}");
+            assert!(trial.world.sessions[session].outcomes.is_empty(), "{what}: {request:?} was answered");
+        }
+        // And in one of its own.
+        let session = trial.world.dial(Who::Operator);
+        trial.world.run(1_000_000_000);
+        assert!(trial.world.is_dead(session), "{what}");
+        assert!(trial.world.hypervisor.machine().resets.is_empty(), "{what}");
+    }
+}
