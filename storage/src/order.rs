@@ -94,8 +94,8 @@ impl Order {
         }
         let blockers = if self.live == 0 { 0 } else { self.look(&request)? };
         if let Some(counts) = &mut self.counts {
-            counts.change(&request, true);
-            counts.change_waiting(&request, true);
+            counts.add(&request);
+            counts.add_waiting(&request);
         } else if self.live >= FEW {
             self.begin_counts(&request);
         }
@@ -136,13 +136,13 @@ impl Order {
     fn begin_counts(&mut self, more: &Request) {
         let mut counts = Counts::new();
         for entry in self.live() {
-            counts.change(&entry.request, true);
+            counts.add(&entry.request);
             if entry.stage == Stage::Waiting {
-                counts.change_waiting(&entry.request, true);
+                counts.add_waiting(&entry.request);
             }
         }
-        counts.change(more, true);
-        counts.change_waiting(more, true);
+        counts.add(more);
+        counts.add_waiting(more);
         self.counts = Some(counts);
     }
 
@@ -191,7 +191,7 @@ impl Order {
             self.first = entry.after;
         }
         if let Some(counts) = &mut self.counts {
-            counts.change_waiting(&entry.request, false);
+            counts.take_waiting(&entry.request);
         }
         Some(entry)
     }
@@ -241,7 +241,13 @@ impl Order {
         self.waiting > 0
     }
 
+    /// Whether more than one has not been started.
+    pub(crate) const fn has_others_waiting(&self) -> bool {
+        self.waiting > 1
+    }
+
     /// Ends a request; also tells when it was submitted.
+    #[inline]
     pub(crate) fn finish(&mut self, place: u16) -> Option<(Request, u64)> {
         let entry = self.entries.get_mut(usize::from(place))?;
         let (before, after) = (entry.before, entry.after);
@@ -251,7 +257,7 @@ impl Order {
             Stage::Waiting => {
                 self.waiting = self.waiting.wrapping_sub(1);
                 if let Some(counts) = &mut self.counts {
-                    counts.change_waiting(&done, false);
+                    counts.take_waiting(&done);
                 }
             }
             Stage::Leads | Stage::Follows(_) => {}
@@ -275,7 +281,7 @@ impl Order {
         self.free.push(place);
         self.live = self.live.wrapping_sub(1);
         if let Some(counts) = &mut self.counts {
-            counts.change(&done, false);
+            counts.take(&done);
         }
         if self.blocked > 0 {
             self.unblock(after, &done);
@@ -311,7 +317,7 @@ impl Order {
         entry.more = None;
         self.waiting = self.waiting.wrapping_add(1);
         if let Some(counts) = &mut self.counts {
-            counts.change_waiting(&entry.request, true);
+            counts.add_waiting(&entry.request);
         }
         // Whoever waits is looked for from the beginning.
         self.first = self.oldest;

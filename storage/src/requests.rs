@@ -158,11 +158,10 @@ impl Requests {
 
     /// Time passes. Names of groups that ended at the policy deadline are returned:
     /// what is in flight for them must be abandoned by the session.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn poll(&mut self, now_ns: u64) -> Vec<u64> {
         self.now_ns = self.now_ns.max(now_ns);
-        self.held.expire(now_ns);
-        if self.deadline_ns.is_none() {
+        if self.deadline_ns.is_none() && self.held.is_empty() {
             return Vec::new();
         }
         self.end_late(now_ns)
@@ -170,6 +169,7 @@ impl Requests {
 
     /// Ends requests that waited for too long.
     fn end_late(&mut self, now_ns: u64) -> Vec<u64> {
+        self.held.expire(now_ns);
         let mut ended = Vec::new();
         let Some(deadline_ns) = self.deadline_ns.filter(|_| !planted(Bug::DeadlineIgnored)) else {
             return ended;
@@ -201,7 +201,15 @@ impl Requests {
     }
 
     /// When time matters next.
+    #[inline]
     pub(crate) fn next_deadline(&self) -> Option<u64> {
+        if self.deadline_ns.is_none() && !self.order.has_waiting() {
+            return None;
+        }
+        self.find_deadline()
+    }
+
+    fn find_deadline(&self) -> Option<u64> {
         let expiry = self
             .deadline_ns
             .and_then(|deadline_ns| Some(self.order.oldest()?.submitted_ns.saturating_add(deadline_ns)));
@@ -227,6 +235,44 @@ impl Requests {
 
     /// The next fragment to send.
     pub(crate) fn next_fragment(&mut self, shape: &Shape) -> Option<Fragment> {
+        if !self.work.is_empty()
+            && let Some(fragment) = self.go_on(shape)
+        {
+            return Some(fragment);
+        }
+        while self.order.has_waiting() && self.limiter.is_ready(self.now_ns) {
+            let (held, now_ns) = (&self.held, self.now_ns);
+            let free = |request: &Request| !request.operation.writes() || !held.covers(request, now_ns);
+            let others = self.order.has_others_waiting();
+            let leader = self.order.start_next(free)?;
+            let (name, request) = (leader.name, leader.request);
+            if let Some(result) = shape.refuses(&request) {
+                self.complete(place_of(name), result);
+                continue;
+            }
+            self.limiter.charge(charge(&request));
+            let data = matches!(request.operation, Operation::Read | Operation::Write);
+            let joins = others && data && !leader.alone && request.sectors < shape.data;
+            leader.lead(request.sectors);
+            if !joins && data && request.sectors <= shape.data {
+                return Some(leader.cut_all());
+            }
+            if joins {
+                self.join(name, &request, shape);
+            }
+            let leader = self.order.leader(name)?;
+            let fragment = leader.cut(shape.most(request.operation));
+            if leader.next < leader.sectors {
+                leader.listed = true;
+                self.work.push_back(name);
+            }
+            return Some(fragment);
+        }
+        None
+    }
+
+    /// The next fragment of a group that has been begun.
+    fn go_on(&mut self, shape: &Shape) -> Option<Fragment> {
         while let Some(name) = self.work.front() {
             if let Some(group) = self.order.leader(*name) {
                 let fragment = group.has_work().then(|| group.cut(shape.most(group.request.operation)));
@@ -242,38 +288,11 @@ impl Requests {
                 self.work.pop_front();
             }
         }
-        while self.order.has_waiting() && self.limiter.is_ready(self.now_ns) {
-            let (held, now_ns) = (&self.held, self.now_ns);
-            let free = |request: &Request| !request.operation.writes() || !held.covers(request, now_ns);
-            let leader = self.order.start_next(free)?;
-            if let Some(result) = shape.refuses(&leader.request) {
-                let place = place_of(leader.name);
-                self.complete(place, result);
-                continue;
-            }
-            let request = leader.request;
-            let (name, joins) = (leader.name, !leader.alone && request.sectors < shape.data);
-            leader.lead(request.sectors);
-            self.limiter.charge(charge(&request));
-            if joins && self.order.has_waiting() {
-                self.join(name, &request, shape);
-            }
-            let leader = self.order.leader(name)?;
-            let fragment = leader.cut(shape.most(request.operation));
-            if leader.next < leader.sectors {
-                leader.listed = true;
-                self.work.push_back(name);
-            }
-            return Some(fragment);
-        }
         None
     }
 
     /// Joins a request that has been started with those that continue it.
     fn join(&mut self, name: u64, request: &Request, shape: &Shape) {
-        if !matches!(request.operation, Operation::Read | Operation::Write) {
-            return;
-        }
         let (held, now_ns) = (&self.held, self.now_ns);
         let sound = |other: &Request| {
             let free = !other.operation.writes() || !held.covers(other, now_ns);
@@ -299,6 +318,16 @@ impl Requests {
         let Some(group) = self.order.leader(fragment.group) else { return };
         group.in_flight = group.in_flight.saturating_sub(1);
         group.unacknowledged = group.unacknowledged.saturating_sub(fragment.sectors);
+        // One request in one piece, as it mostly is.
+        if group.in_flight == 0
+            && group.unacknowledged == 0
+            && group.next >= group.sectors
+            && group.failed.is_none()
+            && group.more.is_none()
+            && result.is_ok()
+        {
+            return self.end(place_of(fragment.group), result);
+        }
         if let Err(error) = result
             && !planted(Bug::ErrorHidden)
         {
@@ -346,6 +375,11 @@ impl Requests {
     }
 
     fn complete(&mut self, place: u16, result: Result<(), BlockError>) {
+        self.end(place, result);
+    }
+
+    #[inline(always)]
+    fn end(&mut self, place: u16, result: Result<(), BlockError>) {
         let Some((request, submitted_ns)) = self.order.finish(place) else { return };
         let octets = u64::from(request.sectors).saturating_mul(SECTOR_BYTES as u64);
         let counters = &mut self.counters;
@@ -362,6 +396,16 @@ impl Requests {
             self.latency.record(self.now_ns.saturating_sub(submitted_ns));
         }
         self.completions.push(Completion { id: request.id, result });
+    }
+
+    /// Where a fragment's octets from `offset` are, if they are all one request's.
+    pub(crate) fn locate(
+        &self,
+        fragment: &Fragment,
+        offset: usize,
+        length: usize,
+    ) -> Option<(RequestId, usize)> {
+        alone(self.order.group(fragment.group)?, fragment, offset, length)
     }
 
     /// Copies a fragment's octets from `offset` into `target`: zeroes where there is

@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 
 use super::scsi;
 use crate::block::{
-    BlockError, Completion, Operation, PathRefusal, PathState, PathStatus, Payload, Request, SECTOR_BYTES,
-    Stage, SubmitError, VolumeState, VolumeStatus,
+    BlockError, Completion, Operation, PathRefusal, PathState, PathStatus, Payload, Request, RequestId,
+    SECTOR_BYTES, Stage, SubmitError, VolumeState, VolumeStatus,
 };
 use crate::limits::{ISCSI_COMMANDS_MAX, ISCSI_PATHS_MAX};
 use crate::planted::{Bug, planted};
@@ -29,6 +29,7 @@ mod unit;
 
 pub use config::{DiscoveredTarget, PathPolicy, Portal, SessionConfig, SessionKind};
 use path::{Path, State};
+pub use transfer::Piece;
 use unit::{FlushForm, Unit};
 
 /// What all paths share.
@@ -229,6 +230,13 @@ impl Session {
         self.settle();
     }
 
+    /// Whether the path has the connection it wants: neither [`Self::connect`] nor
+    /// [`Self::disconnect_wanted`] has anything to say.
+    #[must_use]
+    pub fn is_connected(&self, path: usize) -> bool {
+        self.paths.get(path).is_some_and(Path::is_connected)
+    }
+
     /// Takes octets from the connection; all are consumed.
     pub fn receive(&mut self, path: usize, bytes: &[u8], now_ns: u64, payload: &mut dyn Payload) {
         self.shared.now_ns = now_ns;
@@ -249,7 +257,47 @@ impl Session {
         self.poll(now_ns);
         let carries = self.carries(path);
         let Some(path) = self.paths.get_mut(path) else { return 0 };
-        path.transmit(&mut self.shared, carries, buffer, payload)
+        path.transmit(&mut self.shared, carries, buffer, payload, None)
+    }
+
+    /// The same, for callers who can send from several places at once: `pieces` names
+    /// requests' octets that belong in between, and were not copied. Together they are
+    /// not much more than the buffer holds.
+    pub fn transmit_pieces(
+        &mut self,
+        path: usize,
+        buffer: &mut [u8],
+        pieces: &mut Vec<Piece>,
+        now_ns: u64,
+        payload: &mut dyn Payload,
+    ) -> usize {
+        self.poll(now_ns);
+        let carries = self.carries(path);
+        let Some(path) = self.paths.get_mut(path) else { return 0 };
+        path.transmit(&mut self.shared, carries, buffer, payload, Some(pieces))
+    }
+
+    /// Where the connection's next octets belong, if they are a request's: whose, from
+    /// where on, how many. A caller who can may put them there; then, or after putting
+    /// only some there, it tells [`Self::took_direct`].
+    #[must_use]
+    pub fn direct(&self, path: usize) -> Option<(RequestId, usize, usize)> {
+        self.paths.get(path)?.direct(&self.shared)
+    }
+
+    /// So many octets were put where [`Self::direct`] told.
+    pub fn took_direct(&mut self, path: usize, octets: usize, now_ns: u64) {
+        self.shared.now_ns = now_ns;
+        if let Some(path) = self.paths.get_mut(path) {
+            path.took_direct(&mut self.shared, octets);
+        }
+    }
+
+    /// Whether data of reads comes next that is worth being put to its place directly:
+    /// then ask for [`HEADER_BYTES`](super::pdu::HEADER_BYTES) only.
+    #[must_use]
+    pub fn expects_data(&self, path: usize) -> bool {
+        self.paths.get(path).is_some_and(|path| path.plain && path.tasks.expects_data())
     }
 
     /// Advances timers: login, keep-alive, policy deadline.
@@ -286,17 +334,22 @@ impl Session {
 
     /// After anything happened: is there a path to use, is anything of a lost path
     /// to be fenced off, does the volume stall?
+    #[inline(always)]
     fn settle(&mut self) {
-        let usable = |path: &Path| path.is_ready();
         // Nothing out of the ordinary, as it mostly is.
-        let reset = core::mem::take(&mut self.shared.unit_was_reset);
-        if self.paths.get(self.active).is_some_and(usable)
+        if !self.shared.unit_was_reset
             && self.shared.stalled_since_ns.is_none()
+            && self.paths.get(self.active).is_some_and(Path::is_ready)
             && !self.shared.requests.held.awaits_path()
-            && !reset
         {
             return;
         }
+        self.settle_all();
+    }
+
+    fn settle_all(&mut self) {
+        let usable = |path: &Path| path.is_ready();
+        let reset = core::mem::take(&mut self.shared.unit_was_reset);
         if !self.paths.get(self.active).is_some_and(usable)
             && let Some(other) = self.paths.iter().position(usable)
         {

@@ -66,6 +66,11 @@ impl Receiver {
         }
     }
 
+    /// Whether the next octet is a header's first.
+    pub(crate) fn is_between(&self) -> bool {
+        self.stage == Stage::Header && self.held.is_empty()
+    }
+
     /// Takes a PDU off the front of `bytes`, if it is there from its first octet to its
     /// last: its header and its data segment.
     pub(crate) fn whole<'a>(

@@ -14,8 +14,9 @@ const REGIONS_MAX: u64 = 32;
 struct Table([u16; 256]);
 
 /// Numbers that follow each other, or are multiples of a power of two, spread well.
+#[inline]
 fn remainder(number: u64) -> usize {
-    let [low, ..] = (number ^ (number >> 8) ^ (number >> 16)).to_le_bytes();
+    let [low, ..] = (number ^ (number >> 8)).to_le_bytes();
     usize::from(low)
 }
 
@@ -51,33 +52,31 @@ struct Touched {
 }
 
 impl Touched {
-    fn change(&mut self, request: &Request, adds: bool) {
-        let Some((first, last)) = regions(request) else {
-            self.wide = if adds { self.wide.wrapping_add(1) } else { self.wide.wrapping_sub(1) };
-            return;
-        };
-        let mut region = first;
-        while region <= last {
-            if adds {
-                self.regions.add(region);
-            } else {
-                self.regions.take(region);
-            }
-            region = region.wrapping_add(1);
+    #[inline]
+    fn add(&mut self, request: &Request) {
+        match regions(request) {
+            Some((first, last)) if first == last => self.regions.add(first),
+            Some((first, last)) => (first..=last).for_each(|region| self.regions.add(region)),
+            None => self.wide = self.wide.wrapping_add(1),
+        }
+    }
+
+    #[inline]
+    fn take(&mut self, request: &Request) {
+        match regions(request) {
+            Some((first, last)) if first == last => self.regions.take(first),
+            Some((first, last)) => (first..=last).for_each(|region| self.regions.take(region)),
+            None => self.wide = self.wide.wrapping_sub(1),
         }
     }
 
     /// Whether any of them may overlap this one.
     fn may_overlap(&self, request: &Request) -> bool {
-        let Some((first, last)) = regions(request).filter(|_| self.wide == 0) else { return true };
-        let mut region = first;
-        while region <= last {
-            if self.regions.has(region) {
-                return true;
-            }
-            region = region.wrapping_add(1);
+        match regions(request).filter(|_| self.wide == 0) {
+            Some((first, last)) if first == last => self.regions.has(first),
+            Some((first, last)) => (first..=last).any(|region| self.regions.has(region)),
+            None => true,
         }
-        false
     }
 }
 
@@ -103,30 +102,46 @@ impl Counts {
         Self(Box::new(Tables { names, reads: touched(), writes: touched(), waiting, writing: 0 }))
     }
 
-    /// A request was submitted (`adds`) or has ended.
-    pub(super) fn change(&mut self, request: &Request, adds: bool) {
+    /// A request was submitted.
+    #[inline]
+    pub(super) fn add(&mut self, request: &Request) {
         let tables = &mut *self.0;
-        if adds {
-            tables.names.add(request.id.0);
-        } else {
-            tables.names.take(request.id.0);
-        }
-        if request.operation == Operation::Read {
-            tables.reads.change(request, adds);
-        } else if request.operation.writes() {
-            tables.writing =
-                if adds { tables.writing.wrapping_add(1) } else { tables.writing.wrapping_sub(1) };
-            tables.writes.change(request, adds);
+        tables.names.add(request.id.0);
+        match request.operation {
+            Operation::Flush => {}
+            Operation::Read => tables.reads.add(request),
+            Operation::Write | Operation::Discard | Operation::WriteZeroes => {
+                tables.writing = tables.writing.wrapping_add(1);
+                tables.writes.add(request);
+            }
         }
     }
 
-    /// A request waits to be started (`adds`) or does not any more.
-    pub(super) fn change_waiting(&mut self, request: &Request, adds: bool) {
-        if adds {
-            self.0.waiting.add(request.lba.0);
-        } else {
-            self.0.waiting.take(request.lba.0);
+    /// A request has ended.
+    #[inline]
+    pub(super) fn take(&mut self, request: &Request) {
+        let tables = &mut *self.0;
+        tables.names.take(request.id.0);
+        match request.operation {
+            Operation::Flush => {}
+            Operation::Read => tables.reads.take(request),
+            Operation::Write | Operation::Discard | Operation::WriteZeroes => {
+                tables.writing = tables.writing.wrapping_sub(1);
+                tables.writes.take(request);
+            }
         }
+    }
+
+    /// A request waits to be started.
+    #[inline]
+    pub(super) fn add_waiting(&mut self, request: &Request) {
+        self.0.waiting.add(request.lba.0);
+    }
+
+    /// A request does not wait any more.
+    #[inline]
+    pub(super) fn take_waiting(&mut self, request: &Request) {
+        self.0.waiting.take(request.lba.0);
     }
 
     /// Whether one of this name may be unfinished.
@@ -185,15 +200,15 @@ mod tests {
             assert!(counts.may_block(&request) || !blocks, "{request:?}");
             assert!(counts.may_have(&request) || !there.iter().any(|it| it.id == id));
             answers[usize::from(counts.may_block(&request))] += 1;
-            counts.change(&request, true);
+            counts.add(&request);
             there.push(request);
             if there.len() > index(random(12)) {
                 let gone = there.swap_remove(index(random(there.len() as u64)));
-                counts.change(&gone, false);
+                counts.take(&gone);
             }
         }
         assert!(answers[0] > 3_000, "{answers:?}");
-        there.iter().for_each(|it| counts.change(it, false));
+        there.iter().for_each(|it| counts.take(it));
         let tables = &*counts.0;
         for table in [&tables.names, &tables.reads.regions, &tables.writes.regions, &tables.waiting] {
             assert!(table.0.iter().all(|count| *count == 0));

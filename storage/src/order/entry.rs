@@ -130,6 +130,20 @@ impl Entry {
         }
     }
 
+    /// All of it in one fragment, the first one.
+    #[inline]
+    pub(crate) const fn cut_all(&mut self) -> Fragment {
+        self.in_flight = 1;
+        self.next = self.sectors;
+        Fragment {
+            group: self.name,
+            operation: self.request.operation,
+            lba: self.request.lba.0,
+            first: 0,
+            sectors: self.sectors,
+        }
+    }
+
     pub(crate) fn send_again(&mut self, first: u32, sectors: u32) {
         self.more.get_or_insert_default().again.push((first, sectors));
     }

@@ -100,6 +100,10 @@ impl Holds {
         self.times().filter(|at_ns| *at_ns > now_ns).min()
     }
 
+    pub(super) const fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
     pub(super) fn expire(&mut self, now_ns: u64) {
         if !self.ranges.is_empty() {
             self.ranges.retain(|held| !matches!(held.release, Release::At(at_ns) if at_ns <= now_ns));

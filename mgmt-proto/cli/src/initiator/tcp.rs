@@ -2,20 +2,23 @@
 
 use super::{BUFFER_BYTES, Clock, Memory, pause};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
+use rustix::io::{Errno, readv, writev};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::Duration;
-use storage::iscsi::{Portal, Session};
+use storage::iscsi::pdu::HEADER_BYTES;
+use storage::iscsi::{Piece, Portal, Session};
 
 /// How long TCP may try to connect; the session gives up at the same time.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// How often a connection being opened is looked at.
 const CONNECTING_NS: u64 = 1_000_000;
-/// Turns of taking octets off a connection before anything else is looked at.
-const READS_AT_ONCE: usize = 8;
+/// Octets taken off a connection before anything else is looked at.
+const TAKEN_AT_ONCE: usize = 8 * BUFFER_BYTES;
+/// Slices that the operating system takes at once.
+const SLICES_MAX: usize = 1024;
 
 /// A path's connection.
 #[derive(Default)]
@@ -28,6 +31,8 @@ pub(super) enum Link {
         /// What TCP has not taken yet, from where on.
         rest: Vec<u8>,
         at: usize,
+        /// Requests' octets among what is being sent.
+        pieces: Vec<Piece>,
     },
 }
 
@@ -48,17 +53,32 @@ fn begin(portal: Portal) -> Receiver<io::Result<TcpStream>> {
     receiver
 }
 
-/// How much of it TCP takes now.
-fn give(stream: &TcpStream, octets: &[u8]) -> Result<usize, Errno> {
-    match send(stream, octets, SendFlags::NOSIGNAL) {
+/// How much TCP takes now.
+fn give(outcome: Result<usize, Errno>) -> Result<usize, Errno> {
+    match outcome {
         Err(Errno::AGAIN | Errno::INTR) => Ok(0),
         outcome => outcome,
     }
 }
 
+/// Octets of a buffer and of requests, in the order in which they are sent.
+fn parts<'a>(made: &'a [u8], pieces: &[Piece], memory: &'a Memory) -> impl Iterator<Item = &'a [u8]> {
+    let mut at = 0;
+    let mixed = pieces.iter().flat_map(move |piece| {
+        let before = made.get(at..piece.after).unwrap_or_default();
+        at = piece.after;
+        [before, memory.view(piece.id, piece.offset, piece.length)]
+    });
+    let last = pieces.last().map_or(0, |piece| piece.after);
+    mixed.chain([made.get(last..).unwrap_or_default()]).filter(|part| !part.is_empty())
+}
+
 impl Link {
     /// Opens and closes as the session wants.
     fn follow(&mut self, session: &mut Session, path: usize, now_ns: u64) {
+        if session.is_connected(path) && matches!(self, Self::Open { .. }) {
+            return;
+        }
         if session.disconnect_wanted(path) {
             *self = Self::None;
             session.on_disconnected(path, now_ns);
@@ -69,7 +89,7 @@ impl Link {
         if let Self::Connecting(receiver) = self {
             match receiver.try_recv() {
                 Ok(Ok(stream)) => {
-                    *self = Self::Open { stream, rest: Vec::new(), at: 0 };
+                    *self = Self::Open { stream, rest: Vec::new(), at: 0, pieces: Vec::new() };
                     session.on_connected(path, now_ns);
                 }
                 Ok(Err(_)) | Err(TryRecvError::Disconnected) => {
@@ -90,27 +110,43 @@ impl Link {
         memory: &mut Memory,
         buffer: &mut [u8],
     ) -> Result<(), Errno> {
-        let Self::Open { stream, rest, at } = self else { return Ok(()) };
+        let Self::Open { stream, rest, at, pieces } = self else { return Ok(()) };
         while let Some(piece) = rest.get(*at..).filter(|piece| !piece.is_empty()) {
-            match give(stream, piece)? {
+            match give(send(&*stream, piece, SendFlags::NOSIGNAL))? {
                 0 => return Ok(()),
                 taken => *at += taken,
             }
         }
         loop {
-            let length = session.transmit(path, buffer, now_ns, memory);
+            pieces.clear();
+            let length = session.transmit_pieces(path, buffer, pieces, now_ns, memory);
             if length == 0 {
                 return Ok(());
             }
             let made = buffer.get(..length).unwrap_or_default();
-            let taken = give(stream, made)?;
-            if taken < length {
+            let (taken, all) = match pieces.as_slice() {
+                [] => (give(send(&*stream, made, SendFlags::NOSIGNAL))?, length),
+                [Piece { after, id, offset, length: octets }] if *after == length => {
+                    let data = memory.view(*id, *offset, *octets);
+                    (give(writev(&*stream, &[IoSlice::new(made), IoSlice::new(data)]))?, length + octets)
+                }
+                pieces => {
+                    let slices: Vec<IoSlice<'_>> = parts(made, pieces, memory).map(IoSlice::new).collect();
+                    let all = pieces.iter().fold(length, |sum, piece| sum + piece.length);
+                    (give(writev(&*stream, slices.get(..SLICES_MAX).unwrap_or(&slices)))?, all)
+                }
+            };
+            if taken < all {
                 rest.clear();
-                rest.extend_from_slice(made.get(taken..).unwrap_or_default());
+                let mut left = taken;
+                for part in parts(made, pieces, memory) {
+                    rest.extend_from_slice(part.get(left..).unwrap_or_default());
+                    left = left.saturating_sub(part.len());
+                }
                 *at = 0;
                 return Ok(());
             }
-            if length < BUFFER_BYTES {
+            if all < BUFFER_BYTES {
                 // It had room for more, if there were any.
                 return Ok(());
             }
@@ -127,19 +163,43 @@ impl Link {
         buffer: &mut [u8],
     ) -> Result<(), Errno> {
         let Self::Open { stream, .. } = self else { return Ok(()) };
-        for _ in 0..READS_AT_ONCE {
-            match recv(&*stream, &mut *buffer, RecvFlags::empty()) {
-                Ok((0, _)) => return Err(Errno::CONNRESET),
-                Ok((length, _)) => {
-                    session.receive(path, buffer.get(..length).unwrap_or_default(), now_ns, memory);
-                    if length < buffer.len() {
-                        return Ok(());
-                    }
+        let mut taken = 0;
+        while taken < TAKEN_AT_ONCE {
+            let (count, all) = if let Some((id, offset, length)) = session.direct(path)
+                && let Some(place) = memory.find(id, offset, length)
+            {
+                // The data to its place, and the header behind it.
+                let mut next = [0; HEADER_BYTES];
+                let mut slices = [IoSliceMut::new(place), IoSliceMut::new(&mut next)];
+                let count = match readv(&*stream, &mut slices) {
+                    Ok(0) => return Err(Errno::CONNRESET),
+                    Ok(count) => count,
+                    Err(Errno::AGAIN) => return Ok(()),
+                    Err(Errno::INTR) => continue,
+                    Err(error) => return Err(error),
+                };
+                session.took_direct(path, count.min(length), now_ns);
+                if let Some(next) = next.get(..count.saturating_sub(length)).filter(|it| !it.is_empty()) {
+                    session.receive(path, next, now_ns, memory);
                 }
-                Err(Errno::AGAIN) => return Ok(()),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error),
+                (count, length + HEADER_BYTES)
+            } else {
+                let most = if session.expects_data(path) { HEADER_BYTES } else { BUFFER_BYTES };
+                let room = buffer.get_mut(..most).unwrap_or_default();
+                let count = match recv(&*stream, room, RecvFlags::empty()) {
+                    Ok((0, _)) => return Err(Errno::CONNRESET),
+                    Ok((count, _)) => count,
+                    Err(Errno::AGAIN) => return Ok(()),
+                    Err(Errno::INTR) => continue,
+                    Err(error) => return Err(error),
+                };
+                session.receive(path, buffer.get(..count).unwrap_or_default(), now_ns, memory);
+                (count, most)
+            };
+            if count < all {
+                return Ok(());
             }
+            taken += count;
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ use crate::iscsi::negotiated::Digest;
 use crate::iscsi::pdu::{FLAG_FINAL, Header, IMMEDIATE, NO_TAG, opcode};
 use crate::iscsi::session::commands::fragment_command;
 use crate::iscsi::session::config::SessionKind;
+use crate::iscsi::session::transfer::Piece;
 use crate::iscsi::stream::{Event, StreamFault};
 use crate::iscsi::tasks::{Digests, Outgoing, Sending, Source, TaskKind, write_whole};
 use crate::limits::{ISCSI_OUTPUT_PDUS_MAX, ISCSI_TEXT_MAX};
@@ -67,6 +68,12 @@ impl Path {
         self.heard_ns = shared.now_ns;
         let mut rest = bytes;
         while self.is_connected() {
+            if self.plain && self.receiver.is_between() {
+                rest = self.receive_transfers(shared, rest, payload);
+                if rest.is_empty() {
+                    return;
+                }
+            }
             match self.receiver.whole(&mut rest) {
                 Ok(Some((header, data))) => {
                     self.take_whole(shared, &header, data, payload);
@@ -110,9 +117,6 @@ impl Path {
 
     /// A PDU that has come in one piece.
     fn take_whole(&mut self, shared: &mut Shared, header: &Header, data: &[u8], payload: &mut dyn Payload) {
-        if self.receive_transfer(shared, header, data, payload) {
-            return;
-        }
         self.held.clear();
         match self.open_segment(shared, header) {
             Segment::Fragment { fragment, offset } => {
@@ -145,16 +149,19 @@ impl Path {
     }
 
     /// Writes octets for the connection; new requests are begun only if it `carries`
-    /// them.
+    /// them. Requests' data may be named in `pieces`, if there are any, instead of
+    /// being written.
     pub(super) fn transmit(
         &mut self,
         shared: &mut Shared,
         carries: bool,
         buffer: &mut [u8],
         payload: &mut dyn Payload,
+        mut pieces: Option<&mut Vec<Piece>>,
     ) -> usize {
         let (all, mut room) = (buffer.len(), buffer);
-        while self.is_connected() && !room.is_empty() {
+        let mut named = 0usize;
+        while self.is_connected() && !room.is_empty() && !self.is_quiet(shared) {
             if let Some(sending) = &mut self.sending {
                 if !sending.copy(&mut room, &shared.requests, payload) {
                     break;
@@ -169,12 +176,16 @@ impl Path {
             {
                 let block = shape.block;
                 let Some(fragment) = shared.requests.next_fragment(shape) else { break };
-                match self.send_transfer(shared, &fragment, block, core::mem::take(&mut room), payload) {
-                    Ok(rest) => {
-                        room = rest;
-                        continue;
+                let before = all.wrapping_sub(room.len());
+                let pieces = pieces.as_deref_mut().map(|pieces| (pieces, before));
+                if let Some(taken) = self.send_transfer(shared, (&fragment, block), room, payload, pieces) {
+                    room = room.get_mut(taken..).unwrap_or_default();
+                    named = named.wrapping_add(fragment.octets());
+                    // What is named will have to be sent, too.
+                    if named >= all {
+                        break;
                     }
-                    Err(same) => room = same,
+                    continue;
                 }
                 let command = fragment_command(shared, &fragment);
                 begun = Some(self.command(shared, TaskKind::Fragment(fragment), command));

@@ -92,7 +92,7 @@ impl Path {
 
     /// Serial numbers (4.2.2). False when the PDU is not to be processed.
     fn number(&mut self, shared: &mut Shared, header: &Header, code: u8) -> bool {
-        self.take_window(header);
+        self.take_window(header.u32(28), header.u32(32));
         let carries = match code {
             opcode::DATA_IN => header.u8(1) & 1 != 0,
             opcode::R2T => false,
@@ -111,8 +111,7 @@ impl Path {
     }
 
     /// 4.2.2.1: what the target takes from now on.
-    pub(super) fn take_window(&mut self, header: &Header) {
-        let (expected, most) = (header.u32(28), header.u32(32));
+    pub(super) fn take_window(&mut self, expected: u32, most: u32) {
         // A window that ends before it begins is ignored.
         if !serial_after(expected, most.wrapping_add(1)) {
             if serial_after(most, self.command_number_max) {
@@ -140,6 +139,7 @@ impl Path {
             Step::Done => {
                 self.session_handle = header.u16(14);
                 self.negotiated = login.negotiated;
+                self.settle_negotiated();
                 self.receiver.header_digest = self.negotiated.header_digest == Digest::Crc32c;
                 self.receiver.data_digest = self.negotiated.data_digest == Digest::Crc32c;
                 self.receiver.segment_bytes_max = ISCSI_RECEIVE_SEGMENT_MAX;
@@ -300,6 +300,7 @@ impl Path {
                     return self.fail(shared, why);
                 }
             }
+            self.settle_negotiated();
         }
     }
 

@@ -7,6 +7,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::management::Management;
+use super::transfer::Arriving;
 use super::{Bug, Portal, Release, SECTOR_BYTES, Shared, Stage, planted};
 use crate::histogram::Histogram;
 use crate::iscsi::chap::Algorithm;
@@ -64,6 +65,11 @@ pub(super) struct Path {
     pub(super) group: Option<u16>,
     pub(super) receiver: Receiver,
     pub(super) header: Option<Header>,
+    /// No digests: PDUs of reads and writes are taken without a detour.
+    pub(super) plain: bool,
+    /// Octets that go with a command that writes.
+    pub(super) immediate_max: u32,
+    pub(super) arriving: Option<Arriving>,
     pub(super) segment: Segment,
     pub(super) held: Vec<u8>,
     pub(super) text: Vec<u8>,
@@ -127,6 +133,9 @@ impl Path {
             group: None,
             receiver: Receiver::new(ISCSI_RECEIVE_SEGMENT_MAX),
             header: None,
+            plain: false,
+            immediate_max: 0,
+            arriving: None,
             segment: Segment::Ignored,
             held: Vec::new(),
             text: Vec::new(),
@@ -294,6 +303,8 @@ impl Path {
     fn reset_connection(&mut self, shared: &mut Shared) {
         self.receiver = Receiver::new(ISCSI_RECEIVE_SEGMENT_MAX);
         self.header = None;
+        self.plain = false;
+        self.arriving = None;
         self.held.clear();
         self.text.clear();
         self.output.clear();

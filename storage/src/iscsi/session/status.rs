@@ -54,8 +54,12 @@ impl Session {
     /// When [`Self::poll`] or [`Self::connect`] is next needed.
     #[must_use]
     pub fn next_deadline(&self) -> Option<u64> {
-        let paths = self.paths.iter().filter_map(|path| path.next_deadline(&self.shared));
-        paths.chain(self.shared.requests.next_deadline()).min()
+        let mut next_ns = self.shared.requests.next_deadline();
+        for path in &self.paths {
+            let path_ns = path.next_deadline(&self.shared);
+            next_ns = next_ns.map_or(path_ns, |next_ns| Some(path_ns.map_or(next_ns, |it| it.min(next_ns))));
+        }
+        next_ns
     }
 
     fn state(&self) -> VolumeState {

@@ -17,11 +17,17 @@ pub(in crate::iscsi) struct Tasks {
     places: Vec<Task>,
     free: Vec<u8>,
     serial: u32,
+    /// Commands that read, and their octets.
+    reads: u32,
+    read_octets: u64,
 }
+
+/// Data of this size is worth being looked after by itself.
+const READ_OCTETS: u64 = 4_096;
 
 impl Tasks {
     pub(in crate::iscsi) const fn new(serial: u32) -> Self {
-        Self { places: Vec::new(), free: Vec::new(), serial }
+        Self { places: Vec::new(), free: Vec::new(), serial, reads: 0, read_octets: 0 }
     }
 
     pub(in crate::iscsi) const fn len(&self) -> usize {
@@ -42,8 +48,25 @@ impl Tasks {
         self.tag(ELSEWHERE)
     }
 
+    fn count(&mut self, outward: bool, length: u32, adds: bool) {
+        if !outward && length > 0 {
+            let (one, octets) = (u32::from(adds), u64::from(length));
+            self.reads = self.reads.wrapping_add(one).wrapping_sub(1 - one);
+            let read_octets = self.read_octets;
+            self.read_octets =
+                if adds { read_octets.wrapping_add(octets) } else { read_octets.wrapping_sub(octets) };
+        }
+    }
+
+    /// Whether large pieces of data are to come.
+    pub(in crate::iscsi) const fn expects_data(&self) -> bool {
+        self.reads > 0 && self.read_octets >= (self.reads as u64).wrapping_mul(READ_OCTETS)
+    }
+
     /// Takes a command in; it is given its tag. No more than [`ISCSI_COMMANDS_MAX`].
+    #[inline(always)]
     pub(in crate::iscsi) fn add(&mut self, mut task: Task) -> u32 {
+        self.count(task.outward, task.length, true);
         let place = match self.free.pop() {
             Some(place) => place,
             None => u8::try_from(self.places.len()).unwrap_or(ELSEWHERE),
@@ -70,16 +93,19 @@ impl Tasks {
         let task = self.find(tag)?;
         let found = Task { own: task.own.take(), ..*task };
         task.tag = NO_TAG;
+        self.count(found.outward, found.length, false);
         self.free.push(place);
         Some(found)
     }
 
     /// The command with a tag has ended.
+    #[inline]
     pub(in crate::iscsi) fn release(&mut self, tag: u32) {
         let [place, ..] = tag.to_le_bytes();
         if let Some(task) = self.find(tag) {
+            let (outward, length) = (task.outward, task.length);
             task.tag = NO_TAG;
-            task.own = None;
+            self.count(outward, length, false);
             self.free.push(place);
         }
     }
@@ -91,6 +117,7 @@ impl Tasks {
     /// Takes all of them out, the oldest first.
     pub(in crate::iscsi) fn take_all(&mut self) -> Vec<Task> {
         self.free.clear();
+        (self.reads, self.read_octets) = (0, 0);
         let mut all: Vec<Task> = self.places.drain(..).filter(|task| task.tag != NO_TAG).collect();
         let serial = self.serial << 8;
         all.sort_by_key(|task| core::cmp::Reverse(serial.wrapping_sub(task.tag & !0xff)));
