@@ -1,6 +1,8 @@
 //! Operators' connections to the one door.
 
 use alloc::vec::Vec;
+use core::cmp::Reverse;
+use core::net::Ipv4Addr;
 
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::server::{Identity, Incoming, Server};
@@ -62,6 +64,16 @@ pub struct Command {
     pub asked: Option<Asked>,
 }
 
+/// Of strangers, each with its address and when its time is over: the one of those who
+/// share an address with most others whose time is over first.
+fn loser(strangers: &[(usize, Option<Ipv4Addr>, u64)]) -> Option<usize> {
+    let alike =
+        |address: &Option<Ipv4Addr>| strangers.iter().filter(|(_, other, _)| other == address).count();
+    let order =
+        |(_, address, deadline_ns): &&(usize, Option<Ipv4Addr>, u64)| (Reverse(alike(address)), *deadline_ns);
+    strangers.iter().min_by_key(order).map(|(index, ..)| *index)
+}
+
 impl<M: GuestMemory> Sessions<M> {
     /// Connections to a port that the stack already listens on.
     #[must_use]
@@ -111,24 +123,36 @@ impl<M: GuestMemory> Sessions<M> {
     }
 
     /// Takes new connections. When there are too many, those who have proved
-    /// nothing make room, oldest first: a stranger who only connects must not lock
-    /// operators out.
+    /// nothing make room: a stranger who only connects must not lock operators out.
     fn accept(&mut self, host: &mut Host, now_ns: u64) {
         loop {
-            let strangers = self.sessions.iter().enumerate().filter(|(_, it)| !it.server.is_established());
-            let oldest = strangers.min_by_key(|(_, it)| it.server.deadline_ns()).map(|(index, _)| index);
             let full = self.sessions.len() >= SESSIONS_MAX;
-            if full && oldest.is_none() {
+            let loser = if full { self.loser(host) } else { None };
+            if full && loser.is_none() {
                 return;
             }
             let Some(connection) = host.accept(self.port) else { return };
-            if let Some(oldest) = oldest.filter(|_| full) {
+            if let Some(loser) = loser {
                 // It never got as far as an upload.
-                host.abort(self.sessions.swap_remove(oldest).connection, now_ns);
+                host.abort(self.sessions.swap_remove(loser).connection, now_ns);
             }
             let server = Server::new(now_ns);
             self.sessions.push(Session { connection, server, upload: None, waiting: Waiting::Nothing });
         }
+    }
+
+    /// Who makes room: the oldest that has proved nothing, of the address that has most
+    /// of them. Whoever comes again and again pushes out himself.
+    fn loser(&self, host: &Host) -> Option<usize> {
+        let address = |session: &Session<M>| host.peer(session.connection).map(|(address, _)| address);
+        let strangers: Vec<(usize, Option<Ipv4Addr>, u64)> = self
+            .sessions
+            .iter()
+            .enumerate()
+            .filter(|(_, session)| !session.server.is_established())
+            .map(|(index, session)| (index, address(session), session.server.deadline_ns()))
+            .collect();
+        loser(&strangers)
     }
 
     /// The next command of any session that waits for nothing. Blob data is
@@ -267,5 +291,23 @@ impl<M: GuestMemory> Session<M> {
         } else {
             self.upload = Some(upload);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::loser;
+    use core::net::Ipv4Addr;
+
+    #[test]
+    fn whoever_comes_most_often_makes_room() {
+        let address = |last| Some(Ipv4Addr::new(10, 0, 0, last));
+        assert_eq!(loser(&[]), None);
+        assert_eq!(loser(&[(3, address(1), 50)]), Some(3));
+        // The oldest of all, while nobody has more than another.
+        assert_eq!(loser(&[(3, address(1), 50), (4, address(2), 40)]), Some(4));
+        // The oldest of those of one address, though another's is older.
+        let crowd = [(0, address(2), 10), (1, address(1), 30), (5, address(1), 20), (6, None, 5)];
+        assert_eq!(loser(&crowd), Some(5));
     }
 }

@@ -73,6 +73,9 @@ fn grant(who: Who, role: Role) -> Grant {
     }
 }
 
+/// What is wrong with a key, its grant, and who is revoked.
+type Case = (&'static str, Option<Grant>, Vec<[u8; 32]>);
+
 /// A node that listens to an admin, and a bundle in which `granted` comes next.
 struct Trial {
     world: World,
@@ -187,7 +190,7 @@ fn each_role_may_do_what_the_table_says_and_nothing_else() {
 fn who_is_not_trusted_now_and_here_may_do_nothing_at_all() {
     let admin = || grant(Who::Operator, Role::Admin);
     let revoked = vec![Who::Operator.key().verifying_key().to_bytes()];
-    let cases: [(&str, Option<Grant>, Vec<[u8; 32]>); 5] = [
+    let cases: [Case; 5] = [
         ("expired", Some(Grant { not_after_s: ISSUED_S - 1, ..admin() }), Vec::new()),
         ("not yet valid", Some(Grant { not_before_s: u64::MAX / 4, ..admin() }), Vec::new()),
         ("revoked", Some(admin()), revoked),
