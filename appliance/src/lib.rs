@@ -23,6 +23,7 @@ pub mod hypervisor;
 pub mod layout;
 pub mod limits;
 pub mod loader;
+pub mod local_disk;
 pub mod node;
 
 #[cfg(test)]

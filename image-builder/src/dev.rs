@@ -4,6 +4,7 @@
 //! never committed; an image for real use is sealed with the owner's own.
 
 use crate::compose::{Pieces, compose};
+use crate::state::State;
 use crate::{programs, seal};
 use anyhow::{Context, Result};
 use ed25519_dalek::SigningKey;
@@ -27,6 +28,8 @@ pub struct Options {
     pub fault_injection: bool,
     /// Whether dom0 shares its home CPU with guests.
     pub dom0_cpu: Dom0Cpu,
+    /// Where the node keeps what it must not forget.
+    pub state: Option<State>,
 }
 
 impl Default for Options {
@@ -40,6 +43,7 @@ impl Default for Options {
             // These images are made for emulators, and QEMU without KVM may lose a
             // guest on its first CPU (README, Limits).
             dom0_cpu: Dom0Cpu::Own,
+            state: None,
         }
     }
 }
@@ -113,6 +117,7 @@ pub fn seal_image(pieces: &Pieces, options: &Options, key_directory: &Path) -> R
         port: options.port,
         fault_injection: options.fault_injection,
         dom0_cpu: options.dom0_cpu,
+        state: options.state.as_ref().map(|state| state.checked(key_directory)).transpose()?,
     };
     let path = options.out.clone().unwrap_or_else(default_path);
     write(&path, &seal::seal(pieces, &manifest, &owner)?)?;

@@ -5,7 +5,8 @@
 //!   kernel, or takes such a file apart;
 //! * [`seal`]: adds the owner's manifest and signature;
 //! * [`verify`]: says whether a file is exactly what its owner sealed;
-//! * [`settings`]: the file in which an owner writes the settings;
+//! * [`settings`]: the file in which an owner writes the settings; [`state`]: where the
+//!   node keeps what it must not forget;
 //! * [`dev`]: an image with development keys, as `cargo image` makes it.
 #![forbid(unsafe_code)]
 
@@ -14,6 +15,7 @@ pub mod dev;
 pub mod programs;
 pub mod seal;
 pub mod settings;
+pub mod state;
 pub mod verify;
 
 #[cfg(test)]

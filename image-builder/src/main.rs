@@ -166,6 +166,11 @@ fn print_report(report: &Report, with_parts: bool) {
     println!("port             {}", manifest.port);
     println!("fault injection  {}", manifest.fault_injection);
     println!("dom0 CPU         {}", format!("{:?}", manifest.dom0_cpu).to_lowercase());
+    match &manifest.state {
+        None => println!("state            none: nothing is kept"),
+        Some(state) if state.wait_s == 0 => println!("state            {}, waited for", state.volume),
+        Some(state) => println!("state            {}, waited for {} s", state.volume, state.wait_s),
+    }
     if with_parts {
         for (kind, length, memory_length) in &report.parts {
             println!(

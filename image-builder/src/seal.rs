@@ -23,6 +23,10 @@ pub fn seal(pieces: &Pieces, manifest: &Manifest, owner: &SigningKey) -> Result<
         manifest.owner == owner.verifying_key().to_bytes(),
         "the settings name another owner than the key that signs"
     );
+    let mut manifest = manifest.clone();
+    if let Some(state) = &mut manifest.state {
+        state.key = crate::state::key(owner, &manifest.name);
+    }
     let encoded = manifest.encode().context("the settings are too long")?;
     ensure!(Manifest::decode(&encoded).is_some(), "the node would not read these settings");
     let mut file = compose(pieces, &[(PART_MANIFEST, encoded), (PART_SIGNATURE, vec![0; SIGNATURE_BYTES])])?;

@@ -6,12 +6,14 @@
 //! addressing = "dhcp"        # or { address = "10.0.0.2/24", gateway = "10.0.0.1" }
 //! fault_injection = false
 //! dom0_cpu = "auto"          # dom0's home CPU: "own", "shared"; auto: own from 4 CPUs on
+//! state = "aoe:e9.0"         # what is kept across power-off: see [`crate::state`]
 //! operators = [
 //!     { key = "redoubt-ed25519 … alice", role = "admin" },
 //!     { key_file = "bob.pub", role = "viewer" },
 //! ]
 //! ```
 
+use crate::state::State;
 use anyhow::{Context, Result, bail, ensure};
 use keys::PublicKey;
 use mgmt_proto::limits::{NAME_BYTES, OPERATORS};
@@ -40,6 +42,9 @@ pub struct Settings {
     /// Whether dom0 shares its home CPU with guests.
     #[serde(default)]
     pub dom0_cpu: Dom0Cpu,
+    /// Where the node keeps what it must not forget.
+    #[serde(default)]
+    pub state: Option<State>,
     /// Who may command the node.
     pub operators: Vec<Operator>,
 }
@@ -183,6 +188,7 @@ impl Settings {
                 Dom0Cpu::Own => manifest::Dom0Cpu::Own,
                 Dom0Cpu::Shared => manifest::Dom0Cpu::Shared,
             },
+            state: self.state.as_ref().map(|state| state.checked(directory)).transpose()?,
         })
     }
 }

@@ -40,6 +40,7 @@ fn manifest(owner: &SigningKey) -> Manifest {
         port: 7411,
         fault_injection: false,
         dom0_cpu: mgmt_proto::manifest::Dom0Cpu::Auto,
+        state: None,
     }
 }
 

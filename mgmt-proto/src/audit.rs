@@ -31,7 +31,8 @@ pub enum Result {
 /// One command that was obeyed or refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Place in the log, from 0 at power-on.
+    /// Place in the log, from 0 on: since power-on, or since the state volume was
+    /// formatted.
     pub sequence: u64,
     /// Uptime in nanoseconds.
     pub at_ns: u64,
@@ -241,11 +242,15 @@ pub fn subject(request: &Request) -> Option<(&'static str, &str)> {
         | Request::CheckWith { .. }
         | Request::StorageShow { .. }
         | Request::BlockList { .. }
-        | Request::TrustShow => return None,
+        | Request::TrustShow
+        | Request::StateShow
+        | Request::ConfigExport { .. } => return None,
         Request::NodeStop { power_off: true } => ("node poweroff", ""),
         Request::NodeStop { power_off: false } => ("node reboot", ""),
         Request::BlobPut { .. } => ("blob put", ""),
-        Request::Create { machine, .. } | Request::CreateWith { machine, .. } => ("create", &machine.name),
+        Request::Create { machine, .. }
+        | Request::CreateWith { machine, .. }
+        | Request::CreateKept { machine, .. } => ("create", &machine.name),
         Request::ConsoleRead { name, .. } => ("console read", name),
         Request::ConsoleWrite { name, .. } => ("console write", name),
         Request::Pause { name } => ("pause", name),
@@ -265,6 +270,9 @@ pub fn subject(request: &Request) -> Option<(&'static str, &str)> {
         Request::BlockDetach { name, .. } => ("block-detach", name),
         Request::Limit { name, .. } => ("limit", name),
         Request::TrustUpdate { .. } => ("trust update", ""),
+        Request::Autostart { name, order: Some(_) } => ("autostart on", name),
+        Request::Autostart { name, order: None } => ("autostart off", name),
+        Request::ConfigImport { .. } => ("config import", ""),
     })
 }
 

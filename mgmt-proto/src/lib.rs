@@ -10,6 +10,7 @@
 //! * [`envelope`]: a signed command, verified before it is decoded;
 //! * [`server`], [`client`]: the two ends as state machines;
 //! * [`trust`]: who may do what; [`bundle`]: who decides that; [`audit`]: what was done;
+//! * [`state`]: what a node keeps, and where; [`config`]: how it is set, in a file;
 //! * [`manifest`]: what the owner seals into an image.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -20,6 +21,7 @@ pub mod audit;
 pub mod bundle;
 pub mod client;
 pub mod code;
+pub mod config;
 pub mod disk;
 pub mod envelope;
 pub mod handshake;
@@ -29,6 +31,7 @@ pub mod manifest;
 pub mod record;
 pub mod secret;
 pub mod server;
+pub mod state;
 pub mod trust;
 pub mod verb;
 pub mod volume;

@@ -66,3 +66,7 @@ pub const BUNDLE_BYTES: usize = 60 * 1024;
 pub const TRUST_LINKS: usize = 16;
 /// Most bytes of all of them, with their lengths.
 pub const TRUST_BYTES: usize = TRUST_LINKS * (BUNDLE_BYTES + 4);
+/// Guests that may start with a node.
+pub const KEPT_GUESTS: usize = 128;
+/// Most bytes of an exported configuration.
+pub const CONFIG_BYTES: usize = 3 << 20;

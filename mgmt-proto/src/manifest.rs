@@ -1,13 +1,14 @@
 //! What the owner seals into an image: who owns the node and how it is set up.
 
 use crate::limits::MANIFEST_BYTES;
+use crate::state::StateVolume;
 use crate::trust::Operator;
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 /// Version of this structure.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// Where a node listens unless told otherwise.
 pub const DEFAULT_PORT: u16 = 7411;
 
@@ -73,6 +74,8 @@ pub struct Manifest {
     pub fault_injection: bool,
     /// Whether dom0 shares its home CPU with guests.
     pub dom0_cpu: Dom0Cpu,
+    /// Where the node keeps what it must not forget; without, nothing is kept.
+    pub state: Option<StateVolume>,
 }
 
 impl Manifest {

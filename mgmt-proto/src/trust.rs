@@ -113,6 +113,12 @@ impl Trust {
         Ok(())
     }
 
+    /// The signed bundles from the sealed root to the one that holds.
+    #[must_use]
+    pub fn links(&self) -> &[Vec<u8>] {
+        &self.links
+    }
+
     /// What must be kept to come back to what holds: see [`Self::restore`].
     #[must_use]
     pub fn kept(&self) -> Vec<u8> {
@@ -124,6 +130,13 @@ impl Trust {
         bytes
     }
 
+    /// Goes one step to what was kept, whoever it locks out by now: it held. False if
+    /// it does not follow; nothing has changed then.
+    pub fn follow_kept(&mut self, signed: &[u8]) -> bool {
+        let next = self.bundle.signed_successor(signed);
+        next.is_ok_and(|next| self.follow(next, signed).is_ok())
+    }
+
     /// Goes from what was sealed to what was kept, verifying each step; false if that
     /// is not possible, and then what was sealed holds.
     pub fn restore(&mut self, mut kept: &[u8]) -> bool {
@@ -131,9 +144,7 @@ impl Trust {
         while let Some((length, rest)) = kept.split_first_chunk::<4>() {
             let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
             let Some((signed, rest)) = rest.split_at_checked(length) else { return false };
-            // Whoever it locks out by now: it held.
-            let Ok(next) = restored.bundle.signed_successor(signed) else { return false };
-            if restored.follow(next, signed).is_err() {
+            if !restored.follow_kept(signed) {
                 return false;
             }
             kept = rest;
@@ -161,7 +172,8 @@ pub const fn required(request: &Request) -> Role {
         | Request::CheckWith { .. }
         | Request::StorageShow { .. }
         | Request::BlockList { .. }
-        | Request::TrustShow => Role::Viewer,
+        | Request::TrustShow
+        | Request::StateShow => Role::Viewer,
         Request::BlobPut { .. }
         | Request::Create { .. }
         | Request::ConsoleRead { .. }
@@ -178,12 +190,18 @@ pub const fn required(request: &Request) -> Role {
         | Request::StoragePath { .. }
         | Request::BlockAttach { .. }
         | Request::BlockDetach { .. }
-        | Request::Limit { .. } => Role::Operator,
+        | Request::Limit { .. }
+        | Request::Autostart { .. }
+        | Request::CreateKept { .. } => Role::Operator,
         // What another node holds may be in use there.
         Request::StorageReserve { force: true, .. } | Request::StorageRelease { force: true, .. } => {
             Role::Admin
         }
-        Request::NodeStop { .. } | Request::InjectFault(_) | Request::TrustUpdate { .. } => Role::Admin,
+        Request::NodeStop { .. }
+        | Request::InjectFault(_)
+        | Request::TrustUpdate { .. }
+        | Request::ConfigExport { .. }
+        | Request::ConfigImport { .. } => Role::Admin,
     }
 }
 

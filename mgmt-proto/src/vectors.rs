@@ -6,6 +6,7 @@ use crate::envelope::{Binding, seal};
 use crate::handshake::{Initiator, OperatorKey, answer, verify_hello};
 use crate::machine::{Action, Disk, Machine, NetworkCard};
 use crate::secret::Secret;
+use crate::state::{Imported, KeptFacts, StateCondition, StateFacts};
 use crate::trust::{Role, required};
 use crate::verb::{Discover, Fault, Reply, Request};
 use crate::volume::{
@@ -76,6 +77,11 @@ fn requests() -> Vec<Request> {
         Request::Limit { name: name(), slot: Some(1), limits: limits() },
         Request::TrustShow,
         Request::TrustUpdate { signed: vec![1, 2, 3] },
+        Request::StateShow,
+        Request::Autostart { name: name(), order: Some(300) },
+        Request::CreateKept { machine: machine(), settings: guest_settings(), paused: true, order: 2 },
+        Request::ConfigExport { from: 300 },
+        Request::ConfigImport { digest: [5; 32] },
     ]
 }
 
@@ -178,6 +184,30 @@ fn replies() -> Vec<Reply> {
                 name: "ann".to_string(),
             }],
             revoked: vec![[0xcc; 32]],
+        }),
+        Reply::State(StateFacts {
+            condition: StateCondition::Kept,
+            volume: volume(),
+            problem: Some("p".to_string()),
+            serial: [0xdd; 16],
+            fresh_identity: true,
+            trust_serial: 300,
+            kept_trust_serial: 2,
+            audit_entries: 3,
+            bytes: [4, 5],
+            kernel_bytes: [6, 7],
+            guests: vec![KeptFacts {
+                name: "web1".to_string(),
+                order: 8,
+                kernel: [0xee; 32],
+                ramdisk: Some([0xff; 32]),
+                problem: Some("q".to_string()),
+            }],
+        }),
+        Reply::Imported(Imported {
+            guests: vec![("web1".to_string(), Some("r".to_string()))],
+            trust_serial: 300,
+            trust_changed: true,
         }),
     ]
 }

@@ -6,6 +6,7 @@ use crate::bundle::Bundle;
 use crate::code::Failure;
 use crate::disk::{DiskSetting, GuestSettings, Limit};
 use crate::machine::{Digest, Disk, Machine};
+use crate::state::{Imported, StateFacts};
 use crate::volume::{BlockFacts, VolumePage};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -204,6 +205,37 @@ pub enum Request {
         /// The bundle, as [`crate::bundle::assemble`] makes it.
         signed: Vec<u8>,
     },
+    /// What the node keeps, and where.
+    StateShow,
+    /// Starts a guest with the node from now on, or no longer.
+    Autostart {
+        /// The guest.
+        name: String,
+        /// Lower numbers start first; none is no longer.
+        order: Option<u32>,
+    },
+    /// As `CreateWith`; from now on the guest starts with the node.
+    CreateKept {
+        /// The guest.
+        machine: Machine,
+        /// What is set.
+        settings: GuestSettings,
+        /// Leave it paused now.
+        paused: bool,
+        /// Lower numbers start first.
+        order: u32,
+    },
+    /// The node's configuration, as [`crate::config::Config::sign`] makes it, from a
+    /// byte offset.
+    ConfigExport {
+        /// Offset.
+        from: u64,
+    },
+    /// Takes guests and trust bundles of an exported configuration.
+    ConfigImport {
+        /// The file, which was sent as a blob.
+        digest: Digest,
+    },
 }
 
 impl Request {
@@ -214,7 +246,8 @@ impl Request {
             Self::Check(machine)
             | Self::Create { machine, .. }
             | Self::CheckWith { machine, .. }
-            | Self::CreateWith { machine, .. } => Some(&machine.name),
+            | Self::CreateWith { machine, .. }
+            | Self::CreateKept { machine, .. } => Some(&machine.name),
             Self::Info { name }
             | Self::ConsoleRead { name, .. }
             | Self::ConsoleWrite { name, .. }
@@ -226,7 +259,8 @@ impl Request {
             | Self::BlockAttach { name, .. }
             | Self::BlockDetach { name, .. }
             | Self::BlockList { name }
-            | Self::Limit { name, .. } => Some(name),
+            | Self::Limit { name, .. }
+            | Self::Autostart { name, .. } => Some(name),
             Self::NodeInfo
             | Self::NodeLog { .. }
             | Self::NodeStop { .. }
@@ -242,7 +276,10 @@ impl Request {
             | Self::StorageRelease { .. }
             | Self::StoragePath { .. }
             | Self::TrustShow
-            | Self::TrustUpdate { .. } => None,
+            | Self::TrustUpdate { .. }
+            | Self::StateShow
+            | Self::ConfigExport { .. }
+            | Self::ConfigImport { .. } => None,
         }
     }
 }
@@ -403,6 +440,10 @@ pub enum Reply {
     Disks(Vec<BlockFacts>),
     /// Whom the node listens to. Serial 0 is what was sealed into its image.
     Trust(Bundle),
+    /// What the node keeps, and where.
+    State(StateFacts),
+    /// What came of an exported configuration.
+    Imported(Imported),
 }
 
 /// A reply or the reason there is none.

@@ -51,6 +51,8 @@ impl Asked {
 /// The log.
 pub struct AuditLog<M> {
     memory: Option<M>,
+    /// The oldest entry that is there.
+    oldest: u64,
     length: u64,
     digest: [u8; 32],
     /// The last entry, to record a conversation with a console once.
@@ -61,7 +63,7 @@ impl<M: GuestMemory> AuditLog<M> {
     /// A log without memory, which keeps nothing yet.
     #[must_use]
     pub const fn new() -> Self {
-        Self { memory: None, length: 0, digest: [0; 32], last: None }
+        Self { memory: None, oldest: 0, length: 0, digest: [0; 32], last: None }
     }
 
     /// Takes over the log of an earlier dom0; false if the record is not of one.
@@ -78,6 +80,15 @@ impl<M: GuestMemory> AuditLog<M> {
         let newest = (0..SLOTS).filter_map(|slot| self.read(slot)).max_by_key(|entry| entry.sequence);
         if let Some(entry) = newest {
             self.length = entry.sequence.saturating_add(1);
+            self.oldest = entry.sequence;
+            let mut previous = entry.previous;
+            while let Some(before) = self.oldest.checked_sub(1)
+                && let Some(earlier) = self.read(before % SLOTS)
+                && earlier.sequence == before
+                && earlier.digest() == previous
+            {
+                (self.oldest, previous) = (before, earlier.previous);
+            }
             self.digest = entry.digest();
             self.last = Some(entry);
         }
@@ -132,7 +143,13 @@ impl<M: GuestMemory> AuditLog<M> {
             return;
         }
         let mut entry = Entry::new(&asked.proof, &asked.operator, asked.verb, &asked.object, result);
-        (entry.sequence, entry.at_ns, entry.previous) = (self.length, now_ns, self.digest);
+        entry.at_ns = now_ns;
+        self.append(entry);
+    }
+
+    /// Adds an entry at the end of the log.
+    pub(super) fn append(&mut self, mut entry: Entry) {
+        (entry.sequence, entry.previous) = (self.length, self.digest);
         let bytes = entry.encode();
         let Ok(length) = u16::try_from(bytes.len()) else { return };
         if bytes.len() > AUDIT_ENTRY_BYTES {
@@ -144,19 +161,50 @@ impl<M: GuestMemory> AuditLog<M> {
             && memory.write(at, &slot).is_ok()
         {
             self.length += 1;
+            self.oldest = self.oldest.max(self.length.saturating_sub(SLOTS));
             self.digest = entry.digest();
             self.last = Some(entry);
         }
     }
 
-    /// Entries from a sequence number on, as many as one reply takes.
+    /// Entries ever made.
     #[must_use]
-    pub fn page(&self, from: u64, identity: &Identity) -> Page {
-        let oldest = self.length.saturating_sub(SLOTS);
-        let first = from.max(oldest);
-        let end = self.length.min(first.saturating_add(AUDIT_ENTRIES as u64));
+    pub const fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// An entry by its number, if it is there.
+    #[must_use]
+    pub fn entry(&self, sequence: u64) -> Option<Entry> {
+        let known = (self.oldest..self.length).contains(&sequence);
+        known.then(|| self.read(sequence % SLOTS)).flatten()
+    }
+
+    /// All that are there.
+    #[must_use]
+    pub fn all(&self) -> Vec<Entry> {
+        (self.oldest..self.length).filter_map(|sequence| self.entry(sequence)).collect()
+    }
+
+    /// Begins again with the end of a log that was kept elsewhere: a chain.
+    pub(super) fn restore(&mut self, tail: &[Entry]) {
+        let Some(first) = tail.first() else { return };
+        (self.oldest, self.length, self.digest) = (first.sequence, first.sequence, first.previous);
+        for entry in tail {
+            self.append(entry.clone());
+        }
+    }
+
+    /// Entries from a sequence number on, as many as one reply takes, of the first
+    /// `shown` ever made.
+    #[must_use]
+    pub fn page(&self, from: u64, shown: u64, identity: &Identity) -> Page {
+        let shown = shown.min(self.length);
+        let first = from.max(self.oldest);
+        let end = shown.min(first.saturating_add(AUDIT_ENTRIES as u64));
         let entries: Vec<Entry> = (first..end).filter_map(|sequence| self.read(sequence % SLOTS)).collect();
-        Page { entries, oldest, head: Head::sign(&identity.key, self.length, self.digest) }
+        let digest = self.entry(shown).map_or(self.digest, |next| next.previous);
+        Page { entries, oldest: self.oldest, head: Head::sign(&identity.key, shown, digest) }
     }
 }
 

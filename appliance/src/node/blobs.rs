@@ -99,6 +99,14 @@ impl Blobs {
         Ok(Upload { digest, length, received: 0, domain, memory, hasher: Sha256::new() })
     }
 
+    /// Drops a blob that nothing uses.
+    pub fn drop_one<H: Hypervisor>(&mut self, hypervisor: &mut H, digest: &Digest) {
+        if let Some(index) = self.blobs.iter().position(|blob| blob.digest == *digest) {
+            let blob = self.blobs.swap_remove(index);
+            let _ = hypervisor.domain_destroy(blob.domain);
+        }
+    }
+
     fn drop_oldest<H: Hypervisor>(&mut self, hypervisor: &mut H, needed: &dyn Fn(&Digest) -> bool) -> bool {
         let free = self.blobs.iter().enumerate().filter(|(_, blob)| !needed(&blob.digest));
         let Some((index, _)) = free.min_by_key(|(_, blob)| blob.used_ns) else { return false };

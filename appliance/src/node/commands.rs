@@ -33,7 +33,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             && role >= needed
         {
             self.audit.record(asked, Recorded::Accepted, now_ns);
-            self.carry_out(session, request, now_ns);
+            self.carry_out(session, request, &operator, now_ns);
             return;
         }
         let result = if role < needed {
@@ -51,14 +51,14 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             self.sessions.answer(session, &Err(failure));
             Recorded::Failed(Code::Refused)
         } else {
-            self.carry_out(session, request, now_ns)
+            self.carry_out(session, request, &operator, now_ns)
         };
         if let Some(asked) = &asked {
             self.audit.record(asked, result, now_ns);
         }
     }
 
-    fn carry_out(&mut self, session: usize, request: Request, now_ns: u64) -> Recorded {
+    fn carry_out(&mut self, session: usize, request: Request, operator: &[u8; 32], now_ns: u64) -> Recorded {
         let outcome = match request {
             Request::BlobPut { digest, length } => self.begin_blob(session, digest, length),
             Request::Create { machine, paused } => {
@@ -87,6 +87,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             | Request::BlockDetach { .. } => match self.begin(session, request, now_ns) {
                 Ok(()) => return Recorded::Accepted,
                 Err(failure) => Err(failure),
+            },
+            Request::TrustUpdate { .. }
+            | Request::Autostart { .. }
+            | Request::CreateKept { .. }
+            | Request::ConfigImport { .. } => match self.begin_keeping(session, request, operator, now_ns) {
+                None => return Recorded::Accepted,
+                Some(outcome) => outcome,
             },
             other => self.answer_now(other, now_ns),
         };
@@ -142,8 +149,11 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             }
             Request::InjectFault(fault) => self.inject_fault(fault),
             Request::TrustShow => Ok(Reply::Trust(self.trust.bundle().clone())),
-            Request::TrustUpdate { signed } => self.update_trust(&signed),
-            Request::AuditRead { from } => Ok(Reply::Audit(self.audit.page(from, &self.identity))),
+            Request::AuditRead { from } => {
+                Ok(Reply::Audit(self.audit.page(from, self.history_shown(), &self.identity)))
+            }
+            Request::StateShow => Ok(Reply::State(self.state_facts())),
+            Request::ConfigExport { from } => self.export_config(from),
             other => self.act_on_guest(other, now_ns),
         }
     }

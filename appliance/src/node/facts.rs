@@ -27,7 +27,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             mac: self.network.nic.mac(),
             address: lease.map(|lease| (lease.address.octets(), lease.prefix)),
             guests: u32::try_from(self.guests.len()).unwrap_or(u32::MAX),
-            fresh_identity: true,
+            fresh_identity: self.state.is_fresh(),
             tsc_khz: info.tsc_khz,
         }
     }

@@ -93,6 +93,12 @@ pub struct Guest<M> {
     pub not_before_ns: u64,
     /// Restarts in a row after short runs.
     pub short_runs: u32,
+    /// Its place among those that start with the node, if it is one of them.
+    pub order: Option<u32>,
+    /// Its kernel and initrd come from the state volume first.
+    pub awaits_files: bool,
+    /// It is to start with the node from now on, at this place.
+    pub keep: Option<u32>,
     console_read: u64,
     uart_read: u64,
     /// Devices that rang and were not served dry, one bit each.
@@ -128,6 +134,9 @@ impl<M> Guest<M> {
             start_deadline_ns: Some(created_ns.saturating_add(START_TIMEOUT_NS)),
             not_before_ns: 0,
             short_runs: 0,
+            order: None,
+            awaits_files: false,
+            keep: None,
             console_read: 0,
             uart_read: 0,
             work: 0,

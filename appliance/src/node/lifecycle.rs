@@ -93,6 +93,26 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         machine: &Machine,
         settings: &GuestSettings,
     ) -> Result<(), Failure> {
+        self.check_description(machine, settings)?;
+        let free = self.hypervisor.node_info().memory_free_bytes;
+        if machine.memory_bytes > free {
+            let message = alloc::format!(
+                "{} MiB of memory are asked for, {} MiB are free",
+                machine.memory_bytes >> 20,
+                free >> 20
+            );
+            let remedy = "ask for less or destroy a guest";
+            return Err(Failure::new(Code::Capacity, &machine.name, message, remedy));
+        }
+        crate::node::guest::check_kernel(&mut self.hypervisor, &self.blobs, machine)
+    }
+
+    /// Checks a description against those of the other guests.
+    pub(super) fn check_description(
+        &self,
+        machine: &Machine,
+        settings: &GuestSettings,
+    ) -> Result<(), Failure> {
         machine.validate()?;
         let name = &machine.name;
         settings.validate(&machine.disks)?;
@@ -122,17 +142,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 ));
             }
         }
-        self.check_disks(machine)?;
-        let free = self.hypervisor.node_info().memory_free_bytes;
-        if machine.memory_bytes > free {
-            let message = alloc::format!(
-                "{} MiB of memory are asked for, {} MiB are free",
-                machine.memory_bytes >> 20,
-                free >> 20
-            );
-            return Err(Failure::new(Code::Capacity, name, message, "ask for less or destroy a guest"));
-        }
-        crate::node::guest::check_kernel(&mut self.hypervisor, &self.blobs, machine)
+        self.check_disks(machine)
     }
 
     /// A volume that is written has one user, however its name is spelled.
@@ -140,6 +150,10 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         for (index, disk) in machine.disks.iter().enumerate() {
             let volume =
                 parse(disk).map_err(|failure| Failure { object: machine.name.clone(), ..failure })?;
+            if self.volumes.is_state(&volume) {
+                let message = alloc::format!("{} is the node's own state volume", disk.volume);
+                return Err(Failure::new(Code::Conflict, &machine.name, message, "use another volume"));
+            }
             let own = machine.disks.iter().take(index);
             let others = self.guests.iter().filter(|guest| guest.machine.name != machine.name);
             let others = others.map(|guest| &guest.machine);
@@ -170,6 +184,17 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         now_ns: u64,
     ) -> Result<u64, Failure> {
         self.check_machine(&machine, &settings)?;
+        self.admit(machine, settings, paused, now_ns)
+    }
+
+    /// Gives a guest that was checked its cards and disks.
+    pub(super) fn admit(
+        &mut self,
+        machine: Machine,
+        settings: GuestSettings,
+        paused: bool,
+        now_ns: u64,
+    ) -> Result<u64, Failure> {
         let number = self.next_guest;
         self.next_guest += 1;
         let guest = Guest::new(machine, settings, number, now_ns, paused);
@@ -209,11 +234,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Starts guests whose disks are there, gives up those whose are not.
     pub(super) fn settle_starts(&mut self, now_ns: u64) {
         let mut index = 0;
-        while let Some(guest) = self.guests.get_mut(index) {
-            if guest.life != Life::Connecting || now_ns < guest.not_before_ns {
+        while let Some(guest) = self.guests.get(index) {
+            let waits = guest.life != Life::Connecting || now_ns < guest.not_before_ns;
+            if waits || self.is_held_back(index, now_ns) {
                 index += 1;
                 continue;
             }
+            let Some(guest) = self.guests.get_mut(index) else { break };
             // The pause is no part of its run.
             if core::mem::take(&mut guest.not_before_ns) != 0 {
                 guest.created_ns = now_ns;
@@ -242,7 +269,11 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 }
                 Err(failure) => Err(failure),
             };
-            self.answer_waiting(number, &reply);
+            let keep = self.guests.get_mut(index).and_then(|guest| guest.keep.take());
+            match keep.filter(|_| reply.is_ok()) {
+                Some(order) => self.keep_started(index, order, &reply, now_ns),
+                None => self.answer_waiting(number, &reply),
+            }
             if let Err(failure) = reply {
                 self.start_failed(index, &failure, now_ns);
             }
@@ -258,7 +289,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// A new guest that cannot start is gone; one that cannot start again is kept
     /// to be looked at.
-    fn start_failed(&mut self, index: usize, failure: &Failure, now_ns: u64) {
+    pub(super) fn start_failed(&mut self, index: usize, failure: &Failure, now_ns: u64) {
         let Some(guest) = self.guests.get_mut(index) else { return };
         let text = alloc::format!("guest {failure}");
         self.hypervisor.log(&text);

@@ -10,7 +10,8 @@
 //! * [`volumes`]: disks and the sessions behind them;
 //! * [`sessions`], [`commands`], [`facts`]: operators and what they ask;
 //! * [`storage`], [`disks`]: what they ask of volumes and of guests' disks;
-//! * [`audit`]: what they did; `trust`: who they are.
+//! * [`audit`]: what they did; `trust`: who they are;
+//! * `state`: what outlives a power cut.
 
 pub mod audit;
 pub mod blobs;
@@ -23,6 +24,7 @@ pub mod network;
 pub mod nic;
 pub mod sessions;
 pub mod settings;
+mod state;
 pub mod storage;
 mod trust;
 pub mod volumes;
@@ -46,6 +48,7 @@ use crate::node::network::Network;
 use crate::node::nic::Nic;
 use crate::node::sessions::Sessions;
 use crate::node::settings::Settings;
+use crate::node::state::State;
 use crate::node::volumes::Volumes;
 use netstack::host::TcpOptions;
 
@@ -68,6 +71,8 @@ pub struct Node<H: Hypervisor, N> {
     coming: Vec<Coming>,
     /// Disks that are gone since somebody was told: guest, device.
     gone: Vec<(u64, usize)>,
+    /// What outlives a power cut.
+    state: State<H::Memory>,
     address_logged: bool,
     /// An operator wants the machine off, or restarted: how, and when at the latest.
     stopping: Option<(bool, u64)>,
@@ -92,7 +97,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     pub fn new(mut hypervisor: H, nic: N, settings: Settings, now_ns: u64) -> Result<Self, StartError> {
         let mut random = [0; 32];
         hypervisor.random(&mut random);
-        let identity = settings.identity(&mut hypervisor);
+        let (identity, own) = settings.identity(&mut hypervisor);
         let manifest = &settings.manifest;
         let trust = Trust::sealed(manifest.owner, &manifest.operators, &manifest.name);
         let mac = nic.mac();
@@ -100,13 +105,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let seed = |index: usize| seeds.get(index).copied().map_or(0, u64::from_le_bytes);
         // Other bytes than those that seed generators whose output strangers see.
         let secret = random.last_chunk().copied().unwrap_or_default();
-        let mut network =
+        let network =
             Network::new(nic, settings.addressing(), seed(0), secret, now_ns).ok_or(StartError::Card)?;
         let port = settings.manifest.port;
-        network
-            .host
-            .listen(port, MANAGEMENT_BACKLOG, TcpOptions::MANAGEMENT)
-            .map_err(|_| StartError::Door)?;
         let mut node = Self {
             hypervisor,
             identity,
@@ -121,6 +122,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             volumes: Volumes::new(mac, settings.initiator_name(mac), seed(1)),
             coming: Vec::new(),
             gone: Vec::new(),
+            state: State::new(settings.manifest.state.clone(), own, now_ns),
             settings,
             address_logged: false,
             stopping: None,
@@ -130,7 +132,26 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         node.adopt(now_ns);
         node.audit.ensure(&mut node.hypervisor);
         node.restore_trust(now_ns);
+        if node.state.is_door_open() {
+            if !node.listen() {
+                return Err(StartError::Door);
+            }
+            node.keep_own();
+        }
+        node.begin_state(now_ns);
         Ok(node)
+    }
+
+    /// Opens the one door; false when that is not possible.
+    fn listen(&mut self) -> bool {
+        let port = self.settings.manifest.port;
+        self.network.host.listen(port, MANAGEMENT_BACKLOG, TcpOptions::MANAGEMENT).is_ok()
+    }
+
+    /// Asks the machine's own disk for an interrupt; true when there is something to do
+    /// already.
+    pub fn arm_disk(&mut self) -> bool {
+        self.volumes.arm_state()
     }
 
     /// Keeps guests off dom0's home CPU where the owner wants it.
@@ -170,6 +191,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.network.host.poll(now_ns);
         self.volumes.poll(&mut self.network.host, &mut self.guests, now_ns);
         busy |= self.serve_guests(now_ns);
+        self.settle_state(now_ns);
         self.settle_starts(now_ns);
         self.settle_discovery(now_ns);
         self.settle_errand(now_ns);
@@ -198,7 +220,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let starts = self.next_start_deadline();
         let disks = self.next_disk_deadline();
         let stop = self.stopping.map(|(_, at_ns)| at_ns);
-        [host, volumes, sessions, starts, disks, stop].into_iter().flatten().min().unwrap_or(u64::MAX)
+        let state = self.state.next_deadline();
+        [host, volumes, sessions, starts, disks, stop, state].into_iter().flatten().min().unwrap_or(u64::MAX)
     }
 
     /// Deals with an event; true when that was all there is to do.

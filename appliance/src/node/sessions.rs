@@ -31,6 +31,8 @@ pub enum Waiting {
     Attach(u64, usize),
     /// A disk of a guest that is to go, by its device number.
     Detach(u64, usize),
+    /// What is to be kept, by its promise.
+    Kept(u64),
 }
 
 /// One operator's connection.
@@ -67,10 +69,10 @@ pub struct Command {
 /// Of strangers, each with its address and when its time is over: the one of those who
 /// share an address with most others whose time is over first.
 fn loser(strangers: &[(usize, Option<Ipv4Addr>, u64)]) -> Option<usize> {
-    let alike =
-        |address: &Option<Ipv4Addr>| strangers.iter().filter(|(_, other, _)| other == address).count();
-    let order =
-        |(_, address, deadline_ns): &&(usize, Option<Ipv4Addr>, u64)| (Reverse(alike(address)), *deadline_ns);
+    let alike = |address: &Option<Ipv4Addr>| strangers.iter().filter(|(_, other, _)| other == address).count();
+    let order = |(_, address, deadline_ns): &&(usize, Option<Ipv4Addr>, u64)| {
+        (Reverse(alike(address)), *deadline_ns)
+    };
     strangers.iter().min_by_key(order).map(|(index, ..)| *index)
 }
 
@@ -210,6 +212,16 @@ impl<M: GuestMemory> Sessions<M> {
             if session.server.send(outcome).is_err() {
                 let failure = Failure::new(Code::Internal, "", "the answer is too long", "ask for less");
                 let _ = session.server.send(&Err(failure));
+            }
+        }
+    }
+
+    /// Ends all sessions, without a word.
+    pub fn end_all<H: Hypervisor<Memory = M>>(&mut self, host: &mut Host, hypervisor: &mut H, now_ns: u64) {
+        for session in self.sessions.drain(..) {
+            host.abort(session.connection, now_ns);
+            if let Some(upload) = session.upload {
+                upload.cancel(hypervisor);
             }
         }
     }

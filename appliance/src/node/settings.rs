@@ -11,6 +11,8 @@ use netstack::host::Addressing;
 use sha2::{Digest, Sha256};
 
 use crate::hypervisor::Hypervisor;
+use crate::node::state::OwnFlags;
+use zeroize::Zeroize;
 
 /// Where what is the node's own is kept across dom0's restart: behind all domains.
 const OWN_STORE: usize = hv_abi::MAX_DOMAINS;
@@ -97,18 +99,28 @@ impl Settings {
         })
     }
 
-    /// The node's identity. Without a state volume it is made at each power-on, and
-    /// `node info` says so; a restarted dom0 is still the same node, in another boot
-    /// as far as commands are concerned.
-    pub fn identity<H: Hypervisor>(&self, hypervisor: &mut H) -> Identity {
-        let (mut key, mut boot_nonce) = ([0; 32], [0; 32]);
-        let kept = hypervisor.store_get(OWN_STORE, &mut key);
-        if kept != Ok(key.len()) {
-            hypervisor.random(&mut key);
-            let _ = hypervisor.store_put(OWN_STORE, &key);
-        }
+    /// The node's identity. It is made at each power-on, and `node info` says so,
+    /// unless a state volume has it; a restarted dom0 is still the same node, in
+    /// another boot as far as commands are concerned. With it what an earlier dom0
+    /// left: nothing before its door was open, for the volume may have another key.
+    pub(super) fn identity<H: Hypervisor>(&self, hypervisor: &mut H) -> (Identity, Option<OwnFlags>) {
+        let (mut record, mut key, mut boot_nonce) = ([0; 33], [0; 32], [0; 32]);
+        let length = hypervisor.store_get(OWN_STORE, &mut record);
+        let own = match (length, record.split_first_chunk::<32>()) {
+            (Ok(33), Some((kept, [flags]))) => {
+                key = *kept;
+                Some(OwnFlags::from_byte(*flags))
+            }
+            _ => {
+                hypervisor.random(&mut key);
+                None
+            }
+        };
         hypervisor.random(&mut boot_nonce);
-        Identity { key: SigningKey::from_bytes(&key), boot_nonce }
+        let identity = Identity { key: SigningKey::from_bytes(&key), boot_nonce };
+        record.zeroize();
+        key.zeroize();
+        (identity, own)
     }
 
     /// How the node gets its address.

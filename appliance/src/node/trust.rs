@@ -56,10 +56,31 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.trust.set_time(base_ns.saturating_add(now_ns) / 1_000_000_000);
     }
 
-    /// Puts a signed bundle in the place of what holds.
-    pub(super) fn update_trust(&mut self, signed: &[u8]) -> Outcome {
+    /// Puts a signed bundle in the place of what holds. It holds at once, and is
+    /// acknowledged when it is kept, if the node keeps anything: None for that.
+    pub(super) fn update_trust(&mut self, session: usize, signed: &[u8], now_ns: u64) -> Option<Outcome> {
         let name = self.settings.manifest.name.clone();
-        self.trust.update(signed).map_err(|refused| refusal(&name, &refused))?;
+        if let Err(refused) = self.trust.update(signed) {
+            return Some(Err(refusal(&name, &refused)));
+        }
+        self.write_trust_to_memory();
+        let serial = self.trust.bundle().serial;
+        let text = alloc::format!("node: trust bundle {serial} holds");
+        self.hypervisor.log(&text);
+        if !self.state.is_wanted() {
+            return Some(Ok(Reply::Done));
+        }
+        if let Err(why) = self.check_kept(&name) {
+            let message = alloc::format!("bundle {serial} holds, and is not kept: {}", why.message);
+            return Some(Err(Failure { message, ..why }));
+        }
+        let batch = self.keep_trust();
+        self.wait_until_kept(session, batch, Ok(Reply::Done), now_ns);
+        None
+    }
+
+    /// Keeps the bundles where the next dom0 finds them.
+    pub(super) fn write_trust_to_memory(&mut self) {
         let kept = self.trust.kept();
         let length = u32::try_from(kept.len()).unwrap_or(0).to_le_bytes();
         // The length last: half a bundle is never taken for one.
@@ -71,9 +92,6 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         if !is_kept {
             self.hypervisor.log("node: no memory for the trust bundle: dom0 forgets it when it restarts");
         }
-        let text = alloc::format!("node: trust bundle {} holds", self.trust.bundle().serial);
-        self.hypervisor.log(&text);
-        Ok(Reply::Done)
     }
 }
 

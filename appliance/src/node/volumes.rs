@@ -66,6 +66,8 @@ pub struct Volumes {
     /// Disks that wait for their guest's limiter.
     throttled: Vec<(u64, usize)>,
     errand: Option<Errand>,
+    /// The node's own disk.
+    state: Option<StateDisk>,
     next_request: u64,
 }
 
@@ -131,6 +133,7 @@ mod connection;
 mod discovery;
 mod errand;
 mod settings;
+mod state;
 mod status;
 
 use closing::{Closing, Left};
@@ -138,6 +141,8 @@ use connection::drive;
 use errand::Errand;
 pub use errand::Task;
 pub use settings::{VolumeSettings, is_same_disk, limits};
+use state::StateDisk;
+pub use state::{Ended, LANES};
 
 impl Volumes {
     /// No disks yet.
@@ -154,6 +159,7 @@ impl Volumes {
             limiters: BTreeMap::new(),
             throttled: Vec::new(),
             errand: None,
+            state: None,
             next_request: 1,
         }
     }
@@ -328,6 +334,9 @@ impl Volumes {
                 }
             }
         }
+        if self.receive_state(frame, now_ns) {
+            return;
+        }
         let others = self.errand.iter_mut().filter_map(Errand::target);
         if others.into_iter().any(|target| target.receive(frame, now_ns, &mut NoPayload))
             || self.closing_targets(now_ns).any(|target| target.receive(frame, now_ns, &mut NoPayload))
@@ -353,6 +362,9 @@ impl Volumes {
                     return Some(length);
                 }
             }
+        }
+        if let Some(length) = self.transmit_state(buffer, now_ns) {
+            return Some(length);
         }
         if let Some(target) = self.errand.as_mut().and_then(Errand::target)
             && let Some(length) = target.transmit(buffer, now_ns, &mut NoPayload)
@@ -382,6 +394,7 @@ impl Volumes {
             binding.complete(guests);
             binding.resize(guests);
         }
+        self.poll_state(host, now_ns);
         self.poll_errand(host, now_ns);
         self.resume_throttled(guests, now_ns);
         if let Some(Search::Iscsi { session, connections, .. }) = &mut self.search {
@@ -405,7 +418,8 @@ impl Volumes {
         let closing = self.closing.iter().map(Closing::next_deadline).min();
         let limits =
             self.throttled.iter().filter_map(|(guest, _)| self.limiters.get(guest)?.next_ready_ns()).min();
-        [sessions, search, errand, closing, limits].into_iter().flatten().min()
+        let state = self.next_state_deadline();
+        [sessions, search, errand, closing, limits, state].into_iter().flatten().min()
     }
 
     /// Disks whose guest may do something again are looked at.

@@ -52,6 +52,11 @@ const TABLE: &[(&str, Role, bool)] = &[
     ("Limit", Role::Operator, true),
     ("TrustShow", Role::Viewer, false),
     ("TrustUpdate", Role::Admin, false),
+    ("StateShow", Role::Viewer, false),
+    ("Autostart", Role::Operator, true),
+    ("CreateKept", Role::Operator, true),
+    ("ConfigExport", Role::Admin, false),
+    ("ConfigImport", Role::Admin, false),
 ];
 
 /// When the bundles were issued, which the node's clock is never behind.

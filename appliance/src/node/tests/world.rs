@@ -1,6 +1,7 @@
 //! A node, an operator's machine and disk targets on one simulated Ethernet.
 //! Time is simulated; loss is seeded.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::string::{String, ToString};
 use alloc::vec;
@@ -22,6 +23,7 @@ use sha2::{Digest as _, Sha256};
 
 pub(super) use hv_x86::to_usize;
 
+use super::fake_disk::FakeDisk;
 use super::fake_hypervisor::FakeHypervisor;
 use super::fake_nic::FakeNic;
 use super::targets::{AoeTarget, IscsiTarget};
@@ -94,6 +96,8 @@ pub(super) struct World {
     /// Answers DHCP.
     pub(super) dhcp: bool,
     pub(super) deadline_ns: u64,
+    /// The machine's own disk.
+    pub(super) disk: Option<FakeDisk>,
     spins: u32,
 }
 
@@ -121,6 +125,7 @@ pub(super) fn settings() -> Settings {
             port: PORT,
             fault_injection: false,
             dom0_cpu: manifest::Dom0Cpu::Own,
+            state: None,
         },
         image_sha256: [7; 32],
         image_bytes: 1,
@@ -164,8 +169,26 @@ impl World {
             random: TestRandom(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
             dhcp: false,
             deadline_ns: 0,
+            disk: None,
             spins: 0,
         }
+    }
+
+    /// A machine with a disk of its own, which its node uses.
+    pub(super) fn with_disk(seed: u64, settings: Settings, disk: &FakeDisk) -> Self {
+        let mut world = Self::with(seed, settings);
+        world.disk = Some(disk.clone());
+        world.node.use_local_disk(Some(Box::new(disk.clone())), world.now_ns);
+        world
+    }
+
+    /// The power goes and comes back: only disks remember.
+    pub(super) fn power_cycle(&mut self) {
+        let seed = self.random.below(u64::MAX);
+        self.hypervisor = FakeHypervisor::new(seed);
+        self.now_ns += SECOND;
+        self.settings.dom0_starts = 0;
+        self.restart_dom0();
     }
 
     /// Ends dom0 and starts the next one over the same hypervisor.
@@ -181,6 +204,9 @@ impl World {
         drop(core::mem::replace(&mut self.node, spare));
         self.node =
             Node::new(self.hypervisor.clone(), self.nic.clone(), self.settings.clone(), self.now_ns).unwrap();
+        if let Some(disk) = self.disk.clone() {
+            self.node.use_local_disk(Some(Box::new(disk)), self.now_ns);
+        }
         self.deadline_ns = self.now_ns;
     }
 
@@ -196,7 +222,8 @@ impl World {
 
     /// One call of the node, if there is a reason for one.
     fn turn_node(&mut self) -> bool {
-        let caused = !self.events.is_empty() || !self.nic.card().received.is_empty();
+        let interrupted = self.disk.as_ref().is_some_and(FakeDisk::has_ended);
+        let caused = interrupted || !self.events.is_empty() || !self.nic.card().received.is_empty();
         if !caused && self.now_ns < self.deadline_ns {
             return false;
         }

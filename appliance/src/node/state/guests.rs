@@ -1,0 +1,357 @@
+//! Guests that start with the node: what is kept of them, and the verbs about that.
+
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::config::KeptGuest;
+use mgmt_proto::disk::GuestSettings;
+use mgmt_proto::limits::KEPT_GUESTS;
+use mgmt_proto::machine::{Digest, Machine};
+use mgmt_proto::state::KeptFacts;
+use mgmt_proto::verb::{Outcome, Reply, Request};
+use storage::limits::STORE_VALUE_BYTES_MAX;
+use zeroize::Zeroize;
+
+use super::changes::Change;
+use super::kernels::Job;
+use crate::hypervisor::Hypervisor;
+use crate::node::Node;
+use crate::node::commands::not_found;
+use crate::node::nic::Nic;
+use crate::node::sessions::Waiting;
+
+const PREFIX: &str = "guest/";
+
+/// What sealing adds to a value.
+const SEALING_BYTES: usize = 40;
+
+/// A guest, and what keeps it from starting.
+pub(super) struct Kept {
+    pub(super) guest: KeptGuest,
+    pub(super) problem: Option<String>,
+}
+
+/// All of them, in the order in which they start.
+#[derive(Default)]
+pub(super) struct KeptGuests {
+    pub(super) list: Vec<Kept>,
+    /// Until when a guest waits for those before it; 0 for no longer.
+    pub(super) patience_ns: u64,
+}
+
+impl KeptGuests {
+    pub(super) const fn count(&self) -> usize {
+        self.list.len()
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<u64> {
+        Some(self.patience_ns).filter(|at| *at != 0)
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<&Kept> {
+        self.list.iter().find(|kept| kept.guest.machine.name == name)
+    }
+
+    pub(super) fn put(&mut self, guest: KeptGuest) {
+        self.list.retain(|kept| kept.guest.machine.name != guest.machine.name);
+        self.list.push(Kept { guest, problem: None });
+        self.list.sort_by(|one, other| {
+            let key = |kept: &Kept| (kept.guest.order, kept.guest.machine.name.clone());
+            key(one).cmp(&key(other))
+        });
+    }
+
+    /// Whether a guest that is kept needs a file.
+    pub(super) fn needs(&self, digest: &Digest) -> bool {
+        self.list.iter().any(|kept| needs(&kept.guest, digest))
+    }
+}
+
+/// Whether a guest needs a file.
+pub(super) fn needs(guest: &KeptGuest, digest: &Digest) -> bool {
+    files(guest).any(|file| file == *digest)
+}
+
+/// Kernel and initrd of a guest.
+pub(super) fn files(guest: &KeptGuest) -> impl Iterator<Item = Digest> {
+    [Some(guest.machine.kernel), guest.machine.ramdisk].into_iter().flatten()
+}
+
+/// A guest from the bytes that were kept, checked as if an operator had sent it.
+pub(super) fn decode(name: &str, bytes: &[u8]) -> Option<KeptGuest> {
+    let (guest, rest) = postcard::take_from_bytes::<KeptGuest>(bytes).ok()?;
+    (rest.is_empty() && guest.machine.name == name && check(&guest).is_ok()).then_some(guest)
+}
+
+/// What can be checked of a guest without starting it.
+pub(super) fn check(guest: &KeptGuest) -> Result<(), Failure> {
+    guest.machine.validate()?;
+    guest.settings.validate(&guest.machine.disks)
+}
+
+impl<H: Hypervisor, N: Nic> Node<H, N> {
+    /// Reads the guests that were kept.
+    pub(super) fn take_guests(&mut self) {
+        for key in self.state.keys(PREFIX) {
+            let name = key.strip_prefix(PREFIX).unwrap_or_default();
+            let guest = self.state.value(&key).and_then(|bytes| decode(name, &bytes));
+            match guest.filter(|_| self.state.guests.count() < KEPT_GUESTS) {
+                Some(guest) => self.state.guests.put(guest),
+                None => {
+                    let text = alloc::format!("node: guest {name} cannot be read from the state volume");
+                    self.hypervisor.log(&text);
+                }
+            }
+        }
+    }
+
+    /// What is to be said of the guests that start with the node.
+    pub(super) fn kept_facts(&self) -> Vec<KeptFacts> {
+        let facts = |kept: &Kept| {
+            let machine = &kept.guest.machine;
+            let missing = files(&kept.guest)
+                .any(|file| self.state.kernels.find(&file).is_none() && self.blobs.find(&file).is_none());
+            let problem = match kept.guest.secrets_left_out.first() {
+                _ if missing => Some("its kernel or initrd is not here: send it by `create`".to_string()),
+                Some(disk) => Some(alloc::format!("the secret of disk {disk} is not here")),
+                None => kept.problem.clone(),
+            };
+            KeptFacts {
+                name: machine.name.clone(),
+                order: kept.guest.order,
+                kernel: machine.kernel,
+                ramdisk: machine.ramdisk,
+                problem,
+            }
+        };
+        self.state.guests.list.iter().map(facts).collect()
+    }
+
+    /// Carries out what is answered when it is kept: None for that.
+    pub(in crate::node) fn begin_keeping(
+        &mut self,
+        session: usize,
+        request: Request,
+        operator: &[u8; 32],
+        now_ns: u64,
+    ) -> Option<Outcome> {
+        let begun = match request {
+            Request::TrustUpdate { signed } => return self.update_trust(session, &signed, now_ns),
+            Request::Autostart { name, order: None } => self.forget_kept(session, &name, now_ns),
+            Request::Autostart { name, order: Some(order) } => self.autostart(session, &name, order, now_ns),
+            Request::CreateKept { machine, settings, paused, order } => {
+                self.create_kept(session, machine, settings, paused, order, now_ns)
+            }
+            Request::ConfigImport { digest } => self.import_config(session, &digest, operator, now_ns),
+            _ => Err(Failure::new(Code::Internal, "", "a request without a handler", "report this")),
+        };
+        begun.err().map(Err)
+    }
+
+    /// A guest that is there starts with the node from now on.
+    fn autostart(&mut self, session: usize, name: &str, order: u32, now_ns: u64) -> Result<(), Failure> {
+        self.check_kept(name)?;
+        let running = self.guests.iter().find(|guest| guest.machine.name == name);
+        let guest = match (running, self.state.guests.find(name)) {
+            (Some(running), _) => KeptGuest {
+                order,
+                machine: running.machine.clone(),
+                settings: running.settings.clone(),
+                secrets_left_out: Vec::new(),
+            },
+            (None, Some(kept)) => KeptGuest { order, ..kept.guest.clone() },
+            (None, None) => return Err(not_found(name)),
+        };
+        self.check_room(core::slice::from_ref(&guest))?;
+        let promise = self.state.changes.promise(Ok(Reply::Done), now_ns);
+        self.sessions.wait(session, Waiting::Kept(promise));
+        self.state.kernels.jobs.push_back(Job { promise, guests: alloc::vec![guest], lacking: false });
+        Ok(())
+    }
+
+    /// A guest does not start with the node any more.
+    fn forget_kept(&mut self, session: usize, name: &str, now_ns: u64) -> Result<(), Failure> {
+        self.check_kept(name)?;
+        if self.state.guests.find(name).is_none() {
+            let message = "does not start with the node";
+            return Err(Failure::new(Code::NotFound, name, message, "see `redoubt node state`"));
+        }
+        self.state.guests.list.retain(|kept| kept.guest.machine.name != name);
+        let mut changes: Vec<Change> = alloc::vec![(alloc::format!("{PREFIX}{name}"), None)];
+        let orphans = self.take_orphans(&mut changes);
+        let batch = self.state.changes.add(changes);
+        self.state.kernels.release(batch, orphans);
+        self.wait_until_kept(session, Some(batch), Ok(Reply::Done), now_ns);
+        Ok(())
+    }
+
+    fn create_kept(
+        &mut self,
+        session: usize,
+        machine: Machine,
+        settings: GuestSettings,
+        paused: bool,
+        order: u32,
+        now_ns: u64,
+    ) -> Result<(), Failure> {
+        self.check_kept(&machine.name)?;
+        let kept = KeptGuest {
+            order,
+            machine: machine.clone(),
+            settings: settings.clone(),
+            secrets_left_out: Vec::new(),
+        };
+        self.check_room(core::slice::from_ref(&kept))?;
+        let number = self.accept(machine, settings, paused, now_ns)?;
+        if let Some(guest) = self.guests.iter_mut().find(|guest| guest.number == number) {
+            guest.keep = Some(order);
+        }
+        self.sessions.wait(session, Waiting::Guest(number));
+        Ok(())
+    }
+
+    /// A guest that was to be kept has started: whoever waits for that waits until it is
+    /// kept.
+    pub(in crate::node) fn keep_started(&mut self, index: usize, order: u32, reply: &Outcome, now_ns: u64) {
+        let Some(guest) = self.guests.get(index) else { return };
+        let number = guest.number;
+        let kept = KeptGuest {
+            order,
+            machine: guest.machine.clone(),
+            settings: guest.settings.clone(),
+            secrets_left_out: Vec::new(),
+        };
+        let name = kept.machine.name.clone();
+        let promise = self.state.changes.promise(reply.clone(), now_ns);
+        for session in self.sessions.waiting_for(&Waiting::Guest(number)) {
+            self.sessions.wait(session, Waiting::Kept(promise));
+        }
+        match self.check_kept(&name) {
+            Ok(()) => {
+                let job = Job { promise, guests: alloc::vec![kept], lacking: false };
+                self.state.kernels.jobs.push_back(job);
+            }
+            Err(failure) => {
+                let message = alloc::format!("runs, and is not kept: {}", failure.message);
+                self.state.changes.break_promise(promise, Failure { message, ..failure });
+            }
+        }
+    }
+
+    /// Whether guests fit beside those that are kept.
+    pub(super) fn check_room(&self, guests: &[KeptGuest]) -> Result<(), Failure> {
+        let list = &self.state.guests;
+        let new = guests.iter().filter(|guest| list.find(&guest.machine.name).is_none()).count();
+        let first = guests.first().map_or("", |guest| guest.machine.name.as_str());
+        if list.count() + new > KEPT_GUESTS {
+            let message = alloc::format!("{KEPT_GUESTS} guests start with the node already");
+            return Err(Failure::new(Code::Capacity, first, message, "see `redoubt node state`"));
+        }
+        let mut lengths: Vec<(Digest, u64)> = Vec::new();
+        for guest in guests {
+            let mut bytes = postcard::to_allocvec(guest).unwrap_or_default();
+            bytes.zeroize();
+            if bytes.len() + SEALING_BYTES > STORE_VALUE_BYTES_MAX {
+                let message = "has more settings than can be kept";
+                return Err(Failure::new(Code::Capacity, &guest.machine.name, message, "give it fewer"));
+            }
+            for file in files(guest) {
+                let known = self.state.kernels.find(&file).is_some()
+                    || lengths.iter().any(|(digest, _)| *digest == file);
+                if let Some((_, length)) = self.blobs.find(&file).filter(|_| !known) {
+                    lengths.push((file, length as u64));
+                }
+            }
+        }
+        let lengths: Vec<u64> = lengths.into_iter().map(|(_, length)| length).collect();
+        if !self.state.kernels.fit(self.state.blocks, &lengths) {
+            let needed: u64 = lengths.iter().sum();
+            let message = alloc::format!(
+                "its kernel and initrd take {} MiB, which the state volume does not have",
+                (needed >> 20) + 1
+            );
+            let remedy = "use a larger volume, a smaller initrd, or keep fewer guests";
+            return Err(Failure::new(Code::Capacity, first, message, remedy));
+        }
+        Ok(())
+    }
+
+    /// Puts guests whose files are on the volume there too.
+    pub(super) fn commit(&mut self, job: Job) {
+        let mut changes: Vec<Change> = Vec::new();
+        for guest in job.guests {
+            let mut bytes = postcard::to_allocvec(&guest).unwrap_or_default();
+            let key = alloc::format!("{PREFIX}{}", guest.machine.name);
+            changes.extend(self.sealed_value(&key, &bytes));
+            bytes.zeroize();
+            self.state.guests.put(guest);
+        }
+        let orphans = self.take_orphans(&mut changes);
+        let batch = self.state.changes.add_many(changes);
+        self.state.kernels.release(batch, orphans);
+        self.state.changes.settle(job.promise, batch);
+    }
+
+    /// Answers a session when something is kept.
+    pub(in crate::node) fn wait_until_kept(
+        &mut self,
+        session: usize,
+        batch: Option<u64>,
+        outcome: Outcome,
+        now_ns: u64,
+    ) {
+        let promise = self.state.changes.promise(outcome, now_ns);
+        self.sessions.wait(session, Waiting::Kept(promise));
+        match batch {
+            Some(batch) => self.state.changes.settle(promise, batch),
+            None => {
+                let failure = Failure::new(Code::Internal, "", "could not be sealed", "report this");
+                self.state.changes.break_promise(promise, failure);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_random::TestRandom;
+    use mgmt_proto::machine::Action;
+
+    #[test]
+    fn altered_bytes_never_panic_and_never_make_an_unsound_guest() {
+        let machine = Machine {
+            name: "web".to_string(),
+            memory_bytes: 32 << 20,
+            vcpus: 1,
+            cpu_weight: 256,
+            cap_percent: 0,
+            kernel: [1; 32],
+            ramdisk: Some([2; 32]),
+            command_line: "console=hvc0".to_string(),
+            disks: Vec::new(),
+            network_cards: Vec::new(),
+            on_poweroff: Action::Destroy,
+            on_reboot: Action::Restart,
+            on_crash: Action::Preserve,
+        };
+        let settings = GuestSettings::default();
+        let guest = KeptGuest { order: 3, machine, settings, secrets_left_out: Vec::new() };
+        let good = postcard::to_allocvec(&guest).unwrap();
+        assert_eq!(decode("web", &good), Some(guest));
+        assert_eq!(decode("other", &good), None);
+        let mut random = TestRandom(77);
+        for _ in 0..20_000 {
+            let mut bytes = good.clone();
+            for _ in 0..=random.below(3) {
+                let at = usize::try_from(random.below(bytes.len() as u64)).unwrap();
+                bytes[at] = random.byte();
+            }
+            bytes.truncate(usize::try_from(random.below(bytes.len() as u64 + 1)).unwrap());
+            if let Some(guest) = decode("web", &bytes) {
+                assert!(guest.machine.validate().is_ok());
+            }
+        }
+    }
+}

@@ -1,0 +1,428 @@
+//! Kernels and initrds on the state volume, behind the store: raw, each in one piece,
+//! and checked by its digest when it is read.
+//!
+//! A file is durable before the store names it. The room of one that the store does
+//! not name any more is used again only when that is durable.
+
+use alloc::collections::VecDeque;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::config::KeptGuest;
+use mgmt_proto::limits::BLOB_BYTES;
+use mgmt_proto::machine::Digest;
+use storage::store::{BLOCK_BYTES, BLOCKS_MIN};
+
+use super::changes::{Change, Changes};
+use super::guests::{files, needs};
+use super::{BLOCK_SECTORS, KERNELS, State};
+use crate::hypervisor::Hypervisor;
+use crate::local_disk::DiskWork;
+use crate::node::Node;
+use crate::node::blobs::Upload;
+use crate::node::guest::Life;
+use crate::node::nic::Nic;
+use crate::node::volumes::Ended;
+
+/// Bytes moved at a time.
+const CHUNK: u64 = 256 * 1024;
+const PREFIX: &str = "kernel/";
+
+/// Where a file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Kernel {
+    digest: Digest,
+    first: u64,
+    length: u64,
+}
+
+impl Kernel {
+    const fn blocks(&self) -> u64 {
+        self.length.div_ceil(BLOCK_BYTES as u64)
+    }
+
+    const fn end(&self) -> u64 {
+        self.first.saturating_add(self.blocks())
+    }
+
+    fn key(&self) -> String {
+        self.digest.iter().fold(String::from(PREFIX), |key, byte| key + &alloc::format!("{byte:02x}"))
+    }
+
+    /// From what the store says; None for what no program of ours wrote.
+    fn decode(key: &str, value: &[u8], blocks: u64) -> Option<Self> {
+        let (first, length) = value.split_first_chunk::<8>()?;
+        let hex = key.strip_prefix(PREFIX)?;
+        let mut digest = [0; 32];
+        for (index, byte) in digest.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(hex.get(index * 2..index * 2 + 2)?, 16).ok()?;
+        }
+        let length = u64::from_le_bytes(length.try_into().ok()?);
+        let kernel = Self { digest, first: u64::from_le_bytes(*first), length };
+        let sound = (1..=BLOB_BYTES).contains(&length) && kernel.first >= BLOCKS_MIN;
+        (sound && kernel.end() <= blocks && kernel.key() == key).then_some(kernel)
+    }
+}
+
+/// Guests that are to be kept, and who waits for that.
+pub(super) struct Job {
+    pub(super) promise: u64,
+    pub(super) guests: Vec<KeptGuest>,
+    /// Files that the node does not have may be lacking.
+    pub(super) lacking: bool,
+}
+
+/// What is under way.
+enum Work<M> {
+    Nothing,
+    /// A file goes to the volume: how far it has come.
+    Write(Kernel, u64),
+    /// All of it was written and is made durable.
+    Flush(Kernel),
+    /// A file comes from the volume: how far it has come.
+    Read(Kernel, u64, Upload<M>),
+}
+
+/// Files on the volume, and what is done with them.
+pub(super) struct Kernels<M> {
+    kept: Vec<Kernel>,
+    /// Room that is used again when a batch is durable.
+    freed: Vec<(u64, Kernel)>,
+    pub(super) jobs: VecDeque<Job>,
+    work: Work<M>,
+    /// The lane is in use.
+    busy: bool,
+}
+
+impl<M> Default for Kernels<M> {
+    fn default() -> Self {
+        Self { kept: Vec::new(), freed: Vec::new(), jobs: VecDeque::new(), work: Work::Nothing, busy: false }
+    }
+}
+
+impl<M> Kernels<M> {
+    pub(super) fn find(&self, digest: &Digest) -> Option<Kernel> {
+        self.kept.iter().find(|kernel| kernel.digest == *digest).copied()
+    }
+
+    /// Bytes in use, and of all room, on a volume of so many blocks.
+    pub(super) fn bytes(&self, blocks: u64) -> [u64; 2] {
+        let used: u64 = self.kept.iter().map(Kernel::blocks).sum();
+        [used * BLOCK_BYTES as u64, blocks.saturating_sub(BLOCKS_MIN) * BLOCK_BYTES as u64]
+    }
+
+    /// The first place between what is in use.
+    fn place(&self, more: &[Kernel], digest: Digest, length: u64, blocks: u64) -> Option<Kernel> {
+        let freed = self.freed.iter().map(|(_, kernel)| kernel);
+        let mut used: Vec<&Kernel> = self.kept.iter().chain(freed).chain(more).collect();
+        used.sort_unstable_by_key(|kernel| kernel.first);
+        let mut kernel = Kernel { digest, first: BLOCKS_MIN, length };
+        for other in used {
+            if kernel.end() > other.first && other.end() > kernel.first {
+                kernel.first = other.end();
+            }
+        }
+        (kernel.end() <= blocks).then_some(kernel)
+    }
+
+    /// Whether files of these lengths find room.
+    pub(super) fn fit(&self, blocks: u64, lengths: &[u64]) -> bool {
+        let mut more = Vec::new();
+        lengths.iter().all(|length| match self.place(&more, [0; 32], *length, blocks) {
+            Some(kernel) => {
+                more.push(kernel);
+                true
+            }
+            None => false,
+        })
+    }
+
+    /// The room of files that the store does not name after a batch.
+    pub(super) fn release(&mut self, batch: u64, orphans: Vec<Kernel>) {
+        self.freed.extend(orphans.into_iter().map(|kernel| (batch, kernel)));
+    }
+
+    fn reclaim(&mut self, changes: &Changes) {
+        self.freed.retain(|(batch, _)| !changes.is_confirmed(*batch));
+    }
+}
+
+impl<H: Hypervisor, N: Nic> Node<H, N> {
+    /// Reads where the files are.
+    pub(super) fn take_kernels(&mut self) {
+        for key in self.state.keys(PREFIX) {
+            let blocks = self.state.blocks;
+            let kernel = self.state.value(&key).and_then(|value| Kernel::decode(&key, &value, blocks));
+            match kernel {
+                Some(kernel) => self.state.kernels.kept.push(kernel),
+                None => self.hypervisor.log("node: a kernel cannot be found on the state volume"),
+            }
+        }
+    }
+
+    /// Takes files that no guest needs out of the table, and has the store forget them.
+    pub(super) fn take_orphans(&mut self, changes: &mut Vec<Change>) -> Vec<Kernel> {
+        let State { guests, kernels, .. } = &mut self.state;
+        let jobs = &kernels.jobs;
+        let wanted = |kernel: &Kernel| {
+            let queued = jobs.iter().flat_map(|job| &job.guests).any(|guest| needs(guest, &kernel.digest));
+            queued || guests.needs(&kernel.digest)
+        };
+        let orphans: Vec<Kernel> = kernels.kept.extract_if(.., |kernel| !wanted(kernel)).collect();
+        changes.extend(orphans.iter().map(|kernel| (kernel.key(), None)));
+        orphans
+    }
+
+    /// What a cut of power left behind: files that no guest needs.
+    pub(super) fn drop_orphans(&mut self) {
+        let mut changes = Vec::new();
+        let orphans = self.take_orphans(&mut changes);
+        if !orphans.is_empty() {
+            let batch = self.state.changes.add(changes);
+            self.state.kernels.release(batch, orphans);
+        }
+    }
+
+    /// Does the next thing with files, if the lane is free.
+    pub(super) fn settle_kernels(&mut self, now_ns: u64) {
+        self.state.kernels.reclaim(&self.state.changes);
+        while !self.state.kernels.busy {
+            let idle = matches!(self.state.kernels.work, Work::Nothing);
+            if idle && (self.begin_read(now_ns) || self.begin_write()) {
+                continue;
+            }
+            let work = match &self.state.kernels.work {
+                Work::Nothing => return,
+                Work::Flush(_) => DiskWork::Flush,
+                Work::Read(kernel, done, _) => {
+                    let bytes = CHUNK.min(kernel.length - done).next_multiple_of(BLOCK_BYTES as u64);
+                    let sectors = u32::try_from(bytes / storage::block::SECTOR_BYTES as u64).unwrap_or(0);
+                    DiskWork::Read { sector: sector(kernel, *done), sectors }
+                }
+                Work::Write(kernel, done) => {
+                    let (kernel, done) = (*kernel, *done);
+                    match self.chunk(&kernel, done) {
+                        Some(bytes) => DiskWork::Write { sector: sector(&kernel, done), bytes },
+                        None => {
+                            self.state.kernels.work = Work::Nothing;
+                            self.give_up_job("its kernel is gone");
+                            continue;
+                        }
+                    }
+                }
+            };
+            self.state.kernels.busy = true;
+            if !self.volumes.begin_state(KERNELS, work, now_ns) {
+                self.state.kernels.busy = false;
+                return self.fail_state("was lost: it takes no more work", now_ns);
+            }
+        }
+    }
+
+    /// The next bytes of a file that goes to the volume.
+    fn chunk(&mut self, kernel: &Kernel, done: u64) -> Option<Vec<u8>> {
+        let (domain, length) = self.blobs.find(&kernel.digest)?;
+        let from = usize::try_from(done).ok()?;
+        let to = usize::try_from(done + CHUNK).ok()?.min(length);
+        let mut bytes = Vec::new();
+        self.hypervisor.with_blob(domain, to, &mut |_, all| {
+            bytes.extend_from_slice(all.get(from..to).unwrap_or_default());
+        });
+        bytes.resize(bytes.len().next_multiple_of(BLOCK_BYTES), 0);
+        (!bytes.is_empty()).then_some(bytes)
+    }
+
+    /// Begins to read the file that a guest waits for; false when none does.
+    fn begin_read(&mut self, now_ns: u64) -> bool {
+        for index in 0..self.guests.len() {
+            let Some(guest) = self.guests.get_mut(index).filter(|guest| guest.awaits_files) else { continue };
+            let wanted = [Some(guest.machine.kernel), guest.machine.ramdisk].into_iter().flatten();
+            let Some(missing) = wanted.into_iter().find(|file| self.blobs.find(file).is_none()) else {
+                guest.awaits_files = false;
+                continue;
+            };
+            let name = guest.machine.name.clone();
+            let guests = &self.guests;
+            let needed = |digest: &Digest| guests.iter().any(|guest| guest.needs(digest));
+            let begun = match self.state.kernels.find(&missing) {
+                Some(kernel) => self
+                    .blobs
+                    .begin(&mut self.hypervisor, missing, kernel.length, &needed)
+                    .map(|upload| Work::Read(kernel, 0, upload)),
+                None => {
+                    let message = "its kernel or initrd is not on the state volume";
+                    Err(Failure::new(Code::NotFound, "", message, "create it from its file"))
+                }
+            };
+            match begun {
+                Ok(work) => {
+                    self.state.kernels.work = work;
+                    return true;
+                }
+                Err(failure) => self.kept_failed(index, Failure { object: name, ..failure }, now_ns),
+            }
+        }
+        false
+    }
+
+    /// Begins to write the next file of the oldest job, or ends the job; false when there
+    /// is none.
+    fn begin_write(&mut self) -> bool {
+        let Some(job) = self.state.kernels.jobs.front() else { return false };
+        let kernels = &self.state.kernels;
+        let missing =
+            job.guests.iter().flat_map(files).find(|file| {
+                kernels.find(file).is_none() && (self.blobs.find(file).is_some() || !job.lacking)
+            });
+        let Some(digest) = missing else {
+            if let Some(job) = self.state.kernels.jobs.pop_front() {
+                self.commit(job);
+            }
+            return true;
+        };
+        let length = self.blobs.find(&digest).map(|(_, length)| length as u64);
+        let place =
+            length.and_then(|length| self.state.kernels.place(&[], digest, length, self.state.blocks));
+        match place {
+            Some(kernel) => self.state.kernels.work = Work::Write(kernel, 0),
+            None if length.is_none() => self.give_up_job("its kernel is gone"),
+            // What was freed a moment ago may not be durable yet.
+            None if !self.state.kernels.freed.is_empty() => return false,
+            None => self.give_up_job("the state volume has no room for its kernel"),
+        }
+        true
+    }
+
+    fn give_up_job(&mut self, why: &str) {
+        if let Some(job) = self.state.kernels.jobs.pop_front() {
+            let name = job.guests.first().map_or("", |guest| guest.machine.name.as_str());
+            let message = alloc::format!("is not kept: {why}");
+            let failure = Failure::new(Code::Capacity, name, message, "see `redoubt node state`");
+            self.state.changes.break_promise(job.promise, failure);
+        }
+    }
+
+    /// What was begun in the lane has ended.
+    pub(super) fn kernel_lane_ended(&mut self, ended: Ended, now_ns: u64) {
+        self.state.kernels.busy = false;
+        let work = core::mem::replace(&mut self.state.kernels.work, Work::Nothing);
+        let Some(bytes) = ended else {
+            if let Work::Read(_, _, upload) = work {
+                upload.cancel(&mut self.hypervisor);
+            }
+            return self.fail_state("was lost: it could not be read or written", now_ns);
+        };
+        self.state.kernels.work = match work {
+            Work::Nothing => Work::Nothing,
+            Work::Write(kernel, done) if done + CHUNK < kernel.length => Work::Write(kernel, done + CHUNK),
+            Work::Write(kernel, _) => Work::Flush(kernel),
+            Work::Flush(kernel) => {
+                self.name_kernel(kernel);
+                Work::Nothing
+            }
+            Work::Read(kernel, done, mut upload) => {
+                let count = usize::try_from(CHUNK.min(kernel.length - done)).unwrap_or(0);
+                let whole = upload.push(bytes.get(..count).unwrap_or_default());
+                if whole && !upload.is_complete() {
+                    Work::Read(kernel, done + CHUNK, upload)
+                } else {
+                    self.file_read(&kernel, upload, now_ns);
+                    Work::Nothing
+                }
+            }
+        };
+    }
+
+    /// A file is durable: the store names it.
+    fn name_kernel(&mut self, kernel: Kernel) {
+        let value = [kernel.first.to_le_bytes(), kernel.length.to_le_bytes()].concat();
+        if let Some(change) = self.sealed_value(&kernel.key(), &value) {
+            self.state.changes.add(alloc::vec![change]);
+            self.state.kernels.kept.push(kernel);
+        }
+    }
+
+    /// All of a file was read: it is what its digest says, or not there.
+    fn file_read(&mut self, kernel: &Kernel, upload: Upload<H::Memory>, now_ns: u64) {
+        let Err(failure) = self.blobs.finish(&mut self.hypervisor, upload, now_ns) else { return };
+        self.state.kernels.kept.retain(|other| other != kernel);
+        for index in (0..self.guests.len()).rev() {
+            let Some(guest) = self.guests.get(index) else { continue };
+            if guest.awaits_files && guest.needs(&kernel.digest) && guest.life == Life::Connecting {
+                let object = guest.machine.name.clone();
+                let message = "its kernel or initrd is damaged on the state volume";
+                let remedy = "create it from its file";
+                let failure =
+                    Failure { object, message: message.into(), remedy: remedy.into(), ..failure.clone() };
+                self.kept_failed(index, failure, now_ns);
+            }
+        }
+    }
+
+    /// The volume is lost: nothing goes on.
+    pub(super) fn drop_kernel_work(&mut self) {
+        let work = core::mem::replace(&mut self.state.kernels.work, Work::Nothing);
+        if let Work::Read(_, _, upload) = work {
+            upload.cancel(&mut self.hypervisor);
+        }
+        (self.state.kernels.busy, self.state.kernels.jobs) = (false, VecDeque::new());
+    }
+}
+
+/// The sector of a byte of a file.
+const fn sector(kernel: &Kernel, done: u64) -> u64 {
+    (kernel.first + done / BLOCK_BYTES as u64) * BLOCK_SECTORS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_random::TestRandom;
+
+    fn kernel(first: u64, blocks: u64) -> Kernel {
+        Kernel { digest: [1; 32], first: BLOCKS_MIN + first, length: blocks * BLOCK_BYTES as u64 }
+    }
+
+    #[test]
+    fn files_are_placed_where_nothing_is() {
+        let mut kernels: Kernels<()> = Kernels { kept: alloc::vec![kernel(2, 3)], ..Kernels::default() };
+        kernels.freed.push((9, kernel(6, 2)));
+        let blocks = BLOCKS_MIN + 12;
+        let place = |kernels: &Kernels<()>, count: u64| {
+            kernels.place(&[], [2; 32], count * BLOCK_BYTES as u64, blocks).map(|it| it.first - BLOCKS_MIN)
+        };
+        assert_eq!(place(&kernels, 1), Some(0));
+        assert_eq!(place(&kernels, 2), Some(0));
+        assert_eq!(place(&kernels, 3), Some(8));
+        assert_eq!(place(&kernels, 5), None, "what is freed is not free yet");
+        let block = BLOCK_BYTES as u64;
+        assert!(kernels.fit(blocks, &[2 * block, 4 * block, block]));
+        assert!(!kernels.fit(blocks, &[2 * block, 4 * block, block, 1, 1]));
+        kernels.freed.clear();
+        assert_eq!(place(&kernels, 7), Some(5));
+    }
+
+    #[test]
+    fn what_the_store_says_is_checked() {
+        let blocks = BLOCKS_MIN + 100;
+        let good = Kernel { digest: [0xab; 32], first: BLOCKS_MIN, length: 5000 };
+        let value = |kernel: &Kernel| [kernel.first.to_le_bytes(), kernel.length.to_le_bytes()].concat();
+        assert_eq!(Kernel::decode(&good.key(), &value(&good), blocks), Some(good));
+        for bad in [
+            Kernel { first: BLOCKS_MIN - 1, ..good },
+            Kernel { first: u64::MAX, ..good },
+            Kernel { length: 0, ..good },
+            Kernel { length: 101 * BLOCK_BYTES as u64, ..good },
+            Kernel { length: u64::MAX, ..good },
+        ] {
+            assert_eq!(Kernel::decode(&bad.key(), &value(&bad), blocks), None, "{bad:?}");
+        }
+        assert_eq!(Kernel::decode("kernel/zz", &value(&good), blocks), None);
+        let mut random = TestRandom(5);
+        for _ in 0..10_000 {
+            let bytes: Vec<u8> = (0..random.below(20)).map(|_| random.byte()).collect();
+            let _ = Kernel::decode(&good.key(), &bytes, blocks);
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! What is on the state volume is sealed: whoever has only the volume can neither
+//! read a value nor make one, nor put one in the place of another.
+//!
+//! Spec: RFC 8439 (ChaCha20-Poly1305); draft-irtf-cfrg-xchacha-03 (the longer nonce,
+//! which may be random).
+//!
+//! ```text
+//! value  nonce 24 | ciphertext | tag 16; authenticated too: label | volume 16 | key
+//! ```
+
+use alloc::vec::Vec;
+
+use chacha20poly1305::aead::{Aead, Payload};
+use chacha20poly1305::{KeyInit, XChaCha20Poly1305, XNonce};
+use zeroize::Zeroizing;
+
+const LABEL: &[u8] = b"redoubt state 1";
+/// Bytes of a nonce.
+pub(super) const NONCE_BYTES: usize = 24;
+
+/// The key of one volume.
+pub(super) struct Sealing {
+    cipher: XChaCha20Poly1305,
+    volume: [u8; 16],
+}
+
+impl Sealing {
+    /// With the key that was sealed into the image; None if it is none.
+    #[must_use]
+    pub(super) fn new(key: &[u8], volume: [u8; 16]) -> Option<Self> {
+        let key: &[u8; 32] = key.try_into().ok()?;
+        Some(Self { cipher: XChaCha20Poly1305::new(key.into()), volume })
+    }
+
+    fn context(&self, key: &str) -> Vec<u8> {
+        [LABEL, &self.volume, key.as_bytes()].concat()
+    }
+
+    /// A value as it is kept; `nonce` is random.
+    #[must_use]
+    pub(super) fn seal(&self, key: &str, plain: &[u8], nonce: [u8; NONCE_BYTES]) -> Option<Vec<u8>> {
+        let payload = Payload { msg: plain, aad: &self.context(key) };
+        let sealed = self.cipher.encrypt(&XNonce::from(nonce), payload).ok()?;
+        Some([&nonce[..], &sealed].concat())
+    }
+
+    /// A value that was kept; None for one that was altered, moved or is another's.
+    #[must_use]
+    pub(super) fn open(&self, key: &str, sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        let (nonce, sealed) = sealed.split_first_chunk::<NONCE_BYTES>()?;
+        let payload = Payload { msg: sealed, aad: &self.context(key) };
+        self.cipher.decrypt(&XNonce::from(*nonce), payload).ok().map(Zeroizing::new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_opens_only_where_it_was_sealed() {
+        let own = Sealing::new(&[1; 32], [2; 16]).unwrap();
+        let sealed = own.seal("identity", b"secret", [3; 24]).unwrap();
+        assert_eq!(sealed.len(), 24 + 6 + 16);
+        assert!(!sealed.windows(6).any(|part| part == b"secret"));
+        assert_eq!(own.open("identity", &sealed).as_deref().map(Vec::as_slice), Some(&b"secret"[..]));
+        assert_eq!(own.open("trust", &sealed), None, "another key");
+        let others = [Sealing::new(&[9; 32], [2; 16]), Sealing::new(&[1; 32], [9; 16])];
+        assert!(others.iter().flatten().all(|other| other.open("identity", &sealed).is_none()));
+        for at in 0..sealed.len() {
+            let mut altered = sealed.clone();
+            altered[at] ^= 1;
+            assert_eq!(own.open("identity", &altered), None, "byte {at}");
+            assert_eq!(own.open("identity", &sealed[..at]), None, "cut at {at}");
+        }
+        assert!(Sealing::new(&[1; 31], [2; 16]).is_none());
+    }
+}

@@ -1,0 +1,278 @@
+//! Power cuts: whole nodes whose disk loses, tears and garbles what was not flushed.
+
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+
+use ed25519_dalek::{Signer as _, SigningKey};
+use mgmt_proto::bundle::{self, Bundle, Grant, Scope};
+use mgmt_proto::code::Code;
+use mgmt_proto::state::StateCondition;
+use mgmt_proto::trust::Role;
+use mgmt_proto::verb::{Outcome, Reply, Request};
+
+use super::fake_disk::{FakeDisk, disk_mib};
+use super::state::{audit_log, create_kept, state, state_settings};
+use super::world::*;
+use crate::test_random::TestRandom;
+
+fn root() -> SigningKey {
+    SigningKey::from_bytes(&[0x41; 32])
+}
+
+pub(super) fn update(serial: u64) -> Request {
+    let grant = |who: Who, role| Grant {
+        key: who.key().verifying_key().to_bytes(),
+        role,
+        nodes: Scope::All,
+        guests: Scope::All,
+        not_before_s: 0,
+        not_after_s: 0,
+        name: format!("serial-{serial}"),
+    };
+    let bundle = Bundle {
+        version: bundle::VERSION,
+        serial,
+        issued_s: 1,
+        roots: vec![root().verifying_key().to_bytes()],
+        threshold: 1,
+        grants: vec![grant(Who::Admin, Role::Admin)],
+        revoked: vec![Who::Operator.key().verifying_key().to_bytes()],
+    };
+    let bytes = bundle.encode().unwrap();
+    let signature = root().sign(&bundle::message(&bytes)).to_bytes();
+    let signatures = [(root().verifying_key().to_bytes(), signature)];
+    Request::TrustUpdate { signed: bundle::assemble(&bytes, &signatures).unwrap() }
+}
+
+fn settings_with_root() -> crate::node::settings::Settings {
+    let mut settings = state_settings("virtio:0", 30);
+    settings.manifest.owner = root().verifying_key().to_bytes();
+    settings
+}
+
+/// What was confirmed to an operator, and what was asked for and may be there.
+#[derive(Clone, Default)]
+struct Told {
+    key: Option<[u8; 32]>,
+    serial: u64,
+    asked_serial: u64,
+    /// Guests that were confirmed: their orders. None was confirmed to be gone.
+    guests: BTreeMap<String, Option<u32>>,
+    /// What was asked of a guest and not confirmed.
+    asked: Option<(String, Option<u32>)>,
+    audit: u64,
+}
+
+/// A request whose outcome may never come: the power goes.
+fn try_ask(world: &mut World, disk: &FakeDisk, session: usize, request: &Request) -> Option<Outcome> {
+    world.send(session, request);
+    for _ in 0..20_000 {
+        if let Some(outcome) = world.sessions[session].outcomes.pop_front() {
+            return Some(outcome);
+        }
+        if disk.disk().off {
+            return None;
+        }
+        let until_ns = world.now_ns + SECOND;
+        world.step(until_ns);
+    }
+    panic!("neither an answer nor a cut");
+}
+
+/// A request, what it asks of a guest, the serial it brings.
+type Step<'a> = (Request, Option<(&'a str, Option<u32>)>, u64);
+
+/// Commands of a few operators until the power goes; false when it did not.
+fn work(world: &mut World, disk: &FakeDisk, told: &mut Told, kernel: [u8; 32], session: usize) -> bool {
+    told.key = Some(*world.node_key(session));
+    let guest = |name: &str, last| sibling(&machine("", kernel), name, last);
+    let steps: Vec<Step<'_>> = vec![
+        (create_kept(&guest("one", 1), 1), Some(("one", Some(1))), 0),
+        (update(told.serial + 1), None, told.serial + 1),
+        (create_kept(&guest("two", 2), 5), Some(("two", Some(5))), 0),
+        (Request::Autostart { name: "one".to_string(), order: Some(9) }, Some(("one", Some(9))), 0),
+        (update(told.serial + 2), None, told.serial + 2),
+        (Request::Autostart { name: "two".to_string(), order: None }, Some(("two", None)), 0),
+        (Request::Autostart { name: "two".to_string(), order: Some(2) }, Some(("two", Some(2))), 0),
+    ];
+    for (request, asked, serial) in steps {
+        told.asked = asked.map(|(name, order)| (name.to_string(), order));
+        told.asked_serial = told.asked_serial.max(serial);
+        match try_ask(world, disk, session, &request) {
+            None => return true,
+            Some(outcome) => {
+                outcome.unwrap_or_else(|failure| panic!("{failure}"));
+            }
+        }
+        if let Some((name, order)) = told.asked.take() {
+            told.guests.insert(name, order);
+        }
+        told.serial = told.serial.max(serial);
+        if let Some(Ok(Reply::Audit(page))) =
+            try_ask(world, disk, session, &Request::AuditRead { from: u64::MAX })
+        {
+            told.audit = page.head.length;
+        }
+    }
+    disk.disk().off
+}
+
+/// After a cut: everything that was confirmed is there, nothing is half there.
+fn check(world: &mut World, told: &Told, context: &str) {
+    let session = world.connect(Who::Admin);
+    let facts = state(world, session);
+    if told.key.is_none() && facts.condition == StateCondition::Failed {
+        // The power went while it was formatted: nothing was confirmed.
+        return;
+    }
+    assert_eq!(facts.condition, StateCondition::Kept, "{context}: {:?}", facts.problem);
+    if let Some(key) = told.key {
+        assert_eq!(*world.node_key(session), key, "{context}");
+    }
+    assert!(
+        (told.serial..=told.asked_serial).contains(&facts.trust_serial),
+        "{context}: {}",
+        facts.trust_serial
+    );
+    let found: BTreeMap<String, u32> =
+        facts.guests.iter().map(|guest| (guest.name.clone(), guest.order)).collect();
+    for name in ["one", "two"] {
+        let confirmed = told.guests.get(name).copied().flatten();
+        let there = found.get(name).copied();
+        let asked = told.asked.as_ref().filter(|(asked, _)| asked == name).map(|(_, order)| *order);
+        assert!(there == confirmed || Some(there) == asked, "{context}: {name} {there:?}");
+    }
+    assert!(facts.guests.iter().all(|guest| guest.problem.is_none()), "{context}: {:?}", facts.guests);
+    // They start, with their kernels whole.
+    let count = found.len();
+    world.until("the guests", |world| world.hypervisor.guests().len() == count);
+    world.run(SECOND);
+    let log = audit_log(world, session);
+    let length = log.last().map_or(0, |entry| entry.sequence + 1);
+    assert!(length >= told.audit, "{context}: {length} audit entries, {} were shown", told.audit);
+}
+
+fn run(seed: u64, cut_at: Option<usize>, garbage: bool, blank: &FakeDisk) -> (usize, bool) {
+    let mut random = TestRandom(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let disk = blank.copy();
+    disk.disk().cut_at = cut_at;
+    let context = format!("seed {seed} cut at {cut_at:?} garbage {garbage}");
+    let mut world = World::with_disk(seed, settings_with_root(), &disk);
+    let mut told = Told::default();
+    let session = world.dial(Who::Admin);
+    let mut cut = false;
+    for _ in 0..20_000 {
+        cut = disk.disk().off;
+        if cut || matches!(world.sessions[session].stage, Stage::Open(_)) {
+            break;
+        }
+        let until_ns = world.now_ns + SECOND;
+        world.step(until_ns);
+    }
+    if !cut {
+        let file = kernel();
+        let digest = world.upload(session, &file);
+        cut = work(&mut world, &disk, &mut told, digest, session);
+    }
+    let writes = disk.disk().writes;
+    disk.cut(&mut random, garbage);
+    world.power_cycle();
+    check(&mut world, &told, &context);
+    // And once more, without anything being done.
+    disk.cut(&mut random, garbage);
+    world.power_cycle();
+    told.asked = None;
+    let session = world.connect(Who::Admin);
+    let facts = state(&mut world, session);
+    assert!(facts.trust_serial >= told.serial, "{context}");
+    (writes, cut)
+}
+
+#[test]
+fn at_every_write_of_a_nodes_first_hours_a_cut_loses_nothing() {
+    let blank = disk_mib(17);
+    let (writes, cut) = run(300, None, false, &blank);
+    assert!(!cut && writes > 12, "{writes}");
+    for at in 1..=writes {
+        run(301 + at as u64, Some(at), at % 2 == 0, &blank);
+    }
+}
+
+#[test]
+fn the_trust_bundle_is_kept_before_it_is_acknowledged_and_never_goes_back() {
+    let disk = disk_mib(17);
+    let mut world = World::with_disk(400, settings_with_root(), &disk);
+    let session = world.connect(Who::Admin);
+    world.done(session, &update(3));
+    world.power_cycle();
+    let session = world.connect(Who::Admin);
+    let Reply::Trust(holds) = world.done(session, &Request::TrustShow) else { panic!("no bundle") };
+    assert_eq!(holds.serial, 3);
+    let operator = world.dial(Who::Operator);
+    world.run(6 * SECOND);
+    assert!(world.is_dead(operator), "whom it revoked is a stranger still");
+    assert_eq!(world.refused(session, &update(3)).code, Code::Conflict);
+    // One that comes while the volume does not answer holds, is not acknowledged, and is
+    // kept when it does.
+    let disk = disk_mib(17);
+    let mut settings = settings_with_root();
+    settings.manifest.state.as_mut().unwrap().volume = "aoe:e9.0".to_string();
+    settings.manifest.state.as_mut().unwrap().wait_s = 5;
+    let mut world = World::with(401, settings);
+    world.run(6 * SECOND);
+    let session = world.connect(Who::Admin);
+    let failure = world.refused(session, &update(7));
+    assert_eq!(failure.code, Code::Storage);
+    assert!(failure.message.contains("bundle 7 holds, and is not kept"), "{failure}");
+    world.aoe.push(super::targets::AoeTarget::new(9, 0, 17 << 11));
+    world.run(20 * SECOND);
+    let session = world.connect(Who::Admin);
+    assert_eq!(state(&mut world, session).kept_trust_serial, 7);
+    world.power_cycle();
+    let session = world.connect(Who::Admin);
+    assert_eq!(state(&mut world, session).trust_serial, 7);
+    // A volume whose bundle is older than what a dom0 remembers gets the newer one.
+    drop(disk);
+    let old = world.aoe[0].disk.clone();
+    world.done(session, &update(8));
+    world.aoe[0].disk = old;
+    world.restart_dom0();
+    world.run(5 * SECOND);
+    let session = world.connect(Who::Admin);
+    let facts = state(&mut world, session);
+    assert_eq!((facts.trust_serial, facts.kept_trust_serial), (8, 8));
+}
+
+#[test]
+fn altered_volumes_never_stop_a_node_and_are_never_believed() {
+    let disk = disk_mib(17);
+    let mut world = World::with_disk(500, settings_with_root(), &disk);
+    let session = world.connect(Who::Admin);
+    let digest = world.upload(session, &kernel());
+    world.done(session, &create_kept(&machine("web", digest), 1));
+    world.done(session, &update(2));
+    world.run(SECOND);
+    let key = *world.node_key(session);
+    let used = disk.used();
+    let mut random = TestRandom(0x1234_5677);
+    for round in 0..60_u64 {
+        let altered = disk.copy();
+        for _ in 0..=random.below(3) {
+            let sector = used[to_usize(random.below(used.len() as u64))];
+            altered.alter(sector, to_usize(random.below(512)), random.byte() | 1);
+        }
+        let mut world = World::with_disk(501 + round, settings_with_root(), &altered);
+        let session = world.connect(Who::Admin);
+        world.run(SECOND);
+        let facts = state(&mut world, session);
+        if facts.condition == StateCondition::Kept {
+            assert_eq!(*world.node_key(session), key, "round {round}");
+        }
+        for guest in world.hypervisor.guests() {
+            assert_eq!(world.hypervisor.domain(guest).spec.memory_bytes, 32 * MIB, "round {round}");
+        }
+    }
+}

@@ -1,0 +1,475 @@
+//! What a node keeps on its state volume, and what it does without.
+
+use alloc::collections::BTreeMap;
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+
+use mgmt_proto::audit;
+use mgmt_proto::code::Code;
+use mgmt_proto::config::Config;
+use mgmt_proto::disk::{DiskSetting, GuestSettings};
+use mgmt_proto::machine::{Disk, Machine};
+use mgmt_proto::secret::Secret;
+use mgmt_proto::state::{StateCondition, StateFacts, StateVolume};
+use mgmt_proto::verb::{Reply, Request, State};
+
+use super::fake_disk::{FakeDisk, disk_mib};
+use super::targets::AoeTarget;
+use super::world::*;
+use crate::node::settings::Settings;
+
+/// Settings with a state volume.
+pub(super) fn state_settings(volume: &str, wait_s: u32) -> Settings {
+    let mut settings = settings();
+    settings.manifest.state = Some(StateVolume {
+        volume: volume.to_string(),
+        settings: Vec::new(),
+        wait_s,
+        key: Secret::new(vec![0x5e; 32]),
+    });
+    settings
+}
+
+/// A world with a disk of its own.
+pub(super) fn local(seed: u64, disk: &FakeDisk) -> World {
+    World::with_disk(seed, state_settings("virtio:0", 30), disk)
+}
+
+pub(super) fn state(world: &mut World, session: usize) -> StateFacts {
+    match world.done(session, &Request::StateShow) {
+        Reply::State(facts) => facts,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(super) fn create_kept(machine: &Machine, order: u32) -> Request {
+    let settings = GuestSettings::default();
+    Request::CreateKept { machine: machine.clone(), settings, paused: false, order }
+}
+
+pub(super) fn names(world: &mut World, session: usize) -> Vec<String> {
+    let Reply::Guests(guests) = world.done(session, &Request::List) else { panic!("no guests") };
+    guests.into_iter().map(|guest| guest.machine.name).collect()
+}
+
+fn key_of(world: &mut World) -> [u8; 32] {
+    let session = world.connect(Who::Admin);
+    *world.node_key(session)
+}
+
+fn logged(world: &World, text: &str) -> bool {
+    world.hypervisor.machine().log.iter().any(|line| line.contains(text))
+}
+
+/// An AoE target that holds the state of a node.
+fn target() -> AoeTarget {
+    AoeTarget::new(9, 0, 17 << 11)
+}
+
+#[test]
+fn without_a_volume_nothing_is_kept_and_the_node_says_so() {
+    let mut world = World::new(201);
+    let (session, machine) = world.ready();
+    let facts = state(&mut world, session);
+    assert_eq!((facts.condition, facts.fresh_identity), (StateCondition::Diskless, true));
+    assert_eq!(world.refused(session, &create_kept(&machine, 1)).code, Code::Policy);
+    world.create(session, &machine);
+    let autostart = Request::Autostart { name: "web".to_string(), order: Some(1) };
+    assert_eq!(world.refused(session, &autostart).code, Code::Policy);
+    let before = *world.node_key(session);
+    world.power_cycle();
+    assert_ne!(key_of(&mut world), before);
+}
+
+#[test]
+fn the_identity_survives_power_cuts_on_an_aoe_volume() {
+    let mut world = World::with(202, state_settings("aoe:e9.0", 30));
+    world.aoe.push(target());
+    let session = world.connect(Who::Admin);
+    let facts = state(&mut world, session);
+    assert_eq!((facts.condition, facts.fresh_identity), (StateCondition::Kept, false));
+    assert_eq!(facts.volume, "aoe:e9.0");
+    assert_ne!(facts.serial, [0; 16]);
+    let Reply::Node(node) = world.done(session, &Request::NodeInfo) else { panic!("no facts") };
+    assert!(!node.fresh_identity);
+    let before = *world.node_key(session);
+    world.power_cycle();
+    let session = world.connect(Who::Admin);
+    assert_eq!(*world.node_key(session), before);
+    assert_eq!(state(&mut world, session).serial, facts.serial);
+    // A dom0 that starts again opens its door before the volume answers.
+    world.aoe[0].up = false;
+    world.restart_dom0();
+    let session = world.connect(Who::Admin);
+    assert_eq!(*world.node_key(session), before);
+    assert_eq!(state(&mut world, session).condition, StateCondition::Connecting);
+    world.aoe[0].up = true;
+    world.run(10 * SECOND);
+    assert_eq!(state(&mut world, session).condition, StateCondition::Kept);
+}
+
+#[test]
+fn what_is_not_ours_is_refused_and_left_as_it_is() {
+    for sector in [0, 1, 128, 30_000] {
+        let disk = disk_mib(17);
+        disk.alter(sector, 3, 0x55);
+        let before = disk.image();
+        let mut world = local(203, &disk);
+        let session = world.connect(Who::Admin);
+        let facts = state(&mut world, session);
+        assert_eq!((facts.condition, facts.fresh_identity), (StateCondition::Failed, true));
+        assert!(facts.problem.unwrap().contains("not a node's state"));
+        assert!(logged(&world, "nothing is kept"));
+        assert!(disk.image() == before, "sector {sector}");
+    }
+    // Too small, and another node's.
+    let mut world = local(204, &FakeDisk::new(1000));
+    let session = world.connect(Who::Admin);
+    assert!(state(&mut world, session).problem.unwrap().contains("smaller than 16 MiB"));
+    let disk = disk_mib(17);
+    let mut world = local(205, &disk);
+    world.connect(Who::Admin);
+    let before = disk.image();
+    let mut settings = state_settings("virtio:0", 30);
+    settings.manifest.state.as_mut().unwrap().key = Secret::new(vec![1; 32]);
+    let mut world = World::with_disk(206, settings, &disk);
+    let session = world.connect(Who::Admin);
+    assert!(state(&mut world, session).problem.unwrap().contains("another node"));
+    assert!(disk.image() == before);
+}
+
+#[test]
+fn a_volume_that_comes_late_counts_from_then_on() {
+    let mut world = World::with(207, state_settings("aoe:e9.0", 30));
+    world.aoe.push(target());
+    let kept = key_of(&mut world);
+    world.power_cycle();
+    world.aoe[0].up = false;
+    // Nobody is heard for the time that was sealed, then under another key.
+    let early = world.dial(Who::Admin);
+    world.run(20 * SECOND);
+    assert!(!matches!(world.sessions[early].stage, Stage::Open(_)));
+    world.run(11 * SECOND);
+    assert!(logged(&world, "has not come"));
+    let session = world.connect(Who::Admin);
+    assert_ne!(*world.node_key(session), kept);
+    let facts = state(&mut world, session);
+    assert_eq!((facts.condition, facts.fresh_identity), (StateCondition::Connecting, true));
+    assert_eq!(facts.problem.as_deref(), Some("does not answer yet"));
+    world.aoe[0].up = true;
+    world.run(20 * SECOND);
+    assert!(world.is_dead(session), "the key is another now");
+    assert_eq!(key_of(&mut world), kept);
+    // Where the owner wants it, nobody is heard without it.
+    let mut world = World::with(208, state_settings("aoe:e9.0", 0));
+    let session = world.dial(Who::Admin);
+    world.run(3_600 * SECOND);
+    assert!(!matches!(world.sessions[session].stage, Stage::Open(_)));
+    world.aoe.push(target());
+    world.run(10 * SECOND);
+    world.connect(Who::Admin);
+}
+
+#[test]
+fn guests_that_are_kept_start_with_the_node_in_their_order() {
+    let disk = disk_mib(18);
+    let mut world = local(209, &disk);
+    let (session, machine) = world.ready();
+    for (name, last, order) in [("late", 1, 20), ("early", 2, 10), ("never", 3, 1)] {
+        world.done(session, &create_kept(&sibling(&machine, name, last), order));
+    }
+    world.create(session, &sibling(&machine, "plain", 4));
+    world.done(session, &Request::Autostart { name: "plain".to_string(), order: Some(15) });
+    world.done(session, &Request::Autostart { name: "never".to_string(), order: None });
+    let off = Request::Autostart { name: "never".to_string(), order: None };
+    assert_eq!(world.refused(session, &off).code, Code::NotFound);
+    let nobody = Request::Autostart { name: "nobody".to_string(), order: Some(1) };
+    assert_eq!(world.refused(session, &nobody).code, Code::NotFound);
+    // One that is destroyed comes back: it is still to start with the node.
+    world.done(session, &Request::Destroy { name: "late".to_string() });
+    let kept: Vec<_> =
+        state(&mut world, session).guests.into_iter().map(|guest| (guest.name, guest.order)).collect();
+    let expected = [("early", 10), ("plain", 15), ("late", 20)];
+    assert_eq!(kept, expected.map(|(name, order)| (name.to_string(), order)));
+    for _ in 0..3 {
+        world.power_cycle();
+        let session = world.connect(Who::Admin);
+        world.until("three guests", |world| world.hypervisor.guests().len() == 3);
+        assert_eq!(names(&mut world, session), ["early", "plain", "late"]);
+        let facts = world.facts(session, "early").unwrap();
+        assert_eq!(facts.machine, sibling(&machine, "early", 2));
+        // The next dom0 lists them and starts none twice, nor one that was destroyed.
+        world.done(session, &Request::Destroy { name: "plain".to_string() });
+        world.restart_dom0();
+        let session = world.connect(Who::Admin);
+        world.run(2 * SECOND);
+        assert_eq!(names(&mut world, session), ["early", "late"]);
+        assert_eq!(state(&mut world, session).guests.len(), 3);
+    }
+}
+
+#[test]
+fn a_guest_waits_for_its_disks_and_holds_others_back_for_a_while_only() {
+    let disk = disk_mib(18);
+    let mut world = local(210, &disk);
+    world.aoe.push(AoeTarget::new(11, 1, 64));
+    let (session, machine) = world.ready();
+    let mut first = sibling(&machine, "first", 1);
+    first.disks = vec![Disk { volume: "aoe:e11.1".to_string(), read_only: false }];
+    world.done(session, &create_kept(&first, 1));
+    world.done(session, &create_kept(&sibling(&machine, "second", 2), 2));
+    world.power_cycle();
+    world.aoe[0].up = false;
+    world.run(20 * SECOND);
+    assert_eq!(world.hypervisor.guests().len(), 0, "the second waits for the first");
+    world.run(15 * SECOND);
+    let session = world.connect(Who::Admin);
+    assert_eq!(world.facts(session, "second").unwrap().state, State::Running);
+    assert_eq!(world.facts(session, "first").unwrap().state, State::Connecting);
+    world.run(3_600 * SECOND);
+    world.aoe[0].up = true;
+    world.run(10 * SECOND);
+    let session = world.connect(Who::Admin);
+    assert_eq!(world.facts(session, "first").unwrap().state, State::Running);
+}
+
+#[test]
+fn kernels_find_room_or_the_guest_is_refused_by_name() {
+    let disk = disk_mib(17);
+    let mut world = local(211, &disk);
+    let (session, machine) = world.ready();
+    let large = vec![0x5a; 900 * 1024];
+    let digest = world.upload(session, &large);
+    let mut first = sibling(&machine, "first", 1);
+    first.ramdisk = Some(digest);
+    world.done(session, &create_kept(&first, 1));
+    let more = world.upload(session, &vec![0xa5; 900 * 1024]);
+    let mut second = sibling(&machine, "second", 2);
+    second.ramdisk = Some(more);
+    let failure = world.refused(session, &create_kept(&second, 1));
+    assert_eq!((failure.code, failure.object.as_str()), (Code::Capacity, "second"));
+    assert!(failure.message.contains("which the state volume does not have"), "{failure}");
+    assert_eq!(names(&mut world, session), ["first"], "nothing was created");
+    // The room of what is forgotten is used again.
+    world.done(session, &Request::Autostart { name: "first".to_string(), order: None });
+    world.done(session, &create_kept(&second, 1));
+    world.power_cycle();
+    let session = world.connect(Who::Admin);
+    world.until("the second", |world| world.hypervisor.guests().len() == 1);
+    assert_eq!(names(&mut world, session), ["second"]);
+    // Damage is found by the digest: the guest does not start, and the node says why.
+    let [used, room] = state(&mut world, session).kernel_bytes;
+    assert!(used > 900 * 1024 && room == MIB);
+    for sector in disk.used().into_iter().filter(|sector| *sector >= 4096 * 8) {
+        disk.alter(sector, 100, 1);
+    }
+    world.power_cycle();
+    let session = world.connect(Who::Admin);
+    world.run(SECOND);
+    assert_eq!(world.facts(session, "second").unwrap().state, State::Crashed);
+    let facts = state(&mut world, session);
+    assert!(facts.guests[0].problem.is_some());
+    assert!(logged(&world, "damaged on the state volume"));
+}
+
+#[test]
+fn secrets_are_kept_and_nobody_reads_them_from_the_volume() {
+    let disk = disk_mib(17);
+    let mut world = local(212, &disk);
+    let (session, mut machine) = world.ready();
+    machine.disks = vec![Disk {
+        volume: "iscsi://u@10.0.0.3/iqn.2026-01.org.example:disk/0".to_string(),
+        read_only: false,
+    }];
+    let secret = DiskSetting::Secret(Secret::new(b"open sesame 1".to_vec()));
+    let settings = GuestSettings { limits: Vec::new(), disks: vec![vec![secret.clone()]] };
+    world.iscsi = Some(super::targets::IscsiTarget::new(64));
+    let request = Request::CreateKept { machine, settings, paused: false, order: 1 };
+    world.done(session, &request);
+    let identity = world.node.identity.key.to_bytes();
+    for wanted in [&b"open sesame"[..], &identity, b"console=hvc0", b"10.0.0.3"] {
+        assert!(!disk.holds(wanted), "in the clear: {:?}", String::from_utf8_lossy(wanted));
+    }
+    world.power_cycle();
+    let session = world.connect(Who::Admin);
+    world.until("the guest", |world| world.hypervisor.guests().len() == 1);
+    assert_eq!(world.node.guests[0].settings.disks, [[secret]]);
+    assert!(!world.hypervisor.machine().log.iter().any(|line| line.contains("sesame")));
+    // Nor from an export.
+    let file = export(&mut world, session);
+    assert!(!file.windows(6).any(|part| part == b"sesame"));
+}
+
+/// The exported configuration.
+fn export(world: &mut World, session: usize) -> Vec<u8> {
+    let mut file = Vec::new();
+    loop {
+        let request = Request::ConfigExport { from: file.len() as u64 };
+        let Reply::Stream(stream) = world.done(session, &request) else { panic!("no file") };
+        if stream.bytes.is_empty() {
+            return file;
+        }
+        file.extend(stream.bytes);
+    }
+}
+
+#[test]
+fn a_configuration_goes_out_and_comes_back() {
+    let mut world = local(213, &disk_mib(18));
+    let (session, machine) = world.ready();
+    let mut with_disk = sibling(&machine, "db", 1);
+    with_disk.disks = vec![Disk {
+        volume: "iscsi://u@10.0.0.3/iqn.2026-01.org.example:disk/0".to_string(),
+        read_only: false,
+    }];
+    let secret = DiskSetting::Secret(Secret::new(b"open sesame 1".to_vec()));
+    let settings = GuestSettings { limits: Vec::new(), disks: vec![vec![secret.clone()]] };
+    world.iscsi = Some(super::targets::IscsiTarget::new(64));
+    world.done(session, &Request::CreateKept { machine: with_disk, settings, paused: false, order: 7 });
+    for number in 0..40_u8 {
+        let guest = sibling(&machine, &alloc::format!("g{number:02}"), 10 + number);
+        world.done(session, &create_kept(&guest, 9));
+        world.done(session, &Request::Destroy { name: alloc::format!("g{number:02}") });
+    }
+    let file = export(&mut world, session);
+    let (config, key) = Config::open(&file).unwrap();
+    assert_eq!((key, config.guests.len()), (*world.node_key(session), 41));
+    assert_eq!(config.guests[0].secrets_left_out, [0]);
+    // The same node again: the secret that it has stays.
+    let digest = world.upload(session, &file);
+    let Reply::Imported(imported) = world.done(session, &Request::ConfigImport { digest }) else {
+        panic!("nothing was imported")
+    };
+    assert!(imported.guests.len() == 41 && imported.guests.iter().all(|(_, lacks)| lacks.is_none()));
+    assert_eq!(world.node.state_facts().guests.len(), 41);
+    assert!(Config::open(&export(&mut world, session)).unwrap().0 == config);
+    world.power_cycle();
+    let session = world.connect(Who::Admin);
+    world.until("the guest", |world| !world.node.guests.is_empty());
+    assert!(Config::open(&export(&mut world, session)).unwrap().0 == config);
+    // Another one: it says what is lacking.
+    let mut other = local(214, &disk_mib(18));
+    let session = other.connect(Who::Admin);
+    let digest = other.upload(session, &file);
+    let operator = other.connect(Who::Operator);
+    assert_eq!(other.refused(operator, &Request::ConfigImport { digest }).code, Code::Refused);
+    let Reply::Imported(imported) = other.done(session, &Request::ConfigImport { digest }) else {
+        panic!("nothing was imported")
+    };
+    let lacks: BTreeMap<_, _> = imported.guests.into_iter().collect();
+    assert!(lacks["db"].as_deref().unwrap().contains("kernel"));
+    other.upload(session, &kernel());
+    let facts = state(&mut other, session);
+    assert_eq!(facts.guests[0].problem.as_deref(), Some("the secret of disk 0 is not here"));
+    assert!(Config::open(&export(&mut other, session)).unwrap().0 == config);
+    // An altered file is not taken.
+    let mut altered = file.clone();
+    *altered.last_mut().unwrap() ^= 1;
+    let digest = other.upload(session, &altered);
+    assert_eq!(other.refused(session, &Request::ConfigImport { digest }).code, Code::Integrity);
+}
+
+/// The whole audit log, verified from the oldest that is there.
+pub(super) fn audit_log(world: &mut World, session: usize) -> Vec<audit::Entry> {
+    let node = *world.node_key(session);
+    let mut entries: Vec<audit::Entry> = Vec::new();
+    loop {
+        let from = entries.last().map_or(0, |entry| entry.sequence + 1);
+        let Reply::Audit(page) = world.done(session, &Request::AuditRead { from }) else { panic!("no log") };
+        if page.entries.is_empty() {
+            let last = audit::verify(&entries).unwrap();
+            let length = entries.last().map_or(0, |entry| entry.sequence + 1);
+            page.head.verify(&node, length, &last).unwrap();
+            return entries;
+        }
+        entries.extend(page.entries);
+    }
+}
+
+#[test]
+fn the_audit_log_goes_on_after_a_power_cut_and_its_end_is_kept() {
+    let disk = disk_mib(17);
+    let mut world = local(215, &disk);
+    let session = world.connect(Who::Admin);
+    let pause = |name: &str| Request::Pause { name: name.to_string() };
+    for number in 0..70 {
+        world.refused(session, &pause(&alloc::format!("a{number}")));
+    }
+    world.run(SECOND);
+    let before = audit_log(&mut world, session);
+    assert_eq!(before.len(), 70);
+    world.power_cycle();
+    let session = world.connect(Who::Admin);
+    assert_eq!(audit_log(&mut world, session), before);
+    world.refused(session, &pause("b"));
+    world.run(SECOND);
+    let after = audit_log(&mut world, session);
+    assert_eq!((after.len(), &after[..70]), (71, &before[..]));
+    assert_eq!(state(&mut world, session).audit_entries, 71);
+    world.restart_dom0();
+    let session = world.connect(Who::Admin);
+    assert_eq!(audit_log(&mut world, session), after);
+    // A tail of it is enough, and it says where it begins.
+    for number in 0..1_000 {
+        world.refused(session, &pause(&alloc::format!("c{number}")));
+    }
+    world.run(SECOND);
+    world.power_cycle();
+    let session = world.connect(Who::Admin);
+    let tail = audit_log(&mut world, session);
+    assert_eq!((tail.len(), tail[0].sequence, tail[1023].sequence), (1024, 47, 1070));
+}
+
+#[test]
+fn what_was_recorded_before_the_volume_came_follows_what_was_kept() {
+    let mut world = World::with(216, state_settings("aoe:e9.0", 5));
+    world.aoe.push(target());
+    let pause = |name: &str| Request::Pause { name: name.to_string() };
+    let session = world.connect(Who::Admin);
+    world.refused(session, &pause("before"));
+    world.run(SECOND);
+    world.power_cycle();
+    world.aoe[0].up = false;
+    world.run(6 * SECOND);
+    let session = world.connect(Who::Admin);
+    world.refused(session, &pause("between"));
+    world.aoe[0].up = true;
+    world.run(20 * SECOND);
+    let session = world.connect(Who::Admin);
+    world.refused(session, &pause("after"));
+    world.run(SECOND);
+    let objects: Vec<_> = audit_log(&mut world, session).into_iter().map(|entry| entry.object).collect();
+    assert_eq!(objects, ["before", "between", "after"]);
+}
+
+#[test]
+fn a_volume_that_is_lost_is_said_and_one_that_stalls_is_waited_for() {
+    let disk = disk_mib(18);
+    let mut world = local(217, &disk);
+    let (session, machine) = world.ready();
+    disk.disk().stalled = true;
+    let failure = world.refused(session, &create_kept(&machine, 1));
+    assert_eq!(failure.code, Code::Deadline);
+    assert_eq!(names(&mut world, session), ["web"], "it runs all the same");
+    let disk = disk_mib(18);
+    let mut world = local(218, &disk);
+    let (session, machine) = world.ready();
+    disk.disk().broken = true;
+    let failure = world.refused(session, &create_kept(&machine, 1));
+    assert_eq!(failure.code, Code::Storage);
+    assert!(logged(&world, "was lost"));
+    assert_eq!(state(&mut world, session).condition, StateCondition::Failed);
+    assert_eq!(world.refused(session, &create_kept(&sibling(&machine, "b", 2), 1)).code, Code::Storage);
+}
+
+#[test]
+fn the_state_volume_is_no_guests_disk() {
+    let mut world = World::with(219, state_settings("aoe:e9.0", 30));
+    world.aoe.push(target());
+    let (session, mut machine) = world.ready();
+    machine.disks = vec![Disk { volume: "aoe:e9.0".to_string(), read_only: true }];
+    let failure = world.refused(session, &Request::Create { machine, paused: false });
+    assert_eq!(failure.code, Code::Conflict);
+    assert!(failure.message.contains("own state volume"));
+}
