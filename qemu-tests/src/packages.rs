@@ -21,6 +21,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("xz", "xz-utils"),
     ("fio", "fio"),
     ("tc", "iproute2"),
+    ("nmap", "nmap"),
     ("/usr/lib/x86_64-linux-gnu/libc.a", "libc6-dev"),
 ];
 

@@ -40,7 +40,7 @@ fn node_mac() -> Vec<u8> {
     NODE_MAC.split(':').filter_map(|part| u8::from_str_radix(part, 16).ok()).collect()
 }
 
-/// Sum of an IPv4 header, RFC 1071.
+/// Internet checksum, RFC 1071.
 fn checksum(header: &[u8]) -> [u8; 2] {
     let mut sum: u32 = header
         .chunks(2)
@@ -111,6 +111,33 @@ fn aoe(random: &mut Random) -> Vec<u8> {
     let length = random.below(1100);
     body.extend(random.bytes(length));
     body
+}
+
+/// A sound request for a connection to the door (RFC 9293 section 3.1), from an address
+/// and a card that nobody has.
+pub(super) fn syn(random: &mut Random, door: u16) -> Vec<u8> {
+    let [a, b, c, d, host, ..] = random.next().to_le_bytes();
+    let source = [10, 77, 0, 100 + host % 100];
+    let mut tcp = random.word().to_vec();
+    tcp.extend_from_slice(&door.to_be_bytes());
+    tcp.extend_from_slice(&[a, b, c, d, 0, 0, 0, 0, 0x60, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
+    // Its segments take 1460 bytes.
+    tcp.extend_from_slice(&[2, 4, 0x05, 0xb4]);
+    let pseudo = [&source[..], &NODE, &[0, 6, 0, 24], &tcp].concat();
+    let sum = checksum(&pseudo);
+    tcp.splice(16..18, sum);
+    let mut packet = vec![0x45, 0, 0, 44, 0, 0, 0x40, 0, 64, 6, 0, 0];
+    packet.extend_from_slice(&source);
+    packet.extend_from_slice(&NODE);
+    let sum = checksum(&packet);
+    packet.splice(10..12, sum);
+    let mut frame = node_mac();
+    frame.extend_from_slice(&[2, a, b, c, d, 9]);
+    frame.extend_from_slice(&ETHERTYPE_IPV4.to_be_bytes());
+    frame.extend_from_slice(&packet);
+    frame.extend_from_slice(&tcp);
+    frame.resize(60, 0);
+    frame
 }
 
 /// A frame for the node or for everybody: of a kind it knows, sometimes with a few

@@ -13,7 +13,7 @@ use mgmt_proto::manifest::DEFAULT_PORT;
 use pnet_datalink::Channel;
 use serde_json::Value;
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -25,18 +25,11 @@ const FRAMES: u32 = 20_000;
 const CONNECTIONS: u32 = 500;
 /// How many connections are kept half open.
 const HALF_OPEN: usize = 100;
-/// Ports of each protocol that are looked at.
-const PORTS_TCP: u64 = 2000;
-const PORTS_UDP: u64 = 500;
-/// Scanners at work at the same time: a closed port says nothing, each is waited
-/// for.
-const SCANNERS: u64 = 64;
 /// Most that dom0's memory may grow.
 const GROWTH_BYTES: u64 = 2 << 20;
 const SEED: u64 = 0x5eed_0000_0000_0077;
 
-/// 20,000 hostile frames, 500 hostile connections, a port scan and a replayed
-/// session; the node answers its operator after each.
+/// 20,000 hostile frames, 500 hostile connections and a replayed session; the node answers its operator after each.
 pub(super) fn hostile_network() -> Result<()> {
     let built = build(false)?;
     let files = find(&target(), Flavour::Cloud)?;
@@ -55,8 +48,6 @@ pub(super) fn hostile_network() -> Result<()> {
     let open = connections(&mut random)?;
     answers(&world, "connections, of which some stay half open")?;
     drop(open);
-    scan(&mut random)?;
-    answers(&world, "a port scan")?;
     replay(&world, &built)?;
 
     let grown = dom0_bytes(&world)?.saturating_sub(before);
@@ -67,7 +58,7 @@ pub(super) fn hostile_network() -> Result<()> {
     Ok(())
 }
 
-fn dom0_bytes(world: &World) -> Result<u64> {
+pub(super) fn dom0_bytes(world: &World) -> Result<u64> {
     let facts = world.operator.json(&["node", "info"])?;
     facts.get("dom0_bytes").and_then(Value::as_u64).context("no dom0_bytes in node info")
 }
@@ -109,7 +100,7 @@ fn frames(random: &mut Random) -> Result<()> {
     Ok(())
 }
 
-fn door() -> Result<SocketAddr> {
+pub(super) fn door() -> Result<SocketAddr> {
     Ok(format!("{NODE}:{DEFAULT_PORT}").parse()?)
 }
 
@@ -134,55 +125,6 @@ fn connections(random: &mut Random) -> Result<Vec<TcpStream>> {
     }
     println!("  {CONNECTIONS} connections, {refused} of them not taken, {} kept open", open.len());
     Ok(open)
-}
-
-/// Only the door is open.
-fn scan(random: &mut Random) -> Result<()> {
-    let began = Instant::now();
-    let mut ports: Vec<u16> =
-        (0..PORTS_TCP).filter_map(|_| u16::try_from(1 + random.below(65_535)).ok()).collect();
-    ports.extend([22, 23, 80, 443, 3260, DEFAULT_PORT]);
-    let share = ports.len().div_ceil(usize::try_from(SCANNERS)?);
-    let mut open: Vec<u16> = Vec::new();
-    std::thread::scope(|scope| {
-        let scanners: Vec<_> = ports
-            .chunks(share)
-            .map(|chunk| {
-                scope.spawn(|| chunk.iter().copied().filter(|port| is_open(*port)).collect::<Vec<_>>())
-            })
-            .collect();
-        for scanner in scanners {
-            open.extend(scanner.join().unwrap_or_default());
-        }
-    });
-    open.sort_unstable();
-    open.dedup();
-    ensure!(open == [DEFAULT_PORT], "open TCP ports: {open:?}");
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
-    for _ in 0..PORTS_UDP {
-        let port = u16::try_from(1 + random.below(65_535))?;
-        // An unreachable port may be said to be so with the next call.
-        let _ = socket.send_to(b"anybody there?", (NODE, port));
-    }
-    socket.set_read_timeout(Some(Duration::from_millis(300)))?;
-    let deadline = Instant::now() + Duration::from_secs(1);
-    let mut buffer = [0; 1500];
-    while Instant::now() < deadline {
-        if let Ok((_, from)) = socket.recv_from(&mut buffer) {
-            bail!("something answers at UDP {from}");
-        }
-    }
-    println!(
-        "  {} TCP and {PORTS_UDP} UDP ports in {:.1} s: only {DEFAULT_PORT} is open",
-        ports.len(),
-        began.elapsed().as_secs_f64()
-    );
-    Ok(())
-}
-
-fn is_open(port: u16) -> bool {
-    let Ok(address) = format!("{NODE}:{port}").parse() else { return false };
-    TcpStream::connect_timeout(&address, Duration::from_millis(400)).is_ok()
 }
 
 /// Everything that an operator sent in one session, sent again.

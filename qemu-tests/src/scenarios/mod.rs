@@ -5,6 +5,7 @@
 //! hold; the node's serial output and all logs stay under `target/e2e/NAME`.
 
 mod faults;
+mod floods;
 mod frames;
 mod hostile_network;
 mod hot_plug;
@@ -33,6 +34,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "kernel_boot_and_refusals", run: refusals::kernel_boot_and_refusals },
     Scenario { name: "dom0_faults_are_contained", run: faults::dom0_faults_are_contained },
     Scenario { name: "hostile_network", run: hostile_network::hostile_network },
+    Scenario { name: "floods_and_scans", run: floods::floods_and_scans },
     Scenario { name: "traffic_is_not_corrupted", run: traffic::traffic_is_not_corrupted },
     Scenario { name: "hostile_guest_neighbour_serves", run: neighbours::hostile_guest_neighbour_serves },
     Scenario { name: "disks_outlive_their_targets", run: storage_faults::disks_outlive_their_targets },
