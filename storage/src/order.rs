@@ -99,22 +99,13 @@ impl Order {
         } else if self.live >= FEW {
             self.begin_counts(&request);
         }
-        let place = self.append(request);
+        let place = self.append(request, blockers, now_ns);
         self.blocked = self.blocked.wrapping_add(usize::from(blockers > 0));
         if self.waiting == 0 {
             self.first = place;
         }
         self.waiting = self.waiting.wrapping_add(1);
         self.live = self.live.wrapping_add(1);
-        self.next_name = self.next_name.wrapping_add(1);
-        let name = (self.next_name << PLACE_BITS) | u64::from(place);
-        if let Some(entry) = self.get_mut(place) {
-            entry.name = name;
-            entry.submitted_ns = now_ns;
-            entry.blockers = blockers;
-            entry.stage = Stage::Waiting;
-            entry.alone = false;
-        }
         Ok(())
     }
 
@@ -147,21 +138,25 @@ impl Order {
     }
 
     /// Puts a request behind all others; returns its place.
-    fn append(&mut self, request: Request) -> u16 {
+    #[inline]
+    fn append(&mut self, request: Request, blockers: u16, now_ns: u64) -> u16 {
         let newest = self.newest;
-        let place = if let Some(place) = self.free.pop() {
-            if let Some(entry) = self.get_mut(place) {
-                entry.request = request;
-            }
-            place
-        } else {
+        let place = self.free.pop().unwrap_or_else(|| {
             self.entries.push(Entry::new(request));
             // There are REQUESTS_MAX at most.
             u16::try_from(self.entries.len().wrapping_sub(1)).unwrap_or(NOWHERE)
-        };
+        });
+        self.next_name = self.next_name.wrapping_add(1);
+        let name = (self.next_name << PLACE_BITS) | u64::from(place);
         if let Some(entry) = self.get_mut(place) {
+            entry.name = name;
+            entry.request = request;
+            entry.submitted_ns = now_ns;
             entry.before = newest;
             entry.after = NOWHERE;
+            entry.blockers = blockers;
+            entry.stage = Stage::Waiting;
+            entry.alone = false;
         }
         match self.get_mut(newest) {
             Some(entry) => entry.after = place,
@@ -220,7 +215,7 @@ impl Order {
         sectors_max: u32,
         allowed: impl Fn(&Request) -> bool,
     ) -> Option<Member> {
-        if self.counts.as_ref().is_some_and(|counts| !counts.may_wait_at(lba)) {
+        if !self.may_wait_at(lba) {
             return None;
         }
         let entry = self.start(|entry| {
@@ -241,13 +236,19 @@ impl Order {
         self.waiting > 0
     }
 
+    /// Whether one that begins there may wait to be started.
+    #[inline]
+    pub(crate) fn may_wait_at(&self, lba: u64) -> bool {
+        self.counts.as_ref().is_none_or(|counts| counts.may_wait_at(lba))
+    }
+
     /// Whether more than one has not been started.
     pub(crate) const fn has_others_waiting(&self) -> bool {
         self.waiting > 1
     }
 
     /// Ends a request; also tells when it was submitted.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn finish(&mut self, place: u16) -> Option<(Request, u64)> {
         let entry = self.entries.get_mut(usize::from(place))?;
         let (before, after) = (entry.before, entry.after);

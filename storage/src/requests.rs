@@ -95,6 +95,8 @@ pub(crate) struct Requests {
     taken: usize,
     limiter: Limiter,
     deadline_ns: Option<u64>,
+    /// No request is late before then.
+    late_ns: u64,
     now_ns: u64,
     pub(crate) counters: Counters,
     pub(crate) latency: Histogram,
@@ -110,6 +112,7 @@ impl Requests {
             taken: 0,
             limiter: Limiter::default(),
             deadline_ns: None,
+            late_ns: u64::MAX,
             now_ns: 0,
             counters: Counters::default(),
             latency: Histogram::default(),
@@ -154,6 +157,7 @@ impl Requests {
     /// How long a request may wait before it fails; `None` is for ever.
     pub(crate) fn set_deadline(&mut self, deadline_ns: Option<u64>) {
         self.deadline_ns = deadline_ns;
+        self.late_ns = if deadline_ns.is_some() { 0 } else { u64::MAX };
     }
 
     /// Time passes. Names of groups that ended at the policy deadline are returned:
@@ -161,7 +165,7 @@ impl Requests {
     #[inline(always)]
     pub(crate) fn poll(&mut self, now_ns: u64) -> Vec<u64> {
         self.now_ns = self.now_ns.max(now_ns);
-        if self.deadline_ns.is_none() && self.held.is_empty() {
+        if now_ns < self.late_ns && self.held.is_empty() {
             return Vec::new();
         }
         self.end_late(now_ns)
@@ -186,6 +190,9 @@ impl Requests {
             ended.extend(leader.and_then(|leader| self.break_up(leader)));
             self.complete(place, Err(BlockError::Deadline));
         }
+        // What comes later is late later.
+        let since_ns = self.order.oldest().map_or(now_ns, |oldest| oldest.submitted_ns);
+        self.late_ns = since_ns.saturating_add(deadline_ns);
         ended
     }
 
@@ -203,19 +210,14 @@ impl Requests {
     /// When time matters next.
     #[inline]
     pub(crate) fn next_deadline(&self) -> Option<u64> {
-        if self.deadline_ns.is_none() && !self.order.has_waiting() {
-            return None;
-        }
-        self.find_deadline()
+        let expiry = match (self.deadline_ns, self.order.oldest()) {
+            (Some(deadline_ns), Some(oldest)) => Some(oldest.submitted_ns.saturating_add(deadline_ns)),
+            _ => None,
+        };
+        if self.order.has_waiting() { self.find_deadline(expiry) } else { expiry }
     }
 
-    fn find_deadline(&self) -> Option<u64> {
-        let expiry = self
-            .deadline_ns
-            .and_then(|deadline_ns| Some(self.order.oldest()?.submitted_ns.saturating_add(deadline_ns)));
-        if !self.order.has_waiting() {
-            return expiry;
-        }
+    fn find_deadline(&self, expiry: Option<u64>) -> Option<u64> {
         [expiry, self.held.next_ns(self.now_ns), self.limiter.next_ready_ns()].into_iter().flatten().min()
     }
 
@@ -254,6 +256,8 @@ impl Requests {
             let data = matches!(request.operation, Operation::Read | Operation::Write);
             let joins = others && data && !leader.alone && request.sectors < shape.data;
             leader.lead(request.sectors);
+            let joins = joins && self.order.may_wait_at(request.end());
+            let leader = self.order.leader(name)?;
             if !joins && data && request.sectors <= shape.data {
                 return Some(leader.cut_all());
             }

@@ -9,7 +9,7 @@
 
 use crate::exit;
 use mgmt_proto::code::{Code, Failure};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use storage::aoe::wire::MacAddress;
 use storage::aoe::{Target, TargetConfig};
 use storage::iscsi::{Credentials, DigestPolicy, PathPolicy, Portal, Session, SessionConfig, SessionKind};
@@ -119,16 +119,18 @@ pub struct Initiator {
 /// Nanoseconds since the volume was opened.
 #[derive(Clone, Copy, Debug)]
 struct Clock {
-    started: Instant,
+    started_ns: u64,
 }
 
 impl Clock {
     fn start() -> Self {
-        Self { started: Instant::now() }
+        Self { started_ns: Self { started_ns: 0 }.now_ns() }
     }
 
     fn now_ns(self) -> u64 {
-        nanoseconds(self.started.elapsed())
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let (seconds, nanoseconds) = (now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs());
+        seconds.wrapping_mul(SECOND_NS).wrapping_add(nanoseconds).wrapping_sub(self.started_ns)
     }
 }
 
