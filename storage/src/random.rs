@@ -34,7 +34,7 @@ impl Random {
 }
 
 /// Marks that nobody can guess and that do not repeat before all others were used:
-/// a counter through a keyed permutation of 32 bits (eight Feistel rounds).
+/// a counter through a keyed permutation of 32 bits (four Feistel rounds).
 #[derive(Clone, Debug)]
 pub(crate) struct Marks {
     key: u64,
@@ -50,7 +50,7 @@ impl Marks {
         self.counter = self.counter.wrapping_add(1);
         let [a, b, c, d] = self.counter.to_be_bytes();
         let (mut left, mut right) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
-        for round in 0..8u64 {
+        for round in 0..4u64 {
             let mut mixed = Random(self.key ^ (round << 48) ^ u64::from(right)).next();
             mixed ^= mixed >> 32;
             let [.., high, low] = mixed.to_be_bytes();

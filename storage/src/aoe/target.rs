@@ -104,6 +104,10 @@ pub struct Target {
     plain_flush_ns: Option<u64>,
     requests: Requests,
     slots: Vec<Slot>,
+    /// No command is to be sent again before then.
+    due_ns: u64,
+    /// Where commands may be, by the lowest octet of their tags.
+    hints: [u8; 256],
     /// Where to look for work next, so that paths take turns.
     turn: usize,
     tags: Marks,
@@ -141,6 +145,8 @@ impl Target {
             plain_flush_ns: None,
             requests,
             slots: Vec::new(),
+            due_ns: u64::MAX,
+            hints: [0; 256],
             turn: 0,
             tags: Marks::new(&mut random),
             random,
@@ -202,8 +208,11 @@ impl Target {
 
     /// A tag that no frame in the network can carry.
     fn fresh_tag(&mut self) -> u32 {
+        if !planted(Bug::TagsReused) {
+            return self.tags.next();
+        }
         loop {
-            let tag = if planted(Bug::TagsReused) { self.random.next_u32() % 24 } else { self.tags.next() };
+            let tag = self.random.next_u32() % 24;
             if !self.slots.iter().any(|slot| slot.tag == tag) {
                 return tag;
             }
@@ -216,6 +225,8 @@ impl Target {
         if let Some(path) = self.paths.get_mut(path) {
             path.in_flight = path.in_flight.saturating_add(1);
         }
+        self.due_ns = self.due_ns.min(deadline_ns);
+        self.hint(tag, self.slots.len());
         self.slots.push(Slot {
             tag,
             kind,
@@ -230,9 +241,29 @@ impl Target {
         tag
     }
 
+    fn hint(&mut self, tag: u32, index: usize) {
+        let [low, ..] = tag.to_le_bytes();
+        if let (Some(hint), Ok(index)) = (self.hints.get_mut(usize::from(low)), u8::try_from(index)) {
+            *hint = index;
+        }
+    }
+
+    /// Where the command with a tag is.
+    fn find(&self, tag: u32) -> Option<usize> {
+        let [low, ..] = tag.to_le_bytes();
+        let hint = self.hints.get(usize::from(low)).map_or(0, |hint| usize::from(*hint));
+        if self.slots.get(hint).is_some_and(|slot| slot.tag == tag) {
+            return Some(hint);
+        }
+        self.slots.iter().position(|slot| slot.tag == tag)
+    }
+
     /// Takes a command out of the table.
     fn leave(&mut self, index: usize) -> Slot {
         let slot = self.slots.swap_remove(index);
+        if let Some(moved) = self.slots.get(index).map(|moved| moved.tag) {
+            self.hint(moved, index);
+        }
         if let Some(path) = self.paths.get_mut(slot.path) {
             path.in_flight = path.in_flight.saturating_sub(1);
         }
@@ -243,10 +274,13 @@ impl Target {
     /// source address tells from which network it is to leave.
     pub fn transmit(&mut self, buffer: &mut [u8], now_ns: u64, payload: &mut dyn Payload) -> Option<usize> {
         self.poll(now_ns);
-        while let Some(index) = self.slots.iter().position(|slot| slot.deadline_ns <= now_ns) {
-            if let Some(length) = self.resend(index, buffer, payload) {
-                return Some(length);
+        if now_ns >= self.due_ns {
+            while let Some(index) = self.slots.iter().position(|slot| slot.deadline_ns <= now_ns) {
+                if let Some(length) = self.resend(index, buffer, payload) {
+                    return Some(length);
+                }
             }
+            self.due_ns = self.slots.iter().map(|slot| slot.deadline_ns).min().unwrap_or(u64::MAX);
         }
         let (path, kind) = self.next_command()?;
         let patience = self.paths.get(path)?.patience_ns(1, &mut self.random);
@@ -285,10 +319,10 @@ impl Target {
         if core::mem::take(&mut path.recheck) {
             return Some(Kind::Identify);
         }
-        let probing = self.slots.iter().any(|slot| slot.path == index && matches!(slot.kind, Kind::Size(_)));
         let capacity = self.identity.map_or(0, |identity| identity.capacity);
-        if !probing
-            && let Some(size) = path.sizes.candidate(now_ns).filter(|size| u64::from(*size) <= capacity)
+        let probing = |slot: &Slot| slot.path == index && matches!(slot.kind, Kind::Size(_));
+        if let Some(size) = path.sizes.candidate(now_ns).filter(|size| u64::from(*size) <= capacity)
+            && !self.slots.iter().any(probing)
         {
             return Some(Kind::Size(size));
         }

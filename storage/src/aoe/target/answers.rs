@@ -21,7 +21,7 @@ impl Target {
         if !ours {
             return false;
         }
-        let index = self.slots.iter().position(|slot| slot.tag == frame.tag);
+        let index = self.find(frame.tag);
         let path = self.path_of(frame.destination, frame.source);
         let (Some(path), Some(index)) = (path, index) else {
             self.reject();

@@ -36,6 +36,9 @@ impl Target {
                 && slot.kind.fragment().is_some_and(|it| it.sectors > u32::from(SECTORS_FALLBACK))
                 && !planted(Bug::FrameSizeStuck)
         };
+        if now_ns < self.due_ns {
+            return;
+        }
         if let Some(slot) = self.slots.iter().find(|slot| too_long(slot)) {
             let path = slot.path;
             self.fall_back(path);
@@ -62,6 +65,15 @@ impl Target {
                 self.requests.give_back(&fragment);
             }
         }
+    }
+
+    /// Everything under way on a path, or on all, is sent again now.
+    fn hurry(&mut self, path: Option<usize>) {
+        let now_ns = self.now_ns;
+        for slot in self.slots.iter_mut().filter(|slot| path.is_none_or(|path| slot.path == path)) {
+            slot.deadline_ns = slot.deadline_ns.min(now_ns);
+        }
+        self.due_ns = self.due_ns.min(now_ns);
     }
 
     fn take_slots(&mut self, wanted: impl Fn(&Slot) -> bool) -> Vec<Slot> {
@@ -132,14 +144,11 @@ impl Target {
             // It looks for the target from the beginning when it is wanted again.
             path.phase = Phase::Query;
             path.lost_since_ns = None;
-            let now_ns = self.now_ns;
             self.drop_slots(|slot| {
                 let moves = matches!(slot.kind, Kind::Fragment(_) | Kind::Administration(_));
                 slot.path == index && !moves
             });
-            for slot in self.slots.iter_mut().filter(|slot| slot.path == index) {
-                slot.deadline_ns = slot.deadline_ns.min(now_ns);
-            }
+            self.hurry(Some(index));
         }
         Ok(())
     }
@@ -199,12 +208,16 @@ impl Target {
         if slot.path != to {
             (slot.path, slot.first_ns) = (to, now_ns);
         }
+        let retagged = slot.tag != tag;
         slot.tag = tag;
         slot.tries = tries;
         slot.sent_ns = now_ns;
         slot.timed = is_question;
         slot.copied = true;
         slot.deadline_ns = now_ns.saturating_add(patience);
+        if retagged {
+            self.hint(tag, index);
+        }
         self.requests.counters.retries = self.requests.counters.retries.wrapping_add(1);
         self.emit(self.slots.get(index)?, buffer, payload)
     }
@@ -256,9 +269,7 @@ impl Target {
         }
         if serving {
             // What is under way there goes elsewhere at once.
-            for slot in self.slots.iter_mut().filter(|slot| slot.path == index) {
-                slot.deadline_ns = slot.deadline_ns.min(now_ns);
-            }
+            self.hurry(Some(index));
         } else if self.stalled_since_ns.is_none() {
             self.stalled_since_ns = Some(since_ns);
             let counters = &mut self.requests.counters;
@@ -287,15 +298,11 @@ impl Target {
         if back {
             path.recheck = path.phase == Phase::Ready;
             // Do not sit out the long pauses.
-            for slot in self.slots.iter_mut().filter(|slot| slot.path == index) {
-                slot.deadline_ns = slot.deadline_ns.min(now_ns);
-            }
+            self.hurry(Some(index));
         }
         if self.stalled_since_ns.is_some() && self.paths.iter().any(Path::is_live) {
             self.stalled_since_ns = None;
-            for slot in &mut self.slots {
-                slot.deadline_ns = slot.deadline_ns.min(now_ns);
-            }
+            self.hurry(None);
         }
     }
 

@@ -9,7 +9,7 @@ impl Target {
     /// When [`Self::poll`] and [`Self::transmit`] are next needed.
     #[must_use]
     pub fn next_deadline(&self) -> Option<u64> {
-        let frames = self.slots.iter().map(|slot| slot.deadline_ns).min();
+        let frames = (!self.slots.is_empty()).then_some(self.due_ns);
         let probes = self.paths.iter().filter(|path| path.is_live()).map(|path| path.sizes.again_ns);
         let probes = probes.filter(|again_ns| *again_ns != u64::MAX).min();
         [frames, probes, self.requests.next_deadline()].into_iter().flatten().min()
