@@ -22,6 +22,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("fio", "fio"),
     ("tc", "iproute2"),
     ("nmap", "nmap"),
+    ("tmux", "tmux"),
     ("/usr/lib/x86_64-linux-gnu/libc.a", "libc6-dev"),
 ];
 
