@@ -1,8 +1,10 @@
 //! The command line.
 
 mod key;
+mod state;
 
 pub(crate) use key::{AddKey, Bundle, Key};
+pub(crate) use state::{Autostart, NodeConfig, Switch};
 
 use crate::commands::volume;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -167,7 +169,9 @@ pub(crate) enum Command {
         /// Name or ID
         guest: String,
     },
-    /// End a guest at once
+    /// Start a guest with the node from now on, or no longer; list those that do
+    Autostart(Autostart),
+    /// End a guest at once; one that starts with the node comes back with it
     Destroy {
         /// Name or ID
         guest: String,
@@ -261,6 +265,11 @@ pub(crate) enum FaultKind {
 pub(crate) enum Node {
     /// Facts about the node
     Info,
+    /// What the node keeps across power-off, and where
+    State,
+    /// What it keeps, to and from a file
+    #[command(subcommand)]
+    Config(NodeConfig),
     /// The node's log
     Log {
         /// Go on as it grows

@@ -7,6 +7,7 @@
 //! * `list`: an array of [`Guest`]; `info`: one;
 //! * `storage discover`: an array of [`Volume`]; the rest of `storage` and
 //!   `block-list`: see [`crate::volumes`];
+//! * `node state`, `autostart`, `node config import`: see [`crate::state`];
 //! * `audit show`: [`crate::audit::Copy`]; `audit verify`: [`crate::audit::Report`];
 //! * `top`: [`crate::top::Screen`];
 //! * everything that acts: [`Done`];

@@ -14,6 +14,7 @@
 //! * [`support`]: what a bug report needs;
 //! * [`initiator`]: a volume without a node;
 //! * [`volumes`]: what is printed of volumes and of a guest's disks;
+//! * [`state`]: what a node keeps;
 //! * [`answer`], [`table`], [`json`]: what is printed, and in which form;
 //! * [`exit`]: exit codes.
 //!
@@ -49,6 +50,7 @@ pub mod nearest;
 pub mod rollout;
 pub mod session;
 pub mod settings;
+pub mod state;
 pub mod support;
 pub mod table;
 pub mod top;

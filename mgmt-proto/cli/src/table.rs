@@ -39,6 +39,17 @@ impl Table {
         table
     }
 
+    /// With one more column at the end, one cell for each row.
+    #[must_use]
+    pub fn with_last(mut self, header: &'static str, cells: Vec<String>) -> Self {
+        self.headers.push(header);
+        self.numbers.push(true);
+        for (row, cell) in self.rows.iter_mut().zip(cells) {
+            row.push(cell);
+        }
+        self
+    }
+
     /// Adds the rows of another table with the same headers.
     pub fn append(&mut self, other: Self) {
         self.rows.extend(other.rows);

@@ -11,6 +11,7 @@
 //! disk    = [ "aoe:e11.1,rw", "iscsi://10.0.0.1/iqn.2026-11.example:web/1,ro" ]
 //! vif     = [ "mac=02:00:00:00:00:01", "" ]
 //! disk_bytes_per_s = "50M"        # of all disks together
+//! autostart = 10                  # starts with the node; lower numbers first
 //! ```
 //!
 //! What can be set for a disk is in [`crate::disk_text`]; `disk_bytes_per_s`,
@@ -34,7 +35,7 @@ use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
 /// Every key, for the nearest match.
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 19] = [
     "name",
     "memory",
     "vcpus",
@@ -53,6 +54,7 @@ const KEYS: [&str; 18] = [
     "disk_bytes_per_s",
     "disk_operations_per_s",
     "disk_burst",
+    "autostart",
 ];
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -76,6 +78,15 @@ struct Raw {
     on_poweroff: Option<Word>,
     on_reboot: Option<Word>,
     on_crash: Option<Word>,
+    autostart: Option<Autostart>,
+}
+
+/// Whether a guest starts with the node, and when.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(untagged, expecting = "write a number, lower ones start first; or true, false")]
+enum Autostart {
+    Order(u32),
+    Whether(bool),
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -113,8 +124,13 @@ pub struct VmFile {
     pub ramdisk: Option<PathBuf>,
     /// What is set for the guest; without secrets until [`VmFile::read_secrets`].
     pub settings: GuestSettings,
+    /// Its place among the guests that start with the node, if it is one of them.
+    pub autostart: Option<u32>,
     disks: Vec<DiskText>,
 }
+
+/// The place of one that just starts.
+pub const AUTOSTART_ORDER: u32 = 100;
 
 impl VmFile {
     /// Reads a file. Each of `overrides` is `key=value` and counts more than the
@@ -254,6 +270,7 @@ impl Raw {
         replace(&mut self.on_poweroff, other.on_poweroff);
         replace(&mut self.on_reboot, other.on_reboot);
         replace(&mut self.on_crash, other.on_crash);
+        replace(&mut self.autostart, other.autostart);
     }
 
     fn build(self, origin: &str, directory: &Path) -> Result<VmFile, Failure> {
@@ -319,7 +336,12 @@ impl Raw {
         };
         machine.validate()?;
         let ramdisk = self.ramdisk.map(|path| directory.join(path));
-        Ok(VmFile { machine, kernel: directory.join(kernel), ramdisk, settings, disks })
+        let autostart = match self.autostart {
+            Some(Autostart::Order(order)) => Some(order),
+            Some(Autostart::Whether(true)) => Some(AUTOSTART_ORDER),
+            Some(Autostart::Whether(false)) | None => None,
+        };
+        Ok(VmFile { machine, kernel: directory.join(kernel), ramdisk, settings, autostart, disks })
     }
 }
 

@@ -56,12 +56,13 @@ fn start(
     overrides: &[String],
     paused: bool,
 ) -> Result<(Connection, String, Answer), Failure> {
-    let (mut connection, VmFile { machine, settings, .. }) = prepare(scope, file, overrides)?;
+    let (mut connection, VmFile { machine, settings, autostart, .. }) = prepare(scope, file, overrides)?;
     let name = machine.name.clone();
     // What every node understands, where that is enough.
-    let request = match settings.is_usual() {
-        true => Request::Create { machine, paused },
-        false => Request::CreateWith { machine, settings, paused },
+    let request = match (autostart, settings.is_usual()) {
+        (Some(order), _) => Request::CreateKept { machine, settings, paused, order },
+        (None, true) => Request::Create { machine, paused },
+        (None, false) => Request::CreateWith { machine, settings, paused },
     };
     let Reply::Created(id) = connection.request(request)? else {
         return Err(connection.unexpected());

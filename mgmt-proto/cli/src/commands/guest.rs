@@ -1,5 +1,7 @@
 //! `redoubt list`, `info` and the verbs that act on one guest.
 
+use crate::arguments::FormName;
+use crate::commands::state;
 use crate::scope::Scope;
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::verb::{GuestFacts, Request, State};
@@ -23,10 +25,22 @@ pub(crate) enum Act {
 }
 
 pub(crate) fn list(scope: &Scope<'_>) -> Result<Answer, Failure> {
-    let guests = guests(&mut scope.open()?)?;
+    let mut connection = scope.open()?;
+    let guests = guests(&mut connection)?;
     let names = guests.iter().map(|guest| guest.machine.name.clone()).collect();
     let value: Vec<_> = guests.iter().map(json::guest).collect();
-    Ok(Answer::table(&value, names, table::guests(&guests, false)).with_wide(table::guests(&guests, true)))
+    let answer = Answer::table(&value, names, table::guests(&guests, false));
+    if scope.global.output != FormName::Wide {
+        return Ok(answer);
+    }
+    // A node of an earlier version does not say which start with it.
+    let kept = state::facts(&mut connection).map(|facts| facts.guests).unwrap_or_default();
+    let order = |facts: &GuestFacts| {
+        let kept = kept.iter().find(|kept| kept.name == facts.machine.name);
+        kept.map_or_else(|| "-".to_string(), |kept| kept.order.to_string())
+    };
+    let orders = guests.iter().map(order).collect();
+    Ok(answer.with_wide(table::guests(&guests, true).with_last("Autostart", orders)))
 }
 
 pub(crate) fn info(scope: &Scope<'_>, guest: &str) -> Result<Answer, Failure> {

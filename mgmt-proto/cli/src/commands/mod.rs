@@ -12,12 +12,13 @@ pub(crate) mod guest;
 pub(crate) mod key;
 pub(crate) mod node;
 pub(crate) mod secrets;
+pub(crate) mod state;
 pub(crate) mod storage;
 pub(crate) mod support;
 pub(crate) mod top;
 pub(crate) mod volume;
 
-use crate::arguments::{Bundle, Command, Key, Node, Storage};
+use crate::arguments::{Autostart, Bundle, Command, Key, Node, Storage};
 use crate::scope::Scope;
 use guest::Act;
 use mgmt_proto::code::Failure;
@@ -32,7 +33,9 @@ pub(crate) fn is_for_many(command: &Command) -> bool {
         Command::Console(options) => options.once,
         Command::Storage(Storage::Bench(_) | Storage::Read(_) | Storage::Write(_)) => false,
         Command::Key(Key::Bundle(verb)) => matches!(verb, Bundle::Show { .. } | Bundle::Push { .. }),
-        Command::Node(_)
+        Command::Node(Node::Config(_)) => false,
+        Command::Autostart(_)
+        | Command::Node(_)
         | Command::Storage(_)
         | Command::Audit(_)
         | Command::Check { .. }
@@ -63,6 +66,9 @@ pub(crate) fn is_for_many(command: &Command) -> bool {
 pub(crate) fn perform(scope: &Scope<'_>, command: &Command) -> Result<Answer, Failure> {
     match command {
         Command::Node(verb) => node::run(scope, verb),
+        Command::Autostart(Autostart { guest, switch, order }) => {
+            state::autostart(scope, guest.as_deref(), *switch, *order)
+        }
         Command::Key(Key::Bundle(verb)) => bundle::on_node(scope, verb),
         Command::Storage(verb) => storage::run(scope, verb),
         Command::Audit(verb) => audit::run(scope, verb),

@@ -1,6 +1,7 @@
 //! `redoubt node`.
 
 use crate::arguments::{FaultKind, FormName, Node};
+use crate::commands::state;
 use crate::scope::{Scope, print};
 use mgmt_proto::code::Failure;
 use mgmt_proto::verb::{Fault, NodeFacts, Reply, Request};
@@ -14,6 +15,8 @@ const FOLLOW_PAUSE: Duration = Duration::from_millis(500);
 pub(crate) fn run(scope: &Scope<'_>, verb: &Node) -> Result<Answer, Failure> {
     match verb {
         Node::Info => info(scope),
+        Node::State => state::show(scope),
+        Node::Config(verb) => state::config(scope, verb),
         Node::Log { .. } => log(scope),
         Node::Reboot => stop(scope, false),
         Node::Poweroff => stop(scope, true),
@@ -47,7 +50,10 @@ fn info(scope: &Scope<'_>) -> Result<Answer, Failure> {
     let facts = facts(&mut connection)?;
     let node = json::node(connection.address(), connection.node(), &facts);
     let fingerprint = keys::public::fingerprint(connection.node());
-    Ok(Answer::lines(&node, &node.node, lines(&node, &facts, fingerprint)))
+    // A node of an earlier version does not say.
+    let kept = state::facts(&mut connection).map(|facts| redoubt::state::summary(&facts));
+    let kept = kept.unwrap_or_else(|_| "not told".into());
+    Ok(Answer::lines(&node, &node.node, lines(&node, &facts, fingerprint, kept)))
 }
 
 /// Facts about the node.
@@ -58,7 +64,7 @@ pub(crate) fn facts(connection: &mut Connection) -> Result<NodeFacts, Failure> {
     }
 }
 
-fn lines(node: &json::Node, facts: &NodeFacts, fingerprint: String) -> String {
+fn lines(node: &json::Node, facts: &NodeFacts, fingerprint: String, kept: String) -> String {
     let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
     let kib = |bytes: u64| format!("{} KiB", bytes >> 10);
     let fresh = if facts.fresh_identity { " (new at this boot)" } else { "" };
@@ -78,6 +84,7 @@ fn lines(node: &json::Node, facts: &NodeFacts, fingerprint: String) -> String {
         ("mac", node.mac.clone()),
         ("address", node.address.clone().unwrap_or_else(|| "none".into())),
         ("guests", node.guests.to_string()),
+        ("state", kept),
     ]
     .iter()
     .map(|(name, value)| format!("{name:<13} {value}\n"))

@@ -4,11 +4,13 @@
 use ed25519_dalek::SigningKey;
 use mgmt_proto::audit::{self, Entry, Head, Page};
 use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::config::{Config, KeptGuest};
 use mgmt_proto::disk::GuestSettings;
 use mgmt_proto::envelope::Verified;
 use mgmt_proto::handshake::OperatorKey;
 use mgmt_proto::limits::AUDIT_ENTRIES;
 use mgmt_proto::server::{Identity, Incoming, Server};
+use mgmt_proto::state::{Imported, KeptFacts, StateFacts};
 use mgmt_proto::trust::{Operator, Role, Trust};
 use mgmt_proto::verb::{DiskFacts, GuestFacts, NodeFacts, Outcome, Reply, Request, State, Stream};
 use mgmt_proto::volume::BlockFacts;
@@ -40,6 +42,8 @@ pub(crate) struct World {
     pub(crate) trust: Option<Trust>,
     /// Disks that were attached.
     pub(crate) blocks: Vec<BlockFacts>,
+    /// What it keeps.
+    pub(crate) kept: StateFacts,
     upload: Option<([u8; 32], u64, Vec<u8>)>,
 }
 
@@ -219,7 +223,59 @@ impl World {
                 self.settings = settings;
                 self.execute(Request::Create { machine, paused })
             }
+            Request::StateShow
+            | Request::Autostart { .. }
+            | Request::CreateKept { .. }
+            | Request::ConfigExport { .. }
+            | Request::ConfigImport { .. } => self.execute_on_state(request),
             other => self.execute_on_disks(other),
+        }
+    }
+
+    fn config(&self) -> Config {
+        let kept = self
+            .guests
+            .iter()
+            .map(|guest| KeptGuest::without_secrets(1, &guest.machine, &GuestSettings::default()));
+        Config {
+            version: mgmt_proto::config::VERSION,
+            node: "fake".into(),
+            settings: Vec::new(),
+            trust: Vec::new(),
+            guests: kept.collect(),
+        }
+    }
+
+    fn execute_on_state(&mut self, request: Request) -> Outcome {
+        match request {
+            Request::Autostart { name, order } => {
+                let kernel = self.guest(&name)?.machine.kernel;
+                self.kept.guests.retain(|kept| kept.name != name);
+                let kept = |order| KeptFacts { name, order, kernel, ramdisk: None, problem: None };
+                self.kept.guests.extend(order.map(kept));
+                Ok(Reply::Done)
+            }
+            Request::CreateKept { machine, settings, paused, order } => {
+                let name = machine.name.clone();
+                self.settings = settings;
+                let created = self.execute(Request::Create { machine, paused })?;
+                self.execute_on_state(Request::Autostart { name, order: Some(order) })?;
+                Ok(created)
+            }
+            Request::ConfigExport { from } => {
+                let file = self.config().sign(&identity()).unwrap();
+                let rest = file.get(usize::try_from(from).unwrap()..).unwrap_or_default();
+                let bytes = rest[..rest.len().min(100)].to_vec();
+                let next = from + bytes.len() as u64;
+                Ok(Reply::Stream(Stream { bytes, next }))
+            }
+            Request::ConfigImport { digest } => {
+                let (config, _) = Config::open(&self.blobs[&digest]).unwrap();
+                let lacks = |guest: KeptGuest| (guest.machine.name, Some("its kernel".to_string()));
+                let guests = config.guests.into_iter().map(lacks).collect();
+                Ok(Reply::Imported(Imported { guests, trust_serial: 3, trust_changed: true }))
+            }
+            _ => Ok(Reply::State(self.kept.clone())),
         }
     }
 

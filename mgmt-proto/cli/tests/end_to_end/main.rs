@@ -14,6 +14,8 @@ mod screen;
 #[cfg(test)]
 mod shapes;
 #[cfg(test)]
+mod state;
+#[cfg(test)]
 mod trust;
 #[cfg(test)]
 mod watch;

@@ -28,6 +28,8 @@ fn every_verb_in_every_form() {
         &["shutdown", "web", "-N"],
         &["node", "info"],
         &["node", "log"],
+        &["node", "state"],
+        &["autostart", "web", "on", "-N"],
         &["console", "--once", "web"],
         &["audit", "show"],
         &["audit", "verify"],
@@ -99,6 +101,11 @@ fn the_fields_stay_in_their_order() {
          dom0_bytes uptime_ns dom0_starts mac address guests fresh_identity tsc_khz"
     );
     assert_eq!(fields(&of(&["node", "log"])), "source next lines");
+    assert_eq!(
+        fields(&of(&["node", "state"])),
+        "condition volume problem serial fresh_identity trust_serial kept_trust_serial audit_entries bytes \
+         bytes_max kernel_bytes kernel_bytes_max guests"
+    );
     let audit = of(&["audit", "show"]);
     assert_eq!(fields(&audit), "format version node node_key oldest head entries");
     assert_eq!(fields(&audit["head"]), "length digest signature");

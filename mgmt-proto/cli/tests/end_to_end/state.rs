@@ -1,0 +1,85 @@
+//! What a node keeps: shown, changed, exported and imported.
+
+use crate::fake::{FakeNode, Workstation, as_text, operator};
+use mgmt_proto::state::{StateCondition, StateFacts};
+
+fn with_file(text: &str) -> (FakeNode, Workstation, String) {
+    let node = FakeNode::start(&operator());
+    let workstation = Workstation::new(&node);
+    workstation.file("vmlinuz", "a kernel");
+    let path = workstation.file("web.vm", text);
+    let path = as_text(&path).to_string();
+    (node, workstation, path)
+}
+
+const VM: &str = "name = \"web\"\nkernel = \"vmlinuz\"\nmemory = 64\n";
+
+#[test]
+fn a_guest_starts_with_the_node_as_its_file_says_or_as_it_is_told() {
+    let (node, workstation, file) = with_file(&format!("{VM}autostart = 7\n"));
+    workstation.expect(0, &["create", &file]);
+    assert_eq!(node.state.lock().unwrap().kept.guests[0].order, 7);
+    let (wide, _) = workstation.expect(0, &["list", "-o", "wide"]);
+    assert!(wide.lines().next().unwrap().ends_with("Autostart") && wide.trim_end().ends_with('7'), "{wide}");
+    let (out, _) = workstation.expect(0, &["autostart"]);
+    assert!(out.starts_with("Name  Order  Kernel        Problem\nweb       7  "), "{out}");
+    assert_eq!(workstation.expect(0, &["autostart", "-o", "name"]).0, "web\n");
+    workstation.expect(0, &["autostart", "web", "off", "-N"]);
+    assert_eq!(node.state.lock().unwrap().kept.guests.len(), 1);
+    assert_eq!(workstation.expect(0, &["autostart", "web", "off"]).0, "web: autostart off done\n");
+    assert!(node.state.lock().unwrap().kept.guests.is_empty());
+    workstation.expect(0, &["autostart", "web", "on"]);
+    assert_eq!(node.state.lock().unwrap().kept.guests[0].order, 100);
+    workstation.expect(0, &["autostart", "web", "on", "--order", "3"]);
+    assert_eq!(node.state.lock().unwrap().kept.guests[0].order, 3);
+    workstation.expect(3, &["autostart", "nobody", "on"]);
+    workstation.expect(2, &["autostart", "web"]);
+    workstation.expect(2, &["autostart", "web", "perhaps"]);
+    let file = workstation.file("soon.vm", &format!("{VM}autostart = \"soon\"\n"));
+    let (_, error) = workstation.expect(2, &["create", as_text(&file)]);
+    assert!(error.contains("line 4") && error.contains("lower ones start first"), "{error}");
+}
+
+#[test]
+fn node_info_says_what_will_be_forgotten() {
+    let (node, workstation, _) = with_file(VM);
+    let (out, _) = workstation.expect(0, &["node", "info"]);
+    assert!(
+        out.contains("state         nothing is kept: identity, trust bundle, guests' definitions"),
+        "{out}"
+    );
+    node.state.lock().unwrap().kept = StateFacts {
+        condition: StateCondition::Kept,
+        volume: "aoe:e9.0".into(),
+        serial: [0xab; 16],
+        ..StateFacts::default()
+    };
+    let (out, _) = workstation.expect(0, &["node", "info"]);
+    assert!(out.contains(&format!("state         kept on aoe:e9.0, serial {}\n", "ab".repeat(16))), "{out}");
+    let (out, _) = workstation.expect(0, &["node", "state", "-o", "json"]);
+    assert!(out.contains("\"condition\": \"kept\""), "{out}");
+}
+
+#[test]
+fn a_configuration_is_exported_and_imported() {
+    let (_node, workstation, file) = with_file(VM);
+    workstation.expect(0, &["create", &file]);
+    let path = workstation.directory.path().join("node.config");
+    let path = as_text(&path);
+    workstation.expect(0, &["node", "config", "export", path]);
+    workstation.expect(4, &["node", "config", "export", path]);
+    let (out, note) = workstation.expect(0, &["node", "config", "import", path]);
+    assert!(
+        out.contains("web: starts with the node; lacks its kernel\ntrust: bundle 3, from the file"),
+        "{out}"
+    );
+    assert!(note.contains("was signed by node fake"), "{note}");
+    let (out, _) = workstation.expect(0, &["node", "config", "import", "-N", path]);
+    assert!(out.contains("dry run"), "{out}");
+    let mut bytes = std::fs::read(path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(path, bytes).unwrap();
+    let (_, error) = workstation.expect(13, &["node", "config", "import", path]);
+    assert!(error.contains("was altered"), "{error}");
+    workstation.expect(13, &["node", "config", "import", &file]);
+}
