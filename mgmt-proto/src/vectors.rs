@@ -20,6 +20,7 @@ use ed25519_dalek::SigningKey;
 const REQUESTS: &str = include_str!("vectors/requests.txt");
 const REPLIES: &str = include_str!("vectors/replies.txt");
 const SETTINGS: &str = include_str!("vectors/settings.txt");
+const DISCOVERIES: &str = include_str!("vectors/discoveries.txt");
 const HANDSHAKE: &str = include_str!("vectors/handshake.txt");
 const PROTOCOL: &str = include_str!("../PROTOCOL.md");
 
@@ -95,6 +96,16 @@ fn disk() -> Disk {
 
 fn limits() -> Vec<Limit> {
     vec![Limit::BytesPerSecond(300), Limit::OperationsPerSecond(2), Limit::BurstMs(1_000)]
+}
+
+/// The ways to discover, in the order of the wire.
+fn discoveries() -> Vec<Discover> {
+    let settings = disk_settings().into_iter().skip(8).collect();
+    vec![
+        Discover::Aoe,
+        Discover::Iscsi("10.0.0.9".to_string()),
+        Discover::IscsiAs("bob@10.0.0.9".to_string(), settings),
+    ]
 }
 
 /// One of each, in the order of the wire.
@@ -235,6 +246,7 @@ fn requests_replies_and_settings_are_encoded_as_ever() {
     assert!(as_ever(&requests(), REQUESTS) <= 64, "the protocol has at most 64 verbs");
     as_ever(&replies(), REPLIES);
     as_ever(&disk_settings(), SETTINGS);
+    as_ever(&discoveries(), DISCOVERIES);
     for reply in replies() {
         let bytes = postcard::to_allocvec(&reply).unwrap();
         assert_eq!(postcard::from_bytes::<Reply>(&bytes), Ok(reply));
@@ -243,7 +255,8 @@ fn requests_replies_and_settings_are_encoded_as_ever() {
 
 #[test]
 fn no_request_prints_a_secret() {
-    for request in requests() {
+    let discoveries = discoveries().into_iter().map(Request::StorageDiscover);
+    for request in requests().into_iter().chain(discoveries) {
         let text = alloc::format!("{request:?}");
         assert!(!text.contains("sesame") && !text.contains("welcome"), "{text}");
         // Nor as numbers.

@@ -19,6 +19,9 @@ pub enum Discover {
     Aoe,
     /// Ask an iSCSI portal, `address[:port]`.
     Iscsi(String),
+    /// Ask an iSCSI portal, `user@address[:port]`, that wants to know who asks: the
+    /// user's secret, and what else there is to CHAP.
+    IscsiAs(String, Vec<DiskSetting>),
 }
 
 /// What an operator asks for.

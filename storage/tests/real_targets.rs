@@ -440,6 +440,49 @@ fn tgtadm(folder: &Path, arguments: &str) {
     run(command.env("TGT_IPC_SOCKET", folder.join("ipc")));
 }
 
+/// A portal that lists its targets to users only.
+#[test]
+fn discovery_with_chap_against_tgt() {
+    if !inside("discovery_with_chap_against_tgt", "tgtd") {
+        return;
+    }
+    run(Command::new("ip").args(["link", "set", "lo", "up"]));
+    let folder = folder("chap-discovery");
+    let server = tgtd(&folder, true);
+    for account in ["finder --password findersecretxx", "disks --password targetsecretxx"] {
+        tgtadm(&folder, &format!("--op new --mode account --user {account}"));
+    }
+    tgtadm(&folder, "--op bind --mode account --user finder");
+    tgtadm(&folder, "--op bind --mode account --user disks --outgoing");
+    let secret = |text: &str| Secret::new(text.as_bytes().to_vec());
+    for (own, target, finds) in [
+        (Some("findersecretxx"), None, true),
+        (Some("findersecretxx"), Some("targetsecretxx"), true),
+        (Some("findersecretxx"), Some("anothersecretx"), false),
+        (Some("wrong secret.."), None, false),
+        (None, None, false),
+    ] {
+        let target = target.map(|text| (Some("disks".into()), secret(text)));
+        let credentials = own.map(|own| Credentials {
+            name: "finder".into(),
+            secret: secret(own),
+            target: target.clone(),
+            allow_md5: true,
+        });
+        let mut session = Session::new(SessionConfig { credentials, ..config(SessionKind::Discovery) });
+        let (mut stream, mut memory) = (None, Memory(HashMap::new()));
+        let began = Instant::now();
+        while !session.discovery_finished() && began.elapsed() < Duration::from_secs(1) {
+            let now = began.elapsed().as_nanos() as u64;
+            pump_tcp(&mut stream, &mut session, now, &mut memory);
+        }
+        let names: Vec<&str> = session.discovered().iter().map(|it| it.name.as_str()).collect();
+        assert_eq!(names, if finds { vec![IQN] } else { vec![] }, "{own:?} {:?}", session.status());
+    }
+    drop(server);
+    fs::remove_dir_all(folder).unwrap();
+}
+
 #[test]
 fn chap_against_tgt() {
     if !inside("chap_against_tgt", "tgtd") {

@@ -247,7 +247,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     fn discover(&mut self, discover: &Discover, now_ns: u64) -> Result<(), Failure> {
         match discover {
             Discover::Aoe => self.volumes.discover_aoe(now_ns),
-            Discover::Iscsi(portal) => self.volumes.discover_iscsi(portal, now_ns),
+            Discover::Iscsi(portal) => self.volumes.discover_iscsi(portal, &[], now_ns),
+            Discover::IscsiAs(portal, settings) => self.volumes.discover_iscsi(portal, settings, now_ns),
         }
     }
 

@@ -382,11 +382,22 @@ pub(crate) enum Storage {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Discover {
     /// On the node's wire (the default)
-    Aoe,
+    Aoe {
+        /// On the wire of this workstation's network card, without a node
+        #[arg(long, value_name = "NAME")]
+        interface: Option<String>,
+    },
     /// At an iSCSI portal
     Iscsi {
-        /// Address[:port] of the portal
+        /// Portal, as [user@]address[:port]
         portal: String,
+        /// Settings: secret=FILE, target_secret=FILE, allow_md5=yes, as of a disk; a user
+        /// without a secret is asked for it
+        #[arg(value_name = "KEY=VALUE")]
+        settings: Vec<String>,
+        /// From this workstation, without a node
+        #[arg(long)]
+        here: bool,
     },
 }
 

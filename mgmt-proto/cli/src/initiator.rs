@@ -4,6 +4,7 @@
 //! written without one. iSCSI uses TCP of the operating system, AoE a raw Ethernet
 //! socket.
 //!
+//! * [`discover`]: what volumes there are;
 //! * [`bench`]: how fast a volume is; [`copy`]: to and from files;
 //! * [`latency`]: how long requests took; [`secret`]: from files and people.
 
@@ -19,6 +20,7 @@ use storage::{Completion, Lba, Operation, Payload, Request, RequestId, VolumeSta
 
 pub mod bench;
 pub mod copy;
+pub mod discover;
 mod ethernet;
 pub mod latency;
 pub mod secret;

@@ -45,6 +45,9 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::ExitCodes => print_answer(global, generate::exit_codes()),
         Command::Exporter { listen } => exporter::run(global, listen),
         Command::Support { out } => support::run(global, out),
+        Command::Storage(Storage::Discover { protocol }) if commands::storage::is_here(protocol.as_ref()) => {
+            print_answer(global, commands::storage::discover_here(protocol.as_ref())?)
+        }
         Command::Storage(Storage::Bench(options)) => volume::bench(global, options),
         Command::Storage(Storage::Read(options)) => volume::read(global, options),
         Command::Storage(Storage::Write(options)) => volume::write(global, options),

@@ -5,7 +5,9 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use mgmt_proto::code::Code;
+use mgmt_proto::disk::DiskSetting;
 use mgmt_proto::machine::{Disk, Machine};
+use mgmt_proto::secret::Secret;
 use mgmt_proto::verb::{Discover, Reply, Request, State};
 
 use super::targets::{AoeTarget, IscsiTarget};
@@ -203,6 +205,39 @@ fn volumes_are_discovered() {
     assert_eq!(world.refused(session, &Request::StorageDiscover(Discover::Aoe)).code, Code::Conflict);
     assert_eq!(world.outcome(other).unwrap_err().code, Code::Storage);
     assert_eq!(world.done(session, &Request::List), Reply::Guests(vec![]));
+}
+
+#[test]
+fn a_portal_that_wants_to_know_who_asks_is_told() {
+    const SECRET: &[u8] = b"open sesame, says alice";
+    let mut world = World::new(39);
+    let session = world.connect(Who::Viewer);
+    world.iscsi = Some(IscsiTarget::new(64));
+    world.iscsi.as_mut().unwrap().secret = Some(("alice", SECRET));
+    let ask = |portal: &str, settings: &[DiskSetting]| {
+        Request::StorageDiscover(Discover::IscsiAs(portal.to_string(), settings.to_vec()))
+    };
+    let secret = |text: &[u8]| DiskSetting::Secret(Secret::new(text.to_vec()));
+    let found = world.done(session, &ask("alice@10.0.0.3", &[secret(SECRET)]));
+    let Reply::Found(found) = found else { panic!("{found:?}") };
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].volume, "iscsi://10.0.0.3/iqn.t:x/<lun>");
+    for (portal, settings) in [("alice@10.0.0.3", vec![secret(b"something else")]), ("10.0.0.3", vec![])] {
+        let failure = world.refused(session, &ask(portal, &settings));
+        assert_eq!(failure.code, Code::Storage, "{failure:?}");
+    }
+    assert!(world.iscsi.as_ref().unwrap().refused >= 2);
+    for (portal, settings) in [
+        ("10.0.0.3", vec![secret(SECRET)]),
+        ("@10.0.0.3", vec![secret(SECRET)]),
+        ("alice@10.0.0.3", vec![]),
+        ("alice@10.0.0.3", vec![DiskSetting::AllowMd5]),
+        ("alice@10.0.0.3", vec![secret(SECRET), DiskSetting::Reserve]),
+        ("alice@nonsense", vec![secret(SECRET)]),
+    ] {
+        let failure = world.refused(session, &ask(portal, &settings));
+        assert_eq!(failure.code, Code::Usage, "{portal} {failure:?}");
+    }
 }
 
 #[test]

@@ -279,6 +279,13 @@ impl IscsiTarget {
                 reply.set_u32(20, NO_TAG);
                 self.send(reply, &[]);
             }
+            opcode::TEXT => {
+                assert!(pdu[48..].starts_with(b"SendTargets=All"));
+                let mut reply = Header::new(opcode::TEXT_RESPONSE, FLAG_FINAL);
+                reply.set_u32(16, header.task_tag());
+                reply.set_u32(20, NO_TAG);
+                self.send(reply, b"TargetName=iqn.t:x\0TargetAddress=10.0.0.3:3260,1\0");
+            }
             other => panic!("opcode {other:#x}"),
         }
         true

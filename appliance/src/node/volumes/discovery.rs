@@ -6,12 +6,15 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::disk::{DiskSetting, validate};
+use mgmt_proto::machine::Disk;
 use mgmt_proto::verb::Found;
 use netstack::host::{ConnectionId, Host};
 use storage::aoe::Discovery;
-use storage::iscsi::{Portal, Session, SessionConfig, SessionKind};
+use storage::iscsi::{Credentials, Portal, Session, SessionConfig, SessionKind};
+use storage::volume::VolumeName;
 
-use super::Volumes;
+use super::{VolumeSettings, Volumes};
 use crate::limits::DISCOVERY_TIMEOUT_NS;
 
 /// A search for volumes.
@@ -37,12 +40,21 @@ impl Volumes {
         }
     }
 
-    /// Starts a search at a portal.
+    /// Starts a search at a portal, `[user@]address[:port]`.
     ///
     /// # Errors
-    /// The portal is none, or another search is under way.
-    pub fn discover_iscsi(&mut self, text: &str, now_ns: u64) -> Result<(), Failure> {
-        let portal = Portal::parse(text).ok_or_else(|| {
+    /// The portal is none, the settings are not a user's, or another search is under way.
+    pub fn discover_iscsi(
+        &mut self,
+        text: &str,
+        settings: &[DiskSetting],
+        now_ns: u64,
+    ) -> Result<(), Failure> {
+        let (user, address) = match text.rsplit_once('@') {
+            Some((user, address)) => (Some(user), address),
+            None => (None, text),
+        };
+        let portal = Portal::parse(address).ok_or_else(|| {
             Failure::new(
                 Code::Usage,
                 text,
@@ -53,14 +65,11 @@ impl Volumes {
         if self.search.is_some() {
             return Err(busy());
         }
-        let seed = self.next_seed();
-        let session = Session::new(SessionConfig::new(
-            portal,
-            self.initiator.clone(),
-            SessionKind::Discovery,
-            [0x80, 0, 0, 0, 0, 1],
-            seed,
-        ));
+        let credentials = credentials(text, user, portal, settings)?;
+        let (seed, initiator) = (self.next_seed(), self.initiator.clone());
+        let isid = [0x80, 0, 0, 0, 0, 1];
+        let config = SessionConfig::new(portal, initiator, SessionKind::Discovery, isid, seed);
+        let session = Session::new(SessionConfig { credentials, ..config });
         let deadline_ns = now_ns + DISCOVERY_TIMEOUT_NS;
         self.search =
             Some(Search::Iscsi { session: Box::new(session), connections: Vec::new(), portal, deadline_ns });
@@ -113,6 +122,30 @@ impl Volumes {
             }
         }
     }
+}
+
+/// How the node proves who it is at a portal.
+fn credentials(
+    text: &str,
+    user: Option<&str>,
+    portal: Portal,
+    settings: &[DiskSetting],
+) -> Result<Option<Credentials>, Failure> {
+    let wrong = |what: &str, remedy: &str| Err(Failure::new(Code::Usage, text, what, remedy));
+    let of_chap = |it: &DiskSetting| {
+        matches!(it, DiskSetting::Secret(_) | DiskSetting::TargetSecret(..) | DiskSetting::AllowMd5)
+    };
+    if !settings.iter().all(of_chap) {
+        return wrong("a setting is not of discovery", "secret, target_secret and allow_md5 are");
+    }
+    if user == Some("") || (user.is_some() && settings.is_empty()) {
+        return wrong("a user needs a name and a secret", "write user@address and give secret");
+    }
+    // As it is for a volume at that portal.
+    let (target, lun) = (String::from("iqn.discovery"), 0);
+    let name = VolumeName::Iscsi { user: user.map(String::from), portal, target, lun };
+    validate(&Disk { volume: name.to_string(), read_only: true }, settings)?;
+    Ok(VolumeSettings::new(&name, settings)?.credentials)
 }
 
 fn busy() -> Failure {

@@ -4,12 +4,13 @@ use crate::arguments::{Discover, DiskArgument, Storage, StoragePath};
 use crate::commands::secrets::ask;
 use crate::scope::Scope;
 use mgmt_proto::code::{Code, Failure};
-use mgmt_proto::verb::{self, Reply, Request};
+use mgmt_proto::disk::DiskSetting;
+use mgmt_proto::verb::{self, Found, Reply, Request};
 use mgmt_proto::volume::VolumePage;
 use redoubt::answer::{Answer, Text};
 use redoubt::disk_text::{self, DiskText};
 use redoubt::volumes::{self, Path, Volume};
-use redoubt::{Connection, exit, json, table};
+use redoubt::{Connection, exit, initiator, json, table};
 
 pub(crate) fn run(scope: &Scope<'_>, verb: &Storage) -> Result<Answer, Failure> {
     match verb {
@@ -27,16 +28,50 @@ pub(crate) fn run(scope: &Scope<'_>, verb: &Storage) -> Result<Answer, Failure> 
 
 fn discover(scope: &Scope<'_>, protocol: Option<&Discover>) -> Result<Answer, Failure> {
     let discover = match protocol {
-        None | Some(Discover::Aoe) => verb::Discover::Aoe,
-        Some(Discover::Iscsi { portal }) => verb::Discover::Iscsi(portal.clone()),
+        None | Some(Discover::Aoe { .. }) => verb::Discover::Aoe,
+        Some(Discover::Iscsi { portal, settings, .. }) if settings.is_empty() && !portal.contains('@') => {
+            verb::Discover::Iscsi(portal.clone())
+        }
+        Some(Discover::Iscsi { portal, settings, .. }) => {
+            verb::Discover::IscsiAs(portal.clone(), login(portal, settings)?)
+        }
     };
     let mut connection = scope.open()?;
     let Reply::Found(found) = connection.request(Request::StorageDiscover(discover))? else {
         return Err(connection.unexpected());
     };
+    Ok(targets(&found))
+}
+
+/// How somebody proves who they are at a portal: said as of a volume there.
+fn login(portal: &str, settings: &[String]) -> Result<Vec<DiskSetting>, Failure> {
+    let mut disk = disk_text::argument(&format!("iscsi://{portal}/iqn.discovery/0"), settings)?;
+    disk.read_secrets(&mut ask)?;
+    Ok(disk.settings)
+}
+
+/// Whether no node is asked.
+pub(crate) const fn is_here(protocol: Option<&Discover>) -> bool {
+    matches!(protocol, Some(Discover::Aoe { interface: Some(_) } | Discover::Iscsi { here: true, .. }))
+}
+
+/// Looks for volumes from this workstation.
+pub(crate) fn discover_here(protocol: Option<&Discover>) -> Result<Answer, Failure> {
+    let found = match protocol {
+        Some(Discover::Aoe { interface: Some(interface) }) => initiator::discover::aoe(interface)?,
+        Some(Discover::Iscsi { portal, settings, .. }) => {
+            let settings = login(portal, settings)?;
+            initiator::discover::iscsi(portal, &settings)?
+        }
+        _ => Vec::new(),
+    };
+    Ok(targets(&found))
+}
+
+fn targets(found: &[Found]) -> Answer {
     let names = found.iter().map(|found| found.volume.clone()).collect();
     let value: Vec<_> = found.iter().map(json::volume).collect();
-    Ok(Answer::table(&value, names, table::volumes(&found)))
+    Answer::table(&value, names, table::volumes(found))
 }
 
 /// All volumes in use, or one.

@@ -84,15 +84,23 @@ impl Station {
         self.mtu
     }
 
+    /// Waits for a frame.
+    pub(super) fn wait(&self, limit_ns: u64) -> io::Result<()> {
+        match poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&pause(None, 0, limit_ns))) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// A frame that the wire does not take is lost: the session sends it again.
-    fn send(&self, frame: &[u8]) {
+    pub(super) fn send(&self, frame: &[u8]) {
         if send(&self.socket, frame, SendFlags::empty()) == Err(Errno::AGAIN) {
             let _ = poll(&mut [PollFd::new(&self.socket, PollFlags::OUT)], Some(&FULL));
             let _ = send(&self.socket, frame, SendFlags::empty());
         }
     }
 
-    fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    pub(super) fn receive(&self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         match recv(&self.socket, buffer, RecvFlags::empty()) {
             Ok((length, _)) => Ok(Some(length)),
             // The interface went down, and may come back.
