@@ -273,6 +273,7 @@ pub fn subject(request: &Request) -> Option<(&'static str, &str)> {
         Request::Autostart { name, order: Some(_) } => ("autostart on", name),
         Request::Autostart { name, order: None } => ("autostart off", name),
         Request::ConfigImport { .. } => ("config import", ""),
+        Request::Lockdown => ("node lockdown", ""),
     })
 }
 

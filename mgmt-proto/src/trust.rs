@@ -201,8 +201,16 @@ pub const fn required(request: &Request) -> Role {
         | Request::InjectFault(_)
         | Request::TrustUpdate { .. }
         | Request::ConfigExport { .. }
-        | Request::ConfigImport { .. } => Role::Admin,
+        | Request::ConfigImport { .. }
+        | Request::Lockdown => Role::Admin,
     }
+}
+
+/// Whether a request is obeyed in lockdown: what only looks, and what changes whom the
+/// node listens to, which the roots have signed. No operator's key can end it.
+#[must_use]
+pub fn is_rescue(request: &Request) -> bool {
+    required(request) == Role::Viewer || matches!(request, Request::TrustUpdate { .. } | Request::Lockdown)
 }
 
 #[cfg(test)]

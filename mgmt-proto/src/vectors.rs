@@ -83,6 +83,7 @@ fn requests() -> Vec<Request> {
         Request::CreateKept { machine: machine(), settings: guest_settings(), paused: true, order: 2 },
         Request::ConfigExport { from: 300 },
         Request::ConfigImport { digest: [5; 32] },
+        Request::Lockdown,
     ]
 }
 
@@ -196,6 +197,12 @@ fn replies() -> Vec<Reply> {
             }],
             revoked: vec![[0xcc; 32]],
         }),
+    ]
+}
+
+/// The replies about what a node keeps.
+fn state_replies() -> Vec<Reply> {
+    vec![
         Reply::State(StateFacts {
             condition: StateCondition::Kept,
             volume: volume(),
@@ -244,10 +251,11 @@ fn as_ever<T: core::fmt::Debug + serde::Serialize>(values: &[T], kept: &str) -> 
 #[test]
 fn requests_replies_and_settings_are_encoded_as_ever() {
     assert!(as_ever(&requests(), REQUESTS) <= 64, "the protocol has at most 64 verbs");
-    as_ever(&replies(), REPLIES);
+    let all: Vec<Reply> = replies().into_iter().chain(state_replies()).collect();
+    as_ever(&all, REPLIES);
     as_ever(&disk_settings(), SETTINGS);
     as_ever(&discoveries(), DISCOVERIES);
-    for reply in replies() {
+    for reply in all {
         let bytes = postcard::to_allocvec(&reply).unwrap();
         assert_eq!(postcard::from_bytes::<Reply>(&bytes), Ok(reply));
     }

@@ -239,6 +239,9 @@ pub enum Request {
         /// The file, which was sent as a blob.
         digest: Digest,
     },
+    /// Obeys nothing but [`crate::trust::is_rescue`] from now on, until the roots sign
+    /// another trust bundle.
+    Lockdown,
 }
 
 impl Request {
@@ -282,7 +285,8 @@ impl Request {
             | Self::TrustUpdate { .. }
             | Self::StateShow
             | Self::ConfigExport { .. }
-            | Self::ConfigImport { .. } => None,
+            | Self::ConfigImport { .. }
+            | Self::Lockdown => None,
         }
     }
 }

@@ -31,6 +31,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         // Whoever reads the record must find what ended the node, or dom0.
         if let (Request::NodeStop { .. } | Request::InjectFault(_), Some(asked)) = (&request, &asked)
             && role >= needed
+            && !self.is_locked_for(&request)
         {
             self.audit.record(asked, Recorded::Accepted, now_ns);
             self.carry_out(session, request, &operator, now_ns);
@@ -41,6 +42,12 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let failure = Failure::new(Code::Refused, "", message, "ask the owner for another role");
             self.sessions.answer(session, &Err(failure));
             Recorded::Failed(Code::Refused)
+        } else if self.is_locked_for(&request) {
+            let remedy = "bring a trust bundle that the roots have signed: `key bundle push`";
+            let name = self.settings.manifest.name.clone();
+            let failure = Failure::new(Code::Policy, name, "the node is locked down", remedy);
+            self.sessions.answer(session, &Err(failure));
+            Recorded::Failed(Code::Policy)
         } else if let Some(guest) = request.guest().filter(|name| !self.trust.covers_guest(&operator, name)) {
             let failure = Failure::new(
                 Code::Refused,
@@ -153,6 +160,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 Ok(Reply::Audit(self.audit.page(from, self.history_shown(), &self.identity)))
             }
             Request::StateShow => Ok(Reply::State(self.state_facts())),
+            Request::Lockdown => Ok(self.lock_down()),
             Request::ConfigExport { from } => self.export_config(from),
             other => self.act_on_guest(other, now_ns),
         }

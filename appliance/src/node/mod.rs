@@ -20,6 +20,7 @@ pub mod disks;
 pub mod facts;
 pub mod guest;
 pub mod lifecycle;
+mod lockdown;
 pub mod network;
 pub mod nic;
 pub mod sessions;
@@ -58,6 +59,8 @@ pub struct Node<H: Hypervisor, N> {
     settings: Settings,
     identity: Identity,
     trust: Trust,
+    /// The bundle under which the node was locked down, if it was.
+    locked_under: Option<u64>,
     /// Nanoseconds since 1970 when the monotonic clock was zero, once asked for.
     wall_base_ns: Option<u64>,
     network: Network<N>,
@@ -112,6 +115,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             hypervisor,
             identity,
             trust,
+            locked_under: None,
             wall_base_ns: None,
             network,
             sessions: Sessions::new(port),

@@ -69,10 +69,10 @@ pub struct Command {
 /// Of strangers, each with its address and when its time is over: the one of those who
 /// share an address with most others whose time is over first.
 fn loser(strangers: &[(usize, Option<Ipv4Addr>, u64)]) -> Option<usize> {
-    let alike = |address: &Option<Ipv4Addr>| strangers.iter().filter(|(_, other, _)| other == address).count();
-    let order = |(_, address, deadline_ns): &&(usize, Option<Ipv4Addr>, u64)| {
-        (Reverse(alike(address)), *deadline_ns)
-    };
+    let alike =
+        |address: &Option<Ipv4Addr>| strangers.iter().filter(|(_, other, _)| other == address).count();
+    let order =
+        |(_, address, deadline_ns): &&(usize, Option<Ipv4Addr>, u64)| (Reverse(alike(address)), *deadline_ns);
     strangers.iter().min_by_key(order).map(|(index, ..)| *index)
 }
 

@@ -19,7 +19,9 @@ use crate::node::nic::Nic;
 pub(super) const KEPT_BYTES: u64 = 2 << 20;
 /// Where the length and then the bundles are.
 const AT: u64 = RING_BYTES;
-const _: () = assert!(TRUST_BYTES as u64 + 4 <= KEPT_BYTES);
+/// Where it is kept that the node is locked down.
+pub(super) const LOCKED_AT: u64 = AT + KEPT_BYTES - 8;
+const _: () = assert!(TRUST_BYTES as u64 + 4 + 8 <= KEPT_BYTES);
 
 /// Goes back to what an earlier dom0 kept; false if that was not possible.
 fn restore<M: GuestMemory>(trust: &mut Trust, memory: &M) -> bool {
@@ -47,6 +49,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         {
             self.hypervisor.log("node: the trust bundle was lost: who was sealed into the image commands");
         }
+        self.restore_lockdown();
     }
 
     /// Tells what depends on it the time of day.

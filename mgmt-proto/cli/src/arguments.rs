@@ -276,6 +276,9 @@ pub(crate) enum Node {
         #[arg(short, long)]
         follow: bool,
     },
+    /// Obey nothing that changes the node or its guests, until the roots sign another
+    /// trust bundle (`key bundle push`)
+    Lockdown,
     /// Restart the machine, with all its guests
     Reboot,
     /// Turn the machine off, with all its guests

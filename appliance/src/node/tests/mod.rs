@@ -9,6 +9,7 @@ mod fake_hypervisor;
 mod fake_nic;
 mod guests;
 mod hostile;
+mod lockdown;
 mod management;
 mod network;
 mod power;

@@ -57,6 +57,7 @@ const TABLE: &[(&str, Role, bool)] = &[
     ("CreateKept", Role::Operator, true),
     ("ConfigExport", Role::Admin, false),
     ("ConfigImport", Role::Admin, false),
+    ("Lockdown", Role::Admin, false),
 ];
 
 /// When the bundles were issued, which the node's clock is never behind.

@@ -21,7 +21,7 @@ fn public(key: &SigningKey) -> [u8; 32] {
 }
 
 /// A world whose owner is root 1.
-fn world(seed: u64) -> World {
+pub(super) fn rooted(seed: u64) -> World {
     let mut settings = settings();
     settings.manifest.owner = public(&root(1));
     World::with(seed, settings)
@@ -39,7 +39,7 @@ fn grant(who: Who, role: Role) -> Grant {
     }
 }
 
-fn bundle(serial: u64, grants: Vec<Grant>) -> Bundle {
+pub(super) fn bundle(serial: u64, grants: Vec<Grant>) -> Bundle {
     Bundle {
         version: bundle::VERSION,
         serial,
@@ -51,7 +51,7 @@ fn bundle(serial: u64, grants: Vec<Grant>) -> Bundle {
     }
 }
 
-fn update(bundle: &Bundle, roots: &[u8]) -> Request {
+pub(super) fn update(bundle: &Bundle, roots: &[u8]) -> Request {
     let bytes = bundle.encode().unwrap();
     let sign = |number: &u8| {
         let key = root(*number);
@@ -61,6 +61,15 @@ fn update(bundle: &Bundle, roots: &[u8]) -> Request {
     Request::TrustUpdate { signed: bundle::assemble(&bytes, &signatures).unwrap() }
 }
 
+/// Those who are sealed, again.
+pub(super) fn everybody() -> Vec<Grant> {
+    vec![
+        grant(Who::Admin, Role::Admin),
+        grant(Who::Operator, Role::Operator),
+        grant(Who::Viewer, Role::Viewer),
+    ]
+}
+
 fn holds(world: &mut World, session: usize) -> Bundle {
     let Reply::Trust(bundle) = world.done(session, &Request::TrustShow) else { panic!("no bundle") };
     bundle
@@ -68,7 +77,7 @@ fn holds(world: &mut World, session: usize) -> Bundle {
 
 #[test]
 fn a_bundle_holds_from_the_next_command_on() {
-    let mut world = world(91);
+    let mut world = rooted(91);
     let admin = world.connect(Who::Admin);
     let viewer = world.connect(Who::Viewer);
     let sealed = holds(&mut world, viewer);
@@ -87,7 +96,7 @@ fn a_bundle_holds_from_the_next_command_on() {
 
 #[test]
 fn a_revoked_key_is_a_stranger_from_its_next_command_on() {
-    let mut world = world(92);
+    let mut world = rooted(92);
     let (admin, operator) = (world.connect(Who::Admin), world.connect(Who::Operator));
     world.done(operator, &Request::List);
     let mut next = bundle(1, vec![grant(Who::Admin, Role::Admin), grant(Who::Operator, Role::Operator)]);
@@ -104,7 +113,7 @@ fn a_revoked_key_is_a_stranger_from_its_next_command_on() {
 
 #[test]
 fn dom0_forgets_nothing_and_believes_only_what_was_signed() {
-    let mut world = world(93);
+    let mut world = rooted(93);
     let admin = world.connect(Who::Admin);
     let mut next = bundle(1, vec![grant(Who::Admin, Role::Admin)]);
     next.roots = vec![public(&root(2))];
@@ -123,7 +132,7 @@ fn dom0_forgets_nothing_and_believes_only_what_was_signed() {
 
 #[test]
 fn a_bundle_that_locks_everybody_out_is_refused() {
-    let mut world = world(94);
+    let mut world = rooted(94);
     let admin = world.connect(Who::Admin);
     let next = bundle(1, vec![grant(Who::Admin, Role::Operator)]);
     assert_eq!(world.refused(admin, &update(&next, &[1])).code, Code::Policy);
@@ -135,7 +144,7 @@ fn a_bundle_that_locks_everybody_out_is_refused() {
 
 #[test]
 fn a_key_for_some_guests_touches_no_other() {
-    let mut world = world(95);
+    let mut world = rooted(95);
     let (admin, machine) = world.ready();
     world.create(admin, &sibling(&machine, "web1", 1));
     world.create(admin, &sibling(&machine, "db", 2));

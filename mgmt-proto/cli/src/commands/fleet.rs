@@ -29,7 +29,7 @@ fn is_destructive(command: &Command) -> bool {
             | Command::BlockDetach { .. }
             | Command::Storage(Storage::Reserve { force: true, .. } | Storage::Release { force: true, .. })
             | Command::InjectFault { .. }
-            | Command::Node(Node::Reboot | Node::Poweroff)
+            | Command::Node(Node::Lockdown | Node::Reboot | Node::Poweroff)
     )
 }
 

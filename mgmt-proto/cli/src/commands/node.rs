@@ -18,6 +18,7 @@ pub(crate) fn run(scope: &Scope<'_>, verb: &Node) -> Result<Answer, Failure> {
         Node::State => state::show(scope),
         Node::Config(verb) => state::config(scope, verb),
         Node::Log { .. } => log(scope),
+        Node::Lockdown => lockdown(scope),
         Node::Reboot => stop(scope, false),
         Node::Poweroff => stop(scope, true),
     }
@@ -30,6 +31,14 @@ fn stop(scope: &Scope<'_>, power_off: bool) -> Result<Answer, Failure> {
     }
     let verb = if power_off { "poweroff" } else { "reboot" };
     Ok(Answer::done(&scope.done(connection.address(), verb, "requested", None)))
+}
+
+fn lockdown(scope: &Scope<'_>) -> Result<Answer, Failure> {
+    let mut connection = scope.open()?;
+    if !scope.dry_run {
+        connection.request(Request::Lockdown)?;
+    }
+    Ok(Answer::done(&scope.done(connection.address(), "lockdown", "locked down", None)))
 }
 
 pub(crate) fn inject_fault(scope: &Scope<'_>, kind: FaultKind) -> Result<Answer, Failure> {

@@ -1,0 +1,42 @@
+//! Lockdown: the node runs its guests and obeys nothing that changes them.
+//!
+//! It holds under the trust bundle that was there when an admin asked for it, so that
+//! only who can sign the next bundle ends it; a restart of dom0 does not.
+
+use mgmt_proto::trust::is_rescue;
+use mgmt_proto::verb::{Reply, Request};
+
+use crate::guest_memory::{Gpa, GuestMemory};
+use crate::hypervisor::Hypervisor;
+use crate::node::Node;
+use crate::node::nic::Nic;
+use crate::node::trust::LOCKED_AT;
+
+impl<H: Hypervisor, N: Nic> Node<H, N> {
+    /// Whether the node is locked down and a request is not among those it still obeys.
+    pub(super) fn is_locked_for(&self, request: &Request) -> bool {
+        self.locked_under == Some(self.trust.bundle().serial) && !is_rescue(request)
+    }
+
+    /// Locks the node down.
+    pub(super) fn lock_down(&mut self) -> Reply {
+        let serial = self.trust.bundle().serial;
+        self.locked_under = Some(serial);
+        // One more, so that zeros mean that it never was.
+        let kept = serial.saturating_add(1).to_le_bytes();
+        let is_kept = self.audit.memory().is_some_and(|memory| memory.write(Gpa(LOCKED_AT), &kept).is_ok());
+        self.hypervisor.log("node: locked down until the roots sign another trust bundle");
+        if !is_kept {
+            self.hypervisor.log("node: no memory for it: a restart of dom0 ends the lockdown");
+        }
+        Reply::Done
+    }
+
+    /// Goes on as an earlier dom0 was.
+    pub(super) fn restore_lockdown(&mut self) {
+        let mut kept = [0; 8];
+        if self.audit.memory().is_some_and(|memory| memory.read(Gpa(LOCKED_AT), &mut kept).is_ok()) {
+            self.locked_under = u64::from_le_bytes(kept).checked_sub(1);
+        }
+    }
+}
