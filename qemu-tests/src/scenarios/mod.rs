@@ -13,6 +13,7 @@ mod neighbours;
 mod netboot;
 mod refusals;
 mod shapes;
+mod state;
 mod storage_faults;
 mod traffic;
 
@@ -35,6 +36,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "dom0_faults_are_contained", run: faults::dom0_faults_are_contained },
     Scenario { name: "hostile_network", run: hostile_network::hostile_network },
     Scenario { name: "floods_and_scans", run: floods::floods_and_scans },
+    Scenario { name: "state_outlives_power_cuts", run: state::state_outlives_power_cuts },
     Scenario { name: "traffic_is_not_corrupted", run: traffic::traffic_is_not_corrupted },
     Scenario { name: "hostile_guest_neighbour_serves", run: neighbours::hostile_guest_neighbour_serves },
     Scenario { name: "disks_outlive_their_targets", run: storage_faults::disks_outlive_their_targets },
@@ -51,6 +53,7 @@ pub const ALL: &[Scenario] = &[
 pub fn prepare() -> Result<()> {
     build(false)?;
     build(true)?;
+    state::image("aoe:e9.0")?;
     crate::test_guest::prepare(&programs::target())
 }
 
