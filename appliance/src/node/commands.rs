@@ -102,6 +102,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 None => return Recorded::Accepted,
                 Some(outcome) => outcome,
             },
+            Request::ConsoleWrite { name, bytes } => self
+                .take_console(session, &name, now_ns)
+                .and_then(|()| self.answer_now(Request::ConsoleWrite { name, bytes }, now_ns)),
             other => self.answer_now(other, now_ns),
         };
         self.sessions.answer(session, &outcome);

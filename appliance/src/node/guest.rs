@@ -16,6 +16,7 @@ use crate::hypervisor::Hypervisor;
 use crate::layout::{MemoryLayout, UART_PORT};
 use crate::limits::{CONSOLE_BYTES, RANDOM_REQUESTS_PER_TURN, START_TIMEOUT_NS};
 use crate::node::blobs::Blobs;
+use crate::node::typing::Typist;
 use crate::node::volumes::Shape;
 use hv_x86::{low8, low16, low32};
 
@@ -82,6 +83,8 @@ pub struct Guest<M> {
     pub platform: Platform,
     /// Everything it printed, on console and serial port.
     pub console: OutputRing,
+    /// Who types there.
+    pub typist: Option<Typist>,
     /// Monotonic time at which it was accepted.
     pub created_ns: u64,
     /// Whether it stays paused once its disks are there.
@@ -129,6 +132,7 @@ impl<M> Guest<M> {
             number,
             platform: Platform::new(&[]),
             console: OutputRing::new(CONSOLE_BYTES),
+            typist: None,
             created_ns,
             start_paused,
             start_deadline_ns: Some(created_ns.saturating_add(START_TIMEOUT_NS)),

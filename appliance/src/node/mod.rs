@@ -28,6 +28,7 @@ pub mod settings;
 mod state;
 pub mod storage;
 mod trust;
+mod typing;
 pub mod volumes;
 
 use alloc::format;

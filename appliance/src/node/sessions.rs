@@ -89,6 +89,18 @@ impl<M: GuestMemory> Sessions<M> {
         self.sessions.len()
     }
 
+    /// The connection of a session.
+    #[must_use]
+    pub fn connection(&self, index: usize) -> Option<ConnectionId> {
+        self.sessions.get(index).map(|session| session.connection)
+    }
+
+    /// Whether a session with this connection is still there.
+    #[must_use]
+    pub fn is_open(&self, connection: ConnectionId) -> bool {
+        self.sessions.iter().any(|session| session.connection == connection)
+    }
+
     /// Accepts, reads, and drops what is dead or too slow; true when bytes came, so
     /// that there may be more.
     pub fn poll<H: Hypervisor<Memory = M>>(

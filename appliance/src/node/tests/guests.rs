@@ -16,6 +16,31 @@ use crate::layout::{BOOT_PARAMETERS, RESET_PORT, SLEEP_CONTROL_PORT, UART_PORT};
 const OFF: u64 = 0x20 | 5 << 2;
 
 #[test]
+fn one_session_types_and_any_number_reads() {
+    let mut world = World::new(41);
+    let (first, machine) = world.ready();
+    world.create(first, &machine);
+    let second = world.connect(Who::Operator);
+    let write = || Request::ConsoleWrite { name: "web".to_string(), bytes: vec![b'x'] };
+    let read = || Request::ConsoleRead { name: "web".to_string(), from: 0 };
+    world.done(first, &write());
+    let failure = world.refused(second, &write());
+    assert!(failure.code == Code::Conflict && failure.message.contains("another session"), "{failure}");
+    world.done(second, &read());
+    world.done(first, &read());
+    world.done(first, &write());
+    // It rests, and the other one types.
+    world.run(11 * SECOND);
+    world.done(second, &write());
+    assert_eq!(world.refused(first, &write()).code, Code::Conflict);
+    // Or it leaves.
+    let (connection, now_ns) = (world.sessions[second].connection, world.now_ns);
+    world.operator.abort(connection, now_ns);
+    world.run(SECOND / 10);
+    world.done(first, &write());
+}
+
+#[test]
 fn a_guest_is_created_watched_and_destroyed() {
     let mut world = World::new(11);
     let (session, machine) = world.ready();

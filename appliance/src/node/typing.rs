@@ -1,0 +1,42 @@
+//! Who types on a guest's console: one session at a time, while any number reads.
+
+use netstack::host::ConnectionId;
+
+use mgmt_proto::code::{Code, Failure};
+
+use crate::hypervisor::Hypervisor;
+use crate::node::Node;
+use crate::node::nic::Nic;
+
+/// How long after the last key the console is still one session's.
+const IDLE_NS: u64 = 10_000_000_000;
+
+/// The session that types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Typist {
+    connection: ConnectionId,
+    last_ns: u64,
+}
+
+impl<H: Hypervisor, N: Nic> Node<H, N> {
+    /// Gives a guest's console to a session that types, unless another one does. It is
+    /// free again when that session ends, or has typed nothing for [`IDLE_NS`].
+    pub(super) fn take_console(&mut self, session: usize, name: &str, now_ns: u64) -> Result<(), Failure> {
+        let index = self.find(name)?;
+        let (Some(connection), Some(guest)) = (self.sessions.connection(session), self.guests.get_mut(index))
+        else {
+            return Ok(());
+        };
+        if let Some(typist) = guest.typist
+            && typist.connection != connection
+            && now_ns < typist.last_ns.saturating_add(IDLE_NS)
+            && self.sessions.is_open(typist.connection)
+        {
+            let message = "another session types on this console";
+            let remedy = "read along, and type when it leaves or rests for 10 s";
+            return Err(Failure::new(Code::Conflict, name, message, remedy));
+        }
+        guest.typist = Some(Typist { connection, last_ns: now_ns });
+        Ok(())
+    }
+}
