@@ -8,10 +8,12 @@
 //! * [`work`]: a guest's reads, writes and flushes, and what must come of them;
 //! * [`iscsi_target`]: an iSCSI target; [`iscsi_scripts`]: what it does wrong;
 //! * [`iscsi_run`]: an initiator against it;
-//! * [`aoe_target`], [`aoe_scripts`]: the same for AoE.
+//! * [`aoe_target`], [`aoe_scripts`]: the same for AoE;
+//! * [`coverage`]: the published lists, and what walks each item of them.
 
 pub mod aoe_scripts;
 pub mod aoe_target;
+pub mod coverage;
 pub mod iscsi_run;
 pub mod iscsi_scripts;
 pub mod iscsi_target;

@@ -3,8 +3,9 @@
 
 use qemu_tests::hostile::aoe_scripts;
 use qemu_tests::hostile::aoe_target::{self, BLADE};
+use qemu_tests::hostile::coverage::{self, By, Suite};
 use qemu_tests::hostile::iscsi_run::{Expected, run};
-use qemu_tests::hostile::iscsi_scripts::{COMMANDS, CONNECTION, DATA, LOGIN, Script};
+use qemu_tests::hostile::iscsi_scripts::{COMMANDS, CONNECTION, DATA, LOGIN, NEGOTIATION, Script};
 use qemu_tests::hostile::iscsi_target::{Act, Manner};
 
 /// Runs scripts; says of each what was not as expected.
@@ -30,6 +31,51 @@ fn login() {
 }
 
 #[test]
+fn negotiation() {
+    hold(NEGOTIATION);
+}
+
+/// Every item of the published lists, what walks it, and how that went.
+#[test]
+fn the_published_lists() {
+    let all: Vec<&Script> = [LOGIN, NEGOTIATION, COMMANDS, DATA, CONNECTION].into_iter().flatten().collect();
+    let honest =
+        run(Manner::USUAL, |_, _| Act::Send).faults(&Expected::Served { seconds: 2, connections: 1..=1 });
+    let held = |name: &str| {
+        let script = all.iter().find(|it| it.name == name).unwrap_or_else(|| panic!("no script {name:?}"));
+        let outcome = run(script.manner, script.mischief);
+        outcome.faults(&script.expected).is_empty() && (script.seen)(&outcome)
+    };
+    let (mut counts, mut wrong) = ([0; 3], Vec::new());
+    for item in coverage::items() {
+        let suite = if item.suite == Suite::Login { "login 3.0" } else { "full feature 3.1" };
+        let (how, holds) = match item.by {
+            By::Scripts(names) => (names.join("; "), names.iter().all(|name| held(name))),
+            By::EveryRun(fault) => (format!("every run, else fault: {fault}"), honest.is_empty()),
+            By::Not(reason) => (format!("not walked: {reason}"), true),
+        };
+        counts[match item.by {
+            By::Scripts(_) => 0,
+            By::EveryRun(_) => 1,
+            By::Not(_) => 2,
+        }] += 1;
+        let verdict = match (holds, item.by) {
+            (_, By::Not(_)) => "-",
+            (true, _) => "held",
+            (false, _) => "FAILED",
+        };
+        println!("{suite} #{}: {} | {how} | {verdict}", item.number, item.subject);
+        if !holds {
+            wrong.push(item.number);
+        }
+    }
+    let [scripts, every_run, not] = counts;
+    println!("{scripts} items by scripts, {every_run} watched in every run, {not} not walked");
+    assert!(wrong.is_empty(), "{wrong:?}");
+    assert!(not <= 8, "more and more is not walked");
+}
+
+#[test]
 fn commands() {
     hold(COMMANDS);
 }
@@ -47,7 +93,7 @@ fn connection() {
 /// With an honest target no script leaves its sign: so each of those checks can fail.
 #[test]
 fn honest_targets_show_no_sign() {
-    for script in [LOGIN, COMMANDS, DATA, CONNECTION].into_iter().flatten() {
+    for script in [LOGIN, NEGOTIATION, COMMANDS, DATA, CONNECTION].into_iter().flatten() {
         let honest = run(Manner::USUAL, |_, _| Act::Send);
         let faults = honest.faults(&Expected::Served { seconds: 2, connections: 1..=1 });
         assert!(faults.is_empty(), "{faults:?}");

@@ -311,4 +311,6 @@ fn count(run: &Run, code: u8) -> usize {
 }
 
 mod full_feature;
+mod negotiation;
 pub use full_feature::{COMMANDS, CONNECTION, DATA};
+pub use negotiation::NEGOTIATION;

@@ -70,6 +70,7 @@ impl Target {
             input: Vec::new(),
             output: Vec::new(),
             full: false,
+            answered: false,
             closed: false,
             status_number: self.manner.status_number,
             command_number: 0,
@@ -228,7 +229,8 @@ impl Target {
         let digest = if manner.digests { "CRC32C" } else { "None" };
         let answer = match (flags >> 2) & 3 {
             0 => "AuthMethod=None\0TargetPortalGroupTag=1\0".to_string(),
-            _ if data.is_empty() => String::new(),
+            // A key is negotiated once (6.3).
+            _ if data.is_empty() || std::mem::replace(&mut connection.answered, true) => String::new(),
             _ => format!(
                 "HeaderDigest={digest}\0DataDigest={digest}\0InitialR2T={r2t}\0ImmediateData=Yes\0\
                  MaxRecvDataSegmentLength={segment}\0FirstBurstLength={FIRST_BURST}\0MaxBurstLength=16384\0\

@@ -98,6 +98,8 @@ pub(crate) struct Login {
     offered: bool,
     steps: u32,
     received: Vec<u8>,
+    /// Keys that the target has negotiated.
+    said: u32,
     pub(crate) negotiated: Negotiated,
 }
 
@@ -116,6 +118,7 @@ impl Login {
             offered: false,
             steps: 0,
             received: Vec::new(),
+            said: 0,
             negotiated: Negotiated::default(),
         };
         let mut request = Vec::new();
@@ -210,6 +213,11 @@ impl Login {
             let Some((key, value)) = pair else {
                 return Step::Fault("the login text is malformed");
             };
+            let bit = Negotiated::bit(key);
+            if self.said & bit != 0 {
+                return Step::Fault("the target negotiates a key twice");
+            }
+            self.said |= bit;
             let taken = match self.stage {
                 Stage::Security if keys.take(key, value) => Ok(()),
                 _ => self.negotiated.take(key, value, &mut reply),

@@ -115,6 +115,26 @@ impl Negotiated {
         report
     }
 
+    /// A bit for each key that is negotiated, and so only once (6.3). Those that are
+    /// declared may come again, as some targets have it.
+    pub(crate) fn bit(key: &str) -> u32 {
+        const ONCE: [&str; 12] = [
+            "HeaderDigest",
+            "DataDigest",
+            "InitialR2T",
+            "ImmediateData",
+            "MaxBurstLength",
+            "FirstBurstLength",
+            "MaxOutstandingR2T",
+            "MaxConnections",
+            "DefaultTime2Wait",
+            "DefaultTime2Retain",
+            "ErrorRecoveryLevel",
+            "DataPDUInOrder",
+        ];
+        ONCE.iter().position(|once| *once == key).map_or(0, |bit| 1 << bit)
+    }
+
     /// One key of the target's, as an answer or an offer.
     pub(crate) fn take(&mut self, key: &str, value: &str, reply: &mut Vec<u8>) -> Result<(), &'static str> {
         if matches!(value, "Irrelevant" | "NotUnderstood" | "Reject") {

@@ -140,6 +140,8 @@ pub(super) struct Connection {
     pub(super) input: Vec<u8>,
     pub(super) output: Vec<u8>,
     pub(super) full: bool,
+    /// What was offered at the login was answered.
+    pub(super) answered: bool,
     pub(super) closed: bool,
     pub(super) status_number: u32,
     pub(super) command_number: u32,

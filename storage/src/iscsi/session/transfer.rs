@@ -67,7 +67,9 @@ pub(super) struct Arriving {
 impl Path {
     /// Takes note of what was negotiated.
     pub(super) fn settle_negotiated(&mut self) {
-        let negotiated = &self.negotiated;
+        let negotiated = &mut self.negotiated;
+        // 13.14: whatever the target says.
+        negotiated.first_burst = negotiated.first_burst.min(negotiated.max_burst);
         self.plain = negotiated.header_digest == Digest::None && negotiated.data_digest == Digest::None;
         let segment = u32::try_from(ISCSI_SEND_SEGMENT_MAX).unwrap_or(u32::MAX);
         let immediate = negotiated.first_burst.min(negotiated.send_segment).min(segment);
