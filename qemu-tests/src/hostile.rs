@@ -9,6 +9,7 @@
 //! * [`iscsi_target`]: an iSCSI target; [`iscsi_scripts`]: what it does wrong;
 //! * [`iscsi_run`]: an initiator against it;
 //! * [`aoe_target`], [`aoe_scripts`]: the same for AoE;
+//! * [`sockets`]: iSCSI scripts over TCP, by the workstation's initiator;
 //! * [`coverage`]: the published lists, and what walks each item of them.
 
 pub mod aoe_scripts;
@@ -17,6 +18,7 @@ pub mod coverage;
 pub mod iscsi_run;
 pub mod iscsi_scripts;
 pub mod iscsi_target;
+pub mod sockets;
 pub mod work;
 
 /// Sectors of the disk.

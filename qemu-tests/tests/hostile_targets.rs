@@ -7,6 +7,7 @@ use qemu_tests::hostile::coverage::{self, By, Suite};
 use qemu_tests::hostile::iscsi_run::{Expected, run};
 use qemu_tests::hostile::iscsi_scripts::{COMMANDS, CONNECTION, DATA, LOGIN, NEGOTIATION, Script};
 use qemu_tests::hostile::iscsi_target::{Act, Manner};
+use qemu_tests::hostile::sockets;
 
 /// Runs scripts; says of each what was not as expected.
 fn hold(scripts: &[Script]) {
@@ -73,6 +74,34 @@ fn the_published_lists() {
     println!("{scripts} items by scripts, {every_run} watched in every run, {not} not walked");
     assert!(wrong.is_empty(), "{wrong:?}");
     assert!(not <= 8, "more and more is not walked");
+}
+
+/// A share of the scripts behind real sockets: those that end within seconds, and that
+/// name no address of their own.
+#[test]
+fn over_real_sockets() {
+    let all = [LOGIN, NEGOTIATION, COMMANDS, DATA, CONNECTION].into_iter().flatten();
+    let scripts: Vec<&Script> = all
+        .filter(|script| matches!(script.expected, Expected::Served { seconds: ..=5, .. }))
+        .filter(|script| !script.name.contains("redirected"))
+        .collect();
+    assert!(scripts.len() > 60, "{}", scripts.len());
+    let mut wrong = Vec::new();
+    // Mostly they wait: many at a time.
+    for some in scripts.chunks(16) {
+        std::thread::scope(|scope| {
+            let running: Vec<_> =
+                some.iter().map(|script| (script.name, scope.spawn(|| sockets::play(script)))).collect();
+            for (name, thread) in running {
+                match thread.join().unwrap() {
+                    Ok(connections) => println!("held over TCP: {name} ({connections} connections)"),
+                    Err(error) => wrong.push(format!("{name}: {error:#}")),
+                }
+            }
+        });
+    }
+    println!("{} scripts over TCP", scripts.len());
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 #[test]
