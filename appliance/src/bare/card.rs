@@ -27,8 +27,13 @@ const MSIX_ENABLE: u32 = 1 << 31;
 /// The card.
 pub(crate) struct Card(VirtioNet<Registers, Dma>);
 
-/// Looks at every function on every bus; the first card that starts is it.
+/// The first card that starts.
 pub(crate) fn find() -> Option<Card> {
+    functions(start)
+}
+
+/// Looks at every function on every bus, until one is what is looked for.
+pub(crate) fn functions<T>(mut look: impl FnMut(u16) -> Option<T>) -> Option<T> {
     for bus in 0..=255_u16 {
         for device in 0..32_u16 {
             let first = bus << 8 | device << 3;
@@ -38,8 +43,8 @@ pub(crate) fn find() -> Option<Card> {
             // Bit 23 of the word at 12: more functions than one.
             let functions = if system::pci_read(first, 12) & 1 << 23 != 0 { 8 } else { 1 };
             for function in first..first + functions {
-                if let Some(card) = start(function) {
-                    return Some(card);
+                if let Some(found) = look(function) {
+                    return Some(found);
                 }
             }
         }
@@ -62,13 +67,7 @@ fn start(function: u16) -> Option<Card> {
         return None;
     }
     let locations = virtio_pci::walk(|offset| system::pci_read(function, offset)).ok()?;
-    system::pci_write(function, 4, system::pci_read(function, 4) & 0xffff | COMMAND);
-    let vector = bind(function, &locations);
-    let used = [Some(locations.common.bar), Some(locations.notify.bar), locations.device.map(|it| it.bar)];
-    let bars = core::array::from_fn(|bar| {
-        let wanted = used.iter().flatten().any(|used| usize::from(*used) == bar);
-        wanted.then(|| map_bar(function, bar)).flatten()
-    });
+    let (bars, vector) = prepare(function, &locations, INTERRUPT);
     let dma = Dma::allocate(VirtioNet::<Registers, Dma>::dma_bytes(RING_ENTRIES, MTU)).ok()?;
     let config = Config {
         ring_entries: RING_ENTRIES,
@@ -85,6 +84,22 @@ fn start(function: u16) -> Option<Card> {
             None
         }
     }
+}
+
+/// Turns a function on: the windows of its registers, and the vector it is bound to.
+pub(crate) fn prepare(
+    function: u16,
+    locations: &Locations,
+    interrupt: u32,
+) -> ([Option<Registers>; 6], Option<u16>) {
+    system::pci_write(function, 4, system::pci_read(function, 4) & 0xffff | COMMAND);
+    let vector = bind(function, locations, interrupt);
+    let used = [Some(locations.common.bar), Some(locations.notify.bar), locations.device.map(|it| it.bar)];
+    let bars = core::array::from_fn(|bar| {
+        let wanted = used.iter().flatten().any(|used| usize::from(*used) == bar);
+        wanted.then(|| map_bar(function, bar)).flatten()
+    });
+    (bars, vector)
 }
 
 /// Address and length of a memory base address register.
@@ -110,12 +125,12 @@ fn map_bar(function: u16, bar: usize) -> Option<Registers> {
 }
 
 /// Routes MSI-X vector 0 of the function to this program.
-fn bind(function: u16, locations: &Locations) -> Option<u16> {
+fn bind(function: u16, locations: &Locations, interrupt: u32) -> Option<u16> {
     let capability = u16::from(locations.msix_capability?);
     let table = system::pci_read(function, capability + 4);
     let bar = map_bar(function, usize::try_from(table & 7).ok()?)?;
     let entry = usize::try_from(table & !7).ok()?;
-    let (address, data) = system::bind_interrupt(INTERRUPT).ok()?;
+    let (address, data) = system::bind_interrupt(interrupt).ok()?;
     bar.write_u32(entry, hv_x86::low32(address));
     bar.write_u32(entry + 4, hv_x86::low32(address >> 32));
     bar.write_u32(entry + 8, hv_x86::low32(data));

@@ -5,7 +5,7 @@
 //! * `heap`: memory for `alloc`;
 //! * `window`: guest memory;
 //! * `handles`: device registers and DMA memory;
-//! * `card`: finds and starts the network card.
+//! * `card`: finds and starts the network card; `disk`: the disk for what is kept.
 #![no_std]
 #![no_main]
 #![expect(unsafe_code, reason = "system calls and memory windows of the ring-3 program")]
@@ -13,6 +13,7 @@
 extern crate alloc;
 
 mod card;
+mod disk;
 mod handles;
 mod heap;
 mod system;
@@ -52,7 +53,12 @@ extern "C" fn dom0_start(information: *const BootInfo) -> ! {
     let Some(card) = card::find() else { stop("node: no network card that can be driven was found") };
     let now = || now_ns(information);
     match Node::new(system::SystemCalls, card, settings, now()) {
-        Ok(mut node) => run(&mut node, &now),
+        Ok(mut node) => {
+            if let Some(number) = node.local_disk_wanted() {
+                node.use_local_disk(disk::find(number), now());
+            }
+            run(&mut node, &now)
+        }
         Err(error) => stop(&alloc::format!("node: cannot start: {error:?}")),
     }
 }
@@ -63,7 +69,7 @@ fn run(node: &mut Node<system::SystemCalls, card::Card>, now: &dyn Fn() -> u64) 
     let mut count = 0;
     loop {
         let mut deadline = node.turn(events.get(..count).unwrap_or_default(), now());
-        if deadline > now() && node.nic().arm() {
+        if deadline > now() && (node.nic().arm() || node.arm_disk()) {
             deadline = 0;
         }
         count = system::wait(deadline, &mut events).len();

@@ -37,6 +37,10 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "hostile_network", run: hostile_network::hostile_network },
     Scenario { name: "floods_and_scans", run: floods::floods_and_scans },
     Scenario { name: "state_outlives_power_cuts", run: state::state_outlives_power_cuts },
+    Scenario {
+        name: "state_outlives_power_cuts_on_a_local_disk",
+        run: state::state_outlives_power_cuts_on_a_local_disk,
+    },
     Scenario { name: "traffic_is_not_corrupted", run: traffic::traffic_is_not_corrupted },
     Scenario { name: "hostile_guest_neighbour_serves", run: neighbours::hostile_guest_neighbour_serves },
     Scenario { name: "disks_outlive_their_targets", run: storage_faults::disks_outlive_their_targets },
@@ -53,7 +57,8 @@ pub const ALL: &[Scenario] = &[
 pub fn prepare() -> Result<()> {
     build(false)?;
     build(true)?;
-    state::image("aoe:e9.0")?;
+    state::image(state::AOE)?;
+    state::image(state::LOCAL)?;
     crate::test_guest::prepare(&programs::target())
 }
 

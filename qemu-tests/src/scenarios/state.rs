@@ -1,9 +1,10 @@
 //! Power cuts of a node that keeps its state: what was confirmed is there.
 
 use super::directory;
-use crate::lab::Lab;
-use crate::machine::{Boot, CPUS, Machine, Shape};
+use crate::lab::{Lab, NODE_MAC};
+use crate::machine::{self, Boot, CPUS, Machine, Shape};
 use crate::operator::Operator;
+use crate::process::Process;
 use crate::programs::target;
 use crate::test_guest::{Description, Flavour, find};
 use crate::world::{Built, World, build};
@@ -18,6 +19,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
+
+/// The volume on the network, and the machine's own disk.
+pub(super) const AOE: &str = "aoe:e9.0";
+pub(super) const LOCAL: &str = "virtio:0";
 
 const NODE_LIMIT: Duration = Duration::from_secs(60);
 /// Bytes of the state volume: settings, and room for a kernel and an initrd.
@@ -42,18 +47,48 @@ struct Told {
     asked: Option<(String, Option<u64>)>,
 }
 
-/// Cuts a node's power again and again while it is told to keep things.
+/// How often the power goes, in both scenarios together.
+fn cuts() -> u64 {
+    std::env::var(CUTS_VARIABLE).ok().and_then(|text| text.parse().ok()).unwrap_or(CUTS)
+}
+
+/// Cuts a node's power again and again while it is told to keep things on a volume of
+/// the network.
 pub(super) fn state_outlives_power_cuts() -> Result<()> {
-    let cuts = std::env::var(CUTS_VARIABLE).ok().and_then(|text| text.parse().ok()).unwrap_or(CUTS);
-    let built = Built { image: image("aoe:e9.0")?, ..build(false)? };
+    cut_again_and_again("state", AOE, cuts() - cuts() / 3)
+}
+
+/// The same with a disk of the machine.
+pub(super) fn state_outlives_power_cuts_on_a_local_disk() -> Result<()> {
+    cut_again_and_again("state-local", LOCAL, cuts() / 3)
+}
+
+/// Switches the machine on, with the state volume as its disk if it is that.
+fn switch_on(shape: &Shape, directory: &Path, volume: &str, disk: &Path) -> Result<Machine> {
+    let serial = directory.join("serial.log");
+    let mut command = machine::command(shape, "tap0", NODE_MAC, &serial);
+    if volume == LOCAL {
+        command
+            .args(["-drive", &format!("file={},format=raw,if=none,id=state", disk.display())])
+            .args(["-device", "virtio-blk-pci,drive=state"]);
+    }
+    let started = Instant::now();
+    let process = Process::start(&mut command, &directory.join("qemu.log"))?;
+    Ok(Machine { process, started, serial })
+}
+
+fn cut_again_and_again(name: &str, volume: &str, cuts: u64) -> Result<()> {
+    let built = Built { image: image(volume)?, ..build(false)? };
     let files = find(&target(), Flavour::Cloud)?;
-    let directory = directory("state");
+    let directory = directory(name);
     let shape = Shape { cpus: CPUS, memory_mib: 768, boot: Boot::Kernel(built.image.path.clone()) };
     let disk = directory.join("state.img");
     let mut world = World::start(&built, &directory, &shape, |lab: &mut Lab| {
         std::fs::File::create(&disk)?.set_len(VOLUME_BYTES)?;
-        lab.export_aoe(9, 0, &disk)
+        if volume == AOE { lab.export_aoe(9, 0, &disk) } else { Ok(()) }
     })?;
+    world.machine.process.kill();
+    world.machine = switch_on(&shape, &directory, volume, &disk)?;
     wait(&world)?;
     let key = node_key(&world.operator)?;
     let mut told = Told::default();
@@ -63,25 +98,21 @@ pub(super) fn state_outlives_power_cuts() -> Result<()> {
         world.test_guest(&files, &guest)?;
         told.orders.insert(name.into(), Some(u64::from(number)));
     }
-    let again = |number| Description { name: "two", number, memory_mib: 96, ..Description::default() };
-    let file = world.test_guest_file(&files, &again(2))?;
+    let again = Description { name: "two", number: 2, memory_mib: 96, ..Description::default() };
+    let file = world.test_guest_file(&files, &again)?;
     for cut in 0..cuts {
         work(&mut world, &built.image, &mut told, &file, cut)?;
-        world.machine = Machine::start(&shape, &directory)?;
-        let began = Instant::now();
+        world.machine = switch_on(&shape, &directory, volume, &disk)?;
         wait(&world)?;
+        let took = world.machine.started.elapsed().as_secs_f64();
         ensure!(node_key(&world.operator)? == key, "cut {cut}: the node has another key");
         check(&world, &mut told, cut)?;
-        println!(
-            "  cut {cut}: all is there {:.1} s later, bundle {}",
-            began.elapsed().as_secs_f64(),
-            told.serial
-        );
+        println!("  {volume}: cut {cut}: all is there, heard after {took:.1} s, bundle {}", told.serial);
     }
     let report = world.operator.run(&["audit", "verify"])?;
     ensure!(report.contains("intact"), "the audit log: {report}");
     let bytes = std::fs::read(&disk)?;
-    for secret in [&b"\"two\""[..], b"console=hvc0"] {
+    for secret in [&b"net.ifnames=0 quiet job=idle"[..], b"serial-1"] {
         ensure!(
             !bytes.windows(secret.len()).any(|part| part == secret),
             "settings are readable on the volume"

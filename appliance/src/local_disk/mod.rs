@@ -1,4 +1,6 @@
-//! A disk of the machine itself, as the node sees it.
+//! A disk of the machine itself, as the node sees it; [`virtio_blk`] drives one.
+
+pub mod virtio_blk;
 
 use alloc::vec::Vec;
 

@@ -1,0 +1,46 @@
+//! Finds a disk of the machine and starts it, for what the node keeps.
+
+use alloc::boxed::Box;
+
+use appliance::local_disk::LocalDisk;
+use appliance::local_disk::virtio_blk::{DEVICE_BLOCK, DEVICE_BLOCK_TRANSITIONAL, VirtioBlock};
+use netstack::virtio_pci::{self, VENDOR};
+
+use crate::card;
+use crate::handles::{Dma, Registers};
+use crate::system;
+
+/// Interrupt that the disk is bound to.
+const INTERRUPT: u32 = 1;
+
+type Disk = VirtioBlock<Registers, Dma>;
+
+/// The virtio disk with this number, counted from 0 in the order of the bus.
+pub(crate) fn find(number: u8) -> Option<Box<dyn LocalDisk>> {
+    let mut left = number;
+    card::functions(|function| {
+        let identity = system::pci_read(function, 0);
+        let (vendor, device) = (hv_x86::low16(u64::from(identity)), hv_x86::low16(u64::from(identity >> 16)));
+        if vendor != VENDOR || (device != DEVICE_BLOCK && device != DEVICE_BLOCK_TRANSITIONAL) {
+            return None;
+        }
+        match left.checked_sub(1) {
+            Some(less) => left = less,
+            None => return start(function),
+        }
+        None
+    })
+}
+
+fn start(function: u16) -> Option<Box<dyn LocalDisk>> {
+    let locations = virtio_pci::walk(|offset| system::pci_read(function, offset)).ok()?;
+    let (bars, vector) = card::prepare(function, &locations, INTERRUPT);
+    let dma = Dma::allocate(Disk::DMA_BYTES).ok()?;
+    match Disk::new(bars, &locations, dma, vector) {
+        Ok(disk) => Some(Box::new(disk)),
+        Err(error) => {
+            system::log(&alloc::format!("disk at {function:#06x}: {error:?}"));
+            None
+        }
+    }
+}
