@@ -236,7 +236,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let mut index = 0;
         while let Some(guest) = self.guests.get(index) {
             let waits = guest.life != Life::Connecting || now_ns < guest.not_before_ns;
-            if waits || self.is_held_back(index, now_ns) {
+            if waits || self.is_held_back(index) {
                 index += 1;
                 continue;
             }

@@ -63,10 +63,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// Whether a guest waits: for its files, or for those that start before it.
-    pub(in crate::node) fn is_held_back(&mut self, index: usize, now_ns: u64) -> bool {
-        if self.state.guests.patience_ns != 0 && now_ns >= self.state.guests.patience_ns {
-            self.state.guests.patience_ns = 0;
-        }
+    pub(in crate::node) fn is_held_back(&self, index: usize) -> bool {
         let Some(guest) = self.guests.get(index) else { return false };
         if guest.awaits_files {
             return true;

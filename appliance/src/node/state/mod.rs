@@ -225,6 +225,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         if self.state.phase == Phase::Diskless {
             return;
         }
+        if now_ns >= self.state.guests.patience_ns {
+            self.state.guests.patience_ns = 0;
+        }
         while let Some((lane, ended)) = self.volumes.take_state() {
             match lane {
                 STORE => self.store_ended(ended),
@@ -269,11 +272,11 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     fn try_to_open(&mut self, now_ns: u64) {
-        let Some(sectors) = self.volumes.state_sectors() else { return };
         if now_ns < self.state.retry_ns {
             return;
         }
         self.state.retry_ns = 0;
+        let Some(sectors) = self.volumes.state_sectors() else { return };
         self.state.blocks = sectors / BLOCK_SECTORS;
         let seed = self.random_number();
         self.state.store = Some(Store::open(self.state.blocks, seed));

@@ -110,6 +110,31 @@ fn the_identity_survives_power_cuts_on_an_aoe_volume() {
 }
 
 #[test]
+fn an_iscsi_volume_keeps_state_too_and_a_lost_target_is_waited_for() {
+    let mut world = World::with(220, state_settings("iscsi://10.0.0.3/iqn.2026-01.org.example:disk/0", 30));
+    world.iscsi = Some(super::targets::IscsiTarget::new(18 << 11));
+    let (session, machine) = world.ready();
+    world.done(session, &create_kept(&machine, 1));
+    let before = *world.node_key(session);
+    world.power_cycle();
+    let session = world.connect(Who::Admin);
+    assert_eq!(*world.node_key(session), before);
+    world.until("the guest", |world| world.hypervisor.guests().len() == 1);
+    // What is asked for while the target is silent is kept when it answers.
+    world.iscsi.as_mut().unwrap().silent = true;
+    let off = Request::Autostart { name: "web".to_string(), order: None };
+    world.send(session, &off);
+    world.run(20 * SECOND);
+    assert!(world.sessions[session].outcomes.is_empty());
+    world.iscsi.as_mut().unwrap().silent = false;
+    let outcome = world.outcome(session);
+    assert!(outcome.map_or_else(|failure| failure.code == Code::Deadline, |reply| reply == Reply::Done));
+    world.run(60 * SECOND);
+    let session = world.connect(Who::Admin);
+    assert!(state(&mut world, session).guests.is_empty());
+}
+
+#[test]
 fn what_is_not_ours_is_refused_and_left_as_it_is() {
     for sector in [0, 1, 128, 30_000] {
         let disk = disk_mib(17);
@@ -206,6 +231,10 @@ fn guests_that_are_kept_start_with_the_node_in_their_order() {
         world.run(2 * SECOND);
         assert_eq!(names(&mut world, session), ["early", "late"]);
         assert_eq!(state(&mut world, session).guests.len(), 3);
+        // And sleeps when all is done.
+        let turns = world.turns;
+        world.run(300 * SECOND);
+        assert!(world.turns - turns < 2_000, "{} turns", world.turns - turns);
     }
 }
 
@@ -461,6 +490,19 @@ fn a_volume_that_is_lost_is_said_and_one_that_stalls_is_waited_for() {
     assert!(logged(&world, "was lost"));
     assert_eq!(state(&mut world, session).condition, StateCondition::Failed);
     assert_eq!(world.refused(session, &create_kept(&sibling(&machine, "b", 2), 1)).code, Code::Storage);
+}
+
+#[test]
+fn a_volume_that_fails_while_it_is_opened_is_tried_again() {
+    let disk = disk_mib(17);
+    disk.disk().broken = true;
+    let mut world = local(221, &disk);
+    let turns = world.turns;
+    world.run(12 * SECOND);
+    assert!(world.turns - turns < 100);
+    disk.disk().broken = false;
+    let session = world.connect(Who::Admin);
+    assert_eq!(state(&mut world, session).condition, StateCondition::Kept);
 }
 
 #[test]

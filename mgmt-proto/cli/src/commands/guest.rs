@@ -106,8 +106,20 @@ pub(crate) fn act(scope: &Scope<'_>, guest: &str, act: Act) -> Result<Answer, Fa
     };
     if !scope.dry_run {
         connection.request(request)?;
+        if matches!(act, Act::Destroy) {
+            say_if_it_comes_back(&mut connection, &object);
+        }
     }
     Ok(Answer::done(&scope.done(&object, verb, "done", None)))
+}
+
+/// A guest that starts with the node is not gone for good.
+fn say_if_it_comes_back(connection: &mut Connection, name: &str) {
+    // A node of an earlier version does not say.
+    let kept = state::facts(connection).map(|facts| facts.guests).unwrap_or_default();
+    if kept.iter().any(|kept| kept.name == name) {
+        eprintln!("note: {name} starts again with the node; `redoubt autostart {name} off` ends that");
+    }
 }
 
 pub(crate) fn shutdown(scope: &Scope<'_>, guest: Option<&str>, until_off: bool) -> Result<Answer, Failure> {

@@ -33,6 +33,8 @@ fn a_guest_starts_with_the_node_as_its_file_says_or_as_it_is_told() {
     workstation.expect(0, &["autostart", "web", "on", "--order", "3"]);
     assert_eq!(node.state.lock().unwrap().kept.guests[0].order, 3);
     workstation.expect(3, &["autostart", "nobody", "on"]);
+    let (_, note) = workstation.expect(0, &["destroy", "web"]);
+    assert!(note.contains("web starts again with the node"), "{note}");
     workstation.expect(2, &["autostart", "web"]);
     workstation.expect(2, &["autostart", "web", "perhaps"]);
     let file = workstation.file("soon.vm", &format!("{VM}autostart = \"soon\"\n"));
