@@ -41,6 +41,10 @@ pub const COMMAND_LINE_BYTES_MAX: usize = 4095;
 pub const ELF_SEGMENTS_MAX: usize = 64;
 /// Everything a guest printed, kept for late readers, in bytes.
 pub const CONSOLE_BYTES: usize = 64 * 1024;
+/// Frames kept of one capture until they are read, in bytes.
+pub const CAPTURE_BYTES: usize = 512 * 1024;
+/// Most guests that are captured at a time.
+pub const CAPTURES_MAX: usize = 4;
 /// Most kernels and initrds on the node.
 pub const BLOBS_MAX: usize = 24;
 /// Frames taken from one source before the others get their turn.

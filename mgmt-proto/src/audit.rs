@@ -274,6 +274,7 @@ pub fn subject(request: &Request) -> Option<(&'static str, &str)> {
         Request::Autostart { name, order: None } => ("autostart off", name),
         Request::ConfigImport { .. } => ("config import", ""),
         Request::Lockdown => ("node lockdown", ""),
+        Request::Capture { name, .. } => ("capture", name),
     })
 }
 

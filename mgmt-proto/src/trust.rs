@@ -178,6 +178,7 @@ pub const fn required(request: &Request) -> Role {
         | Request::Create { .. }
         | Request::ConsoleRead { .. }
         | Request::ConsoleWrite { .. }
+        | Request::Capture { .. }
         | Request::Pause { .. }
         | Request::Unpause { .. }
         | Request::Shutdown { .. }

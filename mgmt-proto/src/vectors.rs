@@ -84,6 +84,7 @@ fn requests() -> Vec<Request> {
         Request::ConfigExport { from: 300 },
         Request::ConfigImport { digest: [5; 32] },
         Request::Lockdown,
+        Request::Capture { name: name(), from: 300, snap_bytes: 128 },
     ]
 }
 

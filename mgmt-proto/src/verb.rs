@@ -242,6 +242,15 @@ pub enum Request {
     /// Obeys nothing but [`crate::trust::is_rescue`] from now on, until the roots sign
     /// another trust bundle.
     Lockdown,
+    /// What a guest's cards sent and received, as records of a capture file.
+    Capture {
+        /// The guest.
+        name: String,
+        /// Number of the first record wanted, from 1 on; with 0 a capture begins.
+        from: u64,
+        /// Most bytes kept of a frame.
+        snap_bytes: u32,
+    },
 }
 
 impl Request {
@@ -266,6 +275,7 @@ impl Request {
             | Self::BlockDetach { name, .. }
             | Self::BlockList { name }
             | Self::Limit { name, .. }
+            | Self::Capture { name, .. }
             | Self::Autostart { name, .. } => Some(name),
             Self::NodeInfo
             | Self::NodeLog { .. }

@@ -130,10 +130,10 @@ impl<M: GuestMemory> AuditLog<M> {
     }
 
     /// Records a command and how it ended. Keys typed into one console in one
-    /// session are one entry: the first.
+    /// session are one entry, as are looks at one capture: the first.
     pub fn record(&mut self, asked: &Asked, result: Result, now_ns: u64) {
         let repeated = self.last.as_ref().is_some_and(|last| {
-            asked.verb.starts_with("console")
+            (asked.verb.starts_with("console") || asked.verb == "capture")
                 && last.verb == asked.verb
                 && last.object == asked.object
                 && last.session == asked.proof.binding.session

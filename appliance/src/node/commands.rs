@@ -164,6 +164,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             }
             Request::StateShow => Ok(Reply::State(self.state_facts())),
             Request::Lockdown => Ok(self.lock_down()),
+            Request::Capture { name, from, snap_bytes } => self.read_capture(&name, from, snap_bytes, now_ns),
             Request::ConfigExport { from } => self.export_config(from),
             other => self.act_on_guest(other, now_ns),
         }

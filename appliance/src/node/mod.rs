@@ -15,6 +15,7 @@
 
 pub mod audit;
 pub mod blobs;
+mod capture;
 pub mod commands;
 pub mod disks;
 pub mod facts;

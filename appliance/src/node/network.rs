@@ -8,6 +8,7 @@ use netstack::switch::{Destinations, HOST, PortId, Switch, UPLINK};
 
 use crate::guest_memory::GuestMemory;
 use crate::limits::{FRAME_BYTES_MAX, FRAMES_PER_TURN};
+use crate::node::capture::Captures;
 use crate::node::guest::Guest;
 use crate::node::nic::Nic;
 use crate::node::volumes::Volumes;
@@ -29,6 +30,8 @@ pub struct Network<N> {
     pub nic: N,
     /// The node's own stack.
     pub host: Host,
+    /// Captures of guests' frames.
+    pub captures: Captures,
     switch: Switch,
     ports: Vec<Port>,
 }
@@ -50,7 +53,7 @@ impl<N: Nic> Network<N> {
         let mtu = usize::from(nic.mtu());
         let host = Host::new(&HostConfig { mac, mtu, addressing, seed, secret }, now_ns).ok()?;
         let switch = Switch::new(mac, mtu).ok()?;
-        Some(Self { nic, host, switch, ports: Vec::new() })
+        Some(Self { nic, host, captures: Captures::default(), switch, ports: Vec::new() })
     }
 
     /// Attaches a guest's card.
@@ -79,6 +82,7 @@ impl<N: Nic> Network<N> {
             self.switch.detach_guest(port.id);
         }
         self.ports.retain(|port| port.guest != guest);
+        self.captures.forget(guest);
     }
 
     /// Frames that a guest sent and received, from the switch's counters.
@@ -131,6 +135,7 @@ impl<N: Nic> Network<N> {
             let Some(net) = sender.platform.net_mut(device) else { return false };
             let Some(length) = net.pop_transmit(memory, &mut frame) else { return false };
             let frame = frame.get(..length).unwrap_or_default();
+            self.captures.note(number, frame, now_ns);
             let port = self.ports.iter().find(|port| port.guest == number && port.device == device);
             let Some(port) = port.map(|port| port.id) else { continue };
             if let Ok(destinations) = self.switch.admit(port, frame, now_ns) {
@@ -157,6 +162,7 @@ impl<N: Nic> Network<N> {
                 && let Some((_, memory)) = &guest.domain
                 && let Some(net) = guest.platform.net_mut(port.device)
             {
+                self.captures.note(port.guest, frame, now_ns);
                 net.push_receive(memory, frame);
             }
         }

@@ -261,6 +261,22 @@ pub(crate) enum FaultKind {
     Hang,
 }
 
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Pcap {
+    /// Guest whose cards are looked at, by name or ID
+    #[arg(short, long, value_name = "GUEST")]
+    pub(crate) port: String,
+    /// File to write, - for standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) write: PathBuf,
+    /// Most bytes kept of a frame
+    #[arg(short, long, default_value_t = 65_535, value_name = "BYTES")]
+    pub(crate) snap: u32,
+    /// Leave after so many frames
+    #[arg(short, long, value_name = "FRAMES")]
+    pub(crate) count: Option<u64>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Node {
     /// Facts about the node
@@ -276,6 +292,8 @@ pub(crate) enum Node {
         #[arg(short, long)]
         follow: bool,
     },
+    /// Write what a guest's cards send and receive to a capture file, until Ctrl+C
+    Pcap(Pcap),
     /// Obey nothing that changes the node or its guests, until the roots sign another
     /// trust bundle (`key bundle push`)
     Lockdown,

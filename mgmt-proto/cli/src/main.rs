@@ -9,7 +9,7 @@ mod scope;
 
 use arguments::{Arguments, Audit, Bundle, Command, Fleet, Key, Node, Storage};
 use clap::Parser;
-use commands::{audit, console, create, exporter, fleet, generate, key, node, support, top, volume};
+use commands::{audit, console, create, exporter, fleet, generate, key, node, pcap, support, top, volume};
 use mgmt_proto::code::Failure;
 use scope::{Scope, print_answer, target, targets};
 use std::io::IsTerminal;
@@ -81,6 +81,7 @@ fn on_nodes(arguments: &Arguments, command: &Command) -> Result<(), Failure> {
     let scope = Scope { global, target: &target, dry_run: global.dry_run };
     match command {
         Command::Node(Node::Log { .. }) => node::follow(&scope),
+        Command::Node(Node::Pcap(options)) => pcap::run(&scope, options),
         Command::Console(options) => console::run(&scope, options),
         Command::Create { file, overrides, paused, .. } if !global.dry_run => {
             create::create_and_attach(&scope, file, overrides, *paused)

@@ -1,6 +1,7 @@
 //! Whole-node tests: a node over a fake hypervisor on a simulated wire.
 
 mod audit;
+mod capture;
 mod dhcp;
 mod disks;
 mod driver;

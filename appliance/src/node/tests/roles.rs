@@ -58,6 +58,7 @@ const TABLE: &[(&str, Role, bool)] = &[
     ("ConfigExport", Role::Admin, false),
     ("ConfigImport", Role::Admin, false),
     ("Lockdown", Role::Admin, false),
+    ("Capture", Role::Operator, true),
 ];
 
 /// When the bundles were issued, which the node's clock is never behind.
@@ -176,8 +177,8 @@ fn each_role_may_do_what_the_table_says_and_nothing_else() {
             }
             trial.grant(Some(granted), Vec::new());
             for (request, least, touches) in requests() {
-                // It would be carried out.
-                if matches!(request, Request::NodeStop { .. }) && role >= least {
+                // It would be carried out, and nothing would be after it.
+                if matches!(request, Request::NodeStop { .. } | Request::Lockdown) && role >= least {
                     continue;
                 }
                 let forbidden = trial.is_forbidden(&request);

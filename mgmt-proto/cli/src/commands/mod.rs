@@ -11,6 +11,7 @@ pub(crate) mod generate;
 pub(crate) mod guest;
 pub(crate) mod key;
 pub(crate) mod node;
+pub(crate) mod pcap;
 pub(crate) mod secrets;
 pub(crate) mod state;
 pub(crate) mod storage;
@@ -33,6 +34,7 @@ pub(crate) fn is_for_many(command: &Command) -> bool {
         Command::Console(options) => options.once,
         Command::Storage(Storage::Bench(_) | Storage::Read(_) | Storage::Write(_)) => false,
         Command::Key(Key::Bundle(verb)) => matches!(verb, Bundle::Show { .. } | Bundle::Push { .. }),
+        Command::Node(Node::Pcap(_)) => false,
         Command::Node(Node::Config(_)) => false,
         Command::Autostart(_)
         | Command::Node(_)

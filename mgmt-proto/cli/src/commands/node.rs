@@ -19,6 +19,7 @@ pub(crate) fn run(scope: &Scope<'_>, verb: &Node) -> Result<Answer, Failure> {
         Node::Config(verb) => state::config(scope, verb),
         Node::Log { .. } => log(scope),
         Node::Lockdown => lockdown(scope),
+        Node::Pcap(_) => Err(exit::usage("pcap", "is for one node", "name one with -n")),
         Node::Reboot => stop(scope, false),
         Node::Poweroff => stop(scope, true),
     }

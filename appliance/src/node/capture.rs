@@ -1,0 +1,138 @@
+//! Captures: what a guest's cards send and receive, for an operator to read.
+//!
+//! Records are those of a capture file with nanoseconds, little endian.
+//! Spec: draft-ietf-opsawg-pcap section 5 (packet record).
+
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::limits::STREAM_BYTES;
+use mgmt_proto::verb::{Outcome, Reply, Stream};
+
+use crate::hypervisor::Hypervisor;
+use crate::limits::{CAPTURE_BYTES, CAPTURES_MAX};
+use crate::node::Node;
+use crate::node::nic::Nic;
+
+/// A capture that nobody reads for so long ends.
+const UNREAD_NS: u64 = 10_000_000_000;
+/// Octets of a record before the frame.
+const RECORD_HEADER_BYTES: usize = 16;
+/// Largest record: a frame is no longer than the switch takes.
+const _: () = assert!(RECORD_HEADER_BYTES + crate::limits::FRAME_BYTES_MAX <= STREAM_BYTES);
+
+/// One guest's capture.
+#[derive(Debug)]
+struct Capture {
+    guest: u64,
+    snap_bytes: usize,
+    records: VecDeque<Vec<u8>>,
+    bytes: usize,
+    /// Number of the first record that is there.
+    first: u64,
+    read_ns: u64,
+}
+
+impl Capture {
+    fn push(&mut self, frame: &[u8], wall_ns: u64) {
+        let kept = frame.get(..frame.len().min(self.snap_bytes)).unwrap_or_default();
+        let word = |value: u64| u32::try_from(value).unwrap_or(u32::MAX).to_le_bytes();
+        let mut record = Vec::with_capacity(RECORD_HEADER_BYTES + kept.len());
+        for value in [wall_ns / 1_000_000_000, wall_ns % 1_000_000_000, kept.len() as u64, frame.len() as u64]
+        {
+            record.extend_from_slice(&word(value));
+        }
+        record.extend_from_slice(kept);
+        self.bytes += record.len();
+        self.records.push_back(record);
+        while self.bytes > CAPTURE_BYTES
+            && let Some(oldest) = self.records.pop_front()
+        {
+            self.bytes -= oldest.len();
+            self.first += 1;
+        }
+    }
+
+    /// Whole records from number `from` on, as many as a reply takes. What was read
+    /// before is forgotten.
+    fn read(&mut self, from: u64) -> Stream {
+        while self.first < from
+            && let Some(read) = self.records.pop_front()
+        {
+            self.bytes -= read.len();
+            self.first += 1;
+        }
+        let (mut bytes, mut next) = (Vec::new(), self.first);
+        for record in &self.records {
+            if bytes.len() + record.len() > STREAM_BYTES {
+                break;
+            }
+            bytes.extend_from_slice(record);
+            next += 1;
+        }
+        Stream { bytes, next }
+    }
+}
+
+/// All captures.
+#[derive(Debug, Default)]
+pub struct Captures {
+    captures: Vec<Capture>,
+    /// Time of day at monotonic zero.
+    wall_base_ns: u64,
+}
+
+impl Captures {
+    /// A frame that a guest's card sent or received.
+    pub fn note(&mut self, guest: u64, frame: &[u8], now_ns: u64) {
+        if self.captures.is_empty() {
+            return;
+        }
+        self.captures.retain(|capture| now_ns < capture.read_ns.saturating_add(UNREAD_NS));
+        let wall_ns = self.wall_base_ns.saturating_add(now_ns);
+        if let Some(capture) = self.captures.iter_mut().find(|capture| capture.guest == guest) {
+            capture.push(frame, wall_ns);
+        }
+    }
+
+    /// Records of a guest's capture, which count from 1; asking for 0 begins another.
+    fn read(&mut self, guest: u64, from: u64, snap_bytes: usize, now_ns: u64) -> Option<Stream> {
+        self.captures.retain(|capture| now_ns < capture.read_ns.saturating_add(UNREAD_NS));
+        if from == 0 {
+            self.captures.retain(|capture| capture.guest != guest);
+            if self.captures.len() >= CAPTURES_MAX {
+                return None;
+            }
+            let (records, first) = (VecDeque::new(), 1);
+            self.captures.push(Capture { guest, snap_bytes, records, bytes: 0, first, read_ns: now_ns });
+        }
+        let Some(capture) = self.captures.iter_mut().find(|capture| capture.guest == guest) else {
+            // It has ended: nothing more comes.
+            return Some(Stream { bytes: Vec::new(), next: 0 });
+        };
+        capture.read_ns = now_ns;
+        Some(capture.read(from))
+    }
+
+    /// A guest is gone.
+    pub fn forget(&mut self, guest: u64) {
+        self.captures.retain(|capture| capture.guest != guest);
+    }
+}
+
+impl<H: Hypervisor, N: Nic> Node<H, N> {
+    /// What a guest's cards sent and received since the last look.
+    pub(super) fn read_capture(&mut self, name: &str, from: u64, snap_bytes: u32, now_ns: u64) -> Outcome {
+        let index = self.find(name)?;
+        let Some(number) = self.guests.get(index).map(|guest| guest.number) else {
+            return Err(Failure::new(Code::NotFound, name, "no such guest", ""));
+        };
+        let snap_bytes = usize::try_from(snap_bytes).unwrap_or(usize::MAX);
+        self.network.captures.wall_base_ns = self.wall_base_ns.unwrap_or(0);
+        self.network.captures.read(number, from, snap_bytes, now_ns).map(Reply::Stream).ok_or_else(|| {
+            let message = alloc::format!("{CAPTURES_MAX} guests are captured already");
+            Failure::new(Code::Capacity, name, message, "end another capture")
+        })
+    }
+}
