@@ -12,6 +12,14 @@ pub const VARIABLE: &str = "REDOUBT_PASSPHRASE_FILE";
 /// Most bytes of such a file.
 const FILE_BYTES: usize = 1024;
 
+/// Asks at the terminal, which does not show what is typed.
+///
+/// # Errors
+/// Without a terminal.
+pub fn prompt(question: &str) -> std::io::Result<Zeroizing<String>> {
+    rpassword::prompt_password(question).map(Zeroizing::new)
+}
+
 /// Asks for the passphrase of a key: the file that [`VARIABLE`] names, or the terminal,
 /// which does not show what is typed.
 ///
@@ -22,8 +30,7 @@ pub fn ask(key: &Path) -> Result<Zeroizing<String>, KeyError> {
         return load(&PathBuf::from(path), key);
     }
     let question = format!("Passphrase of {}: ", key.display());
-    let typed = rpassword::prompt_password(question).map(Zeroizing::new);
-    typed.map_err(|_| KeyError::Passphrase {
+    prompt(&question).map_err(|_| KeyError::Passphrase {
         path: key.to_path_buf(),
         reason: "is encrypted, and there is no terminal to ask at; set REDOUBT_PASSPHRASE_FILE",
     })
@@ -40,7 +47,7 @@ pub fn choose(key: &Path) -> Result<Zeroizing<String>, KeyError> {
         return Err(wrong("needs a passphrase that is not empty"));
     }
     if std::env::var_os(VARIABLE).is_none() {
-        let again = rpassword::prompt_password("The same again: ").map(Zeroizing::new);
+        let again = prompt("The same again: ");
         if again.ok().as_ref() != Some(&first) {
             return Err(wrong("was not encrypted: the two passphrases differ"));
         }

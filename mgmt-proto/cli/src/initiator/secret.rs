@@ -2,9 +2,8 @@
 
 use crate::exit;
 use mgmt_proto::code::{Code, Failure};
-use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use storage::iscsi::Secret;
@@ -53,17 +52,6 @@ pub fn ask(question: &str) -> Result<Secret, Failure> {
             "name a file that holds it",
         )
     };
-    let mut terminal = OpenOptions::new().read(true).write(true).open("/dev/tty").map_err(failed)?;
-    let shown = tcgetattr(&terminal).map_err(|error| failed(error.into()))?;
-    let mut hidden = shown.clone();
-    hidden.local_modes.remove(LocalModes::ECHO);
-    write!(terminal, "{question}").map_err(failed)?;
-    tcsetattr(&terminal, OptionalActions::Flush, &hidden).map_err(|error| failed(error.into()))?;
-    let mut line = Zeroizing::new(Vec::with_capacity(BYTES_MAX + 2));
-    let outcome = BufReader::new(&terminal).read_until(b'\n', &mut line);
-    // Whatever came: the terminal is put right.
-    let _ = tcsetattr(&terminal, OptionalActions::Flush, &shown);
-    let _ = writeln!(terminal);
-    outcome.map_err(failed)?;
-    take("the secret", line)
+    let typed = keys::passphrase::prompt(question).map_err(failed)?;
+    take("the secret", Zeroizing::new(typed.as_bytes().to_vec()))
 }
