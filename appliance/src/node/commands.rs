@@ -96,6 +96,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 Err(failure) => Err(failure),
             },
             Request::TrustUpdate { .. }
+            | Request::Lockdown
             | Request::Autostart { .. }
             | Request::CreateKept { .. }
             | Request::ConfigImport { .. } => match self.begin_keeping(session, request, operator, now_ns) {
@@ -163,7 +164,6 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 Ok(Reply::Audit(self.audit.page(from, self.history_shown(), &self.identity)))
             }
             Request::StateShow => Ok(Reply::State(self.state_facts())),
-            Request::Lockdown => Ok(self.lock_down()),
             Request::Capture { name, from, snap_bytes } => self.read_capture(&name, from, snap_bytes, now_ns),
             Request::ConfigExport { from } => self.export_config(from),
             other => self.act_on_guest(other, now_ns),

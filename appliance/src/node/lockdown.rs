@@ -1,10 +1,12 @@
 //! Lockdown: the node runs its guests and obeys nothing that changes them.
 //!
 //! It holds under the trust bundle that was there when an admin asked for it, so that
-//! only who can sign the next bundle ends it; a restart of dom0 does not.
+//! only who can sign the next bundle ends it; a restart of dom0 does not, nor a power
+//! cut where state is kept.
 
+use mgmt_proto::code::Failure;
 use mgmt_proto::trust::is_rescue;
-use mgmt_proto::verb::{Reply, Request};
+use mgmt_proto::verb::{Outcome, Reply, Request};
 
 use crate::guest_memory::{Gpa, GuestMemory};
 use crate::hypervisor::Hypervisor;
@@ -15,21 +17,41 @@ use crate::node::trust::LOCKED_AT;
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Whether the node is locked down and a request is not among those it still obeys.
     pub(super) fn is_locked_for(&self, request: &Request) -> bool {
-        self.locked_under == Some(self.trust.bundle().serial) && !is_rescue(request)
+        self.is_locked() && !is_rescue(request)
     }
 
-    /// Locks the node down.
-    pub(super) fn lock_down(&mut self) -> Reply {
-        let serial = self.trust.bundle().serial;
+    /// Locks the node down, at once. It is acknowledged when it is kept, if the node keeps
+    /// anything: None for that.
+    pub(super) fn lock_down(&mut self, session: usize, now_ns: u64) -> Option<Outcome> {
+        self.lock_under(self.trust.bundle().serial);
+        self.hypervisor.log("node: locked down until the roots sign another trust bundle");
+        if !self.state.is_wanted() {
+            return Some(Ok(Reply::Done));
+        }
+        let name = self.settings.manifest.name.clone();
+        if let Err(why) = self.check_kept(&name) {
+            let message = alloc::format!("is locked down, and that is not kept: {}", why.message);
+            return Some(Err(Failure { message, ..why }));
+        }
+        let batch = self.keep_lockdown();
+        self.wait_until_kept(session, batch, Ok(Reply::Done), now_ns);
+        None
+    }
+
+    /// Whether it is locked down now.
+    pub(super) fn is_locked(&self) -> bool {
+        self.locked_under == Some(self.trust.bundle().serial)
+    }
+
+    /// The lockdown holds under this bundle, also for the next dom0.
+    pub(super) fn lock_under(&mut self, serial: u64) {
         self.locked_under = Some(serial);
         // One more, so that zeros mean that it never was.
         let kept = serial.saturating_add(1).to_le_bytes();
         let is_kept = self.audit.memory().is_some_and(|memory| memory.write(Gpa(LOCKED_AT), &kept).is_ok());
-        self.hypervisor.log("node: locked down until the roots sign another trust bundle");
         if !is_kept {
             self.hypervisor.log("node: no memory for it: a restart of dom0 ends the lockdown");
         }
-        Reply::Done
     }
 
     /// Goes on as an earlier dom0 was.

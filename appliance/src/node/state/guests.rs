@@ -138,6 +138,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     ) -> Option<Outcome> {
         let begun = match request {
             Request::TrustUpdate { signed } => return self.update_trust(session, &signed, now_ns),
+            Request::Lockdown => return self.lock_down(session, now_ns),
             Request::Autostart { name, order: None } => self.forget_kept(session, &name, now_ns),
             Request::Autostart { name, order: Some(order) } => self.autostart(session, &name, order, now_ns),
             Request::CreateKept { machine, settings, paused, order } => {

@@ -18,6 +18,8 @@ const IDENTITY: &str = "identity";
 /// Serial and number of the bundles that are kept.
 const TRUST: &str = "trust";
 const TRUST_PREFIX: &str = "trust/";
+/// Serial of the bundle under which the node was locked down.
+const LOCKDOWN: &str = "lockdown";
 
 fn link_key(serial: u64, index: usize) -> String {
     alloc::format!("{TRUST_PREFIX}{serial:016x}/{index:02}")
@@ -89,7 +91,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     pub(super) fn enter_kept(&mut self, now_ns: u64) {
         self.state.phase = Phase::Kept;
         self.state.fresh_identity = false;
+        let was_locked = self.is_locked();
         self.take_trust();
+        self.take_lockdown(was_locked);
         self.take_history();
         self.take_kernels();
         self.take_guests();
@@ -149,6 +153,28 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 }
             }
         }
+    }
+
+    /// A lockdown that was kept, or was asked for since power-on, holds under the bundle
+    /// that holds now.
+    fn take_lockdown(&mut self, was_locked: bool) {
+        let serial = self.trust.bundle().serial;
+        let kept = self.state.value(LOCKDOWN).and_then(|value| <[u8; 8]>::try_from(value.as_slice()).ok());
+        let is_kept = kept.map(u64::from_le_bytes) == Some(serial);
+        if was_locked && !is_kept {
+            self.keep_lockdown();
+        }
+        if was_locked || is_kept {
+            self.lock_under(serial);
+            self.hypervisor.log("node: is locked down until the roots sign another trust bundle");
+        }
+    }
+
+    /// Puts the lockdown onto the volume.
+    pub(in crate::node) fn keep_lockdown(&mut self) -> Option<u64> {
+        let serial = self.trust.bundle().serial;
+        let change = self.sealed_value(LOCKDOWN, &serial.to_le_bytes())?;
+        Some(self.state.changes.add(alloc::vec![change]))
     }
 
     /// Puts the bundle that holds onto the volume: links first, then what names them.

@@ -247,6 +247,42 @@ fn the_trust_bundle_is_kept_before_it_is_acknowledged_and_never_goes_back() {
 }
 
 #[test]
+fn a_lockdown_outlives_a_power_cut() {
+    let mut settings = settings_with_root();
+    settings.manifest.state.as_mut().unwrap().volume = "aoe:e9.0".to_string();
+    settings.manifest.state.as_mut().unwrap().wait_s = 5;
+    let mut world = World::with(402, settings);
+    world.aoe.push(super::targets::AoeTarget::new(9, 0, 17 << 11));
+    let session = world.connect(Who::Admin);
+    world.done(session, &update(3));
+    world.done(session, &Request::Lockdown);
+    let pause = Request::Pause { name: "nobody".to_string() };
+    for _ in 0..2 {
+        world.power_cycle();
+        let session = world.connect(Who::Admin);
+        assert_eq!(world.refused(session, &pause).code, Code::Policy);
+    }
+    // One that is asked for while the volume is away holds under the bundle on it.
+    let session = world.connect(Who::Admin);
+    world.done(session, &update(4));
+    assert_eq!(world.refused(session, &pause).code, Code::NotFound);
+    world.power_cycle();
+    world.aoe[0].up = false;
+    world.run(6 * SECOND);
+    let session = world.connect(Who::Admin);
+    assert_eq!(world.refused(session, &Request::Lockdown).code, Code::Storage);
+    world.aoe[0].up = true;
+    world.run(20 * SECOND);
+    for _ in 0..2 {
+        let session = world.connect(Who::Admin);
+        assert_eq!(state(&mut world, session).trust_serial, 4);
+        assert_eq!(world.refused(session, &pause).code, Code::Policy);
+        world.run(SECOND);
+        world.power_cycle();
+    }
+}
+
+#[test]
 fn altered_volumes_never_stop_a_node_and_are_never_believed() {
     let disk = disk_mib(17);
     let mut world = World::with_disk(500, settings_with_root(), &disk);
