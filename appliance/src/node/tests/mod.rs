@@ -8,6 +8,7 @@ mod driver;
 mod fake_disk;
 mod fake_hypervisor;
 mod fake_nic;
+mod fleet;
 mod guests;
 mod hostile;
 mod lockdown;
