@@ -181,13 +181,32 @@ fn run(seed: u64, cut_at: Option<usize>, garbage: bool, blank: &FakeDisk) -> (us
     disk.cut(&mut random, garbage);
     world.power_cycle();
     check(&mut world, &told, &context);
-    // And once more, without anything being done.
+    // And a second cut soon after the first.
+    let more = 1 + to_usize(random.below(6));
+    let before = disk.disk().writes;
+    disk.disk().cut_at = Some(before + more);
+    let session = world.connect(Who::Admin);
+    if told.key.is_some() && told.guests.contains_key("one") {
+        told.serial = state(&mut world, session).trust_serial;
+        told.asked_serial = told.serial + 1;
+        if try_ask(&mut world, &disk, session, &update(told.serial + 1)).is_some() {
+            told.serial += 1;
+        }
+        told.asked = Some(("one".to_string(), Some(4)));
+        let again = Request::Autostart { name: "one".to_string(), order: Some(4) };
+        if !disk.disk().off && try_ask(&mut world, &disk, session, &again).is_some_and(|it| it.is_ok()) {
+            told.asked = None;
+            told.guests.insert("one".to_string(), Some(4));
+        }
+    }
     disk.cut(&mut random, garbage);
     world.power_cycle();
-    told.asked = None;
     let session = world.connect(Who::Admin);
     let facts = state(&mut world, session);
     assert!(facts.trust_serial >= told.serial, "{context}");
+    if told.asked.is_none() && told.guests.get("one") == Some(&Some(4)) {
+        assert!(facts.guests.iter().any(|guest| guest.name == "one" && guest.order == 4), "{context}");
+    }
     (writes, cut)
 }
 
