@@ -35,7 +35,8 @@ pub(super) fn two_guests_and_a_power_cut() -> Result<()> {
     let digest =
         facts.get("image_sha256").and_then(|digest| digest.as_str()).context("no digest in node info")?;
     ensure!(file.starts_with(digest), "node info reports {digest}, the file is {file}");
-    ensure!(facts.get("cpus").and_then(serde_json::Value::as_u64) == Some(2), "not all CPUs run: {facts}");
+    let cpus = facts.get("cpus").and_then(serde_json::Value::as_u64);
+    ensure!(cpus == Some(CPUS.into()), "not all CPUs run: {facts}");
     let found = world.operator.run(&["storage", "discover", "aoe"])?;
     ensure!(found.contains("aoe:e11.1"), "AoE discovery found {found}");
     let found = world.operator.run(&["storage", "discover", "iscsi", HOST])?;
