@@ -9,8 +9,10 @@
 //! * [`load`]: the load generator, its initramfs, and how it is commanded;
 //! * [`linux`]: a plain Linux node in the same machine, for comparison;
 //! * [`initiators`]: what they cost and reach without a node;
+//! * [`counted`]: what a whole machine executes for a read, by a node and by Linux;
 //! * [`disks`], [`streams`]: what guests get from network disks and TCP.
 
+pub mod counted;
 pub mod disks;
 pub mod figure;
 pub mod hand_off;

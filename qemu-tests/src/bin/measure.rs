@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use qemu_tests::lab::HOST;
 use qemu_tests::machine::{Boot, Shape};
+use qemu_tests::measure::counted::Counted;
 use qemu_tests::measure::figure::{Table, as_f64, number};
 use qemu_tests::measure::hand_off::HandOff;
 use qemu_tests::measure::linux::LinuxNode;
@@ -23,7 +24,7 @@ use std::time::{Duration, Instant};
 #[command(name = "cargo measure")]
 struct Arguments {
     /// Only the parts whose name contains this: size, hand-off, memory, start,
-    /// disks, streams, initiators.
+    /// disks, streams, counted, initiators.
     #[arg(long)]
     only: Option<String>,
 }
@@ -82,6 +83,17 @@ fn main() -> Result<()> {
     }
     if ["memory", "start", "disks", "streams"].into_iter().any(wanted) {
         note(measure_node(&prepared, &programs::target().join("measure"), wanted, &mut table));
+    }
+    if wanted("counted") {
+        let counted = Counted {
+            image: &built.image.path,
+            cli: &built.cli,
+            identity: &built.image.operator_key_path,
+            guest: &prepared.guest,
+            linux: &prepared.linux,
+            directory: &programs::target().join("measure-counted"),
+        };
+        note(counted.measure(&mut table));
     }
     if wanted("initiators") {
         let directory = programs::target().join("measure-initiators");

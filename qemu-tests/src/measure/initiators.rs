@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 /// The peer for reads and writes; iscsi-perf only reads.
 const PEER: &str = include_str!("libiscsi_peer.c");
-const IQN: &str = "iqn.2026-11.lab.redoubt:initiators";
+pub(super) const IQN: &str = "iqn.2026-11.lab.redoubt:initiators";
 const DISK_MIB: u64 = 64;
 /// Requests of the shorter and the longer run: their difference is free of what only
 /// happens once.
@@ -100,29 +100,30 @@ struct Bench<'a> {
     disk: PathBuf,
 }
 
-impl Bench<'_> {
-    fn tgtd(&self, address: &str) -> Result<Process> {
-        let socket = self.directory.join("tgtd");
-        let mut command = Command::new("tgtd");
-        command.args(["-f", "-C", "7", "--iscsi", &format!("portal={address}:3260")]);
-        command.env("TGT_IPC_SOCKET", &socket);
-        let process = Process::start(&mut command, &self.directory.join("tgtd.log"))?;
-        let admin = |arguments: &str| {
-            let mut command = Command::new("tgtadm");
-            command.args(["-C", "7", "--lld", "iscsi"]).args(arguments.split(' '));
-            run(command.env("TGT_IPC_SOCKET", &socket))
-        };
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while admin("--op show --mode sys").is_err() {
-            ensure!(Instant::now() < deadline, "tgtd does not start");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        admin(&format!("--op new --mode target --tid 1 -T {IQN}"))?;
-        admin(&format!("--op new --mode logicalunit --tid 1 --lun 1 -b {}", self.disk.display()))?;
-        admin("--op bind --mode target --tid 1 -I ALL")?;
-        Ok(process)
+/// tgt with the disk as its first target's unit.
+pub(super) fn tgtd(directory: &Path, disk: &Path, address: &str) -> Result<Process> {
+    let socket = directory.join("tgtd");
+    let mut command = Command::new("tgtd");
+    command.args(["-f", "-C", "7", "--iscsi", &format!("portal={address}:3260")]);
+    command.env("TGT_IPC_SOCKET", &socket);
+    let process = Process::start(&mut command, &directory.join("tgtd.log"))?;
+    let admin = |arguments: &str| {
+        let mut command = Command::new("tgtadm");
+        command.args(["-C", "7", "--lld", "iscsi"]).args(arguments.split(' '));
+        run(command.env("TGT_IPC_SOCKET", &socket))
+    };
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while admin("--op show --mode sys").is_err() {
+        ensure!(Instant::now() < deadline, "tgtd does not start");
+        std::thread::sleep(Duration::from_millis(50));
     }
+    admin(&format!("--op new --mode target --tid 1 -T {IQN}"))?;
+    admin(&format!("--op new --mode logicalunit --tid 1 --lun 1 -b {}", disk.display()))?;
+    admin("--op bind --mode target --tid 1 -I ALL")?;
+    Ok(process)
+}
 
+impl Bench<'_> {
     /// Instructions of a program.
     fn count(&self, command: &[&str]) -> Result<u64> {
         let out = self.directory.join("callgrind.out");
@@ -149,7 +150,7 @@ impl Bench<'_> {
 
     fn instructions(&self, table: &mut Table) -> Result<()> {
         run(Command::new("ip").args(["link", "set", "lo", "up"]))?;
-        let _tgtd = self.tgtd("127.0.0.1")?;
+        let _tgtd = tgtd(self.directory, &self.disk, "127.0.0.1")?;
         let words = |line: String| line.split(' ').map(str::to_string).collect::<Vec<_>>();
         let volume = format!("iscsi://127.0.0.1/{IQN}/1");
         let (cli, peer) = (self.programs.cli.display(), self.programs.peer.display());
@@ -207,7 +208,7 @@ impl Bench<'_> {
         ip("addr add 10.78.0.1/24 dev wire1")?;
         ip("link set wire1 gso_max_segs 1 up")?;
         run(Command::new("tc").args(["qdisc", "add", "dev", "wire1"]).args(shape.split(' ')))?;
-        let _tgtd = self.tgtd("10.78.0.1")?;
+        let _tgtd = tgtd(self.directory, &self.disk, "10.78.0.1")?;
         let mut vblade = Command::new("vblade");
         // Room for so many frames: less than a wire with the workstation's pauses on it
         // can carry would measure those.

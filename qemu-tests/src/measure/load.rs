@@ -66,7 +66,15 @@ impl Switchboard {
     /// # Errors
     /// When the port is taken.
     pub fn open() -> Result<Self> {
-        let listener = TcpListener::bind((HOST, PORT)).context("cannot listen for load generators")?;
+        Self::open_at(HOST)
+    }
+
+    /// Listens at an address.
+    ///
+    /// # Errors
+    /// When the port is taken.
+    pub fn open_at(address: &str) -> Result<Self> {
+        let listener = TcpListener::bind((address, PORT)).context("cannot listen for load generators")?;
         listener.set_nonblocking(true)?;
         Ok(Self { listener })
     }
