@@ -6,8 +6,7 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 
-use ed25519_dalek::{Signer as _, SigningKey};
-use mgmt_proto::bundle::{self, Bundle, Grant, Scope};
+use mgmt_proto::bundle::{Bundle, Grant};
 use mgmt_proto::code::Code;
 use mgmt_proto::state::StateCondition;
 use mgmt_proto::trust::Role;
@@ -15,41 +14,19 @@ use mgmt_proto::verb::{Outcome, Reply, Request};
 
 use super::fake_disk::{FakeDisk, disk_mib};
 use super::state::{audit_log, create_kept, state, state_settings};
+use super::trust::{self, bundle, grant, root};
 use super::world::*;
 use crate::test_random::TestRandom;
 
-fn root() -> SigningKey {
-    SigningKey::from_bytes(&[0x41; 32])
-}
-
 pub(super) fn update(serial: u64) -> Request {
-    let grant = |who: Who, role| Grant {
-        key: who.key().verifying_key().to_bytes(),
-        role,
-        nodes: Scope::All,
-        guests: Scope::All,
-        not_before_s: 0,
-        not_after_s: 0,
-        name: format!("serial-{serial}"),
-    };
-    let bundle = Bundle {
-        version: bundle::VERSION,
-        serial,
-        issued_s: 1,
-        roots: vec![root().verifying_key().to_bytes()],
-        threshold: 1,
-        grants: vec![grant(Who::Admin, Role::Admin)],
-        revoked: vec![Who::Operator.key().verifying_key().to_bytes()],
-    };
-    let bytes = bundle.encode().unwrap();
-    let signature = root().sign(&bundle::message(&bytes)).to_bytes();
-    let signatures = [(root().verifying_key().to_bytes(), signature)];
-    Request::TrustUpdate { signed: bundle::assemble(&bytes, &signatures).unwrap() }
+    let admin = Grant { name: format!("serial-{serial}"), ..grant(Who::Admin, Role::Admin) };
+    let revoked = vec![Who::Operator.key().verifying_key().to_bytes()];
+    trust::update(&Bundle { revoked, ..bundle(serial, vec![admin]) }, &[1])
 }
 
 fn settings_with_root() -> crate::node::settings::Settings {
     let mut settings = state_settings("virtio:0", 30);
-    settings.manifest.owner = root().verifying_key().to_bytes();
+    settings.manifest.owner = root(1).verifying_key().to_bytes();
     settings
 }
 

@@ -7,12 +7,12 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 
-use ed25519_dalek::{Signer as _, SigningKey};
-use mgmt_proto::bundle::{self, Bundle, Grant, Scope};
+use mgmt_proto::bundle::{Bundle, Grant, Scope};
 use mgmt_proto::code::Code;
 use mgmt_proto::trust::Role;
 use mgmt_proto::verb::Request;
 
+use super::trust::{bundle, grant, rooted, update};
 use super::world::*;
 
 /// Literal bytes of every request there is, as the protocol's own test keeps them.
@@ -64,22 +64,6 @@ const TABLE: &[(&str, Role, bool)] = &[
 /// When the bundles were issued, which the node's clock is never behind.
 const ISSUED_S: u64 = 1_000_000;
 
-fn root() -> SigningKey {
-    SigningKey::from_bytes(&[0x77; 32])
-}
-
-fn grant(who: Who, role: Role) -> Grant {
-    Grant {
-        key: who.key().verifying_key().to_bytes(),
-        role,
-        nodes: Scope::All,
-        guests: Scope::All,
-        not_before_s: 0,
-        not_after_s: 0,
-        name: "somebody".to_string(),
-    }
-}
-
 /// What is wrong with a key, its grant, and who is revoked.
 type Case = (&'static str, Option<Grant>, Vec<[u8; 32]>);
 
@@ -92,9 +76,7 @@ struct Trial {
 
 impl Trial {
     fn new(seed: u64) -> Self {
-        let mut settings = settings();
-        settings.manifest.owner = root().verifying_key().to_bytes();
-        let mut world = World::with(seed, settings);
+        let mut world = rooted(seed);
         let admin = world.connect(Who::Admin);
         Self { world, admin, serial: 0 }
     }
@@ -102,20 +84,9 @@ impl Trial {
     /// From now on this holds, beside the admin.
     fn grant(&mut self, granted: Option<Grant>, revoked: Vec<[u8; 32]>) {
         self.serial += 1;
-        let admin = grant(Who::Admin, Role::Admin);
-        let bundle = Bundle {
-            version: bundle::VERSION,
-            serial: self.serial,
-            issued_s: ISSUED_S,
-            roots: vec![root().verifying_key().to_bytes()],
-            threshold: 1,
-            grants: core::iter::once(admin).chain(granted).collect(),
-            revoked,
-        };
-        let bytes = bundle.encode().unwrap();
-        let signature = (root().verifying_key().to_bytes(), root().sign(&bundle::message(&bytes)).to_bytes());
-        let signed = bundle::assemble(&bytes, &[signature]).unwrap();
-        self.world.done(self.admin, &Request::TrustUpdate { signed });
+        let grants = core::iter::once(grant(Who::Admin, Role::Admin)).chain(granted).collect();
+        let next = Bundle { issued_s: ISSUED_S, revoked, ..bundle(self.serial, grants) };
+        self.world.done(self.admin, &update(&next, &[1]));
     }
 
     fn hang_up(&mut self, session: usize) {

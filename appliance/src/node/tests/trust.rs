@@ -12,7 +12,7 @@ use mgmt_proto::verb::{Reply, Request};
 
 use super::world::*;
 
-fn root(number: u8) -> SigningKey {
+pub(super) fn root(number: u8) -> SigningKey {
     SigningKey::from_bytes(&[0x40 + number; 32])
 }
 
@@ -27,7 +27,7 @@ pub(super) fn rooted(seed: u64) -> World {
     World::with(seed, settings)
 }
 
-fn grant(who: Who, role: Role) -> Grant {
+pub(super) fn grant(who: Who, role: Role) -> Grant {
     Grant {
         key: public(&who.key()),
         role,
