@@ -7,6 +7,9 @@
 
 /// How long a vCPU runs before another that waits gets its turn.
 pub const SLICE_NS: u64 = 5_000_000;
+/// How long a vCPU runs before it is charged for that, though no other waits: one that
+/// ran alone must not pay for a long turn all at once when others come.
+const ALONE_NS: u64 = 4 * SLICE_NS;
 /// How far a woken vCPU must be behind a running one to preempt it.
 const WAKE_GRANULARITY_NS: u64 = 1_000_000;
 /// Period over which caps are enforced.
@@ -42,7 +45,7 @@ struct Entry {
     total_ns: u64,
     last_cpu: u32,
     timer_ns: u64,
-    /// It was picked when nobody else waited, so nothing ends its turn.
+    /// It was picked when nobody else waited, for a long turn.
     alone: bool,
 }
 
@@ -173,8 +176,8 @@ impl<const N: usize> Scheduler<N> {
         self.cpu_for(virtual_ns, last)
     }
 
-    /// An idle CPU, else one whose vCPU is far enough ahead, else one whose vCPU has
-    /// no end to its turn yet: it may wait for the very one that has just woken.
+    /// An idle CPU, else one whose vCPU is far enough ahead, else one whose vCPU has a
+    /// long turn: it may wait for the very one that has just woken.
     fn cpu_for(&mut self, virtual_ns: u64, last: u32) -> Option<u32> {
         if self.idle != 0 {
             let cpu = if self.idle >> last & 1 == 1 { last } else { 63 - self.idle.leading_zeros() };
@@ -279,9 +282,7 @@ impl<const N: usize> Scheduler<N> {
                 until = until.min(now_ns + (entry.budget_ns - entry.used_ns));
             }
         }
-        if waiting > 1 {
-            until = until.min(now_ns + SLICE_NS);
-        }
+        until = until.min(now_ns + if waiting > 1 { SLICE_NS } else { ALONE_NS });
         Pick::Run(slot, until)
     }
 
@@ -311,7 +312,7 @@ impl<const N: usize> Default for Scheduler<N> {
 #[cfg(test)]
 mod tests {
     extern crate std;
-    use super::{Pick, SLICE_NS, Scheduler, State};
+    use super::{ALONE_NS, Pick, SLICE_NS, Scheduler, State};
     use std::vec::Vec;
 
     /// Runs `cpus` CPUs for `total_ns` with vCPUs that never sleep; returns the
@@ -353,6 +354,42 @@ mod tests {
     }
 
     #[test]
+    fn who_ran_alone_for_long_does_not_starve_when_others_come() {
+        const LATER: u64 = 30_000_000_000;
+        const SPAN: u64 = 1_000_000_000;
+        let mut scheduler = Scheduler::<4>::new();
+        for slot in 0..3 {
+            scheduler.add(slot, 256, 0);
+        }
+        scheduler.wake(0);
+        let mut cpus: Vec<(u64, u32, Option<usize>)> = Vec::from([(0, 0, None), (0, 1, None)]);
+        let mut before = None;
+        while cpus[0].0 < LATER + SPAN {
+            let (now, cpu, running) = cpus[0];
+            if now >= LATER && before.is_none() {
+                before = Some(scheduler.total_ns(0, now));
+                for slot in 1..3 {
+                    if let Some(kicked) = scheduler.wake(slot) {
+                        cpus.iter_mut().filter(|it| it.1 == kicked).for_each(|it| it.0 = now);
+                    }
+                }
+            }
+            if let Some(slot) = running {
+                scheduler.leave(slot, now, State::Runnable);
+            }
+            cpus[0] = match scheduler.pick(cpu, now) {
+                // All notice when the others come.
+                Pick::Run(slot, until) if now < LATER => (until.min(LATER), cpu, Some(slot)),
+                Pick::Run(slot, until) => (until, cpu, Some(slot)),
+                Pick::Idle(until) => (until.min(now + 1_000_000), cpu, None),
+            };
+            cpus.sort_unstable();
+        }
+        let got = scheduler.total_ns(0, LATER + SPAN) - before.unwrap();
+        assert!((share(got, SPAN) - 2.0 / 3.0).abs() < 0.1, "{got}");
+    }
+
+    #[test]
     fn weights_are_shares() {
         let total = 7_000_000_000;
         let got = spin(&[(256, 0), (512, 0), (1024, 0)], 1, total);
@@ -377,7 +414,7 @@ mod tests {
         assert_eq!(scheduler.pick(0, 0), Pick::Idle(u64::MAX));
         assert_eq!(scheduler.wake(0), Some(0));
         assert_eq!(scheduler.wake(0), None, "already runnable");
-        assert_eq!(scheduler.pick(0, 0), Pick::Run(0, u64::MAX));
+        assert_eq!(scheduler.pick(0, 0), Pick::Run(0, ALONE_NS));
         scheduler.leave(0, 50_000_000, State::Runnable);
         assert!(matches!(scheduler.pick(0, 50_000_000), Pick::Run(0, _)));
         assert_eq!(scheduler.wake(1), Some(0), "far behind: preempts");
@@ -396,7 +433,7 @@ mod tests {
         scheduler.leave(0, 3_000_000, State::Runnable);
         assert!(matches!(scheduler.pick(0, 3_000_000), Pick::Run(1, _)));
         scheduler.leave(1, 6_000_100, State::Blocked);
-        assert_eq!(scheduler.pick(0, 6_000_100), Pick::Run(0, u64::MAX));
+        assert_eq!(scheduler.pick(0, 6_000_100), Pick::Run(0, 6_000_100 + ALONE_NS));
         assert_eq!(
             scheduler.wake(1),
             Some(0),

@@ -10,7 +10,7 @@ use crate::log::info;
 use crate::memory;
 use crate::registers::Registers;
 use crate::{clock, cpu, domain, syscall};
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use hv_abi::boot::{self, BootInfo};
 use hv_abi::call::Error;
 use hv_abi::event::{self, Event};
@@ -110,7 +110,8 @@ pub(crate) fn own_cpu(own: bool) -> Result<(), Error> {
 
 /// Something happened that dom0 may wait for.
 pub(crate) fn wake() {
-    if WAITING.load(Ordering::Acquire) && cpu::current().number != 0 {
+    fence(Ordering::SeqCst);
+    if WAITING.load(Ordering::SeqCst) && cpu::current().number != 0 {
         crate::apic::interrupt(0, cpu::VECTOR_RESCHEDULE);
     }
 }
@@ -188,7 +189,9 @@ pub(crate) fn service(cpu: &'static Cpu) {
 pub(crate) fn begin_wait(dom0: &mut Dom0, deadline_ns: u64, pointer: u64, capacity: u64) {
     dom0.wait = Some((pointer, capacity));
     DEADLINE.store(deadline_ns, Ordering::Relaxed);
-    WAITING.store(true, Ordering::Release);
+    // Seen by all before this looks for work once more: whoever brings some either is
+    // seen, or sees that it must wake.
+    WAITING.store(true, Ordering::SeqCst);
 }
 
 /// Copies pending events to dom0; what does not fit stays pending.
