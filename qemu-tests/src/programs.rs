@@ -1,6 +1,7 @@
 //! The project's own programs, built.
 
 use anyhow::{Context, Result, ensure};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -37,6 +38,16 @@ pub fn release_cli() -> Result<PathBuf> {
     Ok(path)
 }
 
+/// This program's arguments. Cargo's aliases end with `--`, so that another one in
+/// front, as in `cargo demo -- --keep`, means nothing.
+pub fn arguments() -> impl Iterator<Item = OsString> {
+    without_separator(std::env::args_os())
+}
+
+fn without_separator(all: impl Iterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    all.enumerate().filter(|(index, argument)| *index != 1 || argument != "--").map(|(_, argument)| argument)
+}
+
 /// Builds the CLI and returns where it is.
 ///
 /// # Errors
@@ -48,4 +59,20 @@ pub fn cli() -> Result<PathBuf> {
     let path = directory.join("redoubt");
     ensure!(Path::new(&path).exists(), "{} was not built", path.display());
     Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_separator;
+    use std::ffi::OsString;
+
+    #[test]
+    fn options_may_come_after_a_separator() {
+        let given = |words: &[&str]| -> Vec<OsString> {
+            without_separator(words.iter().map(OsString::from)).collect()
+        };
+        assert_eq!(given(&["demo", "--", "--keep"]), ["demo", "--keep"]);
+        assert_eq!(given(&["demo", "--keep"]), ["demo", "--keep"]);
+        assert_eq!(given(&["demo", "a", "--", "b"]), ["demo", "a", "--", "b"]);
+    }
 }

@@ -30,7 +30,7 @@ const NODE_LIMIT: Duration = Duration::from_secs(90);
 const GUEST_LIMIT: Duration = Duration::from_secs(600);
 
 fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::parse_from(programs::arguments());
     packages::ensure_installed()?;
     let built = build(false)?;
     lab::enter()?;

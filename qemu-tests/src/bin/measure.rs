@@ -53,7 +53,7 @@ struct Prepared {
 }
 
 fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::parse_from(programs::arguments());
     let wanted = |part: &str| arguments.only.as_deref().is_none_or(|only| part.contains(only));
     packages::ensure_installed_to_measure()?;
     if arguments.only.as_deref() == Some("initiators") {

@@ -28,7 +28,7 @@ struct Count {
 }
 
 fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+    let arguments = Arguments::parse_from(programs::arguments());
     // Taken before cargo may put a new file in this one's place.
     let program = std::env::current_exe().context("cannot find this program")?;
     packages::ensure_installed()?;
