@@ -29,13 +29,23 @@ pub fn enter() -> Result<()> {
     }
     let mut command = Command::new("unshare");
     command.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    // From here on this is `unshare`, which is in the namespace and can be seen from
+    // outside, unlike what it runs.
+    let mut entrance = format!("nsenter --target {} --net", std::process::id());
     if !crate::packages::is_root() {
         command.args(["--user", "--map-root-user"]);
+        entrance += " --user --preserve-credentials";
     }
     // Cargo may have put a new file in this one's place: run that.
     let program = std::env::current_exe()?.to_string_lossy().trim_end_matches(" (deleted)").to_string();
-    let error = command.arg(program).args(std::env::args_os().skip(1)).env(INSIDE, "1").exec();
+    let error = command.arg(program).args(std::env::args_os().skip(1)).env(INSIDE, entrance).exec();
     Err(error).context("cannot make a network namespace with unshare")
+}
+
+/// What a command is preceded by, outside the namespace, to run inside.
+#[must_use]
+pub fn entrance() -> String {
+    std::env::var(INSIDE).unwrap_or_default()
 }
 
 /// A guest's address and MAC, for DHCP.

@@ -124,8 +124,7 @@ fn timeline(world: &World, power_on: Instant, manageable: Instant, served: &[Ins
 
 /// Prints what to try and waits for the Enter key or the end of input.
 fn keep(world: &World) -> Result<()> {
-    let enter =
-        format!("nsenter --target {} --net --user --preserve-credentials", world.machine.process.id());
+    let enter = lab::entrance();
     println!("everything keeps running; in another terminal, try:");
     println!("  {enter} {} list", world.operator.shown());
     println!("  {enter} {} console web1     (Ctrl+] leaves)", world.operator.shown());
