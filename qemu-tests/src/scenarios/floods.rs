@@ -23,7 +23,7 @@ const NODE_LIMIT: Duration = Duration::from_secs(60);
 /// Commands of the second operator's that are timed, each with its own session.
 const SAMPLES: usize = 25;
 /// What one median may differ from another without a cause, on a busy machine.
-const NOISE: Duration = Duration::from_millis(15);
+const NOISE: Duration = Duration::from_millis(40);
 /// SYNs in one go, and the pause after it: two thousand a second.
 const BURST: u32 = 20;
 const BURST_PAUSE: Duration = Duration::from_millis(10);
@@ -33,7 +33,7 @@ const SLOW: usize = 50;
 /// Most that all sockets of the node may take.
 const SOCKETS_BYTES: u64 = 8 << 20;
 /// Most that dom0's memory may grow once it was under attack.
-const GROWTH_BYTES: u64 = 128 << 10;
+const GROWTH_BYTES: u64 = 512 << 10;
 /// Where the strangers connect from.
 const STRANGER: &str = "10.77.0.66";
 const SEED: u64 = 0x5eed_0000_0000_0078;
