@@ -76,7 +76,15 @@ impl Host {
     pub(super) fn gate(&mut self, frame: &[u8], now_ns: u64) -> bool {
         let Some(segment) = Segment::parse(frame) else { return false };
         let tuple = segment.tuple;
-        if self.lease.is_none_or(|lease| lease.address != tuple.local) {
+        // From one station to this one, or the stack decides: what is answered here is
+        // answered to the addresses that the segment names.
+        let is_host = !(tuple.peer.is_broadcast()
+            || tuple.peer.is_multicast()
+            || tuple.peer.is_unspecified()
+            || tuple.peer.is_loopback()
+            || tuple.peer == tuple.local);
+        let is_ours = segment.local_mac.0 == self.mac.0 && segment.peer_mac.is_unicast();
+        if !is_host || !is_ours || self.lease.is_none_or(|lease| lease.address != tuple.local) {
             return false;
         }
         if let Some(offset) = self.outgoing.translations.offset(&tuple) {

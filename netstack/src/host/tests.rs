@@ -403,6 +403,36 @@ fn a_client_gets_in_at_once_while_a_flood_goes_on() {
 }
 
 #[test]
+fn nobody_is_answered_who_is_no_station() {
+    let mut random = Random(0x5eed_0053);
+    let mut server = host(1, 82);
+    server.listen(22, 4, TcpOptions::MANAGEMENT).unwrap();
+    let cookies = |server: &mut Host, alter: &dyn Fn(&mut [u8]), random: &mut Random| {
+        for _ in 0..50 {
+            let mut frame = foreign_syn(random);
+            alter(&mut frame);
+            let mut packet = smoltcp::wire::Ipv4Packet::new_unchecked(&mut frame[14..]);
+            packet.fill_checksum();
+            let (from, to) = (packet.src_addr(), packet.dst_addr());
+            smoltcp::wire::TcpPacket::new_unchecked(packet.payload_mut())
+                .fill_checksum(&from.into(), &to.into());
+            server.receive(&frame, MS);
+            server.poll(MS);
+            frames(server);
+        }
+        server.counters().cookies_sent
+    };
+    let some = cookies(&mut server, &|_| (), &mut random);
+    assert!(some > 30, "{some}");
+    let from = |address: [u8; 4]| move |frame: &mut [u8]| frame[26..30].copy_from_slice(&address);
+    for address in [[255; 4], [224, 0, 0, 1], [0; 4], [127, 0, 0, 1], [10, 0, 0, 1]] {
+        assert_eq!(cookies(&mut server, &from(address), &mut random), some, "{address:?}");
+    }
+    assert_eq!(cookies(&mut server, &|frame| frame[..6].fill(0xff), &mut random), some, "to all stations");
+    assert_eq!(cookies(&mut server, &|frame| frame[6] |= 1, &mut random), some, "from a group");
+}
+
+#[test]
 fn only_a_fresh_cookie_opens() {
     use super::cookie::{Baker, Segment};
     let baker = Baker::new([9; 16]);
