@@ -24,7 +24,7 @@ const PACKAGES: &str =
 /// Size of the root file system.
 const ROOT_SIZE: &str = "1G";
 /// Changes when the recipe below does, so that an old image is not used.
-const RECIPE: u32 = 4;
+const RECIPE: u32 = 5;
 
 /// Finds or makes the guest's files.
 ///
@@ -64,7 +64,10 @@ echo guest > "$root/etc/hostname"
 chroot "$root" passwd -d root
 mkdir -p "$root/etc/systemd/system/serial-getty@hvc0.service.d"
 printf '[Service]\nExecStart=\nExecStart=-/sbin/agetty --autologin root --keep-baud 115200 hvc0 linux\n' > "$root/etc/systemd/system/serial-getty@hvc0.service.d/autologin.conf"
-for unit in apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer fstrim.timer systemd-timesyncd.service man-db.timer dpkg-db-backup.timer e2scrub_reap.service; do
+ln -sf /lib/systemd/system/multi-user.target "$root/etc/systemd/system/default.target"
+for unit in apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer fstrim.timer systemd-timesyncd.service man-db.timer dpkg-db-backup.timer e2scrub_reap.service \
+  modprobe@.service sys-kernel-debug.mount sys-kernel-tracing.mount sys-kernel-config.mount sys-fs-fuse-connections.mount dev-hugepages.mount dev-mqueue.mount \
+  proc-sys-fs-binfmt_misc.automount systemd-pstore.service systemd-ask-password-console.path systemd-ask-password-wall.path; do
   ln -sf /dev/null "$root/etc/systemd/system/$unit"
 done
 printf 'virtio_pci\nvirtio_blk\nvirtio_net\nvirtio_console\n' >> "$root/etc/initramfs-tools/modules"

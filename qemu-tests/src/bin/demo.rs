@@ -4,7 +4,6 @@
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use qemu_tests::lab::{HOST, NODE, guest_address};
-use qemu_tests::machine::CPUS;
 use qemu_tests::world::{Guest, World, build, target_name};
 use qemu_tests::{http, lab, packages, programs};
 use std::time::{Duration, Instant};
@@ -18,7 +17,7 @@ struct Arguments {
     #[arg(long)]
     keep: bool,
     /// CPUs of the machine: one for dom0, the others for the guests.
-    #[arg(long, default_value_t = CPUS, value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     cpus: u32,
 }
 
