@@ -244,7 +244,9 @@ pub fn subject(request: &Request) -> Option<(&'static str, &str)> {
         | Request::BlockList { .. }
         | Request::TrustShow
         | Request::StateShow
-        | Request::ConfigExport { .. } => return None,
+        | Request::ConfigExport { .. }
+        | Request::JobList
+        | Request::JobWait { .. } => return None,
         Request::NodeStop { power_off: true } => ("node poweroff", ""),
         Request::NodeStop { power_off: false } => ("node reboot", ""),
         Request::BlobPut { .. } => ("blob put", ""),
@@ -275,6 +277,7 @@ pub fn subject(request: &Request) -> Option<(&'static str, &str)> {
         Request::ConfigImport { .. } => ("config import", ""),
         Request::Lockdown => ("node lockdown", ""),
         Request::Capture { name, .. } => ("capture", name),
+        Request::JobCancel { .. } => ("job cancel", ""),
     })
 }
 

@@ -1,9 +1,10 @@
 //! The operator's end of a session, as a state machine over bytes.
 
 use crate::envelope::{self, Binding};
-use crate::handshake::{ANSWER_BYTES, Initiator, Keys, OperatorKey, PeerFault};
+use crate::handshake::{ANSWER_BYTES, Initiator, Keys, OperatorKey, PeerFault, SessionId};
+use crate::job::Progress;
 use crate::limits::{BLOB_CHUNK_BYTES, RECEIVE_BYTES};
-use crate::record::{self, KIND_COMMAND, KIND_DATA, KIND_OUTCOME, LENGTH_BYTES};
+use crate::record::{self, KIND_COMMAND, KIND_DATA, KIND_OUTCOME, KIND_PROGRESS, LENGTH_BYTES};
 use crate::verb::{Outcome, Request};
 use alloc::vec::Vec;
 use zeroize::Zeroizing;
@@ -11,6 +12,15 @@ use zeroize::Zeroizing;
 /// A session that waits for the node's answer.
 pub struct Connecting {
     initiator: Initiator,
+}
+
+/// What a node sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// The outcome of the oldest command without one.
+    Outcome(Outcome),
+    /// How far the job is that it waits for.
+    Progress(Progress),
 }
 
 /// An established session.
@@ -61,6 +71,12 @@ impl Client {
         &self.binding.boot_nonce
     }
 
+    /// The session, and the place in it of the last command: what its job is known by.
+    #[must_use]
+    pub const fn place(&self) -> (SessionId, u64) {
+        (self.binding.session, self.counter)
+    }
+
     /// The bytes that carry a request.
     ///
     /// # Errors
@@ -105,20 +121,33 @@ impl Client {
         Ok(())
     }
 
-    /// The next outcome, if it is complete.
+    /// The next outcome, if it is complete, where no progress was asked for.
     ///
     /// # Errors
     /// Why the node is not believed.
     pub fn next_outcome(&mut self) -> Result<Option<Outcome>, PeerFault> {
+        match self.next_message()? {
+            None => Ok(None),
+            Some(Message::Outcome(outcome)) => Ok(Some(outcome)),
+            Some(Message::Progress(_)) => Err(PeerFault::Unexpected),
+        }
+    }
+
+    /// The next thing the node sent, if it is complete.
+    ///
+    /// # Errors
+    /// Why the node is not believed.
+    pub fn next_message(&mut self) -> Result<Option<Message>, PeerFault> {
         let Some(length) = record::length(&self.received)? else { return Ok(None) };
         let Some(sealed) = self.received.get(LENGTH_BYTES..LENGTH_BYTES + length) else { return Ok(None) };
         let plain = self.keys.opener.open(sealed)?;
         self.received.drain(..LENGTH_BYTES + length);
         match plain.split_first() {
-            Some((&KIND_OUTCOME, body)) => {
-                postcard::from_bytes(body).map(Some).map_err(|_| PeerFault::Unexpected)
-            }
-            _ => Err(PeerFault::Unexpected),
+            Some((&KIND_OUTCOME, body)) => postcard::from_bytes(body).map(Message::Outcome),
+            Some((&KIND_PROGRESS, body)) => postcard::from_bytes(body).map(Message::Progress),
+            _ => return Err(PeerFault::Unexpected),
         }
+        .map(Some)
+        .map_err(|_| PeerFault::Unexpected)
     }
 }

@@ -1,6 +1,6 @@
 //! The management protocol: what operators and nodes say to each other.
 //!
-//! * [`verb`]: requests and replies;
+//! * [`verb`]: requests and replies; [`facts`]: of a node and its guests;
 //! * [`code`]: error codes, which are also the CLI's exit codes;
 //! * [`machine`]: the description of a guest; [`disk`]: what is set for its disks;
 //! * [`volume`]: what a node tells of its volumes;
@@ -8,6 +8,7 @@
 //! * [`handshake`]: how two ends come to trust each other;
 //! * [`record`]: the encrypted frames after that;
 //! * [`envelope`]: a signed command, verified before it is decoded;
+//! * [`job`]: long work;
 //! * [`server`], [`client`]: the two ends as state machines;
 //! * [`trust`]: who may do what; [`bundle`]: who decides that; [`audit`]: what was done;
 //! * [`state`]: what a node keeps, and where; [`config`]: how it is set, in a file;
@@ -24,7 +25,9 @@ pub mod code;
 pub mod config;
 pub mod disk;
 pub mod envelope;
+pub mod facts;
 pub mod handshake;
+pub mod job;
 pub mod limits;
 pub mod machine;
 pub mod manifest;

@@ -68,5 +68,13 @@ pub const TRUST_LINKS: usize = 16;
 pub const TRUST_BYTES: usize = TRUST_LINKS * (BUNDLE_BYTES + 4);
 /// Guests that may start with a node.
 pub const KEPT_GUESTS: usize = 128;
+/// Jobs that a node knows: those that go on, and the last that ended.
+pub const JOBS: usize = 32;
+/// Of these, how many are for trust bundles and lockdown alone.
+pub const JOBS_URGENT: usize = 4;
+/// How long a job is known after its end, in nanoseconds.
+pub const JOB_KEPT_NS: u64 = 600_000_000_000;
+/// Least time between two records of progress, in milliseconds.
+pub const PROGRESS_MS_MIN: u32 = 100;
 /// Most bytes of an exported configuration.
 pub const CONFIG_BYTES: usize = 3 << 20;

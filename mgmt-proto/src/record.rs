@@ -96,3 +96,5 @@ pub(crate) const KIND_COMMAND: u8 = 1;
 pub(crate) const KIND_DATA: u8 = 2;
 /// First byte of a record: the outcome of the oldest unanswered command.
 pub(crate) const KIND_OUTCOME: u8 = 3;
+/// First byte of a record: how far the job is that the session waits for.
+pub(crate) const KIND_PROGRESS: u8 = 4;

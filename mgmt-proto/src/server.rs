@@ -5,13 +5,15 @@
 
 use crate::envelope::{self, Binding, Verified};
 use crate::handshake::{self, HELLO_BYTES, Keys, PeerFault};
+use crate::job::Progress;
 use crate::limits::{HANDSHAKE_TIMEOUT_NS, IDLE_TIMEOUT_NS, RECEIVE_BYTES, TRANSMIT_BYTES};
-use crate::record::{self, KIND_COMMAND, KIND_DATA, KIND_OUTCOME, LENGTH_BYTES};
+use crate::record::{self, KIND_COMMAND, KIND_DATA, KIND_OUTCOME, KIND_PROGRESS, LENGTH_BYTES};
 use crate::trust::{Role, Trust};
 use crate::verb::{Outcome, Request};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use ed25519_dalek::SigningKey;
+use serde::Serialize;
 use zeroize::Zeroizing;
 
 /// Who the node is in this boot.
@@ -170,9 +172,24 @@ impl Server {
     /// # Errors
     /// Too much is queued already, or the session is over.
     pub fn send(&mut self, outcome: &Outcome) -> Result<(), PeerFault> {
+        self.send_record(KIND_OUTCOME, outcome)
+    }
+
+    /// Queues how far the job is that the session waits for. A session whose peer takes
+    /// what it is sent is not idle.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub fn send_progress(&mut self, progress: &Progress, now_ns: u64) -> Result<(), PeerFault> {
+        self.send_record(KIND_PROGRESS, progress)?;
+        self.deadline_ns = now_ns.saturating_add(IDLE_TIMEOUT_NS);
+        Ok(())
+    }
+
+    fn send_record<T: Serialize>(&mut self, kind: u8, body: &T) -> Result<(), PeerFault> {
         let Stage::Established(established) = &mut self.stage else { return Err(PeerFault::Unexpected) };
-        let mut plain = alloc::vec![KIND_OUTCOME];
-        plain.extend(postcard::to_allocvec(outcome).map_err(|_| PeerFault::Length)?);
+        let mut plain = alloc::vec![kind];
+        plain.extend(postcard::to_allocvec(body).map_err(|_| PeerFault::Length)?);
         if self.transmit.len() + plain.len() > TRANSMIT_BYTES {
             return Err(PeerFault::Flood);
         }

@@ -173,7 +173,9 @@ pub const fn required(request: &Request) -> Role {
         | Request::StorageShow { .. }
         | Request::BlockList { .. }
         | Request::TrustShow
-        | Request::StateShow => Role::Viewer,
+        | Request::StateShow
+        | Request::JobList
+        | Request::JobWait { .. } => Role::Viewer,
         Request::BlobPut { .. }
         | Request::Create { .. }
         | Request::ConsoleRead { .. }
@@ -193,7 +195,9 @@ pub const fn required(request: &Request) -> Role {
         | Request::BlockDetach { .. }
         | Request::Limit { .. }
         | Request::Autostart { .. }
-        | Request::CreateKept { .. } => Role::Operator,
+        | Request::CreateKept { .. }
+        // And the role that the job itself needs.
+        | Request::JobCancel { .. } => Role::Operator,
         // What another node holds may be in use there.
         Request::StorageReserve { force: true, .. } | Request::StorageRelease { force: true, .. } => {
             Role::Admin

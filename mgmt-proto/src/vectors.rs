@@ -1,9 +1,11 @@
 //! The bytes of version 1, kept for ever.
 
 use crate::bundle::{Bundle, Grant, Scope};
+use crate::code::{Code, Failure};
 use crate::disk::{Digests, DiskSetting, GuestSettings, Limit, Policy};
 use crate::envelope::{Binding, seal};
 use crate::handshake::{Initiator, OperatorKey, answer, verify_hello};
+use crate::job::{JobFacts, JobPage, JobState, Progress, Unit};
 use crate::machine::{Action, Disk, Machine, NetworkCard};
 use crate::secret::Secret;
 use crate::state::{Imported, KeptFacts, StateCondition, StateFacts};
@@ -85,6 +87,9 @@ fn requests() -> Vec<Request> {
         Request::ConfigImport { digest: [5; 32] },
         Request::Lockdown,
         Request::Capture { name: name(), from: 300, snap_bytes: 128 },
+        Request::JobList,
+        Request::JobWait { id: 300, every_ms: 200 },
+        Request::JobCancel { id: 7 },
     ]
 }
 
@@ -231,6 +236,24 @@ fn state_replies() -> Vec<Reply> {
     ]
 }
 
+/// The replies about long work.
+fn job_replies() -> Vec<Reply> {
+    let job = JobFacts {
+        id: 300,
+        operator: [0xaa; 32],
+        session: [0xbb; 32],
+        counter: 2,
+        verb: "create".to_string(),
+        object: "web1".to_string(),
+        state: JobState::Cancelled,
+        progress: Progress { done: 3, total: 300, unit: Unit::Milliseconds },
+        began_ns: 4,
+        ended_ns: Some(5),
+        failure: Some(Failure::new(Code::Conflict, "web1", "m", "r")),
+    };
+    vec![Reply::Jobs(JobPage { now_ns: 6, jobs: vec![job] })]
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| alloc::format!("{byte:02x}")).collect()
 }
@@ -252,7 +275,7 @@ fn as_ever<T: core::fmt::Debug + serde::Serialize>(values: &[T], kept: &str) -> 
 #[test]
 fn requests_replies_and_settings_are_encoded_as_ever() {
     assert!(as_ever(&requests(), REQUESTS) <= 64, "the protocol has at most 64 verbs");
-    let all: Vec<Reply> = replies().into_iter().chain(state_replies()).collect();
+    let all: Vec<Reply> = replies().into_iter().chain(state_replies()).chain(job_replies()).collect();
     as_ever(&all, REPLIES);
     as_ever(&disk_settings(), SETTINGS);
     as_ever(&discoveries(), DISCOVERIES);

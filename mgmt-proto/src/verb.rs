@@ -5,6 +5,8 @@ use crate::audit;
 use crate::bundle::Bundle;
 use crate::code::Failure;
 use crate::disk::{DiskSetting, GuestSettings, Limit};
+pub use crate::facts::{DiskFacts, GuestFacts, NodeFacts, State};
+use crate::job::JobPage;
 use crate::machine::{Digest, Disk, Machine};
 use crate::state::{Imported, StateFacts};
 use crate::volume::{BlockFacts, VolumePage};
@@ -251,6 +253,20 @@ pub enum Request {
         /// Most bytes kept of a frame.
         snap_bytes: u32,
     },
+    /// Long work: what goes on, and what has ended lately.
+    JobList,
+    /// The outcome of a job, when it has one.
+    JobWait {
+        /// Its number.
+        id: u64,
+        /// How often progress is to be told until then, in milliseconds; 0 is never.
+        every_ms: u32,
+    },
+    /// Ends a job so that nothing of it is left.
+    JobCancel {
+        /// Its number.
+        id: u64,
+    },
 }
 
 impl Request {
@@ -296,8 +312,32 @@ impl Request {
             | Self::StateShow
             | Self::ConfigExport { .. }
             | Self::ConfigImport { .. }
-            | Self::Lockdown => None,
+            | Self::Lockdown
+            | Self::JobList
+            | Self::JobWait { .. }
+            | Self::JobCancel { .. } => None,
         }
+    }
+
+    /// Whether it becomes a job, unless it is answered at once.
+    #[must_use]
+    pub const fn is_job(&self) -> bool {
+        matches!(
+            self,
+            Self::StorageDiscover(_)
+                | Self::Create { .. }
+                | Self::CreateWith { .. }
+                | Self::CreateKept { .. }
+                | Self::StorageProbe { .. }
+                | Self::StorageReserve { .. }
+                | Self::StorageRelease { .. }
+                | Self::BlockAttach { .. }
+                | Self::BlockDetach { .. }
+                | Self::TrustUpdate { .. }
+                | Self::Autostart { .. }
+                | Self::ConfigImport { .. }
+                | Self::Lockdown
+        )
     }
 }
 
@@ -310,104 +350,6 @@ pub enum Fault {
     Access,
     /// A loop without end.
     Hang,
-}
-
-/// Facts about the node.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NodeFacts {
-    /// Version of the image.
-    pub version: String,
-    /// SHA-256 of the file the node runs from.
-    pub image_sha256: Digest,
-    /// Bytes of that file.
-    pub image_bytes: u64,
-    /// CPUs in use.
-    pub cpus: u32,
-    /// Usable RAM in bytes.
-    pub memory_bytes: u64,
-    /// RAM neither used nor promised, in bytes.
-    pub memory_free_bytes: u64,
-    /// RAM the hypervisor uses, in bytes.
-    pub hypervisor_bytes: u64,
-    /// RAM dom0 uses, in bytes.
-    pub dom0_bytes: u64,
-    /// Time since power-on in nanoseconds.
-    pub uptime_ns: u64,
-    /// Times dom0 was started since power-on.
-    pub dom0_starts: u32,
-    /// The node's own MAC.
-    pub mac: [u8; 6],
-    /// IPv4 address and prefix length, if it has one.
-    pub address: Option<([u8; 4], u8)>,
-    /// Guests.
-    pub guests: u32,
-    /// Whether the identity key was made at this boot.
-    pub fresh_identity: bool,
-    /// TSC frequency in kHz.
-    pub tsc_khz: u64,
-}
-
-/// What a guest is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum State {
-    /// Its disks are being connected.
-    Connecting,
-    /// At least one vCPU runs or could.
-    Running,
-    /// All vCPUs wait for something.
-    Blocked,
-    /// Paused by an operator.
-    Paused,
-    /// It turned itself off and is kept.
-    Off,
-    /// It failed and is kept.
-    Crashed,
-    /// dom0 was restarted and no longer serves its devices.
-    Detached,
-}
-
-/// A disk's condition.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DiskFacts {
-    /// Name of the volume.
-    pub volume: String,
-    /// Size in 512-byte sectors, 0 until known.
-    pub sectors: u64,
-    /// In words: connecting, ready, stalled.
-    pub state: String,
-    /// Since when it has been stalled, in nanoseconds of uptime.
-    pub stalled_since_ns: Option<u64>,
-    /// Completed reads, writes and flushes.
-    pub operations: [u64; 3],
-    /// Bytes read and written.
-    pub bytes: [u64; 2],
-    /// Retransmissions or reconnections.
-    pub retries: u64,
-}
-
-/// A guest's condition.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GuestFacts {
-    /// Number of its domain.
-    pub id: u32,
-    /// Its description.
-    pub machine: Machine,
-    /// What it is doing.
-    pub state: State,
-    /// CPU time in nanoseconds.
-    pub cpu_time_ns: u64,
-    /// RAM it has touched, in bytes.
-    pub populated_bytes: u64,
-    /// Uptime at which `create` was accepted, in nanoseconds.
-    pub created_ns: u64,
-    /// Uptime of its first instruction, in nanoseconds; 0 before.
-    pub first_run_ns: u64,
-    /// Exits to the hypervisor.
-    pub exits: u64,
-    /// Frames received and sent by its network cards.
-    pub frames: [u64; 2],
-    /// Its disks.
-    pub disks: Vec<DiskFacts>,
 }
 
 /// A volume that was found.
@@ -461,6 +403,8 @@ pub enum Reply {
     State(StateFacts),
     /// What came of an exported configuration.
     Imported(Imported),
+    /// Long work.
+    Jobs(JobPage),
 }
 
 /// A reply or the reason there is none.

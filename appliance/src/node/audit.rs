@@ -5,6 +5,7 @@
 //! Slot and sequence number belong together, so a restarted dom0 finds the end by
 //! looking at all of them.
 
+use alloc::string::ToString;
 use alloc::vec::Vec;
 
 use hv_abi::DomainId;
@@ -43,7 +44,10 @@ impl Asked {
         let (verb, object) = subject(request)?;
         // No guest has a longer name: an entry must fit whatever is asked for.
         let end = object.floor_char_boundary(NAME_BYTES);
-        let object = object.get(..end).unwrap_or_default().into();
+        let object = match request {
+            Request::JobCancel { id } => id.to_string(),
+            _ => object.get(..end).unwrap_or_default().into(),
+        };
         Some(Self { operator, proof, verb, object })
     }
 }

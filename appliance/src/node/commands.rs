@@ -9,14 +9,15 @@ use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::disk::GuestSettings;
 use mgmt_proto::limits::{INPUT_BYTES, STREAM_BYTES};
 use mgmt_proto::machine::Machine;
-use mgmt_proto::trust::required;
+use mgmt_proto::trust::{Role, required};
 use mgmt_proto::verb::{Discover, Fault, Outcome, Reply, Request, Stream};
 
 use crate::hypervisor::Hypervisor;
 use crate::node::Node;
 use crate::node::guest::Life;
+use crate::node::jobs::{Asker, Work};
 use crate::node::nic::Nic;
-use crate::node::sessions::{Command, Waiting};
+use crate::node::sessions::Command;
 
 /// How long the machine goes on after it was told to stop, for the answer to arrive.
 const STOP_DELAY_NS: u64 = 200_000_000;
@@ -26,7 +27,8 @@ const BLOBS_ASKED: usize = 64;
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Carries a verified command out, records it and answers it, now or later.
     pub(super) fn execute(&mut self, command: Command, now_ns: u64) {
-        let Command { session, request, operator, role, asked } = command;
+        let Command { asker, request, role, asked } = command;
+        let session = asker.session;
         let needed = required(&request);
         // Whoever reads the record must find what ended the node, or dom0.
         if let (Request::NodeStop { .. } | Request::InjectFault(_), Some(asked)) = (&request, &asked)
@@ -34,13 +36,11 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             && !self.is_locked_for(&request)
         {
             self.audit.record(asked, Recorded::Accepted, now_ns);
-            self.carry_out(session, request, &operator, now_ns);
+            self.carry_out(&asker, request, role, now_ns);
             return;
         }
         let result = if role < needed {
-            let message = alloc::format!("needs the role {needed:?}, this key has {role:?}");
-            let failure = Failure::new(Code::Refused, "", message, "ask the owner for another role");
-            self.sessions.answer(session, &Err(failure));
+            self.sessions.answer(session, &Err(role_missing(needed, role)));
             Recorded::Failed(Code::Refused)
         } else if self.is_locked_for(&request) {
             let remedy = "bring a trust bundle that the roots have signed: `key bundle push`";
@@ -48,41 +48,42 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let failure = Failure::new(Code::Policy, name, "the node is locked down", remedy);
             self.sessions.answer(session, &Err(failure));
             Recorded::Failed(Code::Policy)
-        } else if let Some(guest) = request.guest().filter(|name| !self.trust.covers_guest(&operator, name)) {
-            let failure = Failure::new(
-                Code::Refused,
-                guest,
-                "this key may not touch this guest",
-                "ask the owner for a grant that covers it",
-            );
-            self.sessions.answer(session, &Err(failure));
+        } else if let Some(guest) =
+            request.guest().filter(|name| !self.trust.covers_guest(&asker.operator, name))
+        {
+            self.sessions.answer(session, &Err(not_yours(guest)));
             Recorded::Failed(Code::Refused)
+        } else if let Err(failure) = self.room_for_job(&request, now_ns) {
+            let code = failure.code;
+            self.sessions.answer(session, &Err(failure));
+            Recorded::Failed(code)
         } else {
-            self.carry_out(session, request, &operator, now_ns)
+            self.carry_out(&asker, request, role, now_ns)
         };
         if let Some(asked) = &asked {
             self.audit.record(asked, result, now_ns);
         }
     }
 
-    fn carry_out(&mut self, session: usize, request: Request, operator: &[u8; 32], now_ns: u64) -> Recorded {
+    fn carry_out(&mut self, asker: &Asker, request: Request, role: Role, now_ns: u64) -> Recorded {
+        let session = asker.session;
         let outcome = match request {
             Request::BlobPut { digest, length } => self.begin_blob(session, digest, length),
             Request::Create { machine, paused } => {
-                match self.create(session, machine, GuestSettings::default(), paused, now_ns) {
+                match self.create(asker, machine, GuestSettings::default(), paused, now_ns) {
                     Ok(()) => return Recorded::Accepted,
                     Err(failure) => Err(failure),
                 }
             }
             Request::CreateWith { machine, settings, paused } => {
-                match self.create(session, machine, settings, paused, now_ns) {
+                match self.create(asker, machine, settings, paused, now_ns) {
                     Ok(()) => return Recorded::Accepted,
                     Err(failure) => Err(failure),
                 }
             }
             Request::StorageDiscover(discover) => match self.discover(&discover, now_ns) {
                 Ok(()) => {
-                    self.sessions.wait(session, Waiting::Discovery);
+                    self.begin_work(asker, Work::Discovery, now_ns);
                     return Recorded::Accepted;
                 }
                 Err(failure) => Err(failure),
@@ -91,7 +92,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             | Request::StorageReserve { .. }
             | Request::StorageRelease { .. }
             | Request::BlockAttach { .. }
-            | Request::BlockDetach { .. } => match self.begin(session, request, now_ns) {
+            | Request::BlockDetach { .. } => match self.begin(asker, request, now_ns) {
                 Ok(()) => return Recorded::Accepted,
                 Err(failure) => Err(failure),
             },
@@ -99,13 +100,18 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             | Request::Lockdown
             | Request::Autostart { .. }
             | Request::CreateKept { .. }
-            | Request::ConfigImport { .. } => match self.begin_keeping(session, request, operator, now_ns) {
+            | Request::ConfigImport { .. } => match self.begin_keeping(asker, request, now_ns) {
                 None => return Recorded::Accepted,
                 Some(outcome) => outcome,
             },
             Request::ConsoleWrite { name, bytes } => self
                 .take_console(session, &name, now_ns)
                 .and_then(|()| self.answer_now(Request::ConsoleWrite { name, bytes }, now_ns)),
+            Request::JobWait { id, every_ms } => match self.wait_for_job(asker, id, every_ms, now_ns) {
+                None => return Recorded::Accepted,
+                Some(outcome) => outcome,
+            },
+            Request::JobCancel { id } => self.cancel_job(asker, role, id, now_ns),
             other => self.answer_now(other, now_ns),
         };
         self.sessions.answer(session, &outcome);
@@ -164,6 +170,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 Ok(Reply::Audit(self.audit.page(from, self.history_shown(), &self.identity)))
             }
             Request::StateShow => Ok(Reply::State(self.state_facts())),
+            Request::JobList => Ok(Reply::Jobs(self.list_jobs(now_ns))),
             Request::Capture { name, from, snap_bytes } => self.read_capture(&name, from, snap_bytes, now_ns),
             Request::ConfigExport { from } => self.export_config(from),
             other => self.act_on_guest(other, now_ns),
@@ -245,14 +252,14 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     fn create(
         &mut self,
-        session: usize,
+        asker: &Asker,
         machine: Machine,
         settings: GuestSettings,
         paused: bool,
         now_ns: u64,
     ) -> Result<(), Failure> {
         let number = self.accept(machine, settings, paused, now_ns)?;
-        self.sessions.wait(session, Waiting::Guest(number));
+        self.begin_work(asker, Work::Guest(number), now_ns);
         Ok(())
     }
 
@@ -267,10 +274,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Answers those who wait for a discovery that has ended.
     pub(super) fn settle_discovery(&mut self, now_ns: u64) {
         let Some(outcome) = self.volumes.take_discovered(&mut self.network.host, now_ns) else { return };
-        let outcome = outcome.map(Reply::Found);
-        for session in self.sessions.waiting_for(&Waiting::Discovery) {
-            self.sessions.answer(session, &outcome);
-        }
+        self.end_work(&Work::Discovery, &outcome.map(Reply::Found), now_ns);
     }
 
     /// Fails on purpose, where the owner sealed that it may. A hypervisor that
@@ -290,6 +294,18 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         }
         Ok(Reply::Done)
     }
+}
+
+/// The answer to whom the role for it is missing.
+pub(super) fn role_missing(needed: Role, role: Role) -> Failure {
+    let message = alloc::format!("needs the role {needed:?}, this key has {role:?}");
+    Failure::new(Code::Refused, "", message, "ask the owner for another role")
+}
+
+/// The answer to whose grant does not cover a guest.
+pub(super) fn not_yours(guest: &str) -> Failure {
+    let remedy = "ask the owner for a grant that covers it";
+    Failure::new(Code::Refused, guest, "this key may not touch this guest", remedy)
 }
 
 pub(super) fn not_found(name: &str) -> Failure {

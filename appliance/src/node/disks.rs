@@ -15,8 +15,8 @@ use crate::limits::{DETACH_TIMEOUT_NS, START_TIMEOUT_NS};
 use crate::node::Node;
 use crate::node::commands::not_found;
 use crate::node::guest::Life;
+use crate::node::jobs::Work;
 use crate::node::nic::Nic;
-use crate::node::sessions::Waiting;
 use crate::node::volumes::{VolumeSettings, limits, parse};
 
 /// A disk whose volume is being connected for a guest that runs.
@@ -42,7 +42,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         disk: Disk,
         settings: Vec<DiskSetting>,
         now_ns: u64,
-    ) -> Result<Waiting, Failure> {
+    ) -> Result<Work, Failure> {
         let guest = self.guests.get(self.find(name)?).ok_or_else(|| not_found(name))?;
         if !matches!(guest.life, Life::Started | Life::Paused) || !guest.has_devices() {
             let remedy = "put the disk into its description, or start it first";
@@ -70,7 +70,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.volumes.open(number, device, &disk, &settings, now_ns)?;
         let deadline_ns = now_ns.saturating_add(START_TIMEOUT_NS);
         self.coming.push(Coming { guest: number, device, disk, settings, deadline_ns });
-        Ok(Waiting::Attach(number, device))
+        Ok(Work::Attach(number, device))
     }
 
     /// Begins to take a disk from a guest.
@@ -80,7 +80,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         slot: u32,
         force: bool,
         now_ns: u64,
-    ) -> Result<Waiting, Failure> {
+    ) -> Result<Work, Failure> {
         let index = self.find(name)?;
         let guest = self.guests.get_mut(index).ok_or_else(|| not_found(name))?;
         if guest.life == Life::Connecting {
@@ -99,7 +99,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             self.remove_disk(index, device, now_ns);
             self.gone.push((number, device));
         }
-        Ok(Waiting::Detach(number, device))
+        Ok(Work::Detach(number, device))
     }
 
     /// A guest gave a device back, asked or not.
@@ -149,21 +149,21 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             self.volumes.close_disk(guest, device, &mut self.network.host, now_ns);
             let failure =
                 Failure::new(Code::Conflict, disk.volume, alloc::format!("its guest {why}"), "try again");
-            self.answer_all(&Waiting::Attach(guest, device), &Err(failure));
+            self.end_work(&Work::Attach(guest, device), &Err(failure), now_ns);
         }
     }
 
-    fn answer_all(&mut self, waiting: &Waiting, outcome: &Outcome) {
-        for session in self.sessions.waiting_for(waiting) {
-            self.sessions.answer(session, outcome);
-        }
+    /// A disk that nobody waits for any more does not come.
+    pub(super) fn drop_coming(&mut self, number: u64, device: usize, now_ns: u64) {
+        self.coming.retain(|coming| (coming.guest, coming.device) != (number, device));
+        self.volumes.close_disk(number, device, &mut self.network.host, now_ns);
     }
 
     /// Shows guests the disks whose volumes serve, gives up those whose do not, and
     /// answers those who wait for disks to come or go.
     pub(super) fn settle_disks(&mut self, now_ns: u64) {
         for (guest, device) in core::mem::take(&mut self.gone) {
-            self.answer_all(&Waiting::Detach(guest, device), &Ok(Reply::Done));
+            self.end_work(&Work::Detach(guest, device), &Ok(Reply::Done), now_ns);
         }
         for index in 0..self.guests.len() {
             self.remind_guest(index, now_ns);
@@ -190,7 +190,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 (Ok(_), Some(index)) => self.record(index),
                 _ => self.volumes.close_disk(number, device, &mut self.network.host, now_ns),
             }
-            self.answer_all(&Waiting::Attach(number, device), &plugged);
+            self.end_work(&Work::Attach(number, device), &plugged, now_ns);
         }
     }
 
@@ -204,13 +204,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         });
         let late: Vec<usize> = late.map(|slot| slot.device).collect();
         for device in late {
-            if self.sessions.waiting_for(&Waiting::Detach(number, device)).is_empty() {
+            if !self.jobs.is_waited_for(&Work::Detach(number, device)) {
                 continue;
             }
             let message = "was asked for the disk and has not given it back yet";
             let remedy = "wait, unmount it there, or use --force";
             let failure = Failure::new(Code::Deadline, &name, message, remedy);
-            self.answer_all(&Waiting::Detach(number, device), &Err(failure));
+            self.end_work(&Work::Detach(number, device), &Err(failure), now_ns);
         }
     }
 
@@ -220,8 +220,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let slots = self.guests.iter().flat_map(|guest| guest.slots.iter().map(|slot| (guest.number, slot)));
         let leaving = slots.filter_map(|(number, slot)| {
             let until_ns = slot.leaving_ns?.saturating_add(DETACH_TIMEOUT_NS);
-            let waiting = Waiting::Detach(number, slot.device);
-            (!self.sessions.waiting_for(&waiting).is_empty()).then_some(until_ns)
+            self.jobs.is_waited_for(&Work::Detach(number, slot.device)).then_some(until_ns)
         });
         let now = (!self.gone.is_empty()).then_some(0);
         coming.chain(leaving).chain(now).min()

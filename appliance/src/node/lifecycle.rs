@@ -9,13 +9,13 @@ use hv_abi::{DomainId, MAX_DOMAINS, STORE_BYTES};
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::disk::GuestSettings;
 use mgmt_proto::machine::{Action, Disk, Machine};
-use mgmt_proto::verb::{Outcome, Reply};
+use mgmt_proto::verb::Reply;
 
 use crate::hypervisor::Hypervisor;
 use crate::node::Node;
 use crate::node::guest::{Guest, Life};
+use crate::node::jobs::Work;
 use crate::node::nic::Nic;
-use crate::node::sessions::Waiting;
 use crate::node::volumes::{VolumeSettings, is_same_disk, limits, parse};
 use zeroize::Zeroize;
 
@@ -272,18 +272,11 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let keep = self.guests.get_mut(index).and_then(|guest| guest.keep.take());
             match keep.filter(|_| reply.is_ok()) {
                 Some(order) => self.keep_started(index, order, &reply, now_ns),
-                None => self.answer_waiting(number, &reply),
+                None => self.end_work(&Work::Guest(number), &reply, now_ns),
             }
             if let Err(failure) = reply {
                 self.start_failed(index, &failure, now_ns);
             }
-        }
-    }
-
-    /// Answers those who wait for a guest's start.
-    fn answer_waiting(&mut self, number: u64, reply: &Outcome) {
-        for session in self.sessions.waiting_for(&Waiting::Guest(number)) {
-            self.sessions.answer(session, reply);
         }
     }
 
@@ -331,7 +324,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             self.gone.extend(gone.slots.iter().map(|slot| (number, slot.device)));
             let message = "was destroyed before it started";
             let failure = Failure::new(Code::Conflict, gone.machine.name, message, "create it again");
-            self.answer_waiting(number, &Err(failure));
+            self.end_work(&Work::Guest(number), &Err(failure), now_ns);
         }
     }
 

@@ -11,6 +11,7 @@ use mgmt_proto::verb::{Outcome, Reply, Request};
 use crate::guest_memory::{Gpa, GuestMemory};
 use crate::hypervisor::Hypervisor;
 use crate::node::Node;
+use crate::node::jobs::Asker;
 use crate::node::nic::Nic;
 use crate::node::trust::LOCKED_AT;
 
@@ -22,7 +23,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// Locks the node down, at once. It is acknowledged when it is kept, if the node keeps
     /// anything: None for that.
-    pub(super) fn lock_down(&mut self, session: usize, now_ns: u64) -> Option<Outcome> {
+    pub(super) fn lock_down(&mut self, asker: &Asker, now_ns: u64) -> Option<Outcome> {
         self.lock_under(self.trust.bundle().serial);
         self.hypervisor.log("node: locked down until the roots sign another trust bundle");
         if !self.state.is_wanted() {
@@ -34,7 +35,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             return Some(Err(Failure { message, ..why }));
         }
         let batch = self.keep_lockdown();
-        self.wait_until_kept(session, batch, Ok(Reply::Done), now_ns);
+        self.wait_until_kept(asker, batch, Ok(Reply::Done), now_ns);
         None
     }
 

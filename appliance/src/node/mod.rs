@@ -9,6 +9,7 @@
 //! * [`network`], [`nic`]: frames;
 //! * [`volumes`]: disks and the sessions behind them;
 //! * [`sessions`], [`commands`], [`facts`]: operators and what they ask;
+//! * [`jobs`]: what takes long of it;
 //! * [`storage`], [`disks`]: what they ask of volumes and of guests' disks;
 //! * [`audit`]: what they did; `trust`: who they are;
 //! * `state`: what outlives a power cut.
@@ -20,6 +21,7 @@ pub mod commands;
 pub mod disks;
 pub mod facts;
 pub mod guest;
+pub mod jobs;
 pub mod lifecycle;
 mod lockdown;
 pub mod network;
@@ -47,6 +49,7 @@ use crate::node::audit::AuditLog;
 use crate::node::blobs::Blobs;
 use crate::node::disks::Coming;
 use crate::node::guest::{Guest, Wish};
+use crate::node::jobs::Jobs;
 use crate::node::network::Network;
 use crate::node::nic::Nic;
 use crate::node::sessions::Sessions;
@@ -67,6 +70,7 @@ pub struct Node<H: Hypervisor, N> {
     wall_base_ns: Option<u64>,
     network: Network<N>,
     sessions: Sessions<H::Memory>,
+    jobs: Jobs,
     guests: Vec<Guest<H::Memory>>,
     next_guest: u64,
     blobs: Blobs,
@@ -121,6 +125,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             wall_base_ns: None,
             network,
             sessions: Sessions::new(port),
+            jobs: Jobs::default(),
             guests: Vec::new(),
             next_guest: 1,
             blobs: Blobs::default(),
@@ -313,12 +318,14 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 now_ns,
             );
             let Some(command) = command else {
+                self.tell_progress(now_ns);
                 self.sessions.transmit(&mut self.network.host);
                 return busy;
             };
             busy = true;
             self.execute(command, now_ns);
         }
+        self.tell_progress(now_ns);
         self.sessions.transmit(&mut self.network.host);
         true
     }

@@ -5,6 +5,8 @@ use core::cmp::Reverse;
 use core::net::Ipv4Addr;
 
 use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::job::Progress;
+use mgmt_proto::limits::PROGRESS_MS_MIN;
 use mgmt_proto::server::{Identity, Incoming, Server};
 use mgmt_proto::trust::{Role, Trust};
 use mgmt_proto::verb::{Outcome, Reply, Request};
@@ -15,24 +17,15 @@ use crate::hypervisor::Hypervisor;
 use crate::limits::SESSIONS_MAX;
 use crate::node::audit::Asked;
 use crate::node::blobs::{Blobs, Upload};
+use crate::node::jobs::Asker;
 
-/// What a session waits for before its next command.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Waiting {
-    /// Nothing.
-    Nothing,
-    /// A discovery's end.
-    Discovery,
-    /// A guest's disks.
-    Guest(u64),
-    /// What is done with a volume; whether its facts are wanted.
-    Errand(bool),
-    /// A disk of a guest that is to come, by its device number.
-    Attach(u64, usize),
-    /// A disk of a guest that is to go, by its device number.
-    Detach(u64, usize),
-    /// What is to be kept, by its promise.
-    Kept(u64),
+/// A job that a session waits for before its next command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Waiting {
+    job: u64,
+    /// How often the operator wants to hear of it, and when next; 0 is never.
+    every_ns: u64,
+    next_ns: u64,
 }
 
 /// One operator's connection.
@@ -40,8 +33,7 @@ pub struct Session<M> {
     connection: ConnectionId,
     server: Server,
     upload: Option<Upload<M>>,
-    /// What it waits for.
-    pub waiting: Waiting,
+    waiting: Option<Waiting>,
 }
 
 /// All connections.
@@ -54,12 +46,10 @@ pub struct Sessions<M> {
 
 /// A command to carry out.
 pub struct Command {
-    /// Index of the session that gave it.
-    pub session: usize,
+    /// Who asked, and for what.
+    pub(super) asker: Asker,
     /// What to do.
     pub request: Request,
-    /// Who asked.
-    pub operator: [u8; 32],
     /// The role of who asked.
     pub role: Role,
     /// What is to be recorded of it.
@@ -119,7 +109,7 @@ impl<M: GuestMemory> Sessions<M> {
                 ConnectionState::Closed => true,
                 // What it sent before it closed is still carried out and answered.
                 ConnectionState::PeerClosed => {
-                    !read && session.waiting == Waiting::Nothing && session.server.transmit().is_empty()
+                    !read && session.waiting.is_none() && session.server.transmit().is_empty()
                 }
                 _ => false,
             };
@@ -151,7 +141,7 @@ impl<M: GuestMemory> Sessions<M> {
                 host.abort(self.sessions.swap_remove(loser).connection, now_ns);
             }
             let server = Server::new(now_ns);
-            self.sessions.push(Session { connection, server, upload: None, waiting: Waiting::Nothing });
+            self.sessions.push(Session { connection, server, upload: None, waiting: None });
         }
     }
 
@@ -184,7 +174,7 @@ impl<M: GuestMemory> Sessions<M> {
         for step in 0..count {
             let index = self.turn.wrapping_add(step) % count;
             let Some(session) = self.sessions.get_mut(index) else { break };
-            while session.waiting == Waiting::Nothing && session.server.can_send() {
+            while session.waiting.is_none() && session.server.can_send() {
                 let mut random = || {
                     let mut seed = [0; 32];
                     hypervisor.random(&mut seed);
@@ -195,10 +185,11 @@ impl<M: GuestMemory> Sessions<M> {
                     Ok(Some(Incoming::Data(bytes))) => session.take_data(&bytes, hypervisor, blobs, now_ns),
                     Ok(Some(Incoming::Command(verified, role))) => {
                         let asked = Asked::new(*verified.operator(), *verified.proof(), verified.get());
-                        let operator = *verified.operator();
+                        let (operator, proof) = (*verified.operator(), *verified.proof());
+                        let asker = Asker::new(index, operator, proof, verified.get());
                         let request = verified.into_inner();
                         self.turn = index + 1;
-                        return Some(Command { session: index, request, operator, role, asked });
+                        return Some(Command { asker, request, role, asked });
                     }
                     Err(_) => {
                         // Silence: the connection just ends.
@@ -219,7 +210,7 @@ impl<M: GuestMemory> Sessions<M> {
     /// Answers a command.
     pub fn answer(&mut self, index: usize, outcome: &Outcome) {
         if let Some(session) = self.sessions.get_mut(index) {
-            session.waiting = Waiting::Nothing;
+            session.waiting = None;
             // One that does not fit is an answer of the node that is too long.
             if session.server.send(outcome).is_err() {
                 let failure = Failure::new(Code::Internal, "", "the answer is too long", "ask for less");
@@ -238,18 +229,45 @@ impl<M: GuestMemory> Sessions<M> {
         }
     }
 
-    /// Makes a session wait.
-    pub fn wait(&mut self, index: usize, waiting: Waiting) {
+    /// Makes a session wait for a job, of whose progress it hears so often; 0 is never.
+    pub fn wait(&mut self, index: usize, job: u64, every_ms: u32, now_ns: u64) {
+        let every_ns = match every_ms {
+            0 => 0,
+            every_ms => u64::from(every_ms.max(PROGRESS_MS_MIN)) * 1_000_000,
+        };
         if let Some(session) = self.sessions.get_mut(index) {
-            session.waiting = waiting;
+            session.waiting = Some(Waiting { job, every_ns, next_ns: now_ns });
         }
     }
 
-    /// Indices of the sessions that wait for something.
+    /// Indices of the sessions that wait for a job.
     #[must_use]
-    pub fn waiting_for(&self, waiting: &Waiting) -> Vec<usize> {
-        let found = self.sessions.iter().enumerate().filter(|(_, session)| session.waiting == *waiting);
+    pub fn waiting_for(&self, job: u64) -> Vec<usize> {
+        let waits = |session: &Session<M>| session.waiting.is_some_and(|waiting| waiting.job == job);
+        let found = self.sessions.iter().enumerate().filter(|(_, session)| waits(session));
         found.map(|(index, _)| index).collect()
+    }
+
+    /// Sessions that are to hear of their job now, and the job.
+    #[must_use]
+    pub fn progress_due(&self, now_ns: u64) -> Vec<(usize, u64)> {
+        let due = |(index, session): (usize, &Session<M>)| {
+            let waiting = session.waiting.filter(|it| it.every_ns != 0 && now_ns >= it.next_ns)?;
+            Some((index, waiting.job))
+        };
+        self.sessions.iter().enumerate().filter_map(due).collect()
+    }
+
+    /// Tells a session how far its job is. One that does not take what it is sent hears
+    /// no more than fits.
+    pub fn tell(&mut self, index: usize, progress: &Progress, now_ns: u64) {
+        let Some(session) = self.sessions.get_mut(index) else { return };
+        if session.server.can_send() {
+            let _ = session.server.send_progress(progress, now_ns);
+        }
+        if let Some(waiting) = &mut session.waiting {
+            waiting.next_ns = now_ns.saturating_add(waiting.every_ns);
+        }
     }
 
     /// Hands answers to the stack.
@@ -268,7 +286,11 @@ impl<M: GuestMemory> Sessions<M> {
     /// When a session must be looked at again.
     #[must_use]
     pub fn next_deadline(&self) -> Option<u64> {
-        self.sessions.iter().map(|session| session.server.deadline_ns()).min()
+        let progress = |session: &Session<M>| {
+            session.waiting.filter(|waiting| waiting.every_ns != 0).map(|waiting| waiting.next_ns)
+        };
+        let deadlines = self.sessions.iter().map(|session| session.server.deadline_ns());
+        deadlines.chain(self.sessions.iter().filter_map(progress)).min()
     }
 }
 

@@ -14,13 +14,13 @@ use storage::volume::VolumeName;
 
 use crate::hypervisor::Hypervisor;
 use crate::node::Node;
+use crate::node::jobs::{Asker, Work};
 use crate::node::nic::Nic;
-use crate::node::sessions::Waiting;
 use crate::node::volumes::{Task, VolumeSettings, parse};
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Begins what is answered later.
-    pub(super) fn begin(&mut self, session: usize, request: Request, now_ns: u64) -> Result<(), Failure> {
+    pub(super) fn begin(&mut self, asker: &Asker, request: Request, now_ns: u64) -> Result<(), Failure> {
         let (volume, settings, task) = match request {
             Request::StorageProbe { volume, settings } => (volume, settings, Task::Look),
             Request::StorageReserve { volume, settings, force } => {
@@ -30,20 +30,20 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 (volume, settings, Task::Release { force })
             }
             Request::BlockAttach { name, disk, settings } => {
-                let waiting = self.attach_disk(&name, disk, settings, now_ns)?;
-                self.sessions.wait(session, waiting);
+                let work = self.attach_disk(&name, disk, settings, now_ns)?;
+                self.begin_work(asker, work, now_ns);
                 return Ok(());
             }
             Request::BlockDetach { name, slot, force } => {
-                let waiting = self.detach_disk(&name, slot, force, now_ns)?;
-                self.sessions.wait(session, waiting);
+                let work = self.detach_disk(&name, slot, force, now_ns)?;
+                self.begin_work(asker, work, now_ns);
                 return Ok(());
             }
             _ => return Err(Failure::new(Code::Internal, "", "a request without a handler", "report this")),
         };
         let (name, settings) = named(volume, &settings)?;
         self.volumes.begin_errand(&name, task, settings, now_ns)?;
-        self.sessions.wait(session, Waiting::Errand(task == Task::Look));
+        self.begin_work(asker, Work::Errand(task == Task::Look), now_ns);
         Ok(())
     }
 
@@ -55,9 +55,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 true => Reply::Volumes(VolumePage { now_ns, volumes: [facts].to_vec(), next: None }),
                 false => Reply::Done,
             });
-            for session in self.sessions.waiting_for(&Waiting::Errand(facts_wanted)) {
-                self.sessions.answer(session, &outcome);
-            }
+            self.end_work(&Work::Errand(facts_wanted), &outcome, now_ns);
         }
     }
 

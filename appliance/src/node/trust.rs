@@ -13,6 +13,7 @@ use crate::guest_memory::{Gpa, GuestMemory};
 use crate::hypervisor::Hypervisor;
 use crate::node::Node;
 use crate::node::audit::RING_BYTES;
+use crate::node::jobs::Asker;
 use crate::node::nic::Nic;
 
 /// Bytes that are reserved behind the audit log; none is used before a bundle comes.
@@ -61,7 +62,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// Puts a signed bundle in the place of what holds. It holds at once, and is
     /// acknowledged when it is kept, if the node keeps anything: None for that.
-    pub(super) fn update_trust(&mut self, session: usize, signed: &[u8], now_ns: u64) -> Option<Outcome> {
+    pub(super) fn update_trust(&mut self, asker: &Asker, signed: &[u8], now_ns: u64) -> Option<Outcome> {
         let name = self.settings.manifest.name.clone();
         if let Err(refused) = self.trust.update(signed) {
             return Some(Err(refusal(&name, &refused)));
@@ -78,7 +79,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             return Some(Err(Failure { message, ..why }));
         }
         let batch = self.keep_trust();
-        self.wait_until_kept(session, batch, Ok(Reply::Done), now_ns);
+        self.wait_until_kept(asker, batch, Ok(Reply::Done), now_ns);
         None
     }
 

@@ -1,8 +1,10 @@
 //! The command line.
 
+mod job;
 mod key;
 mod state;
 
+pub(crate) use job::Job;
 pub(crate) use key::{AddKey, Bundle, Key};
 pub(crate) use state::{Autostart, NodeConfig, Switch};
 
@@ -106,6 +108,9 @@ pub(crate) enum Command {
     /// What was done on a node, by whom
     #[command(subcommand)]
     Audit(Audit),
+    /// Long work of a node: what goes on, and what has ended lately
+    #[command(subcommand)]
+    Job(Job),
     /// Many nodes
     #[command(subcommand)]
     Fleet(Fleet),

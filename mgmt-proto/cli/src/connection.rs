@@ -1,9 +1,10 @@
 //! A session with a node over TCP, blocking.
 
 use crate::{blobs, exit};
-use mgmt_proto::client::{Client, Connecting};
+use mgmt_proto::client::{Client, Connecting, Message};
 use mgmt_proto::code::{Code, Failure};
-use mgmt_proto::handshake::{ANSWER_BYTES, OperatorKey, PeerFault};
+use mgmt_proto::handshake::{ANSWER_BYTES, OperatorKey, PeerFault, SessionId};
+use mgmt_proto::job::Progress;
 use mgmt_proto::limits::{BLOB_BYTES, BLOB_CHUNK_BYTES};
 use mgmt_proto::machine::Digest;
 use mgmt_proto::manifest::DEFAULT_PORT;
@@ -99,28 +100,7 @@ impl Connection {
         timeout: Duration,
     ) -> Result<Self, Failure> {
         let address = with_port(address);
-        let deadline = Instant::now() + timeout;
-        let mut stream = connect(&address, deadline)?;
-        let seed = keys::random::bytes::<32>().map_err(|error| exit::key(&error))?;
-        let connecting = Connecting::new(key, *seed).map_err(own_fault)?;
-        let mut answer = [0; ANSWER_BYTES];
-        let exchanged = set_timeouts(&stream, deadline)
-            .and_then(|()| stream.write_all(connecting.hello()))
-            .and_then(|()| stream.read_exact(&mut answer));
-        exchanged.map_err(|error| handshake_failure(&address, &error))?;
-        let client = connecting.finish(&answer).map_err(|fault| peer_fault(&address, fault))?;
-        if let Some(expected) = expected_node.filter(|expected| *expected != client.node()) {
-            return Err(Failure::new(
-                Code::Refused,
-                &address,
-                format!(
-                    "the node has the key {} and not {}",
-                    hex::encode(client.node()),
-                    hex::encode(expected)
-                ),
-                "this is another node, or somebody in between",
-            ));
-        }
+        let (stream, client) = establish(&address, key, expected_node, timeout)?;
         Ok(Self { stream, client, key: Box::new(key.clone()), address, answer_timeout: ANSWER_TIMEOUT })
     }
 
@@ -147,14 +127,68 @@ impl Connection {
         &self.address
     }
 
-    /// Asks and waits for the answer.
+    /// Asks and waits for the answer. If the session breaks while the node is at it,
+    /// its job is looked for in a new one.
     ///
     /// # Errors
     /// The node's own failure, or what happened on the way to it.
     pub fn request(&mut self, request: Request) -> Outcome {
         let bytes = self.client.command(self.key.as_ref(), &request).map_err(own_fault)?;
+        let place = self.client.place();
+        match self.send(&bytes).and_then(|()| self.answer(&mut |_| {})) {
+            Err(broken) if request.is_job() && broken.code == Code::Unreachable => {
+                self.find_again(place, broken)
+            }
+            answered => answered?,
+        }
+    }
+
+    /// The outcome of a job, when it has ended: the command's own. `told` hears of its
+    /// progress until then, every so many milliseconds.
+    ///
+    /// # Errors
+    /// What happened on the way to it; a job that failed is no error.
+    pub fn wait_for_job(
+        &mut self,
+        id: u64,
+        every_ms: u32,
+        told: &mut dyn FnMut(&Progress),
+    ) -> Result<Outcome, Failure> {
+        let request = Request::JobWait { id, every_ms };
+        let bytes = self.client.command(self.key.as_ref(), &request).map_err(own_fault)?;
         self.send(&bytes)?;
-        self.outcome()
+        self.answer(told)
+    }
+
+    /// Looks for the job of a command in a new session, and waits for it.
+    fn find_again(&mut self, (session, counter): (SessionId, u64), broken: Failure) -> Outcome {
+        let deadline = Instant::now() + self.answer_timeout;
+        let (node, boot) = (*self.client.node(), *self.client.boot_nonce());
+        while let Err(failure) = self.reopen(&node, ATTEMPT_TIMEOUT) {
+            if failure.code != Code::Unreachable || Instant::now() >= deadline {
+                return Err(broken);
+            }
+            std::thread::sleep(RETRY_PAUSE);
+        }
+        let lost = |message: &str, remedy: &str| {
+            let message = format!("{}; {message}", broken.message);
+            Err(Failure { message, remedy: remedy.into(), ..broken.clone() })
+        };
+        if *self.client.boot_nonce() != boot {
+            return lost("dom0 was restarted meanwhile", "look what came of it, then try again");
+        }
+        let page = crate::jobs::fetch(self)?;
+        match page.jobs.iter().find(|job| (job.session, job.counter) == (session, counter)) {
+            Some(job) => self.wait_for_job(job.id, 0, &mut |_| {})?,
+            None => lost("the node knows no job of this command", "look what came of it, then try again"),
+        }
+    }
+
+    /// Another session with the same node.
+    fn reopen(&mut self, node: &[u8; 32], timeout: Duration) -> Result<(), Failure> {
+        let (stream, client) = establish(&self.address, self.key.as_ref(), Some(node), timeout)?;
+        (self.stream, self.client) = (stream, client);
+        Ok(())
     }
 
     /// As [`Self::request`] for what ends with the node's dom0: a session that
@@ -243,11 +277,21 @@ impl Connection {
     }
 
     fn outcome(&mut self) -> Outcome {
-        let deadline = Instant::now() + self.answer_timeout;
+        self.answer(&mut |_| {})?
+    }
+
+    /// The node's answer; a failure on the way to it is not the node's.
+    fn answer(&mut self, told: &mut dyn FnMut(&Progress)) -> Result<Outcome, Failure> {
+        let mut deadline = Instant::now() + self.answer_timeout;
         let mut buffer = [0; 16 * 1024];
         loop {
-            match self.client.next_outcome() {
-                Ok(Some(outcome)) => return outcome,
+            match self.client.next_message() {
+                Ok(Some(Message::Outcome(outcome))) => return Ok(outcome),
+                Ok(Some(Message::Progress(progress))) => {
+                    told(&progress);
+                    deadline = Instant::now() + self.answer_timeout;
+                    continue;
+                }
                 Ok(None) => {}
                 Err(fault) => return Err(peer_fault(&self.address, fault)),
             }
@@ -276,6 +320,32 @@ impl Connection {
     pub fn unexpected(&self) -> Failure {
         peer_fault(&self.address, PeerFault::Unexpected)
     }
+}
+
+/// Connects, and proves both ends to each other.
+fn establish(
+    address: &str,
+    key: &dyn OperatorKey,
+    expected_node: Option<&[u8; 32]>,
+    timeout: Duration,
+) -> Result<(TcpStream, Client), Failure> {
+    let deadline = Instant::now() + timeout;
+    let mut stream = connect(address, deadline)?;
+    let seed = keys::random::bytes::<32>().map_err(|error| exit::key(&error))?;
+    let connecting = Connecting::new(key, *seed).map_err(own_fault)?;
+    let mut answer = [0; ANSWER_BYTES];
+    let exchanged = set_timeouts(&stream, deadline)
+        .and_then(|()| stream.write_all(connecting.hello()))
+        .and_then(|()| stream.read_exact(&mut answer));
+    exchanged.map_err(|error| handshake_failure(address, &error))?;
+    let client = connecting.finish(&answer).map_err(|fault| peer_fault(address, fault))?;
+    if let Some(expected) = expected_node.filter(|expected| *expected != client.node()) {
+        let message =
+            format!("the node has the key {} and not {}", hex::encode(client.node()), hex::encode(expected));
+        let remedy = "this is another node, or somebody in between";
+        return Err(Failure::new(Code::Refused, address, message, remedy));
+    }
+    Ok((stream, client))
 }
 
 fn connect(address: &str, deadline: Instant) -> Result<TcpStream, Failure> {
@@ -327,7 +397,7 @@ fn handshake_failure(address: &str, error: &std::io::Error) -> Failure {
 
 fn broken(address: &str, error: &std::io::Error) -> Failure {
     if is_timeout(error) {
-        let remedy = "the node may still be at it: look again, or give --timeout";
+        let remedy = "the node may still be at it: see `redoubt job list`, or give --timeout";
         return Failure::new(Code::Deadline, address, "no answer within the time allowed", remedy);
     }
     Failure::new(Code::Unreachable, address, format!("the session broke off: {error}"), "try again")

@@ -9,6 +9,7 @@
 //!   `block-list`: see [`crate::volumes`];
 //! * `node state`, `autostart`, `node config import`: see [`crate::state`];
 //! * `audit show`: [`crate::audit::Copy`]; `audit verify`: [`crate::audit::Report`];
+//! * `job list`: an array of [`crate::jobs::Job`]; `job wait`: one;
 //! * `top`: [`crate::top::Screen`];
 //! * everything that acts: [`Done`];
 //! * any of these on several nodes: an array of [`Result`].

@@ -14,7 +14,7 @@
 //! * [`support`]: what a bug report needs;
 //! * [`initiator`]: a volume without a node;
 //! * [`volumes`]: what is printed of volumes and of a guest's disks;
-//! * [`state`]: what a node keeps;
+//! * [`state`]: what a node keeps; [`jobs`]: its long work;
 //! * [`answer`], [`table`], [`json`]: what is printed, and in which form;
 //! * [`exit`]: exit codes.
 //!
@@ -42,6 +42,7 @@ pub mod disk_text;
 pub mod exit;
 pub mod fleet;
 pub mod initiator;
+pub mod jobs;
 pub mod json;
 pub mod kernel_image;
 pub mod known_nodes;

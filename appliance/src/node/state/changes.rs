@@ -10,11 +10,11 @@ use storage::store::{Store, StoreRefusal};
 
 use crate::hypervisor::Hypervisor;
 use crate::node::Node;
+use crate::node::jobs::Work;
 use crate::node::nic::Nic;
-use crate::node::sessions::Waiting;
 
 /// How long an operator waits for something to be kept.
-pub(super) const PATIENCE_NS: u64 = 30_000_000_000;
+pub(in crate::node) const PATIENCE_NS: u64 = 30_000_000_000;
 /// Bytes of changes that are made in one transaction, as far as they can be parted.
 const BATCH_BYTES: usize = 96 * 1024;
 
@@ -136,7 +136,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 let message = "holds now, and is kept when the state volume answers";
                 Err(Failure::new(Code::Deadline, volume, message, "see `redoubt node state`"))
             };
-            self.answer_kept(id, &outcome);
+            self.end_work(&Work::Kept(id), &outcome, now_ns);
         }
         if self.state.changes.promises.is_empty() {
             self.state.changes.refused.clear();
@@ -144,19 +144,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// The volume is lost, and what was not durable with it.
-    pub(super) fn fail_promises(&mut self, why: &str) {
+    pub(super) fn fail_promises(&mut self, why: &str, now_ns: u64) {
         let promises = core::mem::take(&mut self.state.changes.promises);
         self.state.changes = Changes { last_promise: self.state.changes.last_promise, ..Changes::default() };
         let message = alloc::format!("holds now, and is not kept: the state volume {why}");
         let failure = Failure::new(Code::Storage, self.state.volume(), message, "see `redoubt node state`");
         for promise in promises {
-            self.answer_kept(promise.id, &Err(failure.clone()));
-        }
-    }
-
-    fn answer_kept(&mut self, id: u64, outcome: &Outcome) {
-        for session in self.sessions.waiting_for(&Waiting::Kept(id)) {
-            self.sessions.answer(session, outcome);
+            self.end_work(&Work::Kept(promise.id), &Err(failure.clone()), now_ns);
         }
     }
 

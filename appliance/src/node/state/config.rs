@@ -15,11 +15,11 @@ use mgmt_proto::state::Imported;
 use mgmt_proto::verb::{Outcome, Reply, Stream};
 
 use super::guests::{check, files};
-use super::kernels::Job;
+use super::kernels::Keeping;
 use crate::hypervisor::Hypervisor;
 use crate::node::Node;
+use crate::node::jobs::{Asker, Work};
 use crate::node::nic::Nic;
-use crate::node::sessions::Waiting;
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// What was sealed, in words.
@@ -73,16 +73,15 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Takes guests and bundles of a file that was sent as a blob.
     pub(super) fn import_config(
         &mut self,
-        session: usize,
+        asker: &Asker,
         digest: &Digest,
-        operator: &[u8; 32],
         now_ns: u64,
     ) -> Result<(), Failure> {
         self.check_kept("")?;
         let mut config = self.read_config(digest)?;
         for guest in &config.guests {
             check(guest)?;
-            if !self.trust.covers_guest(operator, &guest.machine.name) {
+            if !self.trust.covers_guest(&asker.operator, &guest.machine.name) {
                 let message = "this key may not touch this guest";
                 let remedy = "ask the owner for a grant that covers it";
                 return Err(Failure::new(Code::Refused, &guest.machine.name, message, remedy));
@@ -104,8 +103,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let guests = config.guests.iter().map(|guest| (guest.machine.name.clone(), lacks(guest))).collect();
         let imported = Imported { guests, trust_serial: self.trust.bundle().serial, trust_changed };
         let promise = self.state.changes.promise(Ok(Reply::Imported(imported)), now_ns);
-        self.sessions.wait(session, Waiting::Kept(promise));
-        self.state.kernels.jobs.push_back(Job { promise, guests: config.guests, lacking: true });
+        self.begin_work(asker, Work::Kept(promise), now_ns);
+        self.state.kernels.queue.push_back(Keeping { promise, guests: config.guests, lacking: true });
         Ok(())
     }
 

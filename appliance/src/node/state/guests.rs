@@ -14,12 +14,12 @@ use storage::limits::STORE_VALUE_BYTES_MAX;
 use zeroize::Zeroize;
 
 use super::changes::Change;
-use super::kernels::Job;
+use super::kernels::Keeping;
 use crate::hypervisor::Hypervisor;
 use crate::node::Node;
 use crate::node::commands::not_found;
+use crate::node::jobs::{Asker, Work};
 use crate::node::nic::Nic;
-use crate::node::sessions::Waiting;
 
 const PREFIX: &str = "guest/";
 
@@ -131,27 +131,26 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Carries out what is answered when it is kept: None for that.
     pub(in crate::node) fn begin_keeping(
         &mut self,
-        session: usize,
+        asker: &Asker,
         request: Request,
-        operator: &[u8; 32],
         now_ns: u64,
     ) -> Option<Outcome> {
         let begun = match request {
-            Request::TrustUpdate { signed } => return self.update_trust(session, &signed, now_ns),
-            Request::Lockdown => return self.lock_down(session, now_ns),
-            Request::Autostart { name, order: None } => self.forget_kept(session, &name, now_ns),
-            Request::Autostart { name, order: Some(order) } => self.autostart(session, &name, order, now_ns),
+            Request::TrustUpdate { signed } => return self.update_trust(asker, &signed, now_ns),
+            Request::Lockdown => return self.lock_down(asker, now_ns),
+            Request::Autostart { name, order: None } => self.forget_kept(asker, &name, now_ns),
+            Request::Autostart { name, order: Some(order) } => self.autostart(asker, &name, order, now_ns),
             Request::CreateKept { machine, settings, paused, order } => {
-                self.create_kept(session, machine, settings, paused, order, now_ns)
+                self.create_kept(asker, machine, settings, paused, order, now_ns)
             }
-            Request::ConfigImport { digest } => self.import_config(session, &digest, operator, now_ns),
+            Request::ConfigImport { digest } => self.import_config(asker, &digest, now_ns),
             _ => Err(Failure::new(Code::Internal, "", "a request without a handler", "report this")),
         };
         begun.err().map(Err)
     }
 
     /// A guest that is there starts with the node from now on.
-    fn autostart(&mut self, session: usize, name: &str, order: u32, now_ns: u64) -> Result<(), Failure> {
+    fn autostart(&mut self, asker: &Asker, name: &str, order: u32, now_ns: u64) -> Result<(), Failure> {
         self.check_kept(name)?;
         let running = self.guests.iter().find(|guest| guest.machine.name == name);
         let guest = match (running, self.state.guests.find(name)) {
@@ -166,13 +165,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         };
         self.check_room(core::slice::from_ref(&guest))?;
         let promise = self.state.changes.promise(Ok(Reply::Done), now_ns);
-        self.sessions.wait(session, Waiting::Kept(promise));
-        self.state.kernels.jobs.push_back(Job { promise, guests: alloc::vec![guest], lacking: false });
+        self.begin_work(asker, Work::Kept(promise), now_ns);
+        self.state.kernels.queue.push_back(Keeping { promise, guests: alloc::vec![guest], lacking: false });
         Ok(())
     }
 
     /// A guest does not start with the node any more.
-    fn forget_kept(&mut self, session: usize, name: &str, now_ns: u64) -> Result<(), Failure> {
+    fn forget_kept(&mut self, asker: &Asker, name: &str, now_ns: u64) -> Result<(), Failure> {
         self.check_kept(name)?;
         if self.state.guests.find(name).is_none() {
             let message = "does not start with the node";
@@ -183,13 +182,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let orphans = self.take_orphans(&mut changes);
         let batch = self.state.changes.add(changes);
         self.state.kernels.release(batch, orphans);
-        self.wait_until_kept(session, Some(batch), Ok(Reply::Done), now_ns);
+        self.wait_until_kept(asker, Some(batch), Ok(Reply::Done), now_ns);
         Ok(())
     }
 
     fn create_kept(
         &mut self,
-        session: usize,
+        asker: &Asker,
         machine: Machine,
         settings: GuestSettings,
         paused: bool,
@@ -208,7 +207,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         if let Some(guest) = self.guests.iter_mut().find(|guest| guest.number == number) {
             guest.keep = Some(order);
         }
-        self.sessions.wait(session, Waiting::Guest(number));
+        self.begin_work(asker, Work::Guest(number), now_ns);
         Ok(())
     }
 
@@ -225,13 +224,11 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         };
         let name = kept.machine.name.clone();
         let promise = self.state.changes.promise(reply.clone(), now_ns);
-        for session in self.sessions.waiting_for(&Waiting::Guest(number)) {
-            self.sessions.wait(session, Waiting::Kept(promise));
-        }
+        self.jobs.turn_into(&Work::Guest(number), Work::Kept(promise));
         match self.check_kept(&name) {
             Ok(()) => {
-                let job = Job { promise, guests: alloc::vec![kept], lacking: false };
-                self.state.kernels.jobs.push_back(job);
+                let job = Keeping { promise, guests: alloc::vec![kept], lacking: false };
+                self.state.kernels.queue.push_back(job);
             }
             Err(failure) => {
                 let message = alloc::format!("runs, and is not kept: {}", failure.message);
@@ -279,7 +276,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// Puts guests whose files are on the volume there too.
-    pub(super) fn commit(&mut self, job: Job) {
+    pub(super) fn commit(&mut self, job: Keeping) {
         let mut changes: Vec<Change> = Vec::new();
         for guest in job.guests {
             let mut bytes = postcard::to_allocvec(&guest).unwrap_or_default();
@@ -297,13 +294,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Answers a session when something is kept.
     pub(in crate::node) fn wait_until_kept(
         &mut self,
-        session: usize,
+        asker: &Asker,
         batch: Option<u64>,
         outcome: Outcome,
         now_ns: u64,
     ) {
         let promise = self.state.changes.promise(outcome, now_ns);
-        self.sessions.wait(session, Waiting::Kept(promise));
+        self.begin_work(asker, Work::Kept(promise), now_ns);
         match batch {
             Some(batch) => self.state.changes.settle(promise, batch),
             None => {

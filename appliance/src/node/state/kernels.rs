@@ -66,7 +66,7 @@ impl Kernel {
 }
 
 /// Guests that are to be kept, and who waits for that.
-pub(super) struct Job {
+pub(super) struct Keeping {
     pub(super) promise: u64,
     pub(super) guests: Vec<KeptGuest>,
     /// Files that the node does not have may be lacking.
@@ -89,7 +89,7 @@ pub(super) struct Kernels<M> {
     kept: Vec<Kernel>,
     /// Room that is used again when a batch is durable.
     freed: Vec<(u64, Kernel)>,
-    pub(super) jobs: VecDeque<Job>,
+    pub(super) queue: VecDeque<Keeping>,
     work: Work<M>,
     /// The lane is in use.
     busy: bool,
@@ -97,7 +97,7 @@ pub(super) struct Kernels<M> {
 
 impl<M> Default for Kernels<M> {
     fn default() -> Self {
-        Self { kept: Vec::new(), freed: Vec::new(), jobs: VecDeque::new(), work: Work::Nothing, busy: false }
+        Self { kept: Vec::new(), freed: Vec::new(), queue: VecDeque::new(), work: Work::Nothing, busy: false }
     }
 }
 
@@ -164,9 +164,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Takes files that no guest needs out of the table, and has the store forget them.
     pub(super) fn take_orphans(&mut self, changes: &mut Vec<Change>) -> Vec<Kernel> {
         let State { guests, kernels, .. } = &mut self.state;
-        let jobs = &kernels.jobs;
+        let queue = &kernels.queue;
         let wanted = |kernel: &Kernel| {
-            let queued = jobs.iter().flat_map(|job| &job.guests).any(|guest| needs(guest, &kernel.digest));
+            let queued = queue.iter().flat_map(|job| &job.guests).any(|guest| needs(guest, &kernel.digest));
             queued || guests.needs(&kernel.digest)
         };
         let orphans: Vec<Kernel> = kernels.kept.extract_if(.., |kernel| !wanted(kernel)).collect();
@@ -269,14 +269,14 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Begins to write the next file of the oldest job, or ends the job; false when there
     /// is none.
     fn begin_write(&mut self) -> bool {
-        let Some(job) = self.state.kernels.jobs.front() else { return false };
+        let Some(job) = self.state.kernels.queue.front() else { return false };
         let kernels = &self.state.kernels;
         let missing =
             job.guests.iter().flat_map(files).find(|file| {
                 kernels.find(file).is_none() && (self.blobs.find(file).is_some() || !job.lacking)
             });
         let Some(digest) = missing else {
-            if let Some(job) = self.state.kernels.jobs.pop_front() {
+            if let Some(job) = self.state.kernels.queue.pop_front() {
                 self.commit(job);
             }
             return true;
@@ -295,7 +295,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     fn give_up_job(&mut self, why: &str) {
-        if let Some(job) = self.state.kernels.jobs.pop_front() {
+        if let Some(job) = self.state.kernels.queue.pop_front() {
             let name = job.guests.first().map_or("", |guest| guest.machine.name.as_str());
             let message = alloc::format!("is not kept: {why}");
             let failure = Failure::new(Code::Capacity, name, message, "see `redoubt node state`");
@@ -366,7 +366,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         if let Work::Read(_, _, upload) = work {
             upload.cancel(&mut self.hypervisor);
         }
-        (self.state.kernels.busy, self.state.kernels.jobs) = (false, VecDeque::new());
+        (self.state.kernels.busy, self.state.kernels.queue) = (false, VecDeque::new());
     }
 }
 

@@ -35,6 +35,7 @@ use crate::node::Node;
 use crate::node::nic::Nic;
 use crate::node::volumes::{Ended, VolumeSettings};
 use changes::Changes;
+pub(super) use changes::PATIENCE_NS;
 use guests::KeptGuests;
 use history::History;
 use kernels::Kernels;
@@ -347,7 +348,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.state.store = None;
         self.drop_kernel_work();
         self.volumes.close_state(&mut self.network.host, now_ns);
-        self.fail_promises(why);
+        self.fail_promises(why, now_ns);
         // Nothing better will come, unless the owner wants no door without it.
         if self.state.sealed.as_ref().is_some_and(|sealed| sealed.wait_s != 0) {
             self.open_door();

@@ -11,6 +11,7 @@ mod fake_nic;
 mod fleet;
 mod guests;
 mod hostile;
+mod jobs;
 mod lockdown;
 mod management;
 mod network;

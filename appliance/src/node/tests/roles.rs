@@ -59,6 +59,9 @@ const TABLE: &[(&str, Role, bool)] = &[
     ("ConfigImport", Role::Admin, false),
     ("Lockdown", Role::Admin, false),
     ("Capture", Role::Operator, true),
+    ("JobList", Role::Viewer, false),
+    ("JobWait", Role::Viewer, false),
+    ("JobCancel", Role::Operator, false),
 ];
 
 /// When the bundles were issued, which the node's clock is never behind.

@@ -10,9 +10,10 @@ use core::net::Ipv4Addr;
 
 use ed25519_dalek::SigningKey;
 use hv_abi::event::{self, Event};
-use mgmt_proto::client::{Client, Connecting};
+use mgmt_proto::client::{Client, Connecting, Message};
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::handshake::ANSWER_BYTES;
+use mgmt_proto::job::Progress;
 use mgmt_proto::machine::{Action, Machine, NetworkCard};
 use mgmt_proto::manifest::{self, Manifest};
 use mgmt_proto::trust::{Operator, Role};
@@ -72,6 +73,7 @@ pub(super) struct OperatorSession {
     /// Everything that was sent.
     pub(super) sent: Vec<u8>,
     pub(super) outcomes: VecDeque<Outcome>,
+    pub(super) progress: Vec<Progress>,
 }
 
 pub(super) struct World {
@@ -391,6 +393,7 @@ impl World {
             incoming: Vec::new(),
             sent: Vec::new(),
             outcomes: VecDeque::new(),
+            progress: Vec::new(),
         });
         self.sessions.len() - 1
     }
@@ -412,6 +415,12 @@ impl World {
     pub(super) fn node_key(&self, session: usize) -> &[u8; 32] {
         let Stage::Open(client) = &self.sessions[session].stage else { panic!("the session is not open") };
         client.node()
+    }
+
+    /// Session and place of the last command of a session.
+    pub(super) fn place(&self, session: usize) -> ([u8; 32], u64) {
+        let Stage::Open(client) = &self.sessions[session].stage else { panic!("the session is not open") };
+        client.place()
     }
 
     /// Sends a request without waiting.
@@ -519,8 +528,11 @@ impl OperatorSession {
             Stage::Dead => {}
         }
         if let Stage::Open(client) = &mut self.stage {
-            while let Some(outcome) = client.next_outcome().unwrap() {
-                self.outcomes.push_back(outcome);
+            while let Some(message) = client.next_message().unwrap() {
+                match message {
+                    Message::Outcome(outcome) => self.outcomes.push_back(outcome),
+                    Message::Progress(progress) => self.progress.push(progress),
+                }
             }
         }
     }

@@ -76,6 +76,15 @@ impl Volumes {
         Ok(())
     }
 
+    /// Ends a search that nobody waits for any more.
+    pub fn cancel_discovery(&mut self, host: &mut Host, now_ns: u64) {
+        if let Some(Search::Iscsi { connections, .. }) = self.search.take() {
+            for connection in connections.into_iter().flatten() {
+                host.close(connection, now_ns);
+            }
+        }
+    }
+
     /// What a search found, once it has ended.
     pub fn take_discovered(&mut self, host: &mut Host, now_ns: u64) -> Option<Result<Vec<Found>, Failure>> {
         let ended = match self.search.as_ref()? {

@@ -299,6 +299,13 @@ impl Volumes {
         Some(ended.and(facts))
     }
 
+    /// Ends an errand that only looks, and that nobody waits for any more.
+    pub fn cancel_errand(&mut self, host: &mut Host, now_ns: u64) {
+        if let Some(errand) = self.errand.take_if(|errand| errand.task == Task::Look) {
+            self.finish(errand, host, now_ns);
+        }
+    }
+
     fn look_at_own(
         &self,
         errand: &mut Errand,

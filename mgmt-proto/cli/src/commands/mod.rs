@@ -9,6 +9,7 @@ pub(crate) mod exporter;
 pub(crate) mod fleet;
 pub(crate) mod generate;
 pub(crate) mod guest;
+pub(crate) mod job;
 pub(crate) mod key;
 pub(crate) mod node;
 pub(crate) mod pcap;
@@ -40,6 +41,7 @@ pub(crate) fn is_for_many(command: &Command) -> bool {
         | Command::Node(_)
         | Command::Storage(_)
         | Command::Audit(_)
+        | Command::Job(_)
         | Command::Check { .. }
         | Command::List
         | Command::Info { .. }
@@ -74,6 +76,7 @@ pub(crate) fn perform(scope: &Scope<'_>, command: &Command) -> Result<Answer, Fa
         Command::Key(Key::Bundle(verb)) => bundle::on_node(scope, verb),
         Command::Storage(verb) => storage::run(scope, verb),
         Command::Audit(verb) => audit::run(scope, verb),
+        Command::Job(verb) => job::run(scope, verb),
         Command::Check { file, overrides } => create::check(scope, file, overrides),
         Command::Create { file, overrides, paused, .. } => create::create(scope, file, overrides, *paused),
         Command::List => guest::list(scope),

@@ -8,6 +8,7 @@ use mgmt_proto::config::{Config, KeptGuest};
 use mgmt_proto::disk::GuestSettings;
 use mgmt_proto::envelope::Verified;
 use mgmt_proto::handshake::OperatorKey;
+use mgmt_proto::job::JobFacts;
 use mgmt_proto::limits::AUDIT_ENTRIES;
 use mgmt_proto::server::{Identity, Incoming, Server};
 use mgmt_proto::state::{Imported, KeptFacts, StateFacts};
@@ -22,6 +23,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use crate::jobs;
 
 #[derive(Default)]
 pub(crate) struct World {
@@ -44,6 +47,14 @@ pub(crate) struct World {
     pub(crate) blocks: Vec<BlockFacts>,
     /// What it keeps.
     pub(crate) kept: StateFacts,
+    /// Its jobs, with how they ended.
+    pub(crate) jobs: Vec<(JobFacts, Outcome)>,
+    /// Sessions break instead of the next answers about jobs: so many.
+    pub(crate) breaks: usize,
+    /// dom0 is restarted whenever a session breaks.
+    pub(crate) restarts: bool,
+    /// Counts the times that dom0 was started.
+    pub(crate) boot: u8,
     upload: Option<([u8; 32], u64, Vec<u8>)>,
 }
 
@@ -85,7 +96,12 @@ impl World {
     fn obey(&mut self, verified: Verified<Request>) -> Outcome {
         let recorded = audit::subject(verified.get()).map(|(verb, object)| (verb, object.to_string()));
         let (operator, proof) = (*verified.operator(), *verified.proof());
-        let outcome = self.execute(verified.into_inner());
+        let request = verified.into_inner();
+        let is_job = request.is_job();
+        let outcome = self.execute(request);
+        if is_job {
+            self.note_job(&operator, &proof, recorded.clone().unwrap_or_default(), &outcome);
+        }
         if let Some((verb, object)) = recorded {
             let result = match &outcome {
                 Ok(_) => audit::Result::Done,
@@ -228,6 +244,9 @@ impl World {
             | Request::CreateKept { .. }
             | Request::ConfigExport { .. }
             | Request::ConfigImport { .. } => self.execute_on_state(request),
+            Request::JobList | Request::JobWait { .. } | Request::JobCancel { .. } => {
+                self.execute_on_jobs(&request)
+            }
             other => self.execute_on_disks(other),
         }
     }
@@ -320,7 +339,13 @@ pub(crate) fn serve(mut stream: TcpStream, state: &Mutex<World>, identity: &Iden
                     }
                     let pause = state.lock().unwrap().pause;
                     std::thread::sleep(pause);
-                    Some(state.lock().unwrap().obey(*verified))
+                    let request = verified.get().clone();
+                    let outcome = state.lock().unwrap().obey(*verified);
+                    if jobs::breaks(&mut state.lock().unwrap(), &request) {
+                        return;
+                    }
+                    jobs::tell(&mut server, &request);
+                    Some(outcome)
                 }
                 Ok(Some(Incoming::Data(bytes))) => state.lock().unwrap().data(&bytes),
                 Ok(None) => break,
@@ -354,7 +379,8 @@ impl FakeNode {
             for stream in listener.incoming() {
                 let (shared, key, operators) = (Arc::clone(&shared), key.clone(), operators.clone());
                 std::thread::spawn(move || {
-                    let identity = Identity { key, boot_nonce: [5; 32] };
+                    let boot_nonce = [5 + shared.lock().unwrap().boot; 32];
+                    let identity = Identity { key, boot_nonce };
                     serve(stream.unwrap(), &shared, &identity, &Trust::sealed([1; 32], &operators, "fake"));
                 });
             }

@@ -6,6 +6,8 @@ mod disks;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
+mod jobs;
+#[cfg(test)]
 mod many;
 #[cfg(test)]
 mod one;

@@ -33,6 +33,8 @@ fn every_verb_in_every_form() {
         &["console", "--once", "web"],
         &["audit", "show"],
         &["audit", "verify"],
+        &["job", "list"],
+        &["job", "wait", "1"],
         &["storage", "show"],
         &["storage", "show", "aoe:e1.1"],
         &["storage", "probe", "aoe:e1.1"],
