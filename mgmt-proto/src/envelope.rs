@@ -95,6 +95,14 @@ fn message(binding: &Binding, counter: u64, request: &[u8; 32]) -> Vec<u8> {
     [LABEL, &header(binding, counter), request].concat()
 }
 
+/// The digest by which a request is signed and recorded; None for one without end.
+#[must_use]
+pub fn request_digest(request: &Request) -> Option<[u8; 32]> {
+    // It may hold secrets.
+    let bytes = Zeroizing::new(postcard::to_allocvec(request).ok()?);
+    Some(Sha256::digest(&*bytes).into())
+}
+
 /// Signs a request.
 ///
 /// # Errors

@@ -1,9 +1,11 @@
 //! The command line.
 
+mod audit;
 mod job;
 mod key;
 mod state;
 
+pub(crate) use audit::{Audit, AuditTrust};
 pub(crate) use job::Job;
 pub(crate) use key::{AddKey, Bundle, Key};
 pub(crate) use state::{Autostart, NodeConfig, Switch};
@@ -424,28 +426,6 @@ pub(crate) enum Discover {
         /// From this workstation, without a node
         #[arg(long)]
         here: bool,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum Audit {
-    /// Print the log
-    Show {
-        /// First entry, by its sequence number
-        #[arg(long, default_value_t = 0, value_name = "N")]
-        from: u64,
-        /// A saved copy instead of the node
-        #[arg(long)]
-        file: Option<PathBuf>,
-    },
-    /// Check the log: that nothing is missing, altered or unsigned
-    Verify {
-        /// Keep a copy
-        #[arg(long, conflicts_with = "file")]
-        save: Option<PathBuf>,
-        /// Check a saved copy instead of the node, with the key of --node-key or the one remembered
-        #[arg(long)]
-        file: Option<PathBuf>,
     },
 }
 

@@ -3,6 +3,8 @@
 //! A copy is JSON: [`FORMAT`], a version, and everything the signatures cover. It
 //! holds no secrets.
 
+pub mod trusted;
+
 use crate::connection::Connection;
 use crate::exit;
 use crate::table::{self, Table};
@@ -11,6 +13,7 @@ use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::verb::{Reply, Request};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
+use trusted::Trusted;
 
 /// First field of a file that holds a copy.
 pub const FORMAT: &str = "redoubt-audit";
@@ -114,6 +117,8 @@ pub struct Report {
     pub length: u64,
     /// Fingerprints of who signed.
     pub operators: Vec<String>,
+    /// Serials of the trust bundles by which they were judged, or null: not judged.
+    pub bundles: Option<Vec<u64>>,
 }
 
 fn halves(signature: &[u8; 64]) -> ([u8; 32], [u8; 32]) {
@@ -247,10 +252,11 @@ impl Copy {
             .map_err(|error| Failure::new(Code::Integrity, &origin, error.to_string(), "the copy is damaged"))
     }
 
-    /// Checks the chain, every signature and the end against the node's key.
+    /// Checks the chain, every signature and the end against the node's key, and, where
+    /// that is given, that who signed was trusted then.
     #[must_use]
-    pub fn verify(&self, node_key: &[u8; 32]) -> Report {
-        let fault = self.fault(node_key);
+    pub fn verify(&self, node_key: &[u8; 32], trusted: Option<&Trusted>) -> Report {
+        let fault = self.fault(node_key, trusted);
         let mut operators: Vec<String> =
             self.entries.iter().map(|entry| keys::public::fingerprint(&entry.operator)).collect();
         operators.sort();
@@ -264,10 +270,11 @@ impl Copy {
             first: self.entries.first().map_or(self.head.length, |entry| entry.sequence),
             length: self.head.length,
             operators,
+            bundles: trusted.map(Trusted::serials),
         }
     }
 
-    fn fault(&self, node_key: &[u8; 32]) -> Option<String> {
+    fn fault(&self, node_key: &[u8; 32], trusted: Option<&Trusted>) -> Option<String> {
         let mut entries = Vec::with_capacity(self.entries.len());
         for copy in &self.entries {
             let Some(entry) = copy.entry() else {
@@ -289,7 +296,8 @@ impl Copy {
             let missing = head.length - length;
             return Some(format!("{missing} entries at the end are missing, from {length} on"));
         }
-        head.verify(node_key, length, &last).err().map(|fault| fault.to_string())
+        let unsigned = head.verify(node_key, length, &last).err().map(|fault| fault.to_string());
+        unsigned.or_else(|| trusted.and_then(|trusted| trusted.fault(&entries)))
     }
 
     /// As `audit show` prints it.
@@ -343,6 +351,10 @@ impl Report {
             ("verdict", self.verdict.to_string()),
         ];
         lines.extend(self.fault.iter().map(|fault| ("fault", fault.clone())));
+        lines.extend(self.bundles.iter().map(|serials| {
+            let serials: Vec<String> = serials.iter().map(ToString::to_string).collect();
+            ("trust", format!("by what was sealed and bundles {}", serials.join(", ")))
+        }));
         lines.extend(self.operators.iter().map(|operator| ("operator", operator.clone())));
         lines.iter().map(|(name, value)| format!("{name:<9} {value}\n")).collect()
     }

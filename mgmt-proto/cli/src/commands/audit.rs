@@ -1,10 +1,11 @@
 //! `redoubt audit`.
 
-use crate::arguments::{Audit, Global};
+use crate::arguments::{Audit, AuditTrust, Global};
 use crate::scope::Scope;
 use keys::Existing;
 use mgmt_proto::code::{Code, Failure};
 use redoubt::answer::Answer;
+use redoubt::audit::trusted::Trusted;
 use redoubt::audit::{Copy, Report};
 use redoubt::fleet::parse_node_key;
 use redoubt::known_nodes;
@@ -16,7 +17,8 @@ pub(crate) fn run(scope: &Scope<'_>, verb: &Audit) -> Result<Answer, Failure> {
     let mut connection = scope.open()?;
     match verb {
         Audit::Show { from, .. } => Ok(show(&Copy::fetch(&mut connection, *from)?)),
-        Audit::Verify { save, .. } => {
+        Audit::Verify { save, trust, .. } => {
+            let trusted = trusted(trust)?;
             let copy = Copy::fetch(&mut connection, 0)?;
             if let Some(path) = save {
                 let text = format!("{}\n", json::text(&copy));
@@ -24,7 +26,7 @@ pub(crate) fn run(scope: &Scope<'_>, verb: &Audit) -> Result<Answer, Failure> {
                     .map_err(|error| exit::key(&error))?;
                 eprintln!("note: {} entries are kept in {}", copy.entries.len(), path.display());
             }
-            Ok(verdict(&copy.verify(connection.node())))
+            Ok(verdict(&copy.verify(connection.node(), trusted.as_ref())))
         }
     }
 }
@@ -32,9 +34,7 @@ pub(crate) fn run(scope: &Scope<'_>, verb: &Audit) -> Result<Answer, Failure> {
 /// On a saved copy.
 pub(crate) fn run_offline(global: &Global, verb: &Audit, path: &Path) -> Result<Answer, Failure> {
     let copy = Copy::load(path)?;
-    if matches!(verb, Audit::Show { .. }) {
-        return Ok(show(&copy));
-    }
+    let Audit::Verify { trust, .. } = verb else { return Ok(show(&copy)) };
     let remembered = || known_nodes::remembered(&settings::directory().join("known-nodes"), &copy.node);
     let key = match &global.node_key {
         Some(text) => parse_node_key(text)?,
@@ -43,7 +43,13 @@ pub(crate) fn run_offline(global: &Global, verb: &Audit, path: &Path) -> Result<
             copy.node_key
         }),
     };
-    Ok(verdict(&copy.verify(&key)))
+    Ok(verdict(&copy.verify(&key, trusted(trust)?.as_ref())))
+}
+
+/// Who was trusted when, if that is to be judged.
+fn trusted(trust: &AuditTrust) -> Result<Option<Trusted>, Failure> {
+    let AuditTrust { root, sealed, bundle } = trust;
+    root.as_ref().map(|root| Trusted::load(root, sealed.as_deref(), bundle)).transpose()
 }
 
 fn show(copy: &Copy) -> Answer {

@@ -92,6 +92,58 @@ fn an_operator_is_added_given_a_new_key_and_revoked() {
 }
 
 #[test]
+fn an_entry_by_whom_nobody_trusted_then_is_named() {
+    let (_node, workstation, owner) = sealed();
+    let path = |name: &str| as_text(&workstation.directory.path().join(name)).to_string();
+    let (_, carol) = write_key(&workstation, "carol", 3);
+    let own = PublicKey::of(&operator(), "ann");
+    let toml = workstation.file(
+        "node.toml",
+        &format!("name = \"fake\"\nport = 7411\noperators = [ {{ key = \"{own}\", role = \"admin\" }} ]\n"),
+    );
+    let (file, first, second) = (path("trust.toml"), path("first.bundle"), path("second.bundle"));
+    let root = format!("{owner}.pub");
+    workstation.expect(0, &["key", "bundle", "fetch", &file]);
+    workstation.expect(0, &["key", "add", &file, "carol", &carol, "--role", "admin"]);
+    let bring = |bundle: &str| {
+        workstation.expect(0, &["key", "bundle", "make", &file, bundle]);
+        workstation.expect(0, &["key", "bundle", "sign", "-i", &owner, bundle]);
+        workstation.expect(0, &["key", "bundle", "push", bundle]);
+    };
+    let copy = path("copy.json");
+    bring(&first);
+    workstation.expect(0, &["audit", "verify", "--save", &copy]);
+    let verify = |code, more: &[&str]| {
+        let base = ["audit", "verify", "--file", &copy, "--root", &root];
+        workstation.expect(code, &[&base[..], more].concat())
+    };
+    let sealed = ["--sealed", as_text(&toml)];
+    let (out, _) = verify(0, &[&sealed[..], &["--bundle", &first]].concat());
+    assert!(out.contains("trust     by what was sealed and bundles 0, 2\n"), "{out}");
+    // What was sealed is not known, or a bundle that came is not.
+    let (_, error) = verify(13, &["--bundle", &first]);
+    assert!(error.contains("entry 0 was signed by ") && error.contains("what was sealed does not name"));
+    let (_, error) = verify(13, &sealed);
+    assert!(error.contains("entry 0 brought a trust bundle that is not among those given"), "{error}");
+    // A node that goes on to obey a key that was revoked.
+    let own_key = own.to_string();
+    workstation.expect(0, &["key", "revoke", &file, &own_key]);
+    bring(&second);
+    workstation.expect(0, &["storage", "reserve", "aoe:e1.1"]);
+    let bundles = ["--bundle", &second, "--bundle", &first];
+    let trust = [&["--root", root.as_str()], &sealed[..], &bundles[..]].concat();
+    let (out, error) = workstation.expect(13, &[&["audit", "verify"], &trust[..]].concat());
+    assert!(out.contains("verdict   broken"), "{out}");
+    assert!(error.contains("entry 2 was signed by "), "{error}");
+    assert!(error.contains("who was not trusted then: trust bundle 3 revokes the key"), "{error}");
+    // Without the owner's key nothing is judged; with another's, no bundle follows.
+    workstation.expect(0, &["audit", "verify"]);
+    workstation.expect(2, &["audit", "verify", "--bundle", &first]);
+    let (_, error) = workstation.expect(13, &["audit", "verify", "--root", &carol, "--bundle", &first]);
+    assert!(error.contains("first.bundle: the trust bundle is signed by 0 of the 1 root keys"), "{error}");
+}
+
+#[test]
 fn two_of_three_roots_take_over_from_one() {
     let (node, workstation, owner) = sealed();
     let path = |name: &str| as_text(&workstation.directory.path().join(name)).to_string();
