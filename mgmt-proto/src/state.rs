@@ -83,6 +83,15 @@ pub struct StateFacts {
     pub guests: Vec<KeptFacts>,
 }
 
+impl StateFacts {
+    /// Whether the node obeys only requests that look: its state volume has not come since
+    /// power-on, and with it whom to trust.
+    #[must_use]
+    pub fn only_looks(&self) -> bool {
+        !self.volume.is_empty() && self.fresh_identity
+    }
+}
+
 /// What came of the guests and the bundle of an exported configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Imported {

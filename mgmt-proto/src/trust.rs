@@ -211,11 +211,18 @@ pub const fn required(request: &Request) -> Role {
     }
 }
 
+/// Whether a request only looks: what is obeyed while a node does not know yet whom its
+/// owner trusts.
+#[must_use]
+pub fn is_look(request: &Request) -> bool {
+    required(request) == Role::Viewer
+}
+
 /// Whether a request is obeyed in lockdown: what only looks, and what changes whom the
 /// node listens to, which the roots have signed. No operator's key can end it.
 #[must_use]
 pub fn is_rescue(request: &Request) -> bool {
-    required(request) == Role::Viewer || matches!(request, Request::TrustUpdate { .. } | Request::Lockdown)
+    is_look(request) || matches!(request, Request::TrustUpdate { .. } | Request::Lockdown)
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         // Whoever reads the record must find what ended the node, or dom0.
         if let (Request::NodeStop { .. } | Request::InjectFault(_), Some(asked)) = (&request, &asked)
             && role >= needed
-            && !self.is_locked_for(&request)
+            && self.barred(&request).is_none()
         {
             self.audit.record(asked, Recorded::Accepted, now_ns);
             self.carry_out(&asker, request, role, now_ns);
@@ -42,10 +42,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let result = if role < needed {
             self.sessions.answer(session, &Err(role_missing(needed, role)));
             Recorded::Failed(Code::Refused)
-        } else if self.is_locked_for(&request) {
-            let remedy = "bring a trust bundle that the roots have signed: `key bundle push`";
-            let name = self.settings.manifest.name.clone();
-            let failure = Failure::new(Code::Policy, name, "the node is locked down", remedy);
+        } else if let Some(failure) = self.barred(&request) {
             self.sessions.answer(session, &Err(failure));
             Recorded::Failed(Code::Policy)
         } else if let Some(guest) =

@@ -4,8 +4,8 @@
 //! only who can sign the next bundle ends it; a restart of dom0 does not, nor a power
 //! cut where state is kept.
 
-use mgmt_proto::code::Failure;
-use mgmt_proto::trust::is_rescue;
+use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::trust::{is_look, is_rescue};
 use mgmt_proto::verb::{Outcome, Reply, Request};
 
 use crate::guest_memory::{Gpa, GuestMemory};
@@ -16,9 +16,23 @@ use crate::node::nic::Nic;
 use crate::node::trust::LOCKED_AT;
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
-    /// Whether the node is locked down and a request is not among those it still obeys.
-    pub(super) fn is_locked_for(&self, request: &Request) -> bool {
-        self.is_locked() && !is_rescue(request)
+    /// Why a request is obeyed from nobody now, if it is not: the node is locked down, or
+    /// its state volume has not come, and with it whom the owner trusts by now.
+    pub(super) fn barred(&self, request: &Request) -> Option<Failure> {
+        if self.state.is_awaited() && !is_look(request) {
+            let why = self.state_problem().unwrap_or_else(|| "is being opened".into());
+            let message = alloc::format!(
+                "the state volume {why}: until it comes, the node does not know which keys were revoked, and obeys only requests that look"
+            );
+            let remedy = "bring the volume back: see `redoubt node state`";
+            return Some(Failure::new(Code::Policy, self.state.volume(), message, remedy));
+        }
+        if self.is_locked() && !is_rescue(request) {
+            let remedy = "bring a trust bundle that the roots have signed: `key bundle push`";
+            let name = self.settings.manifest.name.clone();
+            return Some(Failure::new(Code::Policy, name, "the node is locked down", remedy));
+        }
+        None
     }
 
     /// Locks the node down, at once. It is acknowledged when it is kept, if the node keeps

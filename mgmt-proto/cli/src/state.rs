@@ -18,6 +18,8 @@ pub struct State {
     pub serial: Option<String>,
     /// The node's key was made since power-on and is not kept.
     pub fresh_identity: bool,
+    /// all, or looks: what the node obeys while its volume has not come since power-on.
+    pub obeys: &'static str,
     /// Serial of the trust bundle that holds.
     pub trust_serial: u64,
     /// Serial of the one that is kept.
@@ -101,6 +103,7 @@ pub fn state(facts: &StateFacts) -> State {
         problem: facts.problem.clone(),
         serial: (facts.serial != [0; 16]).then(|| hex::encode(facts.serial)),
         fresh_identity: facts.fresh_identity,
+        obeys: if facts.only_looks() { "looks" } else { "all" },
         trust_serial: facts.trust_serial,
         kept_trust_serial: facts.kept_trust_serial,
         audit_entries: facts.audit_entries,
@@ -118,7 +121,12 @@ pub fn summary(facts: &StateFacts) -> String {
     let forgotten = "identity, trust bundle, guests' definitions and audit log last until power-off";
     let volume = &facts.volume;
     let problem = facts.problem.as_deref().unwrap_or("is not open yet");
+    let looks = "until it comes the node obeys only requests that look";
     match facts.condition {
+        StateCondition::Failed if facts.only_looks() => {
+            format!("nothing is kept: {volume} {problem}; {looks}")
+        }
+        _ if facts.only_looks() => format!("not kept yet: {volume} {problem}; {looks}"),
         StateCondition::Diskless => format!("nothing is kept: {forgotten}"),
         StateCondition::Connecting | StateCondition::Opening => {
             format!("not kept yet: {volume} {problem}; until then {forgotten}")

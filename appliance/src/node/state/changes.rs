@@ -163,8 +163,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let remedy = "seal an image with a state volume: state = \"aoe:e9.0\"";
             return Err(Failure::new(Code::Policy, object, "the node has no state volume", remedy));
         }
-        let why = self.state.problem.clone().or_else(|| self.volumes.state_trouble());
-        let why = why.unwrap_or_else(|| "is being opened".into());
+        let why = self.state_problem().unwrap_or_else(|| "is being opened".into());
         let message = alloc::format!("the state volume {} {why}", self.state.volume());
         Err(Failure::new(Code::Storage, object, message, "see `redoubt node state`"))
     }

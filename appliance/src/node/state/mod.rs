@@ -171,6 +171,11 @@ impl<M> State<M> {
         self.fresh_identity
     }
 
+    /// Whether a volume was sealed that was never opened since power-on.
+    pub(super) const fn is_awaited(&self) -> bool {
+        self.sealed.is_some() && self.fresh_identity
+    }
+
     /// When something is to be done without an event.
     pub(super) fn next_deadline(&self) -> Option<u64> {
         let door = self.door_ns.filter(|at| *at != u64::MAX);
@@ -264,7 +269,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.settle_promises(now_ns);
         if self.state.door_ns.is_some_and(|at_ns| now_ns >= at_ns) {
             let text = alloc::format!(
-                "node: its state volume {} has not come: operators are heard without it",
+                "node: its state volume {} has not come: until it does, operators may look",
                 self.state.volume()
             );
             self.hypervisor.log(&text);
@@ -381,6 +386,11 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         u64::from_le_bytes(bytes)
     }
 
+    /// What is wrong with the volume.
+    pub(super) fn state_problem(&self) -> Option<String> {
+        self.state.problem.clone().or_else(|| self.volumes.state_trouble())
+    }
+
     /// What the node keeps, and where.
     pub(super) fn state_facts(&self) -> StateFacts {
         let state = &self.state;
@@ -395,7 +405,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         StateFacts {
             condition,
             volume: state.volume().to_string(),
-            problem: state.problem.clone().or_else(|| self.volumes.state_trouble()),
+            problem: self.state_problem(),
             serial: store.map_or([0; 16], Store::identity),
             fresh_identity: state.fresh_identity,
             trust_serial: self.trust.bundle().serial,

@@ -211,19 +211,22 @@ fn the_trust_bundle_is_kept_before_it_is_acknowledged_and_never_goes_back() {
     world.run(6 * SECOND);
     assert!(world.is_dead(operator), "whom it revoked is a stranger still");
     assert_eq!(world.refused(session, &update(3)).code, Code::Conflict);
-    // One that comes while the volume does not answer holds, is not acknowledged, and is
-    // kept when it does.
+    // One that comes to a new dom0 while the volume does not answer holds, is not
+    // acknowledged, and is kept when it does.
     let disk = disk_mib(17);
     let mut settings = settings_with_root();
     settings.manifest.state.as_mut().unwrap().volume = "aoe:e9.0".to_string();
     settings.manifest.state.as_mut().unwrap().wait_s = 5;
     let mut world = World::with(401, settings);
-    world.run(6 * SECOND);
+    world.aoe.push(super::targets::AoeTarget::new(9, 0, 17 << 11));
+    world.connect(Who::Admin);
+    world.aoe[0].up = false;
+    world.restart_dom0();
     let session = world.connect(Who::Admin);
     let failure = world.refused(session, &update(7));
     assert_eq!(failure.code, Code::Storage);
     assert!(failure.message.contains("bundle 7 holds, and is not kept"), "{failure}");
-    world.aoe.push(super::targets::AoeTarget::new(9, 0, 17 << 11));
+    world.aoe[0].up = true;
     world.run(20 * SECOND);
     let session = world.connect(Who::Admin);
     assert_eq!(state(&mut world, session).kept_trust_serial, 7);
@@ -258,13 +261,22 @@ fn a_lockdown_outlives_a_power_cut() {
         let session = world.connect(Who::Admin);
         assert_eq!(world.refused(session, &pause).code, Code::Policy);
     }
-    // One that is asked for while the volume is away holds under the bundle on it.
+    // One that is asked for while the volume is away holds under the bundle on it, if the
+    // node has been told since power-on whom to trust.
     let session = world.connect(Who::Admin);
     world.done(session, &update(4));
     assert_eq!(world.refused(session, &pause).code, Code::NotFound);
     world.power_cycle();
     world.aoe[0].up = false;
     world.run(6 * SECOND);
+    let session = world.connect(Who::Admin);
+    assert_eq!(world.refused(session, &Request::Lockdown).code, Code::Policy);
+    world.aoe[0].up = true;
+    world.run(20 * SECOND);
+    let session = world.connect(Who::Admin);
+    assert_eq!(world.refused(session, &pause).code, Code::NotFound);
+    world.aoe[0].up = false;
+    world.restart_dom0();
     let session = world.connect(Who::Admin);
     assert_eq!(world.refused(session, &Request::Lockdown).code, Code::Storage);
     world.aoe[0].up = true;

@@ -6,12 +6,14 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use mgmt_proto::audit;
+use mgmt_proto::bundle::Bundle;
 use mgmt_proto::code::Code;
 use mgmt_proto::config::Config;
 use mgmt_proto::disk::{DiskSetting, GuestSettings};
 use mgmt_proto::machine::{Disk, Machine};
 use mgmt_proto::secret::Secret;
 use mgmt_proto::state::{StateCondition, StateFacts, StateVolume};
+use mgmt_proto::trust::Role;
 use mgmt_proto::verb::{Reply, Request, State};
 
 use super::fake_disk::{FakeDisk, disk_mib};
@@ -182,6 +184,7 @@ fn a_volume_that_comes_late_counts_from_then_on() {
     let facts = state(&mut world, session);
     assert_eq!((facts.condition, facts.fresh_identity), (StateCondition::Connecting, true));
     assert_eq!(facts.problem.as_deref(), Some("does not answer yet"));
+    assert!(facts.only_looks());
     world.aoe[0].up = true;
     world.run(20 * SECOND);
     assert!(world.is_dead(session), "the key is another now");
@@ -194,6 +197,62 @@ fn a_volume_that_comes_late_counts_from_then_on() {
     world.aoe.push(target());
     world.run(10 * SECOND);
     world.connect(Who::Admin);
+}
+
+/// A key that was revoked is trusted again by a node that does not find its bundles: it
+/// may look, as everybody may, and nothing else.
+#[test]
+fn until_the_volume_comes_the_node_only_shows() {
+    let mut sealed = state_settings("aoe:e9.0", 30);
+    sealed.manifest.owner = super::trust::root(1).verifying_key().to_bytes();
+    let mut world = World::with(222, sealed);
+    world.aoe.push(target());
+    let (session, machine) = world.ready();
+    world.done(session, &create_kept(&machine, 1));
+    let granted = vec![super::trust::grant(Who::Viewer, Role::Admin)];
+    let revoked = vec![Who::Admin.key().verifying_key().to_bytes()];
+    let bundle = Bundle { revoked, ..super::trust::bundle(1, granted) };
+    world.done(session, &super::trust::update(&bundle, &[1]));
+    world.power_cycle();
+    world.aoe[0].up = false;
+    world.run(31 * SECOND);
+    let stale = world.connect(Who::Admin);
+    for request in [Request::NodeInfo, Request::List, Request::StateShow, Request::AuditRead { from: 0 }] {
+        world.done(stale, &request);
+    }
+    let wishes = [
+        Request::NodeStop { power_off: true },
+        Request::BlobPut { digest: [1; 32], length: 5 },
+        Request::Create { machine: machine.clone(), paused: false },
+        Request::TrustUpdate { signed: vec![1] },
+        Request::Lockdown,
+        Request::JobCancel { id: 1 },
+    ];
+    for request in &wishes {
+        let failure = world.refused(stale, request);
+        assert_eq!((failure.code, failure.object.as_str()), (Code::Policy, "aoe:e9.0"), "{request:?}");
+        assert!(failure.message.starts_with("the state volume does not answer yet: until"), "{failure}");
+    }
+    // A new dom0 knows no more.
+    world.restart_dom0();
+    let stale = world.connect(Who::Admin);
+    assert_eq!(world.refused(stale, &wishes[2]).code, Code::Policy);
+    world.aoe[0].up = true;
+    world.run(20 * SECOND);
+    // Now the bundle holds: the key is a stranger, and who was granted commands.
+    let stale = world.dial(Who::Admin);
+    world.run(SECOND);
+    assert!(world.is_dead(stale));
+    let admin = world.connect(Who::Viewer);
+    assert!(!state(&mut world, admin).only_looks());
+    assert_eq!(names(&mut world, admin), ["web"]);
+    world.done(admin, &Request::Destroy { name: "web".to_string() });
+    // Once it was there, a new dom0 does not wait for it.
+    world.aoe[0].up = false;
+    world.restart_dom0();
+    let admin = world.connect(Who::Viewer);
+    world.done(admin, &Request::BlobPut { digest: [1; 32], length: 5 });
+    assert!(world.hypervisor.machine().resets.is_empty());
 }
 
 #[test]

@@ -105,7 +105,7 @@ fn the_fields_stay_in_their_order() {
     assert_eq!(fields(&of(&["node", "log"])), "source next lines");
     assert_eq!(
         fields(&of(&["node", "state"])),
-        "condition volume problem serial fresh_identity trust_serial kept_trust_serial audit_entries bytes \
+        "condition volume problem serial fresh_identity obeys trust_serial kept_trust_serial audit_entries bytes \
          bytes_max kernel_bytes kernel_bytes_max guests"
     );
     let audit = of(&["audit", "show"]);

@@ -51,6 +51,18 @@ fn node_info_says_what_will_be_forgotten() {
         "{out}"
     );
     node.state.lock().unwrap().kept = StateFacts {
+        condition: StateCondition::Connecting,
+        volume: "aoe:e9.0".into(),
+        problem: Some("does not answer yet".into()),
+        fresh_identity: true,
+        ..StateFacts::default()
+    };
+    let (out, _) = workstation.expect(0, &["node", "info"]);
+    let said =
+        "not kept yet: aoe:e9.0 does not answer yet; until it comes the node obeys only requests that look";
+    assert!(out.contains(&format!("state         {said}\n")), "{out}");
+    assert!(workstation.expect(0, &["node", "state", "-o", "yaml"]).0.contains("obeys: looks\n"));
+    node.state.lock().unwrap().kept = StateFacts {
         condition: StateCondition::Kept,
         volume: "aoe:e9.0".into(),
         serial: [0xab; 16],
