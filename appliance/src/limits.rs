@@ -19,10 +19,10 @@ pub const BLOCK_SERIAL_BYTES: usize = 20;
 /// Chains that one call may consume without anything to hand out, so that a
 /// guest that refills its ring cannot hold dom0.
 pub const CHAINS_PER_CALL_MAX: usize = 1024;
-/// Longest Ethernet frame without its checksum, one VLAN tag included.
+/// Longest Ethernet frame on the wire without its checksum, one VLAN tag included.
 pub const FRAME_BYTES_MAX: usize = 1518;
 /// Most receive buffers that one frame may be spread over.
-pub const FRAME_BUFFERS_MAX: usize = 16;
+pub const FRAME_BUFFERS_MAX: usize = 64;
 /// Console output kept for late readers, in bytes.
 pub const CONSOLE_SCROLLBACK_BYTES: usize = 64 * 1024;
 /// Console input waiting for the guest, in bytes.

@@ -12,6 +12,8 @@ pub const HEADER_BYTES: usize = 14;
 pub const ETHERTYPE_AOE: u16 = 0x88a2;
 /// EtherType of IPv4.
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
+/// EtherType of IPv6.
+pub const ETHERTYPE_IPV6: u16 = 0x86dd;
 /// EtherType of ARP.
 pub const ETHERTYPE_ARP: u16 = 0x0806;
 

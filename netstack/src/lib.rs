@@ -6,6 +6,7 @@
 //!
 //! - [`virtio_net`]: driver of a modern virtio NIC over register and DMA handles,
 //!   found with [`virtio_pci`].
+//! - [`offload`]: checksums and segmentation that a sender left to others.
 //! - [`switch`]: decides where each frame goes; owns no frame.
 //! - [`host`]: ARP, IPv4, DHCP and TCP for the node itself, over smoltcp.
 #![no_std]
@@ -16,6 +17,7 @@ extern crate alloc;
 pub mod frame;
 pub mod host;
 pub mod limits;
+pub mod offload;
 pub mod switch;
 pub mod virtio_net;
 pub mod virtio_pci;

@@ -6,6 +6,14 @@ pub const SWITCH_PORTS_MAX: usize = 64;
 pub const VLAN_TAGS_MAX: usize = 2;
 /// Octets of the largest frame accepted anywhere, without frame check sequence.
 pub const FRAME_BYTES_MAX: usize = 9216;
+/// Octets of the largest frame that still has to be cut for the wire: an IP packet
+/// of 65,535 octets behind an Ethernet header with one VLAN tag.
+pub const LARGE_FRAME_BYTES_MAX: usize = 14 + 4 + 65_535;
+/// Smallest pieces a large segment may be cut into: Linux's smallest segment less
+/// its longest options.
+pub const SEGMENT_BYTES_MIN: u16 = 8;
+/// IPv6 extension headers followed to find TCP.
+pub const IPV6_EXTENSIONS_MAX: usize = 4;
 
 /// Descriptors per NIC ring.
 pub const NIC_RING_ENTRIES_MAX: u16 = 256;

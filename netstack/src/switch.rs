@@ -7,7 +7,8 @@
 //! Spec: IEEE 802.1Q clause 8.6 (forwarding), table 8-1 (reserved addresses).
 //!
 //! Rules, in the order they are checked:
-//! 1. A frame is at least a header long and at most the port's maximum.
+//! 1. A frame is at least a header long and at most the port's maximum, or is to be
+//!    cut into such frames.
 //! 2. A guest sends only from its own MAC, never the AoE EtherType (tagged or
 //!    not), never to a reserved link-local group.
 //! 3. The uplink never sends from a MAC that is ours: that is a loop or a spoof.
@@ -18,6 +19,7 @@
 
 use crate::frame::{ETHERTYPE_AOE, HEADER_BYTES, Header, MacAddress};
 use crate::limits::SWITCH_PORTS_MAX;
+use crate::offload::Offload;
 
 const _: () = assert!(SWITCH_PORTS_MAX <= 64, "Destinations is a 64-bit set");
 
@@ -290,12 +292,13 @@ impl Switch {
     }
 
     /// Decides where a frame goes: a pure function of configuration and frame.
+    /// `longest` is the length of the longest frame that it is on a wire.
     ///
     /// # Errors
     /// The reason why it goes nowhere.
-    pub fn forward(&self, ingress: PortId, frame: &[u8]) -> Result<Destinations, DropReason> {
+    pub fn forward(&self, ingress: PortId, frame: &[u8], longest: usize) -> Result<Destinations, DropReason> {
         let header = Header::parse(frame).ok_or(DropReason::Malformed)?;
-        if frame.len() > self.frame_bytes_max.saturating_add(4 * header.tags) {
+        if longest > self.frame_bytes_max.saturating_add(4 * header.tags) {
             return Err(DropReason::Giant);
         }
         let aoe = header.ethertype == ETHERTYPE_AOE;
@@ -336,8 +339,16 @@ impl Switch {
     ///
     /// # Errors
     /// The reason why the frame goes nowhere, already counted.
-    pub fn admit(&mut self, ingress: PortId, frame: &[u8], now_ns: u64) -> Result<Destinations, DropReason> {
-        let decision = self.forward(ingress, frame).and_then(|destinations| {
+    pub fn admit(
+        &mut self,
+        ingress: PortId,
+        frame: &[u8],
+        offload: &Offload,
+        now_ns: u64,
+    ) -> Result<Destinations, DropReason> {
+        let (pieces, longest) = offload.on_wire(frame.len());
+        let pieces = pieces as u64;
+        let decision = self.forward(ingress, frame, longest).and_then(|destinations| {
             let bucket = self.port_mut(ingress).and_then(|port| port.bucket.as_mut());
             let affordable = bucket.is_none_or(|bucket| bucket.take(frame.len(), now_ns));
             if affordable { Ok(destinations) } else { Err(DropReason::Rate) }
@@ -346,7 +357,7 @@ impl Switch {
         if let Some(counters) = self.counters_mut(ingress) {
             match decision {
                 Ok(_) => {
-                    counters.ingress_frames = counters.ingress_frames.wrapping_add(1);
+                    counters.ingress_frames = counters.ingress_frames.wrapping_add(pieces);
                     counters.ingress_bytes = counters.ingress_bytes.wrapping_add(octets);
                 }
                 Err(reason) => counters.drops.count(reason),
@@ -354,7 +365,7 @@ impl Switch {
         }
         for port in decision.unwrap_or_default().iter() {
             if let Some(counters) = self.counters_mut(port) {
-                counters.egress_frames = counters.egress_frames.wrapping_add(1);
+                counters.egress_frames = counters.egress_frames.wrapping_add(pieces);
                 counters.egress_bytes = counters.egress_bytes.wrapping_add(octets);
             }
         }

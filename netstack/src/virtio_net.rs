@@ -12,8 +12,12 @@ use hv_abi::device::{DmaMemory, Mmio};
 
 use crate::frame::{HEADER_BYTES, MacAddress};
 use crate::limits::{FRAME_BYTES_MAX, NIC_RESET_POLLS_MAX, NIC_RING_ENTRIES_MAX};
+use crate::offload::{
+    Accepts, FEATURE_CHECKSUM, FEATURE_GUEST_CHECKSUM, FEATURE_GUEST_TSO4, FEATURE_GUEST_TSO6,
+    FEATURE_HOST_TSO4, FEATURE_HOST_TSO6, FEATURE_MERGE_RECEIVE, NET_HEADER_BYTES,
+};
 use crate::virtio_pci::{Location, Locations};
-use crate::virtqueue::{RingFault, Virtqueue};
+use crate::virtqueue::Virtqueue;
 
 const FEATURE_MTU: u64 = 1 << 3;
 const FEATURE_MAC: u64 = 1 << 5;
@@ -21,7 +25,14 @@ const FEATURE_STATUS: u64 = 1 << 16;
 const FEATURE_EVENT_INDEX: u64 = 1 << 29;
 const FEATURE_VERSION_1: u64 = 1 << 32;
 const FEATURE_ACCESS_PLATFORM: u64 = 1 << 33;
-const FEATURES_WANTED: u64 = FEATURE_MTU
+const FEATURES_WANTED: u64 = FEATURE_CHECKSUM
+    | FEATURE_GUEST_CHECKSUM
+    | FEATURE_GUEST_TSO4
+    | FEATURE_GUEST_TSO6
+    | FEATURE_HOST_TSO4
+    | FEATURE_HOST_TSO6
+    | FEATURE_MERGE_RECEIVE
+    | FEATURE_MTU
     | FEATURE_MAC
     | FEATURE_STATUS
     | FEATURE_EVENT_INDEX
@@ -35,18 +46,15 @@ const STATUS_FEATURES_OK: u8 = 8;
 const STATUS_NEEDS_RESET: u8 = 64;
 const STATUS_FAILED: u8 = 128;
 
-/// The 12-octet `virtio_net_hdr` of a version-1 device (5.1.6).
-const NET_HEADER_BYTES: usize = 12;
 /// One VLAN tag beyond the MTU.
 const TAG_BYTES: usize = 4;
 const RECEIVE_QUEUE: u16 = 0;
 const TRANSMIT_QUEUE: u16 = 1;
 /// "No vector" (4.1.5.1.2).
 const NO_VECTOR: u16 = 0xffff;
-/// Lent receive buffers the doorbell may lag behind.
-const NOTIFY_BATCH: u16 = 32;
 
 mod registers;
+mod traffic;
 
 use registers as register;
 
@@ -101,7 +109,7 @@ pub struct NicCounters {
     pub transmitted_bytes: u64,
     /// Frames refused because the transmit ring was full.
     pub transmit_full: u64,
-    /// Received buffers with an impossible length.
+    /// Received frames with an impossible length or header.
     pub malformed: u64,
     /// Doorbell writes.
     pub notifications: u64,
@@ -213,7 +221,7 @@ impl<M: Mmio, D: DmaMemory> VirtioNet<M, D> {
             self.enable_queue(RECEIVE_QUEUE, locations, entries, config.receive_vector)?;
         self.transmit_doorbell =
             self.enable_queue(TRANSMIT_QUEUE, locations, entries, config.transmit_vector)?;
-        while let Some(id) = self.receive.take_free() {
+        while let Some(id) = self.receive.take_chain(bytes) {
             if !self.receive.lend(&self.dma, id, bytes) {
                 return Err(NicError::DmaTooSmall);
             }
@@ -231,7 +239,7 @@ impl<M: Mmio, D: DmaMemory> VirtioNet<M, D> {
         self.write_u32(register::DEVICE_FEATURE_SELECT, 1);
         let high = self.read_u32(register::DEVICE_FEATURE);
         let offered = u64::from(low) | (u64::from(high) << 32);
-        self.features = offered & FEATURES_WANTED;
+        self.features = usable(offered & FEATURES_WANTED);
         if self.features & FEATURE_VERSION_1 == 0 {
             return Err(NicError::FeaturesRefused);
         }
@@ -299,118 +307,6 @@ impl<M: Mmio, D: DmaMemory> VirtioNet<M, D> {
         Ok(Doorbell { bar: locations.notify.bar, offset: locations.notify.offset.saturating_add(inside) })
     }
 
-    /// Copies the next received frame into `target` and returns its length.
-    /// A frame longer than `target` is dropped.
-    pub fn receive(&mut self, target: &mut [u8]) -> Option<usize> {
-        loop {
-            if self.broken {
-                return None;
-            }
-            let (id, claimed) = match self.receive.take_used(&self.dma) {
-                Ok(Some(used)) => used,
-                Ok(None) => {
-                    self.notify_receive();
-                    return None;
-                }
-                Err(RingFault) => {
-                    self.fail();
-                    return None;
-                }
-            };
-            let frame = claimed.checked_sub(NET_HEADER_BYTES).filter(|frame| *frame >= HEADER_BYTES);
-            let from = self.receive.buffer(id) + NET_HEADER_BYTES;
-            let copied = frame
-                .and_then(|frame| target.get_mut(..frame))
-                .is_some_and(|target| self.dma.read(from, target));
-            let whole = buffer_bytes_of(&self.receive);
-            if !self.receive.lend(&self.dma, id, whole) {
-                self.fail();
-            }
-            self.unannounced = self.unannounced.saturating_add(1);
-            if self.unannounced >= NOTIFY_BATCH {
-                self.notify_receive();
-            }
-            match frame {
-                Some(length) if copied => {
-                    self.counters.received_frames = self.counters.received_frames.wrapping_add(1);
-                    self.counters.received_bytes = self.counters.received_bytes.wrapping_add(length as u64);
-                    return Some(length);
-                }
-                _ => self.counters.malformed = self.counters.malformed.wrapping_add(1),
-            }
-        }
-    }
-
-    /// Queues a frame; false when the ring is full (try again after the transmit
-    /// interrupt, armed by [`Self::arm`]) or the frame is too long. The doorbell
-    /// rings at [`Self::flush`].
-    pub fn transmit(&mut self, frame: &[u8]) -> bool {
-        let length = frame.len().saturating_add(NET_HEADER_BYTES);
-        if self.broken || frame.len() < HEADER_BYTES || length > buffer_bytes_of(&self.transmit) {
-            return false;
-        }
-        if self.transmit.free_count() == 0 {
-            self.reclaim();
-        }
-        let Some(id) = self.transmit.take_free() else {
-            self.counters.transmit_full = self.counters.transmit_full.wrapping_add(1);
-            return false;
-        };
-        let at = self.transmit.buffer(id);
-        let queued = self.dma.write(at, &[0; NET_HEADER_BYTES])
-            && self.dma.write(at + NET_HEADER_BYTES, frame)
-            && self.transmit.lend(&self.dma, id, length);
-        if queued {
-            self.counters.transmitted_frames = self.counters.transmitted_frames.wrapping_add(1);
-            self.counters.transmitted_bytes =
-                self.counters.transmitted_bytes.wrapping_add(frame.len() as u64);
-        } else {
-            self.transmit.put_free(id);
-        }
-        queued
-    }
-
-    /// Whether a frame can be queued now.
-    pub fn can_transmit(&mut self) -> bool {
-        if self.transmit.free_count() == 0 {
-            self.reclaim();
-        }
-        !self.broken && self.transmit.free_count() > 0
-    }
-
-    /// Tells the device of all queued frames, once.
-    pub fn flush(&mut self) {
-        if !self.broken && self.transmit.wants_notification(&self.dma) {
-            self.ring(TRANSMIT_QUEUE);
-        }
-    }
-
-    fn reclaim(&mut self) {
-        loop {
-            match self.transmit.take_used(&self.dma) {
-                Ok(Some((id, _))) => self.transmit.put_free(id),
-                Ok(None) => return,
-                Err(RingFault) => return self.fail(),
-            }
-        }
-    }
-
-    /// Asks for interrupts before sleeping: for received frames always, for sent
-    /// ones when the ring is full. True when there is work already: do not sleep.
-    pub fn arm(&mut self) -> bool {
-        if self.broken {
-            return false;
-        }
-        let full = self.transmit.free_count() == 0;
-        let sent = self.transmit.set_interrupt(&self.dma, full) && full;
-        self.receive.set_interrupt(&self.dma, true) || sent
-    }
-
-    /// Suppresses receive interrupts while polling.
-    pub fn disarm(&mut self) {
-        self.receive.set_interrupt(&self.dma, false);
-    }
-
     /// The card's address.
     #[must_use]
     pub fn mac(&self) -> MacAddress {
@@ -421,6 +317,17 @@ impl<M: Mmio, D: DmaMemory> VirtioNet<M, D> {
     #[must_use]
     pub fn mtu(&self) -> u16 {
         self.mtu
+    }
+
+    /// What the card takes over of what is given to [`Self::transmit`].
+    #[must_use]
+    pub fn accepts(&self) -> Accepts {
+        let has = |feature| self.features & feature != 0;
+        Accepts {
+            checksum: has(FEATURE_CHECKSUM),
+            tso4: has(FEATURE_HOST_TSO4),
+            tso6: has(FEATURE_HOST_TSO6),
+        }
     }
 
     /// Whether the link is up (5.1.4.2: up when the device does not say).
@@ -446,31 +353,19 @@ impl<M: Mmio, D: DmaMemory> VirtioNet<M, D> {
         self.set_status(0);
         (self.bars, self.dma)
     }
-
-    /// A broken card is reset at once, so that it no longer writes our memory.
-    fn fail(&mut self) {
-        self.broken = true;
-        self.set_status(0);
-    }
-
-    fn notify_receive(&mut self) {
-        self.unannounced = 0;
-        if self.receive.wants_notification(&self.dma) {
-            self.ring(RECEIVE_QUEUE);
-        }
-    }
-
-    fn ring(&mut self, queue: u16) {
-        let doorbell = if queue == RECEIVE_QUEUE { &self.receive_doorbell } else { &self.transmit_doorbell };
-        if let Some(bar) = self.bar(doorbell.bar) {
-            bar.write_u16(doorbell.offset, queue);
-        }
-        self.counters.notifications = self.counters.notifications.wrapping_add(1);
-    }
 }
 
-fn buffer_bytes_of(queue: &Virtqueue) -> usize {
-    queue.buffer(1) - queue.buffer(0)
+/// Leaves out features that need others which are not offered (5.1.3.1), and large
+/// received frames where each would need a buffer of its own for 64 KiB.
+const fn usable(offered: u64) -> u64 {
+    let mut features = offered;
+    if features & FEATURE_CHECKSUM == 0 {
+        features &= !(FEATURE_HOST_TSO4 | FEATURE_HOST_TSO6);
+    }
+    if features & FEATURE_GUEST_CHECKSUM == 0 || features & FEATURE_MERGE_RECEIVE == 0 {
+        features &= !(FEATURE_GUEST_TSO4 | FEATURE_GUEST_TSO6);
+    }
+    features
 }
 
 /// Names of the negotiated features, for `node info`.

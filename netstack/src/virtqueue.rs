@@ -1,4 +1,5 @@
-//! The driver's end of a split virtqueue with one fixed buffer per descriptor.
+//! The driver's end of a split virtqueue with one fixed buffer per descriptor; what
+//! is longer than a buffer goes out as a chain of them.
 //!
 //! Spec: Virtual I/O Device (VIRTIO) 1.2, section 2.7.
 //!
@@ -7,10 +8,12 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
+use core::iter::successors;
 
 use hv_abi::device::DmaMemory;
 
 const DESCRIPTOR_BYTES: usize = 16;
+const DESCRIPTOR_NEXT: u16 = 1;
 const DESCRIPTOR_WRITE: u16 = 2;
 const NO_INTERRUPT: u16 = 1;
 const NO_NOTIFY: u16 = 1;
@@ -27,8 +30,10 @@ pub(crate) struct Virtqueue {
     buffer_bytes: usize,
     device_writes: bool,
     event_index: bool,
-    /// Descriptors in the device's hands.
+    /// First descriptors of the chains in the device's hands.
     lent: Vec<bool>,
+    /// What follows each descriptor in its chain; the device never sees this copy.
+    next: Vec<Option<u16>>,
     free: Vec<u16>,
     available_index: u16,
     used_index: u16,
@@ -66,6 +71,7 @@ impl Virtqueue {
             device_writes,
             event_index,
             lent: vec![false; usize::from(size)],
+            next: vec![None; usize::from(size)],
             free: (0..size).rev().collect(),
             available_index: 0,
             used_index: 0,
@@ -89,45 +95,99 @@ impl Virtqueue {
         self.buffers + usize::from(id) * self.buffer_bytes
     }
 
+    pub(crate) fn size(&self) -> usize {
+        usize::from(self.size)
+    }
+
     pub(crate) fn free_count(&self) -> usize {
         self.free.len()
     }
 
-    /// Takes a free descriptor, which the caller fills and lends.
-    pub(crate) fn take_free(&mut self) -> Option<u16> {
-        self.free.pop()
-    }
-
-    /// Gives a taken descriptor back unused.
-    pub(crate) fn put_free(&mut self, id: u16) {
-        self.free.push(id);
-    }
-
-    /// Lends descriptor `id` with `length` octets of its buffer to the device (2.7.13).
-    pub(crate) fn lend(&mut self, dma: &impl DmaMemory, id: u16, length: usize) -> bool {
-        let mut descriptor = [0u8; DESCRIPTOR_BYTES];
-        let address = dma.bus_address().wrapping_add(self.buffer(id) as u64);
-        let length = u32::try_from(length.min(self.buffer_bytes)).unwrap_or(0);
-        let flags = if self.device_writes { DESCRIPTOR_WRITE } else { 0 };
-        let fields = address
-            .to_le_bytes()
-            .into_iter()
-            .chain(length.to_le_bytes())
-            .chain(flags.to_le_bytes())
-            .chain([0, 0]);
-        for (octet, value) in descriptor.iter_mut().zip(fields) {
-            *octet = value;
+    /// Takes a chain of free descriptors whose buffers hold `length` octets together.
+    pub(crate) fn take_chain(&mut self, length: usize) -> Option<u16> {
+        let count = length.div_ceil(self.buffer_bytes).max(1);
+        let from = self.free.len().checked_sub(count)?;
+        let mut head = None;
+        for id in self.free.drain(from..) {
+            if let Some(next) = self.next.get_mut(usize::from(id)) {
+                *next = head;
+            }
+            head = Some(id);
         }
-        let Some(lent) = self.lent.get_mut(usize::from(id)) else {
+        head
+    }
+
+    /// The descriptors of a chain.
+    pub(crate) fn chain(&self, head: u16) -> impl Iterator<Item = u16> {
+        successors(Some(head), |id| self.next.get(usize::from(*id)).copied().flatten())
+    }
+
+    /// Gives a taken chain back unused.
+    pub(crate) fn put_free(&mut self, head: u16) {
+        let mut following = Some(head);
+        while let Some(id) = following {
+            following = self.next.get_mut(usize::from(id)).and_then(Option::take);
+            self.free.push(id);
+        }
+    }
+
+    /// Copies octets into the buffers of a chain, from `offset` of them on.
+    pub(crate) fn fill(&self, dma: &impl DmaMemory, head: u16, offset: usize, source: &[u8]) -> bool {
+        let (mut skip, mut rest) = (offset, source);
+        for id in self.chain(head) {
+            if rest.is_empty() {
+                break;
+            }
+            let skipped = skip.min(self.buffer_bytes);
+            skip -= skipped;
+            let (now, later) = rest.split_at(rest.len().min(self.buffer_bytes - skipped));
+            if !dma.write(self.buffer(id) + skipped, now) {
+                return false;
+            }
+            rest = later;
+        }
+        rest.is_empty()
+    }
+
+    /// Lends a chain with `length` octets of its buffers to the device (2.7.13).
+    pub(crate) fn lend(&mut self, dma: &impl DmaMemory, head: u16, length: usize) -> bool {
+        let Some(lent) = self.lent.get_mut(usize::from(head)) else {
             return false;
         };
         *lent = true;
+        let mut rest = length;
+        let described = self.chain(head).all(|id| {
+            let here = rest.min(self.buffer_bytes);
+            rest -= here;
+            dma.write(
+                self.descriptors() + usize::from(id) * DESCRIPTOR_BYTES,
+                &self.descriptor(dma, id, here),
+            )
+        });
         let slot = usize::from(self.available_index % self.size.max(1));
-        let written = dma.write(self.descriptors() + usize::from(id) * 16, &descriptor)
-            && dma.write(self.available() + 4 + 2 * slot, &id.to_le_bytes());
+        let written = described && dma.write(self.available() + 4 + 2 * slot, &head.to_le_bytes());
         self.available_index = self.available_index.wrapping_add(1);
         dma.store_u16(self.available() + 2, self.available_index);
         written
+    }
+
+    /// A descriptor as the device reads it (2.7.5).
+    fn descriptor(&self, dma: &impl DmaMemory, id: u16, length: usize) -> [u8; DESCRIPTOR_BYTES] {
+        let address = dma.bus_address().wrapping_add(self.buffer(id) as u64);
+        let next = self.next.get(usize::from(id)).copied().flatten();
+        let flags = if self.device_writes { DESCRIPTOR_WRITE } else { 0 }
+            | if next.is_some() { DESCRIPTOR_NEXT } else { 0 };
+        let fields = address
+            .to_le_bytes()
+            .into_iter()
+            .chain(u32::try_from(length).unwrap_or(0).to_le_bytes())
+            .chain(flags.to_le_bytes())
+            .chain(next.unwrap_or(0).to_le_bytes());
+        let mut descriptor = [0; DESCRIPTOR_BYTES];
+        for (octet, value) in descriptor.iter_mut().zip(fields) {
+            *octet = value;
+        }
+        descriptor
     }
 
     /// Whether the device has returned a descriptor not yet taken.
@@ -135,7 +195,7 @@ impl Virtqueue {
         dma.load_u16(self.used() + 2) != self.used_index
     }
 
-    /// Takes the next descriptor the device is done with, and the length it claims.
+    /// Takes the next chain the device is done with, and the length it claims.
     pub(crate) fn take_used(&mut self, dma: &impl DmaMemory) -> Result<Option<(u16, usize)>, RingFault> {
         let index = dma.load_u16(self.used() + 2);
         let waiting = index.wrapping_sub(self.used_index);

@@ -6,6 +6,7 @@
 use appliance::node::nic::Nic;
 use hv_abi::device::Mmio;
 use netstack::frame::MacAddress;
+use netstack::offload::{Accepts, Offload};
 use netstack::virtio_net::{Config, VirtioNet};
 use netstack::virtio_pci::{self, DEVICE_NET, DEVICE_NET_TRANSITIONAL, Locations, VENDOR};
 
@@ -149,7 +150,11 @@ impl Nic for Card {
         self.0.mtu()
     }
 
-    fn receive(&mut self, target: &mut [u8]) -> Option<usize> {
+    fn accepts(&self) -> Accepts {
+        self.0.accepts()
+    }
+
+    fn receive(&mut self, target: &mut [u8]) -> Option<(usize, Offload)> {
         self.0.receive(target)
     }
 
@@ -157,8 +162,8 @@ impl Nic for Card {
         self.0.can_transmit()
     }
 
-    fn transmit(&mut self, frame: &[u8]) -> bool {
-        self.0.transmit(frame)
+    fn transmit(&mut self, frame: &[u8], offload: &Offload) -> bool {
+        self.0.transmit(frame, offload)
     }
 
     fn flush(&mut self) {

@@ -1,9 +1,12 @@
 //! Frames between wire, guests and the node's own stack.
 
+use alloc::vec;
 use alloc::vec::Vec;
 
 use netstack::frame::MacAddress;
 use netstack::host::{Addressing, Host, HostConfig};
+use netstack::limits::LARGE_FRAME_BYTES_MAX;
+use netstack::offload::Offload;
 use netstack::switch::{Destinations, HOST, PortId, Switch, UPLINK};
 
 use crate::guest_memory::GuestMemory;
@@ -24,6 +27,19 @@ struct Port {
     device: usize,
 }
 
+/// Room for a frame, and for what is made of it for one receiver.
+#[derive(Default)]
+struct Buffers {
+    frame: Vec<u8>,
+    scratch: Vec<u8>,
+}
+
+impl Buffers {
+    fn new() -> Self {
+        Self { frame: vec![0; LARGE_FRAME_BYTES_MAX], scratch: vec![0; LARGE_FRAME_BYTES_MAX] }
+    }
+}
+
 /// Card, switch and stack.
 pub struct Network<N> {
     /// The card.
@@ -34,6 +50,8 @@ pub struct Network<N> {
     pub captures: Captures,
     switch: Switch,
     ports: Vec<Port>,
+    /// Taken out while frames are moved.
+    buffers: Buffers,
 }
 
 /// Why a guest's card was not attached.
@@ -53,7 +71,14 @@ impl<N: Nic> Network<N> {
         let mtu = usize::from(nic.mtu());
         let host = Host::new(&HostConfig { mac, mtu, addressing, seed, secret }, now_ns).ok()?;
         let switch = Switch::new(mac, mtu).ok()?;
-        Some(Self { nic, host, captures: Captures::default(), switch, ports: Vec::new() })
+        Some(Self {
+            nic,
+            host,
+            captures: Captures::default(),
+            switch,
+            ports: Vec::new(),
+            buffers: Buffers::new(),
+        })
     }
 
     /// Attaches a guest's card.
@@ -101,16 +126,30 @@ impl<N: Nic> Network<N> {
         volumes: &mut Volumes,
         now_ns: u64,
     ) -> bool {
-        let mut frame = [0; FRAME_BYTES_MAX];
-        for _ in 0..FRAMES_PER_TURN {
-            let Some(length) = self.nic.receive(&mut frame) else { return false };
-            let frame = frame.get(..length).unwrap_or_default();
-            let Ok(destinations) = self.switch.admit(UPLINK, frame, now_ns) else { continue };
+        let mut buffers = core::mem::take(&mut self.buffers);
+        let more = self.receive_into(&mut buffers, guests, volumes, now_ns);
+        self.buffers = buffers;
+        more
+    }
+
+    fn receive_into<M: GuestMemory>(
+        &mut self,
+        buffers: &mut Buffers,
+        guests: &mut [Guest<M>],
+        volumes: &mut Volumes,
+        now_ns: u64,
+    ) -> bool {
+        let mut moved = 0;
+        while moved < FRAMES_PER_TURN {
+            let Some((length, offload)) = self.nic.receive(&mut buffers.frame) else { return false };
+            moved += offload.on_wire(length).0;
+            let frame = buffers.frame.get(..length).unwrap_or_default();
+            let Ok(destinations) = self.switch.admit(UPLINK, frame, &offload, now_ns) else { continue };
             if frame.get(12..14) == Some(&ETHERTYPE_AOE) {
                 volumes.receive_frame(frame, guests, now_ns);
                 continue;
             }
-            self.deliver(destinations, frame, guests, now_ns);
+            self.deliver(destinations, frame, &offload, &mut buffers.scratch, guests, now_ns);
         }
         true
     }
@@ -123,8 +162,22 @@ impl<N: Nic> Network<N> {
         device: usize,
         now_ns: u64,
     ) -> bool {
-        let mut frame = [0; FRAME_BYTES_MAX];
-        for _ in 0..FRAMES_PER_TURN {
+        let mut buffers = core::mem::take(&mut self.buffers);
+        let more = self.transmit_from(&mut buffers, guests, guest, device, now_ns);
+        self.buffers = buffers;
+        more
+    }
+
+    fn transmit_from<M: GuestMemory>(
+        &mut self,
+        buffers: &mut Buffers,
+        guests: &mut [Guest<M>],
+        guest: usize,
+        device: usize,
+        now_ns: u64,
+    ) -> bool {
+        let mut moved = 0;
+        while moved < FRAMES_PER_TURN {
             // What does not fit waits in the guest's own ring.
             if !self.nic.can_transmit() {
                 return true;
@@ -133,61 +186,72 @@ impl<N: Nic> Network<N> {
             let number = sender.number;
             let Some((_, memory)) = &sender.domain else { return false };
             let Some(net) = sender.platform.net_mut(device) else { return false };
-            let Some(length) = net.pop_transmit(memory, &mut frame) else { return false };
-            let frame = frame.get(..length).unwrap_or_default();
+            let Some((length, offload)) = net.pop_transmit(memory, &mut buffers.frame) else { return false };
+            moved += offload.on_wire(length).0;
+            let frame = buffers.frame.get(..length).unwrap_or_default();
             self.captures.note(number, frame, now_ns);
             let port = self.ports.iter().find(|port| port.guest == number && port.device == device);
             let Some(port) = port.map(|port| port.id) else { continue };
-            if let Ok(destinations) = self.switch.admit(port, frame, now_ns) {
-                self.deliver(destinations, frame, guests, now_ns);
+            if let Ok(destinations) = self.switch.admit(port, frame, &offload, now_ns) {
+                self.deliver(destinations, frame, &offload, &mut buffers.scratch, guests, now_ns);
             }
         }
         true
     }
 
+    /// Hands a frame to each of its receivers, as that one can take it.
     fn deliver<M: GuestMemory>(
         &mut self,
         destinations: Destinations,
         frame: &[u8],
+        offload: &Offload,
+        scratch: &mut [u8],
         guests: &mut [Guest<M>],
         now_ns: u64,
     ) {
         for destination in destinations.iter() {
             if destination == UPLINK {
-                self.nic.transmit(frame);
+                offload.lower(frame, self.nic.accepts(), scratch, |frame, offload| {
+                    self.nic.transmit(frame, &offload);
+                });
             } else if destination == HOST {
-                self.host.receive(frame, now_ns);
+                if let Some(frame) = offload.whole(frame, scratch) {
+                    self.host.receive(frame, now_ns);
+                }
             } else if let Some(port) = self.ports.iter().find(|port| port.id == destination)
                 && let Some(guest) = guests.iter_mut().find(|guest| guest.number == port.guest)
                 && let Some((_, memory)) = &guest.domain
                 && let Some(net) = guest.platform.net_mut(port.device)
             {
                 self.captures.note(port.guest, frame, now_ns);
-                net.push_receive(memory, frame);
+                offload.lower(frame, net.accepts(), scratch, |frame, offload| {
+                    net.push_receive(memory, frame, &offload);
+                });
             }
         }
     }
 
     /// Sends what the node's own stack has to say.
     pub fn transmit_host<M: GuestMemory>(&mut self, guests: &mut [Guest<M>], now_ns: u64) {
-        let mut buffer = [0; FRAME_BYTES_MAX];
+        let mut buffers = core::mem::take(&mut self.buffers);
         while self.nic.can_transmit() {
             let mut length = 0;
             let sent = self.host.transmit(|frame| {
-                length = frame.len().min(buffer.len());
-                for (target, byte) in buffer.iter_mut().zip(frame) {
-                    *target = *byte;
+                if let Some(target) = buffers.frame.get_mut(..frame.len()) {
+                    target.copy_from_slice(frame);
+                    length = frame.len();
                 }
                 true
             });
             if !sent {
                 break;
             }
-            let frame = buffer.get(..length).unwrap_or_default();
-            if let Ok(destinations) = self.switch.admit(HOST, frame, now_ns) {
-                self.deliver(destinations, frame, guests, now_ns);
+            let frame = buffers.frame.get(..length).unwrap_or_default();
+            if let Ok(destinations) = self.switch.admit(HOST, frame, &Offload::None, now_ns) {
+                self.deliver(destinations, frame, &Offload::None, &mut buffers.scratch, guests, now_ns);
             }
         }
+        self.buffers = buffers;
     }
 
     /// Sends AoE frames; they never touch a guest.
@@ -200,7 +264,7 @@ impl<N: Nic> Network<N> {
         let mut buffer = [0; FRAME_BYTES_MAX];
         while self.nic.can_transmit() {
             let Some(length) = volumes.transmit_frame(&mut buffer, guests, now_ns) else { break };
-            self.nic.transmit(buffer.get(..length).unwrap_or_default());
+            self.nic.transmit(buffer.get(..length).unwrap_or_default(), &Offload::None);
         }
     }
 }

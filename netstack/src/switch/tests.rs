@@ -26,6 +26,10 @@ fn frame(destination: MacAddress, source: MacAddress, types: &[u16]) -> Vec<u8> 
     frame
 }
 
+fn forward(switch: &Switch, ingress: PortId, frame: &[u8]) -> Result<Destinations, DropReason> {
+    switch.forward(ingress, frame, frame.len())
+}
+
 fn switch() -> (Switch, PortId, PortId) {
     let mut switch = Switch::new(HOST_MAC, 1500).unwrap();
     let a = switch.attach_guest(GUEST_A).unwrap();
@@ -52,7 +56,7 @@ fn every_port_source_destination_and_type() {
         for source in stations {
             for target in targets {
                 for kind in types {
-                    let result = switch.forward(port, &frame(target, source, kind));
+                    let result = forward(&switch, port, &frame(target, source, kind));
                     let aoe = kind.last() == Some(&0x88a2);
                     let guest = port == a || port == b;
                     let ours = source != STRANGER;
@@ -106,7 +110,7 @@ fn attach_detach_and_duplicates() {
     switch.detach_guest(a);
     switch.detach_guest(HOST);
     assert_eq!(switch.mac(HOST), Some(HOST_MAC));
-    assert_eq!(switch.forward(a, &frame(HOST_MAC, GUEST_A, &[0x800])), Err(DropReason::NoPort));
+    assert_eq!(forward(&switch, a, &frame(HOST_MAC, GUEST_A, &[0x800])), Err(DropReason::NoPort));
     assert_eq!(switch.attach_guest(GUEST_A), Ok(a), "the port is reused");
     for last in 0..60u8 {
         switch.attach_guest(MacAddress([6, 0, 0, 0, 0, last])).unwrap();
@@ -119,13 +123,13 @@ fn lengths() {
     let (switch, a, b) = switch();
     let mut long = frame(GUEST_B, GUEST_A, &[0x0800]);
     long.resize(1514, 0);
-    assert!(switch.forward(a, &long).unwrap().contains(b));
+    assert!(forward(&switch, a, &long).unwrap().contains(b));
     long.resize(1515, 0);
-    assert_eq!(switch.forward(a, &long), Err(DropReason::Giant));
+    assert_eq!(forward(&switch, a, &long), Err(DropReason::Giant));
     let mut tagged = frame(GUEST_B, GUEST_A, &[0x8100, 0x0800]);
     tagged.resize(1518, 0);
-    assert!(switch.forward(a, &tagged).is_ok());
-    assert_eq!(switch.forward(a, &long[..13]), Err(DropReason::Malformed));
+    assert!(forward(&switch, a, &tagged).is_ok());
+    assert_eq!(forward(&switch, a, &long[..13]), Err(DropReason::Malformed));
 }
 
 #[test]
@@ -137,11 +141,11 @@ fn rate_is_exact_and_counted() {
     let mut passed = 0;
     // Two seconds in steps that do not divide a frame's time.
     for step in 0..2000u64 {
-        passed += u64::from(switch.admit(a, &packet, step * 1_000_003).is_ok());
+        passed += u64::from(switch.admit(a, &packet, &Offload::None, step * 1_000_003).is_ok());
     }
     assert!((2008..=2010).contains(&passed) || passed == 2000, "{passed}");
     for step in 0..2000u64 {
-        passed += u64::from(switch.admit(a, &packet, 2_000_006_000 + step * 100_000).is_ok());
+        passed += u64::from(switch.admit(a, &packet, &Offload::None, 2_000_006_000 + step * 100_000).is_ok());
     }
     let counters = switch.counters(a).unwrap();
     assert_eq!(counters.ingress_frames, passed);
@@ -170,7 +174,7 @@ fn mutated_frames_never_escape_the_rules() {
         }
         mutant.truncate((random() % 65) as usize);
         for port in [UPLINK, HOST, a, b] {
-            if let Ok(set) = switch.forward(port, &mutant) {
+            if let Ok(set) = forward(&switch, port, &mutant) {
                 assert!(!set.contains(port), "hairpin in round {round}");
                 if port == a || port == b {
                     assert_eq!(&mutant[6..12], &switch.mac(port).unwrap().0);

@@ -7,6 +7,7 @@ use std::vec;
 use std::vec::Vec;
 
 use super::*;
+use crate::offload::Offload;
 
 const BUS: u64 = 0x1_0000_0000;
 const RING: u16 = 8;
@@ -121,12 +122,28 @@ impl Card {
             return None;
         }
         let id = self.word(ring + 4 + 2 * usize::from(n % RING));
+        let (buffer, length, flags) = self.descriptor(queue, id);
+        Some((id, buffer, length, flags))
+    }
+    fn descriptor(&self, queue: usize, id: u16) -> (usize, usize, u16) {
         let at = self.address(queue, 0) + 16 * usize::from(id);
         let memory = self.memory.borrow();
         let buffer = u64::from_le_bytes(memory[at..at + 8].try_into().unwrap()) - BUS;
         let length = u32::from_le_bytes(memory[at + 8..at + 12].try_into().unwrap());
-        let flags = u16::from_le_bytes([memory[at + 12], memory[at + 13]]);
-        Some((id, buffer as usize, length as usize, flags))
+        (buffer as usize, length as usize, u16::from_le_bytes([memory[at + 12], memory[at + 13]]))
+    }
+    /// Spreads a frame over the next buffers and returns them all at once.
+    fn deliver_merged(&self, n: u16, header: &[u8; 12], frame: &[u8], buffers: u16) {
+        let bytes = [&header[..], frame].concat();
+        let mut rest = &bytes[..];
+        for number in n..n + buffers {
+            let (id, buffer, length, _) = self.available(0, number).unwrap();
+            let (now, later) = rest.split_at(length.min(rest.len()));
+            self.memory.borrow_mut()[buffer..buffer + now.len()].copy_from_slice(now);
+            self.complete(0, number, u32::from(id), now.len() as u32);
+            rest = later;
+        }
+        assert!(rest.is_empty());
     }
     fn complete(&self, queue: usize, n: u16, id: u32, length: u32) {
         let ring = self.address(queue, 2);
@@ -192,21 +209,21 @@ fn driver(card: &Rc<Card>) -> Result<VirtioNet<Handle, Handle>, NicError> {
 #[test]
 fn frames_pass_both_ways_over_many_wraps() {
     for extra in [0, FEATURE_EVENT_INDEX] {
-        let card = card(HONEST | extra | (1 << 15) | 1);
+        let card = card(HONEST | extra | (1 << 17) | (1 << 18));
         let mut nic = driver(&card).unwrap();
         assert_eq!(nic.mac(), MacAddress([0x52, 0x54, 0, 1, 2, 3]));
         assert_eq!((nic.mtu(), nic.link_up()), (1500, true));
-        assert!(!nic.feature_bits().contains(&15), "no mergeable buffers");
+        assert!(!nic.feature_bits().contains(&17), "no control queue");
         let mut buffer = [0; 2048];
         for n in 0..1000u16 {
             let mut frame = vec![n as u8; 60 + usize::from(n % 1400)];
             frame[0] = (n >> 8) as u8;
             card.deliver(n, &frame);
-            assert_eq!(nic.receive(&mut buffer), Some(frame.len()));
+            assert_eq!(nic.receive(&mut buffer), Some((frame.len(), Offload::None)));
             assert_eq!(&buffer[..frame.len()], &frame[..]);
             assert_eq!(nic.receive(&mut buffer), None);
 
-            assert!(nic.transmit(&frame));
+            assert!(nic.transmit(&frame, &Offload::None));
             nic.flush();
             let (id, at, length, flags) = card.available(1, n).unwrap();
             assert_eq!((length, flags), (frame.len() + 12, 0));
@@ -224,9 +241,9 @@ fn a_full_ring_refuses_then_recovers() {
     let card = card(HONEST);
     let mut nic = driver(&card).unwrap();
     for _ in 0..RING {
-        assert!(nic.transmit(&[0; 60]));
+        assert!(nic.transmit(&[0; 60], &Offload::None));
     }
-    assert!(!nic.transmit(&[0; 60]));
+    assert!(!nic.transmit(&[0; 60], &Offload::None));
     assert!(!nic.arm());
     nic.flush();
     nic.flush();
@@ -234,8 +251,109 @@ fn a_full_ring_refuses_then_recovers() {
     let (id, ..) = card.available(1, 0).unwrap();
     card.complete(1, 0, u32::from(id), 0);
     assert!(nic.arm(), "room is work");
-    assert!(nic.transmit(&[0; 60]));
-    assert!(!nic.transmit(&[0; 13]) && !nic.transmit(&[0; 4000]));
+    assert!(nic.transmit(&[0; 60], &Offload::None));
+    assert!(!nic.transmit(&[0; 13], &Offload::None) && !nic.transmit(&[0; 4000], &Offload::None));
+}
+
+const OFFLOADS: u64 = FEATURE_CHECKSUM
+    | FEATURE_GUEST_CHECKSUM
+    | FEATURE_GUEST_TSO4
+    | FEATURE_GUEST_TSO6
+    | FEATURE_HOST_TSO4
+    | FEATURE_HOST_TSO6
+    | FEATURE_MERGE_RECEIVE;
+
+/// A large TCP segment over IPv4 whose pieces are to be 1,000 octets.
+fn large(payload: u16) -> (Vec<u8>, [u8; 12]) {
+    let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0, 0x45, 0];
+    frame.extend((40 + payload).to_be_bytes());
+    frame.extend([0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+    frame.extend([0, 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x10, 0, 0, 0, 0, 0, 0]);
+    frame.extend((0..payload).map(|at| (at / 7) as u8));
+    (frame, [1, 1, 54, 0, 0xe8, 3, 34, 0, 16, 0, 0, 0])
+}
+
+#[test]
+fn features_that_need_others_are_not_taken_alone() {
+    let taken = |offered| driver(&card(HONEST | offered)).unwrap().features & OFFLOADS;
+    assert_eq!(taken(OFFLOADS), OFFLOADS);
+    assert_eq!(taken(OFFLOADS & !FEATURE_CHECKSUM) & (FEATURE_HOST_TSO4 | FEATURE_HOST_TSO6), 0);
+    for missing in [FEATURE_GUEST_CHECKSUM, FEATURE_MERGE_RECEIVE] {
+        assert_eq!(taken(OFFLOADS & !missing) & (FEATURE_GUEST_TSO4 | FEATURE_GUEST_TSO6), 0);
+    }
+    let accepts = driver(&card(HONEST | FEATURE_CHECKSUM | FEATURE_HOST_TSO6)).unwrap().accepts();
+    assert_eq!(accepts, Accepts { checksum: true, tso4: false, tso6: true });
+}
+
+#[test]
+fn a_large_frame_goes_out_as_a_chain() {
+    let card = card(HONEST | OFFLOADS);
+    let mut nic = driver(&card).unwrap();
+    let (mut frame, header) = large(5000);
+    let offload = Offload::parse(&header, &mut frame).unwrap();
+    for n in 0..40 {
+        assert!(nic.transmit(&frame, &offload));
+        let (head, mut at, mut length, mut flags) = card.available(1, 2 * n).unwrap();
+        let (mut id, mut bytes, mut descriptors) = (head, Vec::new(), 1);
+        loop {
+            bytes.extend_from_slice(&card.memory.borrow()[at..at + length]);
+            if flags & 1 == 0 {
+                break;
+            }
+            id = card.word(card.address(1, 0) + 16 * usize::from(id) + 14);
+            (at, length, flags) = card.descriptor(1, id);
+            descriptors += 1;
+        }
+        assert!(bytes[..12] == header && bytes[12..] == frame);
+        assert_eq!(descriptors, 4);
+        // The whole chain comes back with its first descriptor.
+        assert_eq!(nic.transmit.free_count(), usize::from(RING) - 4);
+        assert!(nic.can_transmit());
+        assert!(nic.transmit(&[0; 60], &Offload::None));
+        assert!(!nic.can_transmit() && !nic.transmit(&frame, &offload));
+        card.complete(1, 2 * n, u32::from(head), 0);
+        let (small, ..) = card.available(1, 2 * n + 1).unwrap();
+        card.complete(1, 2 * n + 1, u32::from(small), 0);
+        assert!(nic.can_transmit());
+        assert_eq!(nic.transmit.free_count(), usize::from(RING));
+    }
+    assert!(!nic.transmit(&frame, &Offload::None), "too long for the wire as it is");
+    assert!(!nic.is_broken());
+}
+
+#[test]
+fn a_received_frame_is_gathered_from_its_buffers() {
+    let card = card(HONEST | OFFLOADS);
+    let mut nic = driver(&card).unwrap();
+    let (frame, mut header) = large(5000);
+    header[10] = 4;
+    let mut target = vec![0; 65_553];
+    for n in (0..1000u16).step_by(5) {
+        card.deliver_merged(n, &header, &frame, 4);
+        let (length, offload) = nic.receive(&mut target).unwrap();
+        assert!(target[..length] == frame);
+        assert!(matches!(offload, Offload::Segments(..)));
+        card.deliver_merged(n + 4, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0], &[7; 60], 1);
+        assert_eq!(nic.receive(&mut target), Some((60, Offload::None)));
+    }
+    // What does not fit, or claims what it is not, is dropped; the next one is not.
+    let mut next = 1000;
+    for (change, room) in [(header, 100), ([1, 4, 54, 0, 0xe8, 3, 34, 0, 16, 0, 4, 0], 65_553)] {
+        card.deliver_merged(next, &change, &frame, 4);
+        card.deliver_merged(next + 4, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0], &[7; 60], 1);
+        assert_eq!(nic.receive(&mut target[..room]), Some((60, Offload::None)));
+        next += 5;
+    }
+    assert_eq!(nic.counters().malformed, 2);
+    // A frame that claims buffers that are not there stops the card, as does none.
+    for claimed in [5, 0] {
+        let card = self::card(HONEST | OFFLOADS);
+        let mut nic = driver(&card).unwrap();
+        header[10] = claimed;
+        card.deliver_merged(0, &header, &frame, 4);
+        assert_eq!(nic.receive(&mut target), None);
+        assert!(nic.is_broken());
+    }
 }
 
 #[test]
@@ -267,13 +385,13 @@ fn a_lying_device_is_stopped() {
         assert_eq!(nic.receive(&mut [0; 2048]), None);
         assert!(nic.is_broken());
         assert_eq!(card.registers.borrow()[register::DEVICE_STATUS], 0, "reset");
-        assert!(!nic.transmit(&[0; 60]));
+        assert!(!nic.transmit(&[0; 60], &Offload::None));
     }
     // The same descriptor returned twice.
     let card = card(HONEST);
     let mut nic = driver(&card).unwrap();
     let (id, ..) = card.available(1, 0).unwrap_or((0, 0, 0, 0));
-    assert!(nic.transmit(&[0; 60]));
+    assert!(nic.transmit(&[0; 60], &Offload::None));
     card.complete(1, 0, u32::from(id), 0);
     card.complete(1, 1, u32::from(id), 0);
     nic.reclaim();
@@ -296,7 +414,7 @@ fn scribbled_memory_never_panics() {
             let at = (random() % 1024) as usize;
             card.memory.borrow_mut()[at] = random() as u8;
             nic.receive(&mut [0; 256]);
-            nic.transmit(&[0; 64]);
+            nic.transmit(&[0; 64], &Offload::None);
             nic.flush();
             nic.arm();
         }

@@ -1,4 +1,5 @@
-//! virtio-net: a guest's network card, one queue pair, no offloads.
+//! virtio-net: a guest's network card, one queue pair, with checksum and segmentation
+//! offload both ways. What the guest offloads is checked before anybody relies on it.
 //!
 //! Spec: virtio 1.2, section 5.1.
 
@@ -7,18 +8,21 @@ use alloc::vec::Vec;
 use hv_x86::{low32, to_usize};
 use serde::{Deserialize, Serialize};
 
+use netstack::limits::LARGE_FRAME_BYTES_MAX;
+use netstack::offload::{
+    Accepts, FEATURE_CHECKSUM, FEATURE_GUEST_CHECKSUM, FEATURE_GUEST_TSO4, FEATURE_GUEST_TSO6,
+    FEATURE_HOST_TSO4, FEATURE_HOST_TSO6, FEATURE_MERGE_RECEIVE, NET_HEADER_BYTES, Offload,
+};
+
 use super::transport::Transport;
 use crate::guest_memory::GuestMemory;
 use crate::limits::{CHAINS_PER_CALL_MAX, FRAME_BUFFERS_MAX, FRAME_BYTES_MAX};
 
 const FEATURE_MAC: u64 = 1 << 5;
-const FEATURE_MERGE_RECEIVE: u64 = 1 << 15;
 const FEATURE_STATUS: u64 = 1 << 16;
 
 const QUEUE_RECEIVE: u16 = 0;
 const QUEUE_TRANSMIT: u16 = 1;
-/// Header before each frame (5.1.6), with the number of buffers at the end.
-const HEADER_BYTES: usize = 12;
 /// Shortest frame: an Ethernet header.
 const FRAME_BYTES_MIN: usize = 14;
 /// Configuration status: the link is up.
@@ -52,7 +56,15 @@ impl VirtioNet {
     /// A card with its registers at `base_address`.
     #[must_use]
     pub fn new(mac: [u8; 6], base_address: u32) -> Self {
-        let features = FEATURE_MAC | FEATURE_MERGE_RECEIVE | FEATURE_STATUS;
+        let features = FEATURE_CHECKSUM
+            | FEATURE_GUEST_CHECKSUM
+            | FEATURE_GUEST_TSO4
+            | FEATURE_GUEST_TSO6
+            | FEATURE_HOST_TSO4
+            | FEATURE_HOST_TSO6
+            | FEATURE_MAC
+            | FEATURE_MERGE_RECEIVE
+            | FEATURE_STATUS;
         Self {
             transport: Transport::new(1, 0x02_0000, features, 2, base_address),
             counters: NetCounters::default(),
@@ -75,23 +87,38 @@ impl VirtioNet {
         }
     }
 
-    /// Takes the guest's next frame and returns its length. `target` should
-    /// hold [`FRAME_BYTES_MAX`] bytes; a frame that does not fit is dropped.
-    pub fn pop_transmit(&mut self, memory: &dyn GuestMemory, target: &mut [u8]) -> Option<usize> {
+    /// What the guest's driver takes over of what is given to [`Self::push_receive`].
+    #[must_use]
+    pub const fn accepts(&self) -> Accepts {
+        Accepts {
+            checksum: self.transport.has(FEATURE_GUEST_CHECKSUM),
+            tso4: self.transport.has(FEATURE_GUEST_TSO4),
+            tso6: self.transport.has(FEATURE_GUEST_TSO6),
+        }
+    }
+
+    /// Takes the guest's next frame: its length, and what is left to do on it.
+    /// `target` should hold [`LARGE_FRAME_BYTES_MAX`] bytes; a frame that does not
+    /// fit is dropped, as is one whose header it does not bear out.
+    pub fn pop_transmit(&mut self, memory: &dyn GuestMemory, target: &mut [u8]) -> Option<(usize, Offload)> {
         for _ in 0..CHAINS_PER_CALL_MAX {
             let chain = self.transport.pop(QUEUE_TRANSMIT, memory)?;
-            let length = chain.readable.length().checked_sub(HEADER_BYTES as u64).map(to_usize);
+            let length = chain.readable.length().checked_sub(NET_HEADER_BYTES as u64).map(to_usize);
             let frame = length
-                .filter(|length| (FRAME_BYTES_MIN..=FRAME_BYTES_MAX).contains(length))
+                .filter(|length| (FRAME_BYTES_MIN..=LARGE_FRAME_BYTES_MAX).contains(length))
                 .and_then(|length| target.get_mut(..length));
+            let mut header = [0; NET_HEADER_BYTES];
             let taken = match frame {
-                Some(frame) => match chain.readable.load(memory, HEADER_BYTES as u64, frame) {
-                    Ok(()) => Some(frame.len()),
-                    Err(fault) => {
+                Some(frame) => {
+                    let loaded = chain.readable.load(memory, 0, &mut header);
+                    let loaded =
+                        loaded.and_then(|()| chain.readable.load(memory, NET_HEADER_BYTES as u64, frame));
+                    if let Err(fault) = loaded {
                         self.transport.fail(fault);
                         return None;
                     }
-                },
+                    Self::offload(&header, frame).map(|offload| (frame.len(), offload))
+                }
                 None => None,
             };
             self.transport.push_used(QUEUE_TRANSMIT, memory, &[(chain.head, 0)]);
@@ -104,9 +131,20 @@ impl VirtioNet {
         None
     }
 
-    /// Gives the guest a frame. False when it was dropped.
-    pub fn push_receive(&mut self, memory: &dyn GuestMemory, frame: &[u8]) -> bool {
-        let given = self.try_receive(memory, frame);
+    /// What is left to do on a guest's frame that can go over the wire.
+    fn offload(header: &[u8; NET_HEADER_BYTES], frame: &mut [u8]) -> Option<Offload> {
+        let offload = match Offload::parse(header, frame).ok()? {
+            // Only who received a frame can say that.
+            Offload::Verified => Offload::None,
+            offload => offload,
+        };
+        (offload.on_wire(frame.len()).1 <= FRAME_BYTES_MAX).then_some(offload)
+    }
+
+    /// Gives the guest a frame whose rest it [accepts](Self::accepts). False when it
+    /// was dropped.
+    pub fn push_receive(&mut self, memory: &dyn GuestMemory, frame: &[u8], offload: &Offload) -> bool {
+        let given = self.try_receive(memory, frame, offload);
         if given {
             self.counters.received += 1;
         } else {
@@ -115,13 +153,15 @@ impl VirtioNet {
         given
     }
 
-    fn try_receive(&mut self, memory: &dyn GuestMemory, frame: &[u8]) -> bool {
-        if !self.link_up || frame.len() > FRAME_BYTES_MAX {
+    fn try_receive(&mut self, memory: &dyn GuestMemory, frame: &[u8], offload: &Offload) -> bool {
+        let longest =
+            if matches!(offload, Offload::Segments(..)) { LARGE_FRAME_BYTES_MAX } else { FRAME_BYTES_MAX };
+        if !self.link_up || frame.len() > longest {
             return false;
         }
         let merge = self.transport.has(FEATURE_MERGE_RECEIVE);
         let buffers_max = if merge { FRAME_BUFFERS_MAX } else { 1 };
-        let needed = HEADER_BYTES + frame.len();
+        let needed = NET_HEADER_BYTES + frame.len();
         let mut chains = Vec::new();
         let mut room = 0;
         while room < needed && chains.len() < buffers_max {
@@ -130,30 +170,28 @@ impl VirtioNet {
             chains.push(chain);
         }
         let count = u16::try_from(chains.len()).unwrap_or(0);
-        let first_fits = chains.first().is_some_and(|chain| chain.writable.length() >= HEADER_BYTES as u64);
+        let first_fits =
+            chains.first().is_some_and(|chain| chain.writable.length() >= NET_HEADER_BYTES as u64);
         if room < needed || !first_fits {
             // The buffers stay the device's; the driver may add to them.
             self.transport.unpop(QUEUE_RECEIVE, count);
             return false;
         }
         // 5.1.6.4: header first, then the frame, in buffers filled to the end.
-        let mut bytes = [0; HEADER_BYTES + FRAME_BYTES_MAX];
-        let Some(bytes) = bytes.get_mut(..needed) else { return false };
-        let (header, body) = bytes.split_at_mut(HEADER_BYTES);
-        if let Some(buffers) = header.get_mut(10..) {
-            buffers.copy_from_slice(&count.to_le_bytes());
-        }
-        body.copy_from_slice(frame);
-        let mut rest: &[u8] = bytes;
+        let header = offload.header(count);
+        let mut rest = frame;
         let mut used = Vec::with_capacity(chains.len());
-        for chain in &chains {
-            let length = rest.len().min(to_usize(chain.writable.length()));
-            let (now, later) = rest.split_at(length);
-            if let Err(fault) = chain.writable.store(memory, 0, now) {
+        for (index, chain) in chains.iter().enumerate() {
+            let before: &[u8] = if index == 0 { &header } else { &[] };
+            let room = to_usize(chain.writable.length()).saturating_sub(before.len());
+            let (now, later) = rest.split_at(rest.len().min(room));
+            let stored = chain.writable.store(memory, 0, before);
+            let stored = stored.and_then(|()| chain.writable.store(memory, before.len() as u64, now));
+            if let Err(fault) = stored {
                 self.transport.fail(fault);
                 return false;
             }
-            used.push((chain.head, low32(length as u64)));
+            used.push((chain.head, low32((before.len() + now.len()) as u64)));
             rest = later;
         }
         self.transport.push_used(QUEUE_RECEIVE, memory, &used);

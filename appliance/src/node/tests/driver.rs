@@ -112,9 +112,14 @@ impl World {
 
     /// Sends a frame from a card.
     pub(super) fn send_frame(&mut self, card: &mut Device, frame: &[u8]) {
+        self.send_with(card, [0; NET_HEADER], frame);
+    }
+
+    /// Sends a frame from a card behind a header that leaves work to others.
+    pub(super) fn send_with(&mut self, card: &mut Device, header: [u8; NET_HEADER], frame: &[u8]) {
         let memory = self.memory(card.domain);
         let at = BUFFERS + card.number * 0x20_0000 + 0x10_0000;
-        memory.put(at, &[0; NET_HEADER]);
+        memory.put(at, &header);
         memory.put(at + NET_HEADER as u64, frame);
         let length = u32::try_from(NET_HEADER + frame.len()).unwrap();
         card.driver.rings[1].push(&memory, &[(at, length, false)]);
@@ -127,10 +132,24 @@ impl World {
 
     /// The next frame that a card received.
     pub(super) fn take_frame(&mut self, card: &mut Device) -> Option<Vec<u8>> {
+        self.take_with(card).map(|(_, frame)| frame)
+    }
+
+    /// The next frame that a card received, out of all its buffers, and its header.
+    pub(super) fn take_with(&mut self, card: &mut Device) -> Option<([u8; NET_HEADER], Vec<u8>)> {
         let memory = self.memory(card.domain);
-        let (head, length) = card.driver.rings[0].take_used(&memory)?;
-        let at = BUFFERS + card.number * 0x20_0000 + u64::from(head) * 0x1000;
-        let length = to_usize(u64::from(length));
-        Some(memory.bytes(at, length).split_off(NET_HEADER))
+        let mut bytes = Vec::new();
+        loop {
+            let (head, length) = card.driver.rings[0].take_used(&memory)?;
+            let at = BUFFERS + card.number * 0x20_0000 + u64::from(head) * 0x1000;
+            bytes.push(memory.bytes(at, to_usize(u64::from(length))));
+            // The last octets of the header count the buffers.
+            if bytes.len() >= usize::from(u16::from_le_bytes([bytes[0][10], bytes[0][11]])) {
+                break;
+            }
+        }
+        let mut header = bytes.concat();
+        let frame = header.split_off(NET_HEADER);
+        Some((header.try_into().unwrap(), frame))
     }
 }

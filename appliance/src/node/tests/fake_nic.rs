@@ -5,6 +5,8 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::{RefCell, RefMut};
 
+use netstack::offload::{Accepts, Offload};
+
 use crate::node::nic::Nic;
 
 /// Frames the card takes before the world fetches them.
@@ -43,10 +45,14 @@ impl Nic for FakeNic {
         1500
     }
 
-    fn receive(&mut self, target: &mut [u8]) -> Option<usize> {
+    fn accepts(&self) -> Accepts {
+        Accepts::default()
+    }
+
+    fn receive(&mut self, target: &mut [u8]) -> Option<(usize, Offload)> {
         let frame = self.card().received.pop_front()?;
         target[..frame.len()].copy_from_slice(&frame);
-        Some(frame.len())
+        Some((frame.len(), Offload::None))
     }
 
     fn can_transmit(&mut self) -> bool {
@@ -54,7 +60,8 @@ impl Nic for FakeNic {
         !card.stuck && card.sent.len() < TRANSMIT_FRAMES
     }
 
-    fn transmit(&mut self, frame: &[u8]) -> bool {
+    fn transmit(&mut self, frame: &[u8], offload: &Offload) -> bool {
+        assert_eq!(*offload, Offload::None, "this card takes nothing over");
         let room = self.can_transmit();
         if room {
             self.card().sent.push_back(frame.to_vec());

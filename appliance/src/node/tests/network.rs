@@ -50,6 +50,48 @@ fn guests_and_wire_exchange_frames() {
     assert!(facts.frames[0] >= 2 && facts.frames[1] == 1, "{:?}", facts.frames);
 }
 
+/// A large TCP segment with the header that leaves its cutting to others.
+fn large(to: [u8; 6], from: [u8; 6], payload: u16) -> ([u8; 12], Vec<u8>) {
+    let mut frame = [&to[..], &from, &[8, 0, 0x45, 0], &(40 + payload).to_be_bytes()].concat();
+    frame.extend([0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+    frame.extend([0, 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x10, 0, 0, 0, 0, 0, 0]);
+    frame.extend((0..payload).map(|at| (at / 3).to_le_bytes()[0]));
+    ([1, 1, 54, 0, 0xe8, 3, 34, 0, 16, 0, 0, 0], frame)
+}
+
+#[test]
+fn a_large_segment_is_whole_between_guests_and_cut_for_the_wire() {
+    let mut world = World::new(25);
+    let (session, machine) = world.ready();
+    let one = world.create(session, &sibling(&machine, "one", 1));
+    let two = world.create(session, &sibling(&machine, "two", 2));
+    let (mut one, mut two) = (world.bring_up(one, 0), world.bring_up(two, 0));
+    world.offer_buffers(&mut two, 32);
+    world.run(MS);
+    world.wire.clear();
+    let (mut header, frame) = large(guest_mac(2), guest_mac(1), 30_500);
+    world.send_with(&mut one, header, &frame);
+    header[10] = 15;
+    assert!(world.take_with(&mut two) == Some((header, frame)));
+    assert!(!world.wire.iter().any(|frame| frame[12..14] == [8, 0]));
+
+    header[10] = 0;
+    let (_, frame) = large(WIRE_MAC, guest_mac(1), 30_500);
+    world.send_with(&mut one, header, &frame);
+    let pieces: Vec<_> = world.wire.iter().filter(|frame| frame[6..12] == guest_mac(1)).collect();
+    let lengths: Vec<_> = pieces.iter().map(|piece| piece.len()).collect();
+    assert_eq!(lengths, [[1054; 30].as_slice(), &[554]].concat());
+    let payload: Vec<u8> = pieces.iter().flat_map(|piece| piece[54..].to_vec()).collect();
+    assert!(payload == frame[54..]);
+    // A switch counts what a wire carries, however it came.
+    assert_eq!(world.facts(session, "one").unwrap().frames[1], 62);
+    // Nobody sends as somebody else by leaving it to others.
+    world.wire.clear();
+    let (_, frame) = large(WIRE_MAC, guest_mac(2), 30_500);
+    world.send_with(&mut one, header, &frame);
+    assert!(!world.wire.iter().any(|frame| frame[6..12] == guest_mac(2)));
+}
+
 #[test]
 fn a_guest_cannot_be_somebody_else() {
     let mut world = World::new(22);

@@ -30,11 +30,13 @@ impl World {
     }
 
     fn receive(&mut self, frame: &[u8]) -> bool {
-        self.platform.net_mut(0).unwrap().push_receive(&self.memory, frame)
+        self.platform.net_mut(0).unwrap().push_receive(&self.memory, frame, &Offload::None)
     }
 
     fn transmitted(&mut self, target: &mut [u8]) -> Option<usize> {
-        self.platform.net_mut(0).unwrap().pop_transmit(&self.memory, target)
+        let (length, offload) = self.platform.net_mut(0).unwrap().pop_transmit(&self.memory, target)?;
+        assert_eq!(offload, Offload::None);
+        Some(length)
     }
 
     fn counters(&mut self) -> NetCounters {
@@ -60,7 +62,7 @@ fn frames_go_out_however_they_are_cut() {
     let frame: Vec<u8> = (0..60).collect();
     for cut in 0..70 {
         let mut world = world(0);
-        let mut bytes = vec![0; HEADER_BYTES];
+        let mut bytes = vec![0; NET_HEADER_BYTES];
         bytes.extend(&frame);
         world.memory.put(DATA, &bytes);
         let first = u32::try_from(cut).unwrap() + 1;
@@ -138,7 +140,67 @@ fn no_frame_moves_before_the_driver_runs() {
     let mut platform = Platform::new(&[DeviceConfig::Net { mac: MAC }]);
     let memory = FakeMemory::new(0x1000, 0);
     let net = platform.net_mut(0).unwrap();
-    assert!(!net.push_receive(&memory, &[0; 60]));
+    assert!(!net.push_receive(&memory, &[0; 60], &Offload::None));
     assert_eq!(net.pop_transmit(&memory, &mut [0; 2000]), None);
     assert_eq!(net.transport.fault(), None);
+}
+
+/// A large TCP segment and the header that leaves its cutting to others.
+fn large(payload: u16, size: u16) -> (Vec<u8>, [u8; NET_HEADER_BYTES]) {
+    let mut frame = vec![2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 7, 8, 0, 0x45, 0];
+    frame.extend((40 + payload).to_be_bytes());
+    frame.extend([0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+    frame.extend([0, 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x10, 0, 0, 0, 0, 0, 0]);
+    frame.extend((0..payload).map(|at| at.to_le_bytes()[0]));
+    let [low, high] = size.to_le_bytes();
+    (frame, [1, 1, 54, 0, low, high, 34, 0, 16, 0, 0, 0])
+}
+
+#[test]
+fn a_large_segment_goes_out_and_comes_in_whole() {
+    let mut world = world(0);
+    let (frame, mut header) = large(65_000, 1446);
+    world.memory.put(DATA, &header);
+    world.memory.put(DATA + 12, &frame);
+    world.send(&[(DATA, 12 + 65_054, false)]);
+    let mut target = vec![0; LARGE_FRAME_BYTES_MAX];
+    let net = world.platform.net_mut(0).unwrap();
+    let (length, offload) = net.pop_transmit(&world.memory, &mut target).unwrap();
+    assert!(target[..length] == frame && matches!(offload, Offload::Segments(..)));
+    assert!(net.accepts().tso4 && net.accepts().tso6 && net.accepts().checksum);
+
+    for number in 0..16 {
+        world.offer(DATA + number * 0x1_0000, 4096);
+    }
+    let net = world.platform.net_mut(0).unwrap();
+    assert!(net.push_receive(&world.memory, &frame, &offload));
+    header[10] = 16;
+    assert_eq!(world.memory.bytes(DATA, 12), header);
+    assert!(world.memory.bytes(DATA + 12, 4084) == frame[..4084]);
+    assert!(world.memory.bytes(DATA + 0x1_0000, 4096) == frame[4084..8180]);
+    let ring = &mut world.driver.rings[0];
+    let used: Vec<_> = core::iter::from_fn(|| ring.take_used(&world.memory)).collect();
+    assert_eq!((used.len(), used[0].1, used[15].1), (16, 4096, 65_066 - 15 * 4096));
+}
+
+#[test]
+fn a_segment_that_no_wire_takes_is_dropped() {
+    for (payload, size, header_at) in [(3000, 1465, 0), (3000, 3, 0), (3000, 1000, 1), (100, 0, 0)] {
+        let mut world = world(0);
+        let (frame, mut header) = large(payload, size);
+        header[0] ^= header_at;
+        world.memory.put(DATA, &header);
+        world.memory.put(DATA + 12, &frame);
+        world.send(&[(DATA, 12 + u32::from(payload) + 54, false)]);
+        assert_eq!(world.transmitted(&mut vec![0; LARGE_FRAME_BYTES_MAX]), None);
+        assert_eq!(world.counters().transmit_dropped, 1);
+        assert_eq!(world.platform.net_mut(0).unwrap().transport.fault(), None);
+    }
+}
+
+#[test]
+fn nothing_is_left_to_a_driver_that_did_not_agree() {
+    let mut world = world(FEATURE_GUEST_CHECKSUM | FEATURE_GUEST_TSO4 | FEATURE_GUEST_TSO6);
+    let net = world.platform.net_mut(0).unwrap();
+    assert_eq!(net.accepts(), Accepts::default());
 }
