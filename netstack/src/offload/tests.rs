@@ -111,7 +111,10 @@ fn ipv4_pieces_are_what_the_sender_would_have_sent() {
             assert_eq!(packet.ident(), 0xfffeu16.wrapping_add(number as u16));
             let segment = TcpPacket::new_checked(packet.payload()).unwrap();
             assert!(segment.verify_checksum(&IpAddress::Ipv4(LEFT), &IpAddress::Ipv4(RIGHT)));
-            assert_eq!(segment.seq_number().0.cast_unsigned(), 0xffff_f000u32.wrapping_add((number * size) as u32));
+            assert_eq!(
+                segment.seq_number().0.cast_unsigned(),
+                0xffff_f000u32.wrapping_add((number * size) as u32)
+            );
             assert_eq!((segment.fin(), segment.psh(), segment.cwr()), (last, last, first));
             assert!(segment.ack());
             rebuilt.extend_from_slice(segment.payload());
