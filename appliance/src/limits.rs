@@ -21,6 +21,8 @@ pub const BLOCK_SERIAL_BYTES: usize = 20;
 pub const CHAINS_PER_CALL_MAX: usize = 1024;
 /// Longest Ethernet frame on the wire without its checksum, one VLAN tag included.
 pub const FRAME_BYTES_MAX: usize = 1518;
+/// Longest frame that still has to be cut for the wire.
+pub use netstack::limits::LARGE_FRAME_BYTES_MAX;
 /// Most receive buffers that one frame may be spread over.
 pub const FRAME_BUFFERS_MAX: usize = 64;
 /// Console output kept for late readers, in bytes.

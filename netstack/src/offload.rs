@@ -233,6 +233,17 @@ impl Offload {
         }
     }
 
+    /// Reads the header that a guest put before a frame it sends; None when it asks
+    /// for what cannot be done.
+    #[must_use]
+    pub fn of_sender(header: &[u8; NET_HEADER_BYTES], frame: &mut [u8]) -> Option<Self> {
+        match Self::parse(header, frame).ok()? {
+            // Only who received a frame can say that.
+            Self::Verified => Some(Self::None),
+            offload => Some(offload),
+        }
+    }
+
     fn segments(layers: Layers, size: u16) -> Result<Self, BadHeader> {
         // Tiny pieces would be many: a small favour asked, a large one done.
         if size < SEGMENT_BYTES_MIN { Err(BadHeader) } else { Ok(Self::Segments(layers, size)) }

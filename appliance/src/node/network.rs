@@ -5,12 +5,12 @@ use alloc::vec::Vec;
 
 use netstack::frame::MacAddress;
 use netstack::host::{Addressing, Host, HostConfig};
-use netstack::limits::LARGE_FRAME_BYTES_MAX;
-use netstack::offload::Offload;
+use netstack::offload::{Accepts, Offload};
 use netstack::switch::{Destinations, HOST, PortId, Switch, UPLINK};
 
+use crate::devices::virtio::net::Taken;
 use crate::guest_memory::GuestMemory;
-use crate::limits::{FRAME_BYTES_MAX, FRAMES_PER_TURN};
+use crate::limits::{FRAME_BYTES_MAX, FRAMES_PER_TURN, LARGE_FRAME_BYTES_MAX};
 use crate::node::capture::Captures;
 use crate::node::guest::Guest;
 use crate::node::nic::Nic;
@@ -186,9 +186,14 @@ impl<N: Nic> Network<N> {
             let number = sender.number;
             let Some((_, memory)) = &sender.domain else { return false };
             let Some(net) = sender.platform.net_mut(device) else { return false };
-            let Some((length, offload)) = net.pop_transmit(memory, &mut buffers.frame) else { return false };
+            let Some((length, header)) = net.pop_transmit(memory, &mut buffers.frame) else { return false };
+            let frame = buffers.frame.get_mut(..length).unwrap_or_default();
+            let Some(offload) = Offload::of_sender(&header, frame) else {
+                net.counters.transmit_dropped += 1;
+                moved += 1;
+                continue;
+            };
             moved += offload.on_wire(length).0;
-            let frame = buffers.frame.get(..length).unwrap_or_default();
             self.captures.note(number, frame, now_ns);
             let port = self.ports.iter().find(|port| port.guest == number && port.device == device);
             let Some(port) = port.map(|port| port.id) else { continue };
@@ -224,8 +229,9 @@ impl<N: Nic> Network<N> {
                 && let Some(net) = guest.platform.net_mut(port.device)
             {
                 self.captures.note(port.guest, frame, now_ns);
-                offload.lower(frame, net.accepts(), scratch, |frame, offload| {
-                    net.push_receive(memory, frame, &offload);
+                let Taken { checksum, tso4, tso6 } = net.taken();
+                offload.lower(frame, Accepts { checksum, tso4, tso6 }, scratch, |frame, offload| {
+                    net.push_receive(memory, frame, offload.header(1));
                 });
             }
         }

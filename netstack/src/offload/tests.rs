@@ -174,7 +174,9 @@ fn an_unfinished_checksum_is_kept_or_completed() {
     assert_eq!(offload.header(2), [1, 0, 0, 0, 0, 0, 34, 0, 16, 0, 2, 0]);
     let verified = Offload::parse(&[2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], &mut frame).unwrap();
     assert_eq!(verified, Offload::Verified);
-    assert_eq!(lowered(&verified, &frame, Accepts::default()), [frame]);
+    assert_eq!(lowered(&verified, &frame, Accepts::default()), [frame.clone()]);
+    // A sender cannot say that.
+    assert_eq!(Offload::of_sender(&verified.header(0), &mut frame), Some(Offload::None));
 }
 
 #[test]

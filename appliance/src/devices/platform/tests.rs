@@ -328,11 +328,7 @@ fn random_guests_never_panic() {
             if step % 10 == 0 {
                 while platform.block_mut(0).unwrap().next_operation(&memory).is_some() {}
                 while platform.net_mut(1).unwrap().pop_transmit(&memory, &mut frame).is_some() {}
-                platform.net_mut(1).unwrap().push_receive(
-                    &memory,
-                    &frame[..60],
-                    &netstack::offload::Offload::None,
-                );
+                platform.net_mut(1).unwrap().push_receive(&memory, &frame[..60], [0; 12]);
                 platform.console_mut(2).unwrap().push_input(b"x");
                 platform.console_mut(2).unwrap().poll(&memory);
                 while platform.rng_mut(3).unwrap().fill(&memory, &[1; 16]) != 0 {}

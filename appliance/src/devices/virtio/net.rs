@@ -1,5 +1,5 @@
 //! virtio-net: a guest's network card, one queue pair, with checksum and segmentation
-//! offload both ways. What the guest offloads is checked before anybody relies on it.
+//! offload both ways: headers are carried, and whoever receives the frame judges them.
 //!
 //! Spec: virtio 1.2, section 5.1.
 
@@ -8,25 +8,41 @@ use alloc::vec::Vec;
 use hv_x86::{low32, to_usize};
 use serde::{Deserialize, Serialize};
 
-use netstack::limits::LARGE_FRAME_BYTES_MAX;
-use netstack::offload::{
-    Accepts, FEATURE_CHECKSUM, FEATURE_GUEST_CHECKSUM, FEATURE_GUEST_TSO4, FEATURE_GUEST_TSO6,
-    FEATURE_HOST_TSO4, FEATURE_HOST_TSO6, FEATURE_MERGE_RECEIVE, NET_HEADER_BYTES, Offload,
-};
-
 use super::transport::Transport;
 use crate::guest_memory::GuestMemory;
-use crate::limits::{CHAINS_PER_CALL_MAX, FRAME_BUFFERS_MAX, FRAME_BYTES_MAX};
+use crate::limits::{CHAINS_PER_CALL_MAX, FRAME_BUFFERS_MAX, FRAME_BYTES_MAX, LARGE_FRAME_BYTES_MAX};
 
+const FEATURE_CHECKSUM: u64 = 1;
+const FEATURE_GUEST_CHECKSUM: u64 = 1 << 1;
 const FEATURE_MAC: u64 = 1 << 5;
+const FEATURE_GUEST_TSO4: u64 = 1 << 7;
+const FEATURE_GUEST_TSO6: u64 = 1 << 8;
+const FEATURE_HOST_TSO4: u64 = 1 << 11;
+const FEATURE_HOST_TSO6: u64 = 1 << 12;
+const FEATURE_MERGE_RECEIVE: u64 = 1 << 15;
 const FEATURE_STATUS: u64 = 1 << 16;
 
 const QUEUE_RECEIVE: u16 = 0;
 const QUEUE_TRANSMIT: u16 = 1;
+/// Octets of the header before each frame (5.1.6).
+pub const NET_HEADER_BYTES: usize = 12;
+/// The header before a frame: what its sender left to do.
+pub type NetHeader = [u8; NET_HEADER_BYTES];
 /// Shortest frame: an Ethernet header.
 const FRAME_BYTES_MIN: usize = 14;
 /// Configuration status: the link is up.
 const LINK_UP: u16 = 1;
+
+/// What a guest's driver takes over of the frames it receives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Taken {
+    /// Checksums that are not complete.
+    pub checksum: bool,
+    /// Large TCP segments over IPv4.
+    pub tso4: bool,
+    /// Large TCP segments over IPv6.
+    pub tso6: bool,
+}
 
 /// What the card did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,20 +103,24 @@ impl VirtioNet {
         }
     }
 
-    /// What the guest's driver takes over of what is given to [`Self::push_receive`].
+    /// What the guest's driver takes over.
     #[must_use]
-    pub const fn accepts(&self) -> Accepts {
-        Accepts {
+    pub const fn taken(&self) -> Taken {
+        Taken {
             checksum: self.transport.has(FEATURE_GUEST_CHECKSUM),
             tso4: self.transport.has(FEATURE_GUEST_TSO4),
             tso6: self.transport.has(FEATURE_GUEST_TSO6),
         }
     }
 
-    /// Takes the guest's next frame: its length, and what is left to do on it.
-    /// `target` should hold [`LARGE_FRAME_BYTES_MAX`] bytes; a frame that does not
-    /// fit is dropped, as is one whose header it does not bear out.
-    pub fn pop_transmit(&mut self, memory: &dyn GuestMemory, target: &mut [u8]) -> Option<(usize, Offload)> {
+    /// Takes the guest's next frame: its length, and the header that the guest put
+    /// before it. `target` should hold [`LARGE_FRAME_BYTES_MAX`] bytes; a frame that
+    /// does not fit is dropped, as is one that is too long and not to be cut.
+    pub fn pop_transmit(
+        &mut self,
+        memory: &dyn GuestMemory,
+        target: &mut [u8],
+    ) -> Option<(usize, NetHeader)> {
         for _ in 0..CHAINS_PER_CALL_MAX {
             let chain = self.transport.pop(QUEUE_TRANSMIT, memory)?;
             let length = chain.readable.length().checked_sub(NET_HEADER_BYTES as u64).map(to_usize);
@@ -117,7 +137,7 @@ impl VirtioNet {
                         self.transport.fail(fault);
                         return None;
                     }
-                    Self::offload(&header, frame).map(|offload| (frame.len(), offload))
+                    (frame.len() <= longest(&header)).then_some((frame.len(), header))
                 }
                 None => None,
             };
@@ -131,20 +151,10 @@ impl VirtioNet {
         None
     }
 
-    /// What is left to do on a guest's frame that can go over the wire.
-    fn offload(header: &[u8; NET_HEADER_BYTES], frame: &mut [u8]) -> Option<Offload> {
-        let offload = match Offload::parse(header, frame).ok()? {
-            // Only who received a frame can say that.
-            Offload::Verified => Offload::None,
-            offload => offload,
-        };
-        (offload.on_wire(frame.len()).1 <= FRAME_BYTES_MAX).then_some(offload)
-    }
-
-    /// Gives the guest a frame whose rest it [accepts](Self::accepts). False when it
-    /// was dropped.
-    pub fn push_receive(&mut self, memory: &dyn GuestMemory, frame: &[u8], offload: &Offload) -> bool {
-        let given = self.try_receive(memory, frame, offload);
+    /// Gives the guest a frame behind a header that asks for what it
+    /// [takes](Self::taken) over. False when it was dropped.
+    pub fn push_receive(&mut self, memory: &dyn GuestMemory, frame: &[u8], header: NetHeader) -> bool {
+        let given = self.try_receive(memory, frame, header);
         if given {
             self.counters.received += 1;
         } else {
@@ -153,10 +163,8 @@ impl VirtioNet {
         given
     }
 
-    fn try_receive(&mut self, memory: &dyn GuestMemory, frame: &[u8], offload: &Offload) -> bool {
-        let longest =
-            if matches!(offload, Offload::Segments(..)) { LARGE_FRAME_BYTES_MAX } else { FRAME_BYTES_MAX };
-        if !self.link_up || frame.len() > longest {
+    fn try_receive(&mut self, memory: &dyn GuestMemory, frame: &[u8], mut header: NetHeader) -> bool {
+        if !self.link_up || frame.len() > longest(&header) {
             return false;
         }
         let merge = self.transport.has(FEATURE_MERGE_RECEIVE);
@@ -178,7 +186,9 @@ impl VirtioNet {
             return false;
         }
         // 5.1.6.4: header first, then the frame, in buffers filled to the end.
-        let header = offload.header(count);
+        if let Some(buffers) = header.last_chunk_mut() {
+            *buffers = count.to_le_bytes();
+        }
         let mut rest = frame;
         let mut used = Vec::with_capacity(chains.len());
         for (index, chain) in chains.iter().enumerate() {
@@ -205,6 +215,12 @@ impl VirtioNet {
         let [low, high] = (if self.link_up { LINK_UP } else { 0 }).to_le_bytes();
         [a, b, c, d, e, f, low, high]
     }
+}
+
+/// Longest frame behind a header: a large one is to be cut (`gso_type`, 5.1.6).
+const fn longest(header: &NetHeader) -> usize {
+    let [_, segmentation, ..] = *header;
+    if segmentation == 0 { FRAME_BYTES_MAX } else { LARGE_FRAME_BYTES_MAX }
 }
 
 #[cfg(test)]

@@ -85,6 +85,18 @@ fn a_large_segment_is_whole_between_guests_and_cut_for_the_wire() {
     assert!(payload == frame[54..]);
     // A switch counts what a wire carries, however it came.
     assert_eq!(world.facts(session, "one").unwrap().frames[1], 62);
+    // What no wire takes, or cannot be done, is dropped.
+    for (change, passes) in
+        [((4, 0xb4), true), ((4, 0xb5), false), ((5, 6), false), ((0, 0), false), ((1, 3), false)]
+    {
+        world.wire.clear();
+        let (mut header, frame) = large(WIRE_MAC, guest_mac(1), 3_000);
+        (header[4], header[5]) = (0xb4, 5);
+        header[change.0] = change.1;
+        world.send_with(&mut one, header, &frame);
+        let sent = world.wire.iter().any(|frame| frame[6..12] == guest_mac(1));
+        assert_eq!(sent, passes, "{header:?}");
+    }
     // Nobody sends as somebody else by leaving it to others.
     world.wire.clear();
     let (_, frame) = large(WIRE_MAC, guest_mac(2), 30_500);
