@@ -92,7 +92,9 @@ impl Order {
         if self.live >= REQUESTS_MAX {
             return Err(SubmitError::Full);
         }
-        let blockers = if self.live == 0 { 0 } else { self.look(&request)? };
+        let clear = |counts: &Counts| !counts.may_have(&request) && !counts.may_block(&request);
+        let blockers =
+            if self.live == 0 || self.counts.as_ref().is_some_and(clear) { 0 } else { self.look(&request)? };
         if let Some(counts) = &mut self.counts {
             counts.add(&request);
             counts.add_waiting(&request);
@@ -110,6 +112,7 @@ impl Order {
     }
 
     /// Looks for one of the same name, and counts those that it waits for.
+    #[inline(never)]
     fn look(&self, request: &Request) -> Result<u16, SubmitError> {
         let counts = self.counts.as_ref();
         if counts.is_none_or(|counts| counts.may_have(request))
@@ -124,6 +127,7 @@ impl Order {
     }
 
     /// Counts what is there, and one more that will wait.
+    #[cold]
     fn begin_counts(&mut self, more: &Request) {
         let mut counts = Counts::new();
         for entry in self.live() {
@@ -204,6 +208,33 @@ impl Order {
     /// Starts the oldest request that waits for nothing and that `allowed` admits.
     pub(crate) fn start_next(&mut self, allowed: impl Fn(&Request) -> bool) -> Option<&mut Entry> {
         self.start(|entry| allowed(&entry.request))
+    }
+
+    /// Starts the request whose turn it is, and all of it as one fragment: if it waits for
+    /// nothing, is `usual`, and nothing that waits could be joined with it.
+    #[inline(always)]
+    pub(crate) fn start_whole(&mut self, usual: impl FnOnce(&Request) -> bool) -> Option<&mut Entry> {
+        if self.waiting == 0 {
+            return None;
+        }
+        let entry = self.entries.get_mut(usize::from(self.first))?;
+        if entry.stage != Stage::Waiting || entry.blockers > 0 || !usual(&entry.request) {
+            return None;
+        }
+        match &mut self.counts {
+            Some(counts) => {
+                if self.waiting > 1 && counts.may_wait_at(entry.request.end()) {
+                    return None;
+                }
+                counts.take_waiting(&entry.request);
+            }
+            None if self.waiting > 1 => return None,
+            None => {}
+        }
+        self.waiting = self.waiting.wrapping_sub(1);
+        self.first = entry.after;
+        entry.stage = Stage::Leads;
+        Some(entry)
     }
 
     /// Starts a request that continues one that has just been started, which leads.
@@ -291,6 +322,7 @@ impl Order {
     }
 
     /// Those from `place` on wait for one request less.
+    #[inline(never)]
     fn unblock(&mut self, mut place: u16, done: &Request) {
         let mut free = 0;
         while let Some(entry) = self.get_mut(place) {

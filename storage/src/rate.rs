@@ -83,9 +83,14 @@ impl Limiter {
         }
     }
 
+    /// Whether it limits nothing.
+    pub(crate) const fn is_idle(&self) -> bool {
+        self.bytes.is_none() && self.operations.is_none()
+    }
+
     /// Whether something may start now.
     pub fn is_ready(&mut self, now_ns: u64) -> bool {
-        if self.bytes.is_none() && self.operations.is_none() {
+        if self.is_idle() {
             return true;
         }
         self.refill(now_ns);

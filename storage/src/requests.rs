@@ -18,71 +18,11 @@ use crate::planted::{Bug, planted};
 use crate::rate::{Limiter, Limits};
 
 mod held;
+mod shape;
 
 use held::Holds;
 pub(crate) use held::Release;
-
-/// What a session can carry.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Shape {
-    /// Sectors of the disk.
-    pub(crate) capacity: u64,
-    /// Sectors of a block: the unit of every address and length.
-    pub(crate) block: u32,
-    /// Most sectors of a read or write.
-    pub(crate) data: u32,
-    /// Most sectors of a discard; zero when there is none.
-    pub(crate) discard: u32,
-    /// Most sectors of a write of zeroes.
-    pub(crate) zeroes: u32,
-}
-
-impl Shape {
-    /// Most sectors of a fragment: whole blocks, one at least.
-    fn most(&self, operation: Operation) -> u32 {
-        let limit = match operation {
-            Operation::Discard => self.discard,
-            Operation::WriteZeroes => self.zeroes,
-            _ => self.data,
-        };
-        (limit / self.block.max(1)).max(1).saturating_mul(self.block.max(1))
-    }
-
-    /// The result of a request that needs no target.
-    fn refuses(&self, request: &Request) -> Option<Result<(), BlockError>> {
-        let block = u64::from(self.block.max(1));
-        let aligned =
-            || request.lba.0.is_multiple_of(block) && u64::from(request.sectors).is_multiple_of(block);
-        match request.operation {
-            Operation::Flush if planted(Bug::FlushSkipped) => Some(Ok(())),
-            Operation::Flush => None,
-            _ if request.end() > self.capacity => Some(Err(BlockError::OutOfRange)),
-            Operation::Discard if self.discard == 0 => Some(Err(BlockError::Unsupported)),
-            _ if block > 1 && !aligned() => Some(Err(BlockError::Unsupported)),
-            Operation::WriteZeroes if planted(Bug::ZeroesSkipped) => Some(Ok(())),
-            _ => None,
-        }
-    }
-}
-
-/// A part of a group, given to the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Fragment {
-    pub(crate) group: u64,
-    pub(crate) operation: Operation,
-    /// First sector on the disk.
-    pub(crate) lba: u64,
-    /// First sector within the group.
-    pub(crate) first: u32,
-    pub(crate) sectors: u32,
-}
-
-impl Fragment {
-    /// Octets of payload.
-    pub(crate) fn octets(&self) -> usize {
-        usize::try_from(self.sectors).unwrap_or(0).saturating_mul(SECTOR_BYTES)
-    }
-}
+pub(crate) use shape::{Fragment, Shape};
 
 /// The requests of one volume.
 pub(crate) struct Requests {
@@ -127,13 +67,13 @@ impl Requests {
     }
 
     pub(crate) fn take_completion(&mut self) -> Option<Completion> {
-        let completion = self.completions.get(self.taken).copied();
+        let completion = *self.completions.get(self.taken)?;
         self.taken = self.taken.wrapping_add(1);
         if self.taken >= self.completions.len() {
             self.completions.clear();
             self.taken = 0;
         }
-        completion
+        Some(completion)
     }
 
     pub(crate) fn unfinished(&self) -> Vec<Request> {
@@ -162,13 +102,19 @@ impl Requests {
 
     /// Time passes. Names of groups that ended at the policy deadline are returned:
     /// what is in flight for them must be abandoned by the session.
-    #[inline(always)]
     pub(crate) fn poll(&mut self, now_ns: u64) -> Vec<u64> {
+        self.pass_time(now_ns);
+        if now_ns < self.calm_until_ns() { Vec::new() } else { self.end_late(now_ns) }
+    }
+
+    /// Time passes, before [`Self::calm_until_ns`].
+    pub(crate) fn pass_time(&mut self, now_ns: u64) {
         self.now_ns = self.now_ns.max(now_ns);
-        if now_ns < self.late_ns && self.held.is_empty() {
-            return Vec::new();
-        }
-        self.end_late(now_ns)
+    }
+
+    /// Until then time changes nothing here.
+    pub(crate) const fn calm_until_ns(&self) -> u64 {
+        if self.held.is_empty() { self.late_ns } else { 0 }
     }
 
     /// Ends requests that waited for too long.
@@ -235,6 +181,31 @@ impl Requests {
         self.order.has_waiting() || !self.work.is_empty()
     }
 
+    /// Whether any waits to be started.
+    pub(crate) const fn has_waiting(&self) -> bool {
+        self.order.has_waiting()
+    }
+
+    /// The next request to send, if it is a read or write that goes out in one piece as
+    /// it is; `fits` tells whether so many octets can be written at once. Otherwise ask for
+    /// the next fragment.
+    #[inline(always)]
+    pub(crate) fn next_whole(&mut self, shape: &Shape, fits: impl FnOnce(usize) -> bool) -> Option<Fragment> {
+        if !self.work.is_empty() || !self.limiter.is_idle() {
+            return None;
+        }
+        let (held, now_ns) = (&self.held, self.now_ns);
+        let usual = |request: &Request| {
+            let free = match request.operation {
+                Operation::Read => true,
+                Operation::Write => fits(octets(request.sectors)) && !held.covers(request, now_ns),
+                _ => false,
+            };
+            free && shape.takes(request)
+        };
+        self.order.start_whole(usual).map(Entry::cut_all)
+    }
+
     /// The next fragment to send.
     pub(crate) fn next_fragment(&mut self, shape: &Shape) -> Option<Fragment> {
         if !self.work.is_empty()
@@ -256,12 +227,7 @@ impl Requests {
             let data = matches!(request.operation, Operation::Read | Operation::Write);
             let joins = others && data && !leader.alone && request.sectors < shape.data;
             leader.lead(request.sectors);
-            let joins = joins && self.order.may_wait_at(request.end());
-            let leader = self.order.leader(name)?;
-            if !joins && data && request.sectors <= shape.data {
-                return Some(leader.cut_all());
-            }
-            if joins {
+            if joins && self.order.may_wait_at(request.end()) {
                 self.join(name, &request, shape);
             }
             let leader = self.order.leader(name)?;
@@ -317,21 +283,22 @@ impl Requests {
         }
     }
 
+    /// A fragment has ended well.
+    #[inline(always)]
+    pub(crate) fn done_well(&mut self, fragment: &Fragment) {
+        // One request in one piece, as it mostly is.
+        if self.order.group(fragment.group).is_some_and(|group| group.ends_with(fragment)) {
+            self.end(place_of(fragment.group), Ok(()));
+        } else {
+            self.done(fragment, Ok(()));
+        }
+    }
+
     /// A fragment has ended.
     pub(crate) fn done(&mut self, fragment: &Fragment, result: Result<(), BlockError>) {
         let Some(group) = self.order.leader(fragment.group) else { return };
         group.in_flight = group.in_flight.saturating_sub(1);
         group.unacknowledged = group.unacknowledged.saturating_sub(fragment.sectors);
-        // One request in one piece, as it mostly is.
-        if group.in_flight == 0
-            && group.unacknowledged == 0
-            && group.next >= group.sectors
-            && group.failed.is_none()
-            && group.more.is_none()
-            && result.is_ok()
-        {
-            return self.end(place_of(fragment.group), result);
-        }
         if let Err(error) = result
             && !planted(Bug::ErrorHidden)
         {

@@ -10,6 +10,7 @@
 
 use crate::exit;
 use mgmt_proto::code::{Code, Failure};
+use std::io;
 use std::time::Duration;
 use storage::aoe::wire::MacAddress;
 use storage::aoe::{Target, TargetConfig};
@@ -258,6 +259,7 @@ impl Initiator {
     ///
     /// # Errors
     /// When the volume does not take it.
+    #[inline]
     pub fn submit(
         &mut self,
         number: usize,
@@ -276,6 +278,7 @@ impl Initiator {
     ///
     /// # Errors
     /// When it failed.
+    #[inline]
     pub fn finished(&mut self) -> Result<Option<usize>, Failure> {
         let Some(Completion { id, result }) = self.volume.take_completion() else { return Ok(None) };
         match result {
@@ -289,6 +292,7 @@ impl Initiator {
     ///
     /// # Errors
     /// When the wire cannot be used at all.
+    #[inline]
     pub fn turn(&mut self, limit: Duration) -> Result<(), Failure> {
         let (time, limit) = ((self.clock, self.now_ns), nanoseconds(limit));
         let outcome = match (&mut self.wire, &mut self.volume) {
@@ -300,13 +304,13 @@ impl Initiator {
             }
             _ => Ok(self.now_ns),
         };
-        match outcome {
-            Ok(now_ns) => {
-                self.now_ns = now_ns;
-                Ok(())
-            }
-            Err(error) => Err(Failure::new(Code::Storage, self.name.clone(), error.to_string(), "")),
-        }
+        self.now_ns = outcome.map_err(|error| self.broken(&error))?;
+        Ok(())
+    }
+
+    #[cold]
+    fn broken(&self, error: &io::Error) -> Failure {
+        Failure::new(Code::Storage, self.name.clone(), error.to_string(), "")
     }
 
     /// Waits until the volume serves; returns its sectors.

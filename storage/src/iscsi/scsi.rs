@@ -52,6 +52,10 @@ pub const RESERVATION_BYTES: u32 = 24;
 pub const READ_RESERVATION: Cdb = [0x5e, 1, 0, 0, 0, 0, 0, 0, 24, 0, 0, 0, 0, 0, 0, 0];
 /// Octets of UNMAP's parameter list with one descriptor.
 pub const UNMAP_BYTES: u32 = 24;
+/// Operation code of READ(16).
+pub const READ_16: u8 = 0x88;
+/// Operation code of WRITE(16).
+pub const WRITE_16: u8 = 0x8a;
 /// UNMAP with one descriptor.
 pub const UNMAP: Cdb = [0x42, 0, 0, 0, 0, 0, 0, 0, 24, 0, 0, 0, 0, 0, 0, 0];
 
@@ -78,7 +82,7 @@ pub fn transfer(write: bool, block: u64, blocks: u32, ten: bool) -> Cdb {
         return padded([if write { 0x2a } else { 0x28 }, 0, a, b, c, d, 0, e, f].into_iter());
     }
     let ([a, b, c, d, e, f, g, h], [i, j, k, l]) = (block.to_be_bytes(), blocks.to_be_bytes());
-    [if write { 0x8a } else { 0x88 }, 0, a, b, c, d, e, f, g, h, i, j, k, l, 0, 0]
+    [if write { WRITE_16 } else { READ_16 }, 0, a, b, c, d, e, f, g, h, i, j, k, l, 0, 0]
 }
 
 /// WRITE SAME(16) of one block; `unmap` lets the target free the range if zeroes are

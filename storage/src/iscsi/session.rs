@@ -30,6 +30,7 @@ mod unit;
 pub use config::{DiscoveredTarget, PathPolicy, Portal, SessionConfig, SessionKind};
 use path::{Path, State};
 pub use transfer::Piece;
+use transfer::Sent;
 use unit::{FlushForm, Unit};
 
 /// What all paths share.
@@ -60,6 +61,9 @@ pub struct Session {
     paths: Vec<Path>,
     active: usize,
     failovers: u64,
+    /// Until then nothing but requests and their data needs to be looked after: all
+    /// paths are as they should be. Whatever else happens makes it zero.
+    calm_until_ns: u64,
 }
 
 impl Session {
@@ -90,6 +94,7 @@ impl Session {
             paths,
             active: 0,
             failovers: 0,
+            calm_until_ns: 0,
         }
     }
 
@@ -123,11 +128,13 @@ impl Session {
     /// How long a request may wait for the target before it fails; `None` is for
     /// ever.
     pub fn set_deadline(&mut self, deadline_ns: Option<u64>) {
+        self.calm_until_ns = 0;
         self.shared.requests.set_deadline(deadline_ns);
     }
 
     /// Takes the reservation, or with `None` gives it up.
     pub fn set_reservation(&mut self, key: Option<u64>, preempt: Option<u64>) {
+        self.calm_until_ns = 0;
         let given_up = self.shared.config.reservation.filter(|_| key.is_none());
         self.shared.config.reservation = key;
         self.shared.config.preempt = preempt;
@@ -140,6 +147,7 @@ impl Session {
     /// none completes. Connections with writes under way are given up, and the next
     /// login makes the target drop them.
     pub fn abandon(&mut self) {
+        self.calm_until_ns = 0;
         self.shared.requests.abandon();
         for path in &mut self.paths {
             if path.has_writes() && !planted(Bug::ResetForgotten) {
@@ -151,6 +159,7 @@ impl Session {
     /// Ends the session when its requests have ended: the reservation is given up,
     /// the target told. [`Self::is_closed`] says when that is done.
     pub fn close(&mut self) {
+        self.calm_until_ns = 0;
         self.shared.closing = true;
         let given_up = self.shared.config.reservation.take();
         for path in &mut self.paths {
@@ -239,7 +248,20 @@ impl Session {
 
     /// Takes octets from the connection; all are consumed.
     pub fn receive(&mut self, path: usize, bytes: &[u8], now_ns: u64, payload: &mut dyn Payload) {
-        self.shared.now_ns = now_ns;
+        self.pass_time(now_ns);
+        let Some(it) = self.paths.get_mut(path) else { return };
+        it.heard_ns = now_ns;
+        let mut rest = bytes;
+        if it.receives_transfers() {
+            rest = it.receive_transfers(&mut self.shared, bytes, payload);
+        }
+        if !rest.is_empty() {
+            self.receive_unusual(path, rest, payload);
+        }
+    }
+
+    #[cold]
+    fn receive_unusual(&mut self, path: usize, bytes: &[u8], payload: &mut dyn Payload) {
         if let Some(path) = self.paths.get_mut(path) {
             path.receive(&mut self.shared, bytes, payload);
         }
@@ -254,10 +276,7 @@ impl Session {
         now_ns: u64,
         payload: &mut dyn Payload,
     ) -> usize {
-        self.poll(now_ns);
-        let carries = self.carries(path);
-        let Some(path) = self.paths.get_mut(path) else { return 0 };
-        path.transmit(&mut self.shared, carries, buffer, payload, None)
+        self.send(path, buffer, None, now_ns, payload)
     }
 
     /// The same, for callers who can send from several places at once: `pieces` names
@@ -271,10 +290,52 @@ impl Session {
         now_ns: u64,
         payload: &mut dyn Payload,
     ) -> usize {
+        self.send(path, buffer, Some(pieces), now_ns, payload)
+    }
+
+    #[inline]
+    fn send(
+        &mut self,
+        path: usize,
+        buffer: &mut [u8],
+        mut pieces: Option<&mut Vec<Piece>>,
+        now_ns: u64,
+        payload: &mut dyn Payload,
+    ) -> usize {
         self.poll(now_ns);
-        let carries = self.carries(path);
-        let Some(path) = self.paths.get_mut(path) else { return 0 };
-        path.transmit(&mut self.shared, carries, buffer, payload, Some(pieces))
+        let (mut sent, mut calm) = (Sent::default(), self.is_calm());
+        let carries = if calm { path == self.active } else { self.carries(path) };
+        while let Some(it) = self.paths.get_mut(path) {
+            let more = if carries {
+                it.send_transfers(&mut self.shared, buffer, &mut sent, payload, pieces.as_deref_mut(), calm)
+            } else {
+                !it.is_quiet(&self.shared)
+            };
+            if !more || !self.send_unusual(path, carries, buffer, &mut sent, payload) {
+                break;
+            }
+            calm = false;
+        }
+        sent.octets
+    }
+
+    /// The same for whatever is not as usual, one command of it; false when there is
+    /// nothing of that, or no room for it.
+    #[cold]
+    fn send_unusual(
+        &mut self,
+        path: usize,
+        carries: bool,
+        buffer: &mut [u8],
+        sent: &mut Sent,
+        payload: &mut dyn Payload,
+    ) -> bool {
+        self.calm_until_ns = 0;
+        let room = buffer.get_mut(sent.octets..).unwrap_or_default();
+        let Some(path) = self.paths.get_mut(path) else { return false };
+        let octets = path.transmit(&mut self.shared, carries, room, payload);
+        sent.octets = sent.octets.saturating_add(octets);
+        octets > 0
     }
 
     /// Where the connection's next octets belong, if they are a request's: whose, from
@@ -287,7 +348,7 @@ impl Session {
 
     /// So many octets were put where [`Self::direct`] told.
     pub fn took_direct(&mut self, path: usize, octets: usize, now_ns: u64) {
-        self.shared.now_ns = now_ns;
+        self.pass_time(now_ns);
         if let Some(path) = self.paths.get_mut(path) {
             path.took_direct(&mut self.shared, octets);
         }
@@ -301,9 +362,17 @@ impl Session {
     }
 
     /// Advances timers: login, keep-alive, policy deadline.
+    #[inline]
     pub fn poll(&mut self, now_ns: u64) {
-        self.shared.now_ns = self.shared.now_ns.max(now_ns);
-        let ended = self.shared.requests.poll(now_ns);
+        self.pass_time(self.shared.now_ns.max(now_ns));
+        if !self.is_calm() {
+            self.poll_all();
+        }
+    }
+
+    #[cold]
+    fn poll_all(&mut self) {
+        let ended = self.shared.requests.poll(self.shared.now_ns);
         for path in &mut self.paths {
             if !ended.is_empty() && path.writes_for(&ended) {
                 path.fail(&mut self.shared, "a request passed its policy deadline");
@@ -311,9 +380,40 @@ impl Session {
             path.poll(&mut self.shared);
         }
         self.settle();
+        self.calm_until_ns = self.find_calm();
+    }
+
+    #[inline]
+    fn pass_time(&mut self, now_ns: u64) {
+        self.shared.now_ns = now_ns;
+        self.shared.requests.pass_time(now_ns);
+    }
+
+    /// Whether nothing but requests and their data needs to be looked after.
+    #[inline]
+    const fn is_calm(&self) -> bool {
+        self.shared.now_ns < self.calm_until_ns
+    }
+
+    /// Until when time changes nothing, if everything is as usual.
+    fn find_calm(&self) -> u64 {
+        let shared = &self.shared;
+        let usual = |path: &Path| path.is_ready() && path.resume_ns <= shared.now_ns && !path.is_fencing();
+        let one_carries = shared.config.policy == PathPolicy::Failover || self.paths.len() == 1;
+        let all = one_carries
+            && !shared.unit_was_reset
+            && !shared.closing
+            && !shared.unit.ten_byte
+            && shared.stalled_since_ns.is_none();
+        if !all || !self.paths.iter().all(usual) {
+            return 0;
+        }
+        let paths = self.paths.iter().map(|path| path.calm_until_ns);
+        paths.fold(shared.requests.calm_until_ns(), u64::min)
     }
 
     /// Whether a path may be given requests now.
+    #[cold]
     fn carries(&self, index: usize) -> bool {
         let Some(path) = self.paths.get(index) else { return false };
         if !path.is_ready() || self.is_fencing() || path.tasks.len() >= ISCSI_COMMANDS_MAX {
@@ -334,20 +434,8 @@ impl Session {
 
     /// After anything happened: is there a path to use, is anything of a lost path
     /// to be fenced off, does the volume stall?
-    #[inline(always)]
     fn settle(&mut self) {
-        // Nothing out of the ordinary, as it mostly is.
-        if !self.shared.unit_was_reset
-            && self.shared.stalled_since_ns.is_none()
-            && self.paths.get(self.active).is_some_and(Path::is_ready)
-            && !self.shared.requests.held.awaits_path()
-        {
-            return;
-        }
-        self.settle_all();
-    }
-
-    fn settle_all(&mut self) {
+        self.calm_until_ns = 0;
         let usable = |path: &Path| path.is_ready();
         let reset = core::mem::take(&mut self.shared.unit_was_reset);
         if !self.paths.get(self.active).is_some_and(usable)

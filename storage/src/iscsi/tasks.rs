@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::crc32c::{Crc32c, crc32c};
-use super::pdu::{FLAG_FINAL, HEADER_BYTES, Header, opcode};
+use super::pdu::{FLAG_FINAL, HEADER_BYTES, Header, NO_TAG, opcode};
 use crate::block::{Operation, Payload};
 use crate::planted::{Bug, planted};
 use crate::requests::{Fragment, Requests};
@@ -92,6 +92,22 @@ pub(super) struct Own {
 }
 
 impl Task {
+    /// None.
+    const FREE: Self = Self {
+        tag: NO_TAG,
+        kind: TaskKind::Text,
+        opcode: 0,
+        command_number: 0,
+        length: 0,
+        outward: false,
+        moved: 0,
+        data_number: 0,
+        r2t_number: 0,
+        started_ns: 0,
+        touched_ns: 0,
+        own: None,
+    };
+
     /// What a probe was answered.
     pub(super) fn answer(&self) -> &[u8] {
         self.own.as_ref().map_or(&[], |own| &own.answer)

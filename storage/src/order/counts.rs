@@ -10,14 +10,15 @@ const REGION_BITS: u32 = 3;
 /// A request of more regions than this may touch any.
 const REGIONS_MAX: u64 = 32;
 
-/// Counts of numbers by remainder.
-struct Table([u16; 256]);
+/// Counts of numbers by remainder. As many as make it rare that a few dozen requests
+/// under way look like something that they are not.
+struct Table([u16; 1024]);
 
 /// Numbers that follow each other, or are multiples of a power of two, spread well.
-#[inline]
+#[inline(always)]
 fn remainder(number: u64) -> usize {
-    let [low, ..] = (number ^ (number >> 8)).to_le_bytes();
-    usize::from(low)
+    let [low, high, ..] = (number ^ (number >> 10)).to_le_bytes();
+    usize::from(u16::from_le_bytes([low, high & 3]))
 }
 
 impl Table {
@@ -96,14 +97,14 @@ struct Tables {
 
 impl Counts {
     pub(super) fn new() -> Self {
-        let table = || Table([0; 256]);
+        let table = || Table([0; 1024]);
         let touched = || Touched { regions: table(), wide: 0 };
         let (names, waiting) = (table(), table());
         Self(Box::new(Tables { names, reads: touched(), writes: touched(), waiting, writing: 0 }))
     }
 
     /// A request was submitted.
-    #[inline]
+    #[inline(always)]
     pub(super) fn add(&mut self, request: &Request) {
         let tables = &mut *self.0;
         tables.names.add(request.id.0);
@@ -118,7 +119,7 @@ impl Counts {
     }
 
     /// A request has ended.
-    #[inline]
+    #[inline(always)]
     pub(super) fn take(&mut self, request: &Request) {
         let tables = &mut *self.0;
         tables.names.take(request.id.0);
@@ -133,18 +134,19 @@ impl Counts {
     }
 
     /// A request waits to be started.
-    #[inline]
+    #[inline(always)]
     pub(super) fn add_waiting(&mut self, request: &Request) {
         self.0.waiting.add(request.lba.0);
     }
 
     /// A request does not wait any more.
-    #[inline]
+    #[inline(always)]
     pub(super) fn take_waiting(&mut self, request: &Request) {
         self.0.waiting.take(request.lba.0);
     }
 
     /// Whether one of this name may be unfinished.
+    #[inline(always)]
     pub(super) fn may_have(&self, request: &Request) -> bool {
         self.0.names.has(request.id.0)
     }
@@ -155,6 +157,7 @@ impl Counts {
     }
 
     /// Whether a request may have to wait for any.
+    #[inline(always)]
     pub(super) fn may_block(&self, request: &Request) -> bool {
         let tables = &*self.0;
         match request.operation {

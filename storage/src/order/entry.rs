@@ -130,18 +130,24 @@ impl Entry {
         }
     }
 
-    /// All of it in one fragment, the first one.
+    /// It leads a group of its own, which is one fragment.
     #[inline]
-    pub(crate) const fn cut_all(&mut self) -> Fragment {
+    pub(crate) fn cut_all(&mut self) -> Fragment {
+        let Request { operation, lba, sectors, .. } = self.request;
+        self.lead(sectors);
         self.in_flight = 1;
-        self.next = self.sectors;
-        Fragment {
-            group: self.name,
-            operation: self.request.operation,
-            lba: self.request.lba.0,
-            first: 0,
-            sectors: self.sectors,
-        }
+        self.next = sectors;
+        Fragment { group: self.name, operation, lba: lba.0, first: 0, sectors }
+    }
+
+    /// Whether all of it was in the one fragment that is under way, and nothing went wrong.
+    #[inline]
+    pub(crate) fn ends_with(&self, fragment: &Fragment) -> bool {
+        self.in_flight == 1
+            && self.unacknowledged == fragment.sectors
+            && self.next >= self.sectors
+            && self.failed.is_none()
+            && self.more.is_none()
     }
 
     pub(crate) fn send_again(&mut self, first: u32, sectors: u32) {

@@ -171,3 +171,65 @@ fn limits_hold_requests_back_until_the_next_refill() {
     requests.poll(10_000_000);
     assert!(requests.next_fragment(&SHAPE).is_some() && requests.next_fragment(&SHAPE).is_none());
 }
+
+#[test]
+fn only_what_is_as_usual_goes_out_whole() {
+    let whole = |requests: &mut Requests| requests.next_whole(&SHAPE, |octets| octets <= 8 * 512);
+    let mut requests = Requests::new();
+    assert_eq!(whole(&mut requests), None);
+    submit(&mut requests, 1, Operation::Read, 100, 16);
+    let read = whole(&mut requests).unwrap();
+    assert_eq!((read.operation, read.lba, read.first, read.sectors), (Operation::Read, 100, 0, 16));
+    submit(&mut requests, 2, Operation::Write, 108, 4);
+    assert_eq!(whole(&mut requests), None, "it waits for the read");
+    requests.done_well(&read);
+    requests.done_well(&read);
+    assert_eq!(ended(&mut requests), [(1, Ok(()))], "a second answer means nothing");
+    let write = whole(&mut requests).unwrap();
+    requests.give_back(&write);
+    assert_eq!(whole(&mut requests), None, "it has been tried before");
+    let again = requests.next_fragment(&SHAPE).unwrap();
+    assert_eq!((again.group, again.lba, again.sectors), (write.group, 108, 4));
+    requests.done_well(&again);
+    assert_eq!(ended(&mut requests), [(2, Ok(()))]);
+    for (operation, lba, sectors) in [
+        (Operation::Read, 0, 17),
+        (Operation::Read, 990, 16),
+        (Operation::Write, 0, 9),
+        (Operation::Flush, 0, 0),
+        (Operation::WriteZeroes, 0, 1),
+    ] {
+        let mut requests = Requests::new();
+        submit(&mut requests, 1, operation, lba, sectors);
+        assert_eq!(whole(&mut requests), None, "{operation:?} {lba} {sectors}");
+        assert!(requests.has_work());
+    }
+    let mut requests = Requests::new();
+    requests.held.hold(4, 4, Release::Path(0));
+    submit(&mut requests, 1, Operation::Write, 0, 8);
+    assert_eq!(whole(&mut requests), None, "something may still land there");
+    requests.held.release(0);
+    requests.set_limits(Limits { operations_per_s: Some(1), ..Limits::default() }, 0);
+    assert_eq!(whole(&mut requests), None, "limits are looked after elsewhere");
+}
+
+#[test]
+fn neighbours_do_not_go_out_alone() {
+    let mut requests = Requests::new();
+    // Few requests are looked at one by one, many are counted.
+    for count in [2, 40] {
+        for id in 0..count {
+            submit(&mut requests, id, Operation::Read, id * 4, 4);
+        }
+        assert_eq!(requests.next_whole(&SHAPE, |_| true), None);
+        let joined = requests.next_fragment(&SHAPE).unwrap();
+        assert_eq!((joined.lba, joined.sectors), (0, if count == 2 { 8 } else { 16 }));
+        requests.abandon();
+    }
+    for id in 0..40 {
+        submit(&mut requests, id, Operation::Read, id * 20, 4);
+    }
+    for id in 0..40 {
+        assert_eq!(requests.next_whole(&SHAPE, |_| true).map(|it| it.lba), Some(id * 20));
+    }
+}

@@ -116,36 +116,47 @@ pub fn run(initiator: &mut Initiator, job: &Job) -> Result<Measured, Failure> {
     }
     let before = initiator.status().counters;
     let began_ns = initiator.now_ns();
-    let mut since_ns = vec![0; job.depth];
-    let mut free: Vec<usize> = (0..job.depth).collect();
-    let (mut begun, mut latency) = (0, Latency::default());
-    let mut ended_ns = began_ns;
+    let mut since_ns = vec![began_ns; job.depth];
+    // What is left to be begun, and until when.
+    let (mut more, until_ns) = match job.extent {
+        Extent::Count(count) => (count, u64::MAX),
+        Extent::Time(time) => (u64::MAX, began_ns.saturating_add(nanoseconds(time))),
+    };
+    let (mut under_way, mut latency) = (0usize, Latency::default());
+    // Numbers that were not used yet are as good as those of finished requests.
+    let mut unused = 0..job.depth;
     loop {
         let now_ns = initiator.now_ns();
-        let more = match job.extent {
-            Extent::Count(count) => count - begun,
-            Extent::Time(time) if now_ns - began_ns < nanoseconds(time) => u64::MAX,
-            Extent::Time(_) => 0,
-        };
-        for _ in 0..more.min(job.depth as u64) {
-            let Some(number) = free.pop() else { break };
-            let lba = first + places.next() * u64::from(block);
-            initiator.submit(number, operation, lba, block)?;
-            if let Some(since_ns) = since_ns.get_mut(number) {
-                *since_ns = now_ns;
+        loop {
+            let number = match initiator.finished()? {
+                Some(number) => {
+                    if let Some(since_ns) = since_ns.get(number) {
+                        latency.record(now_ns - since_ns);
+                    }
+                    under_way -= 1;
+                    number
+                }
+                None => match unused.next() {
+                    Some(number) => number,
+                    None => break,
+                },
+            };
+            if more > 0 && now_ns < until_ns {
+                let lba = first + places.next() * u64::from(block);
+                initiator.submit(number, operation, lba, block)?;
+                if let Some(since_ns) = since_ns.get_mut(number) {
+                    *since_ns = now_ns;
+                }
+                more -= 1;
+                under_way += 1;
             }
-            begun += 1;
         }
-        if free.len() == job.depth {
+        if under_way == 0 {
             break;
         }
         initiator.turn(Duration::from_secs(1))?;
-        ended_ns = initiator.now_ns();
-        while let Some(number) = initiator.finished()? {
-            latency.record(ended_ns - since_ns.get(number).copied().unwrap_or(ended_ns));
-            free.push(number);
-        }
     }
+    let ended_ns = initiator.now_ns();
     if latency.count() == 0 {
         return Err(initiator.failure(Code::Storage, "no request finished", ""));
     }

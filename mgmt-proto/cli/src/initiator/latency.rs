@@ -31,15 +31,21 @@ impl Latency {
     /// Counts one.
     pub fn record(&mut self, time_ns: u64) {
         let bucket = bucket(time_ns);
-        if self.counts.len() <= bucket {
-            self.counts.resize(bucket + 1, 0);
-        }
-        if let Some(count) = self.counts.get_mut(bucket) {
-            *count += 1;
+        match self.counts.get_mut(bucket) {
+            Some(count) => *count += 1,
+            None => self.count_first(bucket),
         }
         self.total += 1;
         self.sum_ns += u128::from(time_ns);
         self.longest_ns = self.longest_ns.max(time_ns);
+    }
+
+    #[cold]
+    fn count_first(&mut self, bucket: usize) {
+        self.counts.resize(bucket + 1, 0);
+        if let Some(count) = self.counts.get_mut(bucket) {
+            *count = 1;
+        }
     }
 
     /// How many were counted.

@@ -19,6 +19,8 @@ const CONNECTING_NS: u64 = 1_000_000;
 const TAKEN_AT_ONCE: usize = 8 * BUFFER_BYTES;
 /// Slices that the operating system takes at once.
 const SLICES_MAX: usize = 1024;
+/// Slices that are not worth a trip to the allocator.
+const FEW_SLICES: usize = 17;
 
 /// A path's connection.
 #[derive(Default)]
@@ -61,24 +63,70 @@ fn give(outcome: Result<usize, Errno>) -> Result<usize, Errno> {
     }
 }
 
+/// How much TCP had: nothing, if there is nothing now.
+fn took(outcome: Result<usize, Errno>) -> Result<usize, Errno> {
+    match outcome {
+        Ok(0) => Err(Errno::CONNRESET),
+        Err(Errno::AGAIN | Errno::INTR) => Ok(0),
+        outcome => outcome,
+    }
+}
+
+/// How many octets of a buffer and of requests there are.
+fn all_of(made: &[u8], pieces: &[Piece]) -> usize {
+    pieces.iter().fold(made.len(), |sum, piece| sum + piece.length)
+}
+
 /// Octets of a buffer and of requests, in the order in which they are sent.
-fn parts<'a>(made: &'a [u8], pieces: &[Piece], memory: &'a Memory) -> impl Iterator<Item = &'a [u8]> {
+fn parts<'a>(made: &'a [u8], pieces: &[Piece], memory: &'a Memory, mut take: impl FnMut(&'a [u8])) {
     let mut at = 0;
-    let mixed = pieces.iter().flat_map(move |piece| {
-        let before = made.get(at..piece.after).unwrap_or_default();
+    for piece in pieces {
+        take(made.get(at..piece.after).unwrap_or_default());
+        take(memory.view(piece.id, piece.offset, piece.length));
         at = piece.after;
-        [before, memory.view(piece.id, piece.offset, piece.length)]
+    }
+    take(made.get(at..).unwrap_or_default());
+}
+
+/// Sends octets of a buffer and of requests; tells how many TCP took.
+fn send_mixed(stream: &TcpStream, made: &[u8], pieces: &[Piece], memory: &Memory) -> Result<usize, Errno> {
+    let count = 2 * pieces.len() + 1;
+    let mut few = [IoSlice::new(&[]); FEW_SLICES];
+    if let Some(few) = few.get_mut(..count) {
+        let mut places = few.iter_mut();
+        parts(made, pieces, memory, |part| {
+            if let Some(place) = places.next() {
+                *place = IoSlice::new(part);
+            }
+        });
+        return give(writev(stream, few));
+    }
+    let mut many = Vec::with_capacity(count);
+    parts(made, pieces, memory, |part| many.push(IoSlice::new(part)));
+    give(writev(stream, many.get(..SLICES_MAX).unwrap_or(&many)))
+}
+
+/// Keeps what TCP did not take.
+#[cold]
+fn keep_rest(rest: &mut Vec<u8>, taken: usize, made: &[u8], pieces: &[Piece], memory: &Memory) {
+    rest.clear();
+    let mut left = taken;
+    parts(made, pieces, memory, |part| {
+        rest.extend_from_slice(part.get(left..).unwrap_or_default());
+        left = left.saturating_sub(part.len());
     });
-    let last = pieces.last().map_or(0, |piece| piece.after);
-    mixed.chain([made.get(last..).unwrap_or_default()]).filter(|part| !part.is_empty())
 }
 
 impl Link {
     /// Opens and closes as the session wants.
     fn follow(&mut self, session: &mut Session, path: usize, now_ns: u64) {
-        if session.is_connected(path) && matches!(self, Self::Open { .. }) {
-            return;
+        if !session.is_connected(path) || !matches!(self, Self::Open { .. }) {
+            self.open_or_close(session, path, now_ns);
         }
+    }
+
+    #[cold]
+    fn open_or_close(&mut self, session: &mut Session, path: usize, now_ns: u64) {
         if session.disconnect_wanted(path) {
             *self = Self::None;
             session.on_disconnected(path, now_ns);
@@ -130,19 +178,10 @@ impl Link {
                     let data = memory.view(*id, *offset, *octets);
                     (give(writev(&*stream, &[IoSlice::new(made), IoSlice::new(data)]))?, length + octets)
                 }
-                pieces => {
-                    let slices: Vec<IoSlice<'_>> = parts(made, pieces, memory).map(IoSlice::new).collect();
-                    let all = pieces.iter().fold(length, |sum, piece| sum + piece.length);
-                    (give(writev(&*stream, slices.get(..SLICES_MAX).unwrap_or(&slices)))?, all)
-                }
+                pieces => (send_mixed(stream, made, pieces, memory)?, all_of(made, pieces)),
             };
             if taken < all {
-                rest.clear();
-                let mut left = taken;
-                for part in parts(made, pieces, memory) {
-                    rest.extend_from_slice(part.get(left..).unwrap_or_default());
-                    left = left.saturating_sub(part.len());
-                }
+                keep_rest(rest, taken, made, pieces, memory);
                 *at = 0;
                 return Ok(());
             }
@@ -171,13 +210,7 @@ impl Link {
                 // The data to its place, and the header behind it.
                 let mut next = [0; HEADER_BYTES];
                 let mut slices = [IoSliceMut::new(place), IoSliceMut::new(&mut next)];
-                let count = match readv(&*stream, &mut slices) {
-                    Ok(0) => return Err(Errno::CONNRESET),
-                    Ok(count) => count,
-                    Err(Errno::AGAIN) => return Ok(()),
-                    Err(Errno::INTR) => continue,
-                    Err(error) => return Err(error),
-                };
+                let count = took(readv(&*stream, &mut slices))?;
                 session.took_direct(path, count.min(length), now_ns);
                 if let Some(next) = next.get(..count.saturating_sub(length)).filter(|it| !it.is_empty()) {
                     session.receive(path, next, now_ns, memory);
@@ -186,13 +219,7 @@ impl Link {
             } else {
                 let most = if session.expects_data(path) { HEADER_BYTES } else { BUFFER_BYTES };
                 let room = buffer.get_mut(..most).unwrap_or_default();
-                let count = match recv(&*stream, room, RecvFlags::empty()) {
-                    Ok((0, _)) => return Err(Errno::CONNRESET),
-                    Ok((count, _)) => count,
-                    Err(Errno::AGAIN) => return Ok(()),
-                    Err(Errno::INTR) => continue,
-                    Err(error) => return Err(error),
-                };
+                let count = took(recv(&*stream, room, RecvFlags::empty()).map(|(count, _)| count))?;
                 session.receive(path, buffer.get(..count).unwrap_or_default(), now_ns, memory);
                 (count, most)
             };

@@ -172,7 +172,7 @@ impl Path {
 
     /// SCSI Command (11.3), with immediate data; unsolicited data follows it, as
     /// negotiated.
-    pub(super) fn command(&mut self, shared: &Shared, kind: TaskKind, command: Command) -> (Header, Source) {
+    fn command(&mut self, shared: &Shared, kind: TaskKind, command: Command) -> (Header, Source) {
         const READ: u8 = 0x40;
         const WRITE: u8 = 0x20;
         const SIMPLE: u8 = 0x01;
@@ -268,7 +268,7 @@ fn probe_command(shared: &Shared, probe: Probe, give_up: Option<u64>) -> Command
     }
 }
 
-pub(super) fn fragment_command(shared: &Shared, fragment: &Fragment) -> Command {
+fn fragment_command(shared: &Shared, fragment: &Fragment) -> Command {
     let unit = &shared.unit;
     let spb = unit.capacity.map_or(1, |capacity| capacity.sectors_per_block()).max(1);
     let (block, blocks) = (fragment.lba / u64::from(spb), fragment.sectors / spb);

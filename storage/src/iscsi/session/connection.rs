@@ -8,11 +8,9 @@ use crate::iscsi::chap;
 use crate::iscsi::login::{Goal, Login};
 use crate::iscsi::negotiated::Digest;
 use crate::iscsi::pdu::{FLAG_FINAL, Header, IMMEDIATE, NO_TAG, opcode};
-use crate::iscsi::session::commands::fragment_command;
 use crate::iscsi::session::config::SessionKind;
-use crate::iscsi::session::transfer::Piece;
 use crate::iscsi::stream::{Event, StreamFault};
-use crate::iscsi::tasks::{Digests, Outgoing, Sending, Source, TaskKind, write_whole};
+use crate::iscsi::tasks::{Digests, Outgoing, Sending, Source, write_whole};
 use crate::limits::{ISCSI_OUTPUT_PDUS_MAX, ISCSI_TEXT_MAX};
 use crate::planted::{Bug, planted};
 use alloc::vec::Vec;
@@ -63,12 +61,16 @@ impl Path {
         self.push(shared, header, Source::Own(request));
     }
 
-    /// Takes octets from the connection.
+    /// Whether nothing but data of reads and good status is expected, PDU by PDU.
+    pub(super) fn receives_transfers(&self) -> bool {
+        self.plain && matches!(self.state, State::Full) && self.receiver.is_between()
+    }
+
+    /// Takes octets from the connection, whatever they are.
     pub(super) fn receive(&mut self, shared: &mut Shared, bytes: &[u8], payload: &mut dyn Payload) {
-        self.heard_ns = shared.now_ns;
         let mut rest = bytes;
         while self.is_connected() {
-            if self.plain && self.receiver.is_between() {
+            if self.receives_transfers() {
                 rest = self.receive_transfers(shared, rest, payload);
                 if rest.is_empty() {
                     return;
@@ -148,20 +150,17 @@ impl Path {
         }
     }
 
-    /// Writes octets for the connection; new requests are begun only if it `carries`
-    /// them. Requests' data may be named in `pieces`, if there are any, instead of
-    /// being written.
+    /// Writes octets for the connection, which is not in its usual state, or for a request
+    /// that is not as usual: all that waits, and one new command, if it `carries` any.
     pub(super) fn transmit(
         &mut self,
         shared: &mut Shared,
         carries: bool,
         buffer: &mut [u8],
         payload: &mut dyn Payload,
-        mut pieces: Option<&mut Vec<Piece>>,
     ) -> usize {
         let (all, mut room) = (buffer.len(), buffer);
-        let mut named = 0usize;
-        while self.is_connected() && !room.is_empty() && !self.is_quiet(shared) {
+        while self.is_connected() && !room.is_empty() {
             if let Some(sending) = &mut self.sending {
                 if !sending.copy(&mut room, &shared.requests, payload) {
                     break;
@@ -169,28 +168,12 @@ impl Path {
                 self.sending = None;
                 continue;
             }
-            let mut begun = None;
-            if carries
-                && self.begins_requests(shared)
-                && let Some(shape) = shared.unit.shape()
-            {
-                let block = shape.block;
-                let Some(fragment) = shared.requests.next_fragment(shape) else { break };
-                let before = all.wrapping_sub(room.len());
-                let pieces = pieces.as_deref_mut().map(|pieces| (pieces, before));
-                if let Some(taken) = self.send_transfer(shared, (&fragment, block), room, payload, pieces) {
-                    room = room.get_mut(taken..).unwrap_or_default();
-                    named = named.wrapping_add(fragment.octets());
-                    // What is named will have to be sent, too.
-                    if named >= all {
-                        break;
-                    }
-                    continue;
-                }
-                let command = fragment_command(shared, &fragment);
-                begun = Some(self.command(shared, TaskKind::Fragment(fragment), command));
+            // What follows a new command is best begun by those who know the usual way.
+            let fresh = self.output.is_empty() && self.plain;
+            if fresh && room.len() < all {
+                break;
             }
-            let Some((mut header, source)) = begun.or_else(|| self.next_pdu(shared, carries)) else { break };
+            let Some((mut header, source)) = self.next_pdu(shared, carries) else { break };
             // ExpStatSN acknowledges everything received up to now.
             header.set_u32(28, self.status_number);
             let full = self.state != State::Login;

@@ -113,13 +113,8 @@ impl Path {
     /// 4.2.2.1: what the target takes from now on.
     pub(super) fn take_window(&mut self, expected: u32, most: u32) {
         // A window that ends before it begins is ignored.
-        if !serial_after(expected, most.wrapping_add(1)) {
-            if serial_after(most, self.command_number_max) {
-                self.command_number_max = most;
-            }
-            if serial_after(expected, self.command_number_expected) {
-                self.command_number_expected = expected;
-            }
+        if !serial_after(expected, most.wrapping_add(1)) && serial_after(most, self.command_number_max) {
+            self.command_number_max = most;
         }
     }
 
@@ -128,7 +123,6 @@ impl Path {
         let held = core::mem::take(&mut self.held);
         self.status_number = header.u32(24).wrapping_add(1);
         self.command_number_max = header.u32(32);
-        self.command_number_expected = header.u32(28);
         match login.answer(header, &held) {
             Step::Send(flags, request) => {
                 self.login = Some(login);

@@ -68,7 +68,7 @@ pub(super) struct Path {
     /// No digests: PDUs of reads and writes are taken without a detour.
     pub(super) plain: bool,
     /// Octets that go with a command that writes.
-    pub(super) immediate_max: u32,
+    pub(super) immediate_max: usize,
     pub(super) arriving: Option<Arriving>,
     pub(super) segment: Segment,
     pub(super) held: Vec<u8>,
@@ -78,7 +78,6 @@ pub(super) struct Path {
     pub(super) session_handle: u16,
     pub(super) command_number: u32,
     pub(super) command_number_max: u32,
-    pub(super) command_number_expected: u32,
     pub(super) status_number: u32,
     pub(super) probe: Probe,
     pub(super) probing: bool,
@@ -144,7 +143,6 @@ impl Path {
             session_handle: 0,
             command_number: 1,
             command_number_max: 1,
-            command_number_expected: 1,
             status_number: 0,
             probe: Probe::TestUnitReady,
             probing: false,
@@ -314,7 +312,6 @@ impl Path {
         self.session_handle = 0;
         self.command_number = 1;
         self.command_number_max = 1;
-        self.command_number_expected = 1;
         self.status_number = 0;
         self.probe = Probe::TestUnitReady;
         self.probing = false;

@@ -2,9 +2,12 @@
 
 use alloc::vec::Vec;
 
-use super::Task;
+use super::{Task, TaskKind};
+use crate::block::Operation;
 use crate::iscsi::pdu::NO_TAG;
+use crate::iscsi::scsi::{READ_16, WRITE_16};
 use crate::limits::ISCSI_COMMANDS_MAX;
+use crate::requests::Fragment;
 
 /// The lowest octet of a tag that is no command's.
 const ELSEWHERE: u8 = 0xfe;
@@ -63,28 +66,71 @@ impl Tasks {
         self.reads > 0 && self.read_octets >= (self.reads as u64).wrapping_mul(READ_OCTETS)
     }
 
+    /// A free place: no more than [`ISCSI_COMMANDS_MAX`] are there.
+    fn place(&mut self) -> u8 {
+        self.free.pop().unwrap_or_else(|| {
+            let place = u8::try_from(self.places.len()).unwrap_or(ELSEWHERE);
+            if self.places.len() <= ISCSI_COMMANDS_MAX {
+                self.places.push(Task::FREE);
+            }
+            place
+        })
+    }
+
     /// Takes a command in; it is given its tag. No more than [`ISCSI_COMMANDS_MAX`].
-    #[inline(always)]
-    pub(in crate::iscsi) fn add(&mut self, mut task: Task) -> u32 {
+    pub(in crate::iscsi) fn add(&mut self, task: Task) -> u32 {
         self.count(task.outward, task.length, true);
-        let place = match self.free.pop() {
-            Some(place) => place,
-            None => u8::try_from(self.places.len()).unwrap_or(ELSEWHERE),
-        };
+        let place = self.place();
         let tag = self.tag(place);
-        task.tag = tag;
         if let Some(free) = self.places.get_mut(usize::from(place)) {
-            *free = task;
-        } else if self.places.len() <= ISCSI_COMMANDS_MAX {
-            self.places.push(task);
+            *free = Task { tag, ..task };
+        }
+        tag
+    }
+
+    /// The same for READ(16) or WRITE(16) of all of a fragment, whose data goes with it.
+    #[inline(always)]
+    pub(in crate::iscsi) fn add_transfer(
+        &mut self,
+        fragment: Fragment,
+        length: u32,
+        command_number: u32,
+        now_ns: u64,
+    ) -> u32 {
+        let outward = fragment.operation == Operation::Write;
+        self.count(outward, length, true);
+        let place = self.place();
+        let tag = self.tag(place);
+        // In its place at once: this is done for each request.
+        if let Some(task) = self.places.get_mut(usize::from(place)) {
+            task.tag = tag;
+            task.kind = TaskKind::Fragment(fragment);
+            task.opcode = if outward { WRITE_16 } else { READ_16 };
+            task.outward = outward;
+            task.command_number = command_number;
+            task.length = length;
+            task.moved = if outward { length } else { 0 };
+            task.data_number = 0;
+            task.r2t_number = 0;
+            task.started_ns = now_ns;
+            task.touched_ns = now_ns;
+            task.own = None;
         }
         tag
     }
 
     /// The command with a tag.
+    #[inline]
     pub(in crate::iscsi) fn find(&mut self, tag: u32) -> Option<&mut Task> {
         let [place, ..] = tag.to_le_bytes();
         self.places.get_mut(usize::from(place)).filter(|task| task.tag == tag && tag != NO_TAG)
+    }
+
+    /// The same, to look at.
+    #[inline]
+    pub(in crate::iscsi) fn get(&self, tag: u32) -> Option<&Task> {
+        let [place, ..] = tag.to_le_bytes();
+        self.places.get(usize::from(place)).filter(|task| task.tag == tag && tag != NO_TAG)
     }
 
     /// Takes the command with a tag out.
@@ -98,16 +144,18 @@ impl Tasks {
         Some(found)
     }
 
-    /// The command with a tag has ended.
-    #[inline]
-    pub(in crate::iscsi) fn release(&mut self, tag: u32) {
+    /// Takes the command with a tag out, if it moves a request's data: whose, and since
+    /// when.
+    #[inline(always)]
+    pub(in crate::iscsi) fn end_transfer(&mut self, tag: u32) -> Option<(Fragment, u64)> {
         let [place, ..] = tag.to_le_bytes();
-        if let Some(task) = self.find(tag) {
-            let (outward, length) = (task.outward, task.length);
-            task.tag = NO_TAG;
-            self.count(outward, length, false);
-            self.free.push(place);
-        }
+        let task = self.find(tag)?;
+        let TaskKind::Fragment(fragment) = task.kind else { return None };
+        let (outward, length, started_ns) = (task.outward, task.length, task.started_ns);
+        task.tag = NO_TAG;
+        self.count(outward, length, false);
+        self.free.push(place);
+        Some((fragment, started_ns))
     }
 
     pub(in crate::iscsi) fn iter(&self) -> impl Iterator<Item = &Task> {
