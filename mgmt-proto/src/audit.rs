@@ -278,6 +278,7 @@ pub fn subject(request: &Request) -> Option<(&'static str, &str)> {
         Request::Lockdown => ("node lockdown", ""),
         Request::Capture { name, .. } => ("capture", name),
         Request::JobCancel { .. } => ("job cancel", ""),
+        Request::Start { name } => ("start", name),
     })
 }
 

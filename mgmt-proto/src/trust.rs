@@ -196,6 +196,7 @@ pub const fn required(request: &Request) -> Role {
         | Request::Limit { .. }
         | Request::Autostart { .. }
         | Request::CreateKept { .. }
+        | Request::Start { .. }
         // And the role that the job itself needs.
         | Request::JobCancel { .. } => Role::Operator,
         // What another node holds may be in use there.

@@ -90,6 +90,7 @@ fn requests() -> Vec<Request> {
         Request::JobList,
         Request::JobWait { id: 300, every_ms: 200 },
         Request::JobCancel { id: 7 },
+        Request::Start { name: name() },
     ]
 }
 

@@ -267,6 +267,11 @@ pub enum Request {
         /// Its number.
         id: u64,
     },
+    /// Starts a guest that is kept and not there, or one that has ended and is.
+    Start {
+        /// The guest.
+        name: String,
+    },
 }
 
 impl Request {
@@ -292,7 +297,8 @@ impl Request {
             | Self::BlockList { name }
             | Self::Limit { name, .. }
             | Self::Capture { name, .. }
-            | Self::Autostart { name, .. } => Some(name),
+            | Self::Autostart { name, .. }
+            | Self::Start { name } => Some(name),
             Self::NodeInfo
             | Self::NodeLog { .. }
             | Self::NodeStop { .. }
@@ -333,6 +339,8 @@ impl Request {
                 | Self::StorageRelease { .. }
                 | Self::BlockAttach { .. }
                 | Self::BlockDetach { .. }
+                | Self::Limit { .. }
+                | Self::Start { .. }
                 | Self::TrustUpdate { .. }
                 | Self::Autostart { .. }
                 | Self::ConfigImport { .. }

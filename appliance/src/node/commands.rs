@@ -104,6 +104,14 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             Request::ConsoleWrite { name, bytes } => self
                 .take_console(session, &name, now_ns)
                 .and_then(|()| self.answer_now(Request::ConsoleWrite { name, bytes }, now_ns)),
+            Request::Limit { name, slot, limits } => match self.limit(asker, &name, slot, &limits, now_ns) {
+                None => return Recorded::Accepted,
+                Some(outcome) => outcome,
+            },
+            Request::Start { name } => match self.start_guest(asker, &name, now_ns) {
+                Ok(()) => return Recorded::Accepted,
+                Err(failure) => Err(failure),
+            },
             Request::JobWait { id, every_ms } => match self.wait_for_job(asker, id, every_ms, now_ns) {
                 None => return Recorded::Accepted,
                 Some(outcome) => outcome,
@@ -153,7 +161,6 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             Request::StorageShow { volume, from } => self.show_volumes(volume.as_deref(), from, now_ns),
             Request::StoragePath { volume, path, enabled } => self.use_path(&volume, path, enabled),
             Request::BlockList { name } => self.list_disks(&name),
-            Request::Limit { name, slot, limits } => self.limit(&name, slot, &limits, now_ns),
             Request::List => Ok(Reply::Guests(
                 (0..self.guests.len()).filter_map(|index| self.guest_facts(index)).collect(),
             )),

@@ -1,5 +1,6 @@
 //! Disks that come and go while their guest runs.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use mgmt_proto::code::{Code, Failure};
@@ -15,8 +16,9 @@ use crate::limits::{DETACH_TIMEOUT_NS, START_TIMEOUT_NS};
 use crate::node::Node;
 use crate::node::commands::not_found;
 use crate::node::guest::Life;
-use crate::node::jobs::Work;
+use crate::node::jobs::{Asker, Work};
 use crate::node::nic::Nic;
+use crate::node::state::Step;
 use crate::node::volumes::{VolumeSettings, limits, parse};
 
 /// A disk whose volume is being connected for a guest that runs.
@@ -67,6 +69,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             ));
         };
         self.check_disks(&machine)?;
+        self.check_step(name, Step::Attached(&disk, &settings))?;
         self.volumes.open(number, device, &disk, &settings, now_ns)?;
         let deadline_ns = now_ns.saturating_add(START_TIMEOUT_NS);
         self.coming.push(Coming { guest: number, device, disk, settings, deadline_ns });
@@ -96,8 +99,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             guest.platform.ask_back(device);
         } else {
             // Nobody is there to give it back, or nobody is asked.
-            self.remove_disk(index, device, now_ns);
-            self.gone.push((number, device));
+            found.leaving_ns = Some(now_ns);
+            return Ok(self.remove_disk(index, device, now_ns).unwrap_or(Work::Detach(number, device)));
         }
         Ok(Work::Detach(number, device))
     }
@@ -107,18 +110,39 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let Some(guest) = self.guests.get(index) else { return };
         // Its network cards stay, whatever it says.
         if guest.disk_at(device).is_some() {
-            let number = guest.number;
             self.remove_disk(index, device, now_ns);
-            self.gone.push((number, device));
         }
     }
 
-    fn remove_disk(&mut self, index: usize, device: usize, now_ns: u64) {
-        let Some(guest) = self.guests.get_mut(index) else { return };
+    /// Takes a disk away; what whoever waits for that waits for now, if it is to be kept.
+    fn remove_disk(&mut self, index: usize, device: usize, now_ns: u64) -> Option<Work> {
+        let guest = self.guests.get_mut(index)?;
         let number = guest.number;
+        // What a guest gives back unasked it has again when it starts with the node.
+        let asked = guest.slots.iter().any(|slot| slot.device == device && slot.leaving_ns.is_some());
+        let volume = guest.disk_at(device).and_then(|place| guest.machine.disks.get(place));
+        let volume = volume.filter(|_| asked).map(|disk| disk.volume.clone());
+        let name = guest.machine.name.clone();
         guest.unplug_disk(device);
         self.volumes.close_disk(number, device, &mut self.network.host, now_ns);
         self.record(index);
+        let done = Ok(Reply::Done);
+        let kept = volume.and_then(|volume| self.follow(&name, Step::Detached(&volume), &done, now_ns));
+        match kept {
+            Some(kept) => self.jobs.turn_into(&Work::Detach(number, device), kept),
+            None => self.gone.push((number, device)),
+        }
+        kept
+    }
+
+    /// A guest that ends has given back what it was asked for.
+    pub(super) fn remove_leaving(&mut self, index: usize, now_ns: u64) {
+        let Some(guest) = self.guests.get(index) else { return };
+        let leaving: Vec<usize> =
+            guest.slots.iter().filter(|slot| slot.leaving_ns.is_some()).map(|slot| slot.device).collect();
+        for device in leaving {
+            self.remove_disk(index, device, now_ns);
+        }
     }
 
     /// Before a guest starts again: what it was asked for is gone, the rest are disks
@@ -126,12 +150,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     pub(super) fn settle_slots(&mut self, index: usize, now_ns: u64) {
         let Some(guest) = self.guests.get(index) else { return };
         let (number, first_card) = (guest.number, guest.first_card());
-        let leaving: Vec<usize> =
-            guest.slots.iter().filter(|slot| slot.leaving_ns.is_some()).map(|slot| slot.device).collect();
-        for device in leaving {
-            self.remove_disk(index, device, now_ns);
-            self.gone.push((number, device));
-        }
+        self.remove_leaving(index, now_ns);
         self.give_up_coming(number, "was started again", now_ns);
         let Some(guest) = self.guests.get_mut(index) else { return };
         let old = guest.settle_slots();
@@ -176,6 +195,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 continue;
             }
             let Coming { guest: number, device, disk, settings, .. } = self.coming.remove(place);
+            let (volume, set) = (disk.clone(), settings.clone());
             let index = self.guests.iter().position(|guest| guest.number == number);
             let plugged = match (shape, index.and_then(|index| self.guests.get_mut(index))) {
                 (Some(shape), Some(guest)) => {
@@ -190,7 +210,14 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 (Ok(_), Some(index)) => self.record(index),
                 _ => self.volumes.close_disk(number, device, &mut self.network.host, now_ns),
             }
-            self.end_work(&Work::Attach(number, device), &plugged, now_ns);
+            let work = Work::Attach(number, device);
+            let name = index.and_then(|index| self.guests.get(index)).map(|guest| guest.machine.name.clone());
+            let step = Step::Attached(&volume, &set);
+            match name.filter(|_| plugged.is_ok()).and_then(|name| self.follow(&name, step, &plugged, now_ns))
+            {
+                Some(kept) => self.jobs.turn_into(&work, kept),
+                None => self.end_work(&work, &plugged, now_ns),
+            }
         }
     }
 
@@ -253,13 +280,44 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// Sets limits of a guest or of one of its disks.
-    pub(super) fn limit(&mut self, name: &str, slot: Option<u32>, list: &[Limit], now_ns: u64) -> Outcome {
+    /// None is answered when it is kept.
+    pub(super) fn limit(
+        &mut self,
+        asker: &Asker,
+        name: &str,
+        slot: Option<u32>,
+        list: &[Limit],
+        now_ns: u64,
+    ) -> Option<Outcome> {
+        let volume = match self.limit_now(name, slot, list, now_ns) {
+            Ok(volume) => volume,
+            Err(failure) => return Some(Err(failure)),
+        };
+        let step = Step::Limited(volume.as_deref(), list);
+        match self.follow(name, step, &Ok(Reply::Done), now_ns) {
+            Some(kept) => {
+                self.begin_work(asker, kept, now_ns);
+                None
+            }
+            None => Some(Ok(Reply::Done)),
+        }
+    }
+
+    /// The volume that is limited, unless all are.
+    fn limit_now(
+        &mut self,
+        name: &str,
+        slot: Option<u32>,
+        list: &[Limit],
+        now_ns: u64,
+    ) -> Result<Option<String>, Failure> {
         if list.len() > mgmt_proto::limits::DISK_SETTINGS {
             return Err(Failure::new(Code::Usage, name, "too many limits", "give each once"));
         }
         let index = self.find(name)?;
         let guest = self.guests.get_mut(index).ok_or_else(|| not_found(name))?;
         let number = guest.number;
+        let mut volume = None;
         match slot {
             None => {
                 guest.settings.limits = list.to_vec();
@@ -269,6 +327,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 let disk = guest.slots.iter().position(|it| it.number() == slot);
                 let disk = disk.ok_or_else(|| no_such_slot(name, slot))?;
                 let device = guest.slots.get(disk).map_or(0, |slot| slot.device);
+                volume = guest.machine.disks.get(disk).map(|disk| disk.volume.clone());
                 if let Some(settings) = guest.settings.disks.get_mut(disk) {
                     settings.retain(|setting| !matches!(setting, DiskSetting::Limit(_)));
                     settings.extend(list.iter().map(|limit| DiskSetting::Limit(*limit)));
@@ -280,6 +339,6 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             }
         }
         self.record(index);
-        Ok(Reply::Done)
+        Ok(volume)
     }
 }

@@ -303,7 +303,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let failure = Failure::new(Code::Conflict, what, "was cancelled", "begin it again");
         self.end_job(id, Err(failure), true, now_ns);
         match (work, undo) {
-            (Work::Guest(_), Some(index)) => self.forget(index, now_ns),
+            (Work::Guest(_), Some(index)) => self.stop_starting(index, now_ns),
             (Work::Discovery, _) if !others => {
                 self.volumes.cancel_discovery(&mut self.network.host, now_ns);
             }

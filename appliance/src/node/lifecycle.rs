@@ -94,6 +94,12 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         settings: &GuestSettings,
     ) -> Result<(), Failure> {
         self.check_description(machine, settings)?;
+        self.check_memory(machine)?;
+        crate::node::guest::check_kernel(&mut self.hypervisor, &self.blobs, machine)
+    }
+
+    /// Whether there is memory for a guest.
+    pub(super) fn check_memory(&mut self, machine: &Machine) -> Result<(), Failure> {
         let free = self.hypervisor.node_info().memory_free_bytes;
         if machine.memory_bytes > free {
             let message = alloc::format!(
@@ -104,7 +110,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let remedy = "ask for less or destroy a guest";
             return Err(Failure::new(Code::Capacity, &machine.name, message, remedy));
         }
-        crate::node::guest::check_kernel(&mut self.hypervisor, &self.blobs, machine)
+        Ok(())
     }
 
     /// Checks a description against those of the other guests.
@@ -233,6 +239,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// Starts guests whose disks are there, gives up those whose are not.
     pub(super) fn settle_starts(&mut self, now_ns: u64) {
+        self.give_up_files(now_ns);
         let mut index = 0;
         while let Some(guest) = self.guests.get(index) {
             let waits = guest.life != Life::Connecting || now_ns < guest.not_before_ns;
@@ -249,8 +256,10 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let outcome = match self.volumes.shapes(number) {
                 Some(shapes) => {
                     let started = guest.start(&mut self.hypervisor, &self.blobs, &shapes);
+                    let kept = guest.order.map(|_| guest.machine.name.clone());
                     if started.is_ok() {
                         self.record(index);
+                        kept.iter().for_each(|name| self.note_problem(name, None));
                     }
                     started
                 }
@@ -280,15 +289,31 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         }
     }
 
+    /// A new guest that is not to start is gone; one that was there stays, turned off.
+    pub(super) fn stop_starting(&mut self, index: usize, now_ns: u64) {
+        let Some(guest) = self.guests.get_mut(index) else { return };
+        if guest.start_deadline_ns.is_some() {
+            return self.forget(index, now_ns);
+        }
+        let number = guest.number;
+        guest.end(&mut self.hypervisor, Life::Off);
+        self.volumes.forget_all(number);
+    }
+
     /// A new guest that cannot start is gone; one that cannot start again is kept
     /// to be looked at.
     pub(super) fn start_failed(&mut self, index: usize, failure: &Failure, now_ns: u64) {
         let Some(guest) = self.guests.get_mut(index) else { return };
         let text = alloc::format!("guest {failure}");
         self.hypervisor.log(&text);
-        if guest.start_deadline_ns.is_some() {
+        let new = guest.start_deadline_ns.is_some();
+        if guest.order.is_some() {
+            let name = guest.machine.name.clone();
+            self.note_problem(&name, Some(failure));
+        }
+        if new {
             self.forget(index, now_ns);
-        } else {
+        } else if let Some(guest) = self.guests.get_mut(index) {
             guest.end(&mut self.hypervisor, Life::Crashed);
         }
     }
@@ -314,6 +339,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// Removes a guest with everything it had.
     pub(super) fn forget(&mut self, index: usize, now_ns: u64) {
+        self.remove_leaving(index, now_ns);
         if let Some(guest) = self.guests.get_mut(index) {
             let number = guest.number;
             guest.end(&mut self.hypervisor, Life::Off);

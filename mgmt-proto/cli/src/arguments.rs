@@ -176,6 +176,12 @@ pub(crate) enum Command {
         /// Name or ID
         guest: String,
     },
+    /// Start a guest that is kept on the state volume and not there, or one that has ended
+    /// and is
+    Start {
+        /// Name
+        guest: String,
+    },
     /// Start a guest with the node from now on, or no longer; list those that do
     Autostart(Autostart),
     /// End a guest at once; one that starts with the node comes back with it

@@ -2,15 +2,18 @@
 //! and its disks answer, however late. One whose disks do not answer holds those after
 //! it back for a while only.
 
-use mgmt_proto::code::Failure;
+use mgmt_proto::code::{Code, Failure};
 
 use crate::hypervisor::Hypervisor;
 use crate::node::Node;
-use crate::node::guest::Life;
+use crate::node::guest::{Guest, Life};
+use crate::node::jobs::{Asker, Work};
 use crate::node::nic::Nic;
 
 /// How long a guest waits for those before it.
 const PATIENCE_NS: u64 = 30_000_000_000;
+/// How long the files of a guest that an operator starts may take.
+const FILES_TIMEOUT_NS: u64 = 60_000_000_000;
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Begins the guests that start with the node, once since power-on.
@@ -40,9 +43,60 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 Err(failure) => {
                     let text = alloc::format!("guest {failure}");
                     self.hypervisor.log(&text);
-                    self.note_problem(&name, Some(failure));
+                    self.note_problem(&name, Some(&failure));
                 }
             }
+        }
+    }
+
+    /// Starts a guest that is kept and not there, or one that has ended and is.
+    pub(in crate::node) fn start_guest(
+        &mut self,
+        asker: &Asker,
+        name: &str,
+        now_ns: u64,
+    ) -> Result<(), Failure> {
+        let refuse = |code, message: &str, remedy: &str| Err(Failure::new(code, name, message, remedy));
+        if let Ok(index) = self.find(name) {
+            let guest = self.guests.get(index);
+            let Some(guest) = guest.filter(|guest| matches!(guest.life, Life::Off | Life::Crashed)) else {
+                return refuse(Code::Conflict, "is there already", "see `redoubt list`");
+            };
+            let number = guest.number;
+            self.restart(index, now_ns);
+            self.begin_work(asker, Work::Guest(number), now_ns);
+            return Ok(());
+        }
+        let Some(kept) = self.state.guests.find(name).map(|kept| kept.guest.clone()) else {
+            let remedy = "create it from its file; `redoubt node state` lists those that are kept";
+            return refuse(Code::NotFound, "no guest has that name, here or on the state volume", remedy);
+        };
+        self.check_kept(name)?;
+        if let Some(disk) = kept.secrets_left_out.first() {
+            let message = alloc::format!("the secret of disk {disk} is not here");
+            return refuse(Code::Conflict, &message, "create it from its file");
+        }
+        self.check_description(&kept.machine, &kept.settings)?;
+        self.check_memory(&kept.machine)?;
+        let number = self.admit(kept.machine, kept.settings, false, now_ns)?;
+        if let Some(new) = self.guests.iter_mut().find(|guest| guest.number == number) {
+            (new.order, new.awaits_files) = (Some(kept.order), true);
+            new.start_deadline_ns = Some(now_ns.saturating_add(FILES_TIMEOUT_NS));
+        }
+        self.begin_work(asker, Work::Guest(number), now_ns);
+        Ok(())
+    }
+
+    /// Files of a guest that an operator started have not come in time.
+    pub(in crate::node) fn give_up_files(&mut self, now_ns: u64) {
+        let late = |guest: &Guest<H::Memory>| {
+            guest.awaits_files && guest.start_deadline_ns.is_some_and(|deadline_ns| now_ns >= deadline_ns)
+        };
+        while let Some(index) = self.guests.iter().position(late) {
+            let name = self.guests.get(index).map_or("", |guest| guest.machine.name.as_str());
+            let message = "its kernel did not come from the state volume in time";
+            let failure = Failure::new(Code::Storage, name, message, "see `redoubt node state`");
+            self.kept_failed(index, failure, now_ns);
         }
     }
 
@@ -50,15 +104,16 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     pub(super) fn kept_failed(&mut self, index: usize, failure: Failure, now_ns: u64) {
         let Some(guest) = self.guests.get_mut(index) else { return };
         guest.awaits_files = false;
-        let name = guest.machine.name.clone();
+        let number = guest.number;
+        self.end_work(&Work::Guest(number), &Err(failure.clone()), now_ns);
         self.start_failed(index, &failure, now_ns);
-        self.note_problem(&name, Some(failure));
     }
 
-    fn note_problem(&mut self, name: &str, failure: Option<Failure>) {
+    /// What keeps a guest from starting with the node, or does no longer.
+    pub(in crate::node) fn note_problem(&mut self, name: &str, failure: Option<&Failure>) {
         let kept = self.state.guests.list.iter_mut().find(|kept| kept.guest.machine.name == name);
         if let Some(kept) = kept {
-            kept.problem = failure.map(|failure| failure.message);
+            kept.problem = failure.map(|failure| failure.message.clone());
         }
     }
 

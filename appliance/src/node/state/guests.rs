@@ -178,6 +178,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             return Err(Failure::new(Code::NotFound, name, message, "see `redoubt node state`"));
         }
         self.state.guests.list.retain(|kept| kept.guest.machine.name != name);
+        for keeping in &mut self.state.kernels.queue {
+            keeping.guests.retain(|guest| guest.machine.name != name);
+        }
         let mut changes: Vec<Change> = alloc::vec![(alloc::format!("{PREFIX}{name}"), None)];
         let orphans = self.take_orphans(&mut changes);
         let batch = self.state.changes.add(changes);

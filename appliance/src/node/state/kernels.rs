@@ -18,6 +18,7 @@ use super::changes::{Change, Changes};
 use super::guests::{files, needs};
 use super::{BLOCK_SECTORS, KERNELS, State};
 use crate::hypervisor::Hypervisor;
+use crate::limits::START_TIMEOUT_NS;
 use crate::local_disk::DiskWork;
 use crate::node::Node;
 use crate::node::blobs::Upload;
@@ -240,6 +241,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let wanted = [Some(guest.machine.kernel), guest.machine.ramdisk].into_iter().flatten();
             let Some(missing) = wanted.into_iter().find(|file| self.blobs.find(file).is_none()) else {
                 guest.awaits_files = false;
+                // Its disks have as long as those of any new guest.
+                let disks_ns = now_ns.saturating_add(START_TIMEOUT_NS);
+                guest.start_deadline_ns = guest.start_deadline_ns.map(|_| disks_ns);
                 continue;
             };
             let name = guest.machine.name.clone();

@@ -9,11 +9,13 @@
 //! * `sealing`: how values are encrypted; `changes`: how they get there, and who waits;
 //! * `opening`: identity and trust when the volume comes; `history`: the audit log;
 //! * `guests`: those that start with the node; `kernels`: their files; `autostart`: when;
+//! * `following`: what changes while they run;
 //! * `config`: all of it in a file, without secrets.
 
 mod autostart;
 mod changes;
 mod config;
+mod following;
 mod guests;
 mod history;
 mod kernels;
@@ -36,6 +38,7 @@ use crate::node::nic::Nic;
 use crate::node::volumes::{Ended, VolumeSettings};
 use changes::Changes;
 pub(super) use changes::PATIENCE_NS;
+pub(super) use following::Step;
 use guests::KeptGuests;
 use history::History;
 use kernels::Kernels;

@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 
 use mgmt_proto::bundle::{Bundle, Grant};
 use mgmt_proto::code::Code;
+use mgmt_proto::disk::Limit;
 use mgmt_proto::state::StateCondition;
 use mgmt_proto::trust::Role;
 use mgmt_proto::verb::{Outcome, Reply, Request};
@@ -30,6 +31,9 @@ fn settings_with_root() -> crate::node::settings::Settings {
     settings
 }
 
+/// What one guest is limited to at last.
+const LIMIT: Limit = Limit::OperationsPerSecond(300);
+
 /// What was confirmed to an operator, and what was asked for and may be there.
 #[derive(Clone, Default)]
 struct Told {
@@ -38,6 +42,8 @@ struct Told {
     asked_serial: u64,
     /// Guests that were confirmed: their orders. None was confirmed to be gone.
     guests: BTreeMap<String, Option<u32>>,
+    /// Whether guest two was told to have limits, and whether it may have.
+    limited: [bool; 2],
     /// What was asked of a guest and not confirmed.
     asked: Option<(String, Option<u32>)>,
     audit: u64,
@@ -74,10 +80,15 @@ fn work(world: &mut World, disk: &FakeDisk, told: &mut Told, kernel: [u8; 32], s
         (update(told.serial + 2), None, told.serial + 2),
         (Request::Autostart { name: "two".to_string(), order: None }, Some(("two", None)), 0),
         (Request::Autostart { name: "two".to_string(), order: Some(2) }, Some(("two", Some(2))), 0),
+        (Request::Limit { name: "two".to_string(), slot: None, limits: vec![LIMIT] }, None, 0),
+        (Request::Destroy { name: "one".to_string() }, None, 0),
+        (Request::Start { name: "one".to_string() }, None, 0),
     ];
     for (request, asked, serial) in steps {
         told.asked = asked.map(|(name, order)| (name.to_string(), order));
         told.asked_serial = told.asked_serial.max(serial);
+        let limits = matches!(request, Request::Limit { .. });
+        told.limited[1] |= limits;
         match try_ask(world, disk, session, &request) {
             None => return true,
             Some(outcome) => {
@@ -88,6 +99,7 @@ fn work(world: &mut World, disk: &FakeDisk, told: &mut Told, kernel: [u8; 32], s
             told.guests.insert(name, order);
         }
         told.serial = told.serial.max(serial);
+        told.limited[0] |= limits;
         if let Some(Ok(Reply::Audit(page))) =
             try_ask(world, disk, session, &Request::AuditRead { from: u64::MAX })
         {
@@ -126,6 +138,10 @@ fn check(world: &mut World, told: &Told, context: &str) {
     // They start, with their kernels whole.
     let count = found.len();
     world.until("the guests", |world| world.hypervisor.guests().len() == count);
+    if let Some(two) = world.node.guests.iter().find(|guest| guest.machine.name == "two") {
+        let limited = two.settings.limits == [LIMIT];
+        assert!((told.limited[0]..=told.limited[1]).contains(&limited), "{context}: {limited}");
+    }
     world.run(SECOND);
     let log = audit_log(world, session);
     let length = log.last().map_or(0, |entry| entry.sequence + 1);

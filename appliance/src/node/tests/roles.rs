@@ -62,6 +62,7 @@ const TABLE: &[(&str, Role, bool)] = &[
     ("JobList", Role::Viewer, false),
     ("JobWait", Role::Viewer, false),
     ("JobCancel", Role::Operator, false),
+    ("Start", Role::Operator, true),
 ];
 
 /// When the bundles were issued, which the node's clock is never behind.

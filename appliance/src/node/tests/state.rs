@@ -9,8 +9,8 @@ use mgmt_proto::audit;
 use mgmt_proto::bundle::Bundle;
 use mgmt_proto::code::Code;
 use mgmt_proto::config::Config;
-use mgmt_proto::disk::{DiskSetting, GuestSettings};
-use mgmt_proto::machine::{Disk, Machine};
+use mgmt_proto::disk::{DiskSetting, GuestSettings, Limit};
+use mgmt_proto::machine::{Action, Disk, Machine};
 use mgmt_proto::secret::Secret;
 use mgmt_proto::state::{StateCondition, StateFacts, StateVolume};
 use mgmt_proto::trust::Role;
@@ -295,6 +295,144 @@ fn guests_that_are_kept_start_with_the_node_in_their_order() {
         world.run(300 * SECOND);
         assert!(world.turns - turns < 2_000, "{} turns", world.turns - turns);
     }
+}
+
+fn start(name: &str) -> Request {
+    Request::Start { name: name.to_string() }
+}
+
+#[test]
+fn a_guest_that_is_kept_is_started_again() {
+    let disk = disk_mib(18);
+    let mut world = local(223, &disk);
+    let (session, machine) = world.ready();
+    world.done(session, &create_kept(&machine, 1));
+    assert_eq!(world.refused(session, &start("web")).code, Code::Conflict);
+    assert_eq!(world.refused(session, &start("other")).code, Code::NotFound);
+    world.done(session, &Request::Destroy { name: "web".to_string() });
+    assert!(names(&mut world, session).is_empty());
+    let Reply::Created(domain) = world.done(session, &start("web")) else { panic!("it was started") };
+    assert!(world.hypervisor.guests().contains(&domain));
+    // Also after a power cut, when its kernel has to come from the volume.
+    world.power_cycle();
+    let session = world.connect(Who::Admin);
+    world.until("the guest", |world| world.hypervisor.guests().len() == 1);
+    world.done(session, &Request::Destroy { name: "web".to_string() });
+    world.upload(session, &[7; 100]);
+    world.done(session, &start("web"));
+    assert_eq!(names(&mut world, session), ["web"]);
+    // One that ended and is there: as a reboot, and `off` again if that is cancelled.
+    let mut other = sibling(&machine, "other", 7);
+    other.on_poweroff = Action::Preserve;
+    let domain = world.create(session, &other);
+    world.port_write(domain, crate::layout::SLEEP_CONTROL_PORT, 5 << 2 | 1 << 5);
+    assert_eq!(world.facts(session, "other").unwrap().state, State::Off);
+    world.done(session, &start("other"));
+    assert_ne!(world.facts(session, "other").unwrap().state, State::Off);
+    // Without a volume there is nothing to start.
+    let mut world = World::new(224);
+    let session = world.connect(Who::Admin);
+    assert_eq!(world.refused(session, &start("web")).code, Code::NotFound);
+}
+
+#[test]
+fn a_start_that_cannot_be_says_why_and_leaves_nothing() {
+    let mut world = World::with(225, state_settings("aoe:e9.0", 30));
+    world.aoe.push(target());
+    world.aoe.push(AoeTarget::new(7, 1, 64));
+    let (session, mut machine) = world.ready();
+    machine.disks = vec![Disk { volume: "aoe:e7.1".to_string(), read_only: false }];
+    world.done(session, &create_kept(&machine, 1));
+    world.done(session, &Request::Destroy { name: "web".to_string() });
+    world.run(SECOND);
+    world.aoe[1].up = false;
+    let failure = world.refused(session, &start("web"));
+    assert_eq!(failure.code, Code::Storage, "{failure}");
+    assert!(names(&mut world, session).is_empty());
+    assert_eq!(state(&mut world, session).guests[0].problem.as_deref(), Some(failure.message.as_str()));
+    // Cancelled, it is kept as before.
+    world.send(session, &start("web"));
+    world.run(SECOND);
+    let other = world.connect(Who::Admin);
+    let Reply::Jobs(page) = world.done(other, &Request::JobList) else { panic!("no jobs") };
+    world.done(other, &Request::JobCancel { id: page.jobs.last().unwrap().id });
+    assert_eq!(world.outcome(session).unwrap_err().message, "was cancelled");
+    assert!(names(&mut world, other).is_empty());
+    world.aoe[1].up = true;
+    world.done(other, &start("web"));
+    assert!(state(&mut world, other).guests[0].problem.is_none());
+}
+
+#[test]
+fn what_is_kept_of_a_guest_follows_its_disks() {
+    let mut world = World::with(226, state_settings("aoe:e9.0", 30));
+    world.aoe.push(target());
+    world.aoe.push(AoeTarget::new(7, 1, 64));
+    world.aoe.push(AoeTarget::new(7, 2, 64));
+    let (session, machine) = world.ready();
+    let named = |volume: &str| Disk { volume: volume.to_string(), read_only: false };
+    let name = || "web".to_string();
+    world.done(session, &create_kept(&Machine { disks: vec![named("aoe:e7.1")], ..machine }, 1));
+    let attach = Request::BlockAttach {
+        name: name(),
+        disk: named("aoe:e7.2"),
+        settings: vec![DiskSetting::DeadlineMs(5_000)],
+    };
+    let limits = vec![Limit::BytesPerSecond(1 << 20)];
+    let Reply::Attached(slot) = world.done(session, &attach) else { panic!("no slot") };
+    world.done(session, &Request::Limit { name: name(), slot: Some(slot), limits: limits.clone() });
+    world.done(session, &Request::Limit { name: name(), slot: None, limits: limits.clone() });
+    let of = |world: &mut World| {
+        world.power_cycle();
+        let session = world.connect(Who::Admin);
+        world.until("the guest", |world| world.hypervisor.guests().len() == 1);
+        let guest = &world.node.guests[0];
+        let volumes: Vec<_> = guest.machine.disks.iter().map(|disk| disk.volume.clone()).collect();
+        (session, volumes, guest.settings.clone())
+    };
+    let (session, volumes, settings) = of(&mut world);
+    assert_eq!(volumes, ["aoe:e7.1", "aoe:e7.2"]);
+    assert_eq!(settings.limits, limits);
+    assert_eq!(settings.disks[1], [DiskSetting::DeadlineMs(5_000), DiskSetting::Limit(limits[0])]);
+    // By force, at once; and what was asked of a guest that is destroyed.
+    let Reply::Disks(disks) = world.done(session, &Request::BlockList { name: name() }) else { panic!() };
+    let detach = |slot: u32, force| Request::BlockDetach { name: name(), slot, force };
+    world.done(session, &detach(disks[0].slot, true));
+    let (session, volumes, _) = of(&mut world);
+    assert_eq!(volumes, ["aoe:e7.2"]);
+    let Reply::Disks(disks) = world.done(session, &Request::BlockList { name: name() }) else { panic!() };
+    world.send(session, &detach(disks[0].slot, false));
+    world.run(SECOND);
+    assert!(world.sessions[session].outcomes.is_empty());
+    let other = world.connect(Who::Admin);
+    world.done(other, &Request::Destroy { name: name() });
+    assert_eq!(world.outcome(session), Ok(Reply::Done));
+    let (_, volumes, _) = of(&mut world);
+    assert!(volumes.is_empty());
+}
+
+#[test]
+fn a_step_that_is_not_kept_holds_and_says_so() {
+    let disk = disk_mib(18);
+    let mut world = local(227, &disk);
+    world.aoe.push(AoeTarget::new(7, 2, 64));
+    let (session, machine) = world.ready();
+    world.done(session, &create_kept(&machine, 1));
+    disk.disk().broken = true;
+    let limits = vec![Limit::BytesPerSecond(1 << 20)];
+    let limit = Request::Limit { name: "web".to_string(), slot: None, limits: limits.clone() };
+    let failure = world.refused(session, &limit);
+    assert_eq!(failure.code, Code::Storage);
+    assert!(failure.message.contains("holds now, and is not kept"), "{failure}");
+    assert_eq!(world.node.guests[0].settings.limits, limits);
+    let attach = Request::BlockAttach {
+        name: "web".to_string(),
+        disk: Disk { volume: "aoe:e7.2".to_string(), read_only: false },
+        settings: Vec::new(),
+    };
+    let failure = world.refused(session, &attach);
+    assert!(failure.message.contains("holds now, and is not kept"), "{failure}");
+    assert_eq!(world.node.guests[0].machine.disks.len(), 1);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! guest that runs.
 
 use crate::arguments::{DiskArgument, LimitArguments};
+use crate::commands::guest::say_if_it_is_kept;
 use crate::commands::storage::{disk, try_volume, unusable};
 use crate::scope::Scope;
 use mgmt_proto::code::{Code, Failure};
@@ -50,6 +51,7 @@ pub(crate) fn attach(scope: &Scope<'_>, guest: &str, argument: &DiskArgument) ->
     }
     let request = Request::BlockAttach { name: name.clone(), disk: text.disk, settings: text.settings };
     let Reply::Attached(slot) = connection.request(request)? else { return Err(connection.unexpected()) };
+    say_if_it_is_kept(&mut connection, &name);
     let stage = watch(&mut connection, &name, slot, scope.global.timeout)?;
     if stage != Plugged::Running {
         eprintln!(
@@ -109,6 +111,7 @@ pub(crate) fn detach(scope: &Scope<'_>, guest: &str, disk: &str, force: bool) ->
     let slot = slot_of(&mut connection, &name, disk)?;
     if !scope.dry_run {
         connection.request(Request::BlockDetach { name: name.clone(), slot, force })?;
+        say_if_it_is_kept(&mut connection, &name);
     }
     let done = scope.done(&name, "block-detach", "done", None);
     Ok(DiskDone { done, slot: Some(slot), guest: None }.answer())
@@ -122,6 +125,7 @@ pub(crate) fn limit(scope: &Scope<'_>, arguments: &LimitArguments) -> Result<Ans
     let slot = disk.as_ref().map(|disk| slot_of(&mut connection, &name, disk)).transpose()?;
     if !scope.dry_run {
         connection.request(Request::Limit { name: name.clone(), slot, limits })?;
+        say_if_it_is_kept(&mut connection, &name);
     }
     Ok(DiskDone { done: scope.done(&name, "limit", "done", None), slot, guest: None }.answer())
 }

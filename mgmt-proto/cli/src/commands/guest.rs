@@ -4,7 +4,7 @@ use crate::arguments::FormName;
 use crate::commands::state;
 use crate::scope::Scope;
 use mgmt_proto::code::{Code, Failure};
-use mgmt_proto::verb::{GuestFacts, Request, State};
+use mgmt_proto::verb::{GuestFacts, Reply, Request, State};
 use redoubt::answer::Answer;
 use redoubt::session::{find, guests};
 use redoubt::{Connection, json, table};
@@ -111,6 +111,53 @@ pub(crate) fn act(scope: &Scope<'_>, guest: &str, act: Act) -> Result<Answer, Fa
         }
     }
     Ok(Answer::done(&scope.done(&object, verb, "done", None)))
+}
+
+/// Starts a guest that is kept, or that has ended and is there.
+pub(crate) fn start(scope: &Scope<'_>, name: &str) -> Result<Answer, Failure> {
+    let mut connection = scope.open()?;
+    let asked = match scope.dry_run {
+        true => check_start(&mut connection, name).map(|()| None),
+        false => match connection.request(Request::Start { name: name.into() }) {
+            Ok(Reply::Created(id)) => Ok(Some(id)),
+            Ok(_) => return Err(connection.unexpected()),
+            Err(failure) => Err(failure),
+        },
+    };
+    match asked {
+        Ok(id) => Ok(Answer::done(&scope.done(name, "start", "done", id))),
+        Err(failure) if failure.code == Code::NotFound && failure.object == name => {
+            let kept = state::facts(&mut connection)?.guests;
+            let names = kept.iter().map(|kept| kept.name.as_str());
+            let remedy = redoubt::nearest::remedy(name, names, &failure.remedy);
+            Err(Failure { remedy, ..failure })
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Whether a guest could be started, as far as can be seen.
+fn check_start(connection: &mut Connection, name: &str) -> Result<(), Failure> {
+    let here = guests(connection)?.into_iter().find(|facts| facts.machine.name == name);
+    let kept = state::facts(connection)?.guests.iter().any(|kept| kept.name == name);
+    match here.map(|facts| facts.state) {
+        Some(State::Off | State::Crashed) => Ok(()),
+        Some(_) => Err(Failure::new(Code::Conflict, name, "is there already", "see `redoubt list`")),
+        None if kept => Ok(()),
+        None => {
+            let message = "no guest has that name, here or on the state volume";
+            Err(Failure::new(Code::NotFound, name, message, "create it from its file"))
+        }
+    }
+}
+
+/// What is kept of a guest that starts with the node follows what is done to it.
+pub(crate) fn say_if_it_is_kept(connection: &mut Connection, name: &str) {
+    // A node of an earlier version does not say.
+    let kept = state::facts(connection).map(|facts| facts.guests).unwrap_or_default();
+    if kept.iter().any(|kept| kept.name == name) {
+        eprintln!("note: {name} starts with the node, from now on with this change");
+    }
 }
 
 /// A guest that starts with the node is not gone for good.

@@ -49,6 +49,7 @@ pub(crate) fn is_for_many(command: &Command) -> bool {
         | Command::Unpause { .. }
         | Command::Shutdown { .. }
         | Command::Reboot { .. }
+        | Command::Start { .. }
         | Command::Destroy { .. }
         | Command::BlockAttach { .. }
         | Command::BlockDetach { .. }
@@ -85,6 +86,7 @@ pub(crate) fn perform(scope: &Scope<'_>, command: &Command) -> Result<Answer, Fa
         Command::Pause { guest } => guest::act(scope, guest, Act::Pause),
         Command::Unpause { guest } => guest::act(scope, guest, Act::Unpause),
         Command::Reboot { guest } => guest::act(scope, guest, Act::Reboot),
+        Command::Start { guest } => guest::start(scope, guest),
         Command::Destroy { guest } => guest::act(scope, guest, Act::Destroy),
         Command::Shutdown { guest, until_off, .. } => guest::shutdown(scope, guest.as_deref(), *until_off),
         Command::BlockAttach { guest, disk } => block::attach(scope, guest, disk),

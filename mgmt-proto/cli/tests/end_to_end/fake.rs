@@ -240,6 +240,7 @@ impl World {
                 self.execute(Request::Create { machine, paused })
             }
             Request::StateShow
+            | Request::Start { .. }
             | Request::Autostart { .. }
             | Request::CreateKept { .. }
             | Request::ConfigExport { .. }
@@ -280,6 +281,18 @@ impl World {
                 let created = self.execute(Request::Create { machine, paused })?;
                 self.execute_on_state(Request::Autostart { name, order: Some(order) })?;
                 Ok(created)
+            }
+            Request::Start { name } => {
+                if let Ok(guest) = self.guest(&name) {
+                    let (id, ended) = (guest.id, guest.state == State::Off);
+                    guest.state = State::Running;
+                    let there = Failure::new(Code::Conflict, name, "is there already", "");
+                    return if ended { Ok(Reply::Created(id)) } else { Err(there) };
+                }
+                match self.kept.guests.iter().any(|kept| kept.name == name) {
+                    true => Ok(Reply::Created(9)),
+                    false => Err(Failure::new(Code::NotFound, name, "no guest has that name", "create it")),
+                }
             }
             Request::ConfigExport { from } => {
                 let file = self.config().sign(&identity()).unwrap();

@@ -19,8 +19,9 @@ fn with_guest() -> (FakeNode, Workstation) {
 
 #[test]
 fn every_verb_in_every_form() {
-    let (_node, workstation) = with_guest();
+    let (node, workstation) = with_guest();
     workstation.expect(0, &["block-attach", "web", "aoe:e1.2"]);
+    node.state.lock().unwrap().guests[0].state = mgmt_proto::verb::State::Off;
     for verb in [
         &["list"][..],
         &["info", "web"],
@@ -30,6 +31,7 @@ fn every_verb_in_every_form() {
         &["node", "log"],
         &["node", "state"],
         &["autostart", "web", "on", "-N"],
+        &["start", "web", "-N"],
         &["console", "--once", "web"],
         &["audit", "show"],
         &["audit", "verify"],

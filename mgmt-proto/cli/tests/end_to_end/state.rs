@@ -33,8 +33,20 @@ fn a_guest_starts_with_the_node_as_its_file_says_or_as_it_is_told() {
     workstation.expect(0, &["autostart", "web", "on", "--order", "3"]);
     assert_eq!(node.state.lock().unwrap().kept.guests[0].order, 3);
     workstation.expect(3, &["autostart", "nobody", "on"]);
+    for verb in [&["block-attach", "web", "aoe:e1.2"][..], &["limit", "web", "--operations-per-s", "5"]] {
+        let (_, note) = workstation.expect(0, verb);
+        assert!(note.contains("web starts with the node, from now on with this change"), "{note}");
+    }
+    workstation.expect(4, &["start", "web"]);
+    workstation.expect(4, &["start", "web", "-N"]);
     let (_, note) = workstation.expect(0, &["destroy", "web"]);
     assert!(note.contains("web starts again with the node"), "{note}");
+    assert_eq!(workstation.expect(0, &["start", "web", "-N"]).0, "web: start not done, this is a dry run\n");
+    assert_eq!(workstation.expect(0, &["start", "web"]).0, "web: start done (ID 9)\n");
+    for more in [&[][..], &["-N"]] {
+        let (_, error) = workstation.expect(3, &[&["start", "wbe"][..], more].concat());
+        assert!(error.contains("did you mean web?"), "{error}");
+    }
     workstation.expect(2, &["autostart", "web"]);
     workstation.expect(2, &["autostart", "web", "perhaps"]);
     let file = workstation.file("soon.vm", &format!("{VM}autostart = \"soon\"\n"));

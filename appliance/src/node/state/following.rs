@@ -1,0 +1,163 @@
+//! What is kept of a guest follows what operators do to its disks while it runs.
+
+use alloc::vec::Vec;
+
+use mgmt_proto::code::Failure;
+use mgmt_proto::config::KeptGuest;
+use mgmt_proto::disk::{DiskSetting, Limit};
+use mgmt_proto::machine::Disk;
+use mgmt_proto::verb::Outcome;
+
+use super::guests::check;
+use super::kernels::Keeping;
+use crate::hypervisor::Hypervisor;
+use crate::node::Node;
+use crate::node::jobs::Work;
+use crate::node::nic::Nic;
+
+/// What was done to a guest.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::node) enum Step<'a> {
+    /// A disk was added.
+    Attached(&'a Disk, &'a [DiskSetting]),
+    /// The disk with this volume was taken away.
+    Detached(&'a str),
+    /// All disks together have these limits, or the one with this volume.
+    Limited(Option<&'a str>, &'a [Limit]),
+}
+
+/// The description after a step; None if it says so already.
+fn after(kept: &KeptGuest, step: Step<'_>) -> Option<KeptGuest> {
+    let mut next = kept.clone();
+    next.settings.disks.resize(next.machine.disks.len(), Vec::new());
+    let place = |volume: &str| kept.machine.disks.iter().position(|disk| disk.volume == volume);
+    match step {
+        Step::Attached(disk, settings) => {
+            if place(&disk.volume).is_some() {
+                return None;
+            }
+            next.machine.disks.push(disk.clone());
+            next.settings.disks.push(settings.to_vec());
+        }
+        Step::Detached(volume) => {
+            let at = place(volume)?;
+            next.machine.disks.remove(at);
+            next.settings.disks.remove(at);
+            let at = u32::try_from(at).unwrap_or(u32::MAX);
+            next.secrets_left_out.retain(|disk| *disk != at);
+            next.secrets_left_out.iter_mut().filter(|disk| **disk > at).for_each(|disk| *disk -= 1);
+        }
+        Step::Limited(None, limits) => next.settings.limits = limits.to_vec(),
+        Step::Limited(Some(volume), limits) => {
+            let settings = next.settings.disks.get_mut(place(volume)?)?;
+            settings.retain(|setting| !matches!(setting, DiskSetting::Limit(_)));
+            settings.extend(limits.iter().map(|limit| DiskSetting::Limit(*limit)));
+        }
+    }
+    (next != *kept).then_some(next)
+}
+
+impl<H: Hypervisor, N: Nic> Node<H, N> {
+    /// What will be kept of a guest when everything that was begun is durable.
+    fn latest(&self, name: &str) -> Option<&KeptGuest> {
+        let queued = self.state.kernels.queue.iter().rev().flat_map(|keeping| &keeping.guests);
+        let mut queued = queued.filter(|guest| guest.machine.name == name);
+        queued.next().or_else(|| self.state.guests.find(name).map(|kept| &kept.guest))
+    }
+
+    /// Whether what is kept of a guest can follow a step, before the step is made.
+    pub(in crate::node) fn check_step(&self, name: &str, step: Step<'_>) -> Result<(), Failure> {
+        match self.latest(name).and_then(|kept| after(kept, step)) {
+            Some(next) => check(&next).and_then(|()| self.check_room(core::slice::from_ref(&next))),
+            None => Ok(()),
+        }
+    }
+
+    /// A step was made: what is kept of the guest follows. None if there is nothing to
+    /// keep; otherwise whoever waits hears `outcome` when it is durable.
+    pub(in crate::node) fn follow(
+        &mut self,
+        name: &str,
+        step: Step<'_>,
+        outcome: &Outcome,
+        now_ns: u64,
+    ) -> Option<Work> {
+        let next = after(self.latest(name)?, step)?;
+        let promise = self.state.changes.promise(outcome.clone(), now_ns);
+        match self.check_kept(name) {
+            Ok(()) => self.state.kernels.queue.push_back(Keeping {
+                promise,
+                guests: alloc::vec![next],
+                // Its files are on the volume, or were found missing before.
+                lacking: true,
+            }),
+            Err(failure) => {
+                let message = alloc::format!("holds now, and is not kept: {}", failure.message);
+                self.state.changes.break_promise(promise, Failure { message, ..failure });
+            }
+        }
+        Some(Work::Kept(promise))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Step, after};
+    use alloc::string::ToString;
+    use alloc::vec;
+    use alloc::vec::Vec;
+    use mgmt_proto::config::KeptGuest;
+    use mgmt_proto::disk::{DiskSetting, GuestSettings, Limit};
+    use mgmt_proto::machine::{Action, Disk, Machine};
+
+    fn disk(volume: &str) -> Disk {
+        Disk { volume: volume.to_string(), read_only: false }
+    }
+
+    fn kept() -> KeptGuest {
+        let machine = Machine {
+            name: "web".to_string(),
+            memory_bytes: 32 << 20,
+            vcpus: 1,
+            cpu_weight: 256,
+            cap_percent: 0,
+            kernel: [1; 32],
+            ramdisk: None,
+            command_line: "console=hvc0".to_string(),
+            disks: vec![disk("aoe:e1.1"), disk("aoe:e1.2"), disk("aoe:e1.3")],
+            network_cards: Vec::new(),
+            on_poweroff: Action::Destroy,
+            on_reboot: Action::Restart,
+            on_crash: Action::Preserve,
+        };
+        // As an import leaves it: fewer settings than disks.
+        let disks = vec![vec![DiskSetting::Reserve]];
+        let settings = GuestSettings { limits: Vec::new(), disks };
+        KeptGuest { order: 3, machine, settings, secrets_left_out: vec![0, 1, 2] }
+    }
+
+    #[test]
+    fn a_description_follows_each_step() {
+        let (new, settings) = (disk("aoe:e1.4"), [DiskSetting::DeadlineMs(5)]);
+        let next = after(&kept(), Step::Attached(&new, &settings)).unwrap();
+        assert_eq!((next.machine.disks.len(), next.settings.disks.len()), (4, 4));
+        assert_eq!((&next.machine.disks[3], &next.settings.disks[3][..]), (&new, &settings[..]));
+        assert_eq!(after(&next, Step::Attached(&new, &settings)), None);
+
+        let next = after(&next, Step::Detached("aoe:e1.2")).unwrap();
+        let volumes: Vec<_> = next.machine.disks.iter().map(|disk| disk.volume.as_str()).collect();
+        assert_eq!(volumes, ["aoe:e1.1", "aoe:e1.3", "aoe:e1.4"]);
+        assert_eq!(next.settings.disks, [vec![DiskSetting::Reserve], vec![], settings.to_vec()]);
+        assert_eq!(next.secrets_left_out, [0, 1]);
+        assert_eq!(after(&next, Step::Detached("aoe:e1.2")), None);
+
+        let limits = [Limit::OperationsPerSecond(7)];
+        let next = after(&next, Step::Limited(None, &limits)).unwrap();
+        assert_eq!(next.settings.limits, limits);
+        let next = after(&next, Step::Limited(Some("aoe:e1.1"), &limits)).unwrap();
+        assert_eq!(next.settings.disks[0], [DiskSetting::Reserve, DiskSetting::Limit(limits[0])]);
+        assert_eq!(after(&next, Step::Limited(Some("aoe:e1.1"), &limits)), None);
+        let next = after(&next, Step::Limited(Some("aoe:e1.1"), &[])).unwrap();
+        assert_eq!(next.settings.disks[0], [DiskSetting::Reserve]);
+    }
+}
