@@ -2,6 +2,7 @@
 
 use crate::fake::{FakeNode, Workstation, as_text, identity, operator};
 use mgmt_proto::handshake::OperatorKey;
+use mgmt_proto::state::KeptFacts;
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
@@ -21,7 +22,8 @@ fn with_guest() -> (FakeNode, Workstation) {
 fn every_verb_in_every_form() {
     let (node, workstation) = with_guest();
     workstation.expect(0, &["block-attach", "web", "aoe:e1.2"]);
-    node.state.lock().unwrap().guests[0].state = mgmt_proto::verb::State::Off;
+    let kept = KeptFacts { name: "db".into(), order: 1, kernel: [0; 32], ramdisk: None, problem: None };
+    node.state.lock().unwrap().kept.guests.push(kept);
     for verb in [
         &["list"][..],
         &["info", "web"],
@@ -31,7 +33,7 @@ fn every_verb_in_every_form() {
         &["node", "log"],
         &["node", "state"],
         &["autostart", "web", "on", "-N"],
-        &["start", "web", "-N"],
+        &["start", "db"],
         &["console", "--once", "web"],
         &["audit", "show"],
         &["audit", "verify"],
