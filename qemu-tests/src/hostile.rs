@@ -9,7 +9,8 @@
 //! * [`iscsi_target`]: an iSCSI target; [`iscsi_scripts`]: what it does wrong;
 //! * [`iscsi_run`]: an initiator against it;
 //! * [`aoe_target`], [`aoe_scripts`]: the same for AoE;
-//! * [`sockets`]: iSCSI scripts over TCP, by the workstation's initiator;
+//! * [`sockets`]: iSCSI scripts over TCP, by the workstation's initiator; [`wire`]: AoE
+//!   scripts over an Ethernet of the operating system's, by the same;
 //! * [`coverage`]: the published lists, and what walks each item of them.
 
 pub mod aoe_scripts;
@@ -19,6 +20,7 @@ pub mod iscsi_run;
 pub mod iscsi_scripts;
 pub mod iscsi_target;
 pub mod sockets;
+pub mod wire;
 pub mod work;
 
 /// Sectors of the disk.

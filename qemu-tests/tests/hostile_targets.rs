@@ -7,7 +7,8 @@ use qemu_tests::hostile::coverage::{self, By, Suite};
 use qemu_tests::hostile::iscsi_run::{Expected, run};
 use qemu_tests::hostile::iscsi_scripts::{COMMANDS, CONNECTION, DATA, LOGIN, NEGOTIATION, Script};
 use qemu_tests::hostile::iscsi_target::{Act, Manner};
-use qemu_tests::hostile::sockets;
+use qemu_tests::hostile::{sockets, wire};
+use std::process::Command;
 
 /// Runs scripts; says of each what was not as expected.
 fn hold(scripts: &[Script]) {
@@ -150,6 +151,47 @@ fn aoe() {
         println!("{word}: {} ({} frames, {took} ms)", script.name, outcome.frames);
         wrong.extend(faults.iter().map(|fault| format!("{}: {fault}", script.name)));
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The same over Ethernet devices and raw sockets, by the workstation's initiator, in a
+/// network namespace of this test's own.
+#[test]
+fn aoe_over_a_wire() {
+    const INSIDE: &str = "REDOUBT_HOSTILE_TEST_INSIDE";
+    if std::env::var_os(INSIDE).is_none() {
+        let unshare = || {
+            let mut command = Command::new("unshare");
+            command.args(["--user", "--map-root-user", "--net"]);
+            command
+        };
+        if !unshare().arg("true").status().is_ok_and(|status| status.success()) {
+            println!("skipped: unprivileged namespaces are missing");
+            return;
+        }
+        let mut again = unshare();
+        again.arg(std::env::current_exe().unwrap()).args(["--exact", "aoe_over_a_wire", "--nocapture"]);
+        assert!(again.env(INSIDE, "1").status().unwrap().success());
+        return;
+    }
+    let scripts: Vec<_> = aoe_scripts::ALL.iter().chain(aoe_scripts::UNBOUND).enumerate().collect();
+    let mut wrong = Vec::new();
+    // Mostly they wait: many at a time.
+    for some in scripts.chunks(12) {
+        std::thread::scope(|scope| {
+            let running: Vec<_> = some
+                .iter()
+                .map(|(number, script)| (script.name, scope.spawn(|| wire::play(script, *number))))
+                .collect();
+            for (name, thread) in running {
+                match thread.join().unwrap() {
+                    Ok(took) => println!("held over a wire: {name} ({} ms)", took.as_millis()),
+                    Err(error) => wrong.push(format!("{name}: {error:#}")),
+                }
+            }
+        });
+    }
+    println!("{} scripts over a wire", scripts.len());
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 

@@ -64,7 +64,8 @@ pub struct Run {
     pub frames: usize,
     /// What the script marked.
     pub marks: usize,
-    disk: Vec<u8>,
+    /// What the disk holds.
+    pub disk: Vec<u8>,
     old: Vec<Vec<u8>>,
     data: usize,
     /// Tags in use, with what was asked and when: it must not change.
@@ -90,6 +91,23 @@ pub fn identity(sectors: u64) -> Vec<u8> {
 }
 
 impl Run {
+    /// Nothing was seen yet.
+    #[must_use]
+    pub fn new(status: VolumeStatus) -> Self {
+        Self {
+            status,
+            work: Work::new(),
+            finished_ns: None,
+            faults: Vec::new(),
+            frames: 0,
+            marks: 0,
+            disk: vec![0; usize::try_from(SECTORS).unwrap_or(0) * 512],
+            old: Vec::new(),
+            data: 0,
+            tags: Vec::new(),
+        }
+    }
+
     fn fault(&mut self, what: impl Into<String>) {
         let what = what.into();
         if self.faults.len() < 20 && !self.faults.contains(&what) {
@@ -133,8 +151,15 @@ impl Run {
         Some(answer)
     }
 
+    /// A frame is about to reach the initiator: if it answers, its tag is free.
+    pub fn arrives(&mut self, frame: &[u8]) {
+        if let Some(found) = Frame::parse(frame) {
+            self.tags.retain(|(tag, _)| *tag != found.tag);
+        }
+    }
+
     /// What comes back for a frame, and when.
-    fn exchange(&mut self, asked: &[u8], mischief: Mischief, now_ns: u64) -> Vec<(u64, Vec<u8>)> {
+    pub fn exchange(&mut self, asked: &[u8], mischief: Mischief, now_ns: u64) -> Vec<(u64, Vec<u8>)> {
         let Some(mut answer) = self.answer(asked) else { return Vec::new() };
         let data = matches!(Frame::parse(asked).map(|it| it.body),
             Some(Body::Ata(it)) if it.command != ata::IDENTIFY);
@@ -235,18 +260,7 @@ pub fn run_volume(macs: &[MacAddress], mischief: Mischief) -> (Run, Volume) {
         hold_writes_until_ns: 0,
         seed: 5,
     }));
-    let mut run = Run {
-        status: volume.status(),
-        work: Work::new(),
-        finished_ns: None,
-        faults: Vec::new(),
-        frames: 0,
-        marks: 0,
-        disk: vec![0; usize::try_from(SECTORS).unwrap_or(0) * 512],
-        old: Vec::new(),
-        data: 0,
-        tags: Vec::new(),
-    };
+    let mut run = Run::new(volume.status());
     let mut wire: VecDeque<(u64, Vec<u8>)> = VecDeque::new();
     let (mut now_ns, mut buffer) = (0, vec![0; 1600]);
     while now_ns < LIMIT_NS && run.finished_ns.is_none_or(|at| now_ns < at + LINGER_NS) {
@@ -264,9 +278,7 @@ pub fn run_volume(macs: &[MacAddress], mischief: Mischief) -> (Run, Volume) {
             if *at > now_ns {
                 index += 1;
             } else if let Some((_, frame)) = wire.remove(index) {
-                if let Some(found) = Frame::parse(&frame) {
-                    run.tags.retain(|(tag, _)| *tag != found.tag);
-                }
+                run.arrives(&frame);
                 target.receive(&frame, now_ns, &mut run.work.memory);
             }
         }

@@ -82,8 +82,8 @@ fn start(script: &Script) -> Result<(u16, Arc<AtomicBool>, JoinHandle<Target>)> 
     Ok((port, over, thread))
 }
 
-/// Writes and reads it back, some at a time.
-fn work(initiator: &mut Initiator) -> Result<Vec<u8>> {
+/// Writes and reads it back, some at a time; returns what the disk must hold.
+pub(super) fn work(initiator: &mut Initiator) -> Result<Vec<u8>> {
     let failed = |failure: mgmt_proto::code::Failure| anyhow::anyhow!("{failure}");
     let began = Instant::now();
     let sectors = initiator.wait_until_ready(LIMIT).map_err(failed)?;
