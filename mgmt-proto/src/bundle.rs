@@ -14,6 +14,7 @@
 //! Time is the later of the node's clock and the time the bundle was issued: a node
 //! whose clock stands at 1970 does not take an expired key for a valid one.
 
+use crate::codec;
 use crate::limits::{BUNDLE_BYTES, NAME_BYTES, OPERATORS, REVOKED, ROOTS, SCOPE_PATTERNS};
 use crate::trust::Role;
 use alloc::string::String;
@@ -261,12 +262,9 @@ impl Bundle {
     /// # Errors
     /// [`Refused::Version`], [`Refused::Encoding`] or [`Refused::Unsound`].
     pub fn decode(bytes: &[u8]) -> Result<Self, Refused> {
-        let (bundle, rest) = postcard::take_from_bytes::<Self>(bytes).map_err(|_| Refused::Encoding)?;
+        let bundle = codec::whole::<Self>(bytes).ok_or(Refused::Encoding)?;
         if bundle.version != VERSION {
             return Err(Refused::Version);
-        }
-        if !rest.is_empty() {
-            return Err(Refused::Encoding);
         }
         if bundle.is_sound() { Ok(bundle) } else { Err(Refused::Unsound) }
     }

@@ -142,12 +142,18 @@ impl Client {
         let Some(sealed) = self.received.get(LENGTH_BYTES..LENGTH_BYTES + length) else { return Ok(None) };
         let plain = self.keys.opener.open(sealed)?;
         self.received.drain(..LENGTH_BYTES + length);
+        Message::decode(&plain).map(Some)
+    }
+}
+
+impl Message {
+    /// What the plain text of a record says.
+    pub(crate) fn decode(plain: &[u8]) -> Result<Self, PeerFault> {
         match plain.split_first() {
-            Some((&KIND_OUTCOME, body)) => postcard::from_bytes(body).map(Message::Outcome),
-            Some((&KIND_PROGRESS, body)) => postcard::from_bytes(body).map(Message::Progress),
+            Some((&KIND_OUTCOME, body)) => postcard::from_bytes(body).map(Self::Outcome),
+            Some((&KIND_PROGRESS, body)) => postcard::from_bytes(body).map(Self::Progress),
             _ => return Err(PeerFault::Unexpected),
         }
-        .map(Some)
         .map_err(|_| PeerFault::Unexpected)
     }
 }

@@ -11,6 +11,7 @@
 //! Whether that node is believed is for whoever imports it to decide; the bundles
 //! carry their own signatures.
 
+use crate::codec;
 use crate::disk::{DiskSetting, GuestSettings};
 use crate::limits::CONFIG_BYTES;
 use crate::machine::Machine;
@@ -123,11 +124,13 @@ impl Config {
         let key = VerifyingKey::from_bytes(public).map_err(|_| ConfigFault::Signature)?;
         key.verify_strict(&message(config), &Signature::from_bytes(signature))
             .map_err(|_| ConfigFault::Signature)?;
-        let (config, rest) = postcard::take_from_bytes::<Self>(config).map_err(|_| ConfigFault::Encoding)?;
-        if !rest.is_empty() || config.version != VERSION {
-            return Err(ConfigFault::Encoding);
-        }
-        Ok((config, *public))
+        Ok((Self::decode(config)?, *public))
+    }
+
+    /// What the bytes say, whoever signed them.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, ConfigFault> {
+        let config = codec::whole::<Self>(bytes).filter(|config| config.version == VERSION);
+        config.ok_or(ConfigFault::Encoding)
     }
 }
 

@@ -10,6 +10,7 @@
 //! fields and digest are a [`Proof`] that says for ever who asked for what, also
 //! where the request itself is not kept.
 
+use crate::codec;
 use crate::handshake::{OperatorKey, PeerFault, SessionId, field};
 use crate::limits::MESSAGE_BYTES;
 use crate::verb::Request;
@@ -122,6 +123,21 @@ pub fn seal(
     Ok([&signature[..], &header(binding, counter), &request].concat())
 }
 
+/// What a command says of itself, of which nothing is verified, and its request.
+pub(crate) fn parse(bytes: &[u8]) -> Result<(Proof, &[u8]), PeerFault> {
+    let request = bytes.get(HEADER_BYTES..).filter(|request| request.len() <= MESSAGE_BYTES);
+    let request = request.ok_or(PeerFault::Length)?;
+    let binding =
+        Binding { node: field(bytes, 64)?, boot_nonce: field(bytes, 96)?, session: field(bytes, 128)? };
+    let proof = Proof {
+        signature: field(bytes, 0)?,
+        binding,
+        counter: u64::from_le_bytes(field(bytes, 160)?),
+        request: Sha256::digest(request).into(),
+    };
+    Ok((proof, request))
+}
+
 /// Verifies a command and decodes it. `expected` is the place in the session it
 /// must have.
 ///
@@ -133,25 +149,13 @@ pub fn open(
     binding: &Binding,
     expected: u64,
 ) -> Result<Verified<Request>, PeerFault> {
-    let request = bytes.get(HEADER_BYTES..).filter(|request| request.len() <= MESSAGE_BYTES);
-    let request = request.ok_or(PeerFault::Length)?;
-    let bound =
-        Binding { node: field(bytes, 64)?, boot_nonce: field(bytes, 96)?, session: field(bytes, 128)? };
-    let proof = Proof {
-        signature: field(bytes, 0)?,
-        binding: bound,
-        counter: u64::from_le_bytes(field(bytes, 160)?),
-        request: Sha256::digest(request).into(),
-    };
+    let (proof, request) = parse(bytes)?;
     if !proof.is_by(operator) {
         return Err(PeerFault::Signature);
     }
-    if bound != *binding || proof.counter != expected {
+    if proof.binding != *binding || proof.counter != expected {
         return Err(PeerFault::Seal);
     }
-    let (request, rest) = postcard::take_from_bytes::<Request>(request).map_err(|_| PeerFault::Unexpected)?;
-    if !rest.is_empty() {
-        return Err(PeerFault::Length);
-    }
+    let request = codec::whole::<Request>(request).ok_or(PeerFault::Unexpected)?;
     Ok(Verified { inner: request, operator: *operator, proof })
 }

@@ -17,11 +17,14 @@
 #![forbid(unsafe_code)]
 
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
 pub mod audit;
 pub mod bundle;
 pub mod client;
 pub mod code;
+mod codec;
 pub mod config;
 pub mod disk;
 pub mod envelope;
@@ -39,6 +42,11 @@ pub mod trust;
 pub mod verb;
 pub mod volume;
 
+#[cfg(test)]
+#[path = "../../storage/src/tests/mutate.rs"]
+mod mutate;
+#[cfg(test)]
+mod mutations;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

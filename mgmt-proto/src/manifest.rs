@@ -1,5 +1,6 @@
 //! What the owner seals into an image: who owns the node and how it is set up.
 
+use crate::codec;
 use crate::limits::MANIFEST_BYTES;
 use crate::state::StateVolume;
 use crate::trust::Operator;
@@ -89,8 +90,8 @@ impl Manifest {
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let bytes = Some(bytes).filter(|bytes| bytes.len() <= MANIFEST_BYTES)?;
-        let (manifest, rest) = postcard::take_from_bytes::<Self>(bytes).ok()?;
-        (rest.is_empty() && manifest.version == VERSION && manifest.port != 0).then_some(manifest)
+        let manifest = codec::whole::<Self>(bytes)?;
+        (manifest.version == VERSION && manifest.port != 0).then_some(manifest)
     }
 }
 

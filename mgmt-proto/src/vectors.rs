@@ -1,15 +1,18 @@
 //! The bytes of version 1, kept for ever.
 
+use crate::audit::Entry;
 use crate::bundle::{Bundle, Grant, Scope};
 use crate::code::{Code, Failure};
+use crate::config::{self, Config, KeptGuest};
 use crate::disk::{Digests, DiskSetting, GuestSettings, Limit, Policy};
 use crate::envelope::{Binding, seal};
 use crate::handshake::{Initiator, OperatorKey, answer, verify_hello};
 use crate::job::{JobFacts, JobPage, JobState, Progress, Unit};
 use crate::machine::{Action, Disk, Machine, NetworkCard};
+use crate::manifest::{self, Manifest};
 use crate::secret::Secret;
-use crate::state::{Imported, KeptFacts, StateCondition, StateFacts};
-use crate::trust::{Role, required};
+use crate::state::{Imported, KeptFacts, StateCondition, StateFacts, StateVolume};
+use crate::trust::{Operator, Role, required};
 use crate::verb::{Discover, Fault, Reply, Request};
 use crate::volume::{
     BlockFacts, Condition, PathCondition, PathFacts, Plugged, Stage, VolumeFacts, VolumePage,
@@ -45,7 +48,7 @@ fn machine() -> Machine {
 }
 
 /// One of each, in the order of the wire.
-fn requests() -> Vec<Request> {
+pub(crate) fn requests() -> Vec<Request> {
     let name = || "web1".to_string();
     vec![
         Request::NodeInfo,
@@ -255,6 +258,75 @@ fn job_replies() -> Vec<Reply> {
     vec![Reply::Jobs(JobPage { now_ns: 6, jobs: vec![job] })]
 }
 
+/// All replies that have vectors.
+pub(crate) fn all_replies() -> Vec<Reply> {
+    replies().into_iter().chain(state_replies()).chain(job_replies()).collect()
+}
+
+/// A failure with everything said.
+pub(crate) fn failed() -> crate::verb::Outcome {
+    Err(Failure::new(Code::Storage, "aoe:e11.1", "does not answer", "check the target"))
+}
+
+/// A bundle whose one root is this key.
+pub(crate) fn bundle(root: &SigningKey) -> Bundle {
+    let public = root.public();
+    let Some(Reply::Trust(bundle)) = replies().pop() else { panic!("the last one is of trust") };
+    let grants = bundle.grants.into_iter().map(|grant| Grant { key: public, ..grant }).collect();
+    Bundle { roots: vec![public], revoked: Vec::new(), grants, ..bundle }
+}
+
+/// Settings as an owner seals them.
+pub(crate) fn manifest() -> Manifest {
+    Manifest {
+        version: manifest::VERSION,
+        owner: [1; 32],
+        operators: vec![Operator { key: [2; 32], role: Role::Admin }],
+        name: "node".to_string(),
+        addressing: manifest::Addressing::Static {
+            address: [10, 0, 0, 1],
+            prefix: 24,
+            gateway: Some([10, 0, 0, 9]),
+        },
+        port: 7411,
+        fault_injection: false,
+        dom0_cpu: manifest::Dom0Cpu::Auto,
+        state: Some(StateVolume {
+            volume: volume(),
+            settings: vec![DiskSetting::Reserve],
+            wait_s: 30,
+            key: Secret::new(vec![9; 32]),
+        }),
+    }
+}
+
+/// A configuration as a node exports it.
+pub(crate) fn config() -> Config {
+    Config {
+        version: config::VERSION,
+        node: "node".to_string(),
+        settings: vec![("port".to_string(), "7411".to_string())],
+        trust: vec![vec![1, 2, 3]],
+        guests: vec![KeptGuest::without_secrets(7, &machine(), &guest_settings())],
+    }
+}
+
+/// Two entries of an audit log, a chain.
+pub(crate) fn entries(operator: &SigningKey) -> Vec<Entry> {
+    let binding = Binding { node: [1; 32], boot_nonce: [2; 32], session: [3; 32] };
+    let mut entries: Vec<Entry> = Vec::new();
+    for counter in 1..=2 {
+        let sealed = seal(operator, &binding, counter, &Request::Lockdown).unwrap();
+        let (proof, _) = crate::envelope::parse(&sealed).unwrap();
+        let result = crate::audit::Result::Failed(Code::Policy);
+        let mut entry = Entry::new(&proof, &operator.public(), "create", "web1", result);
+        entry.sequence = counter - 1;
+        entry.previous = entries.last().map_or([0; 32], Entry::digest);
+        entries.push(entry);
+    }
+    entries
+}
+
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| alloc::format!("{byte:02x}")).collect()
 }
@@ -276,7 +348,7 @@ fn as_ever<T: core::fmt::Debug + serde::Serialize>(values: &[T], kept: &str) -> 
 #[test]
 fn requests_replies_and_settings_are_encoded_as_ever() {
     assert!(as_ever(&requests(), REQUESTS) <= 64, "the protocol has at most 64 verbs");
-    let all: Vec<Reply> = replies().into_iter().chain(state_replies()).chain(job_replies()).collect();
+    let all = all_replies();
     as_ever(&all, REPLIES);
     as_ever(&disk_settings(), SETTINGS);
     as_ever(&discoveries(), DISCOVERIES);

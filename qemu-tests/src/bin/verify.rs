@@ -15,6 +15,9 @@ struct Arguments {
     /// Only the end-to-end scenarios whose name contains this.
     #[arg(long)]
     only: Option<String>,
+    /// Damaged messages for each decoder.
+    #[arg(long, default_value_t = 10_000_000, value_name = "N")]
+    mutations: u64,
     /// Run the end-to-end scenarios in this process: it is inside the lab.
     #[arg(long, hide = true)]
     inside: bool,
@@ -45,7 +48,7 @@ fn main() -> Result<()> {
             image_builder::programs::cargo("clippy", "hypervisor", &["--", "-D", "warnings"])?;
             image_builder::programs::cargo("clippy", "appliance", &["--bin", "dom0", "--", "-D", "warnings"])
         })?;
-        step("unit and simulation tests", || unit_tests(&mut count))?;
+        step("unit and simulation tests", || unit_tests(arguments.mutations, &mut count))?;
     }
     step("end-to-end tests in QEMU", || end_to_end(&program, arguments.only.as_deref(), &mut count))?;
     // In the words of cargo's own test runner.
@@ -69,10 +72,11 @@ fn step(name: &str, action: impl FnOnce() -> Result<()>) -> Result<()> {
 }
 
 /// Runs `cargo test` for the workspace, showing and counting its results.
-fn unit_tests(count: &mut Count) -> Result<()> {
+fn unit_tests(mutations: u64, count: &mut Count) -> Result<()> {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .current_dir(image_builder::programs::workspace())
         .args(["test", "--workspace", "--no-fail-fast"])
+        .env("MUTATIONS", mutations.to_string())
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())
         .output()

@@ -11,8 +11,11 @@ mod guest;
 mod iscsi_connection;
 mod iscsi_target;
 mod iscsi_world;
+pub(crate) mod mutate;
 mod mutations;
 mod sessions;
+
+use mutate::Random;
 
 use crate::planted::{Bug, is_planted, plant};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -30,30 +33,7 @@ const HEALED_NS_MAX: u64 = 10 * SECOND;
 /// Sectors of the simulated disk.
 const SECTORS: u64 = 64;
 
-struct Random(u64);
-
 impl Random {
-    fn new(seed: u64) -> Self {
-        let mut random = Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        random.next();
-        random
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 >> 8
-    }
-
-    fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit.max(1)
-    }
-
-    fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-
     fn per_mille(&mut self, parts: u64) -> bool {
         self.below(1_000) < parts
     }

@@ -1,7 +1,6 @@
 //! Millions of damaged, forged and stale answers: none panics, none is accepted.
 //!
-//! `STORAGE_MUTATIONS=<n>` runs that many for each protocol (10000000 is the full
-//! number).
+//! `MUTATIONS=<n>` runs that many for each protocol (10000000 is the full number).
 
 use std::collections::BTreeMap;
 use std::vec;
@@ -11,7 +10,8 @@ use super::aoe_target::{AOE, AoeTarget};
 use super::guest::{Memory, sector};
 use super::iscsi_connection::Connection;
 use super::iscsi_target::IscsiTarget;
-use super::{MS, Random, iscsi_world, number};
+use super::mutate::{Random, mutate, wanted};
+use super::{MS, iscsi_world};
 use crate::aoe::wire::{Body, Frame};
 use crate::aoe::{Target, TargetConfig};
 use crate::iscsi::Session;
@@ -19,10 +19,6 @@ use crate::{Lba, Operation, Request, RequestId};
 
 const NODE: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const TARGET: [u8; 6] = [2, 0, 0, 0, 0, 2];
-
-fn wanted(share: u64) -> u64 {
-    number("STORAGE_MUTATIONS").unwrap_or(share)
-}
 
 fn aoe_session(seed: u64) -> Target {
     Target::new(TargetConfig {
@@ -42,18 +38,6 @@ fn request(random: &mut Random, id: u64) -> Request {
     let sectors = if operation == Operation::Flush { 0 } else { 1 + random.below(2) as u32 };
     let lba = if sectors == 0 { 0 } else { random.below(60) };
     Request { id: RequestId(id), operation, lba: Lba(lba), sectors }
-}
-
-fn mutate(random: &mut Random, bytes: &mut Vec<u8>, header: usize) {
-    for _ in 0..random.below(4) {
-        let at = random.below(header.min(bytes.len()).max(1) as u64) as usize;
-        if let Some(byte) = bytes.get_mut(at) {
-            *byte = random.next() as u8;
-        }
-    }
-    if random.chance(10) {
-        bytes.truncate(random.below(bytes.len() as u64 + 1) as usize);
-    }
 }
 
 /// Whether a frame may be taken as the answer to what was asked.
