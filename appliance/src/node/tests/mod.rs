@@ -16,6 +16,7 @@ mod lockdown;
 mod management;
 mod network;
 mod power;
+mod replay;
 mod restart;
 mod roles;
 mod state;

@@ -111,7 +111,7 @@ impl Trial {
 }
 
 /// All requests with what they need; those that take from another node need more.
-fn requests() -> Vec<(Request, Role, bool)> {
+pub(super) fn requests() -> Vec<(Request, Role, bool)> {
     let lines: Vec<(&str, &str)> = REQUESTS.lines().filter_map(|line| line.split_once(' ')).collect();
     let named: Vec<&str> = TABLE.iter().map(|(name, ..)| *name).collect();
     let there: Vec<&str> = lines.iter().map(|(name, _)| *name).collect();
