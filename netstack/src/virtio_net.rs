@@ -11,20 +11,21 @@ use alloc::vec::Vec;
 use hv_abi::device::{DmaMemory, Mmio};
 
 use crate::frame::{HEADER_BYTES, MacAddress};
-use crate::limits::{FRAME_BYTES_MAX, NIC_RESET_POLLS_MAX, NIC_RING_ENTRIES_MAX};
+use crate::limits::{FRAME_BYTES_MAX, NIC_RING_ENTRIES_MAX};
 use crate::offload::{
     Accepts, FEATURE_CHECKSUM, FEATURE_GUEST_CHECKSUM, FEATURE_GUEST_TSO4, FEATURE_GUEST_TSO6,
     FEATURE_HOST_TSO4, FEATURE_HOST_TSO6, FEATURE_MERGE_RECEIVE, NET_HEADER_BYTES,
 };
-use crate::virtio_pci::{Location, Locations};
+use crate::virtio_pci::Locations;
+use crate::virtio_pci::function::{
+    Doorbell, FEATURE_ACCESS_PLATFORM, FEATURE_VERSION_1, Function, FunctionError, Queue,
+};
 use crate::virtqueue::Virtqueue;
 
 const FEATURE_MTU: u64 = 1 << 3;
 const FEATURE_MAC: u64 = 1 << 5;
 const FEATURE_STATUS: u64 = 1 << 16;
 const FEATURE_EVENT_INDEX: u64 = 1 << 29;
-const FEATURE_VERSION_1: u64 = 1 << 32;
-const FEATURE_ACCESS_PLATFORM: u64 = 1 << 33;
 const FEATURES_WANTED: u64 = FEATURE_CHECKSUM
     | FEATURE_GUEST_CHECKSUM
     | FEATURE_GUEST_TSO4
@@ -39,24 +40,12 @@ const FEATURES_WANTED: u64 = FEATURE_CHECKSUM
     | FEATURE_VERSION_1
     | FEATURE_ACCESS_PLATFORM;
 
-const STATUS_ACKNOWLEDGE: u8 = 1;
-const STATUS_DRIVER: u8 = 2;
-const STATUS_DRIVER_OK: u8 = 4;
-const STATUS_FEATURES_OK: u8 = 8;
-const STATUS_NEEDS_RESET: u8 = 64;
-const STATUS_FAILED: u8 = 128;
-
 /// One VLAN tag beyond the MTU.
 const TAG_BYTES: usize = 4;
 const RECEIVE_QUEUE: u16 = 0;
 const TRANSMIT_QUEUE: u16 = 1;
-/// "No vector" (4.1.5.1.2).
-const NO_VECTOR: u16 = 0xffff;
 
-mod registers;
 mod traffic;
-
-use registers as register;
 
 /// What the caller chooses.
 #[derive(Clone, Copy, Debug)]
@@ -115,16 +104,21 @@ pub struct NicCounters {
     pub notifications: u64,
 }
 
-struct Doorbell {
-    bar: u8,
-    offset: usize,
+impl From<FunctionError> for NicError {
+    fn from(error: FunctionError) -> Self {
+        match error {
+            FunctionError::BadWindow => Self::BadWindow,
+            FunctionError::ResetTimeout => Self::ResetTimeout,
+            FunctionError::FeaturesRefused => Self::FeaturesRefused,
+            FunctionError::RingTooSmall => Self::RingTooSmall,
+            FunctionError::VectorRefused => Self::VectorRefused,
+        }
+    }
 }
 
 /// A running card.
 pub struct VirtioNet<M, D> {
-    bars: [Option<M>; 6],
-    common: Location,
-    device: Option<Location>,
+    function: Function<M>,
     dma: D,
     receive: Virtqueue,
     transmit: Virtqueue,
@@ -174,14 +168,12 @@ impl<M: Mmio, D: DmaMemory> VirtioNet<M, D> {
         let bytes = buffer_bytes(config.mtu);
         let second = Self::dma_bytes(entries, config.mtu) / 2;
         let mut nic = Self {
-            bars,
-            common: locations.common,
-            device: locations.device,
+            function: Function::new(bars, *locations),
             dma,
             receive: Virtqueue::new(entries, 0, bytes, true, false),
             transmit: Virtqueue::new(entries, second, bytes, false, false),
-            receive_doorbell: Doorbell { bar: 0, offset: 0 },
-            transmit_doorbell: Doorbell { bar: 0, offset: 0 },
+            receive_doorbell: Doorbell::default(),
+            transmit_doorbell: Doorbell::default(),
             features: 0,
             mac: config.fallback_mac,
             mtu: config.mtu,
@@ -189,70 +181,32 @@ impl<M: Mmio, D: DmaMemory> VirtioNet<M, D> {
             broken: false,
             counters: NicCounters::default(),
         };
-        if let Err(error) = nic.start(locations, config) {
-            nic.set_status(STATUS_FAILED);
+        if let Err(error) = nic.start(config) {
+            nic.function.fail();
             return Err(error);
         }
         Ok(nic)
     }
 
-    fn start(&mut self, locations: &Locations, config: &Config) -> Result<(), NicError> {
-        let window = self.bar(self.common.bar).map_or(0, Mmio::length);
-        if self.common.length < register::COMMON_BYTES
-            || self.common.offset.saturating_add(register::COMMON_BYTES) > window
-        {
-            return Err(NicError::BadWindow);
-        }
-        self.set_status(0);
-        if !(0..NIC_RESET_POLLS_MAX).any(|_| self.status() == 0) {
-            return Err(NicError::ResetTimeout);
-        }
-        self.set_status(STATUS_ACKNOWLEDGE);
-        self.set_status(STATUS_ACKNOWLEDGE | STATUS_DRIVER);
-        self.negotiate()?;
+    fn start(&mut self, config: &Config) -> Result<(), NicError> {
+        self.features = self.function.negotiate(|offered| usable(offered & FEATURES_WANTED))?;
         self.read_device_config(config)?;
         let event_index = self.features & FEATURE_EVENT_INDEX != 0;
         let (entries, bytes) = (config.ring_entries, buffer_bytes(config.mtu));
         let second = Self::dma_bytes(entries, config.mtu) / 2;
         self.receive = Virtqueue::new(entries, 0, bytes, true, event_index);
         self.transmit = Virtqueue::new(entries, second, bytes, false, event_index);
-        self.write_u16(register::CONFIG_VECTOR, config.config_vector.unwrap_or(NO_VECTOR));
-        self.receive_doorbell =
-            self.enable_queue(RECEIVE_QUEUE, locations, entries, config.receive_vector)?;
-        self.transmit_doorbell =
-            self.enable_queue(TRANSMIT_QUEUE, locations, entries, config.transmit_vector)?;
+        self.function.set_config_vector(config.config_vector);
+        self.receive_doorbell = self.enable(RECEIVE_QUEUE, entries, config.receive_vector)?;
+        self.transmit_doorbell = self.enable(TRANSMIT_QUEUE, entries, config.transmit_vector)?;
         while let Some(id) = self.receive.take_chain(bytes) {
             if !self.receive.lend(&self.dma, id, bytes) {
                 return Err(NicError::DmaTooSmall);
             }
         }
         self.transmit.set_interrupt(&self.dma, false);
-        let running = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATUS_DRIVER_OK;
-        self.set_status(running);
+        self.function.run();
         self.notify_receive();
-        Ok(())
-    }
-
-    fn negotiate(&mut self) -> Result<(), NicError> {
-        self.write_u32(register::DEVICE_FEATURE_SELECT, 0);
-        let low = self.read_u32(register::DEVICE_FEATURE);
-        self.write_u32(register::DEVICE_FEATURE_SELECT, 1);
-        let high = self.read_u32(register::DEVICE_FEATURE);
-        let offered = u64::from(low) | (u64::from(high) << 32);
-        self.features = usable(offered & FEATURES_WANTED);
-        if self.features & FEATURE_VERSION_1 == 0 {
-            return Err(NicError::FeaturesRefused);
-        }
-        let [f0, f1, f2, f3, f4, f5, f6, f7] = self.features.to_le_bytes();
-        self.write_u32(register::DRIVER_FEATURE_SELECT, 0);
-        self.write_u32(register::DRIVER_FEATURE, u32::from_le_bytes([f0, f1, f2, f3]));
-        self.write_u32(register::DRIVER_FEATURE_SELECT, 1);
-        self.write_u32(register::DRIVER_FEATURE, u32::from_le_bytes([f4, f5, f6, f7]));
-        let status = STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK;
-        self.set_status(status);
-        if self.status() & STATUS_FEATURES_OK == 0 {
-            return Err(NicError::FeaturesRefused);
-        }
         Ok(())
     }
 
@@ -261,7 +215,7 @@ impl<M: Mmio, D: DmaMemory> VirtioNet<M, D> {
         if self.features & FEATURE_MAC != 0 {
             let mut octets = [0; 6];
             for (index, octet) in octets.iter_mut().enumerate() {
-                *octet = self.device_u8(index).ok_or(NicError::BadWindow)?;
+                *octet = self.function.device_u8(index).ok_or(NicError::BadWindow)?;
             }
             self.mac = MacAddress(octets);
         }
@@ -269,42 +223,17 @@ impl<M: Mmio, D: DmaMemory> VirtioNet<M, D> {
             return Err(NicError::BadMac);
         }
         if self.features & FEATURE_MTU != 0 {
-            self.mtu = config.mtu.min(self.device_u16(10).ok_or(NicError::BadWindow)?.max(68));
+            self.mtu = config.mtu.min(self.function.device_u16(10).ok_or(NicError::BadWindow)?.max(68));
         }
         Ok(())
     }
 
-    fn enable_queue(
-        &mut self,
-        queue: u16,
-        locations: &Locations,
-        entries: u16,
-        vector: Option<u16>,
-    ) -> Result<Doorbell, NicError> {
-        self.write_u16(register::QUEUE_SELECT, queue);
-        if self.read_u16(register::QUEUE_SIZE) < entries {
-            return Err(NicError::RingTooSmall);
-        }
-        self.write_u16(register::QUEUE_SIZE, entries);
-        let wanted = vector.unwrap_or(NO_VECTOR);
-        self.write_u16(register::QUEUE_VECTOR, wanted);
-        // 4.1.5.1.2.2: the device answers NO_VECTOR when it has no resources.
-        if vector.is_some() && self.read_u16(register::QUEUE_VECTOR) != wanted {
-            return Err(NicError::VectorRefused);
-        }
-        let ring = if queue == RECEIVE_QUEUE { &self.receive } else { &self.transmit };
-        let (descriptors, available, used) = (ring.descriptors(), ring.available(), ring.used());
-        self.write_address(register::QUEUE_DESCRIPTORS, descriptors);
-        self.write_address(register::QUEUE_AVAILABLE, available);
-        self.write_address(register::QUEUE_USED, used);
-        let step = usize::from(self.read_u16(register::QUEUE_NOTIFY_OFF));
-        let multiplier = usize::try_from(locations.notify_multiplier).unwrap_or(usize::MAX);
-        let inside = step.checked_mul(multiplier).ok_or(NicError::BadWindow)?;
-        if inside.checked_add(2).is_none_or(|end| end > locations.notify.length) {
-            return Err(NicError::BadWindow);
-        }
-        self.write_u16(register::QUEUE_ENABLE, 1);
-        Ok(Doorbell { bar: locations.notify.bar, offset: locations.notify.offset.saturating_add(inside) })
+    fn enable(&self, number: u16, entries: u16, vector: Option<u16>) -> Result<Doorbell, NicError> {
+        let ring = if number == RECEIVE_QUEUE { &self.receive } else { &self.transmit };
+        let bus = |offset: usize| self.dma.bus_address().wrapping_add(offset as u64);
+        let (descriptors, available, used) =
+            (bus(ring.descriptors()), bus(ring.available()), bus(ring.used()));
+        Ok(self.function.enable(&Queue { number, entries, vector, descriptors, available, used })?)
     }
 
     /// The card's address.
@@ -333,13 +262,14 @@ impl<M: Mmio, D: DmaMemory> VirtioNet<M, D> {
     /// Whether the link is up (5.1.4.2: up when the device does not say).
     #[must_use]
     pub fn link_up(&self) -> bool {
-        self.features & FEATURE_STATUS == 0 || self.device_u16(6).is_some_and(|status| status & 1 != 0)
+        self.features & FEATURE_STATUS == 0
+            || self.function.device_u16(6).is_some_and(|status| status & 1 != 0)
     }
 
     /// Whether the device broke its rings or asked for a reset: make a new driver.
     #[must_use]
     pub fn is_broken(&self) -> bool {
-        self.broken || self.status() & STATUS_NEEDS_RESET != 0
+        self.broken || self.function.needs_reset()
     }
 
     /// What the driver has seen.
@@ -350,8 +280,8 @@ impl<M: Mmio, D: DmaMemory> VirtioNet<M, D> {
 
     /// Stops the card and returns its windows and memory.
     pub fn stop(self) -> ([Option<M>; 6], D) {
-        self.set_status(0);
-        (self.bars, self.dma)
+        self.function.reset();
+        (self.function.into_bars(), self.dma)
     }
 }
 

@@ -1,8 +1,11 @@
-//! Finds a virtio function's register windows in its PCI configuration space.
+//! Finds a virtio function's register windows in its PCI configuration space;
+//! [`function`] is what drivers do with them.
 //!
 //! Spec: Virtual I/O Device (VIRTIO) 1.2, section 4.1.4; PCI Local Bus 3.0, section 6.7.
 
 use crate::limits::PCI_CAPABILITIES_MAX;
+
+pub mod function;
 
 /// PCI vendor of virtio functions (section 4.1.2).
 pub const VENDOR: u16 = 0x1af4;

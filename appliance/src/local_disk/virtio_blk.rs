@@ -2,7 +2,7 @@
 //! of its own.
 //!
 //! Spec: Virtual I/O Device (VIRTIO) 1.2, sections 2.7 (split virtqueues), 3.1
-//! (initialization), 4.1.4.3 (common configuration), 5.2 (block device).
+//! (initialization), 5.2 (block device).
 //!
 //! The device shares the memory and may be hostile: what it returns must be a request
 //! that is under way, and anything else stops the disk.
@@ -11,7 +11,10 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use hv_abi::device::{DmaMemory, Mmio};
-use netstack::virtio_pci::{Location, Locations};
+use netstack::virtio_pci::Locations;
+use netstack::virtio_pci::function::{
+    Doorbell, FEATURE_ACCESS_PLATFORM, FEATURE_VERSION_1, Function, FunctionError, Queue,
+};
 
 use super::{DiskWork, LocalDisk};
 
@@ -39,15 +42,7 @@ const DATA: usize = 4096;
 // 5.2.3.
 const FEATURE_READ_ONLY: u64 = 1 << 5;
 const FEATURE_FLUSH: u64 = 1 << 9;
-const FEATURE_VERSION_1: u64 = 1 << 32;
-const FEATURE_ACCESS_PLATFORM: u64 = 1 << 33;
 const FEATURES_WANTED: u64 = FEATURE_READ_ONLY | FEATURE_FLUSH | FEATURE_VERSION_1 | FEATURE_ACCESS_PLATFORM;
-
-const STATUS_ACKNOWLEDGE: u8 = 1;
-const STATUS_DRIVER: u8 = 2;
-const STATUS_DRIVER_OK: u8 = 4;
-const STATUS_FEATURES_OK: u8 = 8;
-const STATUS_FAILED: u8 = 128;
 
 // 5.2.6: types and the one good status.
 const TYPE_IN: u32 = 0;
@@ -57,29 +52,6 @@ const STATUS_OK: u8 = 0;
 
 const FLAG_NEXT: u16 = 1;
 const FLAG_WRITE: u16 = 2;
-/// "No vector" (4.1.5.1.2).
-const NO_VECTOR: u16 = 0xffff;
-/// Looks at the status after a reset.
-const RESET_POLLS_MAX: u32 = 100_000;
-
-/// Common configuration (4.1.4.3).
-mod register {
-    pub(super) const DEVICE_FEATURE_SELECT: usize = 0;
-    pub(super) const DEVICE_FEATURE: usize = 4;
-    pub(super) const DRIVER_FEATURE_SELECT: usize = 8;
-    pub(super) const DRIVER_FEATURE: usize = 12;
-    pub(super) const CONFIG_VECTOR: usize = 16;
-    pub(super) const DEVICE_STATUS: usize = 20;
-    pub(super) const QUEUE_SELECT: usize = 22;
-    pub(super) const QUEUE_SIZE: usize = 24;
-    pub(super) const QUEUE_VECTOR: usize = 26;
-    pub(super) const QUEUE_ENABLE: usize = 28;
-    pub(super) const QUEUE_NOTIFY_OFF: usize = 30;
-    pub(super) const QUEUE_DESCRIPTORS: usize = 32;
-    pub(super) const QUEUE_AVAILABLE: usize = 40;
-    pub(super) const QUEUE_USED: usize = 48;
-    pub(super) const COMMON_BYTES: usize = 56;
-}
 
 /// Why a disk cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +70,17 @@ pub enum DiskError {
     VectorRefused,
 }
 
+impl From<FunctionError> for DiskError {
+    fn from(error: FunctionError) -> Self {
+        match error {
+            FunctionError::BadWindow | FunctionError::RingTooSmall => Self::BadWindow,
+            FunctionError::ResetTimeout => Self::ResetTimeout,
+            FunctionError::FeaturesRefused => Self::FeaturesRefused,
+            FunctionError::VectorRefused => Self::VectorRefused,
+        }
+    }
+}
+
 /// What a tag is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Under {
@@ -111,10 +94,9 @@ enum Under {
 
 /// The disk.
 pub struct VirtioBlock<M, D> {
-    bars: [Option<M>; 6],
-    common: Location,
+    function: Function<M>,
     dma: D,
-    doorbell: (u8, usize),
+    doorbell: Doorbell,
     features: u64,
     sectors: u64,
     available: u16,
@@ -142,10 +124,9 @@ impl<M: Mmio, D: DmaMemory> VirtioBlock<M, D> {
             return Err(DiskError::DmaTooSmall);
         }
         let mut disk = Self {
-            bars,
-            common: locations.common,
+            function: Function::new(bars, *locations),
             dma,
-            doorbell: (0, 0),
+            doorbell: Doorbell::default(),
             features: 0,
             sectors: 0,
             available: 0,
@@ -153,133 +134,34 @@ impl<M: Mmio, D: DmaMemory> VirtioBlock<M, D> {
             tags: [Under::Nothing; TAGS],
             broken: false,
         };
-        if let Err(error) = disk.start(locations, vector) {
-            disk.set_status(STATUS_FAILED);
+        if let Err(error) = disk.start(vector) {
+            disk.function.fail();
             return Err(error);
         }
         Ok(disk)
-    }
-
-    fn common(&self) -> Option<&M> {
-        self.bars.get(usize::from(self.common.bar))?.as_ref()
-    }
-
-    fn at(&self, register: usize) -> usize {
-        self.common.offset.saturating_add(register)
-    }
-
-    fn status(&self) -> u8 {
-        self.common().map_or(u8::MAX, |bar| bar.read_u8(self.at(register::DEVICE_STATUS)))
-    }
-
-    fn set_status(&self, status: u8) {
-        if let Some(bar) = self.common() {
-            bar.write_u8(self.at(register::DEVICE_STATUS), status);
-        }
-    }
-
-    fn read_u16(&self, register: usize) -> u16 {
-        self.common().map_or(0, |bar| bar.read_u16(self.at(register)))
-    }
-
-    fn read_u32(&self, register: usize) -> u32 {
-        self.common().map_or(0, |bar| bar.read_u32(self.at(register)))
-    }
-
-    fn write_u16(&self, register: usize, value: u16) {
-        if let Some(bar) = self.common() {
-            bar.write_u16(self.at(register), value);
-        }
-    }
-
-    fn write_u32(&self, register: usize, value: u32) {
-        if let Some(bar) = self.common() {
-            bar.write_u32(self.at(register), value);
-        }
-    }
-
-    /// 64-bit registers are written as two halves (4.1.3.1).
-    fn write_u64(&self, register: usize, value: u64) {
-        self.write_u32(register, hv_x86::low32(value));
-        self.write_u32(register + 4, hv_x86::low32(value >> 32));
     }
 
     fn bus(&self, offset: usize) -> u64 {
         self.dma.bus_address().wrapping_add(offset as u64)
     }
 
-    fn start(&mut self, locations: &Locations, vector: Option<u16>) -> Result<(), DiskError> {
-        let window = self.common().map_or(0, Mmio::length);
-        if self.common.length < register::COMMON_BYTES || self.at(register::COMMON_BYTES) > window {
-            return Err(DiskError::BadWindow);
-        }
-        self.set_status(0);
-        if !(0..RESET_POLLS_MAX).any(|_| self.status() == 0) {
-            return Err(DiskError::ResetTimeout);
-        }
-        self.set_status(STATUS_ACKNOWLEDGE | STATUS_DRIVER);
-        self.negotiate()?;
-        self.read_capacity(locations)?;
-        self.write_u16(register::CONFIG_VECTOR, NO_VECTOR);
-        self.enable_queue(locations, vector)?;
-        self.set_status(STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK | STATUS_DRIVER_OK);
-        Ok(())
-    }
-
-    fn negotiate(&mut self) -> Result<(), DiskError> {
-        let half = |select| {
-            self.write_u32(register::DEVICE_FEATURE_SELECT, select);
-            u64::from(self.read_u32(register::DEVICE_FEATURE))
-        };
-        self.features = (half(0) | half(1) << 32) & FEATURES_WANTED;
+    fn start(&mut self, vector: Option<u16>) -> Result<(), DiskError> {
+        self.features = self.function.negotiate(|offered| offered & FEATURES_WANTED)?;
         if self.features & FEATURE_READ_ONLY != 0 {
             return Err(DiskError::ReadOnly);
         }
-        if self.features & FEATURE_VERSION_1 == 0 {
-            return Err(DiskError::FeaturesRefused);
-        }
-        for (select, half) in [(0, self.features), (1, self.features >> 32)] {
-            self.write_u32(register::DRIVER_FEATURE_SELECT, select);
-            self.write_u32(register::DRIVER_FEATURE, hv_x86::low32(half));
-        }
-        self.set_status(STATUS_ACKNOWLEDGE | STATUS_DRIVER | STATUS_FEATURES_OK);
-        if self.status() & STATUS_FEATURES_OK == 0 { Err(DiskError::FeaturesRefused) } else { Ok(()) }
-    }
-
-    /// Capacity in sectors of 512 bytes (5.2.4).
-    fn read_capacity(&mut self, locations: &Locations) -> Result<(), DiskError> {
-        let device = locations.device.filter(|device| device.length >= 8).ok_or(DiskError::BadWindow)?;
-        let bar = self.bars.get(usize::from(device.bar)).and_then(Option::as_ref);
-        let bar = bar.ok_or(DiskError::BadWindow)?;
-        let low = u64::from(bar.read_u32(device.offset));
-        let high = u64::from(bar.read_u32(device.offset.checked_add(4).ok_or(DiskError::BadWindow)?));
-        self.sectors = low | high << 32;
-        Ok(())
-    }
-
-    fn enable_queue(&mut self, locations: &Locations, vector: Option<u16>) -> Result<(), DiskError> {
-        self.write_u16(register::QUEUE_SELECT, 0);
-        if self.read_u16(register::QUEUE_SIZE) < ENTRIES {
-            return Err(DiskError::BadWindow);
-        }
-        self.write_u16(register::QUEUE_SIZE, ENTRIES);
-        let wanted = vector.unwrap_or(NO_VECTOR);
-        self.write_u16(register::QUEUE_VECTOR, wanted);
-        // 4.1.5.1.2.2: the device answers NO_VECTOR when it has no resources.
-        if vector.is_some() && self.read_u16(register::QUEUE_VECTOR) != wanted {
-            return Err(DiskError::VectorRefused);
-        }
-        self.write_u64(register::QUEUE_DESCRIPTORS, self.bus(0));
-        self.write_u64(register::QUEUE_AVAILABLE, self.bus(AVAILABLE));
-        self.write_u64(register::QUEUE_USED, self.bus(USED));
-        let step = usize::from(self.read_u16(register::QUEUE_NOTIFY_OFF));
-        let multiplier = usize::try_from(locations.notify_multiplier).unwrap_or(usize::MAX);
-        let inside = step.checked_mul(multiplier).ok_or(DiskError::BadWindow)?;
-        if inside.checked_add(2).is_none_or(|end| end > locations.notify.length) {
-            return Err(DiskError::BadWindow);
-        }
-        self.doorbell = (locations.notify.bar, locations.notify.offset.saturating_add(inside));
-        self.write_u16(register::QUEUE_ENABLE, 1);
+        // Capacity in sectors of 512 bytes (5.2.4).
+        self.sectors = self.function.device_u64(0).ok_or(DiskError::BadWindow)?;
+        self.function.set_config_vector(None);
+        self.doorbell = self.function.enable(&Queue {
+            number: 0,
+            entries: ENTRIES,
+            vector,
+            descriptors: self.bus(0),
+            available: self.bus(AVAILABLE),
+            used: self.bus(USED),
+        })?;
+        self.function.run();
         Ok(())
     }
 
@@ -328,10 +210,7 @@ impl<M: Mmio, D: DmaMemory> VirtioBlock<M, D> {
         self.available = self.available.wrapping_add(1);
         self.dma.store_u16(AVAILABLE + 2, self.available);
         self.dma.fence();
-        let (bar, offset) = self.doorbell;
-        if let Some(bar) = self.bars.get(usize::from(bar)).and_then(Option::as_ref) {
-            bar.write_u16(offset, 0);
-        }
+        self.function.notify(self.doorbell, 0);
         true
     }
 
@@ -350,7 +229,7 @@ impl<M: Mmio, D: DmaMemory> VirtioBlock<M, D> {
         let under_way = matches!(self.tags.get(tag), Some(Under::Read(_) | Under::Other));
         if !read || waiting > ENTRIES || !whole || !under_way {
             self.broken = true;
-            self.set_status(STATUS_FAILED);
+            self.function.fail();
             return None;
         }
         self.used = self.used.wrapping_add(1);

@@ -8,6 +8,8 @@ use std::vec::Vec;
 
 use super::*;
 use crate::offload::Offload;
+use crate::virtio_pci::Location;
+use crate::virtio_pci::function::register;
 
 const BUS: u64 = 0x1_0000_0000;
 const RING: u16 = 8;

@@ -186,7 +186,7 @@ impl<M: Mmio, D: DmaMemory> VirtioNet<M, D> {
     /// A broken card is reset at once, so that it no longer writes our memory.
     fn fail(&mut self) {
         self.broken = true;
-        self.set_status(0);
+        self.function.reset();
     }
 
     pub(super) fn notify_receive(&mut self) {
@@ -197,10 +197,8 @@ impl<M: Mmio, D: DmaMemory> VirtioNet<M, D> {
     }
 
     fn ring(&mut self, queue: u16) {
-        let doorbell = if queue == RECEIVE_QUEUE { &self.receive_doorbell } else { &self.transmit_doorbell };
-        if let Some(bar) = self.bar(doorbell.bar) {
-            bar.write_u16(doorbell.offset, queue);
-        }
+        let doorbell = if queue == RECEIVE_QUEUE { self.receive_doorbell } else { self.transmit_doorbell };
+        self.function.notify(doorbell, queue);
         self.counters.notifications = self.counters.notifications.wrapping_add(1);
     }
 }

@@ -10,6 +10,7 @@ use netstack::virtio_pci::{Location, Locations};
 
 use super::*;
 use crate::test_random::TestRandom;
+use netstack::virtio_pci::function::register;
 
 const BUS: u64 = 0x10_0000;
 const DEVICE: usize = 0x100;
