@@ -69,6 +69,26 @@ pub trait Payload {
     fn store(&mut self, id: RequestId, offset: usize, source: &[u8]);
 }
 
+/// Payload in octets that can be borrowed, as is not said of a guest's memory.
+pub trait Octets {
+    /// A request's octets from `offset` on; none if it has not so many.
+    fn find(&mut self, id: RequestId, offset: usize, length: usize) -> Option<&mut [u8]>;
+}
+
+impl<T: Octets> Payload for T {
+    fn load(&mut self, id: RequestId, offset: usize, target: &mut [u8]) {
+        if let Some(data) = self.find(id, offset, target.len()) {
+            target.copy_from_slice(data);
+        }
+    }
+
+    fn store(&mut self, id: RequestId, offset: usize, source: &[u8]) {
+        if let Some(data) = self.find(id, offset, source.len()) {
+            data.copy_from_slice(source);
+        }
+    }
+}
+
 /// Why a request failed for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

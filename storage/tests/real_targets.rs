@@ -20,7 +20,7 @@ use pnet_datalink::{Channel, DataLinkReceiver, DataLinkSender};
 use storage::aoe::{Administration, Discovery, Outcome, Target, TargetAddress, TargetConfig};
 use storage::iscsi::{Credentials, Portal, Reservation, Secret, Session, SessionConfig, SessionKind};
 use storage::volume::Volume;
-use storage::{Lba, Operation, Payload, Request, RequestId, VolumeState};
+use storage::{Lba, Octets, Operation, Request, RequestId, VolumeState};
 
 const INSIDE: &str = "REDOUBT_STORAGE_TEST_INSIDE";
 const SECTORS: u64 = 16_384;
@@ -28,12 +28,9 @@ const IQN: &str = "iqn.2026-01.org.example:disk";
 
 struct Memory(HashMap<RequestId, Vec<u8>>);
 
-impl Payload for Memory {
-    fn load(&mut self, id: RequestId, offset: usize, target: &mut [u8]) {
-        target.copy_from_slice(&self.0[&id][offset..offset + target.len()]);
-    }
-    fn store(&mut self, id: RequestId, offset: usize, source: &[u8]) {
-        self.0.get_mut(&id).unwrap()[offset..offset + source.len()].copy_from_slice(source);
+impl Octets for Memory {
+    fn find(&mut self, id: RequestId, offset: usize, length: usize) -> Option<&mut [u8]> {
+        Some(&mut self.0.get_mut(&id).unwrap()[offset..offset + length])
     }
 }
 

@@ -17,7 +17,7 @@ use storage::aoe::{Target, TargetConfig};
 use storage::iscsi::{Credentials, DigestPolicy, PathPolicy, Portal, Session, SessionConfig, SessionKind};
 use storage::limits::{AOE_FRAME_LIFETIME_NS, REQUESTS_MAX};
 use storage::volume::{Volume, VolumeName};
-use storage::{Completion, Lba, Operation, Payload, Request, RequestId, VolumeState, VolumeStatus};
+use storage::{Completion, Lba, Octets, Operation, Request, RequestId, VolumeState, VolumeStatus};
 
 pub mod bench;
 pub mod copy;
@@ -77,29 +77,17 @@ impl Default for Options {
 struct Memory(Vec<Vec<u8>>);
 
 impl Memory {
-    fn find(&mut self, id: RequestId, offset: usize, length: usize) -> Option<&mut [u8]> {
-        let buffer = self.0.get_mut(usize::try_from(id.0).ok()?)?;
-        buffer.get_mut(offset..offset.checked_add(length)?)
-    }
-
-    /// The same, to look at.
+    /// A request's octets, to look at.
     fn view(&self, id: RequestId, offset: usize, length: usize) -> &[u8] {
         let buffer = usize::try_from(id.0).ok().and_then(|number| self.0.get(number));
         buffer.and_then(|buffer| buffer.get(offset..offset.checked_add(length)?)).unwrap_or_default()
     }
 }
 
-impl Payload for Memory {
-    fn load(&mut self, id: RequestId, offset: usize, target: &mut [u8]) {
-        if let Some(data) = self.find(id, offset, target.len()) {
-            target.copy_from_slice(data);
-        }
-    }
-
-    fn store(&mut self, id: RequestId, offset: usize, source: &[u8]) {
-        if let Some(data) = self.find(id, offset, source.len()) {
-            data.copy_from_slice(source);
-        }
+impl Octets for Memory {
+    fn find(&mut self, id: RequestId, offset: usize, length: usize) -> Option<&mut [u8]> {
+        let buffer = self.0.get_mut(usize::try_from(id.0).ok()?)?;
+        buffer.get_mut(offset..offset.checked_add(length)?)
     }
 }
 

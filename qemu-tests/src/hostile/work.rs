@@ -3,7 +3,7 @@
 use super::{SECTORS, pattern};
 use std::collections::BTreeMap;
 use storage::volume::Volume;
-use storage::{BlockError, Lba, Operation, Payload, Request, RequestId};
+use storage::{BlockError, Lba, Octets, Operation, Request, RequestId};
 
 /// Requests under way.
 const DEPTH: usize = 4;
@@ -15,27 +15,13 @@ pub struct Memory {
     strays: u64,
 }
 
-impl Memory {
+impl Octets for Memory {
     fn find(&mut self, id: RequestId, offset: usize, length: usize) -> Option<&mut [u8]> {
         let found = self.data.get_mut(&id).and_then(|data| data.get_mut(offset..offset + length));
         if found.is_none() {
             self.strays += 1;
         }
         found
-    }
-}
-
-impl Payload for Memory {
-    fn load(&mut self, id: RequestId, offset: usize, target: &mut [u8]) {
-        if let Some(data) = self.find(id, offset, target.len()) {
-            target.copy_from_slice(data);
-        }
-    }
-
-    fn store(&mut self, id: RequestId, offset: usize, source: &[u8]) {
-        if let Some(data) = self.find(id, offset, source.len()) {
-            data.copy_from_slice(source);
-        }
     }
 }
 

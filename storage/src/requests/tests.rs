@@ -1,5 +1,5 @@
 use super::*;
-use crate::block::Lba;
+use crate::block::{Lba, Octets};
 use crate::limits::HELD_RANGES_MAX;
 use alloc::collections::BTreeMap;
 use alloc::vec;
@@ -8,12 +8,9 @@ const SHAPE: Shape = Shape { capacity: 1_000, block: 1, data: 16, discard: 64, z
 
 struct Memory(BTreeMap<u64, Vec<u8>>);
 
-impl Payload for Memory {
-    fn load(&mut self, id: RequestId, offset: usize, target: &mut [u8]) {
-        target.copy_from_slice(&self.0[&id.0][offset..offset + target.len()]);
-    }
-    fn store(&mut self, id: RequestId, offset: usize, source: &[u8]) {
-        self.0.get_mut(&id.0).unwrap()[offset..offset + source.len()].copy_from_slice(source);
+impl Octets for Memory {
+    fn find(&mut self, id: RequestId, offset: usize, length: usize) -> Option<&mut [u8]> {
+        Some(&mut self.0.get_mut(&id.0).unwrap()[offset..offset + length])
     }
 }
 

@@ -6,7 +6,8 @@ use std::vec::Vec;
 
 use super::aoe_target::{AOE, AoeTarget};
 use super::guest::Guest;
-use super::{HEALED_NS_MAX, MS, Random, SECOND};
+use super::world::{Node, World};
+use super::{MS, Random, SECOND};
 use crate::aoe::wire::{Body, Config, Frame};
 use crate::aoe::{MacAddress, Target, TargetConfig};
 use crate::volume::Volume;
@@ -100,21 +101,18 @@ fn forge(bytes: &[u8]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-struct World {
-    random: Random,
-    volume: Volume,
+pub(super) struct AoeWorld {
+    node: Node,
     target: AoeTarget,
     /// Behind the second network there may be another disk.
     stranger: Option<AoeTarget>,
-    guest: Guest,
     network: Network,
     networks: u8,
     forges: bool,
-    now: u64,
     target_up_at: u64,
 }
 
-fn build(seed: u64) -> World {
+pub(super) fn build(seed: u64) -> AoeWorld {
     let mut random = Random::new(seed);
     let mtu = [1_500, 9_000][random.below(2) as usize];
     // Some paths do not carry what the target advertises.
@@ -138,58 +136,110 @@ fn build(seed: u64) -> World {
         seed,
     });
     let mut guest = Guest::new();
-    if random.chance(15) {
-        guest.deadline_ns = Some((1 + random.below(20)) * SECOND);
-        session.set_deadline(guest.deadline_ns);
-    }
-    if random.chance(15) {
-        let first = random.below(60);
-        guest.bad = first..first + 1 + random.below(3);
-        target.bad = guest.bad.clone();
-    }
-    World {
-        volume: Volume::Aoe(session),
+    guest.plan(&mut random);
+    session.set_deadline(guest.deadline_ns);
+    target.bad = guest.bad.clone();
+    let loss = random.below(31);
+    let forges = configured && random.chance(50);
+    AoeWorld {
+        node: Node { random, volume: Volume::Aoe(session), guest, now: 0 },
         target,
         stranger,
-        guest,
         network: Network {
             wire: BTreeMap::new(),
             order: 0,
-            loss: random.below(31),
+            loss,
             longest,
             cut_until: [0; 2],
             healed: false,
             calm: false,
         },
         networks,
-        forges: configured && random.chance(50),
-        random,
-        now: 0,
+        forges,
         target_up_at: 0,
     }
 }
 
-impl World {
+impl AoeWorld {
     fn mischief(&mut self) {
         if self.network.healed {
             return;
         }
-        if self.random.per_mille(4) {
-            let network = self.random.below(u64::from(self.networks)) as usize;
-            let cut = self.random.cut_ns();
-            self.network.cut_until[network] = self.now + cut;
+        if self.node.random.per_mille(4) {
+            let network = self.node.random.below(u64::from(self.networks)) as usize;
+            let cut = self.node.random.cut_ns();
+            self.network.cut_until[network] = self.node.now + cut;
         }
-        if self.random.per_mille(4) {
-            self.target_up_at = self.now + self.random.cut_ns() / 8;
+        if self.node.random.per_mille(4) {
+            self.target_up_at = self.node.now + self.node.random.cut_ns() / 8;
         }
-        if self.random.per_mille(4) {
-            self.guest.reset(&mut self.volume);
+        if self.node.random.per_mille(4) {
+            self.node.guest.reset(&mut self.node.volume);
         }
-        self.target.up = self.now >= self.target_up_at;
+        self.target.up = self.node.now >= self.target_up_at;
         if let Some(stranger) = &mut self.stranger {
             // Which disk is meant is known from the one that answers first.
-            stranger.up = self.volume.status().capacity.is_some();
+            stranger.up = self.node.volume.status().capacity.is_some();
         }
+    }
+
+    /// One frame from the wire; its answers go back onto it.
+    fn deliver(&mut self, network: u8, towards: Towards, bytes: &[u8]) {
+        let Volume::Aoe(session) = &mut self.node.volume else { unreachable!() };
+        if towards == Towards::Node {
+            session.receive(bytes, self.node.now, &mut self.node.guest.memory);
+            return;
+        }
+        let behind = if network == 1 { self.stranger.as_mut() } else { None };
+        let mut replies: Vec<Vec<u8>> =
+            behind.unwrap_or(&mut self.target).answer(bytes).into_iter().collect();
+        if self.forges && !self.network.healed && self.node.random.chance(20) {
+            replies.extend(forge(bytes));
+        }
+        for reply in replies {
+            self.network.carry(network, Towards::Node, &reply, self.node.now, &mut self.node.random);
+        }
+    }
+
+    fn send(&mut self) {
+        let mut buffer = [0; 9_100];
+        loop {
+            let Volume::Aoe(session) = &mut self.node.volume else { unreachable!() };
+            let Some(length) = session.transmit(&mut buffer, self.node.now, &mut self.node.guest.memory)
+            else {
+                break;
+            };
+            // The frame's source tells the network.
+            let network = buffer[10];
+            self.network.carry(
+                network,
+                Towards::Target,
+                &buffer[..length],
+                self.node.now,
+                &mut self.node.random,
+            );
+        }
+    }
+}
+
+impl World for AoeWorld {
+    const LIMIT_NS: u64 = 4_000 * SECOND;
+
+    fn node(&mut self) -> &mut Node {
+        &mut self.node
+    }
+
+    fn step(&mut self) {
+        self.mischief();
+        self.send();
+        while self.network.next().is_some_and(|at| at <= self.node.now) {
+            let (_, (network, towards, bytes)) = self.network.wire.pop_first().unwrap();
+            self.deliver(network, towards, &bytes);
+        }
+        self.send();
+        self.node.guest.collect(&mut self.node.volume, &self.target.durable, self.node.now);
+        let next = self.network.next().into_iter().chain(self.node.volume.next_deadline()).min();
+        self.node.now = next.unwrap_or(self.node.now).clamp(self.node.now + MS / 4, self.node.now + SECOND);
     }
 
     fn heal(&mut self) {
@@ -198,101 +248,24 @@ impl World {
         self.target.up = true;
     }
 
-    fn describe(&self) -> std::string::String {
-        let Volume::Aoe(session) = &self.volume else { unreachable!() };
-        session.describe()
+    /// Every wandering copy lands.
+    fn land(&mut self) -> Vec<u8> {
+        for (_, (network, towards, bytes)) in core::mem::take(&mut self.network.wire) {
+            if towards == Towards::Target && !(network == 1 && self.stranger.is_some()) {
+                self.target.answer(&bytes);
+            }
+        }
+        self.target.disk.clone()
     }
 
-    /// One frame from the wire; its answers go back onto it.
-    fn deliver(&mut self, network: u8, towards: Towards, bytes: &[u8]) {
-        let Volume::Aoe(session) = &mut self.volume else { unreachable!() };
-        if towards == Towards::Node {
-            session.receive(bytes, self.now, &mut self.guest.memory);
-            return;
-        }
-        let behind = if network == 1 { self.stranger.as_mut() } else { None };
-        let mut replies: Vec<Vec<u8>> =
-            behind.unwrap_or(&mut self.target).answer(bytes).into_iter().collect();
-        if self.forges && !self.network.healed && self.random.chance(20) {
-            replies.extend(forge(bytes));
-        }
-        for reply in replies {
-            self.network.carry(network, Towards::Node, &reply, self.now, &mut self.random);
-        }
+    fn prepare_to_fail_over(&mut self) -> bool {
+        self.heal();
+        self.network.longest = 9_014;
+        self.network.calm = true;
+        self.networks > 1 && self.stranger.is_none()
     }
 
-    fn send(&mut self) {
-        let mut buffer = [0; 9_100];
-        loop {
-            let Volume::Aoe(session) = &mut self.volume else { unreachable!() };
-            let Some(length) = session.transmit(&mut buffer, self.now, &mut self.guest.memory) else { break };
-            // The frame's source tells the network.
-            let network = buffer[10];
-            self.network.carry(network, Towards::Target, &buffer[..length], self.now, &mut self.random);
-        }
+    fn cut(&mut self, way: usize) {
+        self.network.cut_until[way] = u64::MAX;
     }
-
-    fn step(&mut self) {
-        self.mischief();
-        self.send();
-        while self.network.next().is_some_and(|at| at <= self.now) {
-            let (_, (network, towards, bytes)) = self.network.wire.pop_first().unwrap();
-            self.deliver(network, towards, &bytes);
-        }
-        self.send();
-        self.guest.collect(&mut self.volume, &self.target.durable, self.now);
-        let next = self.network.next().into_iter().chain(self.volume.next_deadline()).min();
-        self.now = next.unwrap_or(self.now).clamp(self.now + MS / 4, self.now + SECOND);
-    }
-}
-
-pub(super) fn run(seed: u64) {
-    let mut world = build(seed);
-    while world.guest.submitted < 60 {
-        if world.guest.in_flight.len() < 8 {
-            world.guest.submit(&mut world.volume, &mut world.random, world.now);
-        }
-        world.step();
-        assert!(world.now < 4_000 * SECOND, "seed {seed} does not move: {:?}", world.volume.status());
-    }
-    world.heal();
-    let healed_at = world.now;
-    while !world.guest.in_flight.is_empty() {
-        world.step();
-        let waited = world.now - healed_at;
-        assert!(waited <= HEALED_NS_MAX, "seed {seed} is stuck: {}", world.describe());
-    }
-    // Let every wandering copy land, then look at the disk.
-    for (_, (network, towards, bytes)) in core::mem::take(&mut world.network.wire) {
-        if towards == Towards::Target && !(network == 1 && world.stranger.is_some()) {
-            world.target.answer(&bytes);
-        }
-    }
-    world.guest.check(&world.target.disk);
-}
-
-/// One of two networks is cut for good: no request waits for more than three seconds.
-pub(super) fn fail_over(seed: u64) {
-    let mut world = build(seed);
-    if world.networks < 2 || world.stranger.is_some() || world.guest.deadline_ns.is_some() {
-        return;
-    }
-    world.heal();
-    world.network.longest = 9_014;
-    world.network.calm = true;
-    let mut cut = false;
-    while world.guest.submitted < 60 || !world.guest.in_flight.is_empty() {
-        if world.guest.submitted == 30 && !cut {
-            cut = true;
-            let network = world.random.below(2) as usize;
-            world.network.cut_until[network] = u64::MAX;
-        }
-        if world.guest.submitted < 60 && world.guest.in_flight.len() < 8 {
-            world.guest.submit(&mut world.volume, &mut world.random, world.now);
-        }
-        world.step();
-        let waited = world.guest.longest_wait_ns(world.now);
-        assert!(waited <= 3 * SECOND, "seed {seed}: {waited} ns {}", world.describe());
-    }
-    world.guest.check(&world.target.disk);
 }

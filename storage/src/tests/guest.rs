@@ -10,18 +10,14 @@ use std::vec::Vec;
 
 use super::{Random, SECOND, SECTORS};
 use crate::volume::Volume;
-use crate::{BlockError, Lba, Operation, Payload, Request, RequestId};
+use crate::{BlockError, Lba, Octets, Operation, Request, RequestId};
 
 /// Data of unfinished requests. Naming any other is a bug.
 pub(super) struct Memory(pub(super) BTreeMap<RequestId, Vec<u8>>);
 
-impl Payload for Memory {
-    fn load(&mut self, id: RequestId, offset: usize, target: &mut [u8]) {
-        target.copy_from_slice(&self.0[&id][offset..offset + target.len()]);
-    }
-
-    fn store(&mut self, id: RequestId, offset: usize, source: &[u8]) {
-        self.0.get_mut(&id).unwrap()[offset..offset + source.len()].copy_from_slice(source);
+impl Octets for Memory {
+    fn find(&mut self, id: RequestId, offset: usize, length: usize) -> Option<&mut [u8]> {
+        Some(&mut self.0.get_mut(&id).unwrap()[offset..offset + length])
     }
 }
 
@@ -73,6 +69,17 @@ impl Guest {
             bad: 0..0,
             deadline_ns: None,
             discards: false,
+        }
+    }
+
+    /// Requests may end in time, or touch sectors that cannot be used.
+    pub(super) fn plan(&mut self, random: &mut Random) {
+        if random.chance(15) {
+            self.deadline_ns = Some((1 + random.below(20)) * SECOND);
+        }
+        if random.chance(15) {
+            let first = random.below(60);
+            self.bad = first..first + 1 + random.below(3);
         }
     }
 

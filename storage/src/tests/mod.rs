@@ -14,6 +14,7 @@ mod iscsi_world;
 pub(crate) mod mutate;
 mod mutations;
 mod sessions;
+mod world;
 
 use mutate::Random;
 
@@ -62,24 +63,40 @@ fn every_seed(world: fn(u64), share: u64) {
     }
 }
 
+fn aoe(seed: u64) {
+    world::run(aoe_world::build(seed), seed);
+}
+
+fn iscsi(seed: u64) {
+    world::run(iscsi_world::build(seed), seed);
+}
+
+fn aoe_failing_over(seed: u64) {
+    world::fail_over(aoe_world::build(seed), seed);
+}
+
+fn iscsi_failing_over(seed: u64) {
+    world::fail_over(iscsi_world::build(seed), seed);
+}
+
 #[test]
 fn aoe_loses_nothing() {
-    every_seed(aoe_world::run, 600);
+    every_seed(aoe, 600);
 }
 
 #[test]
 fn iscsi_loses_nothing() {
-    every_seed(iscsi_world::run, 600);
+    every_seed(iscsi, 600);
 }
 
 #[test]
 fn aoe_fails_over_within_three_seconds() {
-    every_seed(aoe_world::fail_over, 200);
+    every_seed(aoe_failing_over, 200);
 }
 
 #[test]
 fn iscsi_fails_over_within_three_seconds() {
-    every_seed(iscsi_world::fail_over, 200);
+    every_seed(iscsi_failing_over, 200);
 }
 
 /// Seeds far beyond the usual share that have found something: a reset of the unit, left
@@ -87,8 +104,8 @@ fn iscsi_fails_over_within_three_seconds() {
 /// only long frames were under way on it.
 #[test]
 fn seeds_that_found_bugs() {
-    iscsi_world::run(11_656);
-    aoe_world::fail_over(33_664);
+    iscsi(11_656);
+    aoe_failing_over(33_664);
 }
 
 /// Seeds until a world finds the bug.
@@ -141,8 +158,8 @@ fn every_bug_planted_in_aoe_is_found() {
         Bug::OtherDiskUsed,
         Bug::DeadlineIgnored,
     ];
-    finds_all(&bugs, aoe_world::run);
-    finds_all(&[Bug::DeadPathKept], aoe_world::fail_over);
+    finds_all(&bugs, aoe);
+    finds_all(&[Bug::DeadPathKept], aoe_failing_over);
 }
 
 #[test]
@@ -169,5 +186,5 @@ fn every_bug_planted_in_iscsi_is_found() {
         Bug::PauseForEver,
         Bug::DeadlineIgnored,
     ];
-    finds_all(&bugs, iscsi_world::run);
+    finds_all(&bugs, iscsi);
 }

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use netstack::host::{ConnectionId, Host};
 use storage::volume::{Volume, VolumeName};
-use storage::{Lba, Operation, Payload, Request, RequestId, VolumeState};
+use storage::{Lba, Octets, Operation, Request, RequestId, VolumeState};
 
 use super::{VolumeSettings, Volumes, drive, is_same_disk};
 use crate::local_disk::{DiskWork, LocalDisk};
@@ -30,21 +30,10 @@ struct Lane {
 #[derive(Debug, Default)]
 struct Lanes([Option<Lane>; LANES]);
 
-impl Payload for Lanes {
-    fn load(&mut self, id: RequestId, offset: usize, target: &mut [u8]) {
-        if let Some(lane) = self.0.iter().flatten().find(|lane| lane.id == id.0)
-            && let Some(source) = lane.bytes.get(offset..offset.saturating_add(target.len()))
-        {
-            target.copy_from_slice(source);
-        }
-    }
-
-    fn store(&mut self, id: RequestId, offset: usize, source: &[u8]) {
-        if let Some(lane) = self.0.iter_mut().flatten().find(|lane| lane.id == id.0)
-            && let Some(target) = lane.bytes.get_mut(offset..offset.saturating_add(source.len()))
-        {
-            target.copy_from_slice(source);
-        }
+impl Octets for Lanes {
+    fn find(&mut self, id: RequestId, offset: usize, length: usize) -> Option<&mut [u8]> {
+        let lane = self.0.iter_mut().flatten().find(|lane| lane.id == id.0)?;
+        lane.bytes.get_mut(offset..offset.checked_add(length)?)
     }
 }
 

@@ -8,6 +8,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::Duration;
+use storage::Octets;
 use storage::iscsi::pdu::HEADER_BYTES;
 use storage::iscsi::{Piece, Portal, Session};
 
