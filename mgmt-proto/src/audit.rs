@@ -245,6 +245,7 @@ pub fn subject(request: &Request) -> Option<(&'static str, &str)> {
         | Request::TrustShow
         | Request::StateShow
         | Request::ConfigExport { .. }
+        | Request::NodeKeys
         | Request::JobList
         | Request::JobWait { .. } => return None,
         Request::NodeStop { power_off: true } => ("node poweroff", ""),
@@ -279,6 +280,7 @@ pub fn subject(request: &Request) -> Option<(&'static str, &str)> {
         Request::Capture { name, .. } => ("capture", name),
         Request::JobCancel { .. } => ("job cancel", ""),
         Request::Start { name } => ("start", name),
+        Request::NodeKeyRotate => ("node key rotate", ""),
     })
 }
 

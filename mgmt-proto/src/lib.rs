@@ -12,6 +12,7 @@
 //! * [`server`], [`client`]: the two ends as state machines;
 //! * [`trust`]: who may do what; [`bundle`]: who decides that; [`audit`]: what was done;
 //! * [`state`]: what a node keeps, and where; [`config`]: how it is set, in a file;
+//! * [`node_key`]: how a node's key gives way to another;
 //! * [`manifest`]: what the owner seals into an image.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -34,6 +35,7 @@ pub mod job;
 pub mod limits;
 pub mod machine;
 pub mod manifest;
+pub mod node_key;
 pub mod record;
 pub mod secret;
 pub mod server;

@@ -68,6 +68,8 @@ pub const TRUST_LINKS: usize = 16;
 pub const TRUST_BYTES: usize = TRUST_LINKS * (BUNDLE_BYTES + 4);
 /// Guests that may start with a node.
 pub const KEPT_GUESTS: usize = 128;
+/// Earlier keys that a node remembers.
+pub const NODE_KEYS: usize = 16;
 /// Jobs that a node knows: those that go on, and the last that ended.
 pub const JOBS: usize = 32;
 /// Of these, how many are for trust bundles and lockdown alone.

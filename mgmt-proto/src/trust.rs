@@ -174,6 +174,7 @@ pub const fn required(request: &Request) -> Role {
         | Request::BlockList { .. }
         | Request::TrustShow
         | Request::StateShow
+        | Request::NodeKeys
         | Request::JobList
         | Request::JobWait { .. } => Role::Viewer,
         Request::BlobPut { .. }
@@ -208,6 +209,7 @@ pub const fn required(request: &Request) -> Role {
         | Request::TrustUpdate { .. }
         | Request::ConfigExport { .. }
         | Request::ConfigImport { .. }
+        | Request::NodeKeyRotate
         | Request::Lockdown => Role::Admin,
     }
 }

@@ -10,6 +10,7 @@ use crate::handshake::{Initiator, OperatorKey, answer, verify_hello};
 use crate::job::{JobFacts, JobPage, JobState, Progress, Unit};
 use crate::machine::{Action, Disk, Machine, NetworkCard};
 use crate::manifest::{self, Manifest};
+use crate::node_key::KeyLink;
 use crate::secret::Secret;
 use crate::state::{Imported, KeptFacts, StateCondition, StateFacts, StateVolume};
 use crate::trust::{Operator, Role, required};
@@ -94,6 +95,8 @@ pub(crate) fn requests() -> Vec<Request> {
         Request::JobWait { id: 300, every_ms: 200 },
         Request::JobCancel { id: 7 },
         Request::Start { name: name() },
+        Request::NodeKeys,
+        Request::NodeKeyRotate,
     ]
 }
 
@@ -240,7 +243,7 @@ fn state_replies() -> Vec<Reply> {
     ]
 }
 
-/// The replies about long work.
+/// The replies about long work and the node's keys.
 fn job_replies() -> Vec<Reply> {
     let job = JobFacts {
         id: 300,
@@ -255,7 +258,8 @@ fn job_replies() -> Vec<Reply> {
         ended_ns: Some(5),
         failure: Some(Failure::new(Code::Conflict, "web1", "m", "r")),
     };
-    vec![Reply::Jobs(JobPage { now_ns: 6, jobs: vec![job] })]
+    let link = KeyLink { from: [1; 32], to: [2; 32], signature_r: [3; 32], signature_s: [4; 32] };
+    vec![Reply::Jobs(JobPage { now_ns: 6, jobs: vec![job] }), Reply::NodeKeys(vec![link])]
 }
 
 /// All replies that have vectors.

@@ -8,6 +8,7 @@ use crate::disk::{DiskSetting, GuestSettings, Limit};
 pub use crate::facts::{DiskFacts, GuestFacts, NodeFacts, State};
 use crate::job::JobPage;
 use crate::machine::{Digest, Disk, Machine};
+use crate::node_key::KeyLink;
 use crate::state::{Imported, StateFacts};
 use crate::volume::{BlockFacts, VolumePage};
 use alloc::string::String;
@@ -272,6 +273,10 @@ pub enum Request {
         /// The guest.
         name: String,
     },
+    /// The keys that the node had before, each with its signature of the next.
+    NodeKeys,
+    /// Gives the node another key, which the one it has signs.
+    NodeKeyRotate,
 }
 
 impl Request {
@@ -319,6 +324,8 @@ impl Request {
             | Self::ConfigExport { .. }
             | Self::ConfigImport { .. }
             | Self::Lockdown
+            | Self::NodeKeys
+            | Self::NodeKeyRotate
             | Self::JobList
             | Self::JobWait { .. }
             | Self::JobCancel { .. } => None,
@@ -344,6 +351,7 @@ impl Request {
                 | Self::TrustUpdate { .. }
                 | Self::Autostart { .. }
                 | Self::ConfigImport { .. }
+                | Self::NodeKeyRotate
                 | Self::Lockdown
         )
     }
@@ -413,6 +421,8 @@ pub enum Reply {
     Imported(Imported),
     /// Long work.
     Jobs(JobPage),
+    /// The keys that the node had before.
+    NodeKeys(Vec<KeyLink>),
 }
 
 /// A reply or the reason there is none.

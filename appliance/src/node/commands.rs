@@ -97,6 +97,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             | Request::Lockdown
             | Request::Autostart { .. }
             | Request::CreateKept { .. }
+            | Request::NodeKeyRotate
             | Request::ConfigImport { .. } => match self.begin_keeping(asker, request, now_ns) {
                 None => return Recorded::Accepted,
                 Some(outcome) => outcome,
@@ -174,6 +175,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 Ok(Reply::Audit(self.audit.page(from, self.history_shown(), &self.identity)))
             }
             Request::StateShow => Ok(Reply::State(self.state_facts())),
+            Request::NodeKeys => Ok(Reply::NodeKeys(self.key_links.clone())),
             Request::JobList => Ok(Reply::Jobs(self.list_jobs(now_ns))),
             Request::Capture { name, from, snap_bytes } => self.read_capture(&name, from, snap_bytes, now_ns),
             Request::ConfigExport { from } => self.export_config(from),

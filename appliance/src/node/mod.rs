@@ -40,6 +40,7 @@ use alloc::vec::Vec;
 use hv_abi::DomainId;
 use hv_abi::domain::STATE_CRASHED;
 use hv_abi::event::{self, Event};
+use mgmt_proto::node_key::KeyLink;
 use mgmt_proto::server::Identity;
 use mgmt_proto::trust::Trust;
 
@@ -63,6 +64,8 @@ pub struct Node<H: Hypervisor, N> {
     hypervisor: H,
     settings: Settings,
     identity: Identity,
+    /// From the keys that it had before to the one that it has.
+    key_links: Vec<KeyLink>,
     trust: Trust,
     /// The bundle under which the node was locked down, if it was.
     locked_under: Option<u64>,
@@ -106,7 +109,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     pub fn new(mut hypervisor: H, nic: N, settings: Settings, now_ns: u64) -> Result<Self, StartError> {
         let mut random = [0; 32];
         hypervisor.random(&mut random);
-        let (identity, own) = settings.identity(&mut hypervisor);
+        let (identity, own, key_links) = settings.identity(&mut hypervisor);
         let manifest = &settings.manifest;
         let trust = Trust::sealed(manifest.owner, &manifest.operators, &manifest.name);
         let mac = nic.mac();
@@ -120,6 +123,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let mut node = Self {
             hypervisor,
             identity,
+            key_links,
             trust,
             locked_under: None,
             wall_base_ns: None,

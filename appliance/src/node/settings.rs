@@ -2,10 +2,14 @@
 
 use alloc::format;
 use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
 
 use ed25519_dalek::{Signature, SigningKey, VerifyingKey};
+use hv_abi::STORE_BYTES;
 use hv_abi::image::{Image, PART_MANIFEST, PART_SETUP, PART_SIGNATURE};
 use mgmt_proto::manifest::{self, Manifest};
+use mgmt_proto::node_key::{self, KeyLink};
 use mgmt_proto::server::Identity;
 use netstack::host::Addressing;
 use sha2::{Digest, Sha256};
@@ -103,12 +107,18 @@ impl Settings {
     /// unless a state volume has it; a restarted dom0 is still the same node, in
     /// another boot as far as commands are concerned. With it what an earlier dom0
     /// left: nothing before its door was open, for the volume may have another key.
-    pub(super) fn identity<H: Hypervisor>(&self, hypervisor: &mut H) -> (Identity, Option<OwnFlags>) {
-        let (mut record, mut key, mut boot_nonce) = ([0; 33], [0; 32], [0; 32]);
-        let length = hypervisor.store_get(OWN_STORE, &mut record);
-        let own = match (length, record.split_first_chunk::<32>()) {
-            (Ok(33), Some((kept, [flags]))) => {
+    pub(super) fn identity<H: Hypervisor>(
+        &self,
+        hypervisor: &mut H,
+    ) -> (Identity, Option<OwnFlags>, Vec<KeyLink>) {
+        let (mut record, mut key, mut boot_nonce) = (vec![0; STORE_BYTES], [0; 32], [0; 32]);
+        let mut links = Vec::new();
+        let length = hypervisor.store_get(OWN_STORE, &mut record).unwrap_or(0);
+        let kept = record.get(..length).and_then(|record| record.split_first_chunk::<32>());
+        let own = match kept {
+            Some((kept, [flags, rest @ ..])) => {
                 key = *kept;
+                links = node_key::decode(rest).unwrap_or_default();
                 Some(OwnFlags::from_byte(*flags))
             }
             _ => {
@@ -120,7 +130,7 @@ impl Settings {
         let identity = Identity { key: SigningKey::from_bytes(&key), boot_nonce };
         record.zeroize();
         key.zeroize();
-        (identity, own)
+        (identity, own, links)
     }
 
     /// How the node gets its address.

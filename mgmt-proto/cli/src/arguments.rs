@@ -8,7 +8,7 @@ mod state;
 pub(crate) use audit::{Audit, AuditTrust};
 pub(crate) use job::Job;
 pub(crate) use key::{AddKey, Bundle, Key};
-pub(crate) use state::{Autostart, NodeConfig, Switch};
+pub(crate) use state::{Autostart, NodeConfig, NodeKey, Switch};
 
 use crate::commands::volume;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -299,6 +299,9 @@ pub(crate) enum Node {
     /// What it keeps, to and from a file
     #[command(subcommand)]
     Config(NodeConfig),
+    /// The key by which it is known
+    #[command(subcommand)]
+    Key(NodeKey),
     /// The node's log
     Log {
         /// Go on as it grows

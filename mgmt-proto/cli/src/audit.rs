@@ -10,6 +10,7 @@ use crate::exit;
 use crate::table::{self, Table};
 use mgmt_proto::audit::{self, Entry, Head};
 use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::node_key::{KeyLink, leads};
 use mgmt_proto::verb::{Reply, Request};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -41,6 +42,36 @@ pub struct Copy {
     pub head: HeadCopy,
     /// Entries in order.
     pub entries: Vec<EntryCopy>,
+    /// From keys that the node had before to the one it has; not there without any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub key_links: Vec<LinkCopy>,
+}
+
+/// That a node's key was followed by another one, which it signed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkCopy {
+    /// The key before.
+    #[serde(with = "hex::serde")]
+    pub from: [u8; 32],
+    /// The one that followed.
+    #[serde(with = "hex::serde")]
+    pub to: [u8; 32],
+    /// Signature by the key before.
+    #[serde(with = "hex::serde")]
+    pub signature: [u8; 64],
+}
+
+impl LinkCopy {
+    fn new(link: &KeyLink) -> Self {
+        let signature = joined(&link.signature_r, &link.signature_s);
+        Self { from: link.from, to: link.to, signature }
+    }
+
+    fn link(&self) -> KeyLink {
+        let (signature_r, signature_s) = halves(&self.signature);
+        KeyLink { from: self.from, to: self.to, signature_r, signature_s }
+    }
 }
 
 /// Where a log ended.
@@ -216,6 +247,12 @@ impl Copy {
                 }
                 _ => {
                     let Head { length, digest, signature_r, signature_s } = page.head;
+                    // Only a node that has had another key says which.
+                    let node = *connection.node();
+                    let links = match entries.iter().any(|entry| entry.node != node) {
+                        true => connection.key_links()?,
+                        false => Vec::new(),
+                    };
                     return Ok(Self {
                         format: FORMAT.into(),
                         version: VERSION,
@@ -224,6 +261,7 @@ impl Copy {
                         oldest,
                         head: HeadCopy { length, digest, signature: joined(&signature_r, &signature_s) },
                         entries,
+                        key_links: links.iter().map(LinkCopy::new).collect(),
                     });
                 }
             }
@@ -256,7 +294,10 @@ impl Copy {
     /// that is given, that who signed was trusted then.
     #[must_use]
     pub fn verify(&self, node_key: &[u8; 32], trusted: Option<&Trusted>) -> Report {
-        let fault = self.fault(node_key, trusted);
+        let links: Vec<KeyLink> = self.key_links.iter().map(LinkCopy::link).collect();
+        // Who knows a key from before follows to the one that signed the end.
+        let node_key = if leads(&links, node_key, &self.node_key) { &self.node_key } else { node_key };
+        let fault = self.fault(node_key, &links, trusted);
         let mut operators: Vec<String> =
             self.entries.iter().map(|entry| keys::public::fingerprint(&entry.operator)).collect();
         operators.sort();
@@ -274,7 +315,7 @@ impl Copy {
         }
     }
 
-    fn fault(&self, node_key: &[u8; 32], trusted: Option<&Trusted>) -> Option<String> {
+    fn fault(&self, node_key: &[u8; 32], links: &[KeyLink], trusted: Option<&Trusted>) -> Option<String> {
         let mut entries = Vec::with_capacity(self.entries.len());
         for copy in &self.entries {
             let Some(entry) = copy.entry() else {
@@ -286,7 +327,15 @@ impl Copy {
             Ok(last) => last,
             Err(fault) => return Some(fault.to_string()),
         };
-        if let Some(entry) = entries.iter().find(|entry| entry.node != *node_key) {
+        let mut own = vec![*node_key];
+        let foreign = entries.iter().find(|entry| {
+            let is_own = own.contains(&entry.node) || leads(links, &entry.node, node_key);
+            if is_own && own.last() != Some(&entry.node) {
+                own.push(entry.node);
+            }
+            !is_own
+        });
+        if let Some(entry) = foreign {
             return Some(format!("entry {} was signed for another node", entry.sequence));
         }
         let (signature_r, signature_s) = halves(&self.head.signature);

@@ -8,6 +8,7 @@ use mgmt_proto::job::Progress;
 use mgmt_proto::limits::{BLOB_BYTES, BLOB_CHUNK_BYTES};
 use mgmt_proto::machine::Digest;
 use mgmt_proto::manifest::DEFAULT_PORT;
+use mgmt_proto::node_key::{KeyLink, leads};
 use mgmt_proto::verb::{Outcome, Reply, Request};
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -315,6 +316,24 @@ impl Connection {
         }
     }
 
+    /// The links from keys that the node had before to the one it has, as it tells them.
+    ///
+    /// # Errors
+    /// Of the node, or the way to it.
+    pub fn key_links(&mut self) -> Result<Vec<KeyLink>, Failure> {
+        match self.request(Request::NodeKeys)? {
+            Reply::NodeKeys(links) => Ok(links),
+            _ => Err(self.unexpected()),
+        }
+    }
+
+    /// Whether a key that the node had before leads to the one it has.
+    pub fn follows_from(&mut self, known: &[u8; 32]) -> bool {
+        // A node of an earlier version, or another than was meant, does not say.
+        let now = *self.node();
+        self.key_links().is_ok_and(|links| leads(&links, known, &now))
+    }
+
     /// The failure for a reply that does not belong to its request.
     #[must_use]
     pub fn unexpected(&self) -> Failure {
@@ -340,12 +359,15 @@ fn establish(
     exchanged.map_err(|error| handshake_failure(address, &error))?;
     let client = connecting.finish(&answer).map_err(|fault| peer_fault(address, fault))?;
     if let Some(expected) = expected_node.filter(|expected| *expected != client.node()) {
-        let message =
-            format!("the node has the key {} and not {}", hex::encode(client.node()), hex::encode(expected));
-        let remedy = "this is another node, or somebody in between";
-        return Err(Failure::new(Code::Refused, address, message, remedy));
+        return Err(wrong_key(address, client.node(), expected));
     }
     Ok((stream, client))
+}
+
+/// The failure for a node that has not the key it should have.
+pub(crate) fn wrong_key(address: &str, found: &[u8; 32], expected: &[u8; 32]) -> Failure {
+    let message = format!("the node has the key {} and not {}", hex::encode(found), hex::encode(expected));
+    Failure::new(Code::Refused, address, message, "this is another node, or somebody in between")
 }
 
 fn connect(address: &str, deadline: Instant) -> Result<TcpStream, Failure> {

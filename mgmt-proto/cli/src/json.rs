@@ -3,7 +3,7 @@
 //!
 //! `-o yaml` prints the same in other words.
 //!
-//! * `node info`: [`Node`]; `node log`, `console --once`: [`Log`];
+//! * `node info`: [`Node`]; `node key show`: [`NodeKey`]; `node log`, `console --once`: [`Log`];
 //! * `list`: an array of [`Guest`]; `info`: one;
 //! * `storage discover`: an array of [`Volume`]; the rest of `storage` and
 //!   `block-list`: see [`crate::volumes`];
@@ -57,6 +57,19 @@ pub struct Node {
     pub fresh_identity: bool,
     /// TSC frequency in kHz.
     pub tsc_khz: u64,
+}
+
+/// The key of a node.
+#[derive(Clone, Debug, Serialize)]
+pub struct NodeKey {
+    /// Where it is.
+    pub node: String,
+    /// The key it has.
+    pub node_key: String,
+    /// Its fingerprint.
+    pub fingerprint: String,
+    /// Keys it had before and that lead to this one, oldest first.
+    pub before: Vec<String>,
 }
 
 /// A guest.

@@ -1,7 +1,7 @@
 //! From a node that is meant to a session with it and nobody else.
 
 use crate::agent::Identity;
-use crate::connection::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, Connection};
+use crate::connection::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, Connection, wrong_key};
 use crate::fleet::Target;
 use crate::known_nodes::{self, Policy, Verdict};
 use mgmt_proto::code::{Code, Failure};
@@ -33,9 +33,9 @@ pub fn open(target: &Target, access: &Access, talk: &dyn Fn(&str)) -> Result<Con
     let key = Identity::open(&target.identity)?;
     let (address, pinned) = (&target.address, target.node_key.as_ref());
     let opened = if access.wait {
-        Connection::wait_for(address, &key, pinned, access.timeout.unwrap_or(WAIT_TIMEOUT))
+        Connection::wait_for(address, &key, None, access.timeout.unwrap_or(WAIT_TIMEOUT))
     } else {
-        Connection::open_within(address, &key, pinned, access.timeout.unwrap_or(CONNECT_TIMEOUT))
+        Connection::open_within(address, &key, None, access.timeout.unwrap_or(CONNECT_TIMEOUT))
     };
     let mut connection = opened.map_err(|mut failure| {
         if let Some(near) = target.near.as_ref().filter(|_| failure.code == Code::Unreachable) {
@@ -44,23 +44,56 @@ pub fn open(target: &Target, access: &Access, talk: &dyn Fn(&str)) -> Result<Con
         failure
     })?;
     connection.set_answer_timeout(access.timeout.unwrap_or(ANSWER_TIMEOUT));
-    let fingerprint = keys::public::fingerprint(connection.node());
-    if pinned.is_none() {
-        let policy = match (target.fresh_identity, access.accept_new_key) {
-            (true, _) => Policy::Fresh,
-            (false, true) => Policy::AcceptNew,
-            (false, false) => Policy::Pin,
-        };
-        let known = access.directory.join("known-nodes");
-        match known_nodes::check(&known, address, connection.node(), policy)? {
-            Verdict::First => {
-                talk(&format!("note: first contact with {address}; its key {fingerprint} is remembered"))
+    match pinned {
+        Some(pinned) if pinned == connection.node() => {}
+        Some(pinned) => {
+            let found = *connection.node();
+            if !connection.follows_from(pinned) {
+                return Err(wrong_key(connection.address(), &found, pinned));
             }
-            Verdict::Replaced => talk(&format!("note: {address} now has the key {fingerprint}")),
-            Verdict::Known | Verdict::Fresh => {}
+            talk(&format!(
+                "note: {address} has the key {} now, which the pinned one leads to: pin it instead",
+                hex::encode(found)
+            ));
         }
+        None => compare(&mut connection, target, access, talk)?,
     }
     Ok(connection)
+}
+
+/// Compares the node's key with the remembered one. A key that the remembered one has
+/// signed takes its place.
+fn compare(
+    connection: &mut Connection,
+    target: &Target,
+    access: &Access,
+    talk: &dyn Fn(&str),
+) -> Result<(), Failure> {
+    let address = &target.address;
+    let policy = match (target.fresh_identity, access.accept_new_key) {
+        (true, _) => Policy::Fresh,
+        (false, true) => Policy::AcceptNew,
+        (false, false) => Policy::Pin,
+    };
+    let known = access.directory.join("known-nodes");
+    let fingerprint = keys::public::fingerprint(connection.node());
+    match known_nodes::check(&known, address, connection.node(), policy) {
+        Ok(Verdict::First) => {
+            talk(&format!("note: first contact with {address}; its key {fingerprint} is remembered"));
+        }
+        Ok(Verdict::Replaced) => talk(&format!("note: {address} now has the key {fingerprint}")),
+        Ok(Verdict::Known | Verdict::Fresh) => {}
+        Err(failure) if failure.code == Code::Refused => {
+            let before = known_nodes::remembered(&known, address)?;
+            if !before.is_some_and(|before| connection.follows_from(&before)) {
+                return Err(failure);
+            }
+            known_nodes::check(&known, address, connection.node(), Policy::AcceptNew)?;
+            talk(&format!("note: {address} now has the key {fingerprint}, which the one before has signed"));
+        }
+        Err(failure) => return Err(failure),
+    }
+    Ok(())
 }
 
 /// All guests.

@@ -27,7 +27,16 @@ struct Promise {
     /// What must be durable; none while it is being made.
     batch: Option<u64>,
     outcome: Outcome,
+    /// It holds already, and not only when it is kept.
+    holds: bool,
     deadline_ns: u64,
+}
+
+impl Promise {
+    /// What is so while it is not kept.
+    const fn so_far(&self) -> &'static str {
+        if self.holds { "holds now, and is" } else { "does not hold yet, and is" }
+    }
 }
 
 /// Batches: each is one transaction, in their order.
@@ -95,7 +104,7 @@ impl Changes {
     pub(super) fn promise(&mut self, outcome: Outcome, now_ns: u64) -> u64 {
         self.last_promise += 1;
         let deadline_ns = now_ns.saturating_add(PATIENCE_NS);
-        self.promises.push(Promise { id: self.last_promise, batch: None, outcome, deadline_ns });
+        self.promises.push(Promise { id: self.last_promise, batch: None, outcome, holds: true, deadline_ns });
         self.last_promise
     }
 
@@ -103,6 +112,13 @@ impl Changes {
     pub(super) fn settle(&mut self, id: u64, batch: u64) {
         if let Some(promise) = self.promises.iter_mut().find(|promise| promise.id == id) {
             promise.batch = Some(batch);
+        }
+    }
+
+    /// What was promised holds when it is durable, and not before.
+    pub(super) fn holds_later(&mut self, id: u64) {
+        if let Some(promise) = self.promises.iter_mut().find(|promise| promise.id == id) {
+            promise.holds = false;
         }
     }
 
@@ -125,7 +141,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 index += 1;
                 continue;
             }
-            let Promise { id, outcome, .. } = self.state.changes.promises.remove(index);
+            let promise = self.state.changes.promises.remove(index);
+            let so_far = promise.so_far();
+            let Promise { id, outcome, .. } = promise;
             let volume = self.state.volume();
             let outcome = if refused {
                 let remedy = "see `redoubt node state`; keep fewer guests";
@@ -133,7 +151,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             } else if durable {
                 outcome
             } else {
-                let message = "holds now, and is kept when the state volume answers";
+                let message = alloc::format!("{so_far} kept when the state volume answers");
                 Err(Failure::new(Code::Deadline, volume, message, "see `redoubt node state`"))
             };
             self.end_work(&Work::Kept(id), &outcome, now_ns);
@@ -147,10 +165,11 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     pub(super) fn fail_promises(&mut self, why: &str, now_ns: u64) {
         let promises = core::mem::take(&mut self.state.changes.promises);
         self.state.changes = Changes { last_promise: self.state.changes.last_promise, ..Changes::default() };
-        let message = alloc::format!("holds now, and is not kept: the state volume {why}");
-        let failure = Failure::new(Code::Storage, self.state.volume(), message, "see `redoubt node state`");
         for promise in promises {
-            self.end_work(&Work::Kept(promise.id), &Err(failure.clone()), now_ns);
+            let message = alloc::format!("{} not kept: the state volume {why}", promise.so_far());
+            let remedy = "see `redoubt node state`";
+            let failure = Failure::new(Code::Storage, self.state.volume(), message, remedy);
+            self.end_work(&Work::Kept(promise.id), &Err(failure), now_ns);
         }
     }
 

@@ -143,6 +143,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             Request::CreateKept { machine, settings, paused, order } => {
                 self.create_kept(asker, machine, settings, paused, order, now_ns)
             }
+            Request::NodeKeyRotate => self.rotate_key(asker, now_ns),
             Request::ConfigImport { digest } => self.import_config(asker, &digest, now_ns),
             _ => Err(Failure::new(Code::Internal, "", "a request without a handler", "report this")),
         };

@@ -7,7 +7,7 @@
 //! their digests, descriptions as if an operator had sent them.
 //!
 //! * `sealing`: how values are encrypted; `changes`: how they get there, and who waits;
-//! * `opening`: identity and trust when the volume comes; `history`: the audit log;
+//! * `opening`: identity and trust when the volume comes; `rotation`: another key; `history`: the audit log;
 //! * `guests`: those that start with the node; `kernels`: their files; `autostart`: when;
 //! * `following`: what changes while they run;
 //! * `config`: all of it in a file, without secrets.
@@ -20,6 +20,7 @@ mod guests;
 mod history;
 mod kernels;
 mod opening;
+mod rotation;
 mod sealing;
 
 use alloc::boxed::Box;
@@ -27,6 +28,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use hv_abi::MAX_DOMAINS;
+use mgmt_proto::node_key;
 use mgmt_proto::state::{StateCondition, StateFacts, StateVolume};
 use storage::limits::STORE_BYTES_MAX;
 use storage::store::{Store, StoreError, StoreOperation};
@@ -95,6 +97,8 @@ pub(super) struct State<M> {
     /// The guests that start with the node were begun since power-on.
     started: bool,
     fresh_identity: bool,
+    /// Another key for the node is on its way.
+    rotation: Option<rotation::Rotation>,
 }
 
 /// What is kept across dom0's restart about the node itself.
@@ -146,6 +150,7 @@ impl<M> State<M> {
             door_ns,
             started: own.started,
             fresh_identity: !own.kept,
+            rotation: None,
         }
     }
 
@@ -268,6 +273,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         {
             self.state.trust_serial = serial;
         }
+        self.settle_rotation();
         self.drive_store(now_ns);
         self.settle_promises(now_ns);
         if self.state.door_ns.is_some_and(|at_ns| now_ns >= at_ns) {
@@ -355,6 +361,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.state.phase = Phase::Failed;
         self.state.store = None;
         self.drop_kernel_work();
+        self.state.rotation = None;
         self.volumes.close_state(&mut self.network.host, now_ns);
         self.fail_promises(why, now_ns);
         // Nothing better will come, unless the owner wants no door without it.
@@ -379,6 +386,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let flags = OwnFlags { kept: !self.state.fresh_identity, started: self.state.started };
         let mut record = self.identity.key.to_bytes().to_vec();
         record.push(flags.byte());
+        record.extend(node_key::encode(&self.key_links));
         let _ = self.hypervisor.store_put(MAX_DOMAINS, &record);
         zeroize::Zeroize::zeroize(&mut record);
     }

@@ -14,7 +14,7 @@ use crate::hypervisor::Hypervisor;
 use crate::node::Node;
 use crate::node::nic::Nic;
 
-const IDENTITY: &str = "identity";
+pub(super) const IDENTITY: &str = "identity";
 /// Serial and number of the bundles that are kept.
 const TRUST: &str = "trust";
 const TRUST_PREFIX: &str = "trust/";
@@ -92,6 +92,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.state.phase = Phase::Kept;
         self.state.fresh_identity = false;
         let was_locked = self.is_locked();
+        self.take_key_links();
         self.take_trust();
         self.take_lockdown(was_locked);
         self.take_history();

@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use mgmt_proto::bundle::{Bundle, Grant};
 use mgmt_proto::code::Code;
 use mgmt_proto::disk::Limit;
+use mgmt_proto::node_key::leads;
 use mgmt_proto::state::StateCondition;
 use mgmt_proto::trust::Role;
 use mgmt_proto::verb::{Outcome, Reply, Request};
@@ -44,6 +45,8 @@ struct Told {
     guests: BTreeMap<String, Option<u32>>,
     /// Whether guest two was told to have limits, and whether it may have.
     limited: [bool; 2],
+    /// Whether the node was told to get another key, and whether it may have one.
+    rotated: [bool; 2],
     /// What was asked of a guest and not confirmed.
     asked: Option<(String, Option<u32>)>,
     audit: u64,
@@ -81,6 +84,7 @@ fn work(world: &mut World, disk: &FakeDisk, told: &mut Told, kernel: [u8; 32], s
         (Request::Autostart { name: "two".to_string(), order: None }, Some(("two", None)), 0),
         (Request::Autostart { name: "two".to_string(), order: Some(2) }, Some(("two", Some(2))), 0),
         (Request::Limit { name: "two".to_string(), slot: None, limits: vec![LIMIT] }, None, 0),
+        (Request::NodeKeyRotate, None, 0),
         (Request::Destroy { name: "one".to_string() }, None, 0),
         (Request::Start { name: "one".to_string() }, None, 0),
     ];
@@ -89,6 +93,7 @@ fn work(world: &mut World, disk: &FakeDisk, told: &mut Told, kernel: [u8; 32], s
         told.asked_serial = told.asked_serial.max(serial);
         let limits = matches!(request, Request::Limit { .. });
         told.limited[1] |= limits;
+        told.rotated[1] |= request == Request::NodeKeyRotate;
         match try_ask(world, disk, session, &request) {
             None => return true,
             Some(outcome) => {
@@ -100,6 +105,7 @@ fn work(world: &mut World, disk: &FakeDisk, told: &mut Told, kernel: [u8; 32], s
         }
         told.serial = told.serial.max(serial);
         told.limited[0] |= limits;
+        told.rotated[0] |= request == Request::NodeKeyRotate;
         if let Some(Ok(Reply::Audit(page))) =
             try_ask(world, disk, session, &Request::AuditRead { from: u64::MAX })
         {
@@ -119,7 +125,11 @@ fn check(world: &mut World, told: &Told, context: &str) {
     }
     assert_eq!(facts.condition, StateCondition::Kept, "{context}: {:?}", facts.problem);
     if let Some(key) = told.key {
-        assert_eq!(*world.node_key(session), key, "{context}");
+        // The old one leads to the one it has, which is another only if that was asked for.
+        let Reply::NodeKeys(links) = world.done(session, &Request::NodeKeys) else { panic!("no keys") };
+        let now = *world.node_key(session);
+        assert!(leads(&links, &key, &now), "{context}");
+        assert!((told.rotated[0]..=told.rotated[1]).contains(&(now != key)), "{context}");
     }
     assert!(
         (told.serial..=told.asked_serial).contains(&facts.trust_serial),

@@ -111,6 +111,7 @@ fn script(kernel: [u8; 32]) -> Vec<Request> {
         Request::Shutdown { name: name() },
         Request::Reboot { name: name() },
         Request::JobCancel { id: 1 },
+        Request::NodeKeyRotate,
         Request::InjectFault(Fault::Panic),
         Request::TrustUpdate { signed: Vec::new() },
         Request::Lockdown,

@@ -63,6 +63,8 @@ const TABLE: &[(&str, Role, bool)] = &[
     ("JobWait", Role::Viewer, false),
     ("JobCancel", Role::Operator, false),
     ("Start", Role::Operator, true),
+    ("NodeKeys", Role::Viewer, false),
+    ("NodeKeyRotate", Role::Admin, false),
 ];
 
 /// When the bundles were issued, which the node's clock is never behind.

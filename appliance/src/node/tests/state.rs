@@ -10,7 +10,9 @@ use mgmt_proto::bundle::Bundle;
 use mgmt_proto::code::Code;
 use mgmt_proto::config::Config;
 use mgmt_proto::disk::{DiskSetting, GuestSettings, Limit};
+use mgmt_proto::limits::NODE_KEYS;
 use mgmt_proto::machine::{Action, Disk, Machine};
+use mgmt_proto::node_key::{KeyLink, leads};
 use mgmt_proto::secret::Secret;
 use mgmt_proto::state::{StateCondition, StateFacts, StateVolume};
 use mgmt_proto::trust::Role;
@@ -109,6 +111,64 @@ fn the_identity_survives_power_cuts_on_an_aoe_volume() {
     world.aoe[0].up = true;
     world.run(10 * SECOND);
     assert_eq!(state(&mut world, session).condition, StateCondition::Kept);
+}
+
+fn links(world: &mut World, session: usize) -> Vec<KeyLink> {
+    let Reply::NodeKeys(links) = world.done(session, &Request::NodeKeys) else { panic!("no keys") };
+    links
+}
+
+#[test]
+fn a_node_gets_another_key_that_the_old_one_signed() {
+    let mut world = World::with(230, state_settings("aoe:e9.0", 30));
+    world.aoe.push(target());
+    let session = world.connect(Who::Admin);
+    let first = *world.node_key(session);
+    assert!(links(&mut world, session).is_empty());
+    world.done(session, &Request::NodeKeyRotate);
+    // The session goes on; a new one is with the new key, to which the old one leads.
+    world.refused(session, &Request::Pause { name: "nobody".to_string() });
+    let session = world.connect(Who::Admin);
+    let second = *world.node_key(session);
+    assert_ne!(second, first);
+    assert!(leads(&links(&mut world, session), &first, &second));
+    // Neither a new dom0 nor a power cut brings the old one back.
+    world.restart_dom0();
+    let session = world.connect(Who::Admin);
+    assert_eq!(*world.node_key(session), second);
+    assert!(leads(&links(&mut world, session), &first, &second), "before the volume answers");
+    world.run(10 * SECOND);
+    world.power_cycle();
+    let session = world.connect(Who::Admin);
+    assert_eq!(*world.node_key(session), second);
+    for _ in 0..NODE_KEYS {
+        world.done(session, &Request::NodeKeyRotate);
+    }
+    let session = world.connect(Who::Admin);
+    let (kept, now) = (links(&mut world, session), *world.node_key(session));
+    assert_eq!(kept.len(), NODE_KEYS);
+    assert!(leads(&kept, &second, &now) && !leads(&kept, &first, &now), "the oldest is forgotten");
+    // The log names the key that each command was for; the last one signs its end.
+    let log = audit_log(&mut world, session);
+    assert_eq!((log[0].node, log[1].node), (first, first));
+    assert!(log.iter().skip(2).all(|entry| leads(&kept, &entry.node, &now)));
+}
+
+#[test]
+fn a_key_that_cannot_be_kept_is_none() {
+    let mut world = World::new(231);
+    let session = world.connect(Who::Admin);
+    assert_eq!(world.refused(session, &Request::NodeKeyRotate).code, Code::Policy);
+    let disk = disk_mib(18);
+    let mut world = local(232, &disk);
+    let session = world.connect(Who::Admin);
+    let before = *world.node_key(session);
+    world.run(SECOND);
+    disk.disk().broken = true;
+    let failure = world.refused(session, &Request::NodeKeyRotate);
+    assert_eq!(failure.code, Code::Storage);
+    assert!(failure.message.contains("does not hold yet, and is not kept"), "{failure}");
+    assert_eq!(key_of(&mut world), before);
 }
 
 #[test]

@@ -130,6 +130,50 @@ fn dom0_forgets_nothing_and_believes_only_what_was_signed() {
     assert_eq!(holds(&mut world, admin).serial, 3);
 }
 
+/// Roots, operators and the node's own key, on a node that goes on: at no point is there
+/// nobody who commands it, and at the end nothing of the beginning does.
+#[test]
+fn everything_is_rotated_without_losing_access() {
+    let mut settings = super::state::state_settings("aoe:e9.0", 30);
+    settings.manifest.owner = public(&root(1));
+    let mut world = World::with(240, settings);
+    world.aoe.push(super::targets::AoeTarget::new(9, 0, 17 << 11));
+    let admin = world.connect(Who::Admin);
+    // Two of three other roots, signed by the old one and two of the new.
+    let roots = || (2..=4).map(|number| public(&root(number))).collect();
+    let next = |serial, grants| Bundle { roots: roots(), threshold: 2, ..bundle(serial, grants) };
+    let both = || vec![grant(Who::Admin, Role::Admin), grant(Who::Operator, Role::Admin)];
+    assert_eq!(world.refused(admin, &update(&next(2, both()), &[2, 3])).code, Code::Refused);
+    assert_eq!(world.refused(admin, &update(&next(2, both()), &[1, 2])).code, Code::Refused);
+    world.done(admin, &update(&next(2, both()), &[1, 2, 4]));
+    // From now on any two of them, and neither one alone nor the old one.
+    for signers in [&[1][..], &[3], &[1, 3]] {
+        assert_eq!(
+            world.refused(admin, &update(&next(3, both()), signers)).code,
+            Code::Refused,
+            "{signers:?}"
+        );
+    }
+    world.done(admin, &update(&next(3, both()), &[3, 4]));
+    // The operator's key: both hold for a while, then only the new one.
+    let other = world.connect(Who::Operator);
+    world.done(other, &Request::NodeKeyRotate);
+    let revoked = vec![public(&Who::Admin.key())];
+    let last = Bundle { revoked, ..next(4, vec![grant(Who::Operator, Role::Admin)]) };
+    world.done(other, &update(&last, &[2, 3]));
+    world.send(admin, &Request::List);
+    world.run(SECOND);
+    assert!(world.is_dead(admin));
+    for restart in [World::restart_dom0, World::power_cycle] {
+        restart(&mut world);
+        let other = world.connect(Who::Operator);
+        assert_eq!(holds(&mut world, other).serial, 4);
+        let Reply::NodeKeys(links) = world.done(other, &Request::NodeKeys) else { panic!("no keys") };
+        assert_eq!(links.len(), 1);
+        assert_eq!(links[0].to, *world.node_key(other));
+    }
+}
+
 #[test]
 fn a_bundle_that_locks_everybody_out_is_refused() {
     let mut world = rooted(94);

@@ -25,6 +25,14 @@ pub(crate) struct Autostart {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum NodeKey {
+    /// The key it has, and those it had before
+    Show,
+    /// Give it another key, which the one it has signs: whoever remembers that one follows
+    Rotate,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum NodeConfig {
     /// Write what the node keeps to a file that it signs, without secrets
     Export {

@@ -1,9 +1,10 @@
 //! `redoubt node`.
 
-use crate::arguments::{FaultKind, FormName, Node};
+use crate::arguments::{FaultKind, FormName, Node, NodeKey};
 use crate::commands::state;
 use crate::scope::{Scope, print};
 use mgmt_proto::code::Failure;
+use mgmt_proto::node_key::leads;
 use mgmt_proto::verb::{Fault, NodeFacts, Reply, Request};
 use redoubt::answer::Answer;
 use redoubt::{Connection, exit, json, table};
@@ -17,6 +18,8 @@ pub(crate) fn run(scope: &Scope<'_>, verb: &Node) -> Result<Answer, Failure> {
         Node::Info => info(scope),
         Node::State => state::show(scope),
         Node::Config(verb) => state::config(scope, verb),
+        Node::Key(NodeKey::Show) => key(scope),
+        Node::Key(NodeKey::Rotate) => rotate_key(scope),
         Node::Log { .. } => log(scope),
         Node::Lockdown => lockdown(scope),
         Node::Pcap(_) => Err(exit::usage("pcap", "is for one node", "name one with -n")),
@@ -32,6 +35,36 @@ fn stop(scope: &Scope<'_>, power_off: bool) -> Result<Answer, Failure> {
     }
     let verb = if power_off { "poweroff" } else { "reboot" };
     Ok(Answer::done(&scope.done(connection.address(), verb, "requested", None)))
+}
+
+/// The key that the node has, and those from before that lead to it.
+fn key(scope: &Scope<'_>) -> Result<Answer, Failure> {
+    let mut connection = scope.open()?;
+    let now = *connection.node();
+    let links = connection.key_links()?;
+    let before: Vec<[u8; 32]> =
+        links.iter().map(|link| link.from).filter(|from| leads(&links, from, &now)).collect();
+    let shown = json::NodeKey {
+        node: connection.address().into(),
+        node_key: hex::encode(now),
+        fingerprint: keys::public::fingerprint(&now),
+        before: before.iter().map(hex::encode).collect(),
+    };
+    let mut lines = format!("key       {} ({})\n", shown.node_key, shown.fingerprint);
+    for key in shown.before.iter().rev() {
+        lines += &format!("before    {key}\n");
+    }
+    Ok(Answer::lines(&shown, &shown.node_key, lines))
+}
+
+fn rotate_key(scope: &Scope<'_>) -> Result<Answer, Failure> {
+    let mut connection = scope.open()?;
+    if !scope.dry_run {
+        connection.request(Request::NodeKeyRotate)?;
+        // Who comes back meets the new key, and remembers it.
+        connection = scope.open()?;
+    }
+    Ok(Answer::done(&scope.done(connection.address(), "node key rotate", "done", None)))
 }
 
 fn lockdown(scope: &Scope<'_>) -> Result<Answer, Failure> {

@@ -10,6 +10,7 @@ use mgmt_proto::envelope::Verified;
 use mgmt_proto::handshake::OperatorKey;
 use mgmt_proto::job::JobFacts;
 use mgmt_proto::limits::AUDIT_ENTRIES;
+use mgmt_proto::node_key::KeyLink;
 use mgmt_proto::server::{Identity, Incoming, Server};
 use mgmt_proto::state::{Imported, KeptFacts, StateFacts};
 use mgmt_proto::trust::{Operator, Role, Trust};
@@ -47,6 +48,8 @@ pub(crate) struct World {
     pub(crate) blocks: Vec<BlockFacts>,
     /// What it keeps.
     pub(crate) kept: StateFacts,
+    /// The keys it had, from the first on; the usual one without any.
+    pub(crate) node_keys: Vec<SigningKey>,
     /// Its jobs, with how they ended.
     pub(crate) jobs: Vec<(JobFacts, Outcome)>,
     /// Sessions break instead of the next answers about jobs: so many.
@@ -124,7 +127,8 @@ impl World {
                 let rest = self.log.iter().filter(|entry| entry.sequence >= from);
                 let entries = rest.take(AUDIT_ENTRIES).cloned().collect();
                 let digest = self.log.last().map_or([0; 32], Entry::digest);
-                let head = Head::sign(&identity(), self.log.len() as u64, digest);
+                let key = self.node_keys.last().cloned().unwrap_or_else(identity);
+                let head = Head::sign(&key, self.log.len() as u64, digest);
                 Ok(Reply::Audit(Page { entries, oldest: 0, head }))
             }
             Request::NodeLog { from } => {
@@ -239,6 +243,7 @@ impl World {
                 self.settings = settings;
                 self.execute(Request::Create { machine, paused })
             }
+            Request::NodeKeys | Request::NodeKeyRotate => self.execute_on_key(&request),
             Request::StateShow
             | Request::Start { .. }
             | Request::Autostart { .. }
@@ -250,6 +255,19 @@ impl World {
             }
             other => self.execute_on_disks(other),
         }
+    }
+
+    fn execute_on_key(&mut self, request: &Request) -> Outcome {
+        if *request == Request::NodeKeyRotate {
+            if self.node_keys.is_empty() {
+                self.node_keys.push(identity());
+            }
+            let next = 0x70 + u8::try_from(self.node_keys.len()).unwrap();
+            self.node_keys.push(SigningKey::from_bytes(&[next; 32]));
+            return Ok(Reply::Done);
+        }
+        let link = |pair: &[SigningKey]| KeyLink::sign(&pair[0], pair[1].verifying_key().to_bytes());
+        Ok(Reply::NodeKeys(self.node_keys.windows(2).map(link).collect()))
     }
 
     fn config(&self) -> Config {
@@ -392,6 +410,8 @@ impl FakeNode {
             for stream in listener.incoming() {
                 let (shared, key, operators) = (Arc::clone(&shared), key.clone(), operators.clone());
                 std::thread::spawn(move || {
+                    let rotated = shared.lock().unwrap().node_keys.last().cloned();
+                    let key = rotated.unwrap_or(key);
                     let boot_nonce = [5 + shared.lock().unwrap().boot; 32];
                     let identity = Identity { key, boot_nonce };
                     serve(stream.unwrap(), &shared, &identity, &Trust::sealed([1; 32], &operators, "fake"));

@@ -32,6 +32,7 @@ fn every_verb_in_every_form() {
         &["node", "info"],
         &["node", "log"],
         &["node", "state"],
+        &["node", "key", "show"],
         &["autostart", "web", "on", "-N"],
         &["start", "db"],
         &["console", "--once", "web"],

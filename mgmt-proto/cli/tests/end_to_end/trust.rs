@@ -144,6 +144,43 @@ fn an_entry_by_whom_nobody_trusted_then_is_named() {
 }
 
 #[test]
+fn a_node_s_new_key_is_followed_from_the_one_that_was_known() {
+    let (node, workstation, _) = sealed();
+    let (_, note) = workstation.expect(0, &["node", "key", "show"]);
+    assert!(note.contains("first contact"), "{note}");
+    let first = hex::encode(node.identity.verifying_key().to_bytes());
+    workstation.expect(0, &["storage", "reserve", "aoe:e1.1"]);
+    let (out, note) = workstation.expect(0, &["node", "key", "rotate"]);
+    assert!(out.ends_with(": node key rotate done\n"), "{out}");
+    assert!(note.contains("which the one before has signed"), "{note}");
+    // It is remembered now, in the place of the old one.
+    assert_eq!(workstation.expect(0, &["list"]).1, "");
+    let (out, _) = workstation.expect(0, &["node", "key", "show", "-o", "json"]);
+    let shown: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(shown["before"], serde_json::json!([first]));
+    let second = shown["node_key"].as_str().unwrap().to_string();
+    // Who has the old one pinned is told; who has a wrong one is refused.
+    let (_, note) = workstation.expect(0, &["--node-key", &first, "list"]);
+    assert!(note.contains(&format!("has the key {second} now")), "{note}");
+    workstation.expect(5, &["--node-key", &"ab".repeat(32), "list"]);
+    // The log goes on under both; a copy can be checked by who knows either.
+    workstation.expect(0, &["storage", "reserve", "aoe:e1.2"]);
+    let copy = as_text(&workstation.directory.path().join("copy.json")).to_string();
+    workstation.expect(0, &["audit", "verify", "--save", &copy]);
+    let offline = ["audit", "verify", "--file", &copy, "--node-key"];
+    for key in [&first, &second] {
+        workstation.expect(0, &[&offline[..], &[key]].concat());
+    }
+    let text = std::fs::read_to_string(&copy).unwrap();
+    std::fs::write(&copy, text.replacen(&first, &"ab".repeat(32), 1)).unwrap();
+    workstation.expect(13, &[&offline[..], &[&second]].concat());
+    // A key that none before signed is refused, and the known one stays.
+    node.state.lock().unwrap().node_keys = vec![SigningKey::from_bytes(&[0x99; 32])];
+    let (_, error) = workstation.expect(5, &["list"]);
+    assert!(error.contains("the node's key changed from"), "{error}");
+}
+
+#[test]
 fn two_of_three_roots_take_over_from_one() {
     let (node, workstation, owner) = sealed();
     let path = |name: &str| as_text(&workstation.directory.path().join(name)).to_string();
