@@ -2,13 +2,17 @@
 
 use crate::arguments::Global;
 use mgmt_proto::code::{Code, Failure};
+use redoubt::agent::Identity;
 use redoubt::answer::{Answer, Form};
 use redoubt::fleet::{Fleet, Target, Targets, parse_node_key};
 use redoubt::json::Done;
 use redoubt::session::{self, Access};
 use redoubt::settings::{self, Settings};
 use redoubt::{Connection, exit};
+use std::collections::BTreeMap;
 use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 /// One node and the options.
@@ -59,6 +63,16 @@ pub(crate) fn target(global: &Global) -> Result<Target, Failure> {
     }
 }
 
+/// Keys that were opened: whoever has one under a passphrase is asked once, however many
+/// nodes there are. That a key did not open is remembered too.
+static IDENTITIES: Mutex<BTreeMap<PathBuf, Result<Identity, Failure>>> = Mutex::new(BTreeMap::new());
+
+/// The key of this name.
+fn identity(name: &Path) -> Result<Identity, Failure> {
+    let mut opened = IDENTITIES.lock().unwrap_or_else(PoisonError::into_inner);
+    opened.entry(name.into()).or_insert_with(|| Identity::open(name)).clone()
+}
+
 /// How to connect.
 pub(crate) fn access(global: &Global) -> Access {
     Access {
@@ -72,7 +86,8 @@ pub(crate) fn access(global: &Global) -> Access {
 impl Scope<'_> {
     /// Connects as the options say.
     pub(crate) fn open(&self) -> Result<Connection, Failure> {
-        let connection = session::open(self.target, &access(self.global), &|text| eprintln!("{text}"))?;
+        let key = identity(&self.target.identity)?;
+        let connection = session::open(self.target, &key, &access(self.global), &|text| eprintln!("{text}"))?;
         if self.global.verbose {
             let key = keys::public::fingerprint(connection.node());
             eprintln!("connected to {}, key {key}", self.target.address);

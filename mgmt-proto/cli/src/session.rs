@@ -25,17 +25,22 @@ pub struct Access {
     pub accept_new_key: bool,
 }
 
-/// Connects; `talk` is told what a person should know.
+/// Connects and signs with `key`, which [`Target::identity`] names; `talk` is told what a
+/// person should know.
 ///
 /// # Errors
 /// [`Code::Unreachable`], [`Code::Refused`], failures of files.
-pub fn open(target: &Target, access: &Access, talk: &dyn Fn(&str)) -> Result<Connection, Failure> {
-    let key = Identity::open(&target.identity)?;
+pub fn open(
+    target: &Target,
+    key: &Identity,
+    access: &Access,
+    talk: &dyn Fn(&str),
+) -> Result<Connection, Failure> {
     let (address, pinned) = (&target.address, target.node_key.as_ref());
     let opened = if access.wait {
-        Connection::wait_for(address, &key, None, access.timeout.unwrap_or(WAIT_TIMEOUT))
+        Connection::wait_for(address, key, None, access.timeout.unwrap_or(WAIT_TIMEOUT))
     } else {
-        Connection::open_within(address, &key, None, access.timeout.unwrap_or(CONNECT_TIMEOUT))
+        Connection::open_within(address, key, None, access.timeout.unwrap_or(CONNECT_TIMEOUT))
     };
     let mut connection = opened.map_err(|mut failure| {
         if let Some(near) = target.near.as_ref().filter(|_| failure.code == Code::Unreachable) {

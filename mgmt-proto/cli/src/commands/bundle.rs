@@ -115,9 +115,13 @@ pub(crate) fn on_node(scope: &Scope<'_>, verb: &Verb) -> Result<Answer, Failure>
             let mut file = TrustFile::from_bundle(&holds(&mut connection)?);
             // What is made of it follows what holds.
             file.serial += 1;
-            keys::file::write(out, file.to_text().as_bytes(), 0o644, Existing::Keep)
-                .map_err(|error| exit::key(&error))?;
-            Ok(done(out, "key bundle fetch", "done"))
+            if !scope.dry_run {
+                keys::file::write(out, file.to_text().as_bytes(), 0o644, Existing::Keep)
+                    .map_err(|error| exit::key(&error))?;
+            } else if out.exists() {
+                return Err(exit::key(&keys::KeyError::Exists(out.clone())));
+            }
+            Ok(Answer::done(&scope.done(&out.display().to_string(), "key bundle fetch", "done", None)))
         }
         Verb::Push { bundle } => {
             let signed = std::fs::read(bundle).map_err(|error| exit::file(bundle, &error))?;

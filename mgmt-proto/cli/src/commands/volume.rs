@@ -221,7 +221,7 @@ impl Reach {
         };
         let secret = match &self.secret_file {
             Some(path) => secret::load(path)?,
-            None => secret::ask(&format!("CHAP secret of {user}: "))?,
+            None => secret::ask(&format!("CHAP secret of {user} for {}: ", self.volume))?,
         };
         let target = self.target_secret_file.as_deref().map(secret::load).transpose()?;
         let target = target.map(|secret| (None, secret));

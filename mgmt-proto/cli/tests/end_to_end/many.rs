@@ -3,6 +3,7 @@
 use crate::fake::{FakeNode, Workstation, as_text, operator};
 use mgmt_proto::verb::State;
 use std::fmt::Write;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 struct Rack {
@@ -140,6 +141,34 @@ fn what_ends_guests_on_several_nodes_is_a_dry_run_first() {
     assert_eq!(error, "", "one node needs no second word");
     rack.workstation.expect(8, &["--yes", "destroy", "web"]);
     assert!(rack.nodes.iter().all(|node| node.state.lock().unwrap().guests.is_empty()));
+}
+
+/// A pipe gives its passphrase once: whoever asks again waits for ever.
+#[test]
+fn a_passphrase_is_asked_for_once_however_many_nodes_there_are() {
+    let rack = Rack::with_guests(5);
+    let key = rack.workstation.directory.path().join("redoubt/operator.key");
+    let word = rack.workstation.file("word", "correct horse\n");
+    std::fs::set_permissions(&word, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let mut encrypt = rack.workstation.command(&["key", "encrypt", as_text(&key)]);
+    assert!(encrypt.env("REDOUBT_PASSPHRASE_FILE", &word).status().unwrap().success());
+    let pipe = rack.workstation.directory.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").args(["-m", "600", as_text(&pipe)]).status().unwrap();
+    assert!(made.success());
+    let mut list = rack.workstation.command(&["list", "-o", "name"]);
+    list.env("REDOUBT_PASSPHRASE_FILE", &pipe).stdout(std::process::Stdio::piped());
+    let mut child = list.spawn().unwrap();
+    std::fs::write(&pipe, "correct horse\n").unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while child.try_wait().unwrap().is_none() {
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            panic!("it was asked for again");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap().lines().count(), 5);
 }
 
 #[test]

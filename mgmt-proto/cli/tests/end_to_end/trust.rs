@@ -41,7 +41,10 @@ fn an_operator_is_added_given_a_new_key_and_revoked() {
 
     let (out, _) = workstation.expect(0, &["key", "bundle", "show"]);
     assert!(out.starts_with("serial 0 (sealed into the image)\n"), "{out}");
+    let (out, _) = workstation.expect(0, &["key", "bundle", "fetch", "-N", &file]);
+    assert!(out.contains("dry run") && !std::path::Path::new(&file).exists(), "{out}");
     workstation.expect(0, &["key", "bundle", "fetch", &file]);
+    workstation.expect(4, &["key", "bundle", "fetch", "-N", &file]);
     workstation.expect(4, &["key", "bundle", "fetch", &file]);
     let until = ["--guests", "web*", "--until", "2030-01-01"];
     workstation.expect(0, &[&["key", "add", &file, "carol", &carol], &until[..]].concat());
