@@ -19,8 +19,8 @@ pub const BLOCK_SERIAL_BYTES: usize = 20;
 /// Chains that one call may consume without anything to hand out, so that a
 /// guest that refills its ring cannot hold dom0.
 pub const CHAINS_PER_CALL_MAX: usize = 1024;
-/// Longest Ethernet frame on the wire without its checksum, one VLAN tag included.
-pub const FRAME_BYTES_MAX: usize = 1518;
+/// Longest Ethernet frame on any wire without its checksum, one VLAN tag included.
+pub const FRAME_BYTES_MAX: usize = 9018;
 /// Longest frame that still has to be cut for the wire.
 pub use netstack::limits::LARGE_FRAME_BYTES_MAX;
 /// Most receive buffers that one frame may be spread over.

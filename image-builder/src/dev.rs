@@ -9,7 +9,7 @@ use crate::{programs, seal};
 use anyhow::{Context, Result};
 use ed25519_dalek::SigningKey;
 use keys::{Existing, KeyError, PublicKey};
-use mgmt_proto::manifest::{self, Addressing, DEFAULT_PORT, Dom0Cpu, Manifest};
+use mgmt_proto::manifest::{self, Addressing, DEFAULT_MTU, DEFAULT_PORT, Dom0Cpu, Manifest};
 use mgmt_proto::trust::{Operator, Role};
 use std::path::{Path, PathBuf};
 
@@ -22,6 +22,8 @@ pub struct Options {
     pub name: String,
     /// How the node gets its address.
     pub addressing: Addressing,
+    /// Largest payload of a frame on its wire.
+    pub mtu: u16,
     /// TCP port of the one door.
     pub port: u16,
     /// Whether an admin may make dom0 fail.
@@ -38,6 +40,7 @@ impl Default for Options {
             out: None,
             name: "redoubt".into(),
             addressing: Addressing::Dhcp,
+            mtu: DEFAULT_MTU,
             port: DEFAULT_PORT,
             fault_injection: false,
             // These images are made for emulators, and QEMU without KVM may lose a
@@ -114,6 +117,7 @@ pub fn seal_image(pieces: &Pieces, options: &Options, key_directory: &Path) -> R
         operators: vec![Operator { key: operator.verifying_key().to_bytes(), role: Role::Admin }],
         name: options.name.clone(),
         addressing: options.addressing,
+        mtu: options.mtu,
         port: options.port,
         fault_injection: options.fault_injection,
         dom0_cpu: options.dom0_cpu,

@@ -163,6 +163,7 @@ fn print_report(report: &Report, with_parts: bool) {
             println!("addressing       {}/{prefix}{}", Ipv4Addr::from(address), gateway.unwrap_or_default());
         }
     }
+    println!("mtu              {}", manifest.mtu);
     println!("port             {}", manifest.port);
     println!("fault injection  {}", manifest.fault_injection);
     println!("dom0 CPU         {}", format!("{:?}", manifest.dom0_cpu).to_lowercase());

@@ -3,6 +3,7 @@
 //! ```toml
 //! name = "node-7"
 //! port = 7411
+//! mtu = 1500                 # largest payload of a frame on its wire, up to 9000
 //! addressing = "dhcp"        # or { address = "10.0.0.2/24", gateway = "10.0.0.1" }
 //! fault_injection = false
 //! dom0_cpu = "auto"          # dom0's home CPU: "own", "shared"; auto: own from 4 CPUs on
@@ -17,7 +18,7 @@ use crate::state::State;
 use anyhow::{Context, Result, bail, ensure};
 use keys::PublicKey;
 use mgmt_proto::limits::{NAME_BYTES, OPERATORS};
-use mgmt_proto::manifest::{self, DEFAULT_PORT, Manifest};
+use mgmt_proto::manifest::{self, DEFAULT_MTU, DEFAULT_PORT, MTU_RANGE, Manifest};
 use mgmt_proto::trust;
 use serde::Deserialize;
 use std::net::Ipv4Addr;
@@ -33,6 +34,9 @@ pub struct Settings {
     /// How the node gets its address.
     #[serde(default)]
     pub addressing: Addressing,
+    /// Largest payload of a frame on its wire.
+    #[serde(default = "default_mtu")]
+    pub mtu: u16,
     /// TCP port of the one door.
     #[serde(default = "default_port")]
     pub port: u16,
@@ -51,6 +55,10 @@ pub struct Settings {
 
 fn default_name() -> String {
     "redoubt".into()
+}
+
+const fn default_mtu() -> u16 {
+    DEFAULT_MTU
 }
 
 const fn default_port() -> u16 {
@@ -159,6 +167,12 @@ impl Settings {
             "name: use 1 to {NAME_BYTES} letters, digits, - and ."
         );
         ensure!(self.port != 0, "port: 1 to 65535 are possible");
+        ensure!(
+            MTU_RANGE.contains(&self.mtu),
+            "mtu: {} to {} are possible",
+            MTU_RANGE.start(),
+            MTU_RANGE.end()
+        );
         ensure!(!self.operators.is_empty(), "operators: nobody could command the node");
         ensure!(self.operators.len() <= OPERATORS, "operators: at most {OPERATORS}");
         let mut operators: Vec<trust::Operator> = Vec::new();
@@ -181,6 +195,7 @@ impl Settings {
             operators,
             name: self.name.clone(),
             addressing: self.addressing.checked()?,
+            mtu: self.mtu,
             port: self.port,
             fault_injection: self.fault_injection,
             dom0_cpu: match self.dom0_cpu {

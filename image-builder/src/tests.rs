@@ -37,6 +37,7 @@ fn manifest(owner: &SigningKey) -> Manifest {
         operators: vec![Operator { key: operator, role: Role::Admin }],
         name: "node".into(),
         addressing: Addressing::Dhcp,
+        mtu: 1500,
         port: 7411,
         fault_injection: false,
         dom0_cpu: mgmt_proto::manifest::Dom0Cpu::Auto,

@@ -6,10 +6,16 @@ use crate::state::StateVolume;
 use crate::trust::Operator;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::ops::RangeInclusive;
 use serde::{Deserialize, Serialize};
 
 /// Version of this structure.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
+/// Payloads of the wire's frames that a node can be told of, in octets: the least
+/// every IPv4 host takes (RFC 791, 3.1), and what cards with large frames share.
+pub const MTU_RANGE: RangeInclusive<u16> = 576..=9000;
+/// Payload of a frame unless told otherwise (IEEE 802.3, 3.2.7).
+pub const DEFAULT_MTU: u16 = 1500;
 /// Where a node listens unless told otherwise.
 pub const DEFAULT_PORT: u16 = 7411;
 
@@ -69,6 +75,8 @@ pub struct Manifest {
     pub name: String,
     /// Address.
     pub addressing: Addressing,
+    /// Largest payload of a frame on the node's wire, within [`MTU_RANGE`].
+    pub mtu: u16,
     /// TCP port of the one door.
     pub port: u16,
     /// Whether an admin may make dom0 fail, to test that it is contained.
@@ -91,7 +99,8 @@ impl Manifest {
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let bytes = Some(bytes).filter(|bytes| bytes.len() <= MANIFEST_BYTES)?;
         let manifest = codec::whole::<Self>(bytes)?;
-        (manifest.version == VERSION && manifest.port != 0).then_some(manifest)
+        let sane = manifest.port != 0 && MTU_RANGE.contains(&manifest.mtu);
+        (manifest.version == VERSION && sane).then_some(manifest)
     }
 }
 

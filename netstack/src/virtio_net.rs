@@ -52,7 +52,8 @@ mod traffic;
 pub struct Config {
     /// Descriptors per ring, a power of two up to 256.
     pub ring_entries: u16,
-    /// Largest payload to be sent or received.
+    /// Largest payload of the wire. A device may say that its own is smaller; one that
+    /// cannot spread a received frame over buffers is kept to 1,500.
     pub mtu: u16,
     /// MSI-X table index of configuration changes, if any.
     pub config_vector: Option<u16>,
@@ -132,15 +133,17 @@ pub struct VirtioNet<M, D> {
     counters: NicCounters,
 }
 
-const fn buffer_bytes(mtu: u16) -> usize {
-    (NET_HEADER_BYTES + HEADER_BYTES + TAG_BYTES + mtu as usize).div_ceil(64) * 64
-}
+/// Payload that fits a buffer of the rings; what is longer takes several.
+const BUFFER_MTU: u16 = 1500;
+/// Octets of such a buffer.
+const BUFFER_BYTES: usize =
+    (NET_HEADER_BYTES + HEADER_BYTES + TAG_BYTES + BUFFER_MTU as usize).div_ceil(64) * 64;
 
 impl<M: Mmio, D: DmaMemory> VirtioNet<M, D> {
     /// Octets of DMA memory [`VirtioNet::new`] needs.
     #[must_use]
-    pub fn dma_bytes(ring_entries: u16, mtu: u16) -> usize {
-        let one = Virtqueue::memory_bytes(ring_entries, buffer_bytes(mtu)).div_ceil(4096) * 4096;
+    pub fn dma_bytes(ring_entries: u16) -> usize {
+        let one = Virtqueue::memory_bytes(ring_entries, BUFFER_BYTES).div_ceil(4096) * 4096;
         one.saturating_mul(2)
     }
 
@@ -162,16 +165,15 @@ impl<M: Mmio, D: DmaMemory> VirtioNet<M, D> {
         {
             return Err(NicError::BadConfig);
         }
-        if dma.length() < Self::dma_bytes(entries, config.mtu) {
+        if dma.length() < Self::dma_bytes(entries) {
             return Err(NicError::DmaTooSmall);
         }
-        let bytes = buffer_bytes(config.mtu);
-        let second = Self::dma_bytes(entries, config.mtu) / 2;
+        let second = Self::dma_bytes(entries) / 2;
         let mut nic = Self {
             function: Function::new(bars, *locations),
             dma,
-            receive: Virtqueue::new(entries, 0, bytes, true, false),
-            transmit: Virtqueue::new(entries, second, bytes, false, false),
+            receive: Virtqueue::new(entries, 0, BUFFER_BYTES, true, false),
+            transmit: Virtqueue::new(entries, second, BUFFER_BYTES, false, false),
             receive_doorbell: Doorbell::default(),
             transmit_doorbell: Doorbell::default(),
             features: 0,
@@ -190,17 +192,17 @@ impl<M: Mmio, D: DmaMemory> VirtioNet<M, D> {
 
     fn start(&mut self, config: &Config) -> Result<(), NicError> {
         self.features = self.function.negotiate(|offered| usable(offered & FEATURES_WANTED))?;
-        self.read_device_config(config)?;
+        self.read_device_config()?;
         let event_index = self.features & FEATURE_EVENT_INDEX != 0;
-        let (entries, bytes) = (config.ring_entries, buffer_bytes(config.mtu));
-        let second = Self::dma_bytes(entries, config.mtu) / 2;
-        self.receive = Virtqueue::new(entries, 0, bytes, true, event_index);
-        self.transmit = Virtqueue::new(entries, second, bytes, false, event_index);
+        let entries = config.ring_entries;
+        let second = Self::dma_bytes(entries) / 2;
+        self.receive = Virtqueue::new(entries, 0, BUFFER_BYTES, true, event_index);
+        self.transmit = Virtqueue::new(entries, second, BUFFER_BYTES, false, event_index);
         self.function.set_config_vector(config.config_vector);
         self.receive_doorbell = self.enable(RECEIVE_QUEUE, entries, config.receive_vector)?;
         self.transmit_doorbell = self.enable(TRANSMIT_QUEUE, entries, config.transmit_vector)?;
-        while let Some(id) = self.receive.take_chain(bytes) {
-            if !self.receive.lend(&self.dma, id, bytes) {
+        while let Some(id) = self.receive.take_chain(BUFFER_BYTES) {
+            if !self.receive.lend(&self.dma, id, BUFFER_BYTES) {
                 return Err(NicError::DmaTooSmall);
             }
         }
@@ -211,7 +213,7 @@ impl<M: Mmio, D: DmaMemory> VirtioNet<M, D> {
     }
 
     /// MAC, link status and MTU (5.1.4).
-    fn read_device_config(&mut self, config: &Config) -> Result<(), NicError> {
+    fn read_device_config(&mut self) -> Result<(), NicError> {
         if self.features & FEATURE_MAC != 0 {
             let mut octets = [0; 6];
             for (index, octet) in octets.iter_mut().enumerate() {
@@ -222,8 +224,11 @@ impl<M: Mmio, D: DmaMemory> VirtioNet<M, D> {
         if !self.mac.is_station() {
             return Err(NicError::BadMac);
         }
+        if self.features & FEATURE_MERGE_RECEIVE == 0 {
+            self.mtu = self.mtu.min(BUFFER_MTU);
+        }
         if self.features & FEATURE_MTU != 0 {
-            self.mtu = config.mtu.min(self.function.device_u16(10).ok_or(NicError::BadWindow)?.max(68));
+            self.mtu = self.mtu.min(self.function.device_u16(10).ok_or(NicError::BadWindow)?.max(68));
         }
         Ok(())
     }

@@ -15,8 +15,6 @@ use crate::system;
 
 /// Descriptors of each ring.
 const RING_ENTRIES: u16 = 256;
-/// Payload of a frame.
-const MTU: u16 = 1500;
 /// Interrupt that the card is bound to.
 const INTERRUPT: u32 = 0;
 
@@ -28,9 +26,9 @@ const MSIX_ENABLE: u32 = 1 << 31;
 /// The card.
 pub(crate) struct Card(VirtioNet<Registers, Dma>);
 
-/// The first card that starts.
-pub(crate) fn find() -> Option<Card> {
-    functions(start)
+/// The first card that starts, on a wire with frames of so much payload.
+pub(crate) fn find(mtu: u16) -> Option<Card> {
+    functions(|function| start(function, mtu))
 }
 
 /// Looks at every function on every bus, until one is what is looked for.
@@ -61,7 +59,7 @@ fn has_bridge() -> bool {
     (0..32_u16).any(|device| system::pci_read(device << 3, 12) >> 16 & 0x7f == 1)
 }
 
-fn start(function: u16) -> Option<Card> {
+fn start(function: u16, mtu: u16) -> Option<Card> {
     let identity = system::pci_read(function, 0);
     let (vendor, device) = (hv_x86::low16(u64::from(identity)), hv_x86::low16(u64::from(identity >> 16)));
     if vendor != VENDOR || (device != DEVICE_NET && device != DEVICE_NET_TRANSITIONAL) {
@@ -69,10 +67,10 @@ fn start(function: u16) -> Option<Card> {
     }
     let locations = virtio_pci::walk(|offset| system::pci_read(function, offset)).ok()?;
     let (bars, vector) = prepare(function, &locations, INTERRUPT);
-    let dma = Dma::allocate(VirtioNet::<Registers, Dma>::dma_bytes(RING_ENTRIES, MTU)).ok()?;
+    let dma = Dma::allocate(VirtioNet::<Registers, Dma>::dma_bytes(RING_ENTRIES)).ok()?;
     let config = Config {
         ring_entries: RING_ENTRIES,
-        mtu: MTU,
+        mtu,
         config_vector: None,
         receive_vector: vector,
         transmit_vector: vector,

@@ -50,7 +50,9 @@ extern "C" fn dom0_start(information: *const BootInfo) -> ! {
         Ok(settings) => settings,
         Err(fault) => stop(&alloc::format!("node: {fault}; nothing is started")),
     };
-    let Some(card) = card::find() else { stop("node: no network card that can be driven was found") };
+    let Some(card) = card::find(settings.manifest.mtu) else {
+        stop("node: no network card that can be driven was found")
+    };
     let now = || now_ns(information);
     match Node::new(system::SystemCalls, card, settings, now()) {
         Ok(mut node) => {

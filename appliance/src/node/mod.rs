@@ -113,6 +113,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let manifest = &settings.manifest;
         let trust = Trust::sealed(manifest.owner, &manifest.operators, &manifest.name);
         let mac = nic.mac();
+        let mtu = nic.mtu();
         let seeds = random.as_chunks::<8>().0;
         let seed = |index: usize| seeds.get(index).copied().map_or(0, u64::from_le_bytes);
         // Other bytes than those that seed generators whose output strangers see.
@@ -134,7 +135,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             next_guest: 1,
             blobs: Blobs::default(),
             audit: AuditLog::new(),
-            volumes: Volumes::new(mac, settings.initiator_name(mac), seed(1)),
+            volumes: Volumes::new(mac, mtu, settings.initiator_name(mac), seed(1)),
             coming: Vec::new(),
             gone: Vec::new(),
             state: State::new(settings.manifest.state.clone(), own, now_ns),

@@ -10,7 +10,7 @@ use netstack::switch::{Destinations, HOST, PortId, Switch, UPLINK};
 
 use crate::devices::virtio::net::Taken;
 use crate::guest_memory::GuestMemory;
-use crate::limits::{FRAME_BYTES_MAX, FRAMES_PER_TURN, LARGE_FRAME_BYTES_MAX};
+use crate::limits::{FRAMES_PER_TURN, LARGE_FRAME_BYTES_MAX};
 use crate::node::capture::Captures;
 use crate::node::guest::Guest;
 use crate::node::nic::Nic;
@@ -267,10 +267,11 @@ impl<N: Nic> Network<N> {
         volumes: &mut Volumes,
         now_ns: u64,
     ) {
-        let mut buffer = [0; FRAME_BYTES_MAX];
+        let mut buffers = core::mem::take(&mut self.buffers);
         while self.nic.can_transmit() {
-            let Some(length) = volumes.transmit_frame(&mut buffer, guests, now_ns) else { break };
-            self.nic.transmit(buffer.get(..length).unwrap_or_default(), &Offload::None);
+            let Some(length) = volumes.transmit_frame(&mut buffers.frame, guests, now_ns) else { break };
+            self.nic.transmit(buffers.frame.get(..length).unwrap_or_default(), &Offload::None);
         }
+        self.buffers = buffers;
     }
 }

@@ -56,6 +56,8 @@ pub struct Shape {
 /// All disks of the node.
 pub struct Volumes {
     mac: [u8; 6],
+    /// Largest payload of a frame on the wire.
+    mtu: u16,
     initiator: String,
     seed: u64,
     bindings: Vec<Binding>,
@@ -147,9 +149,10 @@ pub use state::{Ended, LANES};
 impl Volumes {
     /// No disks yet.
     #[must_use]
-    pub const fn new(mac: [u8; 6], initiator: String, seed: u64) -> Self {
+    pub const fn new(mac: [u8; 6], mtu: u16, initiator: String, seed: u64) -> Self {
         Self {
             mac,
+            mtu,
             initiator,
             seed,
             bindings: Vec::new(),
@@ -502,7 +505,7 @@ mod tests {
 
     #[test]
     fn readers_of_one_volume_have_sessions_of_their_own() {
-        let mut volumes = Volumes::new([2, 0, 0, 0, 0, 1], "iqn.2026-11.invalid.redoubt:1".into(), 1);
+        let mut volumes = Volumes::new([2, 0, 0, 0, 0, 1], 1500, "iqn.2026-11.invalid.redoubt:1".into(), 1);
         let volume = "iscsi://10.0.0.3/iqn.2026-01.org.example:disk/0".to_string();
         let name: VolumeName = volume.parse().unwrap();
         let disk = Disk { volume, read_only: true };

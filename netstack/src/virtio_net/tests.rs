@@ -194,7 +194,7 @@ fn card(offered: u64) -> Rc<Card> {
         queue_size: Cell::new(256),
         queues: RefCell::new([[0; 24]; 2]),
         doorbells: Cell::new([0; 2]),
-        memory: RefCell::new(vec![0; VirtioNet::<Handle, Handle>::dma_bytes(RING, 1500)]),
+        memory: RefCell::new(vec![0; VirtioNet::<Handle, Handle>::dma_bytes(RING)]),
     };
     card.registers.borrow_mut()[0x2000..0x200c]
         .copy_from_slice(&[0x52, 0x54, 0, 1, 2, 3, 1, 0, 0, 0, 0xdc, 5]);
@@ -204,8 +204,12 @@ fn card(offered: u64) -> Rc<Card> {
 const HONEST: u64 = FEATURE_VERSION_1 | FEATURE_MAC | FEATURE_STATUS | FEATURE_MTU;
 
 fn driver(card: &Rc<Card>) -> Result<VirtioNet<Handle, Handle>, NicError> {
+    driver_with(card, &config())
+}
+
+fn driver_with(card: &Rc<Card>, config: &Config) -> Result<VirtioNet<Handle, Handle>, NicError> {
     let bars = [None, None, None, None, Some(Handle(card.clone())), None];
-    VirtioNet::new(bars, &locations(), Handle(card.clone()), &config())
+    VirtioNet::new(bars, &locations(), Handle(card.clone()), config)
 }
 
 #[test]
@@ -356,6 +360,30 @@ fn a_received_frame_is_gathered_from_its_buffers() {
         assert_eq!(nic.receive(&mut target), None);
         assert!(nic.is_broken());
     }
+}
+
+#[test]
+fn a_wire_with_large_frames() {
+    let jumbo = Config { mtu: 9000, ..config() };
+    let with = |features, said: u16| {
+        let card = card(features);
+        card.registers.borrow_mut()[0x200a..0x200c].copy_from_slice(&said.to_le_bytes());
+        driver_with(&card, &jumbo).unwrap().mtu()
+    };
+    assert_eq!(with(HONEST | OFFLOADS, 9000), 9000);
+    assert_eq!(with(HONEST | OFFLOADS, 4000), 4000, "the device knows of less");
+    assert_eq!(with((HONEST | OFFLOADS) & !FEATURE_MTU, 0), 9000, "it does not say");
+    assert_eq!(with(HONEST, 9000), 1500, "no frame over several buffers");
+
+    let card = card((HONEST | OFFLOADS) & !FEATURE_MTU);
+    let mut nic = driver_with(&card, &jumbo).unwrap();
+    let frame: Vec<u8> = (0..9014u16).map(|at| (at / 3) as u8).collect();
+    assert!(nic.transmit(&frame, &Offload::None));
+    assert!(!nic.transmit(&[0; 9019], &Offload::None));
+    card.deliver_merged(0, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 6, 0], &frame, 6);
+    let mut target = vec![0; 65_553];
+    assert_eq!(nic.receive(&mut target), Some((9014, Offload::None)));
+    assert!(target[..9014] == frame);
 }
 
 #[test]

@@ -5,11 +5,11 @@
 
 use hv_abi::device::{DmaMemory, Mmio};
 
-use super::{RECEIVE_QUEUE, TRANSMIT_QUEUE, VirtioNet};
+use super::{BUFFER_BYTES, RECEIVE_QUEUE, TAG_BYTES, TRANSMIT_QUEUE, VirtioNet};
 use crate::frame::HEADER_BYTES;
 use crate::limits::LARGE_FRAME_BYTES_MAX;
 use crate::offload::{FEATURE_MERGE_RECEIVE, NET_HEADER_BYTES, Offload};
-use crate::virtqueue::{RingFault, Virtqueue};
+use crate::virtqueue::RingFault;
 
 /// Lent receive buffers the doorbell may lag behind.
 const NOTIFY_BATCH: u16 = 32;
@@ -91,8 +91,7 @@ impl<M: Mmio, D: DmaMemory> VirtioNet<M, D> {
     }
 
     fn lend_again(&mut self, id: u16) -> Result<(), RingFault> {
-        let whole = buffer_bytes_of(&self.receive);
-        if !self.receive.lend(&self.dma, id, whole) {
+        if !self.receive.lend(&self.dma, id, BUFFER_BYTES) {
             return Err(RingFault);
         }
         self.unannounced = self.unannounced.saturating_add(1);
@@ -109,13 +108,13 @@ impl<M: Mmio, D: DmaMemory> VirtioNet<M, D> {
     pub fn transmit(&mut self, frame: &[u8], offload: &Offload) -> bool {
         let length = frame.len().saturating_add(NET_HEADER_BYTES);
         let longest = match offload {
-            Offload::Segments(..) => LARGE_FRAME_BYTES_MAX.saturating_add(NET_HEADER_BYTES),
-            _ => buffer_bytes_of(&self.transmit),
+            Offload::Segments(..) => LARGE_FRAME_BYTES_MAX,
+            _ => HEADER_BYTES + TAG_BYTES + usize::from(self.mtu),
         };
-        if self.broken || frame.len() < HEADER_BYTES || length > longest {
+        if self.broken || !(HEADER_BYTES..=longest).contains(&frame.len()) {
             return false;
         }
-        if self.transmit.free_count() < length.div_ceil(buffer_bytes_of(&self.transmit)) {
+        if self.transmit.free_count() < length.div_ceil(BUFFER_BYTES) {
             self.reclaim();
         }
         let Some(head) = self.transmit.take_chain(length) else {
@@ -138,7 +137,7 @@ impl<M: Mmio, D: DmaMemory> VirtioNet<M, D> {
     /// Descriptors that must be free before the caller brings a frame, which may be
     /// a large one, or become many small ones.
     fn reserve(&self) -> usize {
-        let largest = (LARGE_FRAME_BYTES_MAX + NET_HEADER_BYTES).div_ceil(buffer_bytes_of(&self.transmit));
+        let largest = (LARGE_FRAME_BYTES_MAX + NET_HEADER_BYTES).div_ceil(BUFFER_BYTES);
         largest.min(self.transmit.size() / 2).max(1)
     }
 
@@ -201,8 +200,4 @@ impl<M: Mmio, D: DmaMemory> VirtioNet<M, D> {
         self.function.notify(doorbell, queue);
         self.counters.notifications = self.counters.notifications.wrapping_add(1);
     }
-}
-
-fn buffer_bytes_of(queue: &Virtqueue) -> usize {
-    queue.buffer(1) - queue.buffer(0)
 }

@@ -37,6 +37,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             ("name", manifest.name.clone()),
             ("port", manifest.port.to_string()),
             ("addressing", addressing),
+            ("mtu", manifest.mtu.to_string()),
             ("dom0_cpu", alloc::format!("{:?}", manifest.dom0_cpu).to_lowercase()),
             ("fault_injection", manifest.fault_injection.to_string()),
             ("state", self.state.volume().to_string()),

@@ -124,6 +124,7 @@ pub(super) fn settings() -> Settings {
                 prefix: 24,
                 gateway: None,
             },
+            mtu: manifest::DEFAULT_MTU,
             port: PORT,
             fault_injection: false,
             dom0_cpu: manifest::Dom0Cpu::Own,

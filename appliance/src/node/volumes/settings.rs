@@ -15,8 +15,6 @@ use storage::volume::{Volume, VolumeName};
 
 use super::Volumes;
 
-/// Most paths of an AoE volume's frames: standard Ethernet.
-const MTU: usize = 1500;
 const MS: u64 = 1_000_000;
 
 /// What an operator sets for a volume. Limits, deadline and reservation count at
@@ -200,7 +198,7 @@ impl Volumes {
                     target: *target,
                     sources: vec![self.mac],
                     macs: settings.stations.clone(),
-                    mtu: MTU,
+                    mtu: usize::from(self.mtu),
                     read_only,
                     reserve,
                     hold_writes_until_ns: left.map(|left| left.until_ns).max().unwrap_or(0),
