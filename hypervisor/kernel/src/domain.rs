@@ -3,6 +3,7 @@
 use crate::clock;
 use crate::log::info;
 use crate::nested::Nested;
+use crate::slot::Slot;
 use crate::vcpu::{self, Vcpu};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use hv_abi::call::Error;
@@ -15,7 +16,7 @@ use spin::Mutex;
 
 /// The run queue.
 pub(crate) static SCHEDULER: Mutex<Scheduler<MAX_VCPUS>> = Mutex::new(Scheduler::new());
-static DOMAINS: [Mutex<Option<Domain>>; MAX_DOMAINS] = [const { Mutex::new(None) }; MAX_DOMAINS];
+static DOMAINS: [Slot<Domain>; MAX_DOMAINS] = [const { Slot::new() }; MAX_DOMAINS];
 /// What each domain has for dom0; outside the domain's lock.
 pub(crate) static EVENTS: [Events; MAX_DOMAINS] = [const { Events::new() }; MAX_DOMAINS];
 /// Domains with something in [`EVENTS`], one bit each.

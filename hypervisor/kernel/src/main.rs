@@ -30,6 +30,7 @@ mod pci;
 mod power;
 mod raw;
 mod registers;
+mod slot;
 mod smp;
 mod store;
 mod svm;

@@ -7,6 +7,7 @@ use crate::cpu::{self, Cpu};
 use crate::domain::{self, SCHEDULER};
 use crate::frame::{FrameBox, Page};
 use crate::registers::Registers;
+use crate::slot::Slot;
 use crate::vendor::{Entry, Event as Given, Exit, Host, Machine};
 use crate::{apic, clock, exits, raw};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -16,7 +17,6 @@ use hv_abi::domain::VcpuState;
 use hv_core::lapic::{Address, Lapic, Now};
 use hv_core::scheduler::State;
 use hv_x86::{Exception, reg};
-use spin::Mutex;
 
 use forwarded::report_access;
 pub(crate) use forwarded::{Forwarded, complete, waiting_event};
@@ -38,7 +38,7 @@ pub(crate) struct Vcpu {
     waiting: AtomicBool,
     address: AtomicU64,
     exits: AtomicU64,
-    inner: Mutex<Option<Inner>>,
+    inner: Slot<Inner>,
 }
 
 /// The state behind the lock.
@@ -84,7 +84,7 @@ impl Vcpu {
             waiting: AtomicBool::new(false),
             address: AtomicU64::new(0),
             exits: AtomicU64::new(0),
-            inner: Mutex::new(None),
+            inner: Slot::new(),
         }
     }
 
