@@ -119,6 +119,17 @@ impl Lab {
         })
     }
 
+    /// Makes the wire take frames with so much payload; before targets are exported.
+    ///
+    /// # Errors
+    /// When a link refuses.
+    pub fn set_mtu(&self, mtu: u16) -> Result<()> {
+        for link in ["tap0", "br0"] {
+            run(Command::new("ip").args(["link", "set", link, "mtu", &mtu.to_string()]))?;
+        }
+        Ok(())
+    }
+
     /// Exports a file as AoE `shelf.slot`.
     ///
     /// # Errors

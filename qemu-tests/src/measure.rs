@@ -10,7 +10,7 @@
 //! * [`linux`]: a plain Linux node in the same machine, for comparison;
 //! * [`initiators`]: what they cost and reach without a node;
 //! * [`counted`]: what a whole machine executes for a read, by a node and by Linux;
-//! * [`disks`], [`streams`]: what guests get from network disks and TCP.
+//! * [`disks`] (also as `jumbo`: frames of 9000 octets), [`streams`]: what guests get from network disks and TCP.
 
 pub mod counted;
 pub mod disks;

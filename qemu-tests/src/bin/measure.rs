@@ -5,6 +5,8 @@
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+use image_builder::dev::{DevImage, Options, build_image};
+use mgmt_proto::manifest::DEFAULT_MTU;
 use qemu_tests::lab::HOST;
 use qemu_tests::machine::{Boot, Shape};
 use qemu_tests::measure::counted::Counted;
@@ -24,13 +26,15 @@ use std::time::{Duration, Instant};
 #[command(name = "cargo measure")]
 struct Arguments {
     /// Only the parts whose name contains this: size, hand-off, memory, start,
-    /// disks, streams, counted, initiators.
+    /// disks, jumbo, streams, counted, initiators.
     #[arg(long)]
     only: Option<String>,
 }
 
 /// Budget: bytes of the image.
 const IMAGE_BUDGET: f64 = 2.0 * 1024.0 * 1024.0;
+/// Payload of large frames.
+const JUMBO_MTU: u16 = 9000;
 /// CPUs of each machine: so both machines have a CPU of the workstation's two.
 const CPUS: u32 = 1;
 /// Bytes of the disks that are read.
@@ -84,6 +88,9 @@ fn main() -> Result<()> {
     if ["memory", "start", "disks", "streams"].into_iter().any(wanted) {
         note(measure_node(&prepared, &programs::target().join("measure"), wanted, &mut table));
     }
+    if wanted("jumbo") {
+        note(measure_jumbo(&prepared, &programs::target().join("measure-jumbo"), &mut table));
+    }
     if wanted("counted") {
         let counted = Counted {
             image: &built.image.path,
@@ -123,6 +130,7 @@ fn only_initiators() -> Result<()> {
 fn prepare() -> Result<Prepared> {
     let target = programs::target();
     let built = build(false)?;
+    build_image(&Options { out: Some(jumbo_image()), mtu: JUMBO_MTU, ..Options::default() })?;
     test_guest::prepare(&target)?;
     linux::prepare(&target)?;
     let program = load::build(&target)?;
@@ -139,33 +147,59 @@ fn measure_node(
     wanted: impl Fn(&str) -> bool,
     table: &mut Table,
 ) -> Result<()> {
-    let shape = Shape { cpus: CPUS, memory_mib: 1536, boot: Boot::Pxe };
-    let world = World::start(&prepared.built, directory, &shape, |lab| {
-        lab.export_aoe(11, 2, &disk(directory, "aoe.img")?)?;
-        lab.export_iscsi(TARGET, &target_name(TARGET), &disk(directory, "iscsi.img")?)
-    })?;
-    let manageable = world.operator.wait_for_node(NODE_LIMIT).with_context(|| world.machine.serial_text())?;
+    let (world, manageable) = start_node(&prepared.built, directory, DEFAULT_MTU)?;
     let netboot = manageable.duration_since(world.machine.started);
     table.add("netboot: power-on to first signed reply", netboot.as_secs_f64() * 1e3, "ms");
     if wanted("memory") {
         memory::measure_node(table, &world)?;
         memory::measure_guests(table, &world, &prepared.guest, AOE_VOLUME)?;
     }
-    let iscsi = format!("iscsi://{HOST}/{}/1", target_name(TARGET));
     if wanted("start") {
-        start::measure(table, &world, &prepared.guest, AOE_VOLUME, &iscsi)?;
+        start::measure(table, &world, &prepared.guest, AOE_VOLUME, &iscsi_volume())?;
     }
     if wanted("disks") || wanted("streams") {
-        let (mut guest, mut linux, _node) = workers(prepared, &world, &iscsi, table)?;
+        let (mut guest, mut linux, _node) = workers(prepared, &world, DEFAULT_MTU, table)?;
         let exits = || number(&world.operator.json(&["info", "load"])?, "exits");
         if wanted("disks") {
-            disks::measure(table, &mut guest, &mut linux, &exits)?;
+            disks::measure(table, "", &mut guest, &mut linux, &exits)?;
         }
         if wanted("streams") {
             streams::measure(table, &mut guest, &mut linux, &exits)?;
         }
     }
     Ok(())
+}
+
+/// Network disks over a wire with large frames.
+fn measure_jumbo(prepared: &Prepared, directory: &Path, table: &mut Table) -> Result<()> {
+    let image = DevImage { path: jumbo_image(), ..prepared.built.image.clone() };
+    let built = Built { image, ..prepared.built.clone() };
+    let (world, _) = start_node(&built, directory, JUMBO_MTU)?;
+    let (mut guest, mut linux, _node) = workers(prepared, &world, JUMBO_MTU, table)?;
+    let exits = || number(&world.operator.json(&["info", "load"])?, "exits");
+    disks::measure(table, &format!(", MTU {JUMBO_MTU}"), &mut guest, &mut linux, &exits)
+}
+
+/// The image that is sealed for that wire.
+fn jumbo_image() -> PathBuf {
+    programs::target().join("image/jumbo.img")
+}
+
+/// A node in a lab with the disks that are read; when it answered.
+fn start_node(built: &Built, directory: &Path, mtu: u16) -> Result<(World, Instant)> {
+    let shape = Shape { cpus: CPUS, memory_mib: 1536, boot: Boot::Pxe };
+    let world = World::start(built, directory, &shape, |lab| {
+        lab.set_mtu(mtu)?;
+        lab.export_aoe(11, 2, &disk(directory, "aoe.img")?)?;
+        lab.export_iscsi(TARGET, &target_name(TARGET), &disk(directory, "iscsi.img")?)
+    })?;
+    let manageable = world.operator.wait_for_node(NODE_LIMIT).with_context(|| world.machine.serial_text())?;
+    Ok((world, manageable))
+}
+
+/// The iSCSI disk.
+fn iscsi_volume() -> String {
+    format!("iscsi://{HOST}/{}/1", target_name(TARGET))
 }
 
 /// A disk without holes.
@@ -180,17 +214,17 @@ fn disk(directory: &Path, name: &str) -> Result<PathBuf> {
 fn workers(
     prepared: &Prepared,
     world: &World,
-    iscsi: &str,
+    mtu: u16,
     table: &mut Table,
 ) -> Result<(Worker, Worker, LinuxNode)> {
     let switchboard = Switchboard::open()?;
-    let more = format!("disk = [ \"{AOE_VOLUME},ro\", \"{iscsi},ro\" ]");
+    let more = format!("disk = [ \"{AOE_VOLUME},ro\", \"{},ro\" ]", iscsi_volume());
     let job = format!("console=ttyS0 worker=guest call={HOST}:{PORT}");
     let description =
         Description { name: "load", memory_mib: 256, job: &job, more: &more, ..Description::default() };
     world.test_guest(&prepared.guest, &description)?;
     let guest = switchboard.next(CALL_LIMIT).context("the guest does not call")?;
-    let node = LinuxNode::start(&prepared.linux, CPUS, TARGET, &world.directory)?;
+    let node = LinuxNode::start(&prepared.linux, CPUS, TARGET, mtu, &world.directory)?;
     let booted = node.wait_for_user_space(CALL_LIMIT)?;
     table.add("Linux node itself: power-on to user space", booted.as_secs_f64() * 1e3, "ms");
     let linux = switchboard.next(CALL_LIMIT).context("the Linux node does not call")?;

@@ -31,18 +31,20 @@ const PROTOCOLS: [Protocol; 2] = [
 /// Values of the guest and of Linux.
 type Both = (Vec<f64>, Vec<f64>);
 
-/// Measures both protocols.
+/// Measures both protocols; `wire` says over which, in the figures' names.
 ///
 /// # Errors
 /// When a disk does not appear or cannot be read.
 pub fn measure(
     table: &mut Table,
+    wire: &str,
     guest: &mut Worker,
     linux: &mut Worker,
     exits: &dyn Fn() -> Result<u64>,
 ) -> Result<()> {
     for protocol in &PROTOCOLS {
         let Protocol { name, guest: mine, linux: theirs } = protocol;
+        let name = format!("{name}{wire}");
         guest.one(&format!("wait {mine}"))?;
         linux.one(&format!("wait {theirs}"))?;
         let random = |worker: &mut Worker, path: &str, turn: usize| {

@@ -1,6 +1,6 @@
 #!/bin/busybox sh
 # First program of a guest or a Linux node that is measured. The kernel hands
-# worker=NAME, call=ADDRESS and, to a node, aoe=1, portal=, target= over as
+# worker=NAME, call=ADDRESS and, to a node, mtu=, aoe=1, portal=, target= over as
 # environment.
 echo "MEASURE user space"
 /bin/busybox mkdir -p /proc /sys /dev /tmp /run /var/run /etc/iscsi /sbin /usr/bin /usr/sbin
@@ -20,6 +20,7 @@ done
 echo "MEASURE clock $(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)"
 if [ -d /sys/class/net/eth0 ]; then
   ip link set lo up
+  [ -n "$mtu" ] && ip link set eth0 mtu "$mtu"
   ip link set eth0 up
   udhcpc -i eth0 -q -n -t 30 -T 1 -s /dhcp.sh >/dev/null 2>&1
   echo "MEASURE address $(ip -4 addr show eth0 | awk '/inet / { print $2 }')"

@@ -113,11 +113,11 @@ pub struct LinuxNode {
 
 impl LinuxNode {
     /// Switches it on beside the lab's own node; `target` is the number of the
-    /// iSCSI target it uses. It calls as the load generator `linux`.
+    /// iSCSI target it uses, `mtu` the payload of its frames. It calls as the load generator `linux`.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start(files: &TestGuest, cpus: u32, target: u32, directory: &Path) -> Result<Self> {
+    pub fn start(files: &TestGuest, cpus: u32, target: u32, mtu: u16, directory: &Path) -> Result<Self> {
         let ip = |arguments: &str| run(Command::new("ip").args(arguments.split(' ')));
         if ip("link show tap1").is_err() {
             ip("tuntap add tap1 mode tap")?;
@@ -125,12 +125,13 @@ impl LinuxNode {
         // A bridge takes the lowest address of its ports, and vblade keeps the one
         // it began with.
         ip("link set tap1 address fe:ff:ff:77:00:03")?;
+        ip(&format!("link set tap1 mtu {mtu}"))?;
         ip("link set tap1 master br0")?;
         ip("link set tap1 up")?;
         let serial = directory.join("linux.log");
         let shape = Shape { cpus, memory_mib: 1024, boot: Boot::Kernel(files.kernel.clone()) };
         let line = format!(
-            "console=ttyS0 net.ifnames=0 quiet tsc=reliable worker=linux call={HOST}:{PORT} aoe=1 portal={HOST} target={}",
+            "console=ttyS0 net.ifnames=0 quiet tsc=reliable worker=linux call={HOST}:{PORT} mtu={mtu} aoe=1 portal={HOST} target={}",
             target_name(target)
         );
         let mut command = command(&shape, "tap1", MAC, &serial);
