@@ -292,6 +292,7 @@ pub(crate) fn manifest() -> Manifest {
             prefix: 24,
             gateway: Some([10, 0, 0, 9]),
         },
+        mtu: 9000,
         port: 7411,
         fault_injection: false,
         dom0_cpu: manifest::Dom0Cpu::Auto,
