@@ -8,6 +8,8 @@ use super::iscsi_connection::Connection;
 use super::iscsi_target::IscsiTarget;
 use super::world::{Node, World};
 use super::{MS, Random, SECOND};
+use crate::Octets;
+use crate::iscsi::pdu::HEADER_BYTES;
 use crate::iscsi::{PathPolicy, Portal, Session, SessionConfig, SessionKind};
 use crate::volume::Volume;
 
@@ -35,6 +37,8 @@ pub(super) struct IscsiWorld {
     digests: bool,
     initial_r2t: bool,
     window: u32,
+    /// Data goes between the wire and its place without a detour, as a workstation's does.
+    direct: bool,
     healed: bool,
     target_up_at: u64,
 }
@@ -82,6 +86,7 @@ pub(super) fn build(seed: u64) -> IscsiWorld {
         digests,
         initial_r2t,
         window,
+        direct: seed.is_multiple_of(2),
         healed: false,
         target_up_at: 0,
     }
@@ -176,6 +181,46 @@ impl IscsiWorld {
         }
     }
 
+    /// Fills a buffer of so many octets with what there is to send, and then some.
+    fn transmit(&mut self, path: usize, buffer: &mut Vec<u8>) {
+        let (now, memory) = (self.node.now, &mut self.node.guest.memory);
+        let Volume::Iscsi(session) = &mut self.node.volume else { unreachable!() };
+        if !self.direct {
+            let length = session.transmit(path, buffer, now, memory);
+            return buffer.truncate(length);
+        }
+        let mut pieces = Vec::new();
+        let length = session.transmit_pieces(path, buffer, &mut pieces, now, memory);
+        buffer.truncate(length);
+        for piece in pieces.iter().rev() {
+            let data = memory.find(piece.id, piece.offset, piece.length).unwrap();
+            buffer.splice(piece.after..piece.after, data.iter().copied());
+        }
+    }
+
+    fn receive(&mut self, path: usize, piece: &[u8]) {
+        let (now, memory) = (self.node.now, &mut self.node.guest.memory);
+        let Volume::Iscsi(session) = &mut self.node.volume else { unreachable!() };
+        let mut rest = piece;
+        while !rest.is_empty() {
+            let taken = if !self.direct {
+                session.receive(path, rest, now, memory);
+                rest.len()
+            } else if let Some((id, offset, length)) = session.direct(path) {
+                let taken = length.min(rest.len());
+                memory.find(id, offset, taken).unwrap().copy_from_slice(&rest[..taken]);
+                session.took_direct(path, taken, now);
+                taken
+            } else {
+                let taken =
+                    if session.expects_data(path) { HEADER_BYTES.min(rest.len()) } else { rest.len() };
+                session.receive(path, &rest[..taken], now, memory);
+                taken
+            };
+            rest = &rest[taken..];
+        }
+    }
+
     fn pump(&mut self, path: usize) {
         let now = self.node.now;
         self.open(path);
@@ -185,12 +230,11 @@ impl IscsiWorld {
         let Some(index) = self.pipes[path].connection else { return };
         // A torn stream: any number of octets, cut anywhere, sometimes damaged.
         let mut buffer = vec![0; 1 + self.node.random.below(6_000) as usize];
-        let Volume::Iscsi(session) = &mut self.node.volume else { unreachable!() };
-        let length = session.transmit(path, &mut buffer, now, &mut self.node.guest.memory);
+        self.transmit(path, &mut buffer);
         let full = self.target_of(path).connections[index].full;
         let protected = full && self.digests && session_uses_digests(&self.node.volume, path);
-        self.damage(&mut buffer[..length], protected);
-        self.pipes[path].out.extend_from_slice(&buffer[..length]);
+        self.damage(&mut buffer, protected);
+        self.pipes[path].out.extend_from_slice(&buffer);
         if self.pipes[path].cut_until > now || self.pipes[path].blackhole {
             return;
         }
@@ -205,8 +249,8 @@ impl IscsiWorld {
         let connection = &mut self.target_of(path).connections[index];
         let mut piece: Vec<u8> = connection.output.drain(..take).collect();
         self.damage(&mut piece, protected);
+        self.receive(path, &piece);
         let Volume::Iscsi(session) = &mut self.node.volume else { unreachable!() };
-        session.receive(path, &piece, now, &mut self.node.guest.memory);
         let cut = !self.healed && self.node.random.per_mille(self.cuts);
         if session.disconnect_wanted(path) || cut {
             self.disconnect(path);
