@@ -7,6 +7,8 @@
 //! * `wait PATH`: until a block device is there; answers its bytes;
 //! * `random PATH BLOCK COUNT SEED`: direct reads of one block at a time at random
 //!   places; answers the 50th, 90th and 99th percentile and the slowest;
+//! * `spread read|write PATH BLOCK COUNT SEED THREADS`: direct reads or writes at random
+//!   places, one for each thread at a time, so many together; answers the time of all;
 //! * `sequential PATH BLOCK COUNT`: direct reads one after the other; answers the
 //!   time of all;
 //! * `send ADDRESS BYTES`, `receive ADDRESS BYTES`: over TCP; answers the time.
@@ -68,6 +70,11 @@ fn execute(words: &[&str]) -> Result<Vec<u64>> {
     match words {
         ["wait", path] => Ok(vec![wait(path)?]),
         ["random", path, block, count, seed] => random(path, number(block)?, number(count)?, number(seed)?),
+        ["spread", operation @ ("read" | "write"), path, block, count, seed, threads] => {
+            let writes = *operation == "write";
+            let (block, count, seed) = (number(block)?, number(count)?, number(seed)?);
+            Ok(vec![spread(writes, path, block, count, seed, number(threads)?)?])
+        }
         ["sequential", path, block, count] => Ok(vec![sequential(path, number(block)?, number(count)?)?]),
         ["send", address, bytes] => Ok(vec![send(address, number(bytes)?)?]),
         ["receive", address, bytes] => Ok(vec![receive(address, number(bytes)?)?]),
@@ -116,8 +123,20 @@ impl Buffer {
     }
 }
 
-fn open_direct(path: &str) -> Result<File> {
-    OpenOptions::new().read(true).custom_flags(O_DIRECT).open(path)
+fn open_direct(path: &str, writes: bool) -> Result<File> {
+    OpenOptions::new().read(true).write(writes).custom_flags(O_DIRECT).open(path)
+}
+
+/// Numbers that follow no order.
+struct Scatter(u64);
+
+impl Scatter {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
 }
 
 fn block_buffer(block: u64) -> Result<Buffer> {
@@ -126,15 +145,12 @@ fn block_buffer(block: u64) -> Result<Buffer> {
 
 fn random(path: &str, block: u64, count: u64, seed: u64) -> Result<Vec<u64>> {
     let blocks = wait(path)? / block.max(1);
-    let file = open_direct(path)?;
+    let file = open_direct(path, false)?;
     let mut buffer = block_buffer(block)?;
-    let mut state = seed | 1;
+    let mut scatter = Scatter(seed | 1);
     let mut times = Vec::new();
     for _ in 0..count {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        let place = state % blocks.max(1) * block;
+        let place = scatter.next() % blocks.max(1) * block;
         let began = Instant::now();
         file.read_exact_at(buffer.aligned(), place)?;
         times.push(nanoseconds(began));
@@ -144,8 +160,38 @@ fn random(path: &str, block: u64, count: u64, seed: u64) -> Result<Vec<u64>> {
     Ok(vec![rank(50), rank(90), rank(99), rank(100)])
 }
 
+/// One thread's share of [`spread`].
+fn scattered(writes: bool, path: &str, block: u64, count: u64, seed: u64) -> Result<()> {
+    let blocks = wait(path)? / block.max(1);
+    let file = open_direct(path, writes)?;
+    let mut buffer = block_buffer(block)?;
+    let mut scatter = Scatter(seed | 1);
+    for _ in 0..count {
+        let place = scatter.next() % blocks.max(1) * block;
+        if writes {
+            file.write_all_at(buffer.aligned(), place)?;
+        } else {
+            file.read_exact_at(buffer.aligned(), place)?;
+        }
+    }
+    Ok(())
+}
+
+fn spread(writes: bool, path: &str, block: u64, count: u64, seed: u64, threads: u64) -> Result<u64> {
+    let threads = threads.max(1);
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        let share = |thread: u64| scattered(writes, path, block, count / threads, seed + 2 * thread);
+        let all: Vec<_> = (0..threads).map(|thread| scope.spawn(move || share(thread))).collect();
+        let ended =
+            all.into_iter().map(|thread| thread.join().map_err(|_| Error::other("a thread ended"))?);
+        ended.collect::<Result<Vec<()>>>()
+    })?;
+    Ok(nanoseconds(began))
+}
+
 fn sequential(path: &str, block: u64, count: u64) -> Result<u64> {
-    let file = open_direct(path)?;
+    let file = open_direct(path, false)?;
     let mut buffer = block_buffer(block)?;
     let began = Instant::now();
     for index in 0..count {

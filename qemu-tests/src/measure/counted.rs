@@ -1,12 +1,12 @@
-//! What a read from an iSCSI disk costs a whole machine, in instructions: a node with a
-//! guest that reads, next to a Linux node that reads by its own `iscsi_tcp`.
+//! What reads and writes of an iSCSI disk cost a whole machine, in instructions: a node
+//! with a guest, next to a Linux node with its own `iscsi_tcp`.
 //!
 //! Each machine is alone, has one CPU with `-icount` and QEMU's own network, behind
 //! which tgt serves the disk; every instruction that it executes counts: the reader's
 //! kernel, and in the node's case also the virtio driver of the guest, every exit, the
-//! hypervisor and dom0, which a Linux node does without. AoE is not in this: QEMU's own
-//! network carries IP only. Writes and more than one request at a time are not either:
-//! the load generator only reads, one at a time.
+//! hypervisor and dom0, which a Linux node does without. More than one request at a time
+//! is one for each of many threads; what it costs to switch between those counts on both
+//! sides. AoE is not in this: QEMU's own network carries IP only.
 
 use super::figure::{Table, as_f64};
 use super::initiators::{IQN, tgtd};
@@ -23,12 +23,55 @@ use std::time::{Duration, Instant};
 
 /// Where QEMU's own network has the workstation.
 const WORKSTATION: &str = "10.0.2.2";
-/// A shorter and a longer run: their difference is free of what happens once.
-const READS: [u64; 2] = [100, 400];
-/// The same, of 1 MiB each.
-const LARGE_READS: [u64; 2] = [4, 16];
-const BLOCK: u64 = 4096;
-const MIB: u64 = 1 << 20;
+/// What is done: words before and behind the device's name, with the number of requests
+/// behind those.
+struct Job {
+    name: &'static str,
+    before: &'static str,
+    behind: fn(u64) -> String,
+    /// A shorter and a longer run: their difference is free of what happens once.
+    runs: [u64; 2],
+    /// Blocks of 4 KiB of each request.
+    blocks: u64,
+}
+
+const JOBS: [Job; 5] = [
+    Job {
+        name: "4 KiB random direct read",
+        before: "random",
+        behind: |count| format!("4096 {count} 7919"),
+        runs: [100, 400],
+        blocks: 1,
+    },
+    Job {
+        name: "4 KiB of 1 MiB direct reads",
+        before: "sequential",
+        behind: |count| format!("1048576 {count}"),
+        runs: [4, 16],
+        blocks: 256,
+    },
+    Job {
+        name: "4 KiB random direct write",
+        before: "spread write",
+        behind: |count| format!("4096 {count} 7919 1"),
+        runs: [100, 400],
+        blocks: 1,
+    },
+    Job {
+        name: "4 KiB random direct read, 32 at a time",
+        before: "spread read",
+        behind: |count| format!("4096 {count} 7919 32"),
+        runs: [320, 1280],
+        blocks: 1,
+    },
+    Job {
+        name: "4 KiB random direct write, 32 at a time",
+        before: "spread write",
+        behind: |count| format!("4096 {count} 7919 32"),
+        runs: [320, 1280],
+        blocks: 1,
+    },
+];
 /// How long a counted machine may take for anything.
 const LIMIT: Duration = Duration::from_secs(240);
 
@@ -69,13 +112,9 @@ impl Counted<'_> {
         std::fs::write(&disk, bytes)?;
         let _tgtd = tgtd(self.directory, &disk, "127.0.0.1")?;
         let switchboard = Switchboard::open_at("127.0.0.1")?;
-        let [small, large] = self.linux(&switchboard)?;
-        let [mine_small, mine_large] = self.node(&switchboard)?;
-        for (name, mine, theirs) in [
-            ("4 KiB random direct read", mine_small, small),
-            ("4 KiB of 1 MiB direct reads", mine_large, large),
-        ] {
-            let name = format!("iSCSI, whole machine: {name}, instructions");
+        let (theirs, mine) = (self.linux(&switchboard)?, self.node(&switchboard)?);
+        for (job, (mine, theirs)) in JOBS.iter().zip(mine.into_iter().zip(theirs)) {
+            let name = format!("iSCSI, whole machine: {}, instructions", job.name);
             table.add(&format!("{name}, guest of a node"), mine, "count");
             table.add(&format!("{name}, Linux node itself"), theirs, "count");
             table.add(&format!("{name}, guest / Linux"), mine / theirs, "ratio");
@@ -105,7 +144,7 @@ impl Counted<'_> {
         Ok(Machine { _process: process, monitor, serial })
     }
 
-    fn linux(&self, switchboard: &Switchboard) -> Result<[f64; 2]> {
+    fn linux(&self, switchboard: &Switchboard) -> Result<Vec<f64>> {
         let line = format!(
             "console=ttyS0 net.ifnames=0 quiet tsc=reliable worker=linux call={WORKSTATION}:{PORT} \
              portal={WORKSTATION} target={IQN}"
@@ -117,7 +156,7 @@ impl Counted<'_> {
         machine.count(&mut worker, "/dev/sda")
     }
 
-    fn node(&self, switchboard: &Switchboard) -> Result<[f64; 2]> {
+    fn node(&self, switchboard: &Switchboard) -> Result<Vec<f64>> {
         let port = 7520;
         let forward = format!(",hostfwd=tcp:127.0.0.1:{port}-:7411");
         let mut machine = self.start("node", self.image, &[], &forward)?;
@@ -132,7 +171,7 @@ impl Counted<'_> {
         let text = format!(
             "name = \"load\"\nmemory = 256\nkernel = \"{kernel}\"\nramdisk = \"{initrd}\"\n\
              cmdline = \"console=hvc0 net.ifnames=0 quiet worker=guest call={WORKSTATION}:{PORT}\"\n\
-             vif = [ \"mac=52:54:00:77:00:21\" ]\ndisk = [ \"iscsi://{WORKSTATION}/{IQN}/1,ro\" ]\n"
+             vif = [ \"mac=52:54:00:77:00:21\" ]\ndisk = [ \"iscsi://{WORKSTATION}/{IQN}/1,rw\" ]\n"
         );
         std::fs::write(&file, text)?;
         operator.json(&["create", &file.to_string_lossy()])?;
@@ -152,22 +191,17 @@ impl Machine {
         Ok(after.saturating_sub(before))
     }
 
-    /// Instructions of a read of 4 KiB, and of 4 KiB of large ones.
-    fn count(&mut self, worker: &mut Worker, path: &str) -> Result<[f64; 2]> {
+    /// Instructions of 4 KiB, for each job.
+    fn count(&mut self, worker: &mut Worker, path: &str) -> Result<Vec<f64>> {
         worker.one(&format!("wait {path}"))?;
-        let mut all = [0.0; 2];
-        for (large, each) in all.iter_mut().enumerate() {
-            let (runs, blocks) = if large == 0 { (READS, 1) } else { (LARGE_READS, MIB / BLOCK) };
-            let command = |count: u64| match large {
-                0 => format!("random {path} {BLOCK} {count} 7919"),
-                _ => format!("sequential {path} {MIB} {count}"),
-            };
-            let [fewer, more] = runs;
+        let mut all = Vec::new();
+        for Job { before, behind, runs: [fewer, more], blocks, .. } in &JOBS {
+            let command = |count: u64| format!("{before} {path} {}", behind(count));
             // The first run fills caches.
-            self.cost(worker, &command(fewer))?;
-            let short = self.cost(worker, &command(fewer))?;
-            let long = self.cost(worker, &command(more))?;
-            *each = as_f64(long.saturating_sub(short)) / as_f64((more - fewer) * blocks);
+            self.cost(worker, &command(*fewer))?;
+            let short = self.cost(worker, &command(*fewer))?;
+            let long = self.cost(worker, &command(*more))?;
+            all.push(as_f64(long.saturating_sub(short)) / as_f64((more - fewer) * blocks));
         }
         Ok(all)
     }
