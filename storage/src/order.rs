@@ -2,9 +2,10 @@
 
 use alloc::vec::Vec;
 
-use crate::block::{Operation, Request, SubmitError};
+use crate::block::{Operation, Request, RequestId, SubmitError};
 use crate::limits::{RANGE_SECTORS_MAX, REQUEST_SECTORS_MAX, REQUESTS_MAX};
 use crate::planted::{Bug, planted};
+use crate::requests::Fragment;
 
 mod counts;
 mod entry;
@@ -299,6 +300,38 @@ impl Order {
         }
         entry.stage = Stage::Ended;
         entry.name = 0;
+        self.unlink(place, before, after);
+        if let Some(counts) = &mut self.counts {
+            counts.take(&done);
+        }
+        if self.blocked > 0 {
+            self.unblock(after, &done);
+        }
+        Some((done, submitted_ns))
+    }
+
+    /// Ends a request that went out in one piece, and has come back well.
+    #[inline(always)]
+    pub(crate) fn finish_whole(&mut self, fragment: &Fragment) -> Option<(RequestId, u64)> {
+        let place = place_of(fragment.group);
+        let entry = self.entries.get_mut(usize::from(place))?;
+        if entry.name != fragment.group || !entry.ends_with(fragment) || self.blocked > 0 {
+            return None;
+        }
+        let (id, submitted_ns) = (entry.request.id, entry.submitted_ns);
+        if let Some(counts) = &mut self.counts {
+            counts.take(&entry.request);
+        }
+        entry.stage = Stage::Ended;
+        entry.name = 0;
+        let (before, after) = (entry.before, entry.after);
+        self.unlink(place, before, after);
+        Some((id, submitted_ns))
+    }
+
+    /// Takes an entry out of the order of submission.
+    #[inline(always)]
+    fn unlink(&mut self, place: u16, before: u16, after: u16) {
         if self.first == place {
             self.first = after;
         }
@@ -312,13 +345,6 @@ impl Order {
         }
         self.free.push(place);
         self.live = self.live.wrapping_sub(1);
-        if let Some(counts) = &mut self.counts {
-            counts.take(&done);
-        }
-        if self.blocked > 0 {
-            self.unblock(after, &done);
-        }
-        Some((done, submitted_ns))
     }
 
     /// Those from `place` on wait for one request less.

@@ -287,8 +287,17 @@ impl Requests {
     #[inline(always)]
     pub(crate) fn done_well(&mut self, fragment: &Fragment) {
         // One request in one piece, as it mostly is.
-        if self.order.group(fragment.group).is_some_and(|group| group.ends_with(fragment)) {
-            self.end(place_of(fragment.group), Ok(()));
+        if let Some((id, submitted_ns)) = self.order.finish_whole(fragment) {
+            let octets = octets(fragment.sectors) as u64;
+            let counters = &mut self.counters;
+            if fragment.operation == Operation::Read {
+                counters.bytes_read = counters.bytes_read.wrapping_add(octets);
+            } else if fragment.operation == Operation::Write {
+                counters.bytes_written = counters.bytes_written.wrapping_add(octets);
+            }
+            counters.completed = counters.completed.wrapping_add(1);
+            self.latency.record(self.now_ns.saturating_sub(submitted_ns));
+            self.completions.push(Completion { id, result: Ok(()) });
         } else {
             self.done(fragment, Ok(()));
         }
