@@ -18,6 +18,8 @@ use qemu_tests::measure::{disks, initiators, linux, load, memory, start, streams
 use qemu_tests::test_guest::{Description, TestGuest};
 use qemu_tests::world::{Built, World, build, target_name};
 use qemu_tests::{lab, packages, programs, test_guest};
+use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
+use std::alloc::System;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -30,6 +32,10 @@ struct Arguments {
     #[arg(long)]
     only: Option<String>,
 }
+
+/// Counts what is on the heap: what a session holds.
+#[global_allocator]
+static HEAP: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
 /// Budget: bytes of the image.
 const IMAGE_BUDGET: f64 = 2.0 * 1024.0 * 1024.0;
@@ -104,7 +110,7 @@ fn main() -> Result<()> {
     }
     if wanted("initiators") {
         let directory = programs::target().join("measure-initiators");
-        note(initiators::measure(&mut table, &prepared.initiators, &directory));
+        note(initiators::measure(&mut table, HEAP, &prepared.initiators, &directory));
     }
     // What could be measured is shown whatever else went wrong.
     table.write(&programs::target().join("measure.json"))?;
@@ -119,7 +125,8 @@ fn only_initiators() -> Result<()> {
     lab::enter()?;
     let mut table = Table::default();
     Table::head();
-    let outcome = initiators::measure(&mut table, &made, &programs::target().join("measure-initiators"));
+    let outcome =
+        initiators::measure(&mut table, HEAP, &made, &programs::target().join("measure-initiators"));
     table.write(&programs::target().join("measure.json"))?;
     outcome?;
     table.check()

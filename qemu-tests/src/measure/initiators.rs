@@ -7,8 +7,10 @@
 use super::figure::{Table, as_f64};
 use crate::hostile::{aoe_target, iscsi_run, iscsi_target};
 use crate::process::{Process, run};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
+use stats_alloc::{Region, StatsAlloc};
+use std::alloc::System;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -54,42 +56,48 @@ pub fn prepare(target: &Path) -> Result<Programs> {
     Ok(Programs { cli, peer })
 }
 
-/// Measures all of it.
+/// Measures all of it; `heap` counts what this program has allocated.
 ///
 /// # Errors
 /// When a target does not start or a program fails.
-pub fn measure(table: &mut Table, programs: &Programs, directory: &Path) -> Result<()> {
+pub fn measure(
+    table: &mut Table,
+    heap: &StatsAlloc<System>,
+    programs: &Programs,
+    directory: &Path,
+) -> Result<()> {
     let _ = std::fs::remove_dir_all(directory);
     std::fs::create_dir_all(directory)?;
     let disk = directory.join("disk.img");
     let file = std::fs::File::create(&disk)?;
     file.set_len(DISK_MIB << 20)?;
     let bench = Bench { programs, directory, disk };
-    memory(table)?;
+    memory(table, heap)?;
     bench.instructions(table)?;
     bench.wire(table)
 }
 
-/// Resident memory of this process.
-fn resident() -> Result<u64> {
-    let text = std::fs::read_to_string("/proc/self/statm")?;
-    let pages: u64 = text.split(' ').nth(1).context("no resident pages")?.parse()?;
-    Ok(pages * 4096)
+/// A session of a protocol that has been at work.
+fn session(protocol: &str) -> Result<storage::volume::Volume> {
+    match protocol {
+        "iSCSI" => Ok(iscsi_run::run_volume(iscsi_target::Manner::USUAL, |_, _| iscsi_target::Act::Send).1),
+        "AoE" => Ok(aoe_target::run_volume(&[aoe_target::BLADE], |_, _| Some(0)).1),
+        other => bail!("no protocol {other}"),
+    }
 }
 
-/// What a session holds that has been at work.
-fn memory(table: &mut Table) -> Result<()> {
-    let iscsi = || iscsi_run::run_volume(iscsi_target::Manner::USUAL, |_, _| iscsi_target::Act::Send).1;
-    let aoe = || aoe_target::run_volume(&[aoe_target::BLADE], |_, _| Some(0)).1;
-    // All are kept to the end: what one gives back must not serve the next.
-    let mut all = Vec::new();
-    for (name, made) in [("iSCSI", &iscsi as &dyn Fn() -> _), ("AoE", &aoe)] {
-        let mut kept: Vec<storage::volume::Volume> = (0..20).map(|_| made()).collect();
-        let before = resident()?;
-        kept.extend((0..SESSIONS).map(|_| made()));
-        let each = resident()?.saturating_sub(before) / SESSIONS;
-        all.push(kept);
-        table.add(&format!("{name}: memory of a session"), as_f64(each), "bytes");
+/// What a session holds that has been at work: octets of the heap that making
+/// sessions took and did not give back.
+fn memory(table: &mut Table, heap: &StatsAlloc<System>) -> Result<()> {
+    for protocol in ["iSCSI", "AoE"] {
+        // What is made once for all is made before.
+        drop(session(protocol)?);
+        let region = Region::new(heap);
+        let kept = (0..SESSIONS).map(|_| session(protocol)).collect::<Result<Vec<_>>>()?;
+        let change = region.change();
+        let each = change.bytes_allocated.saturating_sub(change.bytes_deallocated) / kept.len();
+        ensure!(each > 0, "a session of {protocol} cannot be without memory");
+        table.add(&format!("{protocol}: memory of a session"), as_f64(u64::try_from(each)?), "bytes");
     }
     Ok(())
 }
