@@ -246,6 +246,7 @@ pub fn subject(request: &Request) -> Option<(&'static str, &str)> {
         | Request::StateShow
         | Request::ConfigExport { .. }
         | Request::NodeKeys
+        | Request::Traffic
         | Request::JobList
         | Request::JobWait { .. } => return None,
         Request::NodeStop { power_off: true } => ("node poweroff", ""),

@@ -78,6 +78,15 @@ pub struct DiskFacts {
     pub retries: u64,
 }
 
+/// Bytes of whole frames that a guest's network cards moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Number of its domain; 0 without one.
+    pub id: u32,
+    /// Received and sent.
+    pub bytes: [u64; 2],
+}
+
 /// A guest's condition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestFacts {

@@ -175,6 +175,7 @@ pub const fn required(request: &Request) -> Role {
         | Request::TrustShow
         | Request::StateShow
         | Request::NodeKeys
+        | Request::Traffic
         | Request::JobList
         | Request::JobWait { .. } => Role::Viewer,
         Request::BlobPut { .. }

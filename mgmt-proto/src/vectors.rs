@@ -14,7 +14,7 @@ use crate::node_key::KeyLink;
 use crate::secret::Secret;
 use crate::state::{Imported, KeptFacts, StateCondition, StateFacts, StateVolume};
 use crate::trust::{Operator, Role, required};
-use crate::verb::{Discover, Fault, Reply, Request};
+use crate::verb::{Discover, Fault, Reply, Request, Traffic};
 use crate::volume::{
     BlockFacts, Condition, PathCondition, PathFacts, Plugged, Stage, VolumeFacts, VolumePage,
 };
@@ -97,6 +97,7 @@ pub(crate) fn requests() -> Vec<Request> {
         Request::Start { name: name() },
         Request::NodeKeys,
         Request::NodeKeyRotate,
+        Request::Traffic,
     ]
 }
 
@@ -243,7 +244,7 @@ fn state_replies() -> Vec<Reply> {
     ]
 }
 
-/// The replies about long work and the node's keys.
+/// The replies about long work, the node's keys and traffic.
 fn job_replies() -> Vec<Reply> {
     let job = JobFacts {
         id: 300,
@@ -259,7 +260,12 @@ fn job_replies() -> Vec<Reply> {
         failure: Some(Failure::new(Code::Conflict, "web1", "m", "r")),
     };
     let link = KeyLink { from: [1; 32], to: [2; 32], signature_r: [3; 32], signature_s: [4; 32] };
-    vec![Reply::Jobs(JobPage { now_ns: 6, jobs: vec![job] }), Reply::NodeKeys(vec![link])]
+    let traffic = Traffic { id: 300, bytes: [5, 300] };
+    vec![
+        Reply::Jobs(JobPage { now_ns: 6, jobs: vec![job] }),
+        Reply::NodeKeys(vec![link]),
+        Reply::Traffic(vec![traffic]),
+    ]
 }
 
 /// All replies that have vectors.

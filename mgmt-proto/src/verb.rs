@@ -5,7 +5,7 @@ use crate::audit;
 use crate::bundle::Bundle;
 use crate::code::Failure;
 use crate::disk::{DiskSetting, GuestSettings, Limit};
-pub use crate::facts::{DiskFacts, GuestFacts, NodeFacts, State};
+pub use crate::facts::{DiskFacts, GuestFacts, NodeFacts, State, Traffic};
 use crate::job::JobPage;
 use crate::machine::{Digest, Disk, Machine};
 use crate::node_key::KeyLink;
@@ -277,6 +277,8 @@ pub enum Request {
     NodeKeys,
     /// Gives the node another key, which the one it has signs.
     NodeKeyRotate,
+    /// What the guests' network cards moved.
+    Traffic,
 }
 
 impl Request {
@@ -326,6 +328,7 @@ impl Request {
             | Self::Lockdown
             | Self::NodeKeys
             | Self::NodeKeyRotate
+            | Self::Traffic
             | Self::JobList
             | Self::JobWait { .. }
             | Self::JobCancel { .. } => None,
@@ -423,6 +426,8 @@ pub enum Reply {
     Jobs(JobPage),
     /// The keys that the node had before.
     NodeKeys(Vec<KeyLink>),
+    /// What the guests' network cards moved.
+    Traffic(Vec<Traffic>),
 }
 
 /// A reply or the reason there is none.

@@ -176,6 +176,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             }
             Request::StateShow => Ok(Reply::State(self.state_facts())),
             Request::NodeKeys => Ok(Reply::NodeKeys(self.key_links.clone())),
+            Request::Traffic => Ok(Reply::Traffic(self.traffic())),
             Request::JobList => Ok(Reply::Jobs(self.list_jobs(now_ns))),
             Request::Capture { name, from, snap_bytes } => self.read_capture(&name, from, snap_bytes, now_ns),
             Request::ConfigExport { from } => self.export_config(from),

@@ -1,15 +1,25 @@
 //! What the node tells of itself and its guests.
 
 use alloc::string::String;
+use alloc::vec::Vec;
 
-use mgmt_proto::verb::{GuestFacts, NodeFacts, State};
+use mgmt_proto::verb::{GuestFacts, NodeFacts, State, Traffic};
 
 use crate::hypervisor::Hypervisor;
 use crate::node::Node;
-use crate::node::guest::Life;
+use crate::node::guest::{Guest, Life};
 use crate::node::nic::Nic;
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
+    /// What the guests' network cards moved.
+    pub(super) fn traffic(&self) -> Vec<Traffic> {
+        let of = |guest: &Guest<H::Memory>| Traffic {
+            id: guest.domain_id().map_or(0, |domain| domain.0),
+            bytes: self.network.bytes(guest.number),
+        };
+        self.guests.iter().map(of).collect()
+    }
+
     pub(super) fn node_facts(&mut self, now_ns: u64) -> NodeFacts {
         let info = self.hypervisor.node_info();
         let lease = self.network.host.lease();

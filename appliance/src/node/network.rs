@@ -119,6 +119,15 @@ impl<N: Nic> Network<N> {
         })
     }
 
+    /// Bytes of whole frames that a guest received and sent.
+    #[must_use]
+    pub fn bytes(&self, guest: u64) -> [u64; 2] {
+        let own = self.ports.iter().filter(|port| port.guest == guest);
+        own.filter_map(|port| self.switch.counters(port.id)).fold([0, 0], |[received, sent], counters| {
+            [received + counters.egress_bytes, sent + counters.ingress_bytes]
+        })
+    }
+
     /// Takes what arrived on the wire; true when there may be more.
     pub fn receive<M: GuestMemory>(
         &mut self,

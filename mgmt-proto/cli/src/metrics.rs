@@ -194,6 +194,7 @@ fn guests(text: &mut Text, up: &[(String, Sample)]) {
             text.sample(&sample_name(name, kind), &labels, &value(guest));
         }
     }
+    traffic(text, up);
     for (name, kind, help, value) in DISK {
         text.family(name, kind, help);
         for (node, guest) in each_guest(up) {
@@ -206,6 +207,24 @@ fn guests(text: &mut Text, up: &[(String, Sample)]) {
                     ("volume", &disk.volume),
                 ];
                 text.sample(&sample_name(name, kind), &labels, &value(disk));
+            }
+        }
+    }
+}
+
+/// Bytes of frames: of a guest's cards, not among its facts.
+fn traffic(text: &mut Text, up: &[(String, Sample)]) {
+    let families = [
+        ("redoubt_guest_received_bytes", "Bytes of frames received."),
+        ("redoubt_guest_sent_bytes", "Bytes of frames sent."),
+    ];
+    for (index, (name, help)) in families.into_iter().enumerate() {
+        text.family(name, Kind::Counter, help);
+        for (node, sample) in up {
+            for guest in &sample.guests {
+                let bytes = sample.bytes(guest).get(index).copied().unwrap_or_default();
+                let labels = [("node", node.as_str()), ("guest", guest.machine.name.as_str())];
+                text.sample(&format!("{name}_total"), &labels, &bytes.to_string());
             }
         }
     }

@@ -5,7 +5,7 @@ use crate::session;
 use crate::table::{self, Table};
 use crate::{Connection, answer::Answer};
 use mgmt_proto::code::Failure;
-use mgmt_proto::verb::{GuestFacts, NodeFacts, Reply, Request};
+use mgmt_proto::verb::{GuestFacts, NodeFacts, Reply, Request, Traffic};
 use serde::Serialize;
 
 /// Headers of the table of guests, those of xentop first.
@@ -18,8 +18,8 @@ pub const HEADERS: [&str; 15] = [
     ">MAXMEM(k)",
     ">VCPUS",
     ">EXITS/s",
-    ">NETRX/s",
-    ">NETTX/s",
+    ">RX(k)/s",
+    ">TX(k)/s",
     ">VBD_RD/s",
     ">VBD_WR/s",
     ">RD(k)/s",
@@ -34,6 +34,8 @@ pub struct Sample {
     pub node: NodeFacts,
     /// Its guests.
     pub guests: Vec<GuestFacts>,
+    /// What their network cards moved.
+    pub traffic: Vec<Traffic>,
 }
 
 /// What `top` shows; `-o json` prints one on a line.
@@ -84,6 +86,10 @@ pub struct Row {
     pub frames_received_per_second: u64,
     /// Frames sent.
     pub frames_sent_per_second: u64,
+    /// Bytes received.
+    pub bytes_received_per_second: u64,
+    /// Bytes sent.
+    pub bytes_sent_per_second: u64,
     /// Reads of disks.
     pub reads_per_second: u64,
     /// Writes to disks.
@@ -117,7 +123,18 @@ impl Sample {
         let Reply::Node(node) = connection.request(Request::NodeInfo)? else {
             return Err(connection.unexpected());
         };
-        Ok(Self { node, guests: session::guests(connection)? })
+        let guests = session::guests(connection)?;
+        let Reply::Traffic(traffic) = connection.request(Request::Traffic)? else {
+            return Err(connection.unexpected());
+        };
+        Ok(Self { node, guests, traffic })
+    }
+
+    /// Bytes that a guest received and sent.
+    #[must_use]
+    pub fn bytes(&self, guest: &GuestFacts) -> [u64; 2] {
+        let own = self.traffic.iter().find(|traffic| guest.id != 0 && traffic.id == guest.id);
+        own.map_or([0; 2], |own| own.bytes)
     }
 }
 
@@ -145,7 +162,14 @@ fn rate(before: u64, after: u64, elapsed_ns: u64, per_ns: u64) -> u64 {
 
 const SECOND_NS: u64 = 1_000_000_000;
 
-fn row(before: Option<&GuestFacts>, after: &GuestFacts, elapsed_ns: u64, uptime_ns: u64) -> Row {
+/// `traffic` is what its cards had moved before and after.
+fn row(
+    before: Option<&GuestFacts>,
+    after: &GuestFacts,
+    traffic: [[u64; 2]; 2],
+    elapsed_ns: u64,
+    uptime_ns: u64,
+) -> Row {
     // What a new guest did, it did since the look before.
     let per_second = |before: Option<u64>, after| rate(before.unwrap_or(0), after, elapsed_ns, SECOND_NS);
     let (old, new) = (before.map(disks), disks(after));
@@ -159,6 +183,7 @@ fn row(before: Option<&GuestFacts>, after: &GuestFacts, elapsed_ns: u64, uptime_
     };
     let stalled = after.disks.iter().filter_map(|disk| disk.stalled_since_ns).min();
     let [received, sent] = after.frames;
+    let [[received_before, sent_before], [bytes_received, bytes_sent]] = traffic;
     Row {
         name: after.machine.name.clone(),
         id: after.id,
@@ -171,6 +196,8 @@ fn row(before: Option<&GuestFacts>, after: &GuestFacts, elapsed_ns: u64, uptime_
         exits_per_second: per_second(before.map(|it| it.exits), after.exits),
         frames_received_per_second: per_second(before.map(|it| it.frames[0]), received),
         frames_sent_per_second: per_second(before.map(|it| it.frames[1]), sent),
+        bytes_received_per_second: per_second(Some(received_before), bytes_received),
+        bytes_sent_per_second: per_second(Some(sent_before), bytes_sent),
         reads_per_second: operations(0),
         writes_per_second: operations(1),
         bytes_read_per_second: bytes(0),
@@ -193,8 +220,12 @@ impl Screen {
             let same = |it: &&GuestFacts| it.id == after.id && it.machine.name == after.machine.name;
             before.guests.iter().find(same)
         };
-        let guests: Vec<Row> =
-            after.guests.iter().map(|it| row(same(it), it, elapsed_ns, node.uptime_ns)).collect();
+        let row = |guest: &GuestFacts| {
+            let same = same(guest);
+            let traffic = [same.map_or([0; 2], |same| before.bytes(same)), after.bytes(guest)];
+            row(same, guest, traffic, elapsed_ns, node.uptime_ns)
+        };
+        let guests: Vec<Row> = after.guests.iter().map(row).collect();
         let mut screen = Self {
             node: address.into(),
             uptime_ns: node.uptime_ns,
@@ -287,8 +318,8 @@ impl Row {
             (self.memory_bytes >> 10).to_string(),
             self.vcpus.to_string(),
             self.exits_per_second.to_string(),
-            self.frames_received_per_second.to_string(),
-            self.frames_sent_per_second.to_string(),
+            (self.bytes_received_per_second >> 10).to_string(),
+            (self.bytes_sent_per_second >> 10).to_string(),
             self.reads_per_second.to_string(),
             self.writes_per_second.to_string(),
             (self.bytes_read_per_second >> 10).to_string(),

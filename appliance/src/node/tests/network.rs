@@ -3,6 +3,8 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
+use mgmt_proto::verb::{Reply, Request};
+
 use super::world::*;
 
 fn frame(to: [u8; 6], from: [u8; 6], kind: u16, length: usize) -> Vec<u8> {
@@ -48,6 +50,10 @@ fn guests_and_wire_exchange_frames() {
     assert!(world.take_frame(&mut one).is_none() && world.take_frame(&mut two).is_none());
     let facts = world.facts(session, "two").unwrap();
     assert!(facts.frames[0] >= 2 && facts.frames[1] == 1, "{:?}", facts.frames);
+    // The same in bytes: what two sent, and at least what it took.
+    let Reply::Traffic(traffic) = world.done(session, &Request::Traffic) else { panic!("no traffic") };
+    let own = traffic.iter().find(|it| it.id == facts.id).unwrap();
+    assert!(own.bytes[0] >= 1514 + 60 && own.bytes[1] == 100, "{:?}", own.bytes);
 }
 
 /// A large TCP segment with the header that leaves its cutting to others.
@@ -158,7 +164,7 @@ fn a_card_that_is_stuck_does_not_make_the_node_spin() {
     drop(memory);
     world.ring(&card, 1);
     let (_, status) = world.submit(&mut disk, 1, 0, &[9; 512]);
-    world.send(session, &mgmt_proto::verb::Request::NodeInfo);
+    world.send(session, &Request::NodeInfo);
     world.run(10 * SECOND);
     let turns = world.turns - before;
     assert!(turns < 200, "{turns} turns in 10 s with the cable out");
@@ -175,7 +181,7 @@ fn frames_for_a_guest_that_is_gone_are_dropped() {
     let mut card = world.bring_up(one, 0);
     world.offer_buffers(&mut card, 4);
     let name = alloc::string::String::from("one");
-    world.done(session, &mgmt_proto::verb::Request::Destroy { name });
+    world.done(session, &Request::Destroy { name });
     world.deliver(frame(guest_mac(1), WIRE_MAC, TEST, 100));
     world.run(MS);
     // Its address is free again.

@@ -65,6 +65,7 @@ const TABLE: &[(&str, Role, bool)] = &[
     ("Start", Role::Operator, true),
     ("NodeKeys", Role::Viewer, false),
     ("NodeKeyRotate", Role::Admin, false),
+    ("Traffic", Role::Viewer, false),
 ];
 
 /// When the bundles were issued, which the node's clock is never behind.

@@ -14,7 +14,7 @@ use mgmt_proto::node_key::KeyLink;
 use mgmt_proto::server::{Identity, Incoming, Server};
 use mgmt_proto::state::{Imported, KeptFacts, StateFacts};
 use mgmt_proto::trust::{Operator, Role, Trust};
-use mgmt_proto::verb::{DiskFacts, GuestFacts, NodeFacts, Outcome, Reply, Request, State, Stream};
+use mgmt_proto::verb::{DiskFacts, GuestFacts, NodeFacts, Outcome, Reply, Request, State, Stream, Traffic};
 use mgmt_proto::volume::BlockFacts;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -204,6 +204,12 @@ impl World {
     fn execute_on_guest(&mut self, request: Request) -> Outcome {
         match request {
             Request::List => Ok(Reply::Guests(self.guests.clone())),
+            // Frames of a KiB each.
+            Request::Traffic => {
+                let of =
+                    |guest: &GuestFacts| Traffic { id: guest.id, bytes: guest.frames.map(|it| it << 10) };
+                Ok(Reply::Traffic(self.guests.iter().map(of).collect()))
+            }
             Request::Info { name } => Ok(Reply::Guests(vec![self.guest(&name)?.clone()])),
             Request::ConsoleRead { name, from } => {
                 self.guest(&name)?;

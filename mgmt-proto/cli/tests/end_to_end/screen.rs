@@ -83,7 +83,7 @@ fn top_in_a_terminal() {
     assert!(lines[0].starts_with(&format!("{}  up 00:00:0", node.address)), "{seen}");
     assert!(lines[0].ends_with("2 CPUs, 50.0 % used  1024 MiB, 512 free, dom0 0  2 guests"), "{seen}");
     let headers =
-        "NAME  STATE   CPU(sec)  CPU(%)  MEM(k)  MAXMEM(k)  VCPUS  EXITS/s  NETRX/s  NETTX/s  VBD_RD/s";
+        "NAME  STATE   CPU(sec)  CPU(%)  MEM(k)  MAXMEM(k)  VCPUS  EXITS/s  RX(k)/s  TX(k)/s  VBD_RD/s";
     assert_eq!(lines[1], headers);
     assert!(lines[2].starts_with("db    r-----       "), "{seen}");
     assert!(

@@ -132,7 +132,8 @@ fn the_fields_stay_in_their_order() {
     assert_eq!(
         fields(&top["guests"][0]),
         "name id flags cpu_time_ns cpu_permille populated_bytes memory_bytes vcpus exits_per_second \
-         frames_received_per_second frames_sent_per_second reads_per_second writes_per_second \
+         frames_received_per_second frames_sent_per_second bytes_received_per_second bytes_sent_per_second \
+         reads_per_second writes_per_second \
          bytes_read_per_second bytes_written_per_second stalled_ms"
     );
     assert_eq!(fields(&of(&["key", "show"])), "name source public_key fingerprint");
