@@ -5,7 +5,7 @@
 
 use super::aoe_scripts::Script;
 use super::aoe_target::{BLADE, NAME, NODE, Run};
-use super::sockets::work;
+use super::sockets::{LIMIT, work};
 use crate::process::run;
 use anyhow::{Context, Result, ensure};
 use pnet_datalink::{Channel, Config, DataLinkReceiver, DataLinkSender};
@@ -21,8 +21,6 @@ use storage::{BlockError, RequestId};
 const ETHERTYPE: [u8; 2] = [0x88, 0xa2];
 /// How long a target that never serves is tried.
 const TRIED: Duration = Duration::from_secs(4);
-/// What takes longer hangs.
-const HANGS: Duration = Duration::from_secs(300);
 /// How long the target listens before it looks at what is late.
 const LISTENED: Duration = Duration::from_millis(1);
 
@@ -104,7 +102,7 @@ pub fn play(script: &Script, number: usize) -> Result<Duration> {
                 ensure!(disk == seen.disk, "the disk is not as it was written");
                 // How long it may take is judged in simulated time, which no other
                 // work on this machine stretches.
-                ensure!(took < HANGS, "it took {took:?}");
+                ensure!(took < LIMIT, "it took {took:?}");
                 seen.finished_ns = Some(u64::try_from(took.as_nanos())?);
             }
             (Err(_), None, words) => ensure!(said.contains(words), "it says {said:?}"),
