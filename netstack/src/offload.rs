@@ -284,6 +284,18 @@ impl Offload {
         }
     }
 
+    /// Octets that a frame of `length` octets is on a wire: each piece has its headers.
+    #[must_use]
+    pub fn octets_on_wire(&self, length: usize) -> usize {
+        match self {
+            Self::None | Self::Verified | Self::Checksum(_) => length,
+            Self::Segments(layers, _) => {
+                let repeated = self.on_wire(length).0.saturating_sub(1).saturating_mul(layers.payload);
+                length.saturating_add(repeated)
+            }
+        }
+    }
+
     /// Whether a receiver takes a frame as it is.
     #[must_use]
     pub fn accepted_by(&self, accepts: Accepts) -> bool {

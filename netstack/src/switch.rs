@@ -347,13 +347,14 @@ impl Switch {
         now_ns: u64,
     ) -> Result<Destinations, DropReason> {
         let (pieces, longest) = offload.on_wire(frame.len());
+        let octets = offload.octets_on_wire(frame.len());
         let pieces = pieces as u64;
         let decision = self.forward(ingress, frame, longest).and_then(|destinations| {
             let bucket = self.port_mut(ingress).and_then(|port| port.bucket.as_mut());
-            let affordable = bucket.is_none_or(|bucket| bucket.take(frame.len(), now_ns));
+            let affordable = bucket.is_none_or(|bucket| bucket.take(octets, now_ns));
             if affordable { Ok(destinations) } else { Err(DropReason::Rate) }
         });
-        let octets = frame.len() as u64;
+        let octets = octets as u64;
         if let Some(counters) = self.counters_mut(ingress) {
             match decision {
                 Ok(_) => {

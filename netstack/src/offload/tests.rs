@@ -101,6 +101,7 @@ fn ipv4_pieces_are_what_the_sender_would_have_sent() {
         let size = usize::from(size);
         assert_eq!(offload.on_wire(frame.len()), (payload.div_ceil(size), 66 + payload.min(size)));
         let pieces = lowered(&offload, &frame, Accepts { checksum: true, ..Accepts::default() });
+        assert_eq!(offload.octets_on_wire(frame.len()), pieces.iter().map(Vec::len).sum::<usize>());
         assert_eq!(pieces.len(), payload.div_ceil(size));
         let mut rebuilt = Vec::new();
         for (number, piece) in pieces.iter().enumerate() {
@@ -237,12 +238,13 @@ fn scribbled_frames_never_panic_and_say_one_thing() {
         total += 1;
         large += usize::from(matches!(offload, Offload::Segments(..)));
         let (pieces, longest) = offload.on_wire(frame.len());
-        let (mut given, mut most) = (0, 0);
+        let (mut given, mut most, mut octets) = (0, 0, 0);
         offload.lower(&frame, Accepts::default(), &mut scratch, |piece, _| {
             given += 1;
+            octets += piece.len();
             most = most.max(piece.len());
         });
-        assert_eq!((given, most), (pieces, longest));
+        assert_eq!((given, most, octets), (pieces, longest, offload.octets_on_wire(frame.len())));
         assert!(offload.whole(&frame, &mut scratch).is_some());
         // What is handed on says what was found, and nothing else.
         assert_eq!(Offload::parse(&offload.header(1), &mut frame), Ok(offload));

@@ -5,7 +5,7 @@
 
 use super::aoe_scripts::Script;
 use super::aoe_target::{BLADE, NAME, NODE, Run};
-use super::sockets::{LIMIT, work};
+use super::sockets::work;
 use crate::process::run;
 use anyhow::{Context, Result, ensure};
 use pnet_datalink::{Channel, Config, DataLinkReceiver, DataLinkSender};
@@ -21,6 +21,9 @@ use storage::{BlockError, RequestId};
 const ETHERTYPE: [u8; 2] = [0x88, 0xa2];
 /// How long a target that never serves is tried.
 const TRIED: Duration = Duration::from_secs(4);
+/// What takes longer hangs: a storm overflows a raw socket's buffer, and what is lost is
+/// sent again later and later.
+const LIMIT: Duration = Duration::from_secs(300);
 /// How long the target listens before it looks at what is late.
 const LISTENED: Duration = Duration::from_millis(1);
 
@@ -83,7 +86,7 @@ pub fn play(script: &Script, number: usize) -> Result<Duration> {
         let target = scope.spawn(|| serve(&far, script, seen, began, &over));
         // Where nothing is ever served, that is what is waited for.
         let outcome = match script.seconds {
-            Some(_) => work(&mut initiator).map(Some),
+            Some(_) => work(&mut initiator, LIMIT).map(Some),
             None => initiator.wait_until_ready(TRIED).map(|_| None).map_err(failed),
         };
         let took = began.elapsed();
