@@ -20,6 +20,7 @@ use crate::limits::{
     HALF_OPEN_AGE_CROWDED_MS, HALF_OPEN_AGE_MAX_MS, HOST_ACCEPTS_PENDING_MAX, HOST_BACKLOG_MAX,
     HOST_BUFFER_BYTES_MAX, HOST_LISTENERS_MAX, HOST_SOCKETS_MAX,
 };
+use crate::offload::{Offload, is_sound};
 
 mod cookie;
 mod counters;
@@ -282,8 +283,10 @@ impl Host {
         self.counters
     }
 
-    /// Takes one received frame. Replies wait in [`Self::transmit`].
-    pub fn receive(&mut self, frame: &[u8], now_ns: u64) {
+    /// Takes one received frame. Replies wait in [`Self::transmit`]. Whether the checksum of
+    /// a TCP segment is looked at tells `offload`: one that its sender on this machine did
+    /// not complete, or that the card has found right, is not.
+    pub fn receive(&mut self, frame: &[u8], offload: &Offload, now_ns: u64) {
         self.counters.received_frames = self.counters.received_frames.wrapping_add(1);
         let (connections, sockets) = (&self.connections, &self.sockets);
         // A segment that opens a connection and finds no socket that listens right
@@ -306,6 +309,10 @@ impl Host {
             self.counters.crowded_frames = self.counters.crowded_frames.wrapping_add(1);
             return;
         }
+        if *offload == Offload::None && !is_sound(frame) {
+            self.counters.damaged_frames = self.counters.damaged_frames.wrapping_add(1);
+            return;
+        }
         if !(gated && self.gate(frame, now_ns)) {
             self.ingress(frame, now_ns);
         }
@@ -319,10 +326,21 @@ impl Host {
     /// Advances timers and sockets; call after frames, reads and writes, and at
     /// [`Self::next_deadline`].
     pub fn poll(&mut self, now_ns: u64) {
-        let now = instant(now_ns);
-        self.interface.poll_maintenance(now);
-        self.poll_dhcp();
         self.tend(now_ns);
+        self.egress(now_ns);
+    }
+
+    /// The first half of [`Self::poll`]: leases, handshakes that were completed,
+    /// connections that are gone. Say nothing yet.
+    pub fn tend(&mut self, now_ns: u64) {
+        self.interface.poll_maintenance(instant(now_ns));
+        self.poll_dhcp();
+        self.tend_connections(now_ns);
+    }
+
+    /// The second half: whatever sockets have to say waits in [`Self::transmit`].
+    pub fn egress(&mut self, now_ns: u64) {
+        let now = instant(now_ns);
         let mut device = FrameDevice { incoming: None, outgoing: &mut self.outgoing };
         // Once per socket is not once per frame: go on until all is said or the
         // frame queue is full.

@@ -72,7 +72,13 @@ impl Destinations {
 
     /// The ports in the set, lowest first.
     pub fn iter(self) -> impl Iterator<Item = PortId> {
-        (0..64u8).map(PortId).filter(move |port| self.contains(*port))
+        let mut rest = self.0;
+        core::iter::from_fn(move || {
+            // 64 when none is left.
+            let lowest = u8::try_from(rest.trailing_zeros()).ok().filter(|number| *number < 64)?;
+            rest &= rest - 1;
+            Some(PortId(lowest))
+        })
     }
 }
 
@@ -191,6 +197,8 @@ pub struct Switch {
     uplink: PortCounters,
     /// Index 0 stands for the uplink, which has no address of its own.
     ports: [Option<Port>; SWITCH_PORTS_MAX],
+    /// Those that are attached, which may be few.
+    attached: Destinations,
 }
 
 impl Switch {
@@ -203,6 +211,7 @@ impl Switch {
             frame_bytes_max: mtu.saturating_add(HEADER_BYTES),
             uplink: PortCounters::default(),
             ports: [None; SWITCH_PORTS_MAX],
+            attached: Destinations::NONE,
         };
         switch.occupy(HOST, host)?;
         Ok(switch)
@@ -217,6 +226,7 @@ impl Switch {
         }
         let slot = self.ports.get_mut(usize::from(port.0)).ok_or(AttachError::Full)?;
         *slot = Some(Port { mac, bucket: None, counters: PortCounters::default() });
+        self.attached.0 |= Destinations::only(port).0;
         Ok(())
     }
 
@@ -239,6 +249,7 @@ impl Switch {
             && let Some(slot) = self.ports.get_mut(usize::from(port.0))
         {
             *slot = None;
+            self.attached = self.attached.without(port);
         }
     }
 
@@ -277,18 +288,11 @@ impl Switch {
     }
 
     fn port_of(&self, mac: MacAddress) -> Option<PortId> {
-        (0u8..)
-            .zip(self.ports.iter())
-            .find(|(_, port)| port.as_ref().is_some_and(|port| port.mac == mac))
-            .map(|(number, _)| PortId(number))
+        self.attached.iter().find(|port| self.port(*port).is_some_and(|port| port.mac == mac))
     }
 
-    fn guests(&self) -> Destinations {
-        let set = (GUEST_FIRST..64)
-            .map(PortId)
-            .filter(|port| self.port(*port).is_some())
-            .fold(0, |set, port| set | Destinations::only(port).0);
-        Destinations(set)
+    const fn guests(&self) -> Destinations {
+        self.attached.without(HOST)
     }
 
     /// Decides where a frame goes: a pure function of configuration and frame.

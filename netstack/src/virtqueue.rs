@@ -177,17 +177,10 @@ impl Virtqueue {
         let next = self.next.get(usize::from(id)).copied().flatten();
         let flags = if self.device_writes { DESCRIPTOR_WRITE } else { 0 }
             | if next.is_some() { DESCRIPTOR_NEXT } else { 0 };
-        let fields = address
-            .to_le_bytes()
-            .into_iter()
-            .chain(u32::try_from(length).unwrap_or(0).to_le_bytes())
-            .chain(flags.to_le_bytes())
-            .chain(next.unwrap_or(0).to_le_bytes());
-        let mut descriptor = [0; DESCRIPTOR_BYTES];
-        for (octet, value) in descriptor.iter_mut().zip(fields) {
-            *octet = value;
-        }
-        descriptor
+        let [a0, a1, a2, a3, a4, a5, a6, a7] = address.to_le_bytes();
+        let [l0, l1, l2, l3] = u32::try_from(length).unwrap_or(0).to_le_bytes();
+        let ([f0, f1], [n0, n1]) = (flags.to_le_bytes(), next.unwrap_or(0).to_le_bytes());
+        [a0, a1, a2, a3, a4, a5, a6, a7, l0, l1, l2, l3, f0, f1, n0, n1]
     }
 
     /// Whether the device has returned a descriptor not yet taken.

@@ -229,26 +229,20 @@ impl<M> Guest<M> {
 
     /// Collects what the guest printed.
     fn collect_output(&mut self) {
-        let mut buffer = [0; 512];
-        loop {
-            let (count, next) = self.platform.uart.output.read(self.uart_read, &mut buffer);
-            self.uart_read = next;
-            if count == 0 {
-                break;
-            }
-            self.console.push(buffer.get(..count).unwrap_or_default());
+        collect(&self.platform.uart.output, &mut self.uart_read, &mut self.console);
+        if let Some(VirtioDevice::Console(console)) = self.platform.device(self.console_device()) {
+            collect(&console.output, &mut self.console_read, &mut self.console);
         }
-        let device = self.console_device();
-        if let Some(VirtioDevice::Console(console)) = self.platform.device(device) {
-            loop {
-                let (count, next) = console.output.read(self.console_read, &mut buffer);
-                self.console_read = next;
-                if count == 0 {
-                    break;
-                }
-                self.console.push(buffer.get(..count).unwrap_or_default());
-            }
-        }
+    }
+}
+
+/// Moves what a device printed since `read` to where all of it is kept.
+fn collect(output: &OutputRing, read: &mut u64, console: &mut OutputRing) {
+    let mut buffer = [0; 512];
+    while *read < output.end() {
+        let (count, next) = output.read(*read, &mut buffer);
+        *read = next;
+        console.push(buffer.get(..count).unwrap_or_default());
     }
 }
 
@@ -415,14 +409,11 @@ impl<M: crate::guest_memory::GuestMemory> Guest<M> {
                 console.poll(memory);
             }
             if let Some(source) = self.platform.rng_mut(rng) {
-                let mut random = [0; 64];
-                hypervisor.random(&mut random);
                 // Bounded, so that a guest that refills its ring cannot hold dom0.
                 for _ in 0..RANDOM_REQUESTS_PER_TURN {
-                    if source.fill(memory, &random) == 0 {
+                    if source.fill(memory, &mut |bytes| hypervisor.random(bytes)) == 0 {
                         break;
                     }
-                    hypervisor.random(&mut random);
                 }
             }
         }

@@ -204,7 +204,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             return self.deadline_ns;
         }
         let mut busy = self.network.receive(&mut self.guests, &mut self.volumes, now_ns);
-        self.network.host.poll(now_ns);
+        self.network.host.tend(now_ns);
         self.volumes.poll(&mut self.network.host, &mut self.guests, now_ns);
         busy |= self.serve_guests(now_ns);
         self.settle_state(now_ns);
@@ -214,7 +214,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.settle_disks(now_ns);
         busy |= self.serve_operators(now_ns);
         self.volumes.poll(&mut self.network.host, &mut self.guests, now_ns);
-        self.network.host.poll(now_ns);
+        self.network.host.egress(now_ns);
         self.network.transmit_host(&mut self.guests, now_ns);
         self.network.transmit_volumes(&mut self.guests, &mut self.volumes, now_ns);
         for guest in &mut self.guests {
@@ -290,8 +290,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let cards = guest.first_card()..guest.console_device();
             let work = guest.take_work();
             let disks: u64 = guest.slots.iter().fold(0, |bits, slot| bits | 1 << slot.device);
-            let ready = (0..64).filter(|device| work >> device & 1 == 1);
-            for device in ready.filter(|device| disks >> device & 1 == 1 || cards.contains(device)) {
+            let cards = cards.fold(0, |bits, card| bits | 1 << card);
+            for device in bits(work & (disks | cards)) {
                 let is_disk = disks >> device & 1 == 1;
                 let more = if is_disk {
                     self.volumes.serve_disk(&mut self.guests, index, device, now_ns)
@@ -352,6 +352,15 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             self.address_logged = true;
         }
     }
+}
+
+/// The numbers of the bits that are set, the lowest first.
+fn bits(mut set: u64) -> impl Iterator<Item = usize> {
+    core::iter::from_fn(move || {
+        let lowest = usize::try_from(set.trailing_zeros()).ok().filter(|number| *number < 64)?;
+        set &= set - 1;
+        Some(lowest)
+    })
 }
 
 #[cfg(test)]

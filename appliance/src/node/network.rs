@@ -229,9 +229,7 @@ impl<N: Nic> Network<N> {
                     self.nic.transmit(frame, &offload);
                 });
             } else if destination == HOST {
-                if let Some(frame) = offload.whole(frame, scratch) {
-                    self.host.receive(frame, now_ns);
-                }
+                self.host.receive(frame, offload, now_ns);
             } else if let Some(port) = self.ports.iter().find(|port| port.id == destination)
                 && let Some(guest) = guests.iter_mut().find(|guest| guest.number == port.guest)
                 && let Some((_, memory)) = &guest.domain

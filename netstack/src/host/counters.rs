@@ -7,6 +7,8 @@ pub struct HostCounters {
     pub received_frames: u64,
     /// Frames for ports or protocols that are not ours.
     pub unwanted_frames: u64,
+    /// TCP segments with a wrong checksum.
+    pub damaged_frames: u64,
     /// Frames dropped because nothing could be sent in reply.
     pub crowded_frames: u64,
     /// Frames handed out.

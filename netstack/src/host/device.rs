@@ -3,7 +3,7 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::time::Instant;
 
 use super::gate::Translations;
@@ -112,6 +112,8 @@ impl Device for FrameDevice<'_> {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
         capabilities.max_transmission_unit = self.outgoing.frame_bytes_max;
+        // What is received was looked at before, or need not be.
+        capabilities.checksum.tcp = Checksum::Tx;
         capabilities
     }
 }

@@ -76,7 +76,7 @@ impl Host {
     }
 
     /// Moves connections on: handshakes completed, half-open too long, gone.
-    pub(super) fn tend(&mut self, now_ns: u64) {
+    pub(super) fn tend_connections(&mut self, now_ns: u64) {
         let now_ms = now_ns / 1_000_000;
         let mut dead = Vec::new();
         let mut half_open = Vec::new();
@@ -140,7 +140,7 @@ impl Host {
         if listening { HALF_OPEN_AGE_MAX_MS } else { HALF_OPEN_AGE_CROWDED_MS }
     }
 
-    /// When [`Self::tend`] has something to do if nothing happens before. Exact: a
+    /// When [`Self::tend_connections`] has something to do if nothing happens before. Exact: a
     /// time at which it would do nothing makes the caller spin.
     pub(super) fn next_tending_ms(&self) -> Option<u64> {
         let due = self.connections.iter().filter_map(|connection| match connection.role {

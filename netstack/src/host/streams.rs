@@ -57,6 +57,15 @@ impl Host {
         made.unwrap_or(0)
     }
 
+    /// Whether a connection is as it was: open both ways, with nothing to be read.
+    #[must_use]
+    pub fn is_quiet(&self, id: ConnectionId) -> bool {
+        self.handle(id).is_some_and(|handle| {
+            let socket = self.sockets.get::<tcp::Socket>(handle);
+            socket.state() == tcp::State::Established && socket.recv_queue() == 0
+        })
+    }
+
     /// Octets that can be queued now.
     #[must_use]
     pub fn write_room(&self, id: ConnectionId) -> usize {

@@ -53,18 +53,37 @@ fn exchange(a: &mut Host, b: &mut Host, now: u64, random: &mut Random, loss: u64
         }
         for frame in to_b.drain(..) {
             if !random.chance(loss) {
-                b.receive(&frame, now);
+                b.receive(&frame, &Offload::None, now);
                 if random.chance(loss) {
-                    b.receive(&frame, now);
+                    b.receive(&frame, &Offload::None, now);
                 }
             }
         }
         for frame in to_a.drain(..) {
             if !random.chance(loss) {
-                a.receive(&frame, now);
+                a.receive(&frame, &Offload::None, now);
             }
         }
     }
+}
+
+#[test]
+fn a_damaged_segment_is_dropped_unless_somebody_vouches_for_it() {
+    let (mut server, mut client) = (host(1, 1), host(2, 2));
+    server.listen(22, 1, TcpOptions::MANAGEMENT).unwrap();
+    let connection = client.connect(Ipv4Addr::new(10, 0, 0, 1), 22, TcpOptions::MANAGEMENT).unwrap();
+    let mut random = Random(1);
+    (0..10).for_each(|step| exchange(&mut client, &mut server, step * MS, &mut random, 0));
+    let accepted = server.accept(22).unwrap();
+    client.write(connection, b"hello");
+    client.poll(20 * MS);
+    let mut segment = frames(&mut client).pop().unwrap();
+    *segment.last_mut().unwrap() ^= 1;
+    let mut octets = [0; 8];
+    server.receive(&segment, &Offload::None, 20 * MS);
+    assert_eq!((server.read(accepted, &mut octets), server.counters().damaged_frames), (0, 1));
+    server.receive(&segment, &Offload::Verified, 20 * MS);
+    assert_eq!((server.read(accepted, &mut octets), server.counters().damaged_frames), (5, 1));
 }
 
 #[test]
@@ -162,7 +181,7 @@ fn syn(port: u16, from: u16) -> Vec<u8> {
     reply[22..28].copy_from_slice(&[2, 0, 0, 0, 0, 1]);
     reply[28..32].copy_from_slice(&arp[38..42]);
     reply[32..42].copy_from_slice(&arp[22..32]);
-    client.receive(&reply, MS);
+    client.receive(&reply, &Offload::None, MS);
     client.poll(MS);
     frames(&mut client).pop().unwrap()
 }
@@ -171,11 +190,11 @@ fn syn(port: u16, from: u16) -> Vec<u8> {
 fn closed_ports_are_silent_and_floods_pass() {
     let mut server = host(1, 77);
     server.listen(22, 4, TcpOptions::MANAGEMENT).unwrap();
-    server.receive(&syn(23, 1), MS);
+    server.receive(&syn(23, 1), &Offload::None, MS);
     server.poll(MS);
     assert!(frames(&mut server).is_empty(), "no reset from a closed port");
     for n in 0..64u16 {
-        server.receive(&syn(22, n), 2 * MS);
+        server.receive(&syn(22, n), &Offload::None, 2 * MS);
         server.poll(2 * MS);
     }
     frames(&mut server);
@@ -204,7 +223,7 @@ fn nothing_asks_to_be_called_at_once_for_ever() {
     let id = server.accept(22).unwrap();
     server.write(id, &[1; 1000]);
     server.close(id, 20 * MS);
-    server.receive(&syn(22, 1), 20 * MS);
+    server.receive(&syn(22, 1), &Offload::None, 20 * MS);
     let mut at_once = 0;
     for step in 20..70_000u64 {
         server.poll(step * MS);
@@ -225,7 +244,7 @@ fn ping_is_answered() {
     ping.extend_from_slice(&[
         0x45, 0, 0, 28, 0, 0, 0, 0, 64, 1, 0x66, 0xdf, 10, 0, 0, 2, 10, 0, 0, 1, 8, 0, 0xf7, 0xfd, 0, 1, 0, 1,
     ]);
-    server.receive(&ping, 2 * MS);
+    server.receive(&ping, &Offload::None, 2 * MS);
     server.poll(2 * MS);
     let reply = frames(&mut server).pop().unwrap();
     assert_eq!((reply[23], reply[34]), (1, 0), "echo reply");
@@ -284,7 +303,7 @@ fn dhcp_leases_renews_and_expires() {
                         && second > 0
                         && let Some(answer) = dhcp_answer(&frame)
                     {
-                        host.receive(&answer, second * 1000 * MS);
+                        host.receive(&answer, &Offload::None, second * 1000 * MS);
                     }
                 }
             }
@@ -329,7 +348,7 @@ fn mutated_frames_never_panic() {
         }
         let now = (10 + round / 10) * MS;
         let target = if round % 2 == 0 { &mut server } else { &mut leasing };
-        target.receive(&mutant, now);
+        target.receive(&mutant, &Offload::None, now);
         if round % 16 < 2 {
             target.poll(now);
             frames(target);
@@ -363,7 +382,7 @@ fn a_client_gets_in_at_once_while_a_flood_goes_on() {
         let mut client = host(2, 80);
         let flood = |server: &mut Host, random: &mut Random, now| {
             for _ in 0..20 {
-                server.receive(&foreign_syn(random), now);
+                server.receive(&foreign_syn(random), &Offload::None, now);
                 server.poll(now);
             }
         };
@@ -416,7 +435,7 @@ fn nobody_is_answered_who_is_no_station() {
             let (from, to) = (packet.src_addr(), packet.dst_addr());
             smoltcp::wire::TcpPacket::new_unchecked(packet.payload_mut())
                 .fill_checksum(&from.into(), &to.into());
-            server.receive(&frame, MS);
+            server.receive(&frame, &Offload::None, MS);
             server.poll(MS);
             frames(server);
         }
@@ -476,7 +495,7 @@ fn garbled_segments_never_panic_the_gate() {
             frame[47] = random.next() as u8;
         }
         frame.truncate(if random.chance(10) { random.next() as usize % 60 } else { 60 });
-        server.receive(&frame, step * MS / 10);
+        server.receive(&frame, &Offload::None, step * MS / 10);
         server.poll(step * MS / 10);
         frames(&mut server);
     }

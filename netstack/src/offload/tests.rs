@@ -94,6 +94,35 @@ fn the_sum_of_rfc_1071() {
 }
 
 #[test]
+fn whatever_bit_of_a_segment_is_damaged_is_noticed() {
+    for payload in [0, 1, 2, 1447] {
+        let mut frame = frame4(payload);
+        let layers = Layers::find(&frame).unwrap();
+        assert!(!is_sound(&frame), "its checksum is not there yet");
+        layers.fill_checksum(&mut frame).unwrap();
+        // What pads a short frame is not the segment's.
+        let end = frame.len();
+        frame.resize(end.max(60), 0xee);
+        assert!(is_sound(&frame));
+        let addresses = layers.network + 12..layers.network + 20;
+        for octet in addresses.chain(layers.transport..end) {
+            for bit in 0..8 {
+                frame[octet] ^= 1 << bit;
+                assert!(!is_sound(&frame), "octet {octet} bit {bit} of {end}");
+                frame[octet] ^= 1 << bit;
+            }
+        }
+        // A datagram, a fragment and half a packet are for others to judge.
+        for (at, value) in [(9, 17), (6, 0x20), (2, 0xff)] {
+            let old = core::mem::replace(&mut frame[layers.network + at], value);
+            assert!(is_sound(&frame));
+            frame[layers.network + at] = old;
+        }
+    }
+    assert!(is_sound(&frame6(9)) && is_sound(&[0; 14]) && is_sound(&[]));
+}
+
+#[test]
 fn ipv4_pieces_are_what_the_sender_would_have_sent() {
     for (payload, size) in [(1, 1448), (1448, 1448), (1449, 1448), (2896, 1448), (65_000, 1448), (300, 8)] {
         let mut frame = frame4(payload);

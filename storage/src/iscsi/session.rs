@@ -338,6 +338,15 @@ impl Session {
         octets > 0
     }
 
+    /// Whether [`Self::transmit`] has nothing to say, [`Self::connect`] and
+    /// [`Self::disconnect_wanted`] neither: cheap to ask, and false where that would have
+    /// to be looked into.
+    #[must_use]
+    pub fn is_quiet(&self, path: usize, now_ns: u64) -> bool {
+        let usual = now_ns < self.calm_until_ns && !self.shared.requests.has_work();
+        usual && self.paths.get(path).is_some_and(|path| path.is_quiet(&self.shared))
+    }
+
     /// Where the connection's next octets belong, if they are a request's: whose, from
     /// where on, how many. A caller who can may put them there; then, or after putting
     /// only some there, it tells [`Self::took_direct`].

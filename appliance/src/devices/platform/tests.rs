@@ -77,8 +77,8 @@ fn every_device_comes_up_and_interrupts() {
     let mut rng = bring_up(&mut platform, 3, 0);
     rng.rings[0].push(&memory, &[(0x9_0000, 8, true)]);
     let device = platform.rng_mut(3).unwrap();
-    assert_eq!(device.fill(&memory, &[6; 100]), 8);
-    assert_eq!(device.fill(&memory, &[6; 100]), 0);
+    assert_eq!(device.fill(&memory, &mut |bytes| bytes.fill(6)), 8);
+    assert_eq!(device.fill(&memory, &mut |_| unreachable!()), 0);
     assert_eq!(memory.bytes(0x9_0000, 9), [6, 6, 6, 6, 6, 6, 6, 6, 0]);
     assert_eq!(platform.next_interrupt().unwrap().data, 0x30 + 3 * 8 + 1);
 }
@@ -331,7 +331,7 @@ fn random_guests_never_panic() {
                 platform.net_mut(1).unwrap().push_receive(&memory, &frame[..60], [0; 12]);
                 platform.console_mut(2).unwrap().push_input(b"x");
                 platform.console_mut(2).unwrap().poll(&memory);
-                while platform.rng_mut(3).unwrap().fill(&memory, &[1; 16]) != 0 {}
+                while platform.rng_mut(3).unwrap().fill(&memory, &mut |bytes| bytes.fill(1)) != 0 {}
             }
             let interrupts = core::iter::from_fn(|| platform.next_interrupt()).count();
             assert!(interrupts <= 64, "seed {seed}");

@@ -23,22 +23,21 @@ impl VirtioRng {
         Self { transport: Transport::new(4, 0xff_0000, 0, 1, base_address) }
     }
 
-    /// Serves one request from `random`, of which it uses up to
-    /// [`RANDOM_BYTES_PER_REQUEST`] bytes. Returns how many; zero means that the
-    /// guest asks for nothing. Bytes used once must not be passed again.
-    pub fn fill(&mut self, memory: &dyn GuestMemory, random: &[u8]) -> usize {
-        if random.is_empty() {
-            return 0;
-        }
+    /// Serves one request with up to [`RANDOM_BYTES_PER_REQUEST`] bytes, with which
+    /// `random` fills what it is given. Returns how many; zero means that the guest asks
+    /// for nothing.
+    pub fn fill(&mut self, memory: &dyn GuestMemory, random: &mut dyn FnMut(&mut [u8])) -> usize {
         let Some(chain) = self.transport.pop(0, memory) else { return 0 };
-        let room = to_usize(chain.writable.length());
-        let count = room.min(random.len()).min(RANDOM_BYTES_PER_REQUEST);
+        let mut bytes = [0; RANDOM_BYTES_PER_REQUEST];
+        let count = to_usize(chain.writable.length()).min(bytes.len());
+        let bytes = bytes.get_mut(..count).unwrap_or_default();
         // 5.4.6.1: a request without room is the driver's mistake.
-        if count == 0 {
+        if bytes.is_empty() {
             self.transport.fail(crate::fault::GuestFault::ShortRequest);
             return 0;
         }
-        if let Err(fault) = chain.writable.store(memory, 0, random.get(..count).unwrap_or_default()) {
+        random(bytes);
+        if let Err(fault) = chain.writable.store(memory, 0, bytes) {
             self.transport.fail(fault);
             return 0;
         }

@@ -20,6 +20,7 @@ use mgmt_proto::trust::{Operator, Role};
 use mgmt_proto::verb::{GuestFacts, Outcome, Reply, Request};
 use netstack::frame::MacAddress;
 use netstack::host::{Addressing, ConnectionId, ConnectionState, Host, HostConfig, TcpOptions};
+use netstack::offload::Offload;
 use sha2::{Digest as _, Sha256};
 
 pub(super) use hv_x86::to_usize;
@@ -287,12 +288,12 @@ impl World {
         let to: [u8; 6] = frame[..6].try_into().unwrap();
         let all = to[0] & 1 == 1;
         if all || to == OPERATOR_MAC {
-            self.operator.receive(frame, self.now_ns);
+            self.operator.receive(frame, &Offload::None, self.now_ns);
         }
         if let Some(target) = &mut self.iscsi
             && (all || to == target.host.mac().0)
         {
-            target.host.receive(frame, self.now_ns);
+            target.host.receive(frame, &Offload::None, self.now_ns);
         }
         let mut answers = Vec::new();
         if frame[12..14] == [0x88, 0xa2] {

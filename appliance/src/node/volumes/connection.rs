@@ -29,6 +29,10 @@ fn drive_path(
     now_ns: u64,
 ) {
     if let Some(id) = *connection {
+        // As it mostly is: this is looked at in every turn.
+        if session.is_quiet(path, now_ns) && host.is_quiet(id) {
+            return;
+        }
         let state = host.state(id);
         if session.disconnect_wanted(path) || state == ConnectionState::Closed {
             host.abort(id, now_ns);
@@ -65,7 +69,7 @@ fn drive_path(
     }
     loop {
         let written = host.write_with(id, |room| session.transmit(path, room, now_ns, payload));
-        if written == 0 {
+        if written == 0 || session.is_quiet(path, now_ns) {
             break;
         }
     }
