@@ -49,6 +49,13 @@ pub const CAPTURE_BYTES: usize = 512 * 1024;
 pub const CAPTURES_MAX: usize = 4;
 /// Most kernels and initrds on the node.
 pub const BLOBS_MAX: usize = 24;
+/// Most uploads that are kept for their operators to go on with.
+pub const UPLOADS_KEPT_MAX: usize = 4;
+/// How long after its last byte such an upload is kept, in nanoseconds.
+pub const UPLOAD_KEPT_NS: u64 = 600_000_000_000;
+/// How long a session that uploads may be silent until another one of the same operator
+/// goes on in its place, in nanoseconds.
+pub const UPLOAD_SILENT_NS: u64 = 2_000_000_000;
 /// Frames taken from one source before the others get their turn.
 pub const FRAMES_PER_TURN: usize = 128;
 /// Disk requests taken from one guest before the others get their turn.

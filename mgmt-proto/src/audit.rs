@@ -252,6 +252,7 @@ pub fn subject(request: &Request) -> Option<(&'static str, &str)> {
         Request::NodeStop { power_off: true } => ("node poweroff", ""),
         Request::NodeStop { power_off: false } => ("node reboot", ""),
         Request::BlobPut { .. } => ("blob put", ""),
+        Request::BlobResume { .. } => ("blob resume", ""),
         Request::Create { machine, .. }
         | Request::CreateWith { machine, .. }
         | Request::CreateKept { machine, .. } => ("create", &machine.name),

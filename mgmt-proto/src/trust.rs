@@ -179,6 +179,7 @@ pub const fn required(request: &Request) -> Role {
         | Request::JobList
         | Request::JobWait { .. } => Role::Viewer,
         Request::BlobPut { .. }
+        | Request::BlobResume { .. }
         | Request::Create { .. }
         | Request::ConsoleRead { .. }
         | Request::ConsoleWrite { .. }

@@ -98,6 +98,7 @@ pub(crate) fn requests() -> Vec<Request> {
         Request::NodeKeys,
         Request::NodeKeyRotate,
         Request::Traffic,
+        Request::BlobResume { digest: [6; 32], length: 70_000 },
     ]
 }
 
@@ -244,7 +245,7 @@ fn state_replies() -> Vec<Reply> {
     ]
 }
 
-/// The replies about long work, the node's keys and traffic.
+/// The replies about long work, the node's keys, traffic and uploads.
 fn job_replies() -> Vec<Reply> {
     let job = JobFacts {
         id: 300,
@@ -265,6 +266,7 @@ fn job_replies() -> Vec<Reply> {
         Reply::Jobs(JobPage { now_ns: 6, jobs: vec![job] }),
         Reply::NodeKeys(vec![link]),
         Reply::Traffic(vec![traffic]),
+        Reply::BlobHeld(300),
     ]
 }
 

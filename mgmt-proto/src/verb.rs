@@ -279,6 +279,13 @@ pub enum Request {
     NodeKeyRotate,
     /// What the guests' network cards moved.
     Traffic,
+    /// As `BlobPut`; goes on where an earlier upload by the same operator broke off.
+    BlobResume {
+        /// SHA-256 of the whole.
+        digest: Digest,
+        /// Bytes of the whole.
+        length: u64,
+    },
 }
 
 impl Request {
@@ -312,6 +319,7 @@ impl Request {
             | Self::StorageDiscover(_)
             | Self::BlobMissing(_)
             | Self::BlobPut { .. }
+            | Self::BlobResume { .. }
             | Self::List
             | Self::InjectFault(_)
             | Self::AuditRead { .. }
@@ -428,6 +436,8 @@ pub enum Reply {
     NodeKeys(Vec<KeyLink>),
     /// What the guests' network cards moved.
     Traffic(Vec<Traffic>),
+    /// So many bytes of the announced blob are there; the rest follows as data frames.
+    BlobHeld(u64),
 }
 
 /// A reply or the reason there is none.

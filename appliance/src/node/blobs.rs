@@ -11,12 +11,12 @@ use hv_abi::domain::DomainSpec;
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::limits::BLOB_BYTES;
 use mgmt_proto::machine::Digest;
-use sha2::{Digest as _, Sha256};
 
-use crate::guest_memory::{Gpa, GuestMemory};
+use crate::guest_memory::GuestMemory;
 use crate::hypervisor::Hypervisor;
 use crate::layout::{HIGH_MEMORY_START, LOW_MEMORY_END, MemoryLayout};
 use crate::limits::BLOBS_MAX;
+use crate::node::uploads::{Announced, Unfinished, Upload};
 
 const _: () = assert!(BLOB_BYTES <= LOW_MEMORY_END && LOW_MEMORY_END < HIGH_MEMORY_START);
 
@@ -31,23 +31,25 @@ struct Blob {
     used_ns: u64,
 }
 
-/// A blob on its way in.
-pub struct Upload<M> {
-    digest: Digest,
-    length: usize,
-    received: usize,
-    domain: DomainId,
-    memory: M,
-    hasher: Sha256,
-}
-
 /// All blobs of the node.
-#[derive(Debug, Default)]
-pub struct Blobs {
+pub struct Blobs<M> {
     blobs: Vec<Blob>,
+    /// Uploads whose sessions ended.
+    pub(super) unfinished: Unfinished<M>,
 }
 
-impl Blobs {
+/// Memory of the domain for so many bytes.
+pub(super) const fn domain_bytes(length: u64) -> u64 {
+    length.next_multiple_of(2 << 20)
+}
+
+impl<M: GuestMemory> Default for Blobs<M> {
+    fn default() -> Self {
+        Self { blobs: Vec::new(), unfinished: Unfinished::new() }
+    }
+}
+
+impl<M: GuestMemory> Blobs<M> {
     /// Domain and length of a blob.
     #[must_use]
     pub fn find(&self, digest: &Digest) -> Option<(DomainId, usize)> {
@@ -66,22 +68,24 @@ impl Blobs {
     ///
     /// # Errors
     /// The failure to report.
-    pub fn begin<H: Hypervisor>(
+    pub fn begin<H: Hypervisor<Memory = M>>(
         &mut self,
         hypervisor: &mut H,
+        operator: Option<[u8; 32]>,
         digest: Digest,
         length: u64,
         needed: &dyn Fn(&Digest) -> bool,
-    ) -> Result<Upload<H::Memory>, Failure> {
+        now_ns: u64,
+    ) -> Result<Upload<M>, Failure> {
         if length == 0 || length > BLOB_BYTES {
             let message = alloc::format!("the file has {length} bytes");
             return Err(Failure::new(Code::Usage, "", message, "1 byte to 512 MiB are possible"));
         }
-        let memory_bytes = length.next_multiple_of(2 << 20);
+        let memory_bytes = domain_bytes(length);
         let spec = DomainSpec { memory_bytes, vcpus: 1, weight: 256, cap_percent: 0, reserved: 0 };
         let domain = loop {
             if self.blobs.len() < BLOBS_MAX {
-                match hypervisor.domain_create(&spec) {
+                match self.create_domain(hypervisor, &spec) {
                     Ok(domain) => break domain,
                     Err(Error::NoMemory | Error::NoSlot) => {}
                     Err(_) => {
@@ -95,8 +99,25 @@ impl Blobs {
             }
         };
         let memory = hypervisor.memory(domain, MemoryLayout::new(memory_bytes));
-        let length = hv_x86::to_usize(length);
-        Ok(Upload { digest, length, received: 0, domain, memory, hasher: Sha256::new() })
+        let announced = Announced { operator, digest, length: hv_x86::to_usize(length) };
+        Ok(Upload::new(announced, domain, memory, now_ns))
+    }
+
+    /// Makes a domain. Unfinished uploads give way to it, oldest first.
+    ///
+    /// # Errors
+    /// The hypervisor's.
+    pub fn create_domain<H: Hypervisor<Memory = M>>(
+        &mut self,
+        hypervisor: &mut H,
+        spec: &DomainSpec,
+    ) -> Result<DomainId, Error> {
+        loop {
+            match hypervisor.domain_create(spec) {
+                Err(Error::NoMemory | Error::NoSlot) if self.unfinished.drop_oldest(hypervisor) => {}
+                made => return made,
+            }
+        }
     }
 
     /// Drops a blob that nothing uses.
@@ -119,39 +140,24 @@ impl Blobs {
     ///
     /// # Errors
     /// The failure to report; nothing is left behind.
-    pub fn finish<H: Hypervisor>(
+    pub fn finish<H: Hypervisor<Memory = M>>(
         &mut self,
         hypervisor: &mut H,
-        upload: Upload<H::Memory>,
+        upload: Upload<M>,
         now_ns: u64,
     ) -> Result<(), Failure> {
-        let found: Digest = upload.hasher.finalize().into();
-        let complete = upload.received == upload.length;
-        drop(upload.memory);
-        if !complete || found != upload.digest {
-            let _ = hypervisor.domain_destroy(upload.domain);
-            return Err(Failure::new(
-                Code::Integrity,
-                "",
-                "the file's bytes are not what its digest says",
-                "send it again",
-            ));
-        }
+        let Announced { digest, length, .. } = *upload.announced();
+        let domain = upload.finish(hypervisor)?;
         let mut record = Vec::with_capacity(48);
         record.extend_from_slice(&RECORD_MAGIC);
-        record.extend_from_slice(&(upload.length as u64).to_le_bytes());
-        record.extend_from_slice(&upload.digest);
-        let _ = hypervisor.store_put(upload.domain.slot(), &record);
-        if self.find(&upload.digest).is_some() {
-            let _ = hypervisor.domain_destroy(upload.domain);
+        record.extend_from_slice(&(length as u64).to_le_bytes());
+        record.extend_from_slice(&digest);
+        let _ = hypervisor.store_put(domain.slot(), &record);
+        if self.find(&digest).is_some() {
+            let _ = hypervisor.domain_destroy(domain);
             return Ok(());
         }
-        self.blobs.push(Blob {
-            digest: upload.digest,
-            length: upload.length,
-            domain: upload.domain,
-            used_ns: now_ns,
-        });
+        self.blobs.push(Blob { digest, length, domain, used_ns: now_ns });
         Ok(())
     }
 
@@ -166,31 +172,5 @@ impl Blobs {
         };
         self.blobs.push(Blob { digest, length, domain, used_ns: now_ns });
         true
-    }
-}
-
-impl<M: GuestMemory> Upload<M> {
-    /// Takes the next bytes; false when there are more than announced.
-    #[must_use]
-    pub fn push(&mut self, bytes: &[u8]) -> bool {
-        let end = self.received.saturating_add(bytes.len());
-        if end > self.length || self.memory.write(Gpa(self.received as u64), bytes).is_err() {
-            return false;
-        }
-        self.hasher.update(bytes);
-        self.received = end;
-        true
-    }
-
-    /// Whether all bytes have come.
-    #[must_use]
-    pub const fn is_complete(&self) -> bool {
-        self.received == self.length
-    }
-
-    /// Gives the memory back.
-    pub fn cancel<H: Hypervisor<Memory = M>>(self, hypervisor: &mut H) {
-        drop(self.memory);
-        let _ = hypervisor.domain_destroy(self.domain);
     }
 }

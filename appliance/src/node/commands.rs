@@ -65,7 +65,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     fn carry_out(&mut self, asker: &Asker, request: Request, role: Role, now_ns: u64) -> Recorded {
         let session = asker.session;
         let outcome = match request {
-            Request::BlobPut { digest, length } => self.begin_blob(session, digest, length),
+            Request::BlobPut { digest, length } => self.begin_blob(asker, digest, length, now_ns),
+            Request::BlobResume { digest, length } => self.resume_blob(asker, digest, length, now_ns),
             Request::Create { machine, paused } => {
                 match self.create(asker, machine, GuestSettings::default(), paused, now_ns) {
                     Ok(()) => return Recorded::Accepted,
@@ -245,16 +246,6 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     pub(super) fn find(&self, name: &str) -> Result<usize, Failure> {
         self.guests.iter().position(|guest| guest.machine.name == name).ok_or_else(|| not_found(name))
-    }
-
-    fn begin_blob(&mut self, session: usize, digest: [u8; 32], length: u64) -> Outcome {
-        let guests = &self.guests;
-        let needed = |digest: &[u8; 32]| guests.iter().any(|guest| guest.needs(digest));
-        let upload = self.blobs.begin(&mut self.hypervisor, digest, length, &needed)?;
-        if let Some(old) = self.sessions.begin_upload(session, upload) {
-            old.cancel(&mut self.hypervisor);
-        }
-        Ok(Reply::Done)
     }
 
     fn create(

@@ -264,7 +264,7 @@ impl<M: crate::guest_memory::GuestMemory> Guest<M> {
     pub fn start<H: Hypervisor<Memory = M>>(
         &mut self,
         hypervisor: &mut H,
-        blobs: &Blobs,
+        blobs: &mut Blobs<M>,
         shapes: &[Shape],
     ) -> Result<(), Failure> {
         let name = self.machine.name.clone();
@@ -275,7 +275,7 @@ impl<M: crate::guest_memory::GuestMemory> Guest<M> {
             cap_percent: self.machine.cap_percent,
             reserved: 0,
         };
-        let domain = hypervisor.domain_create(&spec).map_err(|error| match error {
+        let domain = blobs.create_domain(hypervisor, &spec).map_err(|error| match error {
             hv_abi::call::Error::NoMemory => {
                 let free = hypervisor.node_info().memory_free_bytes >> 20;
                 let wanted = self.memory_bytes() >> 20;

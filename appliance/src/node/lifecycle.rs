@@ -100,7 +100,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// Whether there is memory for a guest.
     pub(super) fn check_memory(&mut self, machine: &Machine) -> Result<(), Failure> {
-        let free = self.hypervisor.node_info().memory_free_bytes;
+        // Unfinished uploads give way.
+        let free = self.hypervisor.node_info().memory_free_bytes + self.blobs.unfinished.bytes();
         if machine.memory_bytes > free {
             let message = alloc::format!(
                 "{} MiB of memory are asked for, {} MiB are free",
@@ -255,7 +256,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let number = guest.number;
             let outcome = match self.volumes.shapes(number) {
                 Some(shapes) => {
-                    let started = guest.start(&mut self.hypervisor, &self.blobs, &shapes);
+                    let started = guest.start(&mut self.hypervisor, &mut self.blobs, &shapes);
                     let kept = guest.order.map(|_| guest.machine.name.clone());
                     if started.is_ok() {
                         self.record(index);

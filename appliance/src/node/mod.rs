@@ -5,7 +5,7 @@
 //! called again. Nothing in it waits, and nothing else runs.
 //!
 //! * [`guest`]: a guest and its life; [`lifecycle`]: what ends it;
-//! * [`blobs`]: kernels and initrds;
+//! * [`blobs`], `uploads`: kernels and initrds;
 //! * [`network`], [`nic`]: frames;
 //! * [`volumes`]: disks and the sessions behind them;
 //! * [`sessions`], [`commands`], [`facts`]: operators and what they ask;
@@ -32,6 +32,7 @@ mod state;
 pub mod storage;
 mod trust;
 mod typing;
+mod uploads;
 pub mod volumes;
 
 use alloc::format;
@@ -76,7 +77,7 @@ pub struct Node<H: Hypervisor, N> {
     jobs: Jobs,
     guests: Vec<Guest<H::Memory>>,
     next_guest: u64,
-    blobs: Blobs,
+    blobs: Blobs<H::Memory>,
     audit: AuditLog<H::Memory>,
     volumes: Volumes,
     /// Disks that are being attached.
@@ -237,7 +238,12 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let disks = self.next_disk_deadline();
         let stop = self.stopping.map(|(_, at_ns)| at_ns);
         let state = self.state.next_deadline();
-        [host, volumes, sessions, starts, disks, stop, state].into_iter().flatten().min().unwrap_or(u64::MAX)
+        let uploads = self.blobs.unfinished.next_deadline();
+        [host, volumes, sessions, starts, disks, stop, state, uploads]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(u64::MAX)
     }
 
     /// Deals with an event; true when that was all there is to do.
@@ -311,8 +317,10 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     fn serve_operators(&mut self, now_ns: u64) -> bool {
         // Whoever sent something may have sent more than fitted, and a command may
         // have begun what the next turn goes on with.
-        let mut busy = self.sessions.poll(&mut self.network.host, &mut self.hypervisor, now_ns);
+        let mut busy =
+            self.sessions.poll(&mut self.network.host, &mut self.hypervisor, &mut self.blobs, now_ns);
         self.tell_time(now_ns);
+        self.settle_uploads(now_ns);
         for _ in 0..COMMANDS_PER_TURN {
             let command = self.sessions.next_command(
                 &mut self.network.host,

@@ -14,10 +14,11 @@ use netstack::host::{ConnectionId, ConnectionState, Host};
 
 use crate::guest_memory::GuestMemory;
 use crate::hypervisor::Hypervisor;
-use crate::limits::SESSIONS_MAX;
+use crate::limits::{SESSIONS_MAX, UPLOAD_SILENT_NS};
 use crate::node::audit::Asked;
-use crate::node::blobs::{Blobs, Upload};
+use crate::node::blobs::Blobs;
 use crate::node::jobs::Asker;
+use crate::node::uploads::{Announced, Upload};
 
 /// A job that a session waits for before its next command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +98,7 @@ impl<M: GuestMemory> Sessions<M> {
         &mut self,
         host: &mut Host,
         hypervisor: &mut H,
+        blobs: &mut Blobs<M>,
         now_ns: u64,
     ) -> bool {
         self.accept(host, now_ns);
@@ -117,7 +119,7 @@ impl<M: GuestMemory> Sessions<M> {
                 host.close(session.connection, now_ns);
                 let session = self.sessions.swap_remove(index);
                 if let Some(upload) = session.upload {
-                    upload.cancel(hypervisor);
+                    blobs.unfinished.keep(hypervisor, upload);
                 }
                 continue;
             }
@@ -165,7 +167,7 @@ impl<M: GuestMemory> Sessions<M> {
         &mut self,
         host: &mut Host,
         hypervisor: &mut H,
-        blobs: &mut Blobs,
+        blobs: &mut Blobs<M>,
         identity: &Identity,
         trust: &Trust,
         now_ns: u64,
@@ -207,6 +209,37 @@ impl<M: GuestMemory> Sessions<M> {
         self.sessions.get_mut(index).and_then(|session| session.upload.replace(upload))
     }
 
+    /// The upload that session `index` goes on with, if one receives it: itself, or another
+    /// that has been silent for long and ends.
+    ///
+    /// # Errors
+    /// Another one is at it.
+    pub fn take_upload(
+        &mut self,
+        host: &mut Host,
+        index: usize,
+        announced: &Announced,
+        now_ns: u64,
+    ) -> Result<Option<Upload<M>>, Failure> {
+        let is_it = |upload: &mut Upload<M>| upload.announced() == announced;
+        let own = self.sessions.get_mut(index).and_then(|session| session.upload.take_if(is_it));
+        if own.is_some() {
+            return Ok(own);
+        }
+        let silent = |upload: &Upload<M>| now_ns >= upload.last_ns().saturating_add(UPLOAD_SILENT_NS);
+        for session in &mut self.sessions {
+            let Some(upload) = session.upload.take_if(is_it) else { continue };
+            if silent(&upload) {
+                host.abort(session.connection, now_ns);
+                return Ok(Some(upload));
+            }
+            session.upload = Some(upload);
+            let message = "another session sends this file";
+            return Err(Failure::new(Code::Conflict, "", message, "wait until it has ended"));
+        }
+        Ok(None)
+    }
+
     /// Answers a command.
     pub fn answer(&mut self, index: usize, outcome: &Outcome) {
         if let Some(session) = self.sessions.get_mut(index) {
@@ -220,11 +253,17 @@ impl<M: GuestMemory> Sessions<M> {
     }
 
     /// Ends all sessions, without a word.
-    pub fn end_all<H: Hypervisor<Memory = M>>(&mut self, host: &mut Host, hypervisor: &mut H, now_ns: u64) {
+    pub fn end_all<H: Hypervisor<Memory = M>>(
+        &mut self,
+        host: &mut Host,
+        hypervisor: &mut H,
+        blobs: &mut Blobs<M>,
+        now_ns: u64,
+    ) {
         for session in self.sessions.drain(..) {
             host.abort(session.connection, now_ns);
             if let Some(upload) = session.upload {
-                upload.cancel(hypervisor);
+                blobs.unfinished.keep(hypervisor, upload);
             }
         }
     }
@@ -322,11 +361,11 @@ impl<M: GuestMemory> Session<M> {
         &mut self,
         bytes: &[u8],
         hypervisor: &mut H,
-        blobs: &mut Blobs,
+        blobs: &mut Blobs<M>,
         now_ns: u64,
     ) {
         let Some(mut upload) = self.upload.take() else { return };
-        if !upload.push(bytes) {
+        if !upload.push(bytes, now_ns) {
             upload.cancel(hypervisor);
             let failure =
                 Failure::new(Code::Integrity, "", "more bytes came than were announced", "send it again");

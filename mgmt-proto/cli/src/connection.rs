@@ -1,19 +1,17 @@
 //! A session with a node over TCP, blocking.
 
-use crate::{blobs, exit};
+mod upload;
+
+use crate::exit;
 use mgmt_proto::client::{Client, Connecting, Message};
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::handshake::{ANSWER_BYTES, OperatorKey, PeerFault, SessionId};
 use mgmt_proto::job::Progress;
-use mgmt_proto::limits::{BLOB_BYTES, BLOB_CHUNK_BYTES};
-use mgmt_proto::machine::Digest;
 use mgmt_proto::manifest::DEFAULT_PORT;
 use mgmt_proto::node_key::{KeyLink, leads};
 use mgmt_proto::verb::{Outcome, Reply, Request};
-use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// How long connecting may take unless told otherwise.
@@ -136,7 +134,8 @@ impl Connection {
     pub fn request(&mut self, request: Request) -> Outcome {
         let bytes = self.client.command(self.key.as_ref(), &request).map_err(own_fault)?;
         let place = self.client.place();
-        match self.send(&bytes).and_then(|()| self.answer(&mut |_| {})) {
+        let timeout = self.answer_timeout;
+        match self.send(&bytes, timeout).and_then(|()| self.answer(&mut |_| {})) {
             Err(broken) if request.is_job() && broken.code == Code::Unreachable => {
                 self.find_again(place, broken)
             }
@@ -157,19 +156,15 @@ impl Connection {
     ) -> Result<Outcome, Failure> {
         let request = Request::JobWait { id, every_ms };
         let bytes = self.client.command(self.key.as_ref(), &request).map_err(own_fault)?;
-        self.send(&bytes)?;
+        self.send(&bytes, self.answer_timeout)?;
         self.answer(told)
     }
 
     /// Looks for the job of a command in a new session, and waits for it.
     fn find_again(&mut self, (session, counter): (SessionId, u64), broken: Failure) -> Outcome {
-        let deadline = Instant::now() + self.answer_timeout;
-        let (node, boot) = (*self.client.node(), *self.client.boot_nonce());
-        while let Err(failure) = self.reopen(&node, ATTEMPT_TIMEOUT) {
-            if failure.code != Code::Unreachable || Instant::now() >= deadline {
-                return Err(broken);
-            }
-            std::thread::sleep(RETRY_PAUSE);
+        let boot = *self.client.boot_nonce();
+        if !self.come_back(Instant::now() + self.answer_timeout) {
+            return Err(broken);
         }
         let lost = |message: &str, remedy: &str| {
             let message = format!("{}; {message}", broken.message);
@@ -185,11 +180,22 @@ impl Connection {
         }
     }
 
-    /// Another session with the same node.
-    fn reopen(&mut self, node: &[u8; 32], timeout: Duration) -> Result<(), Failure> {
-        let (stream, client) = establish(&self.address, self.key.as_ref(), Some(node), timeout)?;
-        (self.stream, self.client) = (stream, client);
-        Ok(())
+    /// Another session with the same node, in the place of one that broke; false when there
+    /// is none until then.
+    fn come_back(&mut self, deadline: Instant) -> bool {
+        let node = *self.client.node();
+        loop {
+            match establish(&self.address, self.key.as_ref(), Some(&node), ATTEMPT_TIMEOUT) {
+                Ok((stream, client)) => {
+                    (self.stream, self.client) = (stream, client);
+                    return true;
+                }
+                Err(failure) if failure.code == Code::Unreachable && Instant::now() < deadline => {
+                    std::thread::sleep(RETRY_PAUSE);
+                }
+                Err(_) => return false,
+            }
+        }
     }
 
     /// As [`Self::request`] for what ends with the node's dom0: a session that
@@ -206,79 +212,13 @@ impl Connection {
         }
     }
 
-    /// Sends a file, whatever the node has.
-    ///
-    /// # Errors
-    /// Of the file, the node, or the way to it.
-    pub fn upload(&mut self, path: &Path) -> Result<Digest, Failure> {
-        let blob = blobs::Blob::read(path)?;
-        self.upload_blob(&blob, &mut |_| {})?;
-        Ok(blob.digest)
-    }
-
-    /// Sends those files that the node lacks. `progress` is told the file and the
-    /// bytes of it that were sent.
-    ///
-    /// # Errors
-    /// Of a file, the node, or the way to it.
-    pub fn upload_missing(
-        &mut self,
-        blobs: &[blobs::Blob],
-        progress: &mut dyn FnMut(&blobs::Blob, u64),
-    ) -> Result<(), Failure> {
-        let asked = blobs.iter().map(|blob| blob.digest).collect();
-        let Reply::Missing(missing) = self.request(Request::BlobMissing(asked))? else {
-            return Err(self.unexpected());
-        };
-        for blob in blobs.iter().filter(|blob| missing.contains(&blob.digest)) {
-            self.upload_blob(blob, &mut |sent| progress(blob, sent))?;
-        }
-        Ok(())
-    }
-
-    fn upload_blob(&mut self, blob: &blobs::Blob, progress: &mut dyn FnMut(u64)) -> Result<(), Failure> {
-        let object = blob.path.display().to_string();
-        if blob.length == 0 || blob.length > BLOB_BYTES {
-            let message = format!("the file has {} bytes", blob.length);
-            return Err(exit::usage(object, message, "1 byte to 512 MiB are possible"));
-        }
-        let name = |mut failure: Failure| {
-            if failure.object.is_empty() {
-                failure.object.clone_from(&object);
-            }
-            failure
-        };
-        let mut file = File::open(&blob.path).map_err(|error| exit::file(&blob.path, &error))?;
-        self.request(Request::BlobPut { digest: blob.digest, length: blob.length }).map_err(name)?;
-        let mut buffer = vec![0; BLOB_CHUNK_BYTES];
-        let mut sent = 0_u64;
-        while sent < blob.length {
-            let count = file.read(&mut buffer).map_err(|error| exit::file(&blob.path, &error))?;
-            // A file that grew is cut, one that shrank cannot be finished: the
-            // digest tells either.
-            let left = usize::try_from(blob.length - sent).unwrap_or(usize::MAX);
-            let chunk = buffer.get(..count.min(left)).filter(|chunk| !chunk.is_empty());
-            let chunk = chunk.ok_or_else(|| {
-                Failure::new(Code::Integrity, &object, "the file became shorter while it was sent", "")
-            })?;
-            let bytes = self.client.data(chunk).map_err(|fault| peer_fault(&self.address, fault))?;
-            self.send(&bytes)?;
-            sent += chunk.len() as u64;
-            progress(sent);
-        }
-        self.outcome().map(|_| ()).map_err(name)
-    }
-
-    fn send(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+    /// Sends bytes to a node that takes some of them all the time.
+    fn send(&mut self, bytes: &[u8], timeout: Duration) -> Result<(), Failure> {
         let address = &self.address;
         self.stream
-            .set_write_timeout(Some(self.answer_timeout))
+            .set_write_timeout(Some(timeout))
             .and_then(|()| self.stream.write_all(bytes))
             .map_err(|error| broken(address, &error))
-    }
-
-    fn outcome(&mut self) -> Outcome {
-        self.answer(&mut |_| {})?
     }
 
     /// The node's answer; a failure on the way to it is not the node's.

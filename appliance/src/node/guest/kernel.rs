@@ -30,7 +30,7 @@ fn load_failure(name: &str, error: loader::LoadError) -> Failure {
 /// The failure to report.
 pub fn check_kernel<H: Hypervisor>(
     hypervisor: &mut H,
-    blobs: &Blobs,
+    blobs: &Blobs<H::Memory>,
     machine: &Machine,
 ) -> Result<(), Failure> {
     let initrd_bytes = match machine.ramdisk {
@@ -65,7 +65,7 @@ impl<M: GuestMemory> Guest<M> {
     pub(super) fn load<H: Hypervisor<Memory = M>>(
         &self,
         hypervisor: &mut H,
-        blobs: &Blobs,
+        blobs: &Blobs<M>,
         domain: DomainId,
         memory: &M,
         layout: MemoryLayout,

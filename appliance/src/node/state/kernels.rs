@@ -4,6 +4,7 @@
 //! A file is durable before the store names it. The room of one that the store does
 //! not name any more is used again only when that is durable.
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -21,9 +22,9 @@ use crate::hypervisor::Hypervisor;
 use crate::limits::START_TIMEOUT_NS;
 use crate::local_disk::DiskWork;
 use crate::node::Node;
-use crate::node::blobs::Upload;
 use crate::node::guest::Life;
 use crate::node::nic::Nic;
+use crate::node::uploads::Upload;
 use crate::node::volumes::Ended;
 
 /// Bytes moved at a time.
@@ -82,7 +83,7 @@ enum Work<M> {
     /// All of it was written and is made durable.
     Flush(Kernel),
     /// A file comes from the volume: how far it has come.
-    Read(Kernel, u64, Upload<M>),
+    Read(Kernel, u64, Box<Upload<M>>),
 }
 
 /// Files on the volume, and what is done with them.
@@ -252,8 +253,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let begun = match self.state.kernels.find(&missing) {
                 Some(kernel) => self
                     .blobs
-                    .begin(&mut self.hypervisor, missing, kernel.length, &needed)
-                    .map(|upload| Work::Read(kernel, 0, upload)),
+                    .begin(&mut self.hypervisor, None, missing, kernel.length, &needed, now_ns)
+                    .map(|upload| Work::Read(kernel, 0, Box::new(upload))),
                 None => {
                     let message = "its kernel or initrd is not on the state volume";
                     Err(Failure::new(Code::NotFound, "", message, "create it from its file"))
@@ -327,11 +328,11 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             }
             Work::Read(kernel, done, mut upload) => {
                 let count = usize::try_from(CHUNK.min(kernel.length - done)).unwrap_or(0);
-                let whole = upload.push(bytes.get(..count).unwrap_or_default());
+                let whole = upload.push(bytes.get(..count).unwrap_or_default(), now_ns);
                 if whole && !upload.is_complete() {
                     Work::Read(kernel, done + CHUNK, upload)
                 } else {
-                    self.file_read(&kernel, upload, now_ns);
+                    self.file_read(&kernel, *upload, now_ns);
                     Work::Nothing
                 }
             }

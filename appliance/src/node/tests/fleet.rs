@@ -39,8 +39,20 @@ fn program() -> PathBuf {
     own.ancestors().nth(2).unwrap().join("redoubt")
 }
 
+/// What is wrong with a node, or the way to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trouble {
+    None,
+    /// It takes long for whatever it is sent.
+    Slow,
+    /// Its connections break after some octets, more or fewer.
+    Breaks,
+}
+
 /// A client's socket and its connection on the simulated wire.
 struct Link {
+    /// Breaks after so many more octets.
+    octets_left: usize,
     stream: TcpStream,
     connection: ConnectionId,
     to_node: Vec<u8>,
@@ -57,7 +69,13 @@ impl Link {
                 self.is_over = true;
                 false
             }
+            Ok(count) if count > self.octets_left => {
+                world.operator.abort(self.connection, world.now_ns);
+                self.is_over = true;
+                false
+            }
             Ok(count) => {
+                self.octets_left -= count;
                 self.to_node.extend_from_slice(&buffer[..count]);
                 true
             }
@@ -84,7 +102,7 @@ impl Link {
 }
 
 /// A node until it is told to stop: then nothing answers there.
-fn live(seed: u64, listener: &TcpListener, operator: [u8; 32], slow: bool, stop: &AtomicBool) {
+fn live(seed: u64, listener: &TcpListener, operator: [u8; 32], trouble: Trouble, stop: &AtomicBool) {
     let mut settings = settings();
     settings.manifest.operators = vec![Operator { key: operator, role: Role::Admin }];
     let mut world = World::with(seed, settings);
@@ -94,10 +112,14 @@ fn live(seed: u64, listener: &TcpListener, operator: [u8; 32], slow: bool, stop:
         while let Ok((stream, _)) = listener.accept() {
             stream.set_nonblocking(true).unwrap();
             let connection = world.operator.connect(NODE_ADDRESS, PORT, TcpOptions::MANAGEMENT).unwrap();
-            links.push(Link { stream, connection, to_node: Vec::new(), is_over: false });
+            let octets_left = match trouble {
+                Trouble::Breaks => 50_000 + world.random.index(400_000),
+                _ => usize::MAX,
+            };
+            links.push(Link { octets_left, stream, connection, to_node: Vec::new(), is_over: false });
         }
         for link in &mut links {
-            if link.exchange(&mut world) && slow {
+            if link.exchange(&mut world) && trouble == Trouble::Slow {
                 std::thread::sleep(SLOW);
             }
         }
@@ -116,9 +138,10 @@ struct Rack {
 }
 
 impl Rack {
-    fn new() -> Self {
+    fn new(troubles: &[Trouble]) -> Self {
         let program = program();
-        let directory = std::env::temp_dir().join(format!("redoubt-fleet-{}", std::process::id()));
+        let directory =
+            std::env::temp_dir().join(format!("redoubt-fleet-{}-{}", std::process::id(), troubles.len()));
         let configuration = directory.join("redoubt");
         std::fs::create_dir_all(&configuration).unwrap();
         let mut rack = Self { directory, program, threads: Vec::new() };
@@ -130,18 +153,17 @@ impl Rack {
             *byte = u8::from_str_radix(core::str::from_utf8(pair).unwrap(), 16).unwrap();
         }
         let mut fleet = String::new();
-        for index in 0..NODES {
+        for (index, trouble) in troubles.iter().copied().enumerate() {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             listener.set_nonblocking(true).unwrap();
             fleet += &format!("[nodes.n{index}]\naddress = \"{}\"\n", listener.local_addr().unwrap());
             let stop = Arc::new(AtomicBool::new(false));
             let told = Arc::clone(&stop);
             let seed = 1_000 + u64::try_from(index).unwrap();
-            let slow = index == NODES - 2;
-            let thread = std::thread::spawn(move || live(seed, &listener, operator, slow, &told));
+            let thread = std::thread::spawn(move || live(seed, &listener, operator, trouble, &told));
             rack.threads.push((stop, Some(thread)));
         }
-        let names: Vec<String> = (0..NODES).map(|index| format!("\"n{index}\"")).collect();
+        let names: Vec<String> = (0..troubles.len()).map(|index| format!("\"n{index}\"")).collect();
         fleet += &format!("[groups]\nrack = [{}]\n", names.join(", "));
         std::fs::write(configuration.join("fleet.toml"), fleet).unwrap();
         std::fs::write(rack.directory.join("vmlinuz"), kernel()).unwrap();
@@ -191,7 +213,9 @@ impl Drop for Rack {
 
 #[test]
 fn twenty_nodes_and_the_real_program() {
-    let mut rack = Rack::new();
+    let mut troubles = [Trouble::None; NODES];
+    troubles[NODES - 2] = Trouble::Slow;
+    let mut rack = Rack::new(&troubles);
     let file: &Path = &rack.directory.join("web.vm");
     let (out, _) = rack.expect(0, &["create", file.to_str().unwrap()]);
     assert_eq!(out.matches("web: create done").count(), NODES, "{out}");
@@ -228,4 +252,22 @@ fn twenty_nodes_and_the_real_program() {
     assert_eq!(Rack::results(&out).iter().filter(|result| *result == "failed").count(), 3, "{out}");
     let (out, _) = rack.expect(8, &["list"]);
     assert_eq!(out.lines().filter(|line| line.contains("--p---")).count(), NODES - 2, "{out}");
+}
+
+#[test]
+fn the_program_goes_on_with_an_upload_wherever_its_connection_breaks() {
+    let rack = Rack::new(&[Trouble::Breaks]);
+    let mut random = crate::test_random::TestRandom(0xb4ea);
+    let initrd: Vec<u8> = (0..3_000_000).map(|_| random.byte()).collect();
+    std::fs::write(rack.directory.join("initrd"), &initrd).unwrap();
+    let file = rack.directory.join("large.vm");
+    std::fs::write(&file, "name = \"large\"\nkernel = \"vmlinuz\"\nramdisk = \"initrd\"\nmemory = 128\n")
+        .unwrap();
+    let create = ["--timeout", "60", "create", file.to_str().unwrap()];
+    let (out, _) = rack.expect(0, &create);
+    assert!(out.contains("large: create done"), "{out}");
+    let (out, _) = rack.expect(0, &["-o", "json", "audit", "show"]);
+    let announced = out.matches("\"blob resume\"").count();
+    // A session takes 250,000 octets more or less.
+    assert!((8..=60).contains(&announced), "{announced}: {out}");
 }

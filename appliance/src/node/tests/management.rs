@@ -111,27 +111,6 @@ fn blobs_are_what_their_digest_says() {
 }
 
 #[test]
-fn an_upload_that_breaks_off_leaves_nothing() {
-    let mut world = World::new(5);
-    let session = world.connect(Who::Operator);
-    for _ in 0..2 {
-        world.done(session, &Request::BlobPut { digest: [5; 32], length: 300_000 });
-        world.send_data(session, &[1; 100_000]);
-        world.run(SECOND);
-        assert_eq!(world.hypervisor.domains(), 1, "the second announcement takes the first one's place");
-    }
-    let (connection, now_ns) = (world.sessions[session].connection, world.now_ns);
-    world.operator.abort(connection, now_ns);
-    world.run(SECOND);
-    assert_eq!(world.hypervisor.domains(), 0);
-    // The same by silence: the session's end comes by time.
-    let session = world.connect(Who::Operator);
-    world.done(session, &Request::BlobPut { digest: [5; 32], length: 300_000 });
-    world.run(121 * SECOND);
-    assert_eq!(world.hypervisor.domains(), 0);
-}
-
-#[test]
 fn old_blobs_make_room_and_needed_ones_stay() {
     let mut world = World::new(6);
     let (session, machine) = world.ready();

@@ -23,4 +23,5 @@ mod state;
 mod storage;
 mod targets;
 mod trust;
+mod uploads;
 mod world;

@@ -85,6 +85,7 @@ fn script(kernel: [u8; 32]) -> Vec<Request> {
     let settings = GuestSettings { limits: Vec::new(), disks: vec![Vec::new()] };
     let (volume, other) = (|| "aoe:e7.3".to_string(), sibling(&machine("", kernel), "other", 5));
     vec![
+        Request::BlobResume { digest: kernel, length: self::kernel().len() as u64 },
         Request::Create { machine: other, paused: false },
         Request::CreateWith { machine: web, settings, paused: false },
         Request::ConsoleRead { name: name(), from: 0 },

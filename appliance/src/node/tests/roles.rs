@@ -66,6 +66,7 @@ const TABLE: &[(&str, Role, bool)] = &[
     ("NodeKeys", Role::Viewer, false),
     ("NodeKeyRotate", Role::Admin, false),
     ("Traffic", Role::Viewer, false),
+    ("BlobResume", Role::Operator, false),
 ];
 
 /// When the bundles were issued, which the node's clock is never behind.

@@ -56,6 +56,10 @@ pub(crate) struct World {
     pub(crate) breaks: usize,
     /// dom0 is restarted whenever a session breaks.
     pub(crate) restarts: bool,
+    /// Sessions end that ask for what came after the first release.
+    pub(crate) is_old: bool,
+    /// Another session sends the file, for so many questions.
+    pub(crate) busy: usize,
     /// Counts the times that dom0 was started.
     pub(crate) boot: u8,
     upload: Option<([u8; 32], u64, Vec<u8>)>,
@@ -136,15 +140,8 @@ impl World {
                 let bytes = log.get(usize::try_from(from).unwrap()..).unwrap_or_default().to_vec();
                 Ok(Reply::Stream(Stream { bytes, next: 8 }))
             }
-            Request::BlobMissing(digests) => Ok(Reply::Missing(
-                digests.into_iter().filter(|digest| !self.blobs.contains_key(digest)).collect(),
-            )),
-            Request::BlobPut { length: 7, .. } => {
-                Err(Failure::new(Code::Capacity, "", "no room", "destroy a guest"))
-            }
-            Request::BlobPut { digest, length } => {
-                self.upload = Some((digest, length, Vec::new()));
-                Ok(Reply::Done)
+            Request::BlobMissing(_) | Request::BlobPut { .. } | Request::BlobResume { .. } => {
+                self.execute_on_blobs(request)
             }
             Request::Check(machine) => {
                 match (self.blobs.contains_key(&machine.kernel), self.guest(&machine.name)) {
@@ -188,6 +185,30 @@ impl World {
                 Ok(Reply::Created(id))
             }
             other => self.execute_on_guest(other),
+        }
+    }
+
+    fn execute_on_blobs(&mut self, request: Request) -> Outcome {
+        match request {
+            Request::BlobMissing(digests) => Ok(Reply::Missing(
+                digests.into_iter().filter(|digest| !self.blobs.contains_key(digest)).collect(),
+            )),
+            Request::BlobPut { length: 7, .. } | Request::BlobResume { length: 7, .. } => {
+                Err(Failure::new(Code::Capacity, "", "no room", "destroy a guest"))
+            }
+            Request::BlobPut { digest, length } => {
+                self.upload = Some((digest, length, Vec::new()));
+                Ok(Reply::Done)
+            }
+            Request::BlobResume { .. } if self.busy > 0 => {
+                self.busy -= 1;
+                Err(Failure::new(Code::Conflict, "", "another session sends this file", "wait"))
+            }
+            Request::BlobResume { digest, length } => {
+                self.upload = Some((digest, length, Vec::new()));
+                Ok(Reply::BlobHeld(0))
+            }
+            other => panic!("{other:?}"),
         }
     }
 
@@ -371,7 +392,9 @@ pub(crate) fn serve(mut stream: TcpStream, state: &Mutex<World>, identity: &Iden
         loop {
             let outcome = match server.next(identity, trust, &mut random, 0) {
                 Ok(Some(Incoming::Command(verified, _))) => {
-                    if matches!(verified.get(), Request::NodeStop { .. }) {
+                    let is_new = matches!(verified.get(), Request::BlobResume { .. });
+                    let ends = matches!(verified.get(), Request::NodeStop { .. });
+                    if ends || is_new && state.lock().unwrap().is_old {
                         return;
                     }
                     let pause = state.lock().unwrap().pause;

@@ -146,3 +146,28 @@ fn a_command_that_is_not_found_again_says_so() {
     let (_, error) = workstation.expect(6, &["create", &file]);
     assert!(error.contains("the node ended the session; dom0 was restarted meanwhile"), "{error}");
 }
+
+#[test]
+fn nodes_of_earlier_versions_and_busy_ones_get_their_files() {
+    let (node, workstation, file) = node();
+    node.state.lock().unwrap().is_old = true;
+    workstation.expect(0, &["create", &file]);
+    {
+        let mut world = node.state.lock().unwrap();
+        assert_eq!(world.uploads, 1);
+        world.blobs.clear();
+        world.guests.clear();
+        (world.is_old, world.busy) = (false, 2);
+    }
+    workstation.expect(0, &["create", &file]);
+    // Another session that never ends does not keep anybody from sending the file himself.
+    {
+        let mut world = node.state.lock().unwrap();
+        assert_eq!((world.uploads, world.busy), (2, 0));
+        world.blobs.clear();
+        world.guests.clear();
+        world.busy = usize::MAX;
+    }
+    workstation.expect(0, &["create", &file]);
+    assert_eq!(node.state.lock().unwrap().uploads, 3);
+}

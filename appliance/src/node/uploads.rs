@@ -1,0 +1,219 @@
+//! Kernels and initrds on their way in.
+//!
+//! An upload belongs to the session that announced it. When that session ends, what came is
+//! kept for a while, for the same operator to go on with. It is of no use to anyone
+//! before its digest held, and the first to go when memory is needed.
+
+use alloc::vec::Vec;
+
+use hv_abi::DomainId;
+use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::machine::Digest;
+use mgmt_proto::verb::{Outcome, Reply};
+use sha2::{Digest as _, Sha256};
+
+use crate::guest_memory::{Gpa, GuestMemory};
+use crate::hypervisor::Hypervisor;
+use crate::limits::{UPLOAD_KEPT_NS, UPLOADS_KEPT_MAX};
+use crate::node::Node;
+use crate::node::jobs::Asker;
+use crate::node::nic::Nic;
+
+/// What an upload is known by: who sends it, and what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Announced {
+    /// The operator's key; none for what the node reads itself.
+    pub operator: Option<[u8; 32]>,
+    /// SHA-256 of the whole.
+    pub digest: Digest,
+    /// Bytes of the whole.
+    pub length: usize,
+}
+
+/// A blob on its way in.
+pub struct Upload<M> {
+    announced: Announced,
+    received: usize,
+    domain: DomainId,
+    memory: M,
+    hasher: Sha256,
+    /// When it was announced, or last gone on with.
+    last_ns: u64,
+}
+
+impl<M: GuestMemory> Upload<M> {
+    /// One of which nothing has come, for the memory of a domain that never runs.
+    #[must_use]
+    pub fn new(announced: Announced, domain: DomainId, memory: M, now_ns: u64) -> Self {
+        Self { announced, received: 0, domain, memory, hasher: Sha256::new(), last_ns: now_ns }
+    }
+
+    /// Who sends it, and what.
+    #[must_use]
+    pub const fn announced(&self) -> &Announced {
+        &self.announced
+    }
+
+    /// When it was announced, or last gone on with.
+    #[must_use]
+    pub const fn last_ns(&self) -> u64 {
+        self.last_ns
+    }
+
+    /// Takes the next bytes; false when there are more than announced.
+    #[must_use]
+    pub fn push(&mut self, bytes: &[u8], now_ns: u64) -> bool {
+        let end = self.received.saturating_add(bytes.len());
+        if end > self.announced.length || self.memory.write(Gpa(self.received as u64), bytes).is_err() {
+            return false;
+        }
+        self.hasher.update(bytes);
+        (self.received, self.last_ns) = (end, now_ns);
+        true
+    }
+
+    /// Whether all bytes have come.
+    #[must_use]
+    pub const fn is_complete(&self) -> bool {
+        self.received == self.announced.length
+    }
+
+    /// The domain, if every byte is what the digest says.
+    ///
+    /// # Errors
+    /// The failure to report; nothing is left behind.
+    pub fn finish<H: Hypervisor<Memory = M>>(self, hypervisor: &mut H) -> Result<DomainId, Failure> {
+        let complete = self.is_complete();
+        let found: Digest = self.hasher.finalize().into();
+        drop(self.memory);
+        if complete && found == self.announced.digest {
+            return Ok(self.domain);
+        }
+        let _ = hypervisor.domain_destroy(self.domain);
+        let message = "the file's bytes are not what its digest says";
+        Err(Failure::new(Code::Integrity, "", message, "send it again"))
+    }
+
+    /// Gives the memory back.
+    pub fn cancel<H: Hypervisor<Memory = M>>(self, hypervisor: &mut H) {
+        drop(self.memory);
+        let _ = hypervisor.domain_destroy(self.domain);
+    }
+}
+
+/// Uploads whose sessions ended, the one that ended last at the end.
+pub(super) struct Unfinished<M> {
+    uploads: Vec<Upload<M>>,
+}
+
+impl<M: GuestMemory> Unfinished<M> {
+    /// None.
+    #[must_use]
+    pub(super) const fn new() -> Self {
+        Self { uploads: Vec::new() }
+    }
+
+    /// The session of an upload ended. What nobody could go on with is dropped; when there
+    /// are too many, so is the oldest, rather one of the same operator.
+    pub(super) fn keep<H: Hypervisor<Memory = M>>(&mut self, hypervisor: &mut H, upload: Upload<M>) {
+        let announced = upload.announced;
+        if announced.operator.is_none() || upload.received == 0 {
+            return upload.cancel(hypervisor);
+        }
+        if let Some(other) = self.take(&announced) {
+            other.cancel(hypervisor);
+        }
+        if self.uploads.len() >= UPLOADS_KEPT_MAX {
+            let alike = |other: &Upload<M>| other.announced.operator == announced.operator;
+            let oldest = self.uploads.iter().position(alike).unwrap_or(0);
+            self.uploads.remove(oldest).cancel(hypervisor);
+        }
+        self.uploads.push(upload);
+    }
+
+    /// The upload that somebody goes on with.
+    pub(super) fn take(&mut self, announced: &Announced) -> Option<Upload<M>> {
+        let index = self.uploads.iter().position(|upload| upload.announced == *announced)?;
+        Some(self.uploads.remove(index))
+    }
+
+    /// Drops the oldest; false when there is none.
+    pub(super) fn drop_oldest<H: Hypervisor<Memory = M>>(&mut self, hypervisor: &mut H) -> bool {
+        if self.uploads.is_empty() {
+            return false;
+        }
+        self.uploads.remove(0).cancel(hypervisor);
+        true
+    }
+
+    /// Drops what is too old, and what whoever sent it may not go on with.
+    fn tidy<H: Hypervisor<Memory = M>>(
+        &mut self,
+        hypervisor: &mut H,
+        now_ns: u64,
+        may_go_on: &dyn Fn(&[u8; 32]) -> bool,
+    ) {
+        while let Some(index) = self.uploads.iter().position(|upload| {
+            let old = now_ns >= upload.last_ns.saturating_add(UPLOAD_KEPT_NS);
+            old || !upload.announced.operator.is_some_and(|operator| may_go_on(&operator))
+        }) {
+            self.uploads.remove(index).cancel(hypervisor);
+        }
+    }
+
+    /// Memory that they would give back, in bytes.
+    #[must_use]
+    pub(super) fn bytes(&self) -> u64 {
+        self.uploads.iter().map(|upload| super::blobs::domain_bytes(upload.announced.length as u64)).sum()
+    }
+
+    /// When the first is too old.
+    #[must_use]
+    pub(super) fn next_deadline(&self) -> Option<u64> {
+        self.uploads.iter().map(|upload| upload.last_ns.saturating_add(UPLOAD_KEPT_NS)).min()
+    }
+}
+
+impl<H: Hypervisor, N: Nic> Node<H, N> {
+    /// Begins to receive a blob from nothing.
+    pub(super) fn begin_blob(&mut self, asker: &Asker, digest: Digest, length: u64, now_ns: u64) -> Outcome {
+        let guests = &self.guests;
+        let needed = |digest: &Digest| guests.iter().any(|guest| guest.needs(digest));
+        let operator = Some(asker.operator);
+        let upload = self.blobs.begin(&mut self.hypervisor, operator, digest, length, &needed, now_ns)?;
+        if let Some(old) = self.sessions.begin_upload(asker.session, upload) {
+            old.cancel(&mut self.hypervisor);
+        }
+        Ok(Reply::Done)
+    }
+
+    /// Goes on with a blob that the same operator began to send, or begins.
+    pub(super) fn resume_blob(&mut self, asker: &Asker, digest: Digest, length: u64, now_ns: u64) -> Outcome {
+        if self.blobs.find(&digest).is_some_and(|(_, held)| held as u64 == length) {
+            self.blobs.touch(&digest, now_ns);
+            return Ok(Reply::BlobHeld(length));
+        }
+        let announced = Announced {
+            operator: Some(asker.operator),
+            digest,
+            length: usize::try_from(length).unwrap_or(0),
+        };
+        let own = self.sessions.take_upload(&mut self.network.host, asker.session, &announced, now_ns)?;
+        let Some(mut upload) = own.or_else(|| self.blobs.unfinished.take(&announced)) else {
+            return self.begin_blob(asker, digest, length, now_ns).map(|_| Reply::BlobHeld(0));
+        };
+        let held = upload.received as u64;
+        upload.last_ns = now_ns;
+        if let Some(old) = self.sessions.begin_upload(asker.session, upload) {
+            old.cancel(&mut self.hypervisor);
+        }
+        Ok(Reply::BlobHeld(held))
+    }
+
+    /// Drops uploads that nobody goes on with.
+    pub(super) fn settle_uploads(&mut self, now_ns: u64) {
+        let trust = &self.trust;
+        let may_go_on = |operator: &[u8; 32]| trust.role(operator).is_some();
+        self.blobs.unfinished.tidy(&mut self.hypervisor, now_ns, &may_go_on);
+    }
+}
