@@ -1,6 +1,9 @@
 //! A session with a node over TCP, blocking.
 
+mod look;
 mod upload;
+
+pub use look::{Before, Cursor, Piece};
 
 use crate::exit;
 use mgmt_proto::client::{Client, Connecting, Message};
@@ -183,13 +186,9 @@ impl Connection {
     /// Another session with the same node, in the place of one that broke; false when there
     /// is none until then.
     fn come_back(&mut self, deadline: Instant) -> bool {
-        let node = *self.client.node();
         loop {
-            match establish(&self.address, self.key.as_ref(), Some(&node), ATTEMPT_TIMEOUT) {
-                Ok((stream, client)) => {
-                    (self.stream, self.client) = (stream, client);
-                    return true;
-                }
+            match self.reopen() {
+                Ok(_) => return true,
                 Err(failure) if failure.code == Code::Unreachable && Instant::now() < deadline => {
                     std::thread::sleep(RETRY_PAUSE);
                 }

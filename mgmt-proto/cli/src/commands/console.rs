@@ -8,6 +8,7 @@ use crate::scope::Scope;
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::verb::{Reply, Request};
 use redoubt::answer::Answer;
+use redoubt::connection::{Before, Cursor, Piece};
 use redoubt::session::find;
 use redoubt::{Connection, exit, json};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
@@ -32,11 +33,16 @@ pub(crate) fn run(scope: &Scope<'_>, options: &Console) -> Result<(), Failure> {
 pub(crate) fn once(scope: &Scope<'_>, guest: &str) -> Result<Answer, Failure> {
     let mut connection = scope.open()?;
     let guest = find(&mut connection, guest)?.machine.name;
-    let (mut from, mut written) = (0, Vec::new());
+    let (mut cursor, mut written) = (Cursor::new(), Vec::new());
     loop {
-        let bytes = read_console(&mut connection, &guest, &mut from)?;
+        let request = Request::ConsoleRead { name: guest.clone(), from: cursor.from };
+        let Reply::Stream(stream) = connection.request(request)? else {
+            return Err(connection.unexpected());
+        };
+        // What is overwritten meanwhile was the oldest.
+        let (Piece::Bytes(bytes) | Piece::Missed(_, bytes)) = cursor.take(stream) else { continue };
         if bytes.is_empty() {
-            let log = json::log(&guest, &written, from);
+            let log = json::log(&guest, &written, cursor.from);
             return Ok(Answer::lines(&log, &guest, String::from_utf8_lossy(&written).into_owned()));
         }
         written.extend(bytes);
@@ -79,13 +85,6 @@ fn escape_byte(text: &str) -> Result<u8, Failure> {
     }
 }
 
-fn read_console(connection: &mut Connection, guest: &str, from: &mut u64) -> Result<Vec<u8>, Failure> {
-    let request = Request::ConsoleRead { name: guest.into(), from: *from };
-    let Reply::Stream(stream) = connection.request(request)? else { return Err(connection.unexpected()) };
-    *from = stream.next;
-    Ok(stream.bytes)
-}
-
 /// False when nobody reads any more.
 fn write_out(bytes: &[u8]) -> bool {
     let mut output = std::io::stdout().lock();
@@ -108,31 +107,92 @@ fn start_reader() -> Receiver<Vec<u8>> {
     receiver
 }
 
+/// A console that is looked at.
+struct Attached<'a> {
+    connection: &'a mut Connection,
+    options: &'a Console,
+    /// The byte that leaves.
+    escape: Option<u8>,
+    input: Receiver<Vec<u8>>,
+    input_open: bool,
+    cursor: Cursor,
+    seen: bool,
+}
+
 fn exchange(connection: &mut Connection, options: &Console, escape: Option<u8>) -> Result<End, Failure> {
-    let guest = &options.guest;
-    let input = start_reader();
-    let mut input_open = true;
-    let (mut from, mut seen) = (0, false);
+    let (input, cursor) = (start_reader(), Cursor::new());
+    let mut attached = Attached { connection, options, escape, input, input_open: true, cursor, seen: false };
     loop {
-        match read_console(connection, guest, &mut from) {
-            Ok(bytes) => {
-                seen = true;
-                if !write_out(&bytes) {
-                    return Ok(End::Left);
-                }
-                // More may be there already; typed keys still have their turn.
-                let pause = if bytes.is_empty() { POLL_PAUSE } else { Duration::ZERO };
-                let typed = wait_for_input(&input, &mut input_open, pause);
-                if let Some(bytes) = typed
-                    && !forward(connection, options, &bytes, escape)?
-                {
-                    return Ok(End::Left);
-                }
-            }
-            Err(failure) if failure.code == Code::NotFound && seen => return Ok(End::Gone),
-            Err(failure) => return Err(failure),
+        let bytes = match attached.next_bytes()? {
+            Ok(bytes) => bytes,
+            Err(end) => return Ok(end),
+        };
+        if !write_out(&bytes) {
+            return Ok(End::Left);
+        }
+        // More may be there already; typed keys still have their turn.
+        let pause = if bytes.is_empty() { POLL_PAUSE } else { Duration::ZERO };
+        if let Some(bytes) = wait_for_input(&attached.input, &mut attached.input_open, pause)
+            && !forward(attached.connection, options, &bytes, escape)?
+        {
+            return Ok(End::Left);
         }
     }
+}
+
+impl Attached<'_> {
+    /// What the guest wrote since the last look, or why there is nothing more. When the
+    /// session breaks, another one goes on, and what is missing is said.
+    fn next_bytes(&mut self) -> Result<Result<Vec<u8>, End>, Failure> {
+        let (options, escape) = (self.options, self.escape);
+        let (mut told, mut left) = (false, false);
+        let request = Request::ConsoleRead { name: options.guest.clone(), from: self.cursor.from };
+        let looked = self.connection.look(&request, &mut |broken| {
+            if !std::mem::replace(&mut told, true) {
+                let leave = escape.map_or_else(String::new, |_| format!("; {} leaves", options.escape));
+                say(options, &format!("{broken}: connecting again{leave}"));
+            }
+            // What is typed meanwhile reaches nobody.
+            let typed = wait_for_input(&self.input, &mut self.input_open, Duration::ZERO);
+            left = typed.is_some_and(|bytes| bytes.iter().any(|byte| Some(*byte) == escape));
+            !left
+        });
+        let (reply, before) = match looked {
+            Ok(looked) => looked,
+            Err(_) if left => return Ok(Err(End::Left)),
+            Err(failure) if failure.code == Code::NotFound && self.seen => return Ok(Err(End::Gone)),
+            Err(failure) => return Err(failure),
+        };
+        let Reply::Stream(stream) = reply else { return Err(self.connection.unexpected()) };
+        self.seen = true;
+        match before {
+            Before::Nothing => {}
+            Before::Broke => say(options, "connected again"),
+            // dom0 keeps what was written.
+            Before::Restarted => {
+                say(options, "connected again; dom0 was restarted, and the console begins anew");
+                self.cursor.begin_anew();
+                return Ok(Ok(Vec::new()));
+            }
+        }
+        Ok(Ok(match self.cursor.take(stream) {
+            Piece::Bytes(bytes) => bytes,
+            Piece::Missed(missed, bytes) => {
+                say(options, &format!("{missed} bytes are missing here"));
+                bytes
+            }
+            Piece::BeginsAnew => {
+                say(options, "the console begins anew");
+                Vec::new()
+            }
+        }))
+    }
+}
+
+/// Says something beside what the guest writes, on a terminal that may be raw.
+fn say(options: &Console, text: &str) {
+    let end = if std::io::stderr().is_terminal() { "\r\n" } else { "\n" };
+    eprint!("{end}[{}: {text}]{end}", options.guest);
 }
 
 fn wait_for_input(input: &Receiver<Vec<u8>>, open: &mut bool, pause: Duration) -> Option<Vec<u8>> {
@@ -168,9 +228,13 @@ fn forward(
         let request = Request::ConsoleWrite { name: guest.clone(), bytes: bytes.to_vec() };
         match connection.request(request) {
             Ok(_) => {}
-            Err(failure) if failure.code == Code::Conflict => eprint!("\r\n[{failure}]\r\n"),
+            Err(failure) if failure.code == Code::Conflict => say(options, &failure.to_string()),
             Err(failure) if failure.code == Code::NotFound => {}
-            Err(failure) => return Err(failure),
+            // It may have come to the guest or not: typing it twice is worse.
+            Err(failure) => {
+                connection.give_up_session(failure)?;
+                say(options, "what was typed last may be lost");
+            }
         }
     }
     Ok(end.is_none())

@@ -7,6 +7,7 @@ use mgmt_proto::code::Failure;
 use mgmt_proto::node_key::leads;
 use mgmt_proto::verb::{Fault, NodeFacts, Reply, Request};
 use redoubt::answer::Answer;
+use redoubt::connection::{Before, Cursor, Piece};
 use redoubt::{Connection, exit, json, table};
 use std::time::Duration;
 
@@ -167,10 +168,16 @@ pub(crate) fn follow(scope: &Scope<'_>) -> Result<(), Failure> {
         }
     };
     let mut connection = scope.open()?;
-    let mut from = 0;
+    let (mut cursor, mut starts) = (Cursor::new(), facts(&mut connection)?.dom0_starts);
     let mut kept = Vec::new();
     loop {
-        kept.extend(read_log(&mut connection, &mut from)?);
+        let (goes_on, bytes) = next_of_log(&mut connection, &mut cursor, &mut starts)?;
+        // Otherwise the last line is not ended by what comes.
+        if !goes_on && !kept.is_empty() {
+            kept.push(b'\n');
+        }
+        let rests = goes_on && bytes.is_empty();
+        kept.extend(bytes);
         // Whole lines: a half one is kept until the rest comes.
         let end = kept.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
         let rest = kept.split_off(end);
@@ -184,6 +191,49 @@ pub(crate) fn follow(scope: &Scope<'_>) -> Result<(), Failure> {
         } else {
             print(&text)?;
         }
-        std::thread::sleep(FOLLOW_PAUSE);
+        if rests {
+            std::thread::sleep(FOLLOW_PAUSE);
+        }
+    }
+}
+
+/// What the log says since the last look, and whether it goes on with that: not when another
+/// one begins, or some is missing. When the session breaks, another one takes its place.
+fn next_of_log(
+    connection: &mut Connection,
+    cursor: &mut Cursor,
+    starts: &mut u32,
+) -> Result<(bool, Vec<u8>), Failure> {
+    let address = connection.address().to_string();
+    let mut told = false;
+    let (reply, before) = connection.look(&Request::NodeLog { from: cursor.from }, &mut |broken| {
+        if !std::mem::replace(&mut told, true) {
+            eprintln!("note: {broken}: connecting again");
+        }
+        true
+    })?;
+    let Reply::Stream(stream) = reply else { return Err(connection.unexpected()) };
+    if before != Before::Nothing {
+        eprintln!("note: {address}: connected again");
+    }
+    if before == Before::Restarted {
+        // The log outlives dom0. One that has started no more often than before has another.
+        let started = facts(connection)?.dom0_starts;
+        if std::mem::replace(starts, started) >= started {
+            eprintln!("note: {address}: the machine was restarted; its log begins anew");
+            cursor.begin_anew();
+            return Ok((false, Vec::new()));
+        }
+    }
+    match cursor.take(stream) {
+        Piece::Bytes(bytes) => Ok((true, bytes)),
+        Piece::Missed(missed, bytes) => {
+            eprintln!("note: {address}: {missed} bytes of the log are missing here");
+            Ok((false, bytes))
+        }
+        Piece::BeginsAnew => {
+            eprintln!("note: {address}: the log begins anew");
+            Ok((false, Vec::new()))
+        }
     }
 }

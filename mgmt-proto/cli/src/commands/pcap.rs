@@ -6,6 +6,7 @@ use crate::arguments::Pcap;
 use crate::scope::Scope;
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::verb::{Reply, Request};
+use redoubt::connection::Before;
 use redoubt::exit;
 use redoubt::session::find;
 use std::fs::File;
@@ -31,24 +32,45 @@ pub(crate) fn run(scope: &Scope<'_>, options: &Pcap) -> Result<(), Failure> {
     }
     let mut output = create(&options.write)?;
     put(&mut *output, options, &file_header(options.snap))?;
-    let (mut from, mut written, mut lost) = (0, 0_u64, 0);
+    let (mut from, mut written, mut lost, mut ends) = (0, 0_u64, 0, 0_u64);
     while options.count.is_none_or(|count| written < count) {
         let request = Request::Capture { name: name.clone(), from, snap_bytes: options.snap };
-        let Reply::Stream(stream) = connection.request(request)? else { return Err(connection.unexpected()) };
+        let mut told = false;
+        let (reply, before) = connection.look(&request, &mut |broken| {
+            if !std::mem::replace(&mut told, true) {
+                eprintln!("note: {broken}: connecting again");
+            }
+            true
+        })?;
+        let Reply::Stream(stream) = reply else { return Err(connection.unexpected()) };
+        if before != Before::Nothing {
+            eprintln!("note: connected again, after {written} frames");
+        }
         let left = options.count.map_or(u64::MAX, |count| count - written);
         let (count, length) = whole_records(&stream.bytes, left);
         put(&mut *output, options, stream.bytes.get(..length).unwrap_or_default())?;
         written += count;
-        // A capture that has ended begins again.
         if from != 0 && count < left {
-            lost += stream.next.saturating_sub(from).saturating_sub(count);
+            let gap = stream.next.saturating_sub(from).saturating_sub(count);
+            if gap != 0 {
+                eprintln!("note: {gap} frames are missing before frame {}", written - count + 1);
+            }
+            lost += gap;
+        }
+        // A capture that nobody read has ended, and begins again.
+        if from != 0 && stream.next == 0 {
+            eprintln!(
+                "note: frames are missing after frame {written}: the capture had ended, and begins again"
+            );
+            ends += 1;
         }
         from = stream.next;
-        if count == 0 {
+        if count == 0 && from != 0 {
             std::thread::sleep(PAUSE);
         }
     }
-    eprintln!("{written} frames, {lost} lost");
+    let unknown = if ends == 0 { "" } else { ", and those before it began again" };
+    eprintln!("{written} frames, {lost} lost{unknown}");
     Ok(())
 }
 

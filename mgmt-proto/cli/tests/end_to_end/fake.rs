@@ -26,6 +26,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::jobs;
+use crate::streams::Streams;
 
 #[derive(Default)]
 pub(crate) struct World {
@@ -58,6 +59,8 @@ pub(crate) struct World {
     pub(crate) restarts: bool,
     /// Sessions end that ask for what came after the first release.
     pub(crate) is_old: bool,
+    /// Its streams.
+    pub(crate) streams: Streams,
     /// Another session sends the file, for so many questions.
     pub(crate) busy: usize,
     /// Counts the times that dom0 was started.
@@ -95,7 +98,7 @@ impl World {
         }
     }
 
-    fn guest(&mut self, name: &str) -> Result<&mut GuestFacts, Failure> {
+    pub(crate) fn guest(&mut self, name: &str) -> Result<&mut GuestFacts, Failure> {
         let found = self.guests.iter_mut().find(|guest| guest.machine.name == name);
         found.ok_or_else(|| Self::not_found(name))
     }
@@ -135,11 +138,7 @@ impl World {
                 let head = Head::sign(&key, self.log.len() as u64, digest);
                 Ok(Reply::Audit(Page { entries, oldest: 0, head }))
             }
-            Request::NodeLog { from } => {
-                let log = b"one\ntwo\n";
-                let bytes = log.get(usize::try_from(from).unwrap()..).unwrap_or_default().to_vec();
-                Ok(Reply::Stream(Stream { bytes, next: 8 }))
-            }
+            Request::NodeLog { .. } | Request::Capture { .. } => self.execute_on_streams(&request),
             Request::BlobMissing(_) | Request::BlobPut { .. } | Request::BlobResume { .. } => {
                 self.execute_on_blobs(request)
             }
@@ -232,16 +231,7 @@ impl World {
                 Ok(Reply::Traffic(self.guests.iter().map(of).collect()))
             }
             Request::Info { name } => Ok(Reply::Guests(vec![self.guest(&name)?.clone()])),
-            Request::ConsoleRead { name, from } => {
-                self.guest(&name)?;
-                let text = [b"login: ", &self.typed[..]].concat();
-                let bytes = text.get(usize::try_from(from).unwrap()..).unwrap_or_default().to_vec();
-                // The guest ends when it is told to.
-                if self.typed.ends_with(b"exit\n") && bytes.is_empty() {
-                    self.guests.retain(|guest| guest.machine.name != name);
-                }
-                Ok(Reply::Stream(Stream { bytes, next: text.len() as u64 }))
-            }
+            Request::ConsoleRead { .. } => self.execute_on_streams(&request),
             Request::ConsoleWrite { name, bytes } => {
                 self.guest(&name)?;
                 self.typed.extend(bytes);
@@ -401,7 +391,8 @@ pub(crate) fn serve(mut stream: TcpStream, state: &Mutex<World>, identity: &Iden
                     std::thread::sleep(pause);
                     let request = verified.get().clone();
                     let outcome = state.lock().unwrap().obey(*verified);
-                    if jobs::breaks(&mut state.lock().unwrap(), &request) {
+                    let breaks = jobs::breaks(&mut state.lock().unwrap(), &request);
+                    if breaks || state.lock().unwrap().stream_breaks(&request) {
                         return;
                     }
                     jobs::tell(&mut server, &request);
