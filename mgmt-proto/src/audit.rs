@@ -247,6 +247,7 @@ pub fn subject(request: &Request) -> Option<(&'static str, &str)> {
         | Request::ConfigExport { .. }
         | Request::NodeKeys
         | Request::Traffic
+        | Request::Progress { .. }
         | Request::JobList
         | Request::JobWait { .. } => return None,
         Request::NodeStop { power_off: true } => ("node poweroff", ""),

@@ -176,6 +176,7 @@ pub const fn required(request: &Request) -> Role {
         | Request::StateShow
         | Request::NodeKeys
         | Request::Traffic
+        | Request::Progress { .. }
         | Request::JobList
         | Request::JobWait { .. } => Role::Viewer,
         Request::BlobPut { .. }

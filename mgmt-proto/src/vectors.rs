@@ -99,6 +99,7 @@ pub(crate) fn requests() -> Vec<Request> {
         Request::NodeKeyRotate,
         Request::Traffic,
         Request::BlobResume { digest: [6; 32], length: 70_000 },
+        Request::Progress { every_ms: 200 },
     ]
 }
 

@@ -286,6 +286,11 @@ pub enum Request {
         /// Bytes of the whole.
         length: u64,
     },
+    /// This session hears of the jobs that its own commands become.
+    Progress {
+        /// How often, in milliseconds; 0 is never.
+        every_ms: u32,
+    },
 }
 
 impl Request {
@@ -337,6 +342,7 @@ impl Request {
             | Self::NodeKeys
             | Self::NodeKeyRotate
             | Self::Traffic
+            | Self::Progress { .. }
             | Self::JobList
             | Self::JobWait { .. }
             | Self::JobCancel { .. } => None,

@@ -119,6 +119,10 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 Some(outcome) => outcome,
             },
             Request::JobCancel { id } => self.cancel_job(asker, role, id, now_ns),
+            Request::Progress { every_ms } => {
+                self.sessions.tell_of_own(session, every_ms);
+                Ok(Reply::Done)
+            }
             other => self.answer_now(other, now_ns),
         };
         self.sessions.answer(session, &outcome);

@@ -180,7 +180,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.jobs.last += 1;
         let id = self.jobs.last;
         self.jobs.list.push(Job { id, work, asker: asker.clone(), began_ns: now_ns, ended: None });
-        self.sessions.wait(asker.session, id, 0, now_ns);
+        self.sessions.wait(asker.session, id, None, now_ns);
     }
 
     /// Something ended, and so did the jobs about it: those who wait are answered.
@@ -264,7 +264,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             Err(failure) => Some(Err(failure)),
             Ok(Some(outcome)) => Some(outcome),
             Ok(None) => {
-                self.sessions.wait(asker.session, id, every_ms, now_ns);
+                self.sessions.wait(asker.session, id, Some(every_ms), now_ns);
                 None
             }
         }

@@ -35,6 +35,8 @@ pub struct Session<M> {
     server: Server,
     upload: Option<Upload<M>>,
     waiting: Option<Waiting>,
+    /// How often it wants to hear of the jobs of its own commands; 0 is never.
+    progress_ms: u32,
 }
 
 /// All connections.
@@ -143,7 +145,7 @@ impl<M: GuestMemory> Sessions<M> {
                 host.abort(self.sessions.swap_remove(loser).connection, now_ns);
             }
             let server = Server::new(now_ns);
-            self.sessions.push(Session { connection, server, upload: None, waiting: None });
+            self.sessions.push(Session { connection, server, upload: None, waiting: None, progress_ms: 0 });
         }
     }
 
@@ -268,13 +270,21 @@ impl<M: GuestMemory> Sessions<M> {
         }
     }
 
-    /// Makes a session wait for a job, of whose progress it hears so often; 0 is never.
-    pub fn wait(&mut self, index: usize, job: u64, every_ms: u32, now_ns: u64) {
-        let every_ns = match every_ms {
-            0 => 0,
-            every_ms => u64::from(every_ms.max(PROGRESS_MS_MIN)) * 1_000_000,
-        };
+    /// Sets how often a session hears of the jobs of its own commands; 0 is never.
+    pub fn tell_of_own(&mut self, index: usize, every_ms: u32) {
         if let Some(session) = self.sessions.get_mut(index) {
+            session.progress_ms = every_ms;
+        }
+    }
+
+    /// Makes a session wait for a job, of whose progress it hears so often; 0 is never,
+    /// none is as it set for its own.
+    pub fn wait(&mut self, index: usize, job: u64, every_ms: Option<u32>, now_ns: u64) {
+        if let Some(session) = self.sessions.get_mut(index) {
+            let every_ns = match every_ms.unwrap_or(session.progress_ms) {
+                0 => 0,
+                every_ms => u64::from(every_ms.max(PROGRESS_MS_MIN)) * 1_000_000,
+            };
             session.waiting = Some(Waiting { job, every_ns, next_ns: now_ns });
         }
     }

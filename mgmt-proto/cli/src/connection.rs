@@ -23,6 +23,8 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long one of several attempts to connect may take.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often jobs tell their progress, in milliseconds.
+pub const PROGRESS_MS: u32 = 200;
 /// Pause between attempts.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
@@ -33,7 +35,14 @@ pub struct Connection {
     key: Box<dyn OperatorKey + Send>,
     address: String,
     answer_timeout: Duration,
+    /// Hears how far jobs are, if somebody does.
+    told: Option<Box<Told>>,
+    /// This session is told of its jobs.
+    is_told: bool,
 }
+
+/// Hears how far a job is: its verb and object, and none at its end.
+pub type Told = dyn FnMut(&str, Option<&Progress>) + Send;
 
 /// `host` or `host:port` with the port filled in.
 #[must_use]
@@ -103,12 +112,25 @@ impl Connection {
     ) -> Result<Self, Failure> {
         let address = with_port(address);
         let (stream, client) = establish(&address, key, expected_node, timeout)?;
-        Ok(Self { stream, client, key: Box::new(key.clone()), address, answer_timeout: ANSWER_TIMEOUT })
+        Ok(Self {
+            stream,
+            client,
+            key: Box::new(key.clone()),
+            address,
+            answer_timeout: ANSWER_TIMEOUT,
+            told: None,
+            is_told: false,
+        })
     }
 
     /// Sets how long an answer may take.
     pub const fn set_answer_timeout(&mut self, timeout: Duration) {
         self.answer_timeout = timeout;
+    }
+
+    /// From now on `told` hears how far the jobs are that commands become.
+    pub fn tell_progress(&mut self, told: Box<Told>) {
+        self.told = Some(told);
     }
 
     /// The node's public key.
@@ -135,12 +157,43 @@ impl Connection {
     /// # Errors
     /// The node's own failure, or what happened on the way to it.
     pub fn request(&mut self, request: Request) -> Outcome {
-        let bytes = self.client.command(self.key.as_ref(), &request).map_err(own_fault)?;
+        if !request.is_job() || self.told.is_none() {
+            return self.exchange(&request, &mut |_| {});
+        }
+        if !self.is_told {
+            self.ask_for_progress()?;
+        }
+        let Some(mut told) = self.told.take() else { return self.exchange(&request, &mut |_| {}) };
+        let (verb, object) = mgmt_proto::audit::subject(&request).unwrap_or_default();
+        let name = format!("{verb} {object}");
+        let outcome = self.exchange(&request, &mut |progress| told(name.trim_end(), Some(progress)));
+        told(name.trim_end(), None);
+        self.told = Some(told);
+        outcome
+    }
+
+    /// Asks the node to tell this session how far its jobs are. One of an earlier version
+    /// ends the session: then nobody is told.
+    fn ask_for_progress(&mut self) -> Result<(), Failure> {
+        match self.exchange(&Request::Progress { every_ms: PROGRESS_MS }, &mut |_| {}) {
+            Err(broken) if broken.code == Code::Unreachable => {
+                self.told = None;
+                if self.come_back(Instant::now() + self.answer_timeout) { Ok(()) } else { Err(broken) }
+            }
+            answered => {
+                self.is_told = answered.is_ok();
+                Ok(())
+            }
+        }
+    }
+
+    fn exchange(&mut self, request: &Request, told: &mut dyn FnMut(&Progress)) -> Outcome {
+        let bytes = self.client.command(self.key.as_ref(), request).map_err(own_fault)?;
         let place = self.client.place();
         let timeout = self.answer_timeout;
-        match self.send(&bytes, timeout).and_then(|()| self.answer(&mut |_| {})) {
+        match self.send(&bytes, timeout).and_then(|()| self.answer(false, told)) {
             Err(broken) if request.is_job() && broken.code == Code::Unreachable => {
-                self.find_again(place, broken)
+                self.find_again(place, broken, told)
             }
             answered => answered?,
         }
@@ -160,11 +213,16 @@ impl Connection {
         let request = Request::JobWait { id, every_ms };
         let bytes = self.client.command(self.key.as_ref(), &request).map_err(own_fault)?;
         self.send(&bytes, self.answer_timeout)?;
-        self.answer(told)
+        self.answer(true, told)
     }
 
     /// Looks for the job of a command in a new session, and waits for it.
-    fn find_again(&mut self, (session, counter): (SessionId, u64), broken: Failure) -> Outcome {
+    fn find_again(
+        &mut self,
+        (session, counter): (SessionId, u64),
+        broken: Failure,
+        told: &mut dyn FnMut(&Progress),
+    ) -> Outcome {
         let boot = *self.client.boot_nonce();
         if !self.come_back(Instant::now() + self.answer_timeout) {
             return Err(broken);
@@ -178,7 +236,7 @@ impl Connection {
         }
         let page = crate::jobs::fetch(self)?;
         match page.jobs.iter().find(|job| (job.session, job.counter) == (session, counter)) {
-            Some(job) => self.wait_for_job(job.id, 0, &mut |_| {})?,
+            Some(job) => self.wait_for_job(job.id, PROGRESS_MS, told)?,
             None => lost("the node knows no job of this command", "look what came of it, then try again"),
         }
     }
@@ -220,8 +278,9 @@ impl Connection {
             .map_err(|error| broken(address, &error))
     }
 
-    /// The node's answer; a failure on the way to it is not the node's.
-    fn answer(&mut self, told: &mut dyn FnMut(&Progress)) -> Result<Outcome, Failure> {
+    /// The node's answer; a failure on the way to it is not the node's. Where whoever waits
+    /// `is_patient`, it comes in time as long as progress is told.
+    fn answer(&mut self, is_patient: bool, told: &mut dyn FnMut(&Progress)) -> Result<Outcome, Failure> {
         let mut deadline = Instant::now() + self.answer_timeout;
         let mut buffer = [0; 16 * 1024];
         loop {
@@ -229,7 +288,9 @@ impl Connection {
                 Ok(Some(Message::Outcome(outcome))) => return Ok(outcome),
                 Ok(Some(Message::Progress(progress))) => {
                     told(&progress);
-                    deadline = Instant::now() + self.answer_timeout;
+                    if is_patient {
+                        deadline = Instant::now() + self.answer_timeout;
+                    }
                     continue;
                 }
                 Ok(None) => {}

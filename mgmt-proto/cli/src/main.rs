@@ -65,20 +65,20 @@ fn on_nodes(arguments: &Arguments, command: &Command) -> Result<(), Failure> {
     if let Command::Top(options) = command
         && let [target] = targets(global, None)?.nodes.as_slice()
     {
-        return top::run(&Scope { global, target, dry_run: false }, options);
+        return top::run(&Scope { global, target, dry_run: false, is_alone: true }, options);
     }
     if commands::is_for_many(command) {
         let targets = targets(global, None)?;
         return match targets.nodes.as_slice() {
             [target] if !targets.several => {
-                let scope = Scope { global, target, dry_run: global.dry_run };
+                let scope = Scope { global, target, dry_run: global.dry_run, is_alone: true };
                 print_answer(global, commands::perform(&scope, command)?)
             }
             nodes => fleet::on_each(global, nodes, command),
         };
     }
     let target = target(global)?;
-    let scope = Scope { global, target: &target, dry_run: global.dry_run };
+    let scope = Scope { global, target: &target, dry_run: global.dry_run, is_alone: true };
     match command {
         Command::Node(Node::Log { .. }) => node::follow(&scope),
         Command::Node(Node::Pcap(options)) => pcap::run(&scope, options),

@@ -1,6 +1,7 @@
 //! From the global options to the nodes they mean.
 
 use crate::arguments::Global;
+use crate::commands::progress;
 use mgmt_proto::code::{Code, Failure};
 use redoubt::agent::Identity;
 use redoubt::answer::{Answer, Form};
@@ -10,7 +11,7 @@ use redoubt::session::{self, Access};
 use redoubt::settings::{self, Settings};
 use redoubt::{Connection, exit};
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -21,6 +22,8 @@ pub(crate) struct Scope<'a> {
     pub(crate) global: &'a Global,
     pub(crate) target: &'a Target,
     pub(crate) dry_run: bool,
+    /// Nobody else draws on the terminal meanwhile.
+    pub(crate) is_alone: bool,
 }
 
 /// The nodes that are meant; `otherwise` counts when none are named.
@@ -87,10 +90,14 @@ impl Scope<'_> {
     /// Connects as the options say.
     pub(crate) fn open(&self) -> Result<Connection, Failure> {
         let key = identity(&self.target.identity)?;
-        let connection = session::open(self.target, &key, &access(self.global), &|text| eprintln!("{text}"))?;
+        let mut connection =
+            session::open(self.target, &key, &access(self.global), &|text| eprintln!("{text}"))?;
         if self.global.verbose {
             let key = keys::public::fingerprint(connection.node());
             eprintln!("connected to {}, key {key}", self.target.address);
+        }
+        if self.is_alone && std::io::stderr().is_terminal() {
+            connection.tell_progress(progress::job());
         }
         Ok(connection)
     }

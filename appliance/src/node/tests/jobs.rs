@@ -105,6 +105,27 @@ fn progress_is_told_as_often_as_it_was_asked_for() {
 }
 
 #[test]
+fn a_session_hears_of_its_own_jobs_if_it_wants_to() {
+    let mut world = World::new(312);
+    let (session, machine) = world.ready();
+    world.done(session, &Request::Progress { every_ms: 200 });
+    world.send(session, &create(with_disk(&machine, "web", LATE)));
+    world.run(2 * SECOND);
+    world.aoe.push(AoeTarget::new(7, 1, 64));
+    assert!(matches!(world.outcome(session), Ok(Reply::Created(_))));
+    let told = core::mem::take(&mut world.sessions[session].progress);
+    assert!((10..=30).contains(&told.len()), "{}", told.len());
+    assert!(told.iter().all(|it| *it == Progress { done: 0, total: 1, unit: Unit::Disks }));
+    // Of no other job, and no longer than it wants to.
+    let viewer = world.connect(Who::Viewer);
+    world.done(viewer, &Request::Progress { every_ms: 200 });
+    world.done(session, &Request::Progress { every_ms: 0 });
+    world.send(session, &probe());
+    let _ = world.outcome(session);
+    assert!(world.sessions[session].progress.is_empty() && world.sessions[viewer].progress.is_empty());
+}
+
+#[test]
 fn a_cancelled_guest_leaves_nothing() {
     let mut world = World::new(303);
     let (session, machine) = world.ready();

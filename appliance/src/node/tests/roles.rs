@@ -67,6 +67,7 @@ const TABLE: &[(&str, Role, bool)] = &[
     ("NodeKeyRotate", Role::Admin, false),
     ("Traffic", Role::Viewer, false),
     ("BlobResume", Role::Operator, false),
+    ("Progress", Role::Viewer, false),
 ];
 
 /// When the bundles were issued, which the node's clock is never behind.

@@ -1,9 +1,9 @@
 //! `redoubt check` and `redoubt create`.
 
 use crate::arguments::Console;
-use crate::commands::{console, secrets};
+use crate::commands::{console, progress, secrets};
 use crate::scope::Scope;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::disk::GuestSettings;
 use mgmt_proto::machine::Machine;
@@ -12,7 +12,6 @@ use redoubt::Connection;
 use redoubt::answer::Answer;
 use redoubt::blobs::Blob;
 use redoubt::vm_file::VmFile;
-use std::io::IsTerminal;
 use std::path::Path;
 
 pub(crate) fn check(scope: &Scope<'_>, file: &Path, overrides: &[String]) -> Result<Answer, Failure> {
@@ -127,14 +126,6 @@ fn prepare(scope: &Scope<'_>, file: &Path, overrides: &[String]) -> Result<(Conn
 }
 
 fn progress_bar(blob: &Blob) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(blob.length);
-    if let Ok(style) = ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}") {
-        bar.set_style(style);
-    }
-    let name = blob.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    bar.set_message(name);
-    bar
+    let name = blob.path.file_name().unwrap_or_default().to_string_lossy();
+    progress::bar(blob.length, "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}", &name)
 }

@@ -89,7 +89,7 @@ fn serve(mut stream: TcpStream, global: &Global, nodes: &[Target]) -> std::io::R
 fn poll(global: &Global, nodes: &[Target]) -> Vec<Polled> {
     let look = |target: &Target| {
         let start = Instant::now();
-        let taken = Scope { global, target, dry_run: false }
+        let taken = Scope { global, target, dry_run: false, is_alone: false }
             .open()
             .and_then(|mut connection| Sample::take(&mut connection));
         if let Err(failure) = &taken {

@@ -1,10 +1,10 @@
 //! One verb on several nodes, and `redoubt fleet`.
 
 use crate::arguments::{Arguments, Command, FormName, Global, Node, Run, Storage};
-use crate::commands::{self, node};
+use crate::commands::{self, node, progress};
 use crate::scope::{Scope, print_answer, targets};
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use mgmt_proto::code::Failure;
 use mgmt_proto::verb::NodeFacts;
 use redoubt::answer::{self, Answer};
@@ -14,7 +14,6 @@ use redoubt::json;
 use redoubt::rollout::{self, Ending, NodeResult, Plan};
 use redoubt::table::{self, Table};
 use std::ffi::OsStr;
-use std::io::IsTerminal;
 
 /// Nodes at a time unless told otherwise.
 const MAX_PARALLEL: usize = 8;
@@ -44,7 +43,8 @@ fn roll_out(global: &Global, nodes: &[Target], command: &Command, plan: Plan) ->
     let bar = progress_bar(nodes.len());
     let results = rollout::run(&names, plan, &|index| {
         let target = nodes.get(index).ok_or_else(|| exit::usage("", "no such node", ""))?;
-        let result = commands::perform(&Scope { global, target, dry_run }, command);
+        let result =
+            commands::perform(&Scope { global, target, dry_run, is_alone: nodes.len() == 1 }, command);
         bar.inc(1);
         result
     });
@@ -53,14 +53,10 @@ fn roll_out(global: &Global, nodes: &[Target], command: &Command, plan: Plan) ->
 }
 
 fn progress_bar(nodes: usize) -> ProgressBar {
-    if nodes < 2 || !std::io::stderr().is_terminal() {
+    if nodes < 2 {
         return ProgressBar::hidden();
     }
-    let bar = ProgressBar::new(nodes as u64);
-    if let Ok(style) = ProgressStyle::with_template("{bar:30} {pos} of {len} nodes, {elapsed}") {
-        bar.set_style(style);
-    }
-    bar
+    progress::bar(nodes as u64, "{bar:30} {pos} of {len} nodes, {elapsed}", "")
 }
 
 /// A verb on several nodes at once: their answers, put together.
@@ -134,7 +130,7 @@ pub(crate) fn status(global: &Global) -> Result<(), Failure> {
     let plan = Plan { max_parallel: 4 * MAX_PARALLEL, canary: 0, max_failures: None };
     let results = rollout::run(&names, plan, &|index| {
         let target = nodes.get(index).ok_or_else(|| exit::usage("", "no such node", ""))?;
-        let mut connection = Scope { global, target, dry_run: false }.open()?;
+        let mut connection = Scope { global, target, dry_run: false, is_alone: false }.open()?;
         let facts = node::facts(&mut connection)?;
         let value = json::node(connection.address(), connection.node(), &facts);
         let mut table =

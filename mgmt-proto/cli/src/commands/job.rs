@@ -1,18 +1,14 @@
 //! `redoubt job`: long work of a node.
 
 use crate::arguments::Job as Verb;
+use crate::commands::progress;
 use crate::scope::Scope;
-use indicatif::{ProgressBar, ProgressStyle};
 use mgmt_proto::code::{Code, Failure};
-use mgmt_proto::job::Progress;
 use mgmt_proto::verb::Request;
 use redoubt::Connection;
 use redoubt::answer::Answer;
+use redoubt::connection::PROGRESS_MS;
 use redoubt::jobs::{self, Job};
-use std::io::IsTerminal;
-
-/// How often progress is told, in milliseconds.
-const EVERY_MS: u32 = 200;
 
 pub(crate) fn run(scope: &Scope<'_>, verb: &Verb) -> Result<Answer, Failure> {
     let mut connection = scope.open()?;
@@ -45,13 +41,9 @@ fn wait(scope: &Scope<'_>, connection: &mut Connection, id: u64) -> Result<Answe
     if scope.dry_run {
         return Ok(Answer::done(&scope.done(&name, "job wait", "done", None)));
     }
-    let mut bar: Option<ProgressBar> = None;
-    let ended = connection.wait_for_job(id, EVERY_MS, &mut |progress| {
-        bar.get_or_insert_with(|| progress_bar(&name, progress)).set_position(progress.done);
-    });
-    if let Some(bar) = bar {
-        bar.finish_and_clear();
-    }
+    let mut shown = progress::job();
+    let ended = connection.wait_for_job(id, PROGRESS_MS, &mut |progress| shown(&name, Some(progress)));
+    shown(&name, None);
     // What broke on the way is no end of the job.
     let outcome = ended?;
     let job = find(connection, id)?;
@@ -59,19 +51,6 @@ fn wait(scope: &Scope<'_>, connection: &mut Connection, id: u64) -> Result<Answe
     let mut answer = Answer::lines(&job, &job.id.to_string(), format!("{name}: {}{said}\n", job.state));
     answer.failure = outcome.err();
     Ok(answer)
-}
-
-fn progress_bar(name: &str, progress: &Progress) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::new(progress.total);
-    let unit = jobs::unit(progress.unit);
-    if let Ok(style) = ProgressStyle::with_template(&format!("{{msg}} {{bar:30}} {{pos}}/{{len}} {unit}")) {
-        bar.set_style(style);
-    }
-    bar.set_message(name.to_string());
-    bar
 }
 
 fn cancel(scope: &Scope<'_>, connection: &mut Connection, id: u64) -> Result<Answer, Failure> {

@@ -13,6 +13,7 @@ pub(crate) mod job;
 pub(crate) mod key;
 pub(crate) mod node;
 pub(crate) mod pcap;
+pub(crate) mod progress;
 pub(crate) mod secrets;
 pub(crate) mod state;
 pub(crate) mod storage;

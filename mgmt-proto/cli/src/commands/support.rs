@@ -22,7 +22,7 @@ pub(crate) fn run(global: &Global, out: &Path) -> Result<(), Failure> {
     let collected = Mutex::new(vec![about_client()]);
     let results = rollout::run(&names, plan, &|index| {
         let Some(target) = nodes.get(index) else { return Ok(Answer::lines("", "", String::new())) };
-        let mut connection = Scope { global, target, dry_run: false }.open()?;
+        let mut connection = Scope { global, target, dry_run: false, is_alone: false }.open()?;
         let parts = collect(&mut connection, target);
         collected.lock().unwrap_or_else(PoisonError::into_inner).extend(parts);
         Ok(Answer::lines("", &target.name, String::new()))

@@ -62,7 +62,7 @@ fn show(scope: &Scope<'_>, options: &Top) -> Result<(), Failure> {
     // Keys wait while the node is asked: not for long.
     let mut global = scope.global.clone();
     global.timeout.get_or_insert(LIVE_TIMEOUT_SECONDS);
-    let scope = &Scope { global: &global, target: scope.target, dry_run: false };
+    let scope = &Scope { global: &global, target: scope.target, dry_run: false, is_alone: true };
     let mut connection = scope.open()?;
     let first = Sample::take(&mut connection)?;
     let mut terminal = ratatui::try_init().map_err(|error| terminal_failure(&error))?;

@@ -128,7 +128,7 @@ impl Connection {
     pub(super) fn reopen(&mut self) -> Result<bool, Failure> {
         let (node, boot) = (*self.client.node(), *self.client.boot_nonce());
         let (stream, client) = establish(&self.address, self.key.as_ref(), Some(&node), ATTEMPT_TIMEOUT)?;
-        (self.stream, self.client) = (stream, client);
+        (self.stream, self.client, self.is_told) = (stream, client, false);
         Ok(*self.client.boot_nonce() == boot)
     }
 }

@@ -147,7 +147,7 @@ impl Connection {
             sent += chunk.len() as u64;
             progress(sent);
         }
-        match self.answer(&mut |_| {}) {
+        match self.answer(false, &mut |_| {}) {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(failure)) => Err(Stopped::Failed(failure)),
             Err(failure) if failure.code == Code::Unreachable => Err(Stopped::Broke(failure)),

@@ -260,6 +260,7 @@ impl World {
                 self.settings = settings;
                 self.execute(Request::Create { machine, paused })
             }
+            Request::Progress { .. } => Ok(Reply::Done),
             Request::NodeKeys | Request::NodeKeyRotate => self.execute_on_key(&request),
             Request::StateShow
             | Request::Start { .. }
@@ -370,7 +371,7 @@ pub(crate) struct FakeNode {
 }
 
 pub(crate) fn serve(mut stream: TcpStream, state: &Mutex<World>, identity: &Identity, trust: &Trust) {
-    let mut server = Server::new(0);
+    let (mut server, mut is_told) = (Server::new(0), false);
     let mut buffer = [0; 8192];
     let mut random = || *keys::random::bytes().unwrap();
     loop {
@@ -382,7 +383,8 @@ pub(crate) fn serve(mut stream: TcpStream, state: &Mutex<World>, identity: &Iden
         loop {
             let outcome = match server.next(identity, trust, &mut random, 0) {
                 Ok(Some(Incoming::Command(verified, _))) => {
-                    let is_new = matches!(verified.get(), Request::BlobResume { .. });
+                    let is_new =
+                        matches!(verified.get(), Request::BlobResume { .. } | Request::Progress { .. });
                     let ends = matches!(verified.get(), Request::NodeStop { .. });
                     if ends || is_new && state.lock().unwrap().is_old {
                         return;
@@ -395,7 +397,14 @@ pub(crate) fn serve(mut stream: TcpStream, state: &Mutex<World>, identity: &Iden
                     if breaks || state.lock().unwrap().stream_breaks(&request) {
                         return;
                     }
-                    jobs::tell(&mut server, &request);
+                    if jobs::tell(&mut server, &request, is_told) {
+                        // It is seen for a while.
+                        let bytes = server.transmit().to_vec();
+                        stream.write_all(&bytes).unwrap();
+                        server.sent(bytes.len());
+                        std::thread::sleep(pause);
+                    }
+                    is_told |= matches!(request, Request::Progress { every_ms: 1.. });
                     Some(outcome)
                 }
                 Ok(Some(Incoming::Data(bytes))) => state.lock().unwrap().data(&bytes),

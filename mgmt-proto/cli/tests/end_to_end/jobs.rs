@@ -66,13 +66,15 @@ pub(crate) fn breaks(world: &mut World, request: &Request) -> bool {
     breaks
 }
 
-/// Tells progress before an answer, where it was asked for.
-pub(crate) fn tell(server: &mut Server, request: &Request) {
-    if matches!(request, Request::JobWait { every_ms: 1.., .. }) {
+/// Tells progress before an answer, where it was asked for: there, or for the `session`.
+pub(crate) fn tell(server: &mut Server, request: &Request, session: bool) -> bool {
+    let told = matches!(request, Request::JobWait { every_ms: 1.., .. }) || request.is_job() && session;
+    if told {
         for done in 0..2 {
             server.send_progress(&progress(done), 0).unwrap();
         }
     }
+    told
 }
 
 fn node() -> (FakeNode, Workstation, String) {

@@ -1,4 +1,4 @@
-//! What a person sees in a terminal: transcripts of `top` and `console` in tmux.
+//! What a person sees in a terminal: transcripts of `top`, `console` and `create` in tmux.
 
 use crate::fake::{FakeNode, Workstation, as_text, operator};
 use std::path::PathBuf;
@@ -124,4 +124,25 @@ fn a_console_that_is_only_read() {
     screen.press(&["root", "Enter", "C-]"]);
     screen.wait_for("left with 0");
     assert!(node.state.lock().unwrap().typed.is_empty());
+}
+
+#[test]
+fn progress_in_a_terminal() {
+    let (node, workstation) = with_guest();
+    workstation.file("vmlinuz", "another kernel");
+    let file = workstation.directory.path().join("web.vm");
+    node.state.lock().unwrap().pause = Duration::from_millis(700);
+    let line = format!("create {} name=third", as_text(&file));
+    let Some(screen) = Screen::new(&workstation, &line) else { return };
+    let seen = screen.wait_for("create third: waiting for its disks");
+    assert!(seen.trim_end().ends_with("1/2 disks") || seen.trim_end().ends_with("0/2 disks"), "{seen}");
+    let seen = screen.wait_for("left with 0");
+    assert_eq!(seen, "third: create done (ID 3)\nleft with 0", "nothing is left of it");
+    drop(screen);
+    // One of an earlier version is not asked twice, and the guest is created all the same.
+    node.state.lock().unwrap().is_old = true;
+    node.state.lock().unwrap().pause = Duration::ZERO;
+    let line = format!("create {} name=fourth", as_text(&file));
+    let Some(screen) = Screen::new(&workstation, &line) else { return };
+    assert_eq!(screen.wait_for("left with 0"), "fourth: create done (ID 4)\nleft with 0");
 }
