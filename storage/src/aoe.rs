@@ -12,5 +12,5 @@ mod target;
 pub mod wire;
 
 pub use discovery::{Discovered, Discovery, Filter};
-pub use target::{Administration, Outcome, Target, TargetConfig};
+pub use target::{Administration, Outcome, Source, Target, TargetConfig};
 pub use wire::{MacAddress, TargetAddress};

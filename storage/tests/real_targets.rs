@@ -17,7 +17,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use pnet_datalink::{Channel, DataLinkReceiver, DataLinkSender};
-use storage::aoe::{Administration, Discovery, Outcome, Target, TargetAddress, TargetConfig};
+use storage::aoe::{Administration, Discovery, Outcome, Source, Target, TargetAddress, TargetConfig};
 use storage::iscsi::{Credentials, Portal, Reservation, Secret, Session, SessionConfig, SessionKind};
 use storage::volume::Volume;
 use storage::{Lba, Octets, Operation, Request, RequestId, VolumeState};
@@ -311,9 +311,8 @@ fn aoe_against_vblade() {
         let macs = vec![discovery.found()[0].mac];
         let volume = Volume::Aoe(Target::new(TargetConfig {
             target,
-            sources: vec![source],
+            sources: vec![Source { mac: source, mtu }],
             macs,
-            mtu,
             read_only: false,
             reserve: false,
             hold_writes_until_ns: 0,

@@ -156,9 +156,8 @@ impl Initiator {
                 let hold = if options.read_only { 0 } else { AOE_FRAME_LIFETIME_NS };
                 let target = Target::new(TargetConfig {
                     target: *target,
-                    sources: stations.iter().map(Station::mac).collect(),
+                    sources: stations.iter().map(Station::source).collect(),
                     macs: options.macs.clone(),
-                    mtu: stations.iter().map(Station::mtu).min().unwrap_or(1500),
                     read_only: options.read_only,
                     reserve: false,
                     // Frames of an earlier run may still be on their way.

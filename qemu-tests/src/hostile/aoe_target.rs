@@ -7,7 +7,7 @@ use super::work::Work;
 use super::{MS, SECOND, SECTORS};
 use std::collections::VecDeque;
 use storage::aoe::wire::{Ata, Body, Config, Frame, MacAddress, TargetAddress, ata};
-use storage::aoe::{Target, TargetConfig};
+use storage::aoe::{Source, Target, TargetConfig};
 use storage::volume::Volume;
 use storage::{VolumeState, VolumeStatus};
 
@@ -252,9 +252,8 @@ pub fn run(macs: &[MacAddress], mischief: Mischief) -> Run {
 pub fn run_volume(macs: &[MacAddress], mischief: Mischief) -> (Run, Volume) {
     let mut volume = Volume::Aoe(Target::new(TargetConfig {
         target: NAME,
-        sources: vec![NODE],
+        sources: vec![Source { mac: NODE, mtu: 1500 }],
         macs: macs.to_vec(),
-        mtu: 1500,
         read_only: false,
         reserve: false,
         hold_writes_until_ns: 0,

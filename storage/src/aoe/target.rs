@@ -32,17 +32,25 @@ use path::{Path, Phase};
 /// The size every Ethernet carries: 1024 octets.
 const SECTORS_FALLBACK: u8 = 2;
 
+/// A station of ours, on a network that leads to the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// Its address.
+    pub mac: MacAddress,
+    /// Largest Ethernet payload of its network.
+    pub mtu: usize,
+}
+
 /// What a session needs to know.
 #[derive(Clone, Debug)]
 pub struct TargetConfig {
     /// The target's name.
     pub target: TargetAddress,
     /// The stations we send from: one for each network that leads to the target.
-    pub sources: Vec<MacAddress>,
-    /// The only stations believed; without any, the first one that answers.
+    pub sources: Vec<Source>,
+    /// The only stations believed; without any, the first one that answers on each
+    /// network.
     pub macs: Vec<MacAddress>,
-    /// Largest Ethernet payload of our network.
-    pub mtu: usize,
     /// Writes are refused.
     pub read_only: bool,
     /// The target is reserved for our stations before anything is written, and again
@@ -97,8 +105,8 @@ struct Slot {
 pub struct Target {
     config: TargetConfig,
     paths: Vec<Path>,
-    /// The station bound to, where none is configured.
-    bound: Option<MacAddress>,
+    /// The addresses of our stations.
+    stations: Vec<MacAddress>,
     identity: Option<Identity>,
     /// Since when the target is known to have the short flush only.
     plain_flush_ns: Option<u64>,
@@ -130,17 +138,18 @@ impl Target {
         let mut paths = Vec::new();
         for source in &config.sources {
             if config.macs.is_empty() {
-                paths.push(Path::new(*source, None));
+                paths.push(Path::new(source, None));
             }
-            paths.extend(config.macs.iter().map(|mac| Path::new(*source, Some(*mac))));
+            paths.extend(config.macs.iter().map(|mac| Path::new(source, Some(*mac))));
         }
+        let stations = config.sources.iter().map(|source| source.mac).collect();
         paths.truncate(AOE_PATHS_MAX);
         let mut requests = Requests::new();
         requests.held.hold_all(config.hold_writes_until_ns);
         Self {
             config,
             paths,
-            bound: None,
+            stations,
             identity: None,
             plain_flush_ns: None,
             requests,

@@ -195,6 +195,25 @@ impl Session {
         self.shared.unit.holder
     }
 
+    /// One more path, to a portal that is reached in one more way: from another network
+    /// card, say. Its number, unless there are too many.
+    pub fn add_path(&mut self, portal: Portal) -> Option<usize> {
+        let index = self.paths.len();
+        if index >= ISCSI_PATHS_MAX {
+            return None;
+        }
+        self.calm_until_ns = 0;
+        self.paths.push(Path::new(index, portal, self.shared.random.next_u32()));
+        self.shared.several = self.paths.len() > 1;
+        Some(index)
+    }
+
+    /// The portal that a path was made for; its target may have sent it elsewhere.
+    #[must_use]
+    pub fn portal(&self, path: usize) -> Option<Portal> {
+        self.paths.get(path).map(|path| path.portal)
+    }
+
     /// How many paths there are; their numbers go from zero.
     #[must_use]
     pub fn paths(&self) -> usize {

@@ -7,7 +7,7 @@ use std::vec::Vec;
 use super::aoe_target::{AOE, AoeTarget};
 use super::guest::Memory;
 use super::{MS, SECOND};
-use crate::aoe::{Administration, Discovery, Filter, Outcome, Target, TargetConfig};
+use crate::aoe::{Administration, Discovery, Filter, Outcome, Source, Target, TargetConfig};
 use crate::{BlockError, Lba, Operation, Request, RequestId, Stage, VolumeState};
 
 const NODE: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -25,9 +25,8 @@ impl Bench {
     fn new(mtu: usize) -> Self {
         let session = Target::new(TargetConfig {
             target: AOE,
-            sources: vec![NODE],
+            sources: vec![Source { mac: NODE, mtu }],
             macs: vec![TARGET],
-            mtu,
             read_only: false,
             reserve: false,
             hold_writes_until_ns: 0,
@@ -165,9 +164,8 @@ fn requests_beyond_the_end_and_writes_to_a_read_only_disk() {
     assert_eq!(bench.session.take_completion().unwrap().result, Err(BlockError::Unsupported));
     let mut session = Target::new(TargetConfig {
         target: AOE,
-        sources: vec![NODE],
+        sources: vec![Source { mac: NODE, mtu: 1_500 }],
         macs: Vec::new(),
-        mtu: 1_500,
         read_only: true,
         reserve: false,
         hold_writes_until_ns: 0,

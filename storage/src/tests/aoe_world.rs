@@ -9,7 +9,7 @@ use super::guest::Guest;
 use super::world::{Node, World};
 use super::{MS, Random, SECOND};
 use crate::aoe::wire::{Body, Config, Frame};
-use crate::aoe::{MacAddress, Target, TargetConfig};
+use crate::aoe::{MacAddress, Source, Target, TargetConfig};
 use crate::volume::Volume;
 
 const FORGER: MacAddress = [2, 6, 6, 6, 6, 6];
@@ -119,17 +119,18 @@ pub(super) fn build(seed: u64) -> AoeWorld {
     let longest = [9_014, 9_014, 1_514, 3_000 + random.below(5_000) as usize][random.below(4) as usize];
     let networks = 1 + random.below(2) as u8;
     let macs: Vec<MacAddress> = (0..networks).map(target_mac).collect();
-    let configured = networks > 1 || random.chance(70);
+    let known = networks > 1 || random.chance(70);
     let stranger = (networks > 1 && random.chance(20)).then(|| AoeTarget::new(&[target_mac(1)], b'x'));
+    // Without, the first one that answers on each network is believed.
+    let configured = known && (networks == 1 || stranger.is_some() || seed % 3 != 0);
     let stranger = stranger.map(|it| AoeTarget { up: false, ..it });
     let mut target = AoeTarget::new(if stranger.is_some() { &macs[..1] } else { &macs }, b's');
     target.sectors_max = ((mtu - 22) / 512) as u8;
     target.plain_flush_only = random.chance(10);
     let mut session = Target::new(TargetConfig {
         target: AOE,
-        sources: (0..networks).map(source).collect(),
+        sources: (0..networks).map(|it| Source { mac: source(it), mtu }).collect(),
         macs: if configured { macs } else { Vec::new() },
-        mtu,
         read_only: false,
         reserve: false,
         hold_writes_until_ns: 0,
@@ -140,7 +141,7 @@ pub(super) fn build(seed: u64) -> AoeWorld {
     session.set_deadline(guest.deadline_ns);
     target.bad = guest.bad.clone();
     let loss = random.below(31);
-    let forges = configured && random.chance(50);
+    let forges = known && random.chance(50) && configured;
     AoeWorld {
         node: Node { random, volume: Volume::Aoe(session), guest, now: 0 },
         target,

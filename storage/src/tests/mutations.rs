@@ -13,7 +13,7 @@ use super::iscsi_target::IscsiTarget;
 use super::mutate::{Random, mutate, wanted};
 use super::{MS, iscsi_world};
 use crate::aoe::wire::{Body, Frame};
-use crate::aoe::{Target, TargetConfig};
+use crate::aoe::{Source, Target, TargetConfig};
 use crate::iscsi::Session;
 use crate::{Lba, Operation, Request, RequestId};
 
@@ -23,9 +23,8 @@ const TARGET: [u8; 6] = [2, 0, 0, 0, 0, 2];
 fn aoe_session(seed: u64) -> Target {
     Target::new(TargetConfig {
         target: AOE,
-        sources: vec![NODE],
+        sources: vec![Source { mac: NODE, mtu: 1_500 }],
         macs: vec![TARGET],
-        mtu: 1_500,
         read_only: false,
         reserve: false,
         hold_writes_until_ns: 0,

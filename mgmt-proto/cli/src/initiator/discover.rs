@@ -23,7 +23,7 @@ pub fn aoe(interface: &str) -> Result<Vec<Found>, Failure> {
     let station = Station::open(interface, None)?;
     let failed = |error: std::io::Error| Failure::new(Code::Storage, interface, error.to_string(), "");
     let clock = Clock::start();
-    let mut discovery = Discovery::new(station.mac(), u64::from_le_bytes(random()?), 0);
+    let mut discovery = Discovery::new(station.source().mac, u64::from_le_bytes(random()?), 0);
     let mut buffer = vec![0; BUFFER_BYTES];
     while !discovery.is_finished(clock.now_ns()) {
         if let Some(length) = discovery.transmit(&mut buffer, clock.now_ns()) {

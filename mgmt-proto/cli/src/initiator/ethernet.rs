@@ -9,8 +9,8 @@ use rustix::fd::{IntoRawFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send};
 use std::io;
-use storage::aoe::Target;
 use storage::aoe::wire::{ETHERTYPE, MacAddress};
+use storage::aoe::{Source, Target};
 
 /// What every Ethernet carries.
 const MTU: usize = 1500;
@@ -76,12 +76,8 @@ impl Station {
         }
     }
 
-    pub(super) const fn mac(&self) -> MacAddress {
-        self.mac
-    }
-
-    pub(super) const fn mtu(&self) -> usize {
-        self.mtu
+    pub(super) const fn source(&self) -> Source {
+        Source { mac: self.mac, mtu: self.mtu }
     }
 
     /// Waits for a frame.

@@ -17,7 +17,7 @@ impl Target {
         let Some(frame) = Frame::parse(frame) else { return false };
         let ours = frame.response
             && frame.target == self.config.target
-            && self.config.sources.contains(&frame.destination);
+            && self.stations.contains(&frame.destination);
         if !ours {
             return false;
         }
@@ -62,7 +62,7 @@ impl Target {
         let single = source.first().is_some_and(|octet| octet & 1 == 0);
         self.paths.iter().position(|path| {
             path.source == destination
-                && match path.mac.or(self.bound) {
+                && match path.mac {
                     Some(mac) => mac == source || planted(Bug::AnyStation),
                     None => single,
                 }
@@ -71,14 +71,12 @@ impl Target {
 
     /// Learns the target's station and limits (3.2).
     fn bind(&mut self, index: usize, source: MacAddress, config: &Config<'_>) {
-        let mtu = self.config.mtu;
         let Some(path) = self.paths.get_mut(index) else { return };
         path.mac = Some(source);
-        self.bound = Some(source);
         path.buffers = config.buffers.max(1);
         path.firmware = config.firmware;
         let advertised = if config.sectors_max == 0 { SECTORS_FALLBACK } else { config.sectors_max };
-        let fitting = mtu.saturating_sub(ATA_OVERHEAD_BYTES) / SECTOR_BYTES;
+        let fitting = path.mtu.saturating_sub(ATA_OVERHEAD_BYTES) / SECTOR_BYTES;
         let fitting = u8::try_from(fitting).unwrap_or(u8::MAX).max(1);
         path.sizes.set_limit(advertised.min(fitting));
         if planted(Bug::FrameSizeStuck) {

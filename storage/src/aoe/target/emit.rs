@@ -17,7 +17,7 @@ impl Target {
         let body = match &slot.kind {
             Kind::Query => Body::Config(Config::READ),
             Kind::Identify => command(false, false, 1, ata::IDENTIFY, 0),
-            Kind::Claim => Body::Reserve(Reserve { command: 1, stations: &self.config.sources }),
+            Kind::Claim => Body::Reserve(Reserve { command: 1, stations: &self.stations }),
             Kind::Size(sectors) => command(false, true, *sectors, ata::READ_EXT, 0),
             Kind::Administration(order) => order.body(),
             Kind::Fragment(fragment) => {
@@ -33,7 +33,7 @@ impl Target {
             }
         };
         let length = Frame {
-            destination: path.mac.or(self.bound).unwrap_or(BROADCAST),
+            destination: path.mac.unwrap_or(BROADCAST),
             source: path.source,
             response: false,
             error: None,

@@ -5,7 +5,7 @@
 use alloc::format;
 use alloc::string::String;
 
-use super::{MacAddress, SECTORS_FALLBACK};
+use super::{MacAddress, SECTORS_FALLBACK, Source};
 use crate::block::Stage;
 use crate::histogram::Histogram;
 use crate::limits::{AOE_FRAMES_MAX, BACKOFF_NS_MAX};
@@ -104,6 +104,8 @@ impl Sizes {
 #[derive(Debug)]
 pub(super) struct Path {
     pub(super) source: MacAddress,
+    /// Largest Ethernet payload of our network.
+    pub(super) mtu: usize,
     pub(super) mac: Option<MacAddress>,
     pub(super) phase: Phase,
     /// The disk is to be identified once more.
@@ -132,9 +134,10 @@ pub(super) struct Path {
 }
 
 impl Path {
-    pub(super) fn new(source: MacAddress, mac: Option<MacAddress>) -> Self {
+    pub(super) fn new(source: &Source, mac: Option<MacAddress>) -> Self {
         Self {
-            source,
+            source: source.mac,
+            mtu: source.mtu,
             mac,
             phase: Phase::Query,
             recheck: false,

@@ -84,6 +84,7 @@ fn path_status(path: &Path) -> PathStatus {
         _ => PathState::Starting,
     };
     let mut negotiated = vec![
+        ("Card", mac_text(path.source)),
         ("SectorsPerFrame", format!("{}", path.sizes.good)),
         ("SectorsAdvertised", format!("{}", path.sizes.limit)),
         ("FrameSizeFellBack", format!("{}", path.sizes.fell_back())),
