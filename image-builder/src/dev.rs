@@ -9,7 +9,9 @@ use crate::{programs, seal};
 use anyhow::{Context, Result};
 use ed25519_dalek::SigningKey;
 use keys::{Existing, KeyError, PublicKey};
-use mgmt_proto::manifest::{self, Addressing, DEFAULT_MTU, DEFAULT_PORT, Dom0Cpu, Manifest};
+use mgmt_proto::manifest::{
+    self, Addressing, AoeCards, DEFAULT_MTU, DEFAULT_PORT, Dom0Cpu, Manifest, StorageCard,
+};
 use mgmt_proto::trust::{Operator, Role};
 use std::path::{Path, PathBuf};
 
@@ -24,6 +26,8 @@ pub struct Options {
     pub addressing: Addressing,
     /// Largest payload of a frame on its wire.
     pub mtu: u16,
+    /// Cards besides the first one.
+    pub storage_cards: Vec<StorageCard>,
     /// TCP port of the one door.
     pub port: u16,
     /// Whether an admin may make dom0 fail.
@@ -41,6 +45,7 @@ impl Default for Options {
             name: "redoubt".into(),
             addressing: Addressing::Dhcp,
             mtu: DEFAULT_MTU,
+            storage_cards: Vec::new(),
             port: DEFAULT_PORT,
             fault_injection: false,
             // These images are made for emulators, and QEMU without KVM may lose a
@@ -118,6 +123,8 @@ pub fn seal_image(pieces: &Pieces, options: &Options, key_directory: &Path) -> R
         name: options.name.clone(),
         addressing: options.addressing,
         mtu: options.mtu,
+        storage_cards: options.storage_cards.clone(),
+        aoe: AoeCards::All,
         port: options.port,
         fault_injection: options.fault_injection,
         dom0_cpu: options.dom0_cpu,

@@ -10,6 +10,7 @@
 //! * [`dev`]: an image with development keys, as `cargo image` makes it.
 #![forbid(unsafe_code)]
 
+pub mod cards;
 pub mod compose;
 pub mod dev;
 pub mod programs;

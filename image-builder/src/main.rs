@@ -7,8 +7,7 @@ use image_builder::verify::{Report, part_name, verify};
 use image_builder::{dev, seal, settings};
 use keys::PublicKey;
 use keys::public::fingerprint;
-use mgmt_proto::manifest::Addressing;
-use std::net::Ipv4Addr;
+use mgmt_proto::manifest::AoeCards;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -156,14 +155,14 @@ fn print_report(report: &Report, with_parts: bool) {
         println!("operator         {} {:?}", fingerprint(&operator.key), operator.role);
     }
     println!("name             {}", manifest.name);
-    match manifest.addressing {
-        Addressing::Dhcp => println!("addressing       dhcp"),
-        Addressing::Static { address, prefix, gateway } => {
-            let gateway = gateway.map(|gateway| format!(", gateway {}", Ipv4Addr::from(gateway)));
-            println!("addressing       {}/{prefix}{}", Ipv4Addr::from(address), gateway.unwrap_or_default());
-        }
-    }
+    println!("addressing       {}", manifest.addressing);
     println!("mtu              {}", manifest.mtu);
+    for card in &manifest.storage_cards {
+        println!("storage card     {}", card);
+    }
+    if manifest.aoe == AoeCards::Storage {
+        println!("aoe              on storage cards only");
+    }
     println!("port             {}", manifest.port);
     println!("fault injection  {}", manifest.fault_injection);
     println!("dom0 CPU         {}", format!("{:?}", manifest.dom0_cpu).to_lowercase());

@@ -5,6 +5,7 @@
 //! port = 7411
 //! mtu = 1500                 # largest payload of a frame on its wire, up to 9000
 //! addressing = "dhcp"        # or { address = "10.0.0.2/24", gateway = "10.0.0.1" }
+//! storage_cards = [ { addressing = "dhcp" } ]   # and aoe: see [`crate::cards`]
 //! fault_injection = false
 //! dom0_cpu = "auto"          # dom0's home CPU: "own", "shared"; auto: own from 4 CPUs on
 //! state = "aoe:e9.0"         # what is kept across power-off: see [`crate::state`]
@@ -14,6 +15,7 @@
 //! ]
 //! ```
 
+use crate::cards::{self, Aoe, StorageCard};
 use crate::state::State;
 use anyhow::{Context, Result, bail, ensure};
 use keys::PublicKey;
@@ -37,6 +39,12 @@ pub struct Settings {
     /// Largest payload of a frame on its wire.
     #[serde(default = "default_mtu")]
     pub mtu: u16,
+    /// Cards besides the first one.
+    #[serde(default)]
+    pub storage_cards: Vec<StorageCard>,
+    /// Which cards speak AoE.
+    #[serde(default)]
+    pub aoe: Aoe,
     /// TCP port of the one door.
     #[serde(default = "default_port")]
     pub port: u16,
@@ -57,8 +65,14 @@ fn default_name() -> String {
     "redoubt".into()
 }
 
-const fn default_mtu() -> u16 {
+pub(crate) const fn default_mtu() -> u16 {
     DEFAULT_MTU
+}
+
+/// A wire's MTU, if it is one.
+pub(crate) fn checked_mtu(mtu: u16) -> Result<u16> {
+    ensure!(MTU_RANGE.contains(&mtu), "mtu: {} to {} are possible", MTU_RANGE.start(), MTU_RANGE.end());
+    Ok(mtu)
 }
 
 const fn default_port() -> u16 {
@@ -167,12 +181,6 @@ impl Settings {
             "name: use 1 to {NAME_BYTES} letters, digits, - and ."
         );
         ensure!(self.port != 0, "port: 1 to 65535 are possible");
-        ensure!(
-            MTU_RANGE.contains(&self.mtu),
-            "mtu: {} to {} are possible",
-            MTU_RANGE.start(),
-            MTU_RANGE.end()
-        );
         ensure!(!self.operators.is_empty(), "operators: nobody could command the node");
         ensure!(self.operators.len() <= OPERATORS, "operators: at most {OPERATORS}");
         let mut operators: Vec<trust::Operator> = Vec::new();
@@ -189,13 +197,16 @@ impl Settings {
             };
             operators.push(trust::Operator { key, role });
         }
+        let (storage_cards, aoe) = cards::checked(&self.storage_cards, self.aoe)?;
         Ok(Manifest {
             version: manifest::VERSION,
             owner,
             operators,
             name: self.name.clone(),
             addressing: self.addressing.checked()?,
-            mtu: self.mtu,
+            mtu: checked_mtu(self.mtu)?,
+            storage_cards,
+            aoe,
             port: self.port,
             fault_injection: self.fault_injection,
             dom0_cpu: match self.dom0_cpu {
@@ -219,7 +230,7 @@ impl Operator {
 }
 
 impl Addressing {
-    fn checked(&self) -> Result<manifest::Addressing> {
+    pub(crate) fn checked(&self) -> Result<manifest::Addressing> {
         let Self::Fixed(fixed) = self else { return Ok(manifest::Addressing::Dhcp) };
         let usage = "addressing.address: write an IPv4 address and prefix length, as 10.0.0.2/24";
         let (address, prefix) = fixed.address.split_once('/').context(usage)?;

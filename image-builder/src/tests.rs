@@ -7,7 +7,7 @@ use appliance::node::settings::{ImageFault, Settings as NodeSettings};
 use ed25519_dalek::SigningKey;
 use hv_abi::image::SETUP_BYTES;
 use keys::PublicKey;
-use mgmt_proto::manifest::{Addressing, Manifest, VERSION};
+use mgmt_proto::manifest::{Addressing, AoeCards, Manifest, StorageCard, VERSION};
 use mgmt_proto::trust::{Operator, Role};
 use sha2::{Digest, Sha256};
 use std::path::Path;
@@ -38,6 +38,8 @@ fn manifest(owner: &SigningKey) -> Manifest {
         name: "node".into(),
         addressing: Addressing::Dhcp,
         mtu: 1500,
+        storage_cards: Vec::new(),
+        aoe: AoeCards::All,
         port: 7411,
         fault_injection: false,
         dom0_cpu: mgmt_proto::manifest::Dom0Cpu::Auto,
@@ -178,6 +180,15 @@ fn settings_as_written() {
     let addressing = Addressing::Static { address: [10, 0, 0, 2], prefix: 24, gateway: Some([10, 0, 0, 1]) };
     assert_eq!((manifest.name.as_str(), manifest.port, manifest.addressing), ("n7", 99, addressing));
     assert_eq!(parse("addressing = \"dhcp\"\nOPERATORS").unwrap().addressing, Addressing::Dhcp);
+    assert!(manifest.storage_cards.is_empty() && manifest.aoe == AoeCards::All);
+    let manifest = parse(
+        "storage_cards = [{ mac = \"02:00:00:00:00:07\", mtu = 9000 }, { addressing = \"dhcp\" }]\n\
+         aoe = \"storage\"\nOPERATORS",
+    )
+    .unwrap();
+    let named = StorageCard { mac: Some([2, 0, 0, 0, 0, 7]), addressing: None, mtu: 9000 };
+    let next = StorageCard { mac: None, addressing: Some(Addressing::Dhcp), mtu: 1500 };
+    assert_eq!((manifest.storage_cards, manifest.aoe), (vec![named, next], AoeCards::Storage));
 }
 
 #[test]
@@ -194,6 +205,16 @@ fn settings_that_make_no_sense() {
         ("addressing = { address = \"10.0.0.2/33\" }\nOPERATORS", "prefix length is"),
         ("addressing = { address = \"224.0.0.2/24\" }\nOPERATORS", "cannot have"),
         ("addressing = { address = \"10.0.0.2/24\", gateway = \"10.0.1.1\" }\nOPERATORS", "is not in"),
+        ("storage_cards = [{}, { mac = \"3:4\" }]\nOPERATORS", "storage_cards[1]: mac"),
+        ("storage_cards = [{ mac = \"01:00:5e:00:00:01\" }]\nOPERATORS", "no card's address"),
+        ("storage_cards = [{ mtu = 9001 }]\nOPERATORS", "storage_cards[0]: mtu"),
+        ("storage_cards = [{ gateway = \"10.0.0.1\" }]\nOPERATORS", "unknown field `gateway`"),
+        ("storage_cards = [{}, {}, {}, {}]\nOPERATORS", "at most 3"),
+        (
+            "storage_cards = [{ mac = \"02:00:00:00:00:07\" }, { mac = \"02:00:00:00:00:07\" }]\nOPERATORS",
+            "there already",
+        ),
+        ("aoe = \"storage\"\nOPERATORS", "no storage_cards"),
         ("operators = [{ key = \"x\", role = \"admin\" }]", "operators[0]"),
         ("operators = [{ role = \"admin\" }]", "operators[0]"),
         ("operators = [{ key = \"x\", role = \"root\" }]", "role"),

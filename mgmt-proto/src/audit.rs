@@ -248,6 +248,7 @@ pub fn subject(request: &Request) -> Option<(&'static str, &str)> {
         | Request::NodeKeys
         | Request::Traffic
         | Request::Progress { .. }
+        | Request::NodeCards
         | Request::JobList
         | Request::JobWait { .. } => return None,
         Request::NodeStop { power_off: true } => ("node poweroff", ""),

@@ -87,6 +87,51 @@ pub struct Traffic {
     pub bytes: [u64; 2],
 }
 
+/// What a card of the node is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CardUse {
+    /// The first one: the one door, guests, and disks.
+    First,
+    /// Disks only.
+    Storage,
+}
+
+/// How a card is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CardCondition {
+    /// Its link is up, or it does not say.
+    Up,
+    /// Its link is down.
+    Down,
+    /// It broke the rules of its device and is used no more.
+    Failed,
+    /// It was sealed, and the machine has no such card.
+    Missing,
+}
+
+/// A network card of the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CardFacts {
+    /// Its address; none when it is missing and was sealed without.
+    pub mac: Option<[u8; 6]>,
+    /// What it is for.
+    pub usage: CardUse,
+    /// How it is.
+    pub condition: CardCondition,
+    /// Largest payload of a frame.
+    pub mtu: u16,
+    /// AoE is spoken there.
+    pub aoe: bool,
+    /// IPv4 address and prefix length, if it has one.
+    pub address: Option<([u8; 4], u8)>,
+    /// Its default gateway.
+    pub gateway: Option<[u8; 4]>,
+    /// Frames received and sent.
+    pub frames: [u64; 2],
+    /// Their bytes.
+    pub bytes: [u64; 2],
+}
+
 /// A guest's condition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestFacts {

@@ -48,6 +48,8 @@ pub const HANDSHAKE_TIMEOUT_NS: u64 = 5_000_000_000;
 pub const IDLE_TIMEOUT_NS: u64 = 120_000_000_000;
 /// Most operators a node knows.
 pub const OPERATORS: usize = 64;
+/// Most network cards besides the first one.
+pub const STORAGE_CARDS: usize = 3;
 /// Most bytes of a manifest.
 pub const MANIFEST_BYTES: usize = 64 * 1024;
 /// Most audit entries in one reply.

@@ -1,16 +1,19 @@
 //! What the owner seals into an image: who owns the node and how it is set up.
 
 use crate::codec;
-use crate::limits::MANIFEST_BYTES;
+use crate::limits::{MANIFEST_BYTES, STORAGE_CARDS};
+use crate::machine::mac_text;
 use crate::state::StateVolume;
 use crate::trust::Operator;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt;
+use core::net::Ipv4Addr;
 use core::ops::RangeInclusive;
 use serde::{Deserialize, Serialize};
 
 /// Version of this structure.
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 /// Payloads of the wire's frames that a node can be told of, in octets: the least
 /// every IPv4 host takes (RFC 791, 3.1), and what cards with large frames share.
 pub const MTU_RANGE: RangeInclusive<u16> = 576..=9000;
@@ -33,6 +36,49 @@ pub enum Addressing {
         /// Default gateway.
         gateway: Option<[u8; 4]>,
     },
+}
+
+impl fmt::Display for Addressing {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::Static { address, prefix, gateway } = self else { return formatter.write_str("dhcp") };
+        write!(formatter, "{}/{prefix}", Ipv4Addr::from(*address))?;
+        gateway.map_or(Ok(()), |gateway| write!(formatter, ", gateway {}", Ipv4Addr::from(gateway)))
+    }
+}
+
+/// A network card besides the first one, for disks only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StorageCard {
+    /// Its address; without, the next one on the bus that no other entry names.
+    pub mac: Option<[u8; 6]>,
+    /// How it gets an IPv4 address, for iSCSI; without, it carries AoE only.
+    pub addressing: Option<Addressing>,
+    /// Largest payload of a frame on its wire, within [`MTU_RANGE`].
+    pub mtu: u16,
+}
+
+impl fmt::Display for StorageCard {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.mac {
+            Some(mac) => formatter.write_str(&mac_text(mac))?,
+            None => formatter.write_str("the next one")?,
+        }
+        match self.addressing {
+            Some(addressing) => write!(formatter, ", {addressing}")?,
+            None => formatter.write_str(", AoE only")?,
+        }
+        write!(formatter, ", mtu {}", self.mtu)
+    }
+}
+
+/// Which of the node's cards speak AoE.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AoeCards {
+    /// The first one and those for storage.
+    #[default]
+    All,
+    /// Those for storage: no station on the first one's wire is believed.
+    Storage,
 }
 
 /// Whether dom0 shares its home CPU with guests.
@@ -77,6 +123,10 @@ pub struct Manifest {
     pub addressing: Addressing,
     /// Largest payload of a frame on the node's wire, within [`MTU_RANGE`].
     pub mtu: u16,
+    /// Cards besides the first one.
+    pub storage_cards: Vec<StorageCard>,
+    /// Which cards speak AoE.
+    pub aoe: AoeCards,
     /// TCP port of the one door.
     pub port: u16,
     /// Whether an admin may make dom0 fail, to test that it is contained.
@@ -99,7 +149,11 @@ impl Manifest {
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let bytes = Some(bytes).filter(|bytes| bytes.len() <= MANIFEST_BYTES)?;
         let manifest = codec::whole::<Self>(bytes)?;
-        let sane = manifest.port != 0 && MTU_RANGE.contains(&manifest.mtu);
+        let cards = &manifest.storage_cards;
+        let sane = manifest.port != 0
+            && MTU_RANGE.contains(&manifest.mtu)
+            && cards.len() <= STORAGE_CARDS
+            && cards.iter().all(|card| MTU_RANGE.contains(&card.mtu));
         (manifest.version == VERSION && sane).then_some(manifest)
     }
 }
@@ -113,7 +167,41 @@ pub fn signed_message(digest: &[u8; 32]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::Dom0Cpu;
+    use super::*;
+    use alloc::string::ToString;
+    use alloc::vec;
+
+    #[test]
+    fn cards_in_words() {
+        let fixed = Addressing::Static { address: [10, 8, 0, 2], prefix: 24, gateway: Some([10, 8, 0, 1]) };
+        let card = StorageCard { mac: Some([2, 0, 0, 0, 0, 0xab]), addressing: Some(fixed), mtu: 9000 };
+        assert_eq!(card.to_string(), "02:00:00:00:00:ab, 10.8.0.2/24, gateway 10.8.0.1, mtu 9000");
+        let card = StorageCard { mac: None, addressing: None, mtu: 1500 };
+        assert_eq!(card.to_string(), "the next one, AoE only, mtu 1500");
+    }
+
+    #[test]
+    fn cards_that_no_wire_has_are_no_manifest() {
+        let sealed = crate::vectors::manifest();
+        let with = |cards: &[StorageCard]| {
+            let manifest = Manifest { storage_cards: cards.to_vec(), ..sealed.clone() };
+            Manifest::decode(&manifest.encode().unwrap())
+        };
+        let card = StorageCard { mac: None, addressing: None, mtu: 1500 };
+        assert_eq!(with(&vec![card; STORAGE_CARDS]).map(|it| it.storage_cards.len()), Some(STORAGE_CARDS));
+        assert_eq!(with(&vec![card; STORAGE_CARDS + 1]), None);
+        assert_eq!(with(&[StorageCard { mtu: 9001, ..card }]), None);
+    }
+
+    /// Version 5, as bytes.
+    #[test]
+    fn sealed_bytes_stay_as_they_are() {
+        let cards = &crate::vectors::manifest();
+        let bytes = postcard::to_allocvec(&(&cards.storage_cards, cards.aoe)).unwrap();
+        let first = [1, 2, 0, 0, 0, 0, 7, 0, 0xa8, 0x46];
+        let second = [0, 1, 0, 0xdc, 0x0b];
+        assert_eq!(bytes, [&[2][..], &first, &second, &[1]].concat());
+    }
 
     #[test]
     fn dom0_owns_a_cpu_as_sealed_but_never_the_only_one() {

@@ -177,6 +177,7 @@ pub const fn required(request: &Request) -> Role {
         | Request::NodeKeys
         | Request::Traffic
         | Request::Progress { .. }
+        | Request::NodeCards
         | Request::JobList
         | Request::JobWait { .. } => Role::Viewer,
         Request::BlobPut { .. }

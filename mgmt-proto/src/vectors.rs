@@ -9,12 +9,12 @@ use crate::envelope::{Binding, seal};
 use crate::handshake::{Initiator, OperatorKey, answer, verify_hello};
 use crate::job::{JobFacts, JobPage, JobState, Progress, Unit};
 use crate::machine::{Action, Disk, Machine, NetworkCard};
-use crate::manifest::{self, Manifest};
+use crate::manifest::{self, Manifest, StorageCard};
 use crate::node_key::KeyLink;
 use crate::secret::Secret;
 use crate::state::{Imported, KeptFacts, StateCondition, StateFacts, StateVolume};
 use crate::trust::{Operator, Role, required};
-use crate::verb::{Discover, Fault, Reply, Request, Traffic};
+use crate::verb::{CardCondition, CardFacts, CardUse, Discover, Fault, Reply, Request, Traffic};
 use crate::volume::{
     BlockFacts, Condition, PathCondition, PathFacts, Plugged, Stage, VolumeFacts, VolumePage,
 };
@@ -100,6 +100,7 @@ pub(crate) fn requests() -> Vec<Request> {
         Request::Traffic,
         Request::BlobResume { digest: [6; 32], length: 70_000 },
         Request::Progress { every_ms: 200 },
+        Request::NodeCards,
     ]
 }
 
@@ -268,7 +269,35 @@ fn job_replies() -> Vec<Reply> {
         Reply::NodeKeys(vec![link]),
         Reply::Traffic(vec![traffic]),
         Reply::BlobHeld(300),
+        Reply::NodeCards(cards()),
     ]
+}
+
+/// A card in use, and one that is missing.
+fn cards() -> Vec<CardFacts> {
+    let first = CardFacts {
+        mac: Some([2, 0, 0, 0, 0, 1]),
+        usage: CardUse::First,
+        condition: CardCondition::Up,
+        mtu: 9000,
+        aoe: false,
+        address: Some(([10, 0, 0, 1], 24)),
+        gateway: Some([10, 0, 0, 9]),
+        frames: [3, 300],
+        bytes: [4, 70_000],
+    };
+    let missing = CardFacts {
+        mac: None,
+        usage: CardUse::Storage,
+        condition: CardCondition::Missing,
+        mtu: 1500,
+        aoe: true,
+        address: None,
+        gateway: None,
+        frames: [0; 2],
+        bytes: [0; 2],
+    };
+    vec![first, missing]
 }
 
 /// All replies that have vectors.
@@ -302,6 +331,11 @@ pub(crate) fn manifest() -> Manifest {
             gateway: Some([10, 0, 0, 9]),
         },
         mtu: 9000,
+        storage_cards: vec![
+            StorageCard { mac: Some([2, 0, 0, 0, 0, 7]), addressing: None, mtu: 9000 },
+            StorageCard { mac: None, addressing: Some(manifest::Addressing::Dhcp), mtu: 1500 },
+        ],
+        aoe: manifest::AoeCards::Storage,
         port: 7411,
         fault_injection: false,
         dom0_cpu: manifest::Dom0Cpu::Auto,

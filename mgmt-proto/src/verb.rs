@@ -5,7 +5,7 @@ use crate::audit;
 use crate::bundle::Bundle;
 use crate::code::Failure;
 use crate::disk::{DiskSetting, GuestSettings, Limit};
-pub use crate::facts::{DiskFacts, GuestFacts, NodeFacts, State, Traffic};
+pub use crate::facts::{CardCondition, CardFacts, CardUse, DiskFacts, GuestFacts, NodeFacts, State, Traffic};
 use crate::job::JobPage;
 use crate::machine::{Digest, Disk, Machine};
 use crate::node_key::KeyLink;
@@ -291,6 +291,8 @@ pub enum Request {
         /// How often, in milliseconds; 0 is never.
         every_ms: u32,
     },
+    /// The node's own network cards.
+    NodeCards,
 }
 
 impl Request {
@@ -343,6 +345,7 @@ impl Request {
             | Self::NodeKeyRotate
             | Self::Traffic
             | Self::Progress { .. }
+            | Self::NodeCards
             | Self::JobList
             | Self::JobWait { .. }
             | Self::JobCancel { .. } => None,
@@ -444,6 +447,9 @@ pub enum Reply {
     Traffic(Vec<Traffic>),
     /// So many bytes of the announced blob are there; the rest follows as data frames.
     BlobHeld(u64),
+    /// The node's own network cards: the first one, the others in the order of the bus,
+    /// then those that are missing.
+    NodeCards(Vec<CardFacts>),
 }
 
 /// A reply or the reason there is none.

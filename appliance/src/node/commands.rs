@@ -181,6 +181,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             }
             Request::StateShow => Ok(Reply::State(self.state_facts())),
             Request::NodeKeys => Ok(Reply::NodeKeys(self.key_links.clone())),
+            Request::NodeCards => Ok(Reply::NodeCards(self.card_facts())),
             Request::Traffic => Ok(Reply::Traffic(self.traffic())),
             Request::JobList => Ok(Reply::Jobs(self.list_jobs(now_ns))),
             Request::Capture { name, from, snap_bytes } => self.read_capture(&name, from, snap_bytes, now_ns),
@@ -275,7 +276,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// Answers those who wait for a discovery that has ended.
     pub(super) fn settle_discovery(&mut self, now_ns: u64) {
-        let Some(outcome) = self.volumes.take_discovered(&mut self.network.host, now_ns) else { return };
+        let Some(outcome) = self.volumes.take_discovered(&mut self.network.stacks, now_ns) else { return };
         self.end_work(&Work::Discovery, &outcome.map(Reply::Found), now_ns);
     }
 

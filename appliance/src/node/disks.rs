@@ -124,7 +124,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let volume = volume.filter(|_| asked).map(|disk| disk.volume.clone());
         let name = guest.machine.name.clone();
         guest.unplug_disk(device);
-        self.volumes.close_disk(number, device, &mut self.network.host, now_ns);
+        self.volumes.close_disk(number, device, &mut self.network.stacks, now_ns);
         self.record(index);
         let done = Ok(Reply::Done);
         let kept = volume.and_then(|volume| self.follow(&name, Step::Detached(&volume), &done, now_ns));
@@ -165,7 +165,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     pub(super) fn give_up_coming(&mut self, number: u64, why: &str, now_ns: u64) {
         let gone: Vec<Coming> = self.coming.extract_if(.., |coming| coming.guest == number).collect();
         for Coming { guest, device, disk, .. } in gone {
-            self.volumes.close_disk(guest, device, &mut self.network.host, now_ns);
+            self.volumes.close_disk(guest, device, &mut self.network.stacks, now_ns);
             let failure =
                 Failure::new(Code::Conflict, disk.volume, alloc::format!("its guest {why}"), "try again");
             self.end_work(&Work::Attach(guest, device), &Err(failure), now_ns);
@@ -175,7 +175,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// A disk that nobody waits for any more does not come.
     pub(super) fn drop_coming(&mut self, number: u64, device: usize, now_ns: u64) {
         self.coming.retain(|coming| (coming.guest, coming.device) != (number, device));
-        self.volumes.close_disk(number, device, &mut self.network.host, now_ns);
+        self.volumes.close_disk(number, device, &mut self.network.stacks, now_ns);
     }
 
     /// Shows guests the disks whose volumes serve, gives up those whose do not, and
@@ -208,7 +208,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             };
             match (&plugged, index) {
                 (Ok(_), Some(index)) => self.record(index),
-                _ => self.volumes.close_disk(number, device, &mut self.network.host, now_ns),
+                _ => self.volumes.close_disk(number, device, &mut self.network.stacks, now_ns),
             }
             let work = Work::Attach(number, device);
             let name = index.and_then(|index| self.guests.get(index)).map(|guest| guest.machine.name.clone());

@@ -22,7 +22,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     pub(super) fn node_facts(&mut self, now_ns: u64) -> NodeFacts {
         let info = self.hypervisor.node_info();
-        let lease = self.network.host.lease();
+        let lease = self.network.stacks.first.lease();
         NodeFacts {
             version: String::from(env!("CARGO_PKG_VERSION")),
             image_sha256: self.settings.image_sha256,

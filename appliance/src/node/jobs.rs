@@ -305,9 +305,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         match (work, undo) {
             (Work::Guest(_), Some(index)) => self.stop_starting(index, now_ns),
             (Work::Discovery, _) if !others => {
-                self.volumes.cancel_discovery(&mut self.network.host, now_ns);
+                self.volumes.cancel_discovery(&mut self.network.stacks, now_ns);
             }
-            (Work::Errand(_), _) => self.volumes.cancel_errand(&mut self.network.host, now_ns),
+            (Work::Errand(_), _) => self.volumes.cancel_errand(&mut self.network.stacks, now_ns),
             (Work::Attach(number, device), _) => self.drop_coming(number, device, now_ns),
             _ => {}
         }

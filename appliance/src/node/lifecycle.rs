@@ -221,7 +221,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         for (device, (disk, settings)) in guest.machine.disks.iter().zip(&guest.settings.disks).enumerate() {
             if let Err(failure) = self.volumes.open(number, device, disk, settings, now_ns) {
                 self.network.detach(number);
-                self.volumes.close(number, &mut self.network.host, now_ns);
+                self.volumes.close(number, &mut self.network.stacks, now_ns);
                 return Err(Failure { object: guest.machine.name.clone(), ..failure });
             }
         }
@@ -346,7 +346,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             guest.end(&mut self.hypervisor, Life::Off);
             self.network.detach(number);
             self.give_up_coming(number, "was destroyed", now_ns);
-            self.volumes.close(number, &mut self.network.host, now_ns);
+            self.volumes.close(number, &mut self.network.stacks, now_ns);
             let gone = self.guests.remove(index);
             self.gone.extend(gone.slots.iter().map(|slot| (number, slot.device)));
             let message = "was destroyed before it started";

@@ -6,7 +6,7 @@
 //!
 //! * [`guest`]: a guest and its life; [`lifecycle`]: what ends it;
 //! * [`blobs`], `uploads`: kernels and initrds;
-//! * [`network`], [`nic`]: frames;
+//! * [`network`], [`nic`], [`stacks`], `cards`: frames, cards, addresses;
 //! * [`volumes`]: disks and the sessions behind them;
 //! * [`sessions`], [`commands`], [`facts`]: operators and what they ask;
 //! * [`jobs`]: what takes long of it;
@@ -17,6 +17,7 @@
 pub mod audit;
 pub mod blobs;
 mod capture;
+mod cards;
 pub mod commands;
 pub mod disks;
 pub mod facts;
@@ -28,6 +29,7 @@ pub mod network;
 pub mod nic;
 pub mod sessions;
 pub mod settings;
+pub mod stacks;
 mod state;
 pub mod storage;
 mod trust;
@@ -87,6 +89,7 @@ pub struct Node<H: Hypervisor, N> {
     /// What outlives a power cut.
     state: State<H::Memory>,
     address_logged: bool,
+    addresses_seen: u64,
     /// An operator wants the machine off, or restarted: how, and when at the latest.
     stopping: Option<(bool, u64)>,
     /// When the last full turn asked to be called again.
@@ -96,31 +99,35 @@ pub struct Node<H: Hypervisor, N> {
 /// Why a node cannot start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartError {
-    /// The card's address is no good.
+    /// There is no card, or the first one's address is no good.
     Card,
     /// The port of the one door cannot be opened.
     Door,
 }
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
-    /// A node that takes over what an earlier dom0 left.
+    /// A node that takes over what an earlier dom0 left. Its cards are in the order of
+    /// the bus.
     ///
     /// # Errors
     /// Why it cannot start.
-    pub fn new(mut hypervisor: H, nic: N, settings: Settings, now_ns: u64) -> Result<Self, StartError> {
+    pub fn new(
+        mut hypervisor: H,
+        cards: Vec<N>,
+        settings: Settings,
+        now_ns: u64,
+    ) -> Result<Self, StartError> {
         let mut random = [0; 32];
         hypervisor.random(&mut random);
         let (identity, own, key_links) = settings.identity(&mut hypervisor);
         let manifest = &settings.manifest;
         let trust = Trust::sealed(manifest.owner, &manifest.operators, &manifest.name);
-        let mac = nic.mac();
-        let mtu = nic.mtu();
         let seeds = random.as_chunks::<8>().0;
         let seed = |index: usize| seeds.get(index).copied().map_or(0, u64::from_le_bytes);
         // Other bytes than those that seed generators whose output strangers see.
         let secret = random.last_chunk().copied().unwrap_or_default();
-        let network =
-            Network::new(nic, settings.addressing(), seed(0), secret, now_ns).ok_or(StartError::Card)?;
+        let (network, wires) = cards::connect(&mut hypervisor, cards, &settings, (seed(0), secret), now_ns)?;
+        let mac = network.nic.mac();
         let port = settings.manifest.port;
         let mut node = Self {
             hypervisor,
@@ -136,12 +143,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             next_guest: 1,
             blobs: Blobs::default(),
             audit: AuditLog::new(),
-            volumes: Volumes::new(mac, mtu, settings.initiator_name(mac), seed(1)),
+            volumes: Volumes::new(wires, settings.initiator_name(mac), seed(1)),
             coming: Vec::new(),
             gone: Vec::new(),
             state: State::new(settings.manifest.state.clone(), own, now_ns),
             settings,
             address_logged: false,
+            addresses_seen: 0,
             stopping: None,
             deadline_ns: 0,
         };
@@ -162,13 +170,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Opens the one door; false when that is not possible.
     fn listen(&mut self) -> bool {
         let port = self.settings.manifest.port;
-        self.network.host.listen(port, MANAGEMENT_BACKLOG, TcpOptions::MANAGEMENT).is_ok()
-    }
-
-    /// Asks the machine's own disk for an interrupt; true when there is something to do
-    /// already.
-    pub fn arm_disk(&mut self) -> bool {
-        self.volumes.arm_state()
+        self.network.stacks.first.listen(port, MANAGEMENT_BACKLOG, TcpOptions::MANAGEMENT).is_ok()
     }
 
     /// Keeps guests off dom0's home CPU where the owner wants it.
@@ -185,9 +187,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         }
     }
 
-    /// The card, to be armed before sleeping.
-    pub const fn nic(&mut self) -> &mut N {
-        &mut self.network.nic
+    /// Asks for interrupts before sleeping; true when there is something to do already.
+    pub fn arm(&mut self) -> bool {
+        self.network.arm() | self.volumes.arm_state()
     }
 
     /// Moves everything as far as it goes; returns when to be called again, at
@@ -205,8 +207,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             return self.deadline_ns;
         }
         let mut busy = self.network.receive(&mut self.guests, &mut self.volumes, now_ns);
-        self.network.host.tend(now_ns);
-        self.volumes.poll(&mut self.network.host, &mut self.guests, now_ns);
+        self.network.stacks.tend(now_ns);
+        self.volumes.poll(&mut self.network.stacks, &mut self.guests, now_ns);
         busy |= self.serve_guests(now_ns);
         self.settle_state(now_ns);
         self.settle_starts(now_ns);
@@ -214,15 +216,15 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.settle_errand(now_ns);
         self.settle_disks(now_ns);
         busy |= self.serve_operators(now_ns);
-        self.volumes.poll(&mut self.network.host, &mut self.guests, now_ns);
-        self.network.host.egress(now_ns);
+        self.volumes.poll(&mut self.network.stacks, &mut self.guests, now_ns);
+        self.network.stacks.egress(now_ns);
         self.network.transmit_host(&mut self.guests, now_ns);
         self.network.transmit_volumes(&mut self.guests, &mut self.volumes, now_ns);
         for guest in &mut self.guests {
             guest.flush_interrupts(&mut self.hypervisor);
         }
-        self.network.nic.flush();
-        self.log_address();
+        self.network.flush();
+        self.log_addresses();
         self.stop_if_asked(now_ns);
         // Completions of the second poll may have made room for more.
         busy |= self.guests.iter().any(Guest::has_disk_work);
@@ -231,7 +233,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     fn next_deadline(&mut self, now_ns: u64) -> u64 {
-        let host = self.network.host.next_deadline(now_ns);
+        let host = self.network.stacks.next_deadline(now_ns);
         let volumes = self.volumes.next_deadline();
         let sessions = self.sessions.next_deadline();
         let starts = self.next_start_deadline();
@@ -239,7 +241,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let stop = self.stopping.map(|(_, at_ns)| at_ns);
         let state = self.state.next_deadline();
         let uploads = self.blobs.unfinished.next_deadline();
-        [host, volumes, sessions, starts, disks, stop, state, uploads]
+        let cards = self.network.next_deadline(now_ns);
+        [host, cards, volumes, sessions, starts, disks, stop, state, uploads]
             .into_iter()
             .flatten()
             .min()
@@ -317,13 +320,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     fn serve_operators(&mut self, now_ns: u64) -> bool {
         // Whoever sent something may have sent more than fitted, and a command may
         // have begun what the next turn goes on with.
-        let mut busy =
-            self.sessions.poll(&mut self.network.host, &mut self.hypervisor, &mut self.blobs, now_ns);
+        let first = &mut self.network.stacks.first;
+        let mut busy = self.sessions.poll(first, &mut self.hypervisor, &mut self.blobs, now_ns);
         self.tell_time(now_ns);
         self.settle_uploads(now_ns);
         for _ in 0..COMMANDS_PER_TURN {
             let command = self.sessions.next_command(
-                &mut self.network.host,
+                &mut self.network.stacks.first,
                 &mut self.hypervisor,
                 &mut self.blobs,
                 &self.identity,
@@ -332,14 +335,14 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             );
             let Some(command) = command else {
                 self.tell_progress(now_ns);
-                self.sessions.transmit(&mut self.network.host);
+                self.sessions.transmit(&mut self.network.stacks.first);
                 return busy;
             };
             busy = true;
             self.execute(command, now_ns);
         }
         self.tell_progress(now_ns);
-        self.sessions.transmit(&mut self.network.host);
+        self.sessions.transmit(&mut self.network.stacks.first);
         true
     }
 
@@ -347,17 +350,6 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     fn stop_if_asked(&mut self, now_ns: u64) {
         if let Some((power_off, _)) = self.stopping.take_if(|(_, at_ns)| now_ns >= *at_ns) {
             self.hypervisor.reset(power_off);
-        }
-    }
-
-    fn log_address(&mut self) {
-        if self.address_logged {
-            return;
-        }
-        if let Some(lease) = self.network.host.lease() {
-            let text = alloc::format!("node: reachable at {}:{}", lease.address, self.settings.manifest.port);
-            self.hypervisor.log(&text);
-            self.address_logged = true;
         }
     }
 }

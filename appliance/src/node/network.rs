@@ -4,7 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use netstack::frame::MacAddress;
-use netstack::host::{Addressing, Host, HostConfig};
+use netstack::host::{Host, HostConfig};
 use netstack::offload::{Accepts, Offload};
 use netstack::switch::{Destinations, HOST, PortId, Switch, UPLINK};
 
@@ -14,7 +14,13 @@ use crate::limits::{FRAMES_PER_TURN, LARGE_FRAME_BYTES_MAX};
 use crate::node::capture::Captures;
 use crate::node::guest::Guest;
 use crate::node::nic::Nic;
+use crate::node::stacks::Stacks;
 use crate::node::volumes::Volumes;
+
+mod storage_card;
+
+pub use storage_card::{Moved, StorageCard};
+use storage_card::{Outlet, Room, SENT};
 
 /// EtherType of AoE (AoE r11, section 2).
 const ETHERTYPE_AOE: [u8; 2] = [0x88, 0xa2];
@@ -40,18 +46,23 @@ impl Buffers {
     }
 }
 
-/// Card, switch and stack.
+/// Cards, switch and stacks.
 pub struct Network<N> {
-    /// The card.
+    /// The first card: management, guests, and disks.
     pub nic: N,
-    /// The node's own stack.
-    pub host: Host,
+    /// Cards for disks only; they are numbered from 1.
+    pub storage: Vec<StorageCard<N>>,
+    /// The node's own stacks.
+    pub stacks: Stacks,
     /// Captures of guests' frames.
     pub captures: Captures,
     switch: Switch,
     ports: Vec<Port>,
     /// Taken out while frames are moved.
     buffers: Buffers,
+    outlet: Outlet,
+    /// AoE frames that left by the first card, beside the switch.
+    aoe: Moved,
 }
 
 /// Why a guest's card was not attached.
@@ -64,21 +75,66 @@ pub enum AttachError {
 }
 
 impl<N: Nic> Network<N> {
-    /// A network over a card; None when the card's address is no good.
+    /// A network over its first card, whose address `config` has; None when that is no
+    /// good.
     #[must_use]
-    pub fn new(nic: N, addressing: Addressing, seed: u64, secret: [u8; 16], now_ns: u64) -> Option<Self> {
-        let mac = MacAddress(nic.mac());
-        let mtu = usize::from(nic.mtu());
-        let host = Host::new(&HostConfig { mac, mtu, addressing, seed, secret }, now_ns).ok()?;
-        let switch = Switch::new(mac, mtu).ok()?;
+    pub fn new(nic: N, config: &HostConfig, now_ns: u64) -> Option<Self> {
+        let host = Host::new(config, now_ns).ok()?;
+        let switch = Switch::new(config.mac, config.mtu).ok()?;
         Some(Self {
             nic,
-            host,
+            storage: Vec::new(),
+            stacks: Stacks::new(host),
+            outlet: Outlet::default(),
+            aoe: Moved::default(),
             captures: Captures::default(),
             switch,
             ports: Vec::new(),
             buffers: Buffers::new(),
         })
+    }
+
+    /// Adds a card for disks, with a stack if it is to have one.
+    pub fn add_storage(&mut self, nic: N, entry: usize, mtu: u16, host: Option<Host>) {
+        self.storage.push(StorageCard::new(nic, entry, mtu));
+        self.stacks.add(host);
+    }
+
+    /// Asks all cards for interrupts before sleeping; true when there is work already.
+    pub fn arm(&mut self) -> bool {
+        let others = self.storage.iter_mut().fold(false, |work, card| card.nic.arm() | work);
+        self.nic.arm() | others
+    }
+
+    /// Tells all cards of what was queued.
+    pub fn flush(&mut self) {
+        self.nic.flush();
+        self.storage.iter_mut().for_each(|card| card.nic.flush());
+    }
+
+    /// When a card that takes nothing is waited for no longer.
+    #[must_use]
+    pub fn next_deadline(&self, now_ns: u64) -> Option<u64> {
+        if self.storage.is_empty() {
+            return None;
+        }
+        let others = self.storage.iter().filter_map(|card| card.outlet.deadline(now_ns));
+        others.chain(self.outlet.deadline(now_ns)).min()
+    }
+
+    /// What the first card has moved.
+    #[must_use]
+    pub fn moved(&self) -> Moved {
+        let mut moved = self.aoe;
+        if let Some(uplink) = self.switch.counters(UPLINK) {
+            let add = |count: &mut u64, more: u64| *count = count.wrapping_add(more);
+            let Moved { frames: [received, sent], bytes: [bytes_received, bytes_sent] } = &mut moved;
+            add(received, uplink.ingress_frames);
+            add(sent, uplink.egress_frames);
+            add(bytes_received, uplink.ingress_bytes);
+            add(bytes_sent, uplink.egress_bytes);
+        }
+        moved
     }
 
     /// Attaches a guest's card.
@@ -98,6 +154,7 @@ impl<N: Nic> Network<N> {
     #[must_use]
     pub fn has_mac(&self, mac: [u8; 6]) -> bool {
         self.nic.mac() == mac
+            || self.storage.iter().any(|card| card.nic.mac() == mac)
             || self.ports.iter().any(|port| self.switch.mac(port.id) == Some(MacAddress(mac)))
     }
 
@@ -136,7 +193,10 @@ impl<N: Nic> Network<N> {
         now_ns: u64,
     ) -> bool {
         let mut buffers = core::mem::take(&mut self.buffers);
-        let more = self.receive_into(&mut buffers, guests, volumes, now_ns);
+        let mut more = self.receive_into(&mut buffers, guests, volumes, now_ns);
+        for (number, card) in (1..).zip(&mut self.storage) {
+            more |= card.receive(number, &mut buffers, &mut self.stacks, guests, volumes, now_ns);
+        }
         self.buffers = buffers;
         more
     }
@@ -155,7 +215,7 @@ impl<N: Nic> Network<N> {
             let frame = buffers.frame.get(..length).unwrap_or_default();
             let Ok(destinations) = self.switch.admit(UPLINK, frame, &offload, now_ns) else { continue };
             if frame.get(12..14) == Some(&ETHERTYPE_AOE) {
-                volumes.receive_frame(frame, guests, now_ns);
+                volumes.receive_frame(0, frame, guests, now_ns);
                 continue;
             }
             self.deliver(destinations, frame, &offload, &mut buffers.scratch, guests, now_ns);
@@ -229,7 +289,7 @@ impl<N: Nic> Network<N> {
                     self.nic.transmit(frame, &offload);
                 });
             } else if destination == HOST {
-                self.host.receive(frame, offload, now_ns);
+                self.stacks.first.receive(frame, offload, now_ns);
             } else if let Some(port) = self.ports.iter().find(|port| port.id == destination)
                 && let Some(guest) = guests.iter_mut().find(|guest| guest.number == port.guest)
                 && let Some((_, memory)) = &guest.domain
@@ -244,12 +304,12 @@ impl<N: Nic> Network<N> {
         }
     }
 
-    /// Sends what the node's own stack has to say.
+    /// Sends what the node's own stacks have to say.
     pub fn transmit_host<M: GuestMemory>(&mut self, guests: &mut [Guest<M>], now_ns: u64) {
         let mut buffers = core::mem::take(&mut self.buffers);
         while self.nic.can_transmit() {
             let mut length = 0;
-            let sent = self.host.transmit(|frame| {
+            let sent = self.stacks.first.transmit(|frame| {
                 if let Some(target) = buffers.frame.get_mut(..frame.len()) {
                     target.copy_from_slice(frame);
                     length = frame.len();
@@ -265,6 +325,25 @@ impl<N: Nic> Network<N> {
             }
         }
         self.buffers = buffers;
+        for (number, card) in (1..).zip(&mut self.storage) {
+            card.transmit_host(number, &mut self.stacks);
+        }
+    }
+
+    /// Whether the next AoE frame can leave, whichever card it is for. A full card is
+    /// waited for, but not for long if others go on.
+    fn has_room(&mut self, now_ns: u64) -> bool {
+        if self.storage.is_empty() {
+            return self.nic.can_transmit();
+        }
+        let first = self.outlet.room(&mut self.nic, now_ns);
+        let others = self.storage.iter_mut().map(|card| card.outlet.room(&mut card.nic, now_ns));
+        let (mut any, mut full) = (false, false);
+        for room in others.chain([first]) {
+            any |= room == Room::Yes;
+            full |= room == Room::Full;
+        }
+        any && !full
     }
 
     /// Sends AoE frames; they never touch a guest.
@@ -275,9 +354,16 @@ impl<N: Nic> Network<N> {
         now_ns: u64,
     ) {
         let mut buffers = core::mem::take(&mut self.buffers);
-        while self.nic.can_transmit() {
+        while self.has_room(now_ns) {
             let Some(length) = volumes.transmit_frame(&mut buffers.frame, guests, now_ns) else { break };
-            self.nic.transmit(buffers.frame.get(..length).unwrap_or_default(), &Offload::None);
+            let frame = buffers.frame.get(..length).unwrap_or_default();
+            // Its source tells by which card it is to leave.
+            let source = frame.get(6..12);
+            match self.storage.iter_mut().find(|card| source == Some(&card.nic.mac())) {
+                Some(card) => card.transmit(frame),
+                None if self.nic.transmit(frame, &Offload::None) => self.aoe.count(SENT, length),
+                None => {}
+            }
         }
         self.buffers = buffers;
     }

@@ -1,4 +1,4 @@
-//! The node's network card, as the node uses it.
+//! A network card, as the node uses it.
 
 use netstack::offload::{Accepts, Offload};
 
@@ -18,6 +18,12 @@ pub trait Nic {
     /// Queues a frame whose rest the card [accepts](Self::accepts); false when there
     /// is no room.
     fn transmit(&mut self, frame: &[u8], offload: &Offload) -> bool;
+    /// Whether its link is up, as far as it says.
+    fn is_link_up(&self) -> bool;
+    /// Whether it can be used no more.
+    fn is_broken(&self) -> bool;
+    /// Ends its work for good.
+    fn stop(&mut self);
     /// Tells the card of everything queued.
     fn flush(&mut self);
     /// Asks for interrupts before sleeping; true when there is work already.

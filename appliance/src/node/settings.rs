@@ -72,6 +72,16 @@ fn damage(image: &Image<'_>, otherwise: ImageFault) -> ImageFault {
     damaged.map_or(otherwise, |part| ImageFault::Part(part.kind))
 }
 
+/// How a card gets its address, as its stack wants to hear it.
+pub(super) fn addressing_of(addressing: manifest::Addressing) -> Addressing {
+    match addressing {
+        manifest::Addressing::Dhcp => Addressing::Dhcp,
+        manifest::Addressing::Static { address, prefix, gateway } => {
+            Addressing::Static { address: address.into(), prefix, gateway: gateway.map(Into::into) }
+        }
+    }
+}
+
 impl Settings {
     /// Verifies an image and reads its manifest. The owner's signature covers the
     /// whole file up to itself; the digests of the parts only tell which one is
@@ -131,17 +141,6 @@ impl Settings {
         record.zeroize();
         key.zeroize();
         (identity, own, links)
-    }
-
-    /// How the node gets its address.
-    #[must_use]
-    pub fn addressing(&self) -> Addressing {
-        match self.manifest.addressing {
-            manifest::Addressing::Dhcp => Addressing::Dhcp,
-            manifest::Addressing::Static { address, prefix, gateway } => {
-                Addressing::Static { address: address.into(), prefix, gateway: gateway.map(Into::into) }
-            }
-        }
     }
 
     /// The node's iSCSI name (RFC 7143, 4.2.7.5: type `eui.` would need a

@@ -49,7 +49,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// Answers whoever waits for an errand that has ended.
     pub(super) fn settle_errand(&mut self, now_ns: u64) {
-        let Some(ended) = self.volumes.take_errand(&mut self.network.host, now_ns) else { return };
+        let Some(ended) = self.volumes.take_errand(&mut self.network.stacks, now_ns) else { return };
         for facts_wanted in [true, false] {
             let outcome = ended.clone().map(|facts| match facts_wanted {
                 true => Reply::Volumes(VolumePage { now_ns, volumes: [facts].to_vec(), next: None }),

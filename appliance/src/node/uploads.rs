@@ -198,7 +198,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             digest,
             length: usize::try_from(length).unwrap_or(0),
         };
-        let own = self.sessions.take_upload(&mut self.network.host, asker.session, &announced, now_ns)?;
+        let own =
+            self.sessions.take_upload(&mut self.network.stacks.first, asker.session, &announced, now_ns)?;
         let Some(mut upload) = own.or_else(|| self.blobs.unfinished.take(&announced)) else {
             return self.begin_blob(asker, digest, length, now_ns).map(|_| Reply::BlobHeld(0));
         };

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::disk::DiskSetting;
 use mgmt_proto::machine::Disk;
-use netstack::host::{ConnectionId, Host};
+use storage::aoe::{Discovery, Source};
 use storage::rate::Limiter;
 use storage::volume::{Volume, VolumeName};
 use storage::{BlockError, Lba, Operation, PathRefusal, Payload, Request, RequestId};
@@ -18,6 +18,7 @@ use crate::devices::virtio::block::{BlockKind, BlockOperation, BlockStatus, Bloc
 use crate::guest_memory::GuestMemory;
 use crate::limits::REQUESTS_PER_TURN;
 use crate::node::guest::Guest;
+use crate::node::stacks::Stacks;
 use discovery::Search;
 
 /// Bytes of a sector.
@@ -33,8 +34,7 @@ struct Binding {
     read_only: bool,
     settings: VolumeSettings,
     volume: Volume,
-    /// One for each path.
-    connections: Vec<Option<ConnectionId>>,
+    connections: Connections,
     /// The guest's name for each unfinished request.
     tokens: BTreeMap<u64, BlockToken>,
     operations: [u64; 3],
@@ -53,11 +53,21 @@ pub struct Shape {
     pub write_protected: bool,
 }
 
+/// A network that disks are on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wire {
+    /// The address of the card there.
+    pub mac: [u8; 6],
+    /// Largest payload of a frame.
+    pub mtu: u16,
+    /// AoE is spoken there.
+    pub aoe: bool,
+}
+
 /// All disks of the node.
 pub struct Volumes {
-    mac: [u8; 6],
-    /// Largest payload of a frame on the wire.
-    mtu: u16,
+    /// By the card's number; the first one's address is the node's name.
+    wires: Vec<Wire>,
     initiator: String,
     seed: u64,
     bindings: Vec<Binding>,
@@ -139,7 +149,7 @@ mod state;
 mod status;
 
 use closing::{Closing, Left};
-use connection::drive;
+use connection::Connections;
 use errand::Errand;
 pub use errand::Task;
 pub use settings::{VolumeSettings, is_same_disk, limits};
@@ -149,10 +159,9 @@ pub use state::{Ended, LANES};
 impl Volumes {
     /// No disks yet.
     #[must_use]
-    pub const fn new(mac: [u8; 6], mtu: u16, initiator: String, seed: u64) -> Self {
+    pub const fn new(wires: Vec<Wire>, initiator: String, seed: u64) -> Self {
         Self {
-            mac,
-            mtu,
+            wires,
             initiator,
             seed,
             bindings: Vec::new(),
@@ -165,6 +174,23 @@ impl Volumes {
             state: None,
             next_request: 1,
         }
+    }
+
+    /// The networks that disks are on, by the number of the card.
+    #[must_use]
+    pub fn wires(&self) -> &[Wire] {
+        &self.wires
+    }
+
+    /// The stations that AoE is spoken from.
+    fn sources(&self) -> Vec<Source> {
+        let wires = self.wires.iter().filter(|wire| wire.aoe);
+        wires.map(|wire| Source { mac: wire.mac, mtu: usize::from(wire.mtu) }).collect()
+    }
+
+    /// Their addresses.
+    fn stations(&self) -> Vec<[u8; 6]> {
+        self.sources().iter().map(|source| source.mac).collect()
     }
 
     fn next_seed(&mut self) -> u64 {
@@ -200,7 +226,7 @@ impl Volumes {
             read_only: disk.read_only,
             settings,
             volume,
-            connections: Vec::new(),
+            connections: Connections::default(),
             tokens: BTreeMap::new(),
             operations: [0; 3],
             sectors: 0,
@@ -327,8 +353,20 @@ impl Volumes {
         true
     }
 
-    /// Takes an AoE frame from the wire.
-    pub fn receive_frame<M: GuestMemory>(&mut self, frame: &[u8], guests: &mut [Guest<M>], now_ns: u64) {
+    /// Takes an AoE frame that came to a card. What is for another of the node's cards
+    /// came from where that one is not.
+    pub fn receive_frame<M: GuestMemory>(
+        &mut self,
+        card: usize,
+        frame: &[u8],
+        guests: &mut [Guest<M>],
+        now_ns: u64,
+    ) {
+        let to = frame.get(..6);
+        let wire = self.wires.get(card).filter(|wire| wire.aoe);
+        if !wire.is_some_and(|wire| to == Some(&wire.mac) || to == Some(&[0xff; 6])) {
+            return;
+        }
         for binding in &mut self.bindings {
             if let Volume::Aoe(target) = &mut binding.volume {
                 let mut payload = payload(guests, binding.guest, binding.device, &binding.tokens);
@@ -346,8 +384,8 @@ impl Volumes {
         {
             return;
         }
-        if let Some(Search::Aoe(discovery)) = &mut self.search {
-            discovery.receive(frame);
+        if let Some(Search::Aoe(discoveries)) = &mut self.search {
+            let _ = discoveries.iter_mut().any(|discovery| discovery.receive(frame));
         }
     }
 
@@ -380,29 +418,31 @@ impl Volumes {
             }
         }
         match &mut self.search {
-            Some(Search::Aoe(discovery)) => discovery.transmit(buffer, now_ns),
+            Some(Search::Aoe(discoveries)) => {
+                discoveries.iter_mut().find_map(|discovery| discovery.transmit(buffer, now_ns))
+            }
             _ => None,
         }
     }
 
     /// Moves iSCSI's bytes, advances timers and hands completions to guests.
-    pub fn poll<M: GuestMemory>(&mut self, host: &mut Host, guests: &mut [Guest<M>], now_ns: u64) {
-        self.poll_closing(host, now_ns);
+    pub fn poll<M: GuestMemory>(&mut self, stacks: &mut Stacks, guests: &mut [Guest<M>], now_ns: u64) {
+        self.poll_closing(stacks, now_ns);
         for binding in &mut self.bindings {
             binding.volume.poll(now_ns);
             if let Volume::Iscsi(session) = &mut binding.volume {
                 let mut payload = payload(guests, binding.guest, binding.device, &binding.tokens);
-                drive(session, &mut binding.connections, host, &mut payload, now_ns);
+                binding.connections.drive(session, stacks, &mut payload, now_ns);
             }
             binding.complete(guests);
             binding.resize(guests);
         }
-        self.poll_state(host, now_ns);
-        self.poll_errand(host, now_ns);
+        self.poll_state(stacks, now_ns);
+        self.poll_errand(stacks, now_ns);
         self.resume_throttled(guests, now_ns);
         if let Some(Search::Iscsi { session, connections, .. }) = &mut self.search {
             session.poll(now_ns);
-            drive(session, connections, host, &mut NoPayload, now_ns);
+            connections.drive(session, stacks, &mut NoPayload, now_ns);
         }
     }
 
@@ -411,7 +451,9 @@ impl Volumes {
     pub fn next_deadline(&self) -> Option<u64> {
         let sessions = self.bindings.iter().filter_map(|binding| binding.volume.next_deadline()).min();
         let search = self.search.as_ref().map(|search| match search {
-            Search::Aoe(discovery) => discovery.next_deadline(),
+            Search::Aoe(discoveries) => {
+                discoveries.iter().map(Discovery::next_deadline).max().unwrap_or(u64::MAX)
+            }
             Search::Iscsi { deadline_ns, session, .. } => {
                 let next = session.next_deadline();
                 next.map_or(*deadline_ns, |next| next.min(*deadline_ns))
@@ -502,10 +544,12 @@ mod tests {
     use super::settings::isid;
     use super::*;
     use alloc::string::ToString;
+    use alloc::vec;
 
     #[test]
     fn readers_of_one_volume_have_sessions_of_their_own() {
-        let mut volumes = Volumes::new([2, 0, 0, 0, 0, 1], 1500, "iqn.2026-11.invalid.redoubt:1".into(), 1);
+        let wire = Wire { mac: [2, 0, 0, 0, 0, 1], mtu: 1500, aoe: true };
+        let mut volumes = Volumes::new(vec![wire], "iqn.2026-11.invalid.redoubt:1".into(), 1);
         let volume = "iscsi://10.0.0.3/iqn.2026-01.org.example:disk/0".to_string();
         let name: VolumeName = volume.parse().unwrap();
         let disk = Disk { volume, read_only: true };

@@ -13,7 +13,7 @@ use crate::initiator::secret;
 use crate::nearest::nearest;
 use mgmt_proto::code::Failure;
 use mgmt_proto::disk::{Digests, DiskSetting, Limit, Policy};
-use mgmt_proto::machine::Disk;
+use mgmt_proto::machine::{Disk, parse_mac};
 use mgmt_proto::secret::Secret;
 use std::path::{Path, PathBuf};
 use storage::iscsi::Portal;
@@ -126,18 +126,6 @@ fn flag(key: &str, text: &str) -> Result<bool, Wrong> {
         "false" | "no" => Ok(false),
         _ => wrong(format!("{key} is {text:?}"), format!("write {key} = true, or leave it out")),
     }
-}
-
-/// Six bytes with colons.
-#[must_use]
-pub fn parse_mac(text: &str) -> Option<[u8; 6]> {
-    let mut mac = [0; 6];
-    let mut parts = text.split(':');
-    for byte in &mut mac {
-        let part = parts.next().filter(|part| part.len() == 2)?;
-        *byte = u8::from_str_radix(part, 16).ok()?;
-    }
-    parts.next().is_none().then_some(mac)
 }
 
 fn unknown<T>(key: &str) -> Result<T, Wrong> {

@@ -16,7 +16,7 @@
 
 use crate::rollout::NodeResult;
 use crate::table;
-use mgmt_proto::machine::Action;
+use mgmt_proto::machine::{Action, mac_text};
 use mgmt_proto::verb::{DiskFacts, Found, GuestFacts, NodeFacts, State};
 use serde::Serialize;
 
@@ -259,7 +259,7 @@ pub fn node(address: &str, key: &[u8; 32], facts: &NodeFacts) -> Node {
         dom0_bytes: facts.dom0_bytes,
         uptime_ns: facts.uptime_ns,
         dom0_starts: facts.dom0_starts,
-        mac: table::mac(facts.mac),
+        mac: mac_text(facts.mac),
         address: facts
             .address
             .map(|(address, prefix)| format!("{}/{prefix}", address.map(|byte| byte.to_string()).join("."))),
@@ -332,7 +332,7 @@ pub fn guest(facts: &GuestFacts) -> Guest {
         ramdisk_sha256: machine.ramdisk.map(hex::encode),
         cmdline: machine.command_line.clone(),
         disks: facts.disks.iter().enumerate().map(|(index, facts)| disk(facts, read_only(index))).collect(),
-        macs: machine.network_cards.iter().map(|card| table::mac(card.mac)).collect(),
+        macs: machine.network_cards.iter().map(|card| mac_text(card.mac)).collect(),
         frames_received,
         frames_sent,
         on_poweroff: action(machine.on_poweroff),

@@ -162,9 +162,3 @@ pub fn volumes(found: &[Found]) -> Table {
     }
     table
 }
-
-/// A MAC address.
-#[must_use]
-pub fn mac(mac: [u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
-}

@@ -22,13 +22,13 @@
 //! with the guest's name.
 
 use crate::blobs::Blob;
-use crate::disk_text::{self, Ask, DiskText, parse_mac};
+use crate::disk_text::{self, Ask, DiskText};
 use crate::exit::usage;
 use crate::kernel_image;
 use crate::nearest::nearest;
 use mgmt_proto::code::Failure;
 use mgmt_proto::disk::GuestSettings;
-use mgmt_proto::machine::{Action, Machine, NetworkCard};
+use mgmt_proto::machine::{Action, Machine, NetworkCard, parse_mac};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};

@@ -128,6 +128,12 @@ impl Discovery {
         true
     }
 
+    /// The station it is sent from.
+    #[must_use]
+    pub const fn source(&self) -> MacAddress {
+        self.source
+    }
+
     /// Every target and path found so far.
     #[must_use]
     pub fn found(&self) -> &[Discovered] {

@@ -10,7 +10,6 @@ use mgmt_proto::config::{Config, KeptGuest, VERSION};
 use mgmt_proto::disk::DiskSetting;
 use mgmt_proto::limits::{CONFIG_BYTES, STREAM_BYTES};
 use mgmt_proto::machine::Digest;
-use mgmt_proto::manifest::Addressing;
 use mgmt_proto::state::Imported;
 use mgmt_proto::verb::{Outcome, Reply, Stream};
 
@@ -25,19 +24,14 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// What was sealed, in words.
     fn sealed_settings(&self) -> Vec<(String, String)> {
         let manifest = &self.settings.manifest;
-        let dots = |address: [u8; 4]| core::net::Ipv4Addr::from(address).to_string();
-        let addressing = match manifest.addressing {
-            Addressing::Dhcp => "dhcp".to_string(),
-            Addressing::Static { address, prefix, gateway } => {
-                let gateway = gateway.map_or_else(String::new, |it| alloc::format!(" by {}", dots(it)));
-                alloc::format!("{}/{prefix}{gateway}", dots(address))
-            }
-        };
+        let cards = manifest.storage_cards.iter().map(ToString::to_string).collect::<Vec<_>>();
         let words = [
             ("name", manifest.name.clone()),
             ("port", manifest.port.to_string()),
-            ("addressing", addressing),
+            ("addressing", manifest.addressing.to_string()),
             ("mtu", manifest.mtu.to_string()),
+            ("storage_cards", cards.join("; ")),
+            ("aoe", alloc::format!("{:?}", manifest.aoe).to_lowercase()),
             ("dom0_cpu", alloc::format!("{:?}", manifest.dom0_cpu).to_lowercase()),
             ("fault_injection", manifest.fault_injection.to_string()),
             ("state", self.state.volume().to_string()),

@@ -362,7 +362,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.state.store = None;
         self.drop_kernel_work();
         self.state.rotation = None;
-        self.volumes.close_state(&mut self.network.host, now_ns);
+        self.volumes.close_state(&mut self.network.stacks, now_ns);
         self.fail_promises(why, now_ns);
         // Nothing better will come, unless the owner wants no door without it.
         if self.state.sealed.as_ref().is_some_and(|sealed| sealed.wait_s != 0) {

@@ -83,7 +83,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.identity.key = key;
         if self.state.is_door_open() {
             self.hypervisor.log("node: has the key it had before; sessions under the other one end");
-            self.sessions.end_all(&mut self.network.host, &mut self.hypervisor, &mut self.blobs, now_ns);
+            let first = &mut self.network.stacks.first;
+            self.sessions.end_all(first, &mut self.hypervisor, &mut self.blobs, now_ns);
         }
     }
 

@@ -17,6 +17,10 @@ pub(super) struct FakeCard {
     pub(super) sent: VecDeque<Vec<u8>>,
     /// Nothing leaves, as with the cable out.
     pub(super) stuck: bool,
+    /// It says that its link is down.
+    pub(super) link_down: bool,
+    /// It was told to stop.
+    pub(super) stopped: bool,
 }
 
 #[derive(Clone)]
@@ -27,12 +31,22 @@ pub(super) struct FakeNic {
 
 impl FakeNic {
     pub(super) fn new(mac: [u8; 6]) -> Self {
-        let card = FakeCard { received: VecDeque::new(), sent: VecDeque::new(), stuck: false };
+        let card = FakeCard {
+            received: VecDeque::new(),
+            sent: VecDeque::new(),
+            stuck: false,
+            link_down: false,
+            stopped: false,
+        };
         Self { mac, card: Rc::new(RefCell::new(card)) }
     }
 
     pub(super) fn card(&self) -> RefMut<'_, FakeCard> {
         self.card.borrow_mut()
+    }
+
+    pub(super) const fn address(&self) -> [u8; 6] {
+        self.mac
     }
 }
 
@@ -67,6 +81,18 @@ impl Nic for FakeNic {
             self.card().sent.push_back(frame.to_vec());
         }
         room
+    }
+
+    fn is_link_up(&self) -> bool {
+        !self.card().link_down
+    }
+
+    fn is_broken(&self) -> bool {
+        self.card().stopped
+    }
+
+    fn stop(&mut self) {
+        self.card().stopped = true;
     }
 
     fn flush(&mut self) {}

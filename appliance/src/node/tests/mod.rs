@@ -24,4 +24,5 @@ mod storage;
 mod targets;
 mod trust;
 mod uploads;
+mod wires;
 mod world;

@@ -68,6 +68,7 @@ const TABLE: &[(&str, Role, bool)] = &[
     ("Traffic", Role::Viewer, false),
     ("BlobResume", Role::Operator, false),
     ("Progress", Role::Viewer, false),
+    ("NodeCards", Role::Viewer, false),
 ];
 
 /// When the bundles were issued, which the node's clock is never behind.

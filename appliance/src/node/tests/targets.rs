@@ -106,6 +106,8 @@ impl AoeTarget {
 /// An iSCSI target with a TCP stack of its own.
 pub(super) struct IscsiTarget {
     pub(super) host: Host,
+    /// On the wire of the first card for disks.
+    pub(super) second: Option<Host>,
     pub(super) disk: Vec<u8>,
     /// Logins seen on a connection.
     pub(super) logins: usize,
@@ -128,7 +130,7 @@ pub(super) struct IscsiTarget {
     pub(super) confused: usize,
     /// Sessions that said goodbye.
     pub(super) goodbyes: usize,
-    lanes: [Lane; 2],
+    lanes: [Lane; 3],
     lane: usize,
 }
 
@@ -150,25 +152,29 @@ struct Lane {
 const CHALLENGE: [u8; 16] = [0x5a; 16];
 
 pub(super) const ISCSI_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 3);
+const SECOND_MAC: [u8; 6] = [2, 0, 0, 0, 1, 3];
+
+fn stack(mac: [u8; 6], address: Ipv4Addr) -> Host {
+    let config = HostConfig {
+        mac: MacAddress(mac),
+        mtu: 1500,
+        addressing: Addressing::Static { address, prefix: 24, gateway: None },
+        seed: 33,
+        secret: [7; 16],
+    };
+    let mut host = Host::new(&config, 0).unwrap();
+    for port in [3260, 3261] {
+        host.listen(port, 2, TcpOptions::STORAGE).unwrap();
+    }
+    host
+}
 
 impl IscsiTarget {
     pub(super) fn new(sectors: usize) -> Self {
-        let mut host = Host::new(
-            &HostConfig {
-                mac: MacAddress([2, 0, 0, 0, 0, 3]),
-                mtu: 1500,
-                addressing: Addressing::Static { address: ISCSI_ADDRESS, prefix: 24, gateway: None },
-                seed: 33,
-                secret: [7; 16],
-            },
-            0,
-        )
-        .unwrap();
-        for port in [3260, 3261] {
-            host.listen(port, 2, TcpOptions::STORAGE).unwrap();
-        }
+        let host = stack([2, 0, 0, 0, 0, 3], ISCSI_ADDRESS);
         Self {
             host,
+            second: None,
             disk: vec![0; sectors * 512],
             logins: 0,
             silent: false,
@@ -182,8 +188,27 @@ impl IscsiTarget {
             refused: 0,
             confused: 0,
             goodbyes: 0,
-            lanes: [Lane::default(), Lane::default()],
+            lanes: [Lane::default(), Lane::default(), Lane::default()],
             lane: 0,
+        }
+    }
+
+    /// Is on the wire of the first card for disks as well.
+    pub(super) fn on_two_wires(mut self, address: Ipv4Addr) -> Self {
+        self.second = Some(stack(SECOND_MAC, address));
+        self
+    }
+
+    pub(super) fn next_deadline(&mut self, now_ns: u64) -> Option<u64> {
+        let hosts = core::iter::once(&mut self.host).chain(&mut self.second);
+        hosts.filter_map(|host| host.next_deadline(now_ns)).min()
+    }
+
+    /// The stack of the lane that is looked at.
+    fn lane_host(&mut self) -> &mut Host {
+        match &mut self.second {
+            Some(second) if self.lane == 2 => second,
+            _ => &mut self.host,
         }
     }
 
@@ -193,19 +218,19 @@ impl IscsiTarget {
     }
 
     pub(super) fn poll(&mut self, now_ns: u64) {
-        for lane in 0..2 {
+        for lane in 0..if self.second.is_some() { 3 } else { 2 } {
             self.lane = lane;
             self.poll_lane(now_ns);
         }
     }
 
     fn poll_lane(&mut self, now_ns: u64) {
-        self.host.poll(now_ns);
-        let port = if self.lane == 0 { 3260 } else { 3261 };
-        if let Some(connection) = self.host.accept(port) {
+        self.lane_host().poll(now_ns);
+        let port = if self.lane == 1 { 3261 } else { 3260 };
+        if let Some(connection) = self.lane_host().accept(port) {
             // One session, one connection: the newer one wins.
             if let Some(old) = self.lanes[self.lane].connection.replace(connection) {
-                self.host.abort(old, now_ns);
+                self.lane_host().abort(old, now_ns);
             }
             self.lanes[self.lane].input.clear();
             self.lanes[self.lane].output.clear();
@@ -215,20 +240,22 @@ impl IscsiTarget {
         let Some(connection) = self.lanes[self.lane].connection else { return };
         let mut buffer = [0; 4096];
         loop {
-            let count = self.host.read(connection, &mut buffer);
+            let count = self.lane_host().read(connection, &mut buffer);
             if count == 0 {
                 break;
             }
             self.lanes[self.lane].input.extend_from_slice(&buffer[..count]);
         }
         while self.work() {}
-        let count = self.host.write(connection, &self.lanes[self.lane].output);
-        self.lanes[self.lane].output.drain(..count);
-        if matches!(self.host.state(connection), ConnectionState::PeerClosed | ConnectionState::Closed) {
-            self.host.close(connection, now_ns);
+        let output = core::mem::take(&mut self.lanes[self.lane].output);
+        let count = self.lane_host().write(connection, &output);
+        self.lanes[self.lane].output = output[count..].to_vec();
+        if matches!(self.lane_host().state(connection), ConnectionState::PeerClosed | ConnectionState::Closed)
+        {
+            self.lane_host().close(connection, now_ns);
             self.lanes[self.lane].connection = None;
         }
-        self.host.poll(now_ns);
+        self.lane_host().poll(now_ns);
     }
 
     fn send(&mut self, mut header: Header, data: &[u8]) {

@@ -80,6 +80,10 @@ pub(super) struct OperatorSession {
 pub(super) struct World {
     pub(super) hypervisor: FakeHypervisor,
     pub(super) nic: FakeNic,
+    /// Cards for disks, each on a wire of its own, where the targets are as well.
+    pub(super) storage_nics: Vec<FakeNic>,
+    /// Cards whose cable is cut, by their number.
+    pub(super) cut: Vec<usize>,
     pub(super) node: Node<FakeHypervisor, FakeNic>,
     pub(super) settings: Settings,
     pub(super) now_ns: u64,
@@ -126,6 +130,8 @@ pub(super) fn settings() -> Settings {
                 gateway: None,
             },
             mtu: manifest::DEFAULT_MTU,
+            storage_cards: Vec::new(),
+            aoe: manifest::AoeCards::All,
             port: PORT,
             fault_injection: false,
             dom0_cpu: manifest::Dom0Cpu::Own,
@@ -143,10 +149,16 @@ impl World {
     }
 
     pub(super) fn with(seed: u64, settings: Settings) -> Self {
+        Self::with_cards(seed, settings, Vec::new())
+    }
+
+    /// A machine with cards besides its first one.
+    pub(super) fn with_cards(seed: u64, settings: Settings, storage_nics: Vec<FakeNic>) -> Self {
         let hypervisor = FakeHypervisor::new(seed);
         let nic = FakeNic::new(NODE_MAC);
         let now_ns = SECOND;
-        let node = Node::new(hypervisor.clone(), nic.clone(), settings.clone(), now_ns).unwrap();
+        let cards = core::iter::once(&nic).chain(&storage_nics).cloned().collect();
+        let node = Node::new(hypervisor.clone(), cards, settings.clone(), now_ns).unwrap();
         let address = Ipv4Addr::new(10, 0, 0, 2);
         let config = HostConfig {
             mac: MacAddress(OPERATOR_MAC),
@@ -158,6 +170,8 @@ impl World {
         Self {
             hypervisor,
             nic,
+            storage_nics,
+            cut: Vec::new(),
             node,
             settings,
             now_ns,
@@ -197,21 +211,29 @@ impl World {
 
     /// Ends dom0 and starts the next one over the same hypervisor.
     pub(super) fn restart_dom0(&mut self) {
-        self.nic.card().received.clear();
-        self.nic.card().sent.clear();
+        for nic in self.nics() {
+            nic.card().received.clear();
+            nic.card().sent.clear();
+        }
         self.events.clear();
         self.sessions.clear();
         self.settings.dom0_starts += 1;
         // The old one's windows go first, as with its address space.
         let idle = FakeHypervisor::new(1);
-        let spare = Node::new(idle, FakeNic::new(NODE_MAC), self.settings.clone(), self.now_ns).unwrap();
+        let (settings, cards) = (self.settings.clone(), alloc::vec![FakeNic::new(NODE_MAC)]);
+        let spare = Node::new(idle, cards, settings.clone(), self.now_ns).unwrap();
         drop(core::mem::replace(&mut self.node, spare));
-        self.node =
-            Node::new(self.hypervisor.clone(), self.nic.clone(), self.settings.clone(), self.now_ns).unwrap();
+        let cards = self.nics().cloned().collect();
+        self.node = Node::new(self.hypervisor.clone(), cards, settings, self.now_ns).unwrap();
         if let Some(disk) = self.disk.clone() {
             self.node.use_local_disk(Some(Box::new(disk)), self.now_ns);
         }
         self.deadline_ns = self.now_ns;
+    }
+
+    /// All cards of the machine, in the order of the bus.
+    fn nics(&self) -> impl Iterator<Item = &FakeNic> {
+        core::iter::once(&self.nic).chain(&self.storage_nics)
     }
 
     fn lost(&mut self) -> bool {
@@ -227,7 +249,8 @@ impl World {
     /// One call of the node, if there is a reason for one.
     fn turn_node(&mut self) -> bool {
         let interrupted = self.disk.as_ref().is_some_and(FakeDisk::has_ended);
-        let caused = interrupted || !self.events.is_empty() || !self.nic.card().received.is_empty();
+        let arrived = self.nics().any(|nic| !nic.card().received.is_empty());
+        let caused = interrupted || !self.events.is_empty() || arrived;
         if !caused && self.now_ns < self.deadline_ns {
             return false;
         }
@@ -235,13 +258,13 @@ impl World {
         let events = core::mem::take(&mut self.events);
         let overdue = !caused && self.deadline_ns <= self.now_ns;
         self.deadline_ns = self.node.turn(&events, self.now_ns);
-        if overdue && self.deadline_ns <= self.now_ns && self.nic.card().sent.is_empty() {
+        if overdue && self.deadline_ns <= self.now_ns && self.nics().all(|nic| nic.card().sent.is_empty()) {
             self.spins += 1;
             let now_ns = self.now_ns;
             assert!(
                 self.spins < SPINS_MAX,
                 "the node spins at {now_ns}: stack {:?}, volumes {:?}, sessions {:?}, starts {:?}",
-                self.node.network.host.next_deadline(now_ns),
+                self.node.network.stacks.next_deadline(now_ns),
                 self.node.volumes.next_deadline(),
                 self.node.sessions.next_deadline(),
                 self.node.next_start_deadline(),
@@ -265,10 +288,11 @@ impl World {
             if self.wire.len() < 4096 {
                 self.wire.push(frame.clone());
             }
-            if !self.lost() {
+            if !self.lost() && !self.cut.contains(&0) {
                 self.carry(&frame);
             }
         }
+        moved |= self.carry_storage();
         self.poll_operator();
         moved |= self.collect_others();
         if !moved {
@@ -280,7 +304,7 @@ impl World {
 
     fn iscsi_deadline(&mut self) -> Option<u64> {
         let now_ns = self.now_ns;
-        self.iscsi.as_mut().and_then(|target| target.host.next_deadline(now_ns))
+        self.iscsi.as_mut().and_then(|target| target.next_deadline(now_ns))
     }
 
     /// Delivers a frame that the node sent.
@@ -316,7 +340,7 @@ impl World {
         if self.to_node.len() < 4096 {
             self.to_node.push(frame.clone());
         }
-        if !self.lost() {
+        if !self.lost() && !self.cut.contains(&0) {
             self.nic.card().received.push_back(frame);
         }
     }
@@ -339,7 +363,7 @@ impl World {
         for frame in frames {
             self.deliver(frame);
         }
-        moved
+        moved | self.collect_storage()
     }
 
     fn poll_operator(&mut self) {

@@ -3,10 +3,11 @@
 
 use alloc::vec::Vec;
 
-use netstack::host::{ConnectionId, Host};
 use storage::volume::{Volume, VolumeName};
 
-use super::{Binding, NoPayload, Volumes, drive};
+use super::connection::Connections;
+use super::{Binding, NoPayload, Volumes};
+use crate::node::stacks::Stacks;
 
 /// How long a target may take to say goodbye.
 const GOODBYE_NS: u64 = 5_000_000_000;
@@ -24,7 +25,7 @@ pub(super) struct Closing {
     pub(super) name: VolumeName,
     pub(super) share: u16,
     pub(super) volume: Volume,
-    pub(super) connections: Vec<Option<ConnectionId>>,
+    pub(super) connections: Connections,
     /// A reservation is to be given up first.
     pub(super) reserved: bool,
     told: bool,
@@ -32,7 +33,7 @@ pub(super) struct Closing {
 }
 
 impl Closing {
-    fn step(&mut self, host: &mut Host, now_ns: u64) {
+    fn step(&mut self, stacks: &mut Stacks, now_ns: u64) {
         self.volume.poll(now_ns);
         match &mut self.volume {
             Volume::Iscsi(session) => {
@@ -41,7 +42,7 @@ impl Closing {
                     self.told = true;
                     session.close();
                 }
-                drive(session, &mut self.connections, host, &mut NoPayload, now_ns);
+                self.connections.drive(session, stacks, &mut NoPayload, now_ns);
             }
             Volume::Aoe(target) if !self.told => {
                 self.told = true;
@@ -67,25 +68,25 @@ impl Closing {
 
 impl Volumes {
     /// Closes one disk of a guest.
-    pub fn close_disk(&mut self, guest: u64, device: usize, host: &mut Host, now_ns: u64) {
-        self.close_where(host, now_ns, |binding| binding.guest == guest && binding.device == device);
+    pub fn close_disk(&mut self, guest: u64, device: usize, stacks: &mut Stacks, now_ns: u64) {
+        self.close_where(stacks, now_ns, |binding| binding.guest == guest && binding.device == device);
     }
 
     /// Closes all disks of a guest.
-    pub fn close(&mut self, guest: u64, host: &mut Host, now_ns: u64) {
+    pub fn close(&mut self, guest: u64, stacks: &mut Stacks, now_ns: u64) {
         self.limiters.remove(&guest);
         self.throttled.retain(|(number, _)| *number != guest);
-        self.close_where(host, now_ns, |binding| binding.guest == guest);
+        self.close_where(stacks, now_ns, |binding| binding.guest == guest);
     }
 
-    fn close_where(&mut self, host: &mut Host, now_ns: u64, gone: impl Fn(&Binding) -> bool) {
+    fn close_where(&mut self, stacks: &mut Stacks, now_ns: u64, gone: impl Fn(&Binding) -> bool) {
         let closed: Vec<Binding> = self.bindings.extract_if(.., |binding| gone(binding)).collect();
         for mut binding in closed {
             // Its memory is void from now on.
             binding.volume.abandon();
             let reserved = binding.settings.reserve && !binding.read_only;
             let Binding { name, share, volume, connections, .. } = binding;
-            self.say_goodbye(name, share, volume, connections, reserved, host, now_ns);
+            self.say_goodbye(name, share, volume, connections, reserved, stacks, now_ns);
         }
     }
 
@@ -96,28 +97,26 @@ impl Volumes {
         name: VolumeName,
         share: u16,
         volume: Volume,
-        connections: Vec<Option<ConnectionId>>,
+        connections: Connections,
         reserved: bool,
-        host: &mut Host,
+        stacks: &mut Stacks,
         now_ns: u64,
     ) {
         let deadline_ns = now_ns.saturating_add(GOODBYE_NS);
         let closing = Closing { name, share, volume, connections, reserved, told: false, deadline_ns };
         if matches!(closing.volume, Volume::Aoe(_)) && !reserved {
-            return self.cut_off(closing, host, now_ns);
+            return self.cut_off(closing, stacks, now_ns);
         }
         self.closing.push(closing);
         if self.closing.len() > CLOSING_MAX {
             let oldest = self.closing.remove(0);
-            self.cut_off(oldest, host, now_ns);
+            self.cut_off(oldest, stacks, now_ns);
         }
     }
 
     /// Ends a session without a word.
-    fn cut_off(&mut self, closing: Closing, host: &mut Host, now_ns: u64) {
-        for connection in closing.connections.into_iter().flatten() {
-            host.abort(connection, now_ns);
-        }
+    fn cut_off(&mut self, closing: Closing, stacks: &mut Stacks, now_ns: u64) {
+        closing.connections.abort(stacks, now_ns);
         self.remember_left(&closing.name, &closing.volume, now_ns);
     }
 
@@ -150,18 +149,18 @@ impl Volumes {
         }
     }
 
-    pub(super) fn poll_closing(&mut self, host: &mut Host, now_ns: u64) {
+    pub(super) fn poll_closing(&mut self, stacks: &mut Stacks, now_ns: u64) {
         let over: Vec<Closing> = self
             .closing
             .extract_if(.., |closing| {
                 if closing.deadline_ns > now_ns {
-                    closing.step(host, now_ns);
+                    closing.step(stacks, now_ns);
                 }
                 closing.is_over(now_ns)
             })
             .collect();
         for closing in over {
-            self.cut_off(closing, host, now_ns);
+            self.cut_off(closing, stacks, now_ns);
         }
     }
 

@@ -1,59 +1,193 @@
-//! A volume's octets on their way through TCP.
+//! A volume's octets on their way through TCP: a connection for each path, from the card
+//! that leads to its portal.
 
 use alloc::vec::Vec;
+use core::net::Ipv4Addr;
 
 use netstack::host::{ConnectionId, ConnectionState, Host, TcpOptions};
 use storage::Payload;
-use storage::iscsi::Session;
+use storage::iscsi::{Portal, Session};
 
-/// Moves a volume's bytes through its connections, opening those it wants.
-pub(super) fn drive(
-    session: &mut Session,
-    connections: &mut Vec<Option<ConnectionId>>,
-    host: &mut Host,
-    payload: &mut dyn Payload,
-    now_ns: u64,
-) {
-    connections.resize(session.paths(), None);
-    for (path, connection) in connections.iter_mut().enumerate() {
-        drive_path(session, path, connection, host, payload, now_ns);
+use crate::node::stacks::Stacks;
+
+/// How a path goes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Way {
+    /// The card that it is for, once one is known to reach its portal.
+    card: Option<usize>,
+    /// The connection, and from which card.
+    open: Option<(usize, ConnectionId)>,
+}
+
+/// The connections of a session, one for each path.
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    ways: Vec<Way>,
+    /// The addresses from which ways were chosen.
+    seen: u64,
+    /// One way to each portal is enough.
+    single: bool,
+}
+
+impl Connections {
+    /// For a session that ends with its first answer.
+    pub(super) fn single() -> Self {
+        Self { single: true, ..Self::default() }
+    }
+
+    /// The card that a path leaves from.
+    pub(super) fn card(&self, path: usize) -> Option<usize> {
+        let way = self.ways.get(path)?;
+        way.open.map(|(card, _)| card).or(way.card)
+    }
+
+    /// Ends all connections without a word.
+    pub(super) fn abort(self, stacks: &mut Stacks, now_ns: u64) {
+        for (card, id) in self.ways.into_iter().filter_map(|way| way.open) {
+            if let Some(host) = stacks.get_mut(card) {
+                host.abort(id, now_ns);
+            }
+        }
+    }
+
+    /// Closes all connections.
+    pub(super) fn close(self, stacks: &mut Stacks, now_ns: u64) {
+        for (card, id) in self.ways.into_iter().filter_map(|way| way.open) {
+            if let Some(host) = stacks.get_mut(card) {
+                host.close(id, now_ns);
+            }
+        }
+    }
+
+    /// Moves a volume's bytes through its connections, opening those it wants.
+    pub(super) fn drive(
+        &mut self,
+        session: &mut Session,
+        stacks: &mut Stacks,
+        payload: &mut dyn Payload,
+        now_ns: u64,
+    ) {
+        if self.ways.len() != session.paths() || self.seen != stacks.changes() {
+            self.choose_ways(session, stacks);
+        }
+        for (path, way) in self.ways.iter_mut().enumerate() {
+            way.drive(session, path, stacks, payload, now_ns);
+        }
+    }
+
+    /// Where several cards reach a portal, each has a path of its own to it, so that a
+    /// cut cable is one path's loss.
+    #[cold]
+    fn choose_ways(&mut self, session: &mut Session, stacks: &Stacks) {
+        self.seen = stacks.changes();
+        self.ways.resize(session.paths(), Way::default());
+        if stacks.cards() == 1 || self.single {
+            return;
+        }
+        let mut portals: Vec<Portal> = Vec::new();
+        for portal in (0..session.paths()).filter_map(|path| session.portal(path)) {
+            if !portals.contains(&portal) {
+                portals.push(portal);
+            }
+        }
+        for portal in portals {
+            for card in stacks.reaching(portal.address) {
+                self.add_way(session, stacks, portal, card);
+            }
+        }
+    }
+
+    /// A way from a card to a portal, if there is none: of a path that has none yet or
+    /// whose card reaches the portal no more, or else of a new one.
+    fn add_way(&mut self, session: &mut Session, stacks: &Stacks, portal: Portal, card: usize) {
+        let own = |path: usize| session.portal(path) == Some(portal);
+        let used = |(path, way): (usize, &Way)| own(path) && way.card == Some(card);
+        if self.ways.iter().enumerate().any(used) {
+            return;
+        }
+        let reaching = stacks.reaching(portal.address);
+        let useless = |way: &Way| way.card.is_none_or(|card| !reaching.contains(&card));
+        let free = self.ways.iter().enumerate().position(|(path, way)| own(path) && useless(way));
+        if let Some(way) = free.and_then(|path| self.ways.get_mut(path)) {
+            way.card = Some(card);
+        } else if session.add_path(portal).is_some() {
+            self.ways.push(Way { card: Some(card), open: None });
+        }
     }
 }
 
-fn drive_path(
+impl Way {
+    /// The card from which to connect: the path's own, or the best one, as a target may
+    /// send a path to an address in another network.
+    fn card_for(&self, stacks: &Stacks, address: Ipv4Addr) -> Option<usize> {
+        if stacks.cards() == 1 {
+            return Some(0);
+        }
+        let reaching = stacks.reaching(address);
+        self.card.filter(|card| reaching.contains(card)).or_else(|| reaching.first().copied())
+    }
+
+    fn connect(&mut self, session: &mut Session, path: usize, stacks: &mut Stacks, now_ns: u64) {
+        let Some(portal) = session.connect(path, now_ns) else { return };
+        let card = self.card_for(stacks, portal.address);
+        let host = card.and_then(|card| Some((card, stacks.get_mut(card)?)));
+        let opened = host.and_then(|(card, host)| {
+            Some((card, host.connect(portal.address, portal.port, TcpOptions::STORAGE).ok()?))
+        });
+        match opened {
+            Some(open) => self.open = Some(open),
+            None => session.on_disconnected(path, now_ns),
+        }
+    }
+
+    fn drive(
+        &mut self,
+        session: &mut Session,
+        path: usize,
+        stacks: &mut Stacks,
+        payload: &mut dyn Payload,
+        now_ns: u64,
+    ) {
+        if let Some((card, id)) = self.open
+            && let Some(host) = stacks.get_mut(card)
+        {
+            // As it mostly is: this is looked at in every turn.
+            if session.is_quiet(path, now_ns) && host.is_quiet(id) {
+                return;
+            }
+            let state = host.state(id);
+            if session.disconnect_wanted(path) || state == ConnectionState::Closed {
+                host.abort(id, now_ns);
+                self.open = None;
+                session.on_disconnected(path, now_ns);
+            } else if session.is_connecting(path) && state == ConnectionState::Established {
+                session.on_connected(path, now_ns);
+            }
+        }
+        if self.open.is_none() {
+            self.connect(session, path, stacks, now_ns);
+        }
+        if let Some((card, id)) = self.open
+            && let Some(host) = stacks.get_mut(card)
+            && host.state(id) != ConnectionState::Connecting
+            && !exchange(session, path, host, id, payload, now_ns)
+        {
+            host.abort(id, now_ns);
+            self.open = None;
+            session.on_disconnected(path, now_ns);
+        }
+    }
+}
+
+/// Moves bytes both ways; false when the peer has closed.
+fn exchange(
     session: &mut Session,
     path: usize,
-    connection: &mut Option<ConnectionId>,
     host: &mut Host,
+    id: ConnectionId,
     payload: &mut dyn Payload,
     now_ns: u64,
-) {
-    if let Some(id) = *connection {
-        // As it mostly is: this is looked at in every turn.
-        if session.is_quiet(path, now_ns) && host.is_quiet(id) {
-            return;
-        }
-        let state = host.state(id);
-        if session.disconnect_wanted(path) || state == ConnectionState::Closed {
-            host.abort(id, now_ns);
-            *connection = None;
-            session.on_disconnected(path, now_ns);
-        } else if session.is_connecting(path) && state == ConnectionState::Established {
-            session.on_connected(path, now_ns);
-        }
-    }
-    if connection.is_none()
-        && let Some(portal) = session.connect(path, now_ns)
-    {
-        match host.connect(portal.address, portal.port, TcpOptions::STORAGE) {
-            Ok(id) => *connection = Some(id),
-            Err(_) => session.on_disconnected(path, now_ns),
-        }
-    }
-    let Some(id) = *connection else { return };
-    if host.state(id) == ConnectionState::Connecting {
-        return;
-    }
+) -> bool {
     let mut peer_closed = host.state(id) == ConnectionState::PeerClosed;
     loop {
         let mut count = 0;
@@ -73,9 +207,5 @@ fn drive_path(
             break;
         }
     }
-    if peer_closed {
-        host.abort(id, now_ns);
-        *connection = None;
-        session.on_disconnected(path, now_ns);
-    }
+    !peer_closed
 }

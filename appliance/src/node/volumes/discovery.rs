@@ -7,20 +7,27 @@ use alloc::vec::Vec;
 
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::disk::{DiskSetting, validate};
-use mgmt_proto::machine::Disk;
+use mgmt_proto::machine::{Disk, mac_text};
 use mgmt_proto::verb::Found;
-use netstack::host::{ConnectionId, Host};
-use storage::aoe::Discovery;
+use storage::aoe::{Discovery, Source};
 use storage::iscsi::{Credentials, Portal, Session, SessionConfig, SessionKind};
 use storage::volume::VolumeName;
 
+use super::connection::Connections;
 use super::{VolumeSettings, Volumes};
 use crate::limits::DISCOVERY_TIMEOUT_NS;
+use crate::node::stacks::Stacks;
 
 /// A search for volumes.
 pub(super) enum Search {
-    Aoe(Box<Discovery>),
-    Iscsi { session: Box<Session>, connections: Vec<Option<ConnectionId>>, portal: Portal, deadline_ns: u64 },
+    /// One for each network.
+    Aoe(Vec<Discovery>),
+    Iscsi {
+        session: Box<Session>,
+        connections: Connections,
+        portal: Portal,
+        deadline_ns: u64,
+    },
 }
 
 impl Volumes {
@@ -33,8 +40,9 @@ impl Volumes {
             Some(Search::Aoe(_)) => Ok(()),
             Some(_) => Err(busy()),
             None => {
-                let seed = self.next_seed();
-                self.search = Some(Search::Aoe(Box::new(Discovery::new(self.mac, seed, now_ns))));
+                let sources = self.sources();
+                let of = |source: Source| Discovery::new(source.mac, self.next_seed(), now_ns);
+                self.search = Some(Search::Aoe(sources.into_iter().map(of).collect()));
                 Ok(())
             }
         }
@@ -71,24 +79,26 @@ impl Volumes {
         let config = SessionConfig::new(portal, initiator, SessionKind::Discovery, isid, seed);
         let session = Session::new(SessionConfig { credentials, ..config });
         let deadline_ns = now_ns + DISCOVERY_TIMEOUT_NS;
-        self.search =
-            Some(Search::Iscsi { session: Box::new(session), connections: Vec::new(), portal, deadline_ns });
+        let (session, connections) = (Box::new(session), Connections::single());
+        self.search = Some(Search::Iscsi { session, connections, portal, deadline_ns });
         Ok(())
     }
 
     /// Ends a search that nobody waits for any more.
-    pub fn cancel_discovery(&mut self, host: &mut Host, now_ns: u64) {
+    pub fn cancel_discovery(&mut self, stacks: &mut Stacks, now_ns: u64) {
         if let Some(Search::Iscsi { connections, .. }) = self.search.take() {
-            for connection in connections.into_iter().flatten() {
-                host.close(connection, now_ns);
-            }
+            connections.close(stacks, now_ns);
         }
     }
 
     /// What a search found, once it has ended.
-    pub fn take_discovered(&mut self, host: &mut Host, now_ns: u64) -> Option<Result<Vec<Found>, Failure>> {
+    pub fn take_discovered(
+        &mut self,
+        stacks: &mut Stacks,
+        now_ns: u64,
+    ) -> Option<Result<Vec<Found>, Failure>> {
         let ended = match self.search.as_ref()? {
-            Search::Aoe(discovery) => discovery.is_finished(now_ns),
+            Search::Aoe(discoveries) => discoveries.iter().all(|it| it.is_finished(now_ns)),
             Search::Iscsi { session, deadline_ns, .. } => {
                 session.discovery_finished() || now_ns >= *deadline_ns
             }
@@ -97,19 +107,9 @@ impl Volumes {
             return None;
         }
         match self.search.take()? {
-            Search::Aoe(discovery) => Some(Ok(discovery
-                .found()
-                .iter()
-                .map(|found| Found {
-                    volume: format!("aoe:{}", found.target),
-                    server: mac_text(found.mac),
-                    details: format!("{} buffers, {} sectors a frame", found.buffers, found.sectors_max),
-                })
-                .collect())),
+            Search::Aoe(discoveries) => Some(Ok(discoveries.iter().flat_map(found_by).collect())),
             Search::Iscsi { session, connections, portal, .. } => {
-                for connection in connections.into_iter().flatten() {
-                    host.close(connection, now_ns);
-                }
+                connections.close(stacks, now_ns);
                 if !session.discovery_finished() {
                     let error = session.status().last_error.unwrap_or("it does not answer");
                     return Some(Err(Failure::new(
@@ -131,6 +131,16 @@ impl Volumes {
             }
         }
     }
+}
+
+/// What one network has.
+fn found_by(discovery: &Discovery) -> impl Iterator<Item = Found> {
+    let card = mac_text(discovery.source());
+    discovery.found().iter().map(move |found| Found {
+        volume: format!("aoe:{}", found.target),
+        server: mac_text(found.mac),
+        details: format!("{} buffers, {} sectors a frame, seen by {card}", found.buffers, found.sectors_max),
+    })
 }
 
 /// How the node proves who it is at a portal.
@@ -159,9 +169,4 @@ fn credentials(
 
 fn busy() -> Failure {
     Failure::new(Code::Conflict, "", "another discovery is under way", "try again in a few seconds")
-}
-
-pub(super) fn mac_text(mac: [u8; 6]) -> String {
-    let [a, b, c, d, e, f] = mac;
-    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
 }

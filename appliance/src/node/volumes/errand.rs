@@ -11,16 +11,18 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::machine::mac_text;
 use mgmt_proto::volume::VolumeFacts;
-use netstack::host::{ConnectionId, Host};
 use storage::aoe::{Administration, Outcome};
 use storage::iscsi::Reservation;
 use storage::volume::{Volume, VolumeName};
 use storage::{VolumeState, VolumeStatus};
 
+use super::connection::Connections;
 use super::settings::is_same_disk;
-use super::{NoPayload, VolumeSettings, Volumes, discovery, drive, status};
+use super::{NoPayload, VolumeSettings, Volumes, status};
 use crate::limits::DISCOVERY_TIMEOUT_NS;
+use crate::node::stacks::Stacks;
 
 /// The share of an errand's session: beside those of all guests.
 const SHARE: u16 = u16::MAX - 1;
@@ -50,7 +52,7 @@ pub enum Task {
 
 enum Subject {
     /// A session of its own.
-    Own { volume: Box<Volume>, connections: Vec<Option<ConnectionId>> },
+    Own { volume: Box<Volume>, connections: Connections },
     /// The session of a guest's disk.
     Used { guest: u64, device: usize },
 }
@@ -118,12 +120,12 @@ impl Errand {
     }
 
     /// What came of it, once it is known (AoE).
-    fn judge_frames(&self, holders: &[[u8; 6]], own: [u8; 6]) -> Result<(), Failure> {
+    fn judge_frames(&self, holders: &[[u8; 6]], own: &[[u8; 6]]) -> Result<(), Failure> {
         let others: Vec<String> =
-            holders.iter().filter(|mac| **mac != own).map(|mac| discovery::mac_text(*mac)).collect();
+            holders.iter().filter(|mac| !own.contains(mac)).map(|mac| mac_text(*mac)).collect();
         match self.task {
-            Task::Reserve { .. } if holders.contains(&own) => Ok(()),
-            Task::Release { .. } if !holders.contains(&own) && others.is_empty() => Ok(()),
+            Task::Reserve { .. } if holders.iter().any(|mac| own.contains(mac)) => Ok(()),
+            Task::Release { .. } if holders.is_empty() => Ok(()),
             Task::Look => Ok(()),
             _ => Err(self.conflict(&others.join(" "))),
         }
@@ -133,7 +135,7 @@ impl Errand {
         &mut self,
         target: &mut storage::aoe::Target,
         status: &VolumeStatus,
-        own: [u8; 6],
+        own: &[[u8; 6]],
         now_ns: u64,
     ) -> Option<Result<(), Failure>> {
         while let Some(outcome) = target.take_outcome() {
@@ -225,11 +227,11 @@ impl Volumes {
                 settings.deadline_ns = None;
                 let mut volume = self.session(name, SHARE, task == Task::Look, &settings, now_ns);
                 if let Volume::Aoe(target) = &mut volume {
-                    for question in questions(task, self.mac) {
+                    for question in questions(task, &self.stations()) {
                         let _ = target.administer(question);
                     }
                 }
-                Subject::Own { volume: Box::new(volume), connections: Vec::new() }
+                Subject::Own { volume: Box::new(volume), connections: Connections::default() }
             }
         };
         let (name, outcomes) = (name.clone(), Vec::new());
@@ -252,7 +254,7 @@ impl Volumes {
 
     /// A volume in use gets or gives up its reservation.
     fn change_reservation(&mut self, guest: u64, device: usize, task: Task, now_ns: u64) {
-        let (key, mac) = (self.reservation_key(), self.mac);
+        let (key, own) = (self.reservation_key(), self.stations());
         let Some(mut settings) = self.settings(guest, device).cloned() else { return };
         let found = self.bindings.iter_mut().find(|it| it.guest == guest && it.device == device);
         let Some(binding) = found else { return };
@@ -269,7 +271,7 @@ impl Volumes {
                 }
             }
             Volume::Aoe(target) => {
-                for question in questions(task, mac) {
+                for question in questions(task, &own) {
                     let _ = target.administer(question);
                 }
             }
@@ -278,15 +280,15 @@ impl Volumes {
     }
 
     /// How an errand ended, once it has.
-    pub fn take_errand(&mut self, host: &mut Host, now_ns: u64) -> Option<Ended> {
-        let (key, mac) = (self.reservation_key(), self.mac);
+    pub fn take_errand(&mut self, stacks: &mut Stacks, now_ns: u64) -> Option<Ended> {
+        let (key, own) = (self.reservation_key(), self.stations());
         let mut errand = self.errand.take()?;
         errand.looked_ns = now_ns;
         let ended = match &mut errand.subject {
-            Subject::Own { .. } => self.look_at_own(&mut errand, now_ns, key, mac),
+            Subject::Own { .. } => self.look_at_own(&mut errand, now_ns, key, &own),
             Subject::Used { guest, device } => {
                 let (guest, device) = (*guest, *device);
-                self.look_at_used(&mut errand, guest, device, now_ns, key, mac)
+                self.look_at_used(&mut errand, guest, device, now_ns, key, &own)
             }
         };
         let ended = ended.or_else(|| (now_ns >= errand.deadline_ns).then(|| self.too_late(&errand)));
@@ -295,14 +297,14 @@ impl Volumes {
             return None;
         };
         let facts = self.facts_of(&errand);
-        self.finish(errand, host, now_ns);
+        self.finish(errand, stacks, now_ns);
         Some(ended.and(facts))
     }
 
     /// Ends an errand that only looks, and that nobody waits for any more.
-    pub fn cancel_errand(&mut self, host: &mut Host, now_ns: u64) {
+    pub fn cancel_errand(&mut self, stacks: &mut Stacks, now_ns: u64) {
         if let Some(errand) = self.errand.take_if(|errand| errand.task == Task::Look) {
-            self.finish(errand, host, now_ns);
+            self.finish(errand, stacks, now_ns);
         }
     }
 
@@ -311,7 +313,7 @@ impl Volumes {
         errand: &mut Errand,
         now_ns: u64,
         key: u64,
-        mac: [u8; 6],
+        own: &[[u8; 6]],
     ) -> Option<Result<(), Failure>> {
         // The errand and its session are looked at side by side.
         let idle = Subject::Used { guest: 0, device: 0 };
@@ -323,7 +325,7 @@ impl Volumes {
                 errand.ready_ns.get_or_insert(now_ns);
             }
             ended = match &mut **volume {
-                Volume::Aoe(target) => errand.look_at_frames(target, &status, mac, now_ns),
+                Volume::Aoe(target) => errand.look_at_frames(target, &status, own, now_ns),
                 Volume::Iscsi(session) => {
                     let releases = matches!(errand.task, Task::Release { .. });
                     if errand.releasing {
@@ -352,7 +354,7 @@ impl Volumes {
         device: usize,
         now_ns: u64,
         key: u64,
-        mac: [u8; 6],
+        own: &[[u8; 6]],
     ) -> Option<Result<(), Failure>> {
         let found = self.bindings.iter_mut().find(|it| it.guest == guest && it.device == device);
         let Some(binding) = found else {
@@ -360,7 +362,7 @@ impl Volumes {
             return Some(Err(Failure::new(Code::Conflict, errand.name.to_string(), message, "try again")));
         };
         match &mut binding.volume {
-            Volume::Aoe(target) => errand.look_at_frames(target, &target.status(), mac, 0),
+            Volume::Aoe(target) => errand.look_at_frames(target, &target.status(), own, 0),
             Volume::Iscsi(session) => {
                 let status = session.status();
                 let released = matches!(session.holder(), Reservation::Free | Reservation::Held(_))
@@ -390,13 +392,12 @@ impl Volumes {
 
     fn facts_of(&self, errand: &Errand) -> Ended {
         let name = &errand.name;
-        let Subject::Own { volume, .. } = &errand.subject else {
+        let Subject::Own { volume, connections } = &errand.subject else {
             let Subject::Used { guest, device } = errand.subject else { return Err(errand.unsupported()) };
-            let found = self.bindings.iter().find(|it| it.guest == guest && it.device == device);
-            let facts = found.map(|it| status::volume_facts(name, false, &it.settings, &it.volume.status()));
-            return facts.ok_or_else(|| errand.unsupported());
+            return self.volume_facts(guest, device).ok_or_else(|| errand.unsupported());
         };
         let mut facts = status::volume_facts(name, true, &errand.settings, &volume.status());
+        self.name_cards(&mut facts, connections);
         for outcome in &errand.outcomes {
             let (key, value) = match outcome {
                 Outcome::Config(string) => ("ConfigString", String::from_utf8_lossy(string).into_owned()),
@@ -410,24 +411,22 @@ impl Volumes {
         Ok(facts)
     }
 
-    fn finish(&mut self, errand: Errand, host: &mut Host, now_ns: u64) {
+    fn finish(&mut self, errand: Errand, stacks: &mut Stacks, now_ns: u64) {
         let Subject::Own { volume, connections } = errand.subject else { return };
         if errand.task == Task::Look {
-            return self.say_goodbye(errand.name, SHARE, *volume, connections, false, host, now_ns);
+            return self.say_goodbye(errand.name, SHARE, *volume, connections, false, stacks, now_ns);
         }
         // A goodbye would give up what was reserved.
-        for connection in connections.into_iter().flatten() {
-            host.abort(connection, now_ns);
-        }
+        connections.abort(stacks, now_ns);
     }
 
-    pub(super) fn poll_errand(&mut self, host: &mut Host, now_ns: u64) {
+    pub(super) fn poll_errand(&mut self, stacks: &mut Stacks, now_ns: u64) {
         let Some(Errand { subject: Subject::Own { volume, connections }, .. }) = &mut self.errand else {
             return;
         };
         volume.poll(now_ns);
         if let Volume::Iscsi(session) = &mut **volume {
-            drive(session, connections, host, &mut NoPayload, now_ns);
+            connections.drive(session, stacks, &mut NoPayload, now_ns);
         }
     }
 }
@@ -436,15 +435,15 @@ fn macs(list: &[[u8; 6]]) -> String {
     if list.is_empty() {
         return String::from("none");
     }
-    list.iter().map(|mac| discovery::mac_text(*mac)).collect::<Vec<_>>().join(" ")
+    list.iter().map(|mac| mac_text(*mac)).collect::<Vec<_>>().join(" ")
 }
 
 /// What an AoE target is asked.
-fn questions(task: Task, own: [u8; 6]) -> Vec<Administration> {
+fn questions(task: Task, own: &[[u8; 6]]) -> Vec<Administration> {
     match task {
         Task::Look => vec![Administration::ReadReservation, Administration::ReadConfig],
-        Task::Reserve { force: false } => vec![Administration::Reserve(vec![own])],
-        Task::Reserve { force: true } => vec![Administration::ForceReserve(vec![own])],
+        Task::Reserve { force: false } => vec![Administration::Reserve(own.to_vec())],
+        Task::Reserve { force: true } => vec![Administration::ForceReserve(own.to_vec())],
         Task::Release { force: false } => vec![Administration::Reserve(Vec::new())],
         Task::Release { force: true } => vec![Administration::ForceReserve(Vec::new())],
     }

@@ -1,7 +1,6 @@
 //! What is set for a volume, and the sessions made from it.
 
 use alloc::string::{String, ToString};
-use alloc::vec;
 use alloc::vec::Vec;
 
 use mgmt_proto::code::{Code, Failure};
@@ -196,9 +195,8 @@ impl Volumes {
                 let left = self.left.iter().filter(|left| left.name == *name);
                 Volume::Aoe(Target::new(TargetConfig {
                     target: *target,
-                    sources: vec![self.mac],
+                    sources: self.sources(),
                     macs: settings.stations.clone(),
-                    mtu: usize::from(self.mtu),
                     read_only,
                     reserve,
                     hold_writes_until_ns: left.map(|left| left.until_ns).max().unwrap_or(0),

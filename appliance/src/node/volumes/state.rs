@@ -6,12 +6,13 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 
-use netstack::host::{ConnectionId, Host};
 use storage::volume::{Volume, VolumeName};
 use storage::{Lba, Octets, Operation, Request, RequestId, VolumeState};
 
-use super::{VolumeSettings, Volumes, drive, is_same_disk};
+use super::connection::Connections;
+use super::{VolumeSettings, Volumes, is_same_disk};
 use crate::local_disk::{DiskWork, LocalDisk};
+use crate::node::stacks::Stacks;
 
 /// The share of the state volume's session: beside those of all guests.
 const SHARE: u16 = u16::MAX - 2;
@@ -40,7 +41,7 @@ impl Octets for Lanes {
 /// What carries the volume.
 enum Carrier {
     /// A session over the network.
-    Session { name: VolumeName, volume: Box<Volume>, connections: Vec<Option<ConnectionId>> },
+    Session { name: VolumeName, volume: Box<Volume>, connections: Connections },
     /// A disk of the machine.
     Local(Box<dyn LocalDisk>),
 }
@@ -58,7 +59,7 @@ impl Volumes {
     /// Begins to connect the state volume.
     pub fn open_state(&mut self, name: VolumeName, settings: &VolumeSettings, now_ns: u64) {
         let volume = Box::new(self.session(&name, SHARE, false, settings, now_ns));
-        let carrier = Carrier::Session { name, volume, connections: Vec::new() };
+        let carrier = Carrier::Session { name, volume, connections: Connections::default() };
         self.state = Some(StateDisk { carrier, lanes: Lanes::default() });
     }
 
@@ -165,12 +166,12 @@ impl Volumes {
     }
 
     /// Gives the state volume's reservation up and ends its session: it is not ours.
-    pub fn close_state(&mut self, host: &mut Host, now_ns: u64) {
+    pub fn close_state(&mut self, stacks: &mut Stacks, now_ns: u64) {
         if let Some(StateDisk { carrier: Carrier::Session { name, mut volume, connections }, .. }) =
             self.state.take()
         {
             volume.abandon();
-            self.say_goodbye(name, SHARE, *volume, connections, false, host, now_ns);
+            self.say_goodbye(name, SHARE, *volume, connections, false, stacks, now_ns);
         }
     }
 
@@ -203,7 +204,7 @@ impl Volumes {
         }
     }
 
-    pub(super) fn poll_state(&mut self, host: &mut Host, now_ns: u64) {
+    pub(super) fn poll_state(&mut self, stacks: &mut Stacks, now_ns: u64) {
         let Some(StateDisk { carrier: Carrier::Session { volume, connections, .. }, lanes }) =
             &mut self.state
         else {
@@ -211,7 +212,7 @@ impl Volumes {
         };
         volume.poll(now_ns);
         if let Volume::Iscsi(session) = &mut **volume {
-            drive(session, connections, host, lanes, now_ns);
+            connections.drive(session, stacks, lanes, now_ns);
         }
     }
 

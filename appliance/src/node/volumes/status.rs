@@ -5,6 +5,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::machine::mac_text;
 use mgmt_proto::verb::DiskFacts;
 use mgmt_proto::volume::{Condition, PathCondition, PathFacts, Stage as Reached, VolumeFacts};
 use storage::histogram::Histogram;
@@ -12,6 +13,7 @@ use storage::iscsi::Reservation;
 use storage::volume::{Volume, VolumeName};
 use storage::{PathState, PathStatus, Stage, VolumeState, VolumeStatus};
 
+use super::connection::Connections;
 use super::{VolumeSettings, Volumes};
 
 impl Volumes {
@@ -82,7 +84,18 @@ impl Volumes {
     #[must_use]
     pub fn volume_facts(&self, guest: u64, device: usize) -> Option<VolumeFacts> {
         let it = self.bindings.iter().find(|it| it.guest == guest && it.device == device)?;
-        Some(volume_facts(&it.name, it.read_only, &it.settings, &it.volume.status()))
+        let mut facts = volume_facts(&it.name, it.read_only, &it.settings, &it.volume.status());
+        self.name_cards(&mut facts, &it.connections);
+        Some(facts)
+    }
+
+    /// Says of each path over TCP from which card it leaves.
+    pub(super) fn name_cards(&self, facts: &mut VolumeFacts, connections: &Connections) {
+        for (index, path) in facts.paths.iter_mut().enumerate() {
+            if let Some(wire) = connections.card(index).and_then(|card| self.wires.get(card)) {
+                path.negotiated.push(("Card".to_string(), mac_text(wire.mac)));
+            }
+        }
     }
 
     /// Whether a volume of this name is meant by another.

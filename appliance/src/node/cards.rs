@@ -1,0 +1,202 @@
+//! The node's network cards: which of them is for what, and how they are.
+
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use mgmt_proto::facts::{CardCondition, CardFacts, CardUse};
+use mgmt_proto::machine::mac_text;
+use mgmt_proto::manifest::{AoeCards, StorageCard};
+use netstack::frame::MacAddress;
+use netstack::host::{Host, HostConfig};
+
+use crate::hypervisor::Hypervisor;
+use crate::node::network::{Moved, Network};
+use crate::node::nic::Nic;
+use crate::node::settings::{Settings, addressing_of};
+use crate::node::stacks::Stacks;
+use crate::node::volumes::Wire;
+use crate::node::{Node, StartError};
+
+/// For each card behind the first one, which sealed entry is its own. An entry with an
+/// address means that card; the others mean cards in the order of the bus.
+fn assign(first: [u8; 6], others: &[[u8; 6]], entries: &[StorageCard]) -> Vec<Option<usize>> {
+    let mut chosen: Vec<Option<usize>> =
+        others.iter().map(|mac| entries.iter().position(|entry| entry.mac == Some(*mac))).collect();
+    let usable = |index: usize, mac: &[u8; 6]| {
+        let twin = *mac == first || others.get(..index).unwrap_or_default().contains(mac);
+        MacAddress(*mac).is_station() && !twin
+    };
+    let mut unnamed =
+        (0..entries.len()).filter(|index| entries.get(*index).is_some_and(|it| it.mac.is_none()));
+    for (index, (mac, entry)) in others.iter().zip(&mut chosen).enumerate() {
+        if !usable(index, mac) {
+            *entry = None;
+        } else if entry.is_none() {
+            *entry = unnamed.next();
+        }
+    }
+    chosen
+}
+
+/// The network over all cards, and the wires that disks are on.
+pub(super) fn connect<H: Hypervisor, N: Nic>(
+    hypervisor: &mut H,
+    nics: Vec<N>,
+    settings: &Settings,
+    (seed, secret): (u64, [u8; 16]),
+    now_ns: u64,
+) -> Result<(Network<N>, Vec<Wire>), StartError> {
+    let manifest = &settings.manifest;
+    let mut nics = nics.into_iter();
+    let nic = nics.next().ok_or(StartError::Card)?;
+    let (mac, mtu) = (nic.mac(), nic.mtu().min(manifest.mtu));
+    let addressing = addressing_of(manifest.addressing);
+    let config = HostConfig { mac: MacAddress(mac), mtu: usize::from(mtu), addressing, seed, secret };
+    let mut network = Network::new(nic, &config, now_ns).ok_or(StartError::Card)?;
+    let mut wires = alloc::vec![Wire { mac, mtu, aoe: manifest.aoe == AoeCards::All }];
+    let others: Vec<N> = nics.collect();
+    let macs: Vec<[u8; 6]> = others.iter().map(Nic::mac).collect();
+    let chosen = assign(mac, &macs, &manifest.storage_cards);
+    for (mut nic, index) in others.into_iter().zip(chosen) {
+        let entry = index.and_then(|index| Some((index, manifest.storage_cards.get(index)?)));
+        let Some((index, entry)) = entry else {
+            let text =
+                format!("node: card {} is not among storage_cards and stays unused", mac_text(nic.mac()));
+            hypervisor.log(&text);
+            nic.stop();
+            continue;
+        };
+        let (mac, mtu) = (nic.mac(), nic.mtu().min(entry.mtu));
+        let host = entry.addressing.and_then(|addressing| {
+            let mut random = [0; 24];
+            hypervisor.random(&mut random);
+            let seed = random.first_chunk().copied().map_or(0, u64::from_le_bytes);
+            let secret = random.last_chunk().copied().unwrap_or_default();
+            let (mac, mtu, addressing) = (MacAddress(mac), usize::from(mtu), addressing_of(addressing));
+            Host::new(&HostConfig { mac, mtu, addressing, seed, secret }, now_ns).ok()
+        });
+        network.add_storage(nic, index, mtu, host);
+        wires.push(Wire { mac, mtu, aoe: true });
+    }
+    for index in missing(&network, &manifest.storage_cards) {
+        if let Some(entry) = manifest.storage_cards.get(index) {
+            hypervisor.log(&format!("node: storage card {entry} is not there"));
+        }
+    }
+    Ok((network, wires))
+}
+
+/// Sealed entries without a card.
+fn missing<N>(network: &Network<N>, entries: &[StorageCard]) -> Vec<usize> {
+    (0..entries.len()).filter(|index| network.storage.iter().all(|card| card.entry != *index)).collect()
+}
+
+fn condition(nic: &impl Nic) -> CardCondition {
+    match (nic.is_broken(), nic.is_link_up()) {
+        (true, _) => CardCondition::Failed,
+        (false, true) => CardCondition::Up,
+        (false, false) => CardCondition::Down,
+    }
+}
+
+/// What is told of a card.
+fn facts(nic: &impl Nic, wire: &Wire, stacks: &Stacks, card: usize, moved: Moved) -> CardFacts {
+    let lease = stacks.get(card).and_then(Host::lease);
+    CardFacts {
+        mac: Some(wire.mac),
+        usage: if card == 0 { CardUse::First } else { CardUse::Storage },
+        condition: condition(nic),
+        mtu: wire.mtu,
+        aoe: wire.aoe,
+        address: lease.map(|lease| (lease.address.octets(), lease.prefix)),
+        gateway: lease.and_then(|lease| lease.gateway).map(|gateway| gateway.octets()),
+        frames: moved.frames,
+        bytes: moved.bytes,
+    }
+}
+
+impl<H: Hypervisor, N: Nic> Node<H, N> {
+    /// All cards, the first one first, and those that are sealed and not there last.
+    pub(super) fn card_facts(&self) -> Vec<CardFacts> {
+        let network = &self.network;
+        let stacks = &network.stacks;
+        let mut wires = self.volumes.wires().iter();
+        let first = wires.next().map(|wire| facts(&network.nic, wire, stacks, 0, network.moved()));
+        let others = (1..).zip(&network.storage).zip(wires);
+        let others = others.map(|((number, card), wire)| facts(&card.nic, wire, stacks, number, card.moved));
+        let entries = &self.settings.manifest.storage_cards;
+        let gone = missing(network, entries).into_iter().filter_map(|index| entries.get(index));
+        let gone = gone.map(|entry| CardFacts {
+            mac: entry.mac,
+            usage: CardUse::Storage,
+            condition: CardCondition::Missing,
+            mtu: entry.mtu,
+            aoe: true,
+            address: None,
+            gateway: None,
+            frames: [0; 2],
+            bytes: [0; 2],
+        });
+        first.into_iter().chain(others).chain(gone).collect()
+    }
+
+    /// Says which addresses the node's cards have, whenever that changes.
+    pub(super) fn log_addresses(&mut self) {
+        let changes = self.network.stacks.changes();
+        let first = self.network.stacks.first.lease().filter(|_| !self.address_logged);
+        if let Some(lease) = first {
+            let text = format!("node: reachable at {}:{}", lease.address, self.settings.manifest.port);
+            self.hypervisor.log(&text);
+            self.address_logged = true;
+        }
+        if self.addresses_seen == changes {
+            return;
+        }
+        self.addresses_seen = changes;
+        for (number, card) in (1..).zip(&self.network.storage) {
+            let Some(host) = self.network.stacks.get(number) else { continue };
+            let has = host.lease().map_or_else(
+                || String::from("has no address"),
+                |lease| format!("has {}/{}", lease.address, lease.prefix),
+            );
+            self.hypervisor.log(&format!("node: storage card {} {has}", mac_text(card.nic.mac())));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn entry(mac: Option<u8>) -> StorageCard {
+        let mac = match mac {
+            Some(last) => Some(address(last)),
+            None => None,
+        };
+        StorageCard { mac, addressing: None, mtu: 1500 }
+    }
+
+    const fn address(last: u8) -> [u8; 6] {
+        [2, 0, 0, 0, 0, last]
+    }
+
+    #[test]
+    fn cards_go_by_their_address_and_else_by_their_place() {
+        let chosen = |others: &[u8], entries: &[Option<u8>]| {
+            let others: Vec<_> = others.iter().map(|last| address(*last)).collect();
+            let entries: Vec<_> = entries.iter().map(|mac| entry(*mac)).collect();
+            assign(address(1), &others, &entries)
+        };
+        assert_eq!(chosen(&[2, 3], &[None, None]), [Some(0), Some(1)]);
+        assert_eq!(chosen(&[2, 3], &[None, Some(2)]), [Some(1), Some(0)]);
+        assert_eq!(chosen(&[2, 3], &[Some(3)]), [None, Some(0)]);
+        assert_eq!(chosen(&[2, 3, 4], &[None]), [Some(0), None, None]);
+        assert_eq!(chosen(&[2], &[Some(9), None]), [Some(1)]);
+        assert_eq!(chosen(&[], &[None]), []);
+        // The first card's address again, one address twice, one for groups.
+        assert_eq!(chosen(&[1, 2, 2], &[None, None, None]), [None, Some(0), None]);
+        assert_eq!(chosen(&[1], &[Some(1)]), [None]);
+        assert_eq!(assign(address(1), &[[3, 0, 0, 0, 0, 9]], &[entry(None)]), [None]);
+    }
+}
