@@ -265,8 +265,11 @@ impl Session {
         self.paths.get(path).is_some_and(Path::is_connected)
     }
 
-    /// Takes octets from the connection; all are consumed.
+    /// Takes octets from the connection; all are consumed. None are no sign of life.
     pub fn receive(&mut self, path: usize, bytes: &[u8], now_ns: u64, payload: &mut dyn Payload) {
+        if bytes.is_empty() {
+            return;
+        }
         self.pass_time(now_ns);
         let Some(it) = self.paths.get_mut(path) else { return };
         it.heard_ns = now_ns;

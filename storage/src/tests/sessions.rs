@@ -436,3 +436,21 @@ fn a_request_takes_until_its_answer_comes() {
     let latency = bench.session.status().latency;
     assert_eq!((latency.count(), latency.quantile_ns(500)), (1, Some(65_536_000)));
 }
+
+#[test]
+fn nothing_received_is_no_sign_of_life() {
+    let mut bench = Bench::ready(config());
+    bench.swallowed = vec![opcode::SCSI_COMMAND, opcode::NOP_OUT];
+    bench.submit(1, Operation::Read, 0, 2);
+    while bench.session.status().last_error.is_none() {
+        assert!(bench.now < 7 * SECOND, "the target is taken to live");
+        // A caller who looks at its socket whenever something happens elsewhere.
+        bench.session.receive(0, &[], bench.now, &mut bench.memory);
+        bench.step();
+    }
+    assert!(!bench.sent(opcode::NOP_OUT).is_empty(), "the target was not asked whether it lives");
+    assert_eq!(bench.session.status().last_error, Some("the target stopped answering"));
+    bench.swallowed.clear();
+    bench.run(SECOND);
+    assert_eq!((bench.result(), bench.connects.len()), (Some(Ok(())), 2));
+}

@@ -27,6 +27,13 @@ pub(super) struct Device {
     number: u64,
 }
 
+impl Device {
+    /// Its number among its guest's devices.
+    pub(super) fn index(&self) -> usize {
+        to_usize(self.number)
+    }
+}
+
 impl World {
     fn memory(&self, domain: u32) -> Rc<FakeMemory> {
         self.hypervisor.domain(domain).memory.clone()
@@ -73,6 +80,23 @@ impl World {
         disk.driver.rings[0].push(&memory, &buffers);
         self.ring(disk, 0);
         (body, status)
+    }
+
+    /// The status of a disk request, if it has ended.
+    pub(super) fn status(&mut self, disk: &mut Device, status: u64) -> Option<u8> {
+        let memory = self.memory(disk.domain);
+        let said = *memory.bytes(status, 1).first()?;
+        if said == 0xff {
+            return None;
+        }
+        memory.put(status, &[0xff]);
+        assert!(disk.driver.rings[0].take_used(&memory).is_some());
+        Some(said)
+    }
+
+    /// What a request left in the guest's memory.
+    pub(super) fn bytes(&self, disk: &Device, at: u64, length: usize) -> Vec<u8> {
+        self.memory(disk.domain).bytes(at, length)
     }
 
     /// Waits for one disk request: its status.

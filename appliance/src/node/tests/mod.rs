@@ -5,6 +5,7 @@ mod capture;
 mod dhcp;
 mod disks;
 mod driver;
+mod failover;
 mod fake_disk;
 mod fake_hypervisor;
 mod fake_nic;

@@ -62,10 +62,6 @@ fn key_of(world: &mut World) -> [u8; 32] {
     *world.node_key(session)
 }
 
-fn logged(world: &World, text: &str) -> bool {
-    world.hypervisor.machine().log.iter().any(|line| line.contains(text))
-}
-
 /// An AoE target that holds the state of a node.
 fn target() -> AoeTarget {
     AoeTarget::new(9, 0, 17 << 11)
@@ -207,7 +203,7 @@ fn what_is_not_ours_is_refused_and_left_as_it_is() {
         let facts = state(&mut world, session);
         assert_eq!((facts.condition, facts.fresh_identity), (StateCondition::Failed, true));
         assert!(facts.problem.unwrap().contains("not a node's state"));
-        assert!(logged(&world, "nothing is kept"));
+        assert!(world.logged("nothing is kept"));
         assert!(disk.image() == before, "sector {sector}");
     }
     // Too small, and another node's.
@@ -238,7 +234,7 @@ fn a_volume_that_comes_late_counts_from_then_on() {
     world.run(20 * SECOND);
     assert!(!matches!(world.sessions[early].stage, Stage::Open(_)));
     world.run(11 * SECOND);
-    assert!(logged(&world, "has not come"));
+    assert!(world.logged("has not come"));
     let session = world.connect(Who::Admin);
     assert_ne!(*world.node_key(session), kept);
     let facts = state(&mut world, session);
@@ -556,7 +552,7 @@ fn kernels_find_room_or_the_guest_is_refused_by_name() {
     assert_eq!(world.facts(session, "second").unwrap().state, State::Crashed);
     let facts = state(&mut world, session);
     assert!(facts.guests[0].problem.is_some());
-    assert!(logged(&world, "damaged on the state volume"));
+    assert!(world.logged("damaged on the state volume"));
 }
 
 #[test]
@@ -744,7 +740,7 @@ fn a_volume_that_is_lost_is_said_and_one_that_stalls_is_waited_for() {
     disk.disk().broken = true;
     let failure = world.refused(session, &create_kept(&machine, 1));
     assert_eq!(failure.code, Code::Storage);
-    assert!(logged(&world, "was lost"));
+    assert!(world.logged("was lost"));
     assert_eq!(state(&mut world, session).condition, StateCondition::Failed);
     assert_eq!(world.refused(session, &create_kept(&sibling(&machine, "b", 2), 1)).code, Code::Storage);
 }

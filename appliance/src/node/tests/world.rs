@@ -387,6 +387,11 @@ impl World {
         }
     }
 
+    /// Whether the node logged this.
+    pub(super) fn logged(&self, text: &str) -> bool {
+        self.hypervisor.machine().log.iter().any(|line| line.contains(text))
+    }
+
     /// Lets the world run for so long.
     pub(super) fn run(&mut self, duration_ns: u64) {
         let until_ns = self.now_ns + duration_ns;
