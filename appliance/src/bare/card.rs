@@ -1,10 +1,14 @@
-//! Finds the network card and starts it.
+//! Finds the network cards and starts them.
 //!
 //! Spec: PCI Local Bus 3.0, 6.1 (configuration header), 6.2.5 (base addresses),
 //! 6.8.2 (MSI-X).
 
+use alloc::vec::Vec;
+
+use appliance::limits::CARDS_MAX;
 use appliance::node::nic::Nic;
 use hv_abi::device::Mmio;
+use mgmt_proto::manifest::Manifest;
 use netstack::frame::MacAddress;
 use netstack::offload::{Accepts, Offload};
 use netstack::virtio_net::{Config, VirtioNet};
@@ -15,8 +19,10 @@ use crate::system;
 
 /// Descriptors of each ring.
 const RING_ENTRIES: u16 = 256;
-/// Interrupt that the card is bound to.
-const INTERRUPT: u32 = 0;
+/// Interrupt that the first card is bound to.
+const FIRST_INTERRUPT: u32 = 0;
+/// That of the second one; those behind it follow. The disk's is in between.
+const OTHER_INTERRUPTS: u32 = 2;
 
 /// Command register: memory space and bus mastering, no INTx.
 const COMMAND: u32 = 1 << 1 | 1 << 2 | 1 << 10;
@@ -26,9 +32,24 @@ const MSIX_ENABLE: u32 = 1 << 31;
 /// The card.
 pub(crate) struct Card(VirtioNet<Registers, Dma>);
 
-/// The first card that starts, on a wire with frames of so much payload.
-pub(crate) fn find(mtu: u16) -> Option<Card> {
-    functions(|function| start(function, mtu))
+/// The cards that start, in the order of the bus: the first one alone, unless disks have
+/// cards of their own.
+pub(crate) fn find(manifest: &Manifest) -> Vec<Card> {
+    let others = manifest.storage_cards.iter().map(|card| card.mtu).max();
+    let mut cards = Vec::new();
+    functions(|function| {
+        let interrupt = match u32::try_from(cards.len()).ok()?.checked_sub(1) {
+            None => FIRST_INTERRUPT,
+            Some(place) => OTHER_INTERRUPTS + place,
+        };
+        // Which entry a card is for is known when it has told its address; those that
+        // are for none are told to stop.
+        let mtu = if cards.is_empty() { manifest.mtu } else { others? };
+        cards.extend(start(function, interrupt, mtu));
+        let most = if others.is_some() { CARDS_MAX } else { 1 };
+        (cards.len() >= most).then_some(())
+    });
+    cards
 }
 
 /// Looks at every function on every bus, until one is what is looked for.
@@ -59,19 +80,19 @@ fn has_bridge() -> bool {
     (0..32_u16).any(|device| system::pci_read(device << 3, 12) >> 16 & 0x7f == 1)
 }
 
-fn start(function: u16, mtu: u16) -> Option<Card> {
+fn start(function: u16, interrupt: u32, mtu: u16) -> Option<Card> {
     let identity = system::pci_read(function, 0);
     let (vendor, device) = (hv_x86::low16(u64::from(identity)), hv_x86::low16(u64::from(identity >> 16)));
     if vendor != VENDOR || (device != DEVICE_NET && device != DEVICE_NET_TRANSITIONAL) {
         return None;
     }
     let locations = virtio_pci::walk(|offset| system::pci_read(function, offset)).ok()?;
-    let (bars, vector) = prepare(function, &locations, INTERRUPT);
+    let (bars, vector) = prepare(function, &locations, interrupt);
     let dma = Dma::allocate(VirtioNet::<Registers, Dma>::dma_bytes(RING_ENTRIES)).ok()?;
     let config = Config {
         ring_entries: RING_ENTRIES,
         mtu,
-        config_vector: None,
+        config_vector: vector,
         receive_vector: vector,
         transmit_vector: vector,
         fallback_mac: MacAddress([0x02, 0, 0, 0, 0, 1]),
@@ -162,6 +183,18 @@ impl Nic for Card {
 
     fn transmit(&mut self, frame: &[u8], offload: &Offload) -> bool {
         self.0.transmit(frame, offload)
+    }
+
+    fn is_link_up(&self) -> bool {
+        self.0.link_up()
+    }
+
+    fn is_broken(&self) -> bool {
+        self.0.is_broken()
+    }
+
+    fn stop(&mut self) {
+        self.0.fail();
     }
 
     fn flush(&mut self) {

@@ -5,7 +5,7 @@
 //! * `heap`: memory for `alloc`;
 //! * `window`: guest memory;
 //! * `handles`: device registers and DMA memory;
-//! * `card`: finds and starts the network card; `disk`: the disk for what is kept.
+//! * `card`: finds and starts the network cards; `disk`: the disk for what is kept.
 #![no_std]
 #![no_main]
 #![expect(unsafe_code, reason = "system calls and memory windows of the ring-3 program")]
@@ -50,11 +50,12 @@ extern "C" fn dom0_start(information: *const BootInfo) -> ! {
         Ok(settings) => settings,
         Err(fault) => stop(&alloc::format!("node: {fault}; nothing is started")),
     };
-    let Some(card) = card::find(settings.manifest.mtu) else {
-        stop("node: no network card that can be driven was found")
-    };
+    let cards = card::find(&settings.manifest);
+    if cards.is_empty() {
+        stop("node: no network card that can be driven was found");
+    }
     let now = || now_ns(information);
-    match Node::new(system::SystemCalls, card, settings, now()) {
+    match Node::new(system::SystemCalls, cards, settings, now()) {
         Ok(mut node) => {
             if let Some(number) = node.local_disk_wanted() {
                 node.use_local_disk(disk::find(number), now());
@@ -66,12 +67,11 @@ extern "C" fn dom0_start(information: *const BootInfo) -> ! {
 }
 
 fn run(node: &mut Node<system::SystemCalls, card::Card>, now: &dyn Fn() -> u64) -> ! {
-    use appliance::node::nic::Nic;
     let mut events = [Event::default(); EVENTS];
     let mut count = 0;
     loop {
         let mut deadline = node.turn(events.get(..count).unwrap_or_default(), now());
-        if deadline > now() && (node.nic().arm() || node.arm_disk()) {
+        if deadline > now() && node.arm() {
             deadline = 0;
         }
         count = system::wait(deadline, &mut events).len();

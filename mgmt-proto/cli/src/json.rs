@@ -14,6 +14,7 @@
 //! * everything that acts: [`Done`];
 //! * any of these on several nodes: an array of [`Result`].
 
+use crate::cards::Card;
 use crate::rollout::NodeResult;
 use crate::table;
 use mgmt_proto::machine::{Action, mac_text};
@@ -57,6 +58,8 @@ pub struct Node {
     pub fresh_identity: bool,
     /// TSC frequency in kHz.
     pub tsc_khz: u64,
+    /// Its network cards; empty where a node does not say.
+    pub cards: Vec<Card>,
 }
 
 /// The key of a node.
@@ -245,7 +248,7 @@ pub fn text<T: Serialize + ?Sized>(value: &T) -> String {
 
 /// Facts about the node at this address.
 #[must_use]
-pub fn node(address: &str, key: &[u8; 32], facts: &NodeFacts) -> Node {
+pub fn node(address: &str, key: &[u8; 32], facts: &NodeFacts, cards: Vec<Card>) -> Node {
     Node {
         node: address.into(),
         node_key: hex::encode(key),
@@ -266,6 +269,7 @@ pub fn node(address: &str, key: &[u8; 32], facts: &NodeFacts) -> Node {
         guests: facts.guests,
         fresh_identity: facts.fresh_identity,
         tsc_khz: facts.tsc_khz,
+        cards,
     }
 }
 

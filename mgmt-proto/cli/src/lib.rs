@@ -37,6 +37,7 @@ pub mod agent;
 pub mod answer;
 pub mod audit;
 pub mod blobs;
+pub mod cards;
 pub mod connection;
 pub mod disk_text;
 pub mod exit;

@@ -212,11 +212,11 @@ fn the_json_of_a_guest_and_a_node() {
     let facts =
         NodeFacts { mac: [2, 0, 0, 0, 0, 9], address: Some(([10, 0, 0, 2], 24)), ..NodeFacts::default() };
     let node: serde_json::Value =
-        serde_json::from_str(&json::text(&json::node("n:7411", &[1; 32], &facts))).unwrap();
+        serde_json::from_str(&json::text(&json::node("n:7411", &[1; 32], &facts, Vec::new()))).unwrap();
     assert_eq!(node["address"], "10.0.0.2/24");
     assert_eq!(node["mac"], "02:00:00:00:00:09");
     assert_eq!(node["node_key"], "01".repeat(32));
-    assert_eq!(node.as_object().unwrap().len(), 17);
+    assert_eq!(node.as_object().unwrap().len(), 18);
 }
 
 #[test]

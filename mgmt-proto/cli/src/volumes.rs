@@ -351,7 +351,8 @@ pub fn table(volumes: &[Volume], wide: bool) -> Table {
 #[must_use]
 pub fn path_table(paths: &[Path], now_ns: u64) -> Table {
     let headers = [
-        "Volume", ">Path", "Name", "State", "Stage", ">Lost(s)", ">RTT(ms)", ">p99(ms)", ">Retries", "Error",
+        "Volume", ">Path", "Name", "Card", "State", "Stage", ">Lost(s)", ">RTT(ms)", ">p99(ms)", ">Retries",
+        "Error",
     ];
     let mut table = Table::new(&headers);
     for path in paths {
@@ -360,6 +361,7 @@ pub fn path_table(paths: &[Path], now_ns: u64) -> Table {
             path.volume.clone(),
             path.path.to_string(),
             path.name.clone(),
+            path.negotiated.get("Card").cloned().unwrap_or_else(|| "-".into()),
             path.state.into(),
             path.stage.into(),
             lost.unwrap_or_else(|| "-".into()),

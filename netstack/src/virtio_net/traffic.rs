@@ -182,8 +182,9 @@ impl<M: Mmio, D: DmaMemory> VirtioNet<M, D> {
         self.receive.set_interrupt(&self.dma, false);
     }
 
-    /// A broken card is reset at once, so that it no longer writes our memory.
-    fn fail(&mut self) {
+    /// Resets the card at once, so that it no longer writes our memory: it is broken, or
+    /// nobody wants it.
+    pub fn fail(&mut self) {
         self.broken = true;
         self.function.reset();
     }

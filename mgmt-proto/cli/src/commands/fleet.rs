@@ -8,6 +8,7 @@ use indicatif::ProgressBar;
 use mgmt_proto::code::Failure;
 use mgmt_proto::verb::NodeFacts;
 use redoubt::answer::{self, Answer};
+use redoubt::cards;
 use redoubt::exit;
 use redoubt::fleet::Target;
 use redoubt::json;
@@ -132,7 +133,8 @@ pub(crate) fn status(global: &Global) -> Result<(), Failure> {
         let target = nodes.get(index).ok_or_else(|| exit::usage("", "no such node", ""))?;
         let mut connection = Scope { global, target, dry_run: false, is_alone: false }.open()?;
         let facts = node::facts(&mut connection)?;
-        let value = json::node(connection.address(), connection.node(), &facts);
+        let cards = cards::ask(&mut connection);
+        let value = json::node(connection.address(), connection.node(), &facts, cards);
         let mut table =
             Table::new(&["Address", "State", "Version", ">Uptime(s)", ">CPUs", ">Free", ">Guests"]);
         table.push(row(&target.address, &facts));

@@ -7,6 +7,7 @@ use mgmt_proto::code::Failure;
 use mgmt_proto::node_key::leads;
 use mgmt_proto::verb::{Fault, NodeFacts, Reply, Request};
 use redoubt::answer::Answer;
+use redoubt::cards;
 use redoubt::connection::{Before, Cursor, Piece};
 use redoubt::{Connection, exit, json, table};
 use std::time::Duration;
@@ -92,11 +93,12 @@ pub(crate) fn inject_fault(scope: &Scope<'_>, kind: FaultKind) -> Result<Answer,
 fn info(scope: &Scope<'_>) -> Result<Answer, Failure> {
     let mut connection = scope.open()?;
     let facts = facts(&mut connection)?;
-    let node = json::node(connection.address(), connection.node(), &facts);
     let fingerprint = keys::public::fingerprint(connection.node());
     // A node of an earlier version does not say.
     let kept = state::facts(&mut connection).map(|facts| redoubt::state::summary(&facts));
     let kept = kept.unwrap_or_else(|_| "not told".into());
+    let cards = cards::ask(&mut connection);
+    let node = json::node(connection.address(), connection.node(), &facts, cards);
     Ok(Answer::lines(&node, &node.node, lines(&node, &facts, fingerprint, kept)))
 }
 
@@ -132,6 +134,7 @@ fn lines(node: &json::Node, facts: &NodeFacts, fingerprint: String, kept: String
     ]
     .iter()
     .map(|(name, value)| format!("{name:<13} {value}\n"))
+    .chain([cards::lines(&node.cards)])
     .collect()
 }
 

@@ -6,6 +6,7 @@ use crate::scope::{Scope, print_answer, targets};
 use mgmt_proto::code::Failure;
 use redoubt::answer::{Answer, Text};
 use redoubt::audit::Copy;
+use redoubt::cards;
 use redoubt::fleet::Target;
 use redoubt::support::{self, Part, redacted, redacted_value};
 use redoubt::{Connection, json, rollout, session};
@@ -70,17 +71,18 @@ fn collect(connection: &mut Connection, target: &Target) -> Vec<Part> {
         Part { path: format!("{folder}/{name}"), bytes: text.into_bytes() }
     };
     let value = |value| format!("{}\n", json::text(&redacted_value(value)));
-    let info = node::facts(connection)
-        .map(|facts| {
-            Answer::lines(&json::node(connection.address(), connection.node(), &facts), "", String::new())
-        })
-        .map(|answer| value(answer.value));
+    let facts = node::facts(connection);
     let guests = session::guests(connection).map(|guests| {
         let guests: Vec<_> = guests.iter().map(json::guest).collect();
         value(Answer::lines(&guests, "", String::new()).value)
     });
     let log = node::read_log(connection, &mut 0).map(|bytes| redacted(&String::from_utf8_lossy(&bytes)));
     let audit = Copy::fetch(connection, 0).map(|copy| format!("{}\n", json::text(&copy)));
+    let cards = cards::ask(connection);
+    let info = facts.map(|facts| {
+        let node = json::node(connection.address(), connection.node(), &facts, cards);
+        value(Answer::lines(&node, "", String::new()).value)
+    });
     vec![
         part("node.json", info),
         part("guests.json", guests),

@@ -14,7 +14,10 @@ use mgmt_proto::node_key::KeyLink;
 use mgmt_proto::server::{Identity, Incoming, Server};
 use mgmt_proto::state::{Imported, KeptFacts, StateFacts};
 use mgmt_proto::trust::{Operator, Role, Trust};
-use mgmt_proto::verb::{DiskFacts, GuestFacts, NodeFacts, Outcome, Reply, Request, State, Stream, Traffic};
+use mgmt_proto::verb::{
+    CardCondition, CardFacts, CardUse, DiskFacts, GuestFacts, NodeFacts, Outcome, Reply, Request, State,
+    Stream, Traffic,
+};
 use mgmt_proto::volume::BlockFacts;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -126,9 +129,25 @@ impl World {
         outcome
     }
 
+    fn card(&self) -> CardFacts {
+        let facts = self.facts();
+        CardFacts {
+            mac: Some(facts.mac),
+            usage: CardUse::First,
+            condition: CardCondition::Up,
+            mtu: 1500,
+            aoe: true,
+            address: facts.address,
+            gateway: None,
+            frames: [7, 8],
+            bytes: [700, 800],
+        }
+    }
+
     fn execute(&mut self, request: Request) -> Outcome {
         match request {
             Request::NodeInfo => Ok(Reply::Node(self.facts())),
+            Request::NodeCards => Ok(Reply::NodeCards(vec![self.card()])),
             Request::TrustShow | Request::TrustUpdate { .. } => self.execute_on_trust(request),
             Request::AuditRead { from } => {
                 let rest = self.log.iter().filter(|entry| entry.sequence >= from);

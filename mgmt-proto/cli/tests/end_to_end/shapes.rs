@@ -105,7 +105,11 @@ fn the_fields_stay_in_their_order() {
     assert_eq!(
         fields(&of(&["node", "info"])),
         "node node_key version image_sha256 image_bytes cpus memory_bytes memory_free_bytes hypervisor_bytes \
-         dom0_bytes uptime_ns dom0_starts mac address guests fresh_identity tsc_khz"
+         dom0_bytes uptime_ns dom0_starts mac address guests fresh_identity tsc_khz cards"
+    );
+    assert_eq!(
+        fields(&of(&["node", "info"])["cards"][0]),
+        "mac use state mtu aoe address gateway frames_received frames_sent bytes_received bytes_sent"
     );
     assert_eq!(fields(&of(&["node", "log"])), "source next lines");
     assert_eq!(
