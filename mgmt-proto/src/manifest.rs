@@ -169,7 +169,6 @@ pub fn signed_message(digest: &[u8; 32]) -> Vec<u8> {
 mod tests {
     use super::*;
     use alloc::string::ToString;
-    use alloc::vec;
 
     #[test]
     fn cards_in_words() {
@@ -188,8 +187,8 @@ mod tests {
             Manifest::decode(&manifest.encode().unwrap())
         };
         let card = StorageCard { mac: None, addressing: None, mtu: 1500 };
-        assert_eq!(with(&vec![card; STORAGE_CARDS]).map(|it| it.storage_cards.len()), Some(STORAGE_CARDS));
-        assert_eq!(with(&vec![card; STORAGE_CARDS + 1]), None);
+        assert_eq!(with(&[card; STORAGE_CARDS]).map(|it| it.storage_cards.len()), Some(STORAGE_CARDS));
+        assert_eq!(with(&[card; STORAGE_CARDS + 1]), None);
         assert_eq!(with(&[StorageCard { mtu: 9001, ..card }]), None);
     }
 

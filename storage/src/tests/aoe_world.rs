@@ -122,7 +122,7 @@ pub(super) fn build(seed: u64) -> AoeWorld {
     let known = networks > 1 || random.chance(70);
     let stranger = (networks > 1 && random.chance(20)).then(|| AoeTarget::new(&[target_mac(1)], b'x'));
     // Without, the first one that answers on each network is believed.
-    let configured = known && (networks == 1 || stranger.is_some() || seed % 3 != 0);
+    let configured = known && (networks == 1 || stranger.is_some() || !seed.is_multiple_of(3));
     let stranger = stranger.map(|it| AoeTarget { up: false, ..it });
     let mut target = AoeTarget::new(if stranger.is_some() { &macs[..1] } else { &macs }, b's');
     target.sectors_max = ((mtu - 22) / 512) as u8;

@@ -129,7 +129,7 @@ impl World {
         outcome
     }
 
-    fn card(&self) -> CardFacts {
+    fn card(&mut self) -> CardFacts {
         let facts = self.facts();
         CardFacts {
             mac: Some(facts.mac),

@@ -1,0 +1,114 @@
+//! AoE frames on their way between the node's cards and the sessions.
+
+use alloc::vec::Vec;
+
+use storage::aoe::Source;
+use storage::volume::Volume;
+
+use super::discovery::Search;
+use super::errand::Errand;
+use super::{NoPayload, Volumes, payload};
+use crate::guest_memory::GuestMemory;
+use crate::node::guest::Guest;
+
+/// A network that disks are on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wire {
+    /// The address of the card there.
+    pub mac: [u8; 6],
+    /// Largest payload of a frame.
+    pub mtu: u16,
+    /// AoE is spoken there.
+    pub aoe: bool,
+}
+
+impl Volumes {
+    /// The networks that disks are on, by the number of the card.
+    #[must_use]
+    pub fn wires(&self) -> &[Wire] {
+        &self.wires
+    }
+
+    /// The stations that AoE is spoken from.
+    pub(super) fn sources(&self) -> Vec<Source> {
+        let wires = self.wires.iter().filter(|wire| wire.aoe);
+        wires.map(|wire| Source { mac: wire.mac, mtu: usize::from(wire.mtu) }).collect()
+    }
+
+    /// Their addresses.
+    pub(super) fn stations(&self) -> Vec<[u8; 6]> {
+        self.sources().iter().map(|source| source.mac).collect()
+    }
+
+    /// Takes an AoE frame that came to a card. What is for another of the node's cards
+    /// came from where that one is not.
+    pub fn receive_frame<M: GuestMemory>(
+        &mut self,
+        card: usize,
+        frame: &[u8],
+        guests: &mut [Guest<M>],
+        now_ns: u64,
+    ) {
+        let to = frame.get(..6);
+        let wire = self.wires.get(card).filter(|wire| wire.aoe);
+        if !wire.is_some_and(|wire| to == Some(&wire.mac) || to == Some(&[0xff; 6])) {
+            return;
+        }
+        for binding in &mut self.bindings {
+            if let Volume::Aoe(target) = &mut binding.volume {
+                let mut payload = payload(guests, binding.guest, binding.device, &binding.tokens);
+                if target.receive(frame, now_ns, &mut payload) {
+                    return;
+                }
+            }
+        }
+        if self.receive_state(frame, now_ns) {
+            return;
+        }
+        let others = self.errand.iter_mut().filter_map(Errand::target);
+        if others.into_iter().any(|target| target.receive(frame, now_ns, &mut NoPayload))
+            || self.closing_targets(now_ns).any(|target| target.receive(frame, now_ns, &mut NoPayload))
+        {
+            return;
+        }
+        if let Some(Search::Aoe(discoveries)) = &mut self.search {
+            let _ = discoveries.iter_mut().any(|discovery| discovery.receive(frame));
+        }
+    }
+
+    /// The next AoE frame for the wire.
+    pub fn transmit_frame<M: GuestMemory>(
+        &mut self,
+        buffer: &mut [u8],
+        guests: &mut [Guest<M>],
+        now_ns: u64,
+    ) -> Option<usize> {
+        for binding in &mut self.bindings {
+            if let Volume::Aoe(target) = &mut binding.volume {
+                let mut payload = payload(guests, binding.guest, binding.device, &binding.tokens);
+                if let Some(length) = target.transmit(buffer, now_ns, &mut payload) {
+                    return Some(length);
+                }
+            }
+        }
+        if let Some(length) = self.transmit_state(buffer, now_ns) {
+            return Some(length);
+        }
+        if let Some(target) = self.errand.as_mut().and_then(Errand::target)
+            && let Some(length) = target.transmit(buffer, now_ns, &mut NoPayload)
+        {
+            return Some(length);
+        }
+        for target in self.closing_targets(now_ns) {
+            if let Some(length) = target.transmit(buffer, now_ns, &mut NoPayload) {
+                return Some(length);
+            }
+        }
+        match &mut self.search {
+            Some(Search::Aoe(discoveries)) => {
+                discoveries.iter_mut().find_map(|discovery| discovery.transmit(buffer, now_ns))
+            }
+            _ => None,
+        }
+    }
+}
