@@ -189,12 +189,6 @@ impl Session {
         Ok(())
     }
 
-    /// Who holds the unit, as far as was asked.
-    #[must_use]
-    pub const fn holder(&self) -> scsi::Reservation {
-        self.shared.unit.holder
-    }
-
     /// One more path, to a portal that is reached in one more way: from another network
     /// card, say. Its number, unless there are too many.
     pub fn add_path(&mut self, portal: Portal) -> Option<usize> {
@@ -206,12 +200,6 @@ impl Session {
         self.paths.push(Path::new(index, portal, self.shared.random.next_u32()));
         self.shared.several = self.paths.len() > 1;
         Some(index)
-    }
-
-    /// The portal that a path was made for; its target may have sent it elsewhere.
-    #[must_use]
-    pub fn portal(&self, path: usize) -> Option<Portal> {
-        self.paths.get(path).map(|path| path.portal)
     }
 
     /// How many paths there are; their numbers go from zero.

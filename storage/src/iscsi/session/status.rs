@@ -5,13 +5,27 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use super::path::{Path, State};
-use super::{DiscoveredTarget, PathState, PathStatus, Session, Shared, Stage, VolumeState, VolumeStatus};
+use super::{
+    DiscoveredTarget, PathState, PathStatus, Portal, Session, Shared, Stage, VolumeState, VolumeStatus, scsi,
+};
 
 impl Session {
     /// Targets found by a discovery session.
     #[must_use]
     pub fn discovered(&self) -> &[DiscoveredTarget] {
         &self.shared.discovered
+    }
+
+    /// The portal that a path was made for; its target may have sent it elsewhere.
+    #[must_use]
+    pub fn portal(&self, path: usize) -> Option<Portal> {
+        self.paths.get(path).map(|path| path.portal)
+    }
+
+    /// Who holds the unit, as far as was asked.
+    #[must_use]
+    pub const fn holder(&self) -> scsi::Reservation {
+        self.shared.unit.holder
     }
 
     /// Whether discovery has the whole list.
