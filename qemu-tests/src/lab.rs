@@ -14,6 +14,10 @@ use std::time::{Duration, Instant};
 const INSIDE: &str = "REDOUBT_LAB";
 /// The lab's own address.
 pub const HOST: &str = "10.77.0.1";
+/// The lab's own address on the second wire.
+pub const SECOND_HOST: &str = "10.88.0.1";
+/// The second wire's tap.
+pub const SECOND_TAP: &str = "tap1";
 /// The node's address, by DHCP.
 pub const NODE: &str = "10.77.0.2";
 /// The node's MAC.
@@ -54,6 +58,20 @@ pub fn guest_address(number: u8) -> (String, String) {
     (format!("10.77.0.{}", 10 + number), format!("02:00:00:77:00:{number:02x}"))
 }
 
+fn ip(arguments: &str) -> Result<()> {
+    run(Command::new("ip").args(arguments.split(' '))).map(|_| ())
+}
+
+/// A bridge with a tap for a card of the node and an address for the lab.
+fn add_wire(bridge: &str, tap: &str, address: &str) -> Result<()> {
+    ip(&format!("link add {bridge} type bridge"))?;
+    ip(&format!("tuntap add {tap} mode tap"))?;
+    ip(&format!("link set {tap} master {bridge}"))?;
+    ip(&format!("link set {bridge} up"))?;
+    ip(&format!("link set {tap} up"))?;
+    ip(&format!("addr add {address}/24 dev {bridge}"))
+}
+
 /// The running lab.
 #[derive(Debug)]
 pub struct Lab {
@@ -62,6 +80,7 @@ pub struct Lab {
     dnsmasq: Option<Process>,
     tgtd: Option<Process>,
     blades: Vec<Process>,
+    two_wires: bool,
 }
 
 impl Lab {
@@ -72,14 +91,8 @@ impl Lab {
     /// When something cannot be set up.
     pub fn start(directory: &Path, boot: &Path) -> Result<Self> {
         std::fs::create_dir_all(directory)?;
-        let ip = |arguments: &str| run(Command::new("ip").args(arguments.split(' '))).map(|_| ());
         ip("link set lo up")?;
-        ip("link add br0 type bridge")?;
-        ip("tuntap add tap0 mode tap")?;
-        ip("link set tap0 master br0")?;
-        ip("link set br0 up")?;
-        ip("link set tap0 up")?;
-        ip(&format!("addr add {HOST}/24 dev br0"))?;
+        add_wire("br0", "tap0", HOST)?;
         // Router advertisements, for iPXE's sake: without any it waits 13 s for
         // one before it goes on.
         ip("-6 addr add fd00:77::1/64 dev br0 nodad")?;
@@ -116,7 +129,19 @@ impl Lab {
             dnsmasq: Some(dnsmasq),
             tgtd: None,
             blades: Vec::new(),
+            two_wires: false,
         })
+    }
+
+    /// A second wire, for another card of the node, with nothing but targets; before they
+    /// are exported.
+    ///
+    /// # Errors
+    /// When a link cannot be made.
+    pub fn add_second_wire(&mut self) -> Result<()> {
+        add_wire("br1", SECOND_TAP, SECOND_HOST)?;
+        self.two_wires = true;
+        Ok(())
     }
 
     /// Makes the wire take frames with so much payload; before targets are exported.
@@ -135,9 +160,21 @@ impl Lab {
     /// # Errors
     /// When vblade does not start.
     pub fn export_aoe(&mut self, shelf: u16, slot: u8, file: &Path) -> Result<()> {
+        self.start_blade("br0", shelf, slot, file)
+    }
+
+    /// The same on the second wire.
+    ///
+    /// # Errors
+    /// When vblade does not start.
+    pub fn export_aoe_on_second_wire(&mut self, shelf: u16, slot: u8, file: &Path) -> Result<()> {
+        self.start_blade("br1", shelf, slot, file)
+    }
+
+    fn start_blade(&mut self, bridge: &str, shelf: u16, slot: u8, file: &Path) -> Result<()> {
         let mut command = Command::new("vblade");
-        command.args([shelf.to_string(), slot.to_string(), "br0".into()]).arg(file);
-        let log = self.directory.join(format!("vblade-{shelf}.{slot}.log"));
+        command.args([shelf.to_string(), slot.to_string(), bridge.into()]).arg(file);
+        let log = self.directory.join(format!("vblade-{bridge}-{shelf}.{slot}.log"));
         let mut blade = Process::start(&mut command, &log)?;
         std::thread::sleep(Duration::from_millis(100));
         ensure!(blade.is_running(), "vblade ended: {}", std::fs::read_to_string(&log).unwrap_or_default());
@@ -166,6 +203,11 @@ impl Lab {
                 ensure!(Instant::now() < deadline, "tgtd does not start, see {}", self.directory.display());
                 std::thread::sleep(Duration::from_millis(100));
             }
+            if self.two_wires {
+                self.tgtadm(&format!(
+                    "--lld iscsi --op new --mode portal --param portal={SECOND_HOST}:3260"
+                ))?;
+            }
         }
         self.tgtadm(&format!("--lld iscsi --op new --mode target --tid {number} -T {name}"))?;
         let unit =
@@ -193,7 +235,15 @@ impl Lab {
     /// # Errors
     /// When the link cannot be set.
     pub fn set_link(&self, up: bool) -> Result<()> {
-        run(Command::new("ip").args(["link", "set", "tap0", if up { "up" } else { "down" }])).map(|_| ())
+        self.set_link_of("tap0", up)
+    }
+
+    /// The same for a link by its name.
+    ///
+    /// # Errors
+    /// When the link cannot be set.
+    pub fn set_link_of(&self, tap: &str, up: bool) -> Result<()> {
+        ip(&format!("link set {tap} {}", if up { "up" } else { "down" }))
     }
 
     /// Whether the services still run.

@@ -154,9 +154,12 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             return;
         }
         self.addresses_seen = changes;
-        for (number, card) in (1..).zip(&self.network.storage) {
-            let Some(host) = self.network.stacks.get(number) else { continue };
-            let has = host.lease().map_or_else(
+        for (number, card) in (1..).zip(&mut self.network.storage) {
+            let lease = self.network.stacks.get(number).and_then(Host::lease);
+            if core::mem::replace(&mut card.told, lease) == lease {
+                continue;
+            }
+            let has = lease.map_or_else(
                 || String::from("has no address"),
                 |lease| format!("has {}/{}", lease.address, lease.prefix),
             );

@@ -16,6 +16,7 @@ mod shapes;
 mod state;
 mod storage_faults;
 mod traffic;
+mod two_cards;
 
 use crate::programs;
 use crate::world::build;
@@ -44,6 +45,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "traffic_is_not_corrupted", run: traffic::traffic_is_not_corrupted },
     Scenario { name: "hostile_guest_neighbour_serves", run: neighbours::hostile_guest_neighbour_serves },
     Scenario { name: "disks_outlive_their_targets", run: storage_faults::disks_outlive_their_targets },
+    Scenario { name: "cables_are_cut_and_disks_go_on", run: two_cards::cables_are_cut_and_disks_go_on },
     Scenario { name: "disks_come_and_go", run: hot_plug::disks_come_and_go },
     Scenario { name: "guests_reset_themselves", run: shapes::guests_reset_themselves },
     Scenario { name: "guests_of_all_shapes", run: shapes::guests_of_all_shapes },
@@ -59,6 +61,7 @@ pub fn prepare() -> Result<()> {
     build(true)?;
     state::image(state::AOE)?;
     state::image(state::LOCAL)?;
+    two_cards::image()?;
     crate::test_guest::prepare(&programs::target())
 }
 

@@ -26,7 +26,7 @@ const ROUND_SECONDS: u64 = 40;
 const CROWD: usize = 400;
 const MIB: u64 = 1 << 20;
 
-fn disk(path: &Path, mib: u64) -> Result<()> {
+pub(super) fn disk(path: &Path, mib: u64) -> Result<()> {
     let file = std::fs::File::options().create(true).truncate(false).write(true).open(path)?;
     file.set_len(mib * MIB).with_context(|| path.display().to_string())
 }
@@ -114,13 +114,28 @@ fn faults(world: &mut World, directory: &Path, round: u64) -> Result<()> {
 /// What the guest says in the end.
 fn check(shown: &str, mib: u64) -> Result<()> {
     let tail: Vec<&str> = shown.lines().rev().take(12).collect();
-    ensure!(!shown.contains("TEST failed"), "the guest saw an error: {tail:#?}");
-    ensure!(shown.contains("TEST all finished, kernel errors 0"), "the kernel saw an error: {tail:#?}");
     ensure!(
         shown.contains(&format!("TEST the size of vdc is {}", mib * MIB / 512)),
         "the guest did not hear of the disk's new size: {tail:#?}"
     );
-    for disk in ["vdb", "vdc"] {
+    finished(shown).map(|_| ())
+}
+
+/// How fio ended on a disk.
+pub(super) struct Finished {
+    pub(super) disk: &'static str,
+    /// The slowest of all requests.
+    pub(super) slowest_read_us: Option<u64>,
+    pub(super) slowest_write_us: Option<u64>,
+}
+
+/// What the guest says in the end of both disks: no error, and enough was written and
+/// compared.
+pub(super) fn finished(shown: &str) -> Result<Vec<Finished>> {
+    let tail: Vec<&str> = shown.lines().rev().take(12).collect();
+    ensure!(!shown.contains("TEST failed"), "the guest saw an error: {tail:#?}");
+    ensure!(shown.contains("TEST all finished, kernel errors 0"), "the kernel saw an error: {tail:#?}");
+    let of = |disk: &'static str| {
         let line = shown.lines().find_map(|line| line.split_once(&format!("TEST finished {disk} ")));
         let (_, said) = line.with_context(|| format!("nothing of {disk}: {tail:#?}"))?;
         let number = |name: &str| {
@@ -131,8 +146,10 @@ fn check(shown: &str, mib: u64) -> Result<()> {
         ensure!(number("code") == Some(0) && number("errors") == Some(0), "{disk}: {said}");
         let moved = (number("wrote_kib").unwrap_or(0), number("read_kib").unwrap_or(0));
         ensure!(moved.0 > 10_000 && moved.1 > 5_000, "{disk}: too little was written and compared: {said}");
-    }
-    Ok(())
+        let [slowest_read_us, slowest_write_us] = ["slowest_read_us", "slowest_write_us"].map(number);
+        Ok(Finished { disk, slowest_read_us, slowest_write_us })
+    };
+    ["vdb", "vdc"].into_iter().map(of).collect()
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ check() {
     --randseed=7 --output-format=terse --terse-version=3 >"/tmp/$1" 2>"/tmp/$1.error"
   code=$?
   [ $code = 0 ] || { say "failed: fio on $1 ended with $code"; tail -n 5 "/tmp/$1.error"; }
-  say "finished $1 code $code errors $(cut -d';' -f5 "/tmp/$1") wrote_kib $(cut -d';' -f47 "/tmp/$1") read_kib $(cut -d';' -f6 "/tmp/$1")"
+  say "finished $1 code $code errors $(cut -d';' -f5 "/tmp/$1") wrote_kib $(cut -d';' -f47 "/tmp/$1") read_kib $(cut -d';' -f6 "/tmp/$1") slowest_read_us $(cut -d';' -f39 "/tmp/$1") slowest_write_us $(cut -d';' -f80 "/tmp/$1")"
 }
 check vdb & first=$!
 check vdc & second=$!

@@ -2,6 +2,7 @@
 //! itself connects to. No guest's frame passes it, and nothing is listened for there.
 
 use netstack::frame::MacAddress;
+use netstack::host::Lease;
 use netstack::offload::Offload;
 
 use super::{Buffers, ETHERTYPE_AOE};
@@ -79,12 +80,14 @@ pub struct StorageCard<N> {
     pub mtu: u16,
     /// What it has moved.
     pub moved: Moved,
+    /// The address of which the log has heard.
+    pub told: Option<Lease>,
     pub(super) outlet: Outlet,
 }
 
 impl<N: Nic> StorageCard<N> {
     pub(super) fn new(nic: N, entry: usize, mtu: u16) -> Self {
-        Self { nic, entry, mtu, moved: Moved::default(), outlet: Outlet::default() }
+        Self { nic, entry, mtu, moved: Moved::default(), told: None, outlet: Outlet::default() }
     }
 
     /// Whether a frame is for this card: the addresses of others, and of groups that

@@ -1,0 +1,169 @@
+//! A node with two network cards, each on a wire of its own with all targets on both:
+//! one cable after the other is cut and healed under a guest that writes and compares.
+
+use super::directory;
+use super::storage_faults::{disk, finished};
+use crate::lab::{HOST, Lab, NODE, NODE_MAC, SECOND_HOST, SECOND_TAP};
+use crate::machine::{self, Boot, CPUS, Machine, Shape};
+use crate::operator::Operator;
+use crate::process::Process;
+use crate::programs::target;
+use crate::test_guest::{Description, storage};
+use crate::world::{World, build, target_name};
+use anyhow::{Context, Result, ensure};
+use image_builder::dev::{DevImage, Options, build_image};
+use mgmt_proto::manifest::{Addressing, StorageCard};
+use serde_json::Value;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+const STORAGE_MAC: &str = "52:54:00:77:01:02";
+const NODE_LIMIT: Duration = Duration::from_secs(60);
+const WRITING_LIMIT: Duration = Duration::from_secs(60);
+const FINISH_LIMIT: Duration = Duration::from_secs(30);
+/// Until all paths of all disks serve again.
+const HEALED_LIMIT: Duration = Duration::from_secs(10);
+/// No request of the guest takes longer, with one cable in.
+const FAILOVER_LIMIT_US: u64 = 3_000_000;
+/// How long fio runs.
+const SECONDS: u64 = 30;
+
+/// An image whose node has a second card, for disks.
+pub(super) fn image() -> Result<DevImage> {
+    let addressing = Addressing::Static { address: [10, 88, 0, 2], prefix: 24, gateway: None };
+    let card = StorageCard { mac: None, addressing: Some(addressing), mtu: 1500 };
+    let out = Some(target().join("image/two-cards.img"));
+    build_image(&Options { out, storage_cards: vec![card], ..Options::default() })
+}
+
+fn start(directory: &Path) -> Result<World> {
+    let built = build(false)?;
+    let image = image()?;
+    let _ = std::fs::remove_dir_all(directory);
+    std::fs::create_dir_all(directory)?;
+    let mut lab = Lab::start(directory, &image.path)?;
+    lab.add_second_wire()?;
+    storage::fio_disk(&directory.join("fio.img"))?;
+    disk(&directory.join("aoe.img"), 64)?;
+    disk(&directory.join("iscsi.img"), 64)?;
+    for (slot, file) in [(1, "fio.img"), (2, "aoe.img")] {
+        lab.export_aoe(11, slot, &directory.join(file))?;
+        lab.export_aoe_on_second_wire(11, slot, &directory.join(file))?;
+    }
+    lab.export_iscsi(1, &target_name(1), &directory.join("iscsi.img"))?;
+    let shape = Shape { cpus: CPUS, memory_mib: 1536, boot: Boot::Kernel(image.path) };
+    let serial = directory.join("serial.log");
+    let mut command = machine::command(&shape, "tap0", NODE_MAC, &serial);
+    command
+        .args(["-netdev", &format!("tap,id=second,ifname={SECOND_TAP},script=no,downscript=no")])
+        .args(["-device", &format!("virtio-net-pci,netdev=second,mac={STORAGE_MAC}")]);
+    let started = Instant::now();
+    let process = Process::start(&mut command, &directory.join("qemu.log"))?;
+    let machine = Machine { process, started, serial };
+    let operator = Operator::new(&built.cli, &image.operator_key_path, directory, NODE);
+    Ok(World { lab, machine, operator, directory: directory.to_path_buf() })
+}
+
+/// The state of each path: volume, card, state.
+fn paths(operator: &Operator) -> Result<Vec<[String; 3]>> {
+    let told = operator.json(&["storage", "path", "list"])?;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+    let path = |path: &Value| [&path["volume"], &path["negotiated"]["Card"], &path["state"]].map(text);
+    Ok(told.as_array().context("no list of paths")?.iter().map(path).collect())
+}
+
+/// Waits until three disks have two paths each that serve.
+fn wait_for_paths(operator: &Operator) -> Result<()> {
+    let deadline = Instant::now() + HEALED_LIMIT;
+    loop {
+        let paths = paths(operator)?;
+        if paths.len() == 6 && paths.iter().all(|[_, _, state]| state == "active" || state == "standby") {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "not all paths serve: {paths:?}");
+        sleep(Duration::from_millis(200));
+    }
+}
+
+/// One guest with an AoE and an iSCSI disk; each cable is cut for a moment and for longer.
+pub(super) fn cables_are_cut_and_disks_go_on() -> Result<()> {
+    let directory = directory("two-cards");
+    let files = storage::guest(&target())?;
+    let mut world = start(&directory)?;
+    world.operator.wait_for_node(NODE_LIMIT).with_context(|| world.machine.serial_text())?;
+    let node = world.operator.json(&["node", "info"])?;
+    let card = &node["cards"][1];
+    ensure!(
+        card["mac"] == STORAGE_MAC && card["state"] == "up" && card["address"] == "10.88.0.2/24",
+        "the node's cards are {}",
+        node["cards"]
+    );
+    let volume = format!("iscsi://{HOST}/{}/1", target_name(1));
+    let iscsi = format!("{{ volume = \"{volume}\", portal = [\"{SECOND_HOST}\"] }}");
+    let more = format!("disk = [ \"aoe:e11.1,ro\", \"aoe:e11.2,rw\", {iscsi} ]");
+    let job = format!("seconds={SECONDS}");
+    let guest =
+        Description { name: "writer", memory_mib: 384, job: &job, more: &more, ..Description::default() };
+    world.test_guest(&files, &guest)?;
+    world.wait_for_console("writer", "TEST writing", WRITING_LIMIT)?;
+    let began = Instant::now();
+    for (tap, seconds) in [(SECOND_TAP, 1), ("tap0", 4), (SECOND_TAP, 4), ("tap0", 1)] {
+        wait_for_paths(&world.operator)?;
+        world.lab.set_link_of(tap, false)?;
+        sleep(Duration::from_secs(seconds));
+        if tap == SECOND_TAP && seconds > 2 {
+            let paths = paths(&world.operator)?;
+            // The first disk is idle: its path is missed when it is next used.
+            let lost = paths.iter().filter(|[_, card, state]| card == STORAGE_MAC && state == "lost");
+            ensure!(lost.count() >= 2, "the paths of the card without a cable are not lost: {paths:?}");
+        }
+        world.lab.set_link_of(tap, true)?;
+    }
+    wait_for_paths(&world.operator)?;
+    println!("  four cuts took {} s", began.elapsed().as_secs());
+    ensure!(began.elapsed() < Duration::from_secs(SECONDS), "fio ended before the last cut was healed");
+    world.wait_for_console("writer", "TEST all finished", Duration::from_secs(SECONDS) + FINISH_LIMIT)?;
+    ensure!(world.lab.is_healthy(), "a service of the lab has died");
+    check(&world.operator.run(&["console", "writer", "--once"])?)
+}
+
+/// What the guest says in the end.
+fn check(shown: &str) -> Result<()> {
+    for said in finished(shown)? {
+        for slowest in [said.slowest_read_us, said.slowest_write_us] {
+            ensure!(
+                slowest.is_some_and(|slowest| slowest <= FAILOVER_LIMIT_US),
+                "a request of {} took longer than 3 s, or nobody knows: {slowest:?} us",
+                said.disk
+            );
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_request_is_seen() {
+        let line = |disk: &str| {
+            format!(
+                "TEST finished {disk} code 0 errors 0 wrote_kib 20000 read_kib 19000 \
+                 slowest_read_us 900000 slowest_write_us 1500000\n"
+            )
+        };
+        let good = [&line("vdb"), &line("vdc"), "TEST all finished, kernel errors 0\n"].concat();
+        assert!(check(&good).is_ok());
+        for (from, to) in [
+            ("slowest_read_us 900000", "slowest_read_us 3000001"),
+            ("slowest_write_us 1500000", "slowest_write_us 4000000"),
+            ("slowest_write_us 1500000", "slowest_write_us "),
+            ("code 0", "code 1"),
+            ("kernel errors 0", "kernel errors 1"),
+        ] {
+            assert!(check(&good.replace(from, to)).is_err(), "{to}");
+        }
+    }
+}
