@@ -68,8 +68,10 @@ fn start(directory: &Path) -> Result<World> {
 /// The state of each path: volume, card, state.
 fn paths(operator: &Operator) -> Result<Vec<[String; 3]>> {
     let told = operator.json(&["storage", "path", "list"])?;
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
-    let path = |path: &Value| [&path["volume"], &path["negotiated"]["Card"], &path["state"]].map(text);
+    let path = |path: &Value| {
+        let text = |at: &str| path.pointer(at).and_then(Value::as_str).unwrap_or_default().to_string();
+        ["/volume", "/negotiated/Card", "/state"].map(text)
+    };
     Ok(told.as_array().context("no list of paths")?.iter().map(path).collect())
 }
 
@@ -93,11 +95,10 @@ pub(super) fn cables_are_cut_and_disks_go_on() -> Result<()> {
     let mut world = start(&directory)?;
     world.operator.wait_for_node(NODE_LIMIT).with_context(|| world.machine.serial_text())?;
     let node = world.operator.json(&["node", "info"])?;
-    let card = &node["cards"][1];
+    let told = |key: &str| node.pointer(&format!("/cards/1/{key}")).and_then(Value::as_str);
     ensure!(
-        card["mac"] == STORAGE_MAC && card["state"] == "up" && card["address"] == "10.88.0.2/24",
-        "the node's cards are {}",
-        node["cards"]
+        [told("mac"), told("state"), told("address")] == [STORAGE_MAC, "up", "10.88.0.2/24"].map(Some),
+        "the node says {node}"
     );
     let volume = format!("iscsi://{HOST}/{}/1", target_name(1));
     let iscsi = format!("{{ volume = \"{volume}\", portal = [\"{SECOND_HOST}\"] }}");
