@@ -5,6 +5,10 @@
 //! the entry before it; the node signs the digest of the newest. So whoever has
 //! the operators' keys and the node's can check a copy anywhere.
 
+mod command;
+
+pub use command::command;
+
 use crate::code::Code;
 use crate::envelope::{Binding, Proof};
 use crate::verb::Request;

@@ -19,7 +19,7 @@ use crate::limits::{BUNDLE_BYTES, NAME_BYTES, OPERATORS, REVOKED, ROOTS, SCOPE_P
 use crate::trust::Role;
 use alloc::string::String;
 use alloc::vec::Vec;
-use ed25519_dalek::{Signature, VerifyingKey};
+use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -84,6 +84,29 @@ pub struct Grant {
     pub not_after_s: u64,
     /// Whose it is, for people.
     pub name: String,
+}
+
+/// What a grant has not, for a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lacks {
+    /// This role, or a higher one.
+    Role(Role),
+    /// The guest.
+    Guest,
+}
+
+impl Grant {
+    /// Whether it suffices for what needs a role, and touches a guest or none.
+    ///
+    /// # Errors
+    /// What it lacks; the role comes first.
+    pub fn permits(&self, needed: Role, guest: Option<&str>) -> Result<(), Lacks> {
+        match guest {
+            _ if self.role < needed => Err(Lacks::Role(needed)),
+            Some(guest) if !self.guests.covers(guest) => Err(Lacks::Guest),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Why a key may not.
@@ -255,6 +278,16 @@ impl Bundle {
     pub fn encode(&self) -> Option<Vec<u8>> {
         let room = BUNDLE_BYTES - 1 - 2 * ROOTS * SIGNATURE_BYTES;
         postcard::to_allocvec(self).ok().filter(|bytes| bytes.len() <= room && self.is_sound())
+    }
+
+    /// The bundle signed by these root keys, where whoever makes it holds them all; None
+    /// when there is more than it may hold.
+    #[must_use]
+    pub fn sign(&self, roots: &[&SigningKey]) -> Option<Vec<u8>> {
+        let bytes = self.encode()?;
+        let message = message(&bytes);
+        let sign = |root: &&SigningKey| (root.verifying_key().to_bytes(), root.sign(&message).to_bytes());
+        assemble(&bytes, &roots.iter().map(sign).collect::<Vec<_>>()).ok()
     }
 
     /// Reads a bundle, whoever signed it.

@@ -139,9 +139,7 @@ fn replies() {
 #[test]
 fn trust_bundles() {
     let bundle = vectors::bundle(&key());
-    let bytes = bundle.encode().unwrap();
-    let signature = ed25519_dalek::Signer::sign(&key(), &bundle::message(&bytes)).to_bytes();
-    let signed = bundle::assemble(&bytes, &[(key().verifying_key().to_bytes(), signature)]).unwrap();
+    let signed = bundle.sign(&[&key()]).unwrap();
     let before = Bundle { serial: 0, issued_s: 0, ..bundle };
     each(5, &[signed], |round, good, bytes| {
         let Ok((body, signatures)) = bundle::split(bytes) else { return };

@@ -1,6 +1,6 @@
 //! Who may do what.
 
-use crate::bundle::{self, Bundle, Grant, Refused, Scope};
+use crate::bundle::{self, Bundle, Grant, Lacks, Refused, Scope};
 use crate::limits::{OPERATORS, TRUST_LINKS};
 use crate::verb::Request;
 use alloc::string::String;
@@ -75,6 +75,16 @@ impl Trust {
     #[must_use]
     pub fn role(&self, key: &[u8; 32]) -> Option<Role> {
         self.bundle.grant(key, &self.node, self.now_s).ok().map(|grant| grant.role)
+    }
+
+    /// Whether a key may ask for something.
+    ///
+    /// # Errors
+    /// What it lacks; a key that is not trusted now lacks the role.
+    pub fn permits(&self, key: &[u8; 32], request: &Request) -> Result<(), Lacks> {
+        let needed = required(request);
+        let grant = self.bundle.grant(key, &self.node, self.now_s).map_err(|_| Lacks::Role(needed))?;
+        grant.permits(needed, request.guest())
     }
 
     /// Whether a key may do anything with a guest.
@@ -235,10 +245,10 @@ pub fn is_rescue(request: &Request) -> bool {
 #[cfg(test)]
 mod tests {
     use super::{Operator, Role, Trust};
-    use crate::bundle::{Bundle, Refused, assemble, message};
+    use crate::bundle::{Bundle, Refused};
     use crate::limits::TRUST_LINKS;
     use alloc::vec::Vec;
-    use ed25519_dalek::{Signer as _, SigningKey};
+    use ed25519_dalek::SigningKey;
 
     fn key(number: u8) -> SigningKey {
         SigningKey::from_bytes(&[number; 32])
@@ -262,9 +272,8 @@ mod tests {
             grants: trust.bundle().grants.iter().take(1).cloned().collect(),
             ..trust.bundle().clone()
         };
-        let bytes = bundle.encode().unwrap();
-        let sign = |number: &u8| (public(*number), key(*number).sign(&message(&bytes)).to_bytes());
-        assemble(&bytes, &signers.iter().map(sign).collect::<Vec<_>>()).unwrap()
+        let keys: Vec<SigningKey> = signers.iter().map(|number| key(*number)).collect();
+        bundle.sign(&keys.iter().collect::<Vec<_>>()).unwrap()
     }
 
     #[test]

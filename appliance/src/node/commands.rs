@@ -5,11 +5,12 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use mgmt_proto::audit::Result as Recorded;
+use mgmt_proto::bundle::Lacks;
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::disk::GuestSettings;
 use mgmt_proto::limits::{INPUT_BYTES, STREAM_BYTES};
 use mgmt_proto::machine::Machine;
-use mgmt_proto::trust::{Role, required};
+use mgmt_proto::trust::Role;
 use mgmt_proto::verb::{Discover, Fault, Outcome, Reply, Request, Stream};
 
 use crate::hypervisor::Hypervisor;
@@ -29,26 +30,24 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     pub(super) fn execute(&mut self, command: Command, now_ns: u64) {
         let Command { asker, request, role, asked } = command;
         let session = asker.session;
-        let needed = required(&request);
+        let lacks = self.trust.permits(&asker.operator, &request).err();
         // Whoever reads the record must find what ended the node, or dom0.
         if let (Request::NodeStop { .. } | Request::InjectFault(_), Some(asked)) = (&request, &asked)
-            && role >= needed
+            && lacks.is_none()
             && self.barred(&request).is_none()
         {
             self.audit.record(asked, Recorded::Accepted, now_ns);
             self.carry_out(&asker, request, role, now_ns);
             return;
         }
-        let result = if role < needed {
+        let result = if let Some(Lacks::Role(needed)) = lacks {
             self.sessions.answer(session, &Err(role_missing(needed, role)));
             Recorded::Failed(Code::Refused)
         } else if let Some(failure) = self.barred(&request) {
             self.sessions.answer(session, &Err(failure));
             Recorded::Failed(Code::Policy)
-        } else if let Some(guest) =
-            request.guest().filter(|name| !self.trust.covers_guest(&asker.operator, name))
-        {
-            self.sessions.answer(session, &Err(not_yours(guest)));
+        } else if lacks == Some(Lacks::Guest) {
+            self.sessions.answer(session, &Err(not_yours(request.guest().unwrap_or_default())));
             Recorded::Failed(Code::Refused)
         } else if let Err(failure) = self.room_for_job(&request, now_ns) {
             let code = failure.code;

@@ -138,7 +138,7 @@ pub struct Report {
     pub node_key: String,
     /// intact or broken.
     pub verdict: &'static str,
-    /// What is wrong, or null.
+    /// The first thing that is wrong, or null.
     pub fault: Option<String>,
     /// Entries that were checked.
     pub entries: u64,
@@ -150,6 +150,8 @@ pub struct Report {
     pub operators: Vec<String>,
     /// Serials of the trust bundles by which they were judged, or null: not judged.
     pub bundles: Option<Vec<u64>>,
+    /// Everything that is wrong: a broken log ends it, entries that nobody might sign do not.
+    pub faults: Vec<String>,
 }
 
 fn halves(signature: &[u8; 64]) -> ([u8; 32], [u8; 32]) {
@@ -297,7 +299,7 @@ impl Copy {
         let links: Vec<KeyLink> = self.key_links.iter().map(LinkCopy::link).collect();
         // Who knows a key from before follows to the one that signed the end.
         let node_key = if leads(&links, node_key, &self.node_key) { &self.node_key } else { node_key };
-        let fault = self.fault(node_key, &links, trusted);
+        let faults = self.faults(node_key, &links, trusted);
         let mut operators: Vec<String> =
             self.entries.iter().map(|entry| keys::public::fingerprint(&entry.operator)).collect();
         operators.sort();
@@ -305,27 +307,28 @@ impl Copy {
         Report {
             node: self.node.clone(),
             node_key: hex::encode(node_key),
-            verdict: if fault.is_some() { "broken" } else { "intact" },
-            fault,
+            verdict: if faults.is_empty() { "intact" } else { "broken" },
+            fault: faults.first().cloned(),
             entries: self.entries.len() as u64,
             first: self.entries.first().map_or(self.head.length, |entry| entry.sequence),
             length: self.head.length,
             operators,
             bundles: trusted.map(Trusted::serials),
+            faults,
         }
     }
 
-    fn fault(&self, node_key: &[u8; 32], links: &[KeyLink], trusted: Option<&Trusted>) -> Option<String> {
+    fn faults(&self, node_key: &[u8; 32], links: &[KeyLink], trusted: Option<&Trusted>) -> Vec<String> {
         let mut entries = Vec::with_capacity(self.entries.len());
         for copy in &self.entries {
             let Some(entry) = copy.entry() else {
-                return Some(format!("entry {} has a result that no node writes", copy.sequence));
+                return vec![format!("entry {} has a result that no node writes", copy.sequence)];
             };
             entries.push(entry);
         }
         let last = match audit::verify(&entries) {
             Ok(last) => last,
-            Err(fault) => return Some(fault.to_string()),
+            Err(fault) => return vec![fault.to_string()],
         };
         let mut own = vec![*node_key];
         let foreign = entries.iter().find(|entry| {
@@ -336,17 +339,19 @@ impl Copy {
             !is_own
         });
         if let Some(entry) = foreign {
-            return Some(format!("entry {} was signed for another node", entry.sequence));
+            return vec![format!("entry {} was signed for another node", entry.sequence)];
         }
         let (signature_r, signature_s) = halves(&self.head.signature);
         let head = Head { length: self.head.length, digest: self.head.digest, signature_r, signature_s };
         let length = entries.last().map_or(0, |entry| entry.sequence.saturating_add(1));
         if length < head.length {
             let missing = head.length - length;
-            return Some(format!("{missing} entries at the end are missing, from {length} on"));
+            return vec![format!("{missing} entries at the end are missing, from {length} on")];
         }
-        let unsigned = head.verify(node_key, length, &last).err().map(|fault| fault.to_string());
-        unsigned.or_else(|| trusted.and_then(|trusted| trusted.fault(&entries)))
+        if let Err(fault) = head.verify(node_key, length, &last) {
+            return vec![fault.to_string()];
+        }
+        trusted.map(|trusted| trusted.faults(&entries)).unwrap_or_default()
     }
 
     /// As `audit show` prints it.
@@ -399,7 +404,7 @@ impl Report {
             ("entries", range),
             ("verdict", self.verdict.to_string()),
         ];
-        lines.extend(self.fault.iter().map(|fault| ("fault", fault.clone())));
+        lines.extend(self.faults.iter().map(|fault| ("fault", fault.clone())));
         lines.extend(self.bundles.iter().map(|serials| {
             let serials: Vec<String> = serials.iter().map(ToString::to_string).collect();
             ("trust", format!("by what was sealed and bundles {}", serials.join(", ")))

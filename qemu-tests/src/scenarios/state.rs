@@ -9,7 +9,6 @@ use crate::programs::target;
 use crate::test_guest::{Description, Flavour, find};
 use crate::world::{Built, World, build};
 use anyhow::{Context, Result, bail, ensure};
-use ed25519_dalek::Signer as _;
 use image_builder::dev::{DevImage, Options, build_image};
 use image_builder::state::State;
 use mgmt_proto::bundle::{self, Bundle, Grant, Scope};
@@ -151,10 +150,7 @@ fn write_bundle(image: &DevImage, serial: u64, path: &Path) -> Result<()> {
         }],
         revoked: Vec::new(),
     };
-    let bytes = bundle.encode().context("the bundle is unsound")?;
-    let signature = owner.sign(&bundle::message(&bytes)).to_bytes();
-    let signed = bundle::assemble(&bytes, &[(owner.verifying_key().to_bytes(), signature)]);
-    std::fs::write(path, signed.ok().context("the bundle cannot be put together")?)?;
+    std::fs::write(path, bundle.sign(&[&owner]).context("the bundle is unsound")?)?;
     Ok(())
 }
 

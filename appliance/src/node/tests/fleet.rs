@@ -105,6 +105,7 @@ impl Link {
 fn live(seed: u64, listener: &TcpListener, operator: [u8; 32], trouble: Trouble, stop: &AtomicBool) {
     let mut settings = settings();
     settings.manifest.operators = vec![Operator { key: operator, role: Role::Admin }];
+    settings.manifest.owner = operator;
     let mut world = World::with(seed, settings);
     let mut links: Vec<Link> = Vec::new();
     let mut last = Instant::now();
@@ -268,6 +269,28 @@ fn the_program_goes_on_with_an_upload_wherever_its_connection_breaks() {
     assert!(out.contains("large: create done"), "{out}");
     let (out, _) = rack.expect(0, &["-o", "json", "audit", "show"]);
     let announced = out.matches("\"blob resume\"").count();
+    // What a node writes is found good by whoever judges it.
+    let public = rack.directory.join("redoubt/operator.key.pub");
+    let public = public.to_str().unwrap();
+    let sealed = rack.directory.join("node.toml");
+    std::fs::write(
+        &sealed,
+        format!("name = \"node\"\noperators = [{{ key_file = \"{public}\", role = \"admin\" }}]\n"),
+    )
+    .unwrap();
+    let judged = ["audit", "verify", "--root", public, "--sealed", sealed.to_str().unwrap()];
+    rack.expect(0, &judged);
+    std::fs::write(
+        &sealed,
+        format!("name = \"node\"\noperators = [{{ key_file = \"{public}\", role = \"viewer\" }}]\n"),
+    )
+    .unwrap();
+    let (verdict, _) = rack.expect(8, &judged);
+    assert_eq!(
+        verdict.matches("who was not operator then, as blob resume takes").count(),
+        announced,
+        "{verdict}"
+    );
     // A session takes 250,000 octets more or less.
     assert!((8..=60).contains(&announced), "{announced}: {out}");
 }

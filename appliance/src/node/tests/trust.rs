@@ -4,7 +4,7 @@ use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use ed25519_dalek::{Signer as _, SigningKey};
+use ed25519_dalek::SigningKey;
 use mgmt_proto::bundle::{self, Bundle, Grant, Scope};
 use mgmt_proto::code::Code;
 use mgmt_proto::trust::Role;
@@ -52,13 +52,8 @@ pub(super) fn bundle(serial: u64, grants: Vec<Grant>) -> Bundle {
 }
 
 pub(super) fn update(bundle: &Bundle, roots: &[u8]) -> Request {
-    let bytes = bundle.encode().unwrap();
-    let sign = |number: &u8| {
-        let key = root(*number);
-        (public(&key), key.sign(&bundle::message(&bytes)).to_bytes())
-    };
-    let signatures: Vec<_> = roots.iter().map(sign).collect();
-    Request::TrustUpdate { signed: bundle::assemble(&bytes, &signatures).unwrap() }
+    let keys: Vec<SigningKey> = roots.iter().map(|number| root(*number)).collect();
+    Request::TrustUpdate { signed: bundle.sign(&keys.iter().collect::<Vec<_>>()).unwrap() }
 }
 
 /// Those who are sealed, again.

@@ -1,18 +1,22 @@
-//! Whether those who signed a log were trusted then.
+//! Whether those who signed a log were trusted then, with what they did.
 //!
 //! The log itself says when a trust bundle came: an entry holds the digest of the
 //! request that brought it. So, from what was sealed into the image and the bundles
-//! that followed, it is known for each entry who was trusted; a clock is not needed,
-//! and the log has none. Of a grant's time only this is judged, that it had not
-//! ended when the bundle was issued.
+//! that followed, it is known for each entry what held, and each is judged by it as the
+//! node does: key, node, role, guest. What was refused for lack of a role or a guest was
+//! no more than asked. The log has no time of day. A grant's time is over that had ended
+//! when the bundle was issued, or at a time that the node's clock had surely passed: an
+//! entry by a key whose time began at a certain moment is later than that, and so is what
+//! follows in the same boot.
 
 use crate::exit;
+use crate::trust_file::RoleName;
 use keys::PublicKey;
-use mgmt_proto::audit::{Entry, Result as Recorded};
-use mgmt_proto::bundle::{self, Bundle, Grant, Refused, Scope};
+use mgmt_proto::audit::{self, Entry, Result as Recorded};
+use mgmt_proto::bundle::{self, Bundle, Denied, Lacks, Refused, Scope};
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::envelope;
-use mgmt_proto::trust::Role;
+use mgmt_proto::trust::{Operator, Role, Trust, is_rescue, required};
 use mgmt_proto::verb::Request;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -36,20 +40,50 @@ pub struct Trusted {
 #[derive(Deserialize)]
 struct Sealed {
     name: Option<String>,
-    operators: Vec<Operator>,
+    operators: Vec<SealedOperator>,
 }
 
 #[derive(Deserialize)]
-struct Operator {
+struct SealedOperator {
     key: Option<String>,
     key_file: Option<PathBuf>,
+    role: RoleName,
 }
 
-/// Which links may hold, first and last.
+impl SealedOperator {
+    /// The operator; key files are beside `path`.
+    fn read(&self, path: &Path) -> Result<Operator, Failure> {
+        let origin = path.display().to_string();
+        let key = match (&self.key, &self.key_file) {
+            (Some(text), None) => PublicKey::parse(text, &origin),
+            (None, Some(file)) => PublicKey::load(&path.parent().unwrap_or(Path::new("")).join(file)),
+            _ => {
+                let message = "has an operator without one key";
+                return Err(exit::usage(&origin, message, "give key or key_file"));
+            }
+        };
+        Ok(Operator { key: key.map_err(|error| exit::key(&error))?.bytes, role: self.role.into() })
+    }
+}
+
+/// What is known after some entries.
 #[derive(Clone, Copy, Debug)]
-struct Holds {
+struct Known {
+    /// Which links may hold, first and last.
     first: usize,
     last: usize,
+    /// A time that the node's clock had reached.
+    reached: Option<Reached>,
+    /// The node obeys nothing but what rescues it.
+    locked: bool,
+}
+
+/// The node's clock was not behind `clock_s` at this uptime of this boot.
+#[derive(Clone, Copy, Debug)]
+struct Reached {
+    boot_nonce: [u8; 32],
+    at_ns: u64,
+    clock_s: u64,
 }
 
 impl Trusted {
@@ -66,17 +100,8 @@ impl Trusted {
             let origin = path.display().to_string();
             let sealed: Sealed =
                 toml::from_str(&text).map_err(|error| exit::usage(&origin, error.to_string(), ""))?;
-            let directory = path.parent().unwrap_or(Path::new(""));
             for operator in sealed.operators {
-                let key = match (operator.key, operator.key_file) {
-                    (Some(text), None) => PublicKey::parse(&text, &origin),
-                    (None, Some(file)) => PublicKey::load(&directory.join(file)),
-                    _ => {
-                        let message = "has an operator without one key";
-                        return Err(exit::usage(&origin, message, "give key or key_file"));
-                    }
-                };
-                operators.push(key.map_err(|error| exit::key(&error))?.bytes);
+                operators.push(operator.read(path)?);
             }
             node = sealed.name;
         }
@@ -97,25 +122,8 @@ impl Trusted {
 
     /// What was sealed into the image: the owner's root key, operators, the node's name.
     #[must_use]
-    pub fn sealed(root: [u8; 32], operators: &[[u8; 32]], node: Option<String>) -> Self {
-        let grant = |key: &[u8; 32]| Grant {
-            key: *key,
-            role: Role::Viewer,
-            nodes: Scope::All,
-            guests: Scope::All,
-            not_before_s: 0,
-            not_after_s: 0,
-            name: "sealed".into(),
-        };
-        let bundle = Bundle {
-            version: bundle::VERSION,
-            serial: 0,
-            issued_s: 0,
-            roots: vec![root],
-            threshold: 1,
-            grants: operators.iter().map(grant).collect(),
-            revoked: Vec::new(),
-        };
+    pub fn sealed(root: [u8; 32], operators: &[Operator], node: Option<String>) -> Self {
+        let bundle = Trust::sealed(root, operators, "").bundle().clone();
         Self { links: vec![Link { request: [0; 32], bundle }], node }
     }
 
@@ -125,7 +133,11 @@ impl Trusted {
     /// It does not follow: the roots that held have not signed it.
     pub fn follow(&mut self, signed: &[u8]) -> Result<(), Refused> {
         let last = self.links.last().ok_or(Refused::Unsound)?;
-        let bundle = last.bundle.signed_successor(signed)?;
+        let mut bundle = last.bundle.signed_successor(signed)?;
+        if self.node.is_none() {
+            // Which node it is about is not known.
+            bundle.grants.iter_mut().for_each(|grant| grant.nodes = Scope::All);
+        }
         let request = Request::TrustUpdate { signed: signed.to_vec() };
         let request = envelope::request_digest(&request).ok_or(Refused::Length)?;
         self.links.push(Link { request, bundle });
@@ -145,83 +157,134 @@ impl Trusted {
 
     /// What may hold before the first entry: what was sealed, or, where older entries are
     /// not there, whatever came before the first bundle that the log tells of.
-    fn at_first(&self, entries: &[Entry]) -> Holds {
+    fn at_first(&self, entries: &[Entry]) -> Known {
         let newest = self.links.len().saturating_sub(1);
         let brought = entries.iter().find_map(|entry| self.position(entry));
-        match entries.first() {
-            Some(first) if first.sequence > 0 => {
-                Holds { first: 0, last: brought.map_or(newest, |at| at.saturating_sub(1)) }
-            }
-            _ => Holds { first: 0, last: 0 },
-        }
+        let last = match entries.first() {
+            Some(first) if first.sequence > 0 => brought.map_or(newest, |at| at.saturating_sub(1)),
+            _ => 0,
+        };
+        Known { first: 0, last, reached: None, locked: false }
     }
 
-    /// What may hold after an entry; a failure names a bundle that was not given.
-    fn after(&self, entry: &Entry, holds: Holds) -> Result<Holds, String> {
-        let brought = match entry.result {
-            Recorded::Done | Recorded::Accepted => true,
+    /// What is known after an entry; a failure names a bundle that was not given.
+    fn after(&self, entry: &Entry, known: Known) -> Result<Known, String> {
+        let (held, kept) = match entry.result {
+            Recorded::Done | Recorded::Accepted => (true, true),
             // It holds, but is not kept: a power cut brings back what held before.
-            Recorded::Failed(Code::Storage | Code::Deadline) => true,
-            Recorded::Failed(_) => false,
+            Recorded::Failed(Code::Storage | Code::Deadline) => (true, false),
+            Recorded::Failed(_) => (false, false),
         };
         match entry.verb.as_str() {
-            "trust update" if brought => match self.position(entry) {
-                Some(at) if matches!(entry.result, Recorded::Failed(_)) => {
-                    Ok(Holds { last: at.max(holds.last), ..holds })
-                }
-                Some(at) => Ok(Holds { first: at, last: at }),
+            "trust update" if held => match self.position(entry) {
+                Some(at) if !kept => Ok(Known { last: at.max(known.last), locked: false, ..known }),
+                Some(at) => Ok(Known { first: at, last: at, locked: false, ..known }),
                 None => Err(format!(
                     "entry {} brought a trust bundle that is not among those given",
                     entry.sequence
                 )),
             },
             // A configuration may have brought later bundles.
-            "config import" if brought => Ok(Holds { last: self.links.len().saturating_sub(1), ..holds }),
-            _ => Ok(holds),
+            "config import" if held => Ok(Known { last: self.links.len().saturating_sub(1), ..known }),
+            "node lockdown" if kept => Ok(Known { locked: true, ..known }),
+            _ => Ok(known),
         }
     }
 
-    /// The first entry that somebody signed who was not trusted then, in words.
+    /// Every entry that no grant covered which held then, in words; the last may name a
+    /// bundle that is missing, without which nothing after it can be judged.
     #[must_use]
-    pub fn fault(&self, entries: &[Entry]) -> Option<String> {
-        let mut holds = self.at_first(entries);
+    pub fn faults(&self, entries: &[Entry]) -> Vec<String> {
+        let mut known = self.at_first(entries);
+        let mut faults = Vec::new();
         for entry in entries {
-            let held = self.links.get(holds.first..=holds.last).unwrap_or_default();
-            if !held.iter().any(|link| self.denied(&link.bundle, &entry.operator).is_none()) {
-                let bundle = held.last().map(|link| &link.bundle)?;
-                let why = self.denied(bundle, &entry.operator).unwrap_or_default();
-                let who = keys::public::fingerprint(&entry.operator);
-                let under = match bundle.serial {
-                    0 => "what was sealed".into(),
-                    serial => format!("trust bundle {serial}"),
-                };
-                let sequence = entry.sequence;
-                return Some(format!(
-                    "entry {sequence} was signed by {who}, who was not trusted then: {under} {why}"
-                ));
+            match self.judge(entry, &known) {
+                Ok(reached) => known.reached = reached.or(known.reached),
+                Err(fault) => faults.push(fault),
             }
-            match self.after(entry, holds) {
-                Ok(after) => holds = after,
-                Err(fault) => return Some(fault),
+            match self.after(entry, known) {
+                Ok(after) => known = after,
+                Err(fault) => {
+                    faults.push(fault);
+                    break;
+                }
             }
         }
-        None
+        faults
     }
 
-    /// Why a key may not command anything under a bundle, if it may not.
-    fn denied(&self, bundle: &Bundle, key: &[u8; 32]) -> Option<&'static str> {
-        let elsewhere = |grant: &Grant| self.node.as_ref().is_some_and(|node| !grant.nodes.covers(node));
-        let grant = bundle.grants.iter().find(|grant| grant.key == *key);
-        match grant {
-            _ if bundle.revoked.contains(key) => Some("revokes the key"),
-            None => Some("does not name the key"),
-            Some(grant) if grant.not_after_s != 0 && bundle.issued_s >= grant.not_after_s => {
-                Some("was issued after the key's time")
+    /// Judges an entry by what may have held; the time that it shows the clock had reached.
+    fn judge(&self, entry: &Entry, known: &Known) -> Result<Option<Reached>, String> {
+        let held = self.links.get(known.first..=known.last).unwrap_or_default();
+        let verdicts: Vec<Result<u64, String>> =
+            held.iter().map(|link| self.denied(&link.bundle, entry, known)).collect();
+        let Some(clock_s) = verdicts.iter().flatten().min() else {
+            let Some((link, Err(why))) = held.last().zip(verdicts.last()) else { return Ok(None) };
+            let who = keys::public::fingerprint(&entry.operator);
+            let under = match link.bundle.serial {
+                0 => "what was sealed".into(),
+                serial => format!("trust bundle {serial}"),
+            };
+            let Entry { sequence, .. } = entry;
+            return Err(format!("entry {sequence} was signed by {who}, who {}", why.replace("{}", &under)));
+        };
+        let refused = matches!(entry.result, Recorded::Failed(Code::Refused | Code::Policy));
+        let command = audit::command(&entry.verb, &entry.object);
+        if known.locked && !refused && command.is_some_and(|command| !is_rescue(&command)) {
+            return Err(format!("entry {} was carried out under lockdown", entry.sequence));
+        }
+        let reached = Reached { boot_nonce: entry.boot_nonce, at_ns: entry.at_ns, clock_s: *clock_s };
+        Ok(Some(reached).filter(|reached| reached.clock_s > 0))
+    }
+
+    /// Under a bundle: the time that the clock must have reached for this entry, 0 for any;
+    /// or why it was not for whoever signed it, with `{}` in the place of the bundle.
+    fn denied(&self, bundle: &Bundle, entry: &Entry, known: &Known) -> Result<u64, String> {
+        let same_boot = known.reached.filter(|reached| reached.boot_nonce == entry.boot_nonce);
+        let reached_s = same_boot.map_or(0, |reached| {
+            reached.clock_s.saturating_add(entry.at_ns.saturating_sub(reached.at_ns) / 1_000_000_000)
+        });
+        // What has not begun may have begun by then: nobody knows how late it was.
+        let named = bundle.grants.iter().find(|grant| grant.key == entry.operator);
+        let clock_s = reached_s.max(named.map_or(0, |grant| grant.not_before_s));
+        let grant = bundle.grant(&entry.operator, self.node.as_deref().unwrap_or_default(), clock_s);
+        let grant = grant.map_err(|denied| {
+            let why = match denied {
+                _ if bundle.revoked.contains(&entry.operator) => "revokes the key",
+                Denied::Unknown | Denied::Revoked => "does not name the key",
+                Denied::NotYet | Denied::Expired if clock_s > bundle.issued_s => "ended the key's time",
+                Denied::NotYet | Denied::Expired => "was issued after the key's time",
+                Denied::OtherNode => "names the key for other nodes",
+            };
+            format!("was not trusted then: {{}} {why}")
+        })?;
+        let mut lacks = audit::command(&entry.verb, &entry.object)
+            .and_then(|command| grant.permits(required(&command), command.guest()).err());
+        match entry.result {
+            // So it was answered.
+            Recorded::Failed(Code::Refused) => lacks = None,
+            // Lockdown comes before guests.
+            Recorded::Failed(Code::Policy) => lacks = lacks.filter(|lacks| *lacks != Lacks::Guest),
+            _ => {}
+        }
+        let (verb, object) = (&entry.verb, &entry.object);
+        match lacks {
+            Some(Lacks::Role(needed)) => {
+                let (needed, role) = (role_name(needed), role_name(grant.role));
+                Err(format!("was not {needed} then, as {verb} takes: {{}} names the key as {role}"))
             }
-            Some(grant) if elsewhere(grant) => Some("names the key for other nodes"),
-            Some(_) => None,
+            Some(Lacks::Guest) => {
+                Err(format!("might not {verb} {object} then: {{}} names the key for other guests"))
+            }
+            // Issued later, it counted from then on, whatever the clock said.
+            None if clock_s > bundle.issued_s => Ok(clock_s),
+            None => Ok(0),
         }
     }
+}
+
+fn role_name(role: Role) -> String {
+    format!("{role:?}").to_lowercase()
 }
 
 fn refusal(path: &Path, refused: Refused) -> Failure {
@@ -231,128 +294,4 @@ fn refusal(path: &Path, refused: Refused) -> Failure {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::Trusted;
-    use ed25519_dalek::{Signer as _, SigningKey};
-    use mgmt_proto::audit::{Entry, Result as Recorded};
-    use mgmt_proto::bundle::{self, Bundle, Grant, Refused, Scope};
-    use mgmt_proto::code::Code;
-    use mgmt_proto::envelope::{self, Binding, Proof};
-    use mgmt_proto::trust::Role;
-    use mgmt_proto::verb::Request;
-
-    fn key(number: u8) -> SigningKey {
-        SigningKey::from_bytes(&[number; 32])
-    }
-
-    fn public(number: u8) -> [u8; 32] {
-        key(number).verifying_key().to_bytes()
-    }
-
-    /// Signed by `root`, granting these and revoking those.
-    fn signed(root: u8, serial: u64, granted: &[u8], revoked: &[u8]) -> Vec<u8> {
-        let grant = |number: &u8| Grant {
-            key: public(*number),
-            role: Role::Admin,
-            // Key 14 is for other nodes.
-            nodes: if *number == 14 { Scope::Named(vec!["other".into()]) } else { Scope::All },
-            guests: Scope::All,
-            not_before_s: 0,
-            // Key 13 had its time.
-            not_after_s: if *number == 13 { 5 } else { 0 },
-            name: "n".into(),
-        };
-        let bundle = Bundle {
-            version: bundle::VERSION,
-            serial,
-            issued_s: 10,
-            roots: vec![public(1)],
-            threshold: 1,
-            grants: granted.iter().map(grant).collect(),
-            revoked: revoked.iter().map(|number| public(*number)).collect(),
-        };
-        let bytes = bundle.encode().unwrap();
-        let signature = key(root).sign(&bundle::message(&bytes)).to_bytes();
-        bundle::assemble(&bytes, &[(public(root), signature)]).unwrap()
-    }
-
-    fn entry(sequence: u64, operator: u8, verb: &str, request: [u8; 32], result: Recorded) -> Entry {
-        let binding = Binding { node: [1; 32], boot_nonce: [2; 32], session: [3; 32] };
-        let proof = Proof { signature: [0; 64], binding, counter: 1, request };
-        Entry { sequence, ..Entry::new(&proof, &public(operator), verb, "", result) }
-    }
-
-    fn did(sequence: u64, operator: u8) -> Entry {
-        entry(sequence, operator, "pause", [9; 32], Recorded::Done)
-    }
-
-    fn brought(sequence: u64, operator: u8, signed: &[u8], result: Recorded) -> Entry {
-        let request = Request::TrustUpdate { signed: signed.to_vec() };
-        let digest = envelope::request_digest(&request).unwrap();
-        entry(sequence, operator, "trust update", digest, result)
-    }
-
-    #[test]
-    fn each_entry_is_judged_by_what_held_then() {
-        let (first, second) = (signed(1, 3, &[10, 11], &[]), signed(1, 4, &[11, 13, 14], &[10]));
-        let mut trusted = Trusted::sealed(public(1), &[public(10)], Some("node".into()));
-        trusted.follow(&first).unwrap();
-        trusted.follow(&second).unwrap();
-        assert_eq!(trusted.serials(), [0, 3, 4]);
-        let good = [
-            did(0, 10),
-            brought(1, 10, &first, Recorded::Accepted),
-            did(2, 11),
-            brought(3, 10, &second, Recorded::Failed(Code::Refused)),
-            did(4, 10),
-            brought(5, 11, &second, Recorded::Done),
-            did(6, 11),
-        ];
-        assert_eq!(trusted.fault(&good), None);
-        let with = |at: usize, entry: Entry| {
-            let mut entries = good.to_vec();
-            entries[at] = entry;
-            trusted.fault(&entries).unwrap_or_default()
-        };
-        for (at, operator, why) in [
-            (0, 11, "what was sealed does not name the key"),
-            (2, 12, "trust bundle 3 does not name the key"),
-            (6, 10, "trust bundle 4 revokes the key"),
-            (6, 14, "trust bundle 4 names the key for other nodes"),
-            (6, 13, "trust bundle 4 was issued after the key's time"),
-        ] {
-            let said = with(at, did(at as u64, operator));
-            assert!(said.starts_with(&format!("entry {at} was signed by ")) && said.ends_with(why), "{said}");
-        }
-        let unknown = brought(1, 10, b"another", Recorded::Done);
-        assert_eq!(with(1, unknown), "entry 1 brought a trust bundle that is not among those given");
-    }
-
-    #[test]
-    fn what_is_not_known_is_not_held_against_anybody() {
-        let (first, second) = (signed(1, 3, &[11], &[]), signed(1, 4, &[12], &[]));
-        let mut trusted = Trusted::sealed(public(1), &[public(10)], Some("node".into()));
-        trusted.follow(&first).unwrap();
-        trusted.follow(&second).unwrap();
-        // Older entries are not there: what came before the first bundle may have held.
-        assert_eq!(trusted.fault(&[did(70, 10), did(71, 11), did(72, 12)]), None);
-        let late = [did(70, 11), brought(71, 11, &second, Recorded::Done), did(72, 12)];
-        assert_eq!(trusted.fault(&late), None);
-        assert!(trusted.fault(&[did(70, 12), late[1].clone()]).is_some());
-        // A bundle that was not kept may be gone after a power cut.
-        let lost = brought(0, 10, &first, Recorded::Failed(Code::Storage));
-        assert_eq!(trusted.fault(&[lost, did(1, 11), did(2, 10)]), None);
-        let import = entry(0, 10, "config import", [5; 32], Recorded::Accepted);
-        assert_eq!(trusted.fault(&[import, did(1, 12)]), None);
-    }
-
-    #[test]
-    fn bundles_follow_from_the_root() {
-        let mut trusted = Trusted::sealed(public(1), &[], None);
-        let other = signed(2, 1, &[10], &[]);
-        assert_eq!(trusted.follow(&other), Err(Refused::Unsigned { have: 0, need: 1 }));
-        trusted.follow(&signed(1, 2, &[10], &[])).unwrap();
-        assert_eq!(trusted.follow(&signed(1, 2, &[10], &[])), Err(Refused::Stale { serial: 2 }));
-        assert_eq!(trusted.serials(), [0, 2]);
-    }
-}
+mod tests;

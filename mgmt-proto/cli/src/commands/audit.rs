@@ -67,6 +67,8 @@ fn verdict(report: &Report) -> Answer {
     }
     let mut answer = Answer::lines(report, report.verdict, report.lines());
     answer.failure = report.fault.as_ref().map(|fault| {
+        let more = report.faults.len() - 1;
+        let fault = if more == 0 { fault.clone() } else { format!("{fault}, and {more} more") };
         let remedy = "keep this copy, and compare it with earlier ones";
         Failure::new(Code::Integrity, &report.node, fault, remedy)
     });

@@ -124,7 +124,7 @@ fn the_fields_stay_in_their_order() {
         fields(&audit["entries"][0]),
         "sequence at_ns operator verb object result code node boot_nonce session counter request signature previous"
     );
-    let report = "node node_key verdict fault entries first length operators bundles";
+    let report = "node node_key verdict fault entries first length operators bundles faults";
     assert_eq!(fields(&of(&["audit", "verify"])), report);
     assert_eq!(fields(&of(&["fleet", "run", "list"])[0]), "node result code error elapsed_ms answer");
     assert_eq!(fields(&of(&["fleet", "status"])[0]["answer"]), fields(&of(&["node", "info"])));
