@@ -266,7 +266,7 @@ impl World for AoeWorld {
         self.networks > 1 && self.stranger.is_none()
     }
 
-    fn cut(&mut self, way: usize) {
-        self.network.cut_until[way] = u64::MAX;
+    fn cut(&mut self, way: usize, cut: bool) {
+        self.network.cut_until[way] = if cut { u64::MAX } else { 0 };
     }
 }

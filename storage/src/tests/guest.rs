@@ -46,6 +46,8 @@ pub(super) struct Guest {
     pub(super) in_flight: BTreeMap<RequestId, (Request, u64)>,
     next_id: u64,
     pub(super) submitted: u32,
+    /// The longest that a request took, from its submission to its end.
+    pub(super) slowest_ns: u64,
     /// Requests that touch these sectors may fail.
     pub(super) bad: std::ops::Range<u64>,
     pub(super) deadline_ns: Option<u64>,
@@ -66,6 +68,7 @@ impl Guest {
             in_flight: BTreeMap::new(),
             next_id: 1,
             submitted: 0,
+            slowest_ns: 0,
             bad: 0..0,
             deadline_ns: None,
             discards: false,
@@ -113,6 +116,7 @@ impl Guest {
         while let Some(completion) = volume.take_completion() {
             let (request, since) = self.in_flight.remove(&completion.id).unwrap();
             let data = self.memory.0.remove(&completion.id).unwrap();
+            self.slowest_ns = self.slowest_ns.max(now - since);
             match completion.result {
                 Ok(()) => self.succeeded(&request, &data, durable),
                 Err(error) => self.failed(&request, error, now - since),
@@ -125,9 +129,9 @@ impl Guest {
         }
     }
 
-    /// How long the oldest unfinished request has been waiting.
-    pub(super) fn longest_wait_ns(&self, now: u64) -> u64 {
-        self.in_flight.values().map(|(_, since)| now - since).max().unwrap_or(0)
+    /// The longest that a request took, or has been waiting for until now.
+    pub(super) fn slowest_ns(&self, now: u64) -> u64 {
+        self.in_flight.values().map(|(_, since)| now - since).max().unwrap_or(0).max(self.slowest_ns)
     }
 
     fn succeeded(&mut self, request: &Request, data: &[u8], durable: &[u8]) {

@@ -201,6 +201,10 @@ impl IscsiWorld {
     fn receive(&mut self, path: usize, piece: &[u8]) {
         let (now, memory) = (self.node.now, &mut self.node.guest.memory);
         let Volume::Iscsi(session) = &mut self.node.volume else { unreachable!() };
+        if piece.is_empty() && !self.direct {
+            // Nothing came: who looks at a socket may say so.
+            session.receive(path, piece, now, memory);
+        }
         let mut rest = piece;
         while !rest.is_empty() {
             let taken = if !self.direct {
@@ -321,8 +325,8 @@ impl World for IscsiWorld {
         self.pipes.len() > 1 && self.stranger.is_none()
     }
 
-    fn cut(&mut self, way: usize) {
-        self.pipes[way].cut_until = u64::MAX;
+    fn cut(&mut self, way: usize, cut: bool) {
+        self.pipes[way].cut_until = if cut { u64::MAX } else { 0 };
     }
 }
 
