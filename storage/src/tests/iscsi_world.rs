@@ -240,7 +240,7 @@ impl IscsiWorld {
         self.damage(&mut buffer, protected);
         self.pipes[path].out.extend_from_slice(&buffer);
         if self.pipes[path].cut_until > now || self.pipes[path].blackhole {
-            return;
+            return self.receive(path, &[]);
         }
         let bytes = core::mem::take(&mut self.pipes[path].out);
         let connection = &mut self.target_of(path).connections[index];
