@@ -27,4 +27,10 @@ pub mod local_disk;
 pub mod node;
 
 #[cfg(test)]
+extern crate std;
+
+#[cfg(test)]
+#[path = "../../storage/src/tests/mutate.rs"]
+mod mutate;
+#[cfg(test)]
 mod test_random;

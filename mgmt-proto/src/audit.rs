@@ -10,6 +10,7 @@ mod command;
 pub use command::command;
 
 use crate::code::Code;
+use crate::codec;
 use crate::envelope::{Binding, Proof};
 use crate::verb::Request;
 use alloc::string::{String, ToString};
@@ -135,6 +136,12 @@ impl Entry {
     pub fn encode(&self) -> Vec<u8> {
         // Only a serializer that is out of memory fails, and it does not return.
         postcard::to_allocvec(self).unwrap_or_default()
+    }
+
+    /// From its bytes, if they are all of them one.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        codec::whole(bytes)
     }
 
     /// Its digest, which the next entry holds.

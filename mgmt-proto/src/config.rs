@@ -39,6 +39,12 @@ pub struct KeptGuest {
 }
 
 impl KeptGuest {
+    /// From its bytes, if they are all of them one; nothing of it is checked.
+    #[must_use]
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        codec::whole(bytes)
+    }
+
     /// A guest without its secrets.
     #[must_use]
     pub fn without_secrets(order: u32, machine: &Machine, settings: &GuestSettings) -> Self {

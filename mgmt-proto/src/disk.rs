@@ -6,8 +6,9 @@
 //! which everybody may read.
 
 use crate::code::{Code, Failure};
+use crate::codec;
 use crate::limits;
-use crate::machine::Disk;
+use crate::machine::{Disk, Machine};
 use crate::secret::Secret;
 use alloc::format;
 use alloc::string::String;
@@ -82,6 +83,13 @@ pub struct GuestSettings {
     pub limits: Vec<Limit>,
     /// For each disk in the order of the description; disks beyond have none.
     pub disks: Vec<Vec<DiskSetting>>,
+}
+
+/// A guest and what is set for it from their bytes, if they are all of them that; nothing is
+/// checked.
+#[must_use]
+pub fn decode_guest(bytes: &[u8]) -> Option<(Machine, GuestSettings)> {
+    codec::whole(bytes)
 }
 
 impl GuestSettings {

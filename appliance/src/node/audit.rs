@@ -63,6 +63,14 @@ pub struct AuditLog<M> {
     last: Option<Entry>,
 }
 
+/// The entry in a slot of the ring; none for what is no entry of that place.
+pub(super) fn decode_slot(slot: u64, bytes: &[u8]) -> Option<Entry> {
+    let (length, rest) = bytes.split_first_chunk::<2>()?;
+    let entry = rest.get(..usize::from(u16::from_le_bytes(*length)))?;
+    // An empty slot has a length of zero, which is no entry.
+    Entry::decode(entry).filter(|entry| entry.sequence % SLOTS == slot)
+}
+
 impl<M: GuestMemory> AuditLog<M> {
     /// A log without memory, which keeps nothing yet.
     #[must_use]
@@ -127,10 +135,7 @@ impl<M: GuestMemory> AuditLog<M> {
         let memory = self.memory.as_ref()?;
         let mut bytes = [0; SLOT_BYTES];
         memory.read(Gpa(slot * SLOT_BYTES as u64), &mut bytes).ok()?;
-        let (length, rest) = bytes.split_first_chunk::<2>()?;
-        let entry = rest.get(..usize::from(u16::from_le_bytes(*length)))?;
-        // An empty slot has a length of zero, which is no entry.
-        postcard::from_bytes::<Entry>(entry).ok().filter(|entry| entry.sequence % SLOTS == slot)
+        decode_slot(slot, &bytes)
     }
 
     /// Records a command and how it ended. Keys typed into one console in one

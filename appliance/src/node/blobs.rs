@@ -38,6 +38,17 @@ pub struct Blobs<M> {
     pub(super) unfinished: Unfinished<M>,
 }
 
+/// What is kept of a blob across dom0's restart.
+pub(super) fn record_of(length: u64, digest: &Digest) -> Vec<u8> {
+    [&RECORD_MAGIC[..], &length.to_le_bytes(), digest].concat()
+}
+
+/// Length and digest of a blob from what was kept; none for what is no record of one.
+pub(super) fn recorded(record: &[u8]) -> Option<(usize, Digest)> {
+    let (length, digest) = record.strip_prefix(&RECORD_MAGIC)?.split_first_chunk::<8>()?;
+    Some((usize::try_from(u64::from_le_bytes(*length)).ok()?, digest.try_into().ok()?))
+}
+
 /// Memory of the domain for so many bytes.
 pub(super) const fn domain_bytes(length: u64) -> u64 {
     length.next_multiple_of(2 << 20)
@@ -148,11 +159,7 @@ impl<M: GuestMemory> Blobs<M> {
     ) -> Result<(), Failure> {
         let Announced { digest, length, .. } = *upload.announced();
         let domain = upload.finish(hypervisor)?;
-        let mut record = Vec::with_capacity(48);
-        record.extend_from_slice(&RECORD_MAGIC);
-        record.extend_from_slice(&(length as u64).to_le_bytes());
-        record.extend_from_slice(&digest);
-        let _ = hypervisor.store_put(domain.slot(), &record);
+        let _ = hypervisor.store_put(domain.slot(), &record_of(length as u64, &digest));
         if self.find(&digest).is_some() {
             let _ = hypervisor.domain_destroy(domain);
             return Ok(());
@@ -164,12 +171,7 @@ impl<M: GuestMemory> Blobs<M> {
     /// Takes over a blob that an earlier dom0 received; false if the record is
     /// not one of a blob.
     pub fn adopt(&mut self, domain: DomainId, record: &[u8], now_ns: u64) -> bool {
-        let Some(rest) = record.strip_prefix(&RECORD_MAGIC) else { return false };
-        let Some((length, digest)) = rest.split_first_chunk::<8>() else { return false };
-        let (Ok(length), Ok(digest)) = (usize::try_from(u64::from_le_bytes(*length)), digest.try_into())
-        else {
-            return false;
-        };
+        let Some((length, digest)) = recorded(record) else { return false };
         self.blobs.push(Blob { digest, length, domain, used_ns: now_ns });
         true
     }

@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use hv_abi::domain::STATE_CRASHED;
 use hv_abi::{DomainId, MAX_DOMAINS, STORE_BYTES};
 use mgmt_proto::code::{Code, Failure};
-use mgmt_proto::disk::GuestSettings;
+use mgmt_proto::disk::{GuestSettings, decode_guest};
 use mgmt_proto::machine::{Action, Disk, Machine};
 use mgmt_proto::verb::Reply;
 
@@ -37,6 +37,22 @@ fn restart_pause_ns(short_runs: u32) -> u64 {
     }
 }
 
+/// What is kept of a guest across dom0's restart; it holds secrets.
+pub(super) fn record_of(created_ns: u64, machine: &Machine, settings: &GuestSettings) -> Option<Vec<u8>> {
+    let mut described = postcard::to_allocvec(&(machine, settings)).ok()?;
+    let bytes = [&RECORD_MAGIC[..], &created_ns.to_le_bytes(), &described].concat();
+    described.zeroize();
+    Some(bytes)
+}
+
+/// When a guest was created, and what it is, from what was kept; none for what is no record
+/// of one.
+pub(super) fn recorded(record: &[u8]) -> Option<(u64, Machine, GuestSettings)> {
+    let (created_ns, described) = record.strip_prefix(&RECORD_MAGIC)?.split_first_chunk::<8>()?;
+    let (machine, settings) = decode_guest(described)?;
+    Some((u64::from_le_bytes(*created_ns), machine, settings))
+}
+
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Lists guests and blobs of an earlier dom0. Their CPUs ran on; their devices
     /// are not served until they are started again.
@@ -52,12 +68,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             {
                 continue;
             }
-            let machine = record.strip_prefix(&RECORD_MAGIC).and_then(|rest| {
-                let (created_ns, rest) = rest.split_first_chunk::<8>()?;
-                let described = postcard::from_bytes::<(Machine, GuestSettings)>(rest).ok()?;
-                Some((u64::from_le_bytes(*created_ns), described))
-            });
-            if let Some((created_ns, (machine, settings))) = machine {
+            if let Some((created_ns, machine, settings)) = recorded(record) {
                 let layout = crate::layout::MemoryLayout::new(info.memory_bytes);
                 let memory = self.hypervisor.memory(domain, layout);
                 let mut guest = Guest::new(machine, settings, self.next_guest, created_ns, false);
@@ -323,13 +334,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     pub(super) fn record(&mut self, index: usize) {
         let Some(guest) = self.guests.get(index) else { return };
         let Some(domain) = guest.domain_id() else { return };
-        let mut bytes = Vec::new();
-        bytes.extend_from_slice(&RECORD_MAGIC);
-        bytes.extend_from_slice(&guest.created_ns.to_le_bytes());
-        if let Ok(mut described) = postcard::to_allocvec(&(&guest.machine, &guest.settings)) {
-            bytes.extend_from_slice(&described);
+        if let Some(mut bytes) = record_of(guest.created_ns, &guest.machine, &guest.settings) {
             let kept = self.hypervisor.store_put(domain.slot(), &bytes);
-            described.zeroize();
             bytes.zeroize();
             if kept.is_err() {
                 let text = alloc::format!("guest {}: too long to be kept for a new dom0", guest.machine.name);

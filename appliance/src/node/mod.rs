@@ -364,4 +364,6 @@ fn bits(mut set: u64) -> impl Iterator<Item = usize> {
 }
 
 #[cfg(test)]
+mod mutations;
+#[cfg(test)]
 mod tests;

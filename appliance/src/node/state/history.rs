@@ -57,7 +57,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let found: Vec<Entry> = keys
             .iter()
             .filter_map(|name| {
-                let entry: Entry = postcard::from_bytes(&self.state.value(name)?).ok()?;
+                let entry = Entry::decode(&self.state.value(name)?)?;
                 (key(entry.sequence) == *name).then_some(entry)
             })
             .collect();

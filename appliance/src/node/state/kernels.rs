@@ -57,14 +57,33 @@ impl Kernel {
         let (first, length) = value.split_first_chunk::<8>()?;
         let hex = key.strip_prefix(PREFIX)?;
         let mut digest = [0; 32];
-        for (index, byte) in digest.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(hex.get(index * 2..index * 2 + 2)?, 16).ok()?;
+        let (pairs, rest) = hex.as_bytes().as_chunks::<2>();
+        if pairs.len() != digest.len() || !rest.is_empty() {
+            return None;
+        }
+        for (byte, [high, low]) in digest.iter_mut().zip(pairs) {
+            *byte = nibble(*high)? << 4 | nibble(*low)?;
         }
         let length = u64::from_le_bytes(length.try_into().ok()?);
         let kernel = Self { digest, first: u64::from_le_bytes(*first), length };
         let sound = (1..=BLOB_BYTES).contains(&length) && kernel.first >= BLOCKS_MIN;
-        (sound && kernel.end() <= blocks && kernel.key() == key).then_some(kernel)
+        (sound && kernel.end() <= blocks).then_some(kernel)
     }
+}
+
+/// What a digit says, as a key is written: in small letters.
+const fn nibble(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    }
+}
+
+/// Where a file ends that the store tells of.
+#[cfg(test)]
+pub(in crate::node) fn kernel_end(key: &str, value: &[u8], blocks: u64) -> Option<u64> {
+    Kernel::decode(key, value, blocks).map(|kernel| kernel.end())
 }
 
 /// Guests that are to be kept, and who waits for that.
@@ -383,7 +402,6 @@ const fn sector(kernel: &Kernel, done: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_random::TestRandom;
 
     fn kernel(first: u64, blocks: u64) -> Kernel {
         Kernel { digest: [1; 32], first: BLOCKS_MIN + first, length: blocks * BLOCK_BYTES as u64 }
@@ -424,10 +442,5 @@ mod tests {
             assert_eq!(Kernel::decode(&bad.key(), &value(&bad), blocks), None, "{bad:?}");
         }
         assert_eq!(Kernel::decode("kernel/zz", &value(&good), blocks), None);
-        let mut random = TestRandom(5);
-        for _ in 0..10_000 {
-            let bytes: Vec<u8> = (0..random.below(20)).map(|_| random.byte()).collect();
-            let _ = Kernel::decode(&good.key(), &bytes, blocks);
-        }
     }
 }

@@ -42,8 +42,12 @@ use changes::Changes;
 pub(super) use changes::PATIENCE_NS;
 pub(super) use following::Step;
 use guests::KeptGuests;
+#[cfg(test)]
+pub(super) use guests::decode as decode_guest;
 use history::History;
 use kernels::Kernels;
+#[cfg(test)]
+pub(super) use kernels::kernel_end;
 use sealing::Sealing;
 
 /// The lane of the store's work, and that of kernels.
