@@ -8,6 +8,7 @@
 //! * [`work`]: a guest's reads, writes and flushes, and what must come of them;
 //! * [`iscsi_target`]: an iSCSI target; [`iscsi_scripts`]: what it does wrong;
 //! * [`iscsi_run`]: an initiator against it;
+//! * [`discovery`]: the same for an initiator that asks for a list of targets;
 //! * [`aoe_target`], [`aoe_scripts`]: the same for AoE;
 //! * [`sockets`]: iSCSI scripts over TCP, by the workstation's initiator; [`wire`]: AoE
 //!   scripts over an Ethernet of the operating system's, by the same;
@@ -16,6 +17,7 @@
 pub mod aoe_scripts;
 pub mod aoe_target;
 pub mod coverage;
+pub mod discovery;
 pub mod iscsi_run;
 pub mod iscsi_scripts;
 pub mod iscsi_target;

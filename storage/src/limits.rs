@@ -40,6 +40,8 @@ pub const ISCSI_OUTPUT_PDUS_MAX: usize = 1_024;
 pub const ISCSI_DISCOVERED_MAX: usize = 1_024;
 /// Paths of one iSCSI volume.
 pub const ISCSI_PATHS_MAX: usize = 8;
+/// Pieces of a text answer; a target that has more to say never ends.
+pub const ISCSI_TEXT_PIECES_MAX: u32 = 256;
 /// Login exchanges before the target is given up for this connection.
 pub const ISCSI_LOGIN_STEPS_MAX: u32 = 16;
 

@@ -128,7 +128,7 @@ fn parse_lun(text: &str) -> Result<u16, NameError> {
 }
 
 /// RFC 7143 section 4.2.7: the three kinds of names, 223 octets at most.
-fn is_target(name: &str) -> bool {
+pub(crate) fn is_target(name: &str) -> bool {
     let kind = ["iqn.", "eui.", "naa."].iter().any(|kind| name.starts_with(kind));
     let plain = |it: u8| it.is_ascii_alphanumeric() || matches!(it, b'.' | b'-' | b':');
     kind && name.len() <= 223 && name.len() > 4 && name.bytes().all(plain)

@@ -94,7 +94,8 @@ pub const LOGIN_MORE: [Item; 6] = items![Login:
     "18.1" "DefaultTime2Wait" Scripts(&["events: the connection is dropped, come back in 2 s"]);
     "19.1" "MaxOutstandingR2T" Scripts(&["negotiation: more connections and requests than were asked for, and long waits"]);
     "20.1" "ErrorRecoveryLevel" Scripts(&["login: a higher recovery level"]);
-    "21.1" "SessionType" Not("the scripts are of disks: discovery is tried against real targets");
+    "21.1" "SessionType" Scripts(&["discovery: the list in pieces, torn amid a key", "discovery: an empty list",
+        "discovery: pinged amid it"]);
     "22.1" "AuthMethod" Scripts(&["login: CHAP is demanded and nobody has a secret", "login: authentication failed"]);
 ];
 

@@ -55,9 +55,12 @@ pub struct Run {
     pub errors: Vec<&'static str>,
 }
 
-fn session(manner: &Manner) -> Session {
+pub(super) fn session(manner: &Manner) -> Session {
     let portal = Portal { address: [10, 0, 0, 3].into(), port: 3260 };
-    let kind = SessionKind::Normal { target: "iqn.2026-11.io.redoubt:hostile".into(), lun: 0 };
+    let kind = match manner.discovery {
+        true => SessionKind::Discovery,
+        false => SessionKind::Normal { target: "iqn.2026-11.io.redoubt:hostile".into(), lun: 0 },
+    };
     let name = "iqn.2026-11.io.redoubt:initiator".into();
     let mut config = SessionConfig::new(portal, name, kind, [0x80, 0, 0, 0, 0, 1], 11);
     if !manner.digests {
@@ -77,7 +80,8 @@ pub fn run(manner: Manner, mischief: Mischief) -> Run {
 pub fn run_volume(manner: Manner, mischief: Mischief) -> (Run, Volume) {
     let mut target = Target::new(manner, mischief);
     let mut volume = Volume::Iscsi(session(&manner));
-    let (mut work, mut portals, mut errors) = (Work::new(), Vec::new(), Vec::new());
+    let work = if manner.thin { Work::discarding() } else { Work::new() };
+    let (mut work, mut portals, mut errors) = (work, Vec::new(), Vec::new());
     let (mut now_ns, mut open, mut finished_ns) = (0, false, None);
     let mut buffer = vec![0; 16_384];
     while now_ns < LIMIT_NS && finished_ns.is_none_or(|finished_ns| now_ns < finished_ns + LINGER_NS) {

@@ -282,7 +282,7 @@ fn unasked(pdu: &Pdu, moment: &mut Moment<'_>, stray: Pdu) -> Act {
 }
 
 /// An event of the target's.
-fn event(code: u8, parameters: [u16; 3]) -> Pdu {
+pub(super) fn event(code: u8, parameters: [u16; 3]) -> Pdu {
     let mut pdu = Pdu::new(opcode::ASYNC, FLAG_FINAL, 0xffff_ffff);
     pdu.header.set(20, &[0; 4]);
     pdu.header.set(36, &[code, 0]);
@@ -292,14 +292,14 @@ fn event(code: u8, parameters: [u16; 3]) -> Pdu {
     pdu
 }
 
-fn ping(transfer_tag: u32) -> Pdu {
+pub(super) fn ping(transfer_tag: u32) -> Pdu {
     let mut pdu = Pdu::new(opcode::NOP_IN, FLAG_FINAL, 0xffff_ffff);
     pdu.counts = false;
     pdu.header.set_u32(20, transfer_tag);
     pdu
 }
 
-fn reject(reason: u8) -> Pdu {
+pub(super) fn reject(reason: u8) -> Pdu {
     let mut pdu = Pdu::new(opcode::REJECT, FLAG_FINAL, 0xffff_ffff).with(&[1; 48]);
     pdu.header.set(2, &[reason]);
     pdu.header.set(20, &[0; 4]);
@@ -312,5 +312,7 @@ fn count(run: &Run, code: u8) -> usize {
 
 mod full_feature;
 mod negotiation;
+mod unit;
 pub use full_feature::{COMMANDS, CONNECTION, DATA};
 pub use negotiation::NEGOTIATION;
+pub use unit::UNIT;

@@ -9,14 +9,18 @@ use storage::iscsi::crc32c;
 use storage::iscsi::pdu::{FLAG_CONTINUE, FLAG_FINAL, Header, IMMEDIATE, NO_TAG, opcode, serial_after};
 
 mod connection;
+mod unit;
 
 use connection::Connection;
 pub use connection::{Act, Manner, Mischief, Moment, Pdu, SEGMENT, Task, response};
+use unit::describe;
 
 /// Octets without being asked.
 const FIRST_BURST: usize = 8192;
 /// Octets of a Data-In PDU.
 const DATA_IN: usize = 3072;
+/// What it has to show.
+pub const LIST: &[u8] = b"TargetName=iqn.2026-11.io.redoubt:hostile\0TargetAddress=10.0.0.3:3260,1\0";
 /// Octets asked for at once.
 const ASK: usize = 6000;
 
@@ -82,6 +86,7 @@ impl Target {
             window: self.manner.window,
             silent_until_ms: 0,
             queue: Vec::new(),
+            text_tag: NO_TAG,
             logged_out: false,
         });
     }
@@ -177,12 +182,15 @@ impl Target {
         if code != opcode::DATA_OUT && code != opcode::LOGIN {
             self.number(header);
         }
+        if self.manner.discovery && matches!(code, opcode::SCSI_COMMAND | opcode::MANAGEMENT) {
+            return self.fault("a command in a discovery session");
+        }
         match code {
             opcode::LOGIN => self.login(header, data),
             opcode::SCSI_COMMAND => self.command(header, data),
             opcode::DATA_OUT => self.data_out(header, data),
             opcode::NOP_OUT => self.nop_out(header, data),
-            opcode::TEXT => self.push(Pdu::new(opcode::TEXT_RESPONSE, FLAG_FINAL, header.task_tag())),
+            opcode::TEXT => self.text(header, data),
             opcode::MANAGEMENT => {
                 if let Some(connection) = &mut self.connection {
                     match header.u8(1) & 0x7f {
@@ -245,6 +253,22 @@ impl Target {
             reply.header.set(14, &[0, 9]);
         }
         self.push(reply.with(answer.as_bytes()));
+    }
+
+    /// 11.10, appendix C.
+    fn text(&mut self, header: &Header, data: &[u8]) {
+        let mut answer = Pdu::new(opcode::TEXT_RESPONSE, FLAG_FINAL, header.task_tag());
+        if self.manner.discovery {
+            let (tag, expected) = (header.u32(20), self.connection.as_ref().map(|it| it.text_tag));
+            if tag == NO_TAG {
+                answer.data = LIST.to_vec();
+            }
+            let wanted: &[u8] = if tag == NO_TAG { b"SendTargets=All\0" } else { b"" };
+            if data != wanted || (tag != NO_TAG && Some(tag) != expected) {
+                self.fault("a text request that asks for something else");
+            }
+        }
+        self.push(answer);
     }
 
     fn command(&mut self, header: &Header, data: &[u8]) {
@@ -344,11 +368,27 @@ impl Target {
                 }
                 _ => self.respond(tag, 2, &[5, 0x21, 0]),
             },
+            // UNMAP with one descriptor; WRITE SAME(16) of one block of zeroes.
+            0x42 => {
+                let field = |at: usize, length: usize| task.data.get(at..at + length).unwrap_or_default();
+                if (field(0, 4), task.data.len()) != (&[0, 22, 0, 16][..], 24) || field(8, 4) != [0; 4] {
+                    self.fault("a list of ranges that lies about its length");
+                }
+                let number =
+                    |at| field(at, 4).iter().fold(0, |number, octet| number << 8 | usize::from(*octet));
+                self.zero(tag, number(12), number(16));
+            }
+            0x93 => {
+                if task.data.len() != 512 || task.data.iter().any(|octet| *octet != 0) {
+                    self.fault("WRITE SAME of something else than a block of zeroes");
+                }
+                self.zero(tag, first, count);
+            }
             0x88 => match self.disk.get(range).map(<[u8]>::to_vec) {
                 Some(data) => self.data_in(tag, &data),
                 None => self.respond(tag, 2, &[5, 0x21, 0]),
             },
-            _ => match describe(task.cdb()) {
+            _ => match describe(task.cdb(), self.manner.thin) {
                 Some(answer) => {
                     let wanted = usize::try_from(task.header.u32(20)).unwrap_or(0);
                     self.data_in(tag, answer.get(..wanted.min(answer.len())).unwrap_or_default());
@@ -368,6 +408,16 @@ impl Target {
             pdu.header.set_u32(36, octets(number));
             pdu.header.set_u32(40, octets(number * DATA_IN));
             self.push(pdu);
+        }
+    }
+
+    fn zero(&mut self, tag: u32, first: usize, count: usize) {
+        match self.disk.get_mut(first * 512..(first + count) * 512) {
+            Some(disk) => {
+                disk.fill(0);
+                self.respond(tag, 0, &[]);
+            }
+            None => self.respond(tag, 2, &[5, 0x21, 0]),
         }
     }
 
@@ -423,6 +473,9 @@ impl Target {
                     marks: &mut self.marks,
                 },
             );
+            if pdu.header.opcode() == opcode::TEXT_RESPONSE {
+                connection.text_tag = pdu.header.u32(20);
+            }
             before.into_iter().for_each(|pdu| connection.send(pdu, &Act::Send, digests));
             connection.send(pdu, &act, digests);
             after.into_iter().for_each(|pdu| connection.send(pdu, &Act::Send, digests));
@@ -432,23 +485,4 @@ impl Target {
         }
         connection.queue.extend(queue);
     }
-}
-
-/// What the unit tells about itself.
-fn describe(cdb: &[u8]) -> Option<Vec<u8>> {
-    let field = |at: usize| cdb.get(at).copied().unwrap_or(0);
-    Some(match (field(0), field(1), field(2)) {
-        (0x12, 0, _) => vec![b'x'; 36],
-        (0x12, 1, 0) => vec![0, 0, 0, 2, 0, 0x83],
-        (0x12, 1, 0x83) => vec![0, 0x83, 0, 12, 1, 3, 0, 8, 6, 0, 0, 0, 0, 0, 0, 1],
-        (0x9e, ..) => {
-            let mut capacity = (SECTORS - 1).to_be_bytes().to_vec();
-            capacity.extend([0, 0, 2, 0]);
-            capacity.resize(32, 0);
-            capacity
-        }
-        (0xa0, ..) => vec![0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
-        (0x1a, ..) => vec![3, 0, 0, 0],
-        _ => return None,
-    })
 }

@@ -45,6 +45,16 @@ impl Work {
     /// Writes of many sizes, reads of what was and was not written, flushes.
     #[must_use]
     pub fn new() -> Self {
+        Self::planned(false)
+    }
+
+    /// The same; ranges are given back and zeroed in between.
+    #[must_use]
+    pub fn discarding() -> Self {
+        Self::planned(true)
+    }
+
+    fn planned(discards: bool) -> Self {
         let mut plan = Vec::new();
         let mut add = |operation, lba, sectors| {
             let id = RequestId(plan.len() as u64 + 1);
@@ -62,6 +72,11 @@ impl Work {
             add(Operation::Read, 400, 9);
             add(Operation::Write, at + 33, 3);
             add(Operation::Read, at + 30, 12);
+            if discards {
+                add(Operation::Discard, at + 31, 20);
+                add(Operation::WriteZeroes, at + 9, 12);
+                add(Operation::Read, at, 60);
+            }
         }
         Self {
             memory: Memory::default(),
@@ -117,6 +132,8 @@ impl Work {
         let Some(held) = self.model.get_mut(Self::range(request)) else { return };
         match request.operation {
             Operation::Write => held.copy_from_slice(data),
+            // What this target gives back reads as zeroes, as it says.
+            Operation::Discard | Operation::WriteZeroes => held.fill(0),
             Operation::Read if held != data => self.faults.push(format!("{request:?} read other bytes")),
             _ => {}
         }

@@ -93,12 +93,23 @@ pub struct Manner {
     pub window: i64,
     /// Its first status number.
     pub status_number: u32,
+    /// It is asked for its list of targets, and for nothing else.
+    pub discovery: bool,
+    /// Its unit can discard, and write zeroes by a command.
+    pub thin: bool,
 }
 
 impl Manner {
     /// As targets usually are.
-    pub const USUAL: Self =
-        Self { digests: false, initial_r2t: false, segment: SEGMENT, window: 16, status_number: 77 };
+    pub const USUAL: Self = Self {
+        digests: false,
+        initial_r2t: false,
+        segment: SEGMENT,
+        window: 16,
+        status_number: 77,
+        discovery: false,
+        thin: false,
+    };
 }
 
 /// A command under way.
@@ -153,6 +164,8 @@ pub(super) struct Connection {
     pub(super) window: i64,
     pub(super) silent_until_ms: u64,
     pub(super) queue: Vec<Pdu>,
+    /// By which the rest of a list is to be asked for.
+    pub(super) text_tag: u32,
     pub(super) logged_out: bool,
 }
 

@@ -15,7 +15,11 @@ use crate::iscsi::pdu::{FLAG_CONTINUE, FLAG_FINAL, Header, IMMEDIATE, NO_TAG, op
 use crate::iscsi::scsi::Sense;
 use crate::iscsi::tasks::{Outgoing, Probe, Sequence, Source, TaskKind};
 use crate::iscsi::text;
-use crate::limits::{ISCSI_DISCOVERED_MAX, ISCSI_OUTPUT_PDUS_MAX, ISCSI_RECEIVE_SEGMENT_MAX, ISCSI_TEXT_MAX};
+use crate::limits::{
+    ISCSI_DISCOVERED_MAX, ISCSI_OUTPUT_PDUS_MAX, ISCSI_RECEIVE_SEGMENT_MAX, ISCSI_TEXT_MAX,
+    ISCSI_TEXT_PIECES_MAX,
+};
+use crate::volume::is_target;
 
 const REDIRECTS_MAX: u32 = 4;
 const FAILURES_AFTER_LOGIN: u32 = 3;
@@ -273,8 +277,12 @@ impl Path {
             return self.fail(shared, "the target floods us with text");
         }
         self.text.extend_from_slice(&self.held);
+        self.text_pieces = self.text_pieces.saturating_add(1);
         let flags = header.u8(1);
         if flags & FLAG_FINAL == 0 || flags & FLAG_CONTINUE != 0 {
+            if self.text_pieces >= ISCSI_TEXT_PIECES_MAX {
+                return self.fail(shared, "the target's text does not end");
+            }
             let mut more = Header::new(opcode::TEXT | IMMEDIATE, FLAG_FINAL);
             more.set(8, &lun_of(header));
             more.set_u32(16, header.task_tag());
@@ -284,6 +292,7 @@ impl Path {
         }
         self.tasks.remove(tag);
         let list = core::mem::take(&mut self.text);
+        self.text_pieces = 0;
         if shared.config.kind == SessionKind::Discovery {
             shared.discovered = discovered(&list);
             shared.finished = true;
@@ -371,17 +380,23 @@ fn lun_of(header: &Header) -> [u8; 8] {
     lun
 }
 
-/// The targets in an answer to SendTargets (RFC 7143 appendix C).
+/// The targets in an answer to SendTargets (RFC 7143 appendix C). A name that is none could
+/// not be used, and may be made to look like something else: it is left out, with its
+/// addresses.
 fn discovered(list: &[u8]) -> Vec<DiscoveredTarget> {
     let mut found: Vec<DiscoveredTarget> = Vec::new();
+    let mut named = false;
     for (key, value) in text::pairs(list).flatten() {
         match key {
-            "TargetName" if found.len() < ISCSI_DISCOVERED_MAX => {
-                found.push(DiscoveredTarget { name: String::from(value), portals: Vec::new() });
+            "TargetName" => {
+                named = found.len() < ISCSI_DISCOVERED_MAX && is_target(value);
+                if named {
+                    found.push(DiscoveredTarget { name: String::from(value), portals: Vec::new() });
+                }
             }
             "TargetAddress" => {
                 let portal = Portal::parse_target_address(value);
-                if let (Some(target), Some(portal)) = (found.last_mut(), portal)
+                if let (Some(target), Some(portal)) = (found.last_mut().filter(|_| named), portal)
                     && target.portals.len() < ISCSI_DISCOVERED_MAX
                 {
                     target.portals.push(portal);

@@ -73,6 +73,8 @@ pub(super) struct Path {
     pub(super) segment: Segment,
     pub(super) held: Vec<u8>,
     pub(super) text: Vec<u8>,
+    /// Pieces of it that have come.
+    pub(super) text_pieces: u32,
     pub(super) output: VecDeque<Outgoing>,
     pub(super) sending: Option<Sending>,
     pub(super) session_handle: u16,
@@ -138,6 +140,7 @@ impl Path {
             segment: Segment::Ignored,
             held: Vec::new(),
             text: Vec::new(),
+            text_pieces: 0,
             output: VecDeque::new(),
             sending: None,
             session_handle: 0,
@@ -305,6 +308,7 @@ impl Path {
         self.arriving = None;
         self.held.clear();
         self.text.clear();
+        self.text_pieces = 0;
         self.output.clear();
         self.sending = None;
         self.login = None;
