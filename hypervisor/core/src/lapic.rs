@@ -457,6 +457,12 @@ impl Lapic {
         set(&mut self.isr, vector);
     }
 
+    /// The processor did not come to take `vector` after all: it waits again.
+    pub fn take_back(&mut self, vector: u8) {
+        clear(&mut self.isr, vector);
+        set(&mut self.irr, vector);
+    }
+
     /// Task priority, as CR8 shows it.
     #[must_use]
     pub const fn task_priority_class(&self) -> u8 {

@@ -29,11 +29,19 @@ const TICK_NS: u64 = 100_000_000;
 const RESTARTS_AT_ONCE: u32 = 8;
 /// Pause once it is held back.
 const RESTART_PAUSE_NS: u64 = 1_000_000_000;
+/// How long doorbells and devices' interrupts wait for dom0 while a guest runs on its
+/// CPU: a guest with much to do brings much at a time, and is interrupted once for it.
+/// When the guest has nothing more to do dom0 comes at once.
+const GATHER_NS: u64 = 50_000;
 /// Most blocks of DMA memory.
 const MAX_DMA: usize = 32;
 
 static WAITING: AtomicBool = AtomicBool::new(false);
 static DEADLINE: AtomicU64 = AtomicU64::new(u64::MAX);
+/// When what has been gathered is dom0's turn; zero while there is nothing.
+static GATHERED: AtomicU64 = AtomicU64::new(0);
+/// Something came that is not gathered.
+static URGENT: AtomicBool = AtomicBool::new(false);
 static INTERRUPTS: AtomicU64 = AtomicU64::new(0);
 static STARTS: AtomicU32 = AtomicU32::new(0);
 static DOM0: Mutex<Option<Dom0>> = Mutex::new(None);
@@ -127,10 +135,29 @@ fn has_work() -> bool {
     INTERRUPTS.load(Ordering::Acquire) != 0 || domain::has_work()
 }
 
-/// Whether dom0 wants the CPU that asks.
+/// Somebody waits for dom0.
+pub(crate) fn hurry() {
+    URGENT.store(true, Ordering::Release);
+}
+
+/// Whether dom0 has something to do on the CPU that asks.
 pub(crate) fn wants(cpu: &Cpu, now_ns: u64) -> bool {
     cpu.number == 0
         && (!WAITING.load(Ordering::Acquire) || has_work() || now_ns >= DEADLINE.load(Ordering::Relaxed))
+}
+
+/// Whether that is reason enough to interrupt a guest that runs there.
+pub(crate) fn interrupts(cpu: &Cpu, now_ns: u64) -> bool {
+    if !wants(cpu, now_ns) {
+        return false;
+    }
+    let gathers = WAITING.load(Ordering::Acquire)
+        && now_ns < DEADLINE.load(Ordering::Relaxed)
+        && !URGENT.load(Ordering::Acquire);
+    if gathers && GATHERED.load(Ordering::Relaxed) == 0 {
+        GATHERED.store(now_ns + GATHER_NS, Ordering::Relaxed);
+    }
+    !gathers || now_ns >= GATHERED.load(Ordering::Relaxed)
 }
 
 /// When the boot CPU must look at dom0 again. While dom0 runs its last deadline
@@ -138,7 +165,8 @@ pub(crate) fn wants(cpu: &Cpu, now_ns: u64) -> bool {
 /// instruction.
 pub(crate) fn deadline(cpu: &Cpu) -> u64 {
     let waits = cpu.number == 0 && WAITING.load(Ordering::Acquire);
-    if waits { DEADLINE.load(Ordering::Relaxed) } else { u64::MAX }
+    let gathered = GATHERED.load(Ordering::Relaxed).checked_sub(1).map_or(u64::MAX, |before| before + 1);
+    if waits { DEADLINE.load(Ordering::Relaxed).min(gathered) } else { u64::MAX }
 }
 
 unsafe extern "C" {
@@ -163,6 +191,8 @@ pub(crate) fn service(cpu: &'static Cpu) {
             WAITING.store(false, Ordering::Release);
             dom0.wait = None;
             dom0.busy_since_ns = now;
+            GATHERED.store(0, Ordering::Relaxed);
+            URGENT.store(false, Ordering::Release);
             match deliver(pointer, capacity) {
                 Ok(count) => dom0.registers.rax = count,
                 Err(error) => dom0.registers.rax = error.to_result().cast_unsigned(),
@@ -296,6 +326,7 @@ impl Dom0 {
         self.dma_next = boot::DMA;
         self.dma.iter_mut().for_each(|block| block.used = false);
         INTERRUPTS.store(0, Ordering::Relaxed);
+        GATHERED.store(0, Ordering::Relaxed);
         if let Err(cause) = self.load() {
             panic!("dom0 cannot be started again: {cause}");
         }

@@ -107,8 +107,14 @@ fn with<T>(id: u32, action: impl FnOnce(&mut Domain) -> T) -> Result<T, Error> {
     guard.as_mut().filter(|domain| domain.id == id).map(action).ok_or(Error::NotFound)
 }
 
-/// Marks that a domain has something for dom0.
+/// Marks that a domain has something for dom0, and waits for it.
 pub(crate) fn notify(slot: usize) {
+    crate::dom0::hurry();
+    notify_soon(slot);
+}
+
+/// Marks that a domain has something for dom0.
+pub(crate) fn notify_soon(slot: usize) {
     WORK.fetch_or(1 << slot, Ordering::Release);
     crate::dom0::wake();
 }

@@ -218,7 +218,7 @@ fn ring(inner: &Inner, gpa: u64, width: u8) -> bool {
     let bell = domain::with_slot(inner.domain, |domain| domain.doorbell(gpa, width)).flatten();
     let (Some(bell), Some(events)) = (bell, domain::EVENTS.get(inner.domain)) else { return false };
     events.doorbells.fetch_or(1 << bell, core::sync::atomic::Ordering::Release);
-    domain::notify(inner.domain);
+    domain::notify_soon(inner.domain);
     true
 }
 

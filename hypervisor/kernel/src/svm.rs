@@ -25,7 +25,7 @@ use hv_x86::svm::{
     INTERCEPT1_SHUTDOWN, INTERCEPT1_SMI, INTERCEPT1_TASK_SWITCH, INTERCEPT1_VINTR, INTERCEPT2_CLGI,
     INTERCEPT2_MONITOR, INTERCEPT2_MWAIT, INTERCEPT2_SKINIT, INTERCEPT2_STGI, INTERCEPT2_VMLOAD,
     INTERCEPT2_VMMCALL, INTERCEPT2_VMRUN, INTERCEPT2_VMSAVE, INTERCEPT2_WBINVD, INTERCEPT2_XSETBV,
-    VINTR_IGNORE_TPR, VINTR_IRQ, VINTR_MASKING, Vmcb,
+    VINTR_IGNORE_TPR, VINTR_IRQ, VINTR_MASKING, VINTR_VECTOR_SHIFT, Vmcb,
 };
 use hv_x86::{Exception, cpuid, low8, low32, msr, reg};
 
@@ -65,6 +65,8 @@ pub(crate) struct Svm {
     tag: Tag,
     /// An event whose delivery an exit interrupted.
     interrupted: u64,
+    /// The external interrupt that the guest is to take when it goes on.
+    given: Option<u8>,
 }
 
 /// Builds the permission maps: every port and nearly every MSR exits
@@ -135,15 +137,24 @@ impl Svm {
         let control = &mut self.vmcb.control;
         control.vintr = VINTR_MASKING | u64::from(entry.task_priority_class);
         control.intercept1 &= !INTERCEPT1_VINTR;
+        self.given = None;
         control.event_injection = match entry.event {
             Event::None => 0,
+            // A virtual interrupt (15.21.4) is taken as any interrupt is, before the first
+            // instruction. An injected one is not: with it some emulators remember an
+            // exception that they may raise once more at any later exit.
+            Event::Interrupt(vector) if !entry.window => {
+                control.vintr |= VINTR_IRQ | VINTR_IGNORE_TPR | u64::from(vector) << VINTR_VECTOR_SHIFT;
+                self.given = Some(vector);
+                0
+            }
+            Event::Interrupt(vector) => u64::from(vector) | EVENT_INTERRUPT | EVENT_VALID,
             Event::Interrupted => interrupted,
             Event::Exception(exception) => {
                 let error = exception.error_code.map_or(0, |code| EVENT_ERROR_VALID | u64::from(code) << 32);
                 u64::from(exception.vector) | EVENT_EXCEPTION | EVENT_VALID | error
             }
             Event::Nmi => 2 | EVENT_NMI | EVENT_VALID,
-            Event::Interrupt(vector) => u64::from(vector) | EVENT_INTERRUPT | EVENT_VALID,
         };
         if entry.window {
             control.vintr |= VINTR_IRQ | VINTR_IGNORE_TPR;
@@ -256,14 +267,14 @@ impl Machine for Svm {
         let mut vmcb = FrameBox::new()?;
         init_control(&mut vmcb, root, tsc_offset);
         start_state::real_mode(&mut vmcb, 0);
-        Some(Self { vmcb, tag: Tag::NONE, interrupted: 0 })
+        Some(Self { vmcb, tag: Tag::NONE, interrupted: 0, given: None })
     }
 
     fn real_mode(&mut self, vector: u8) {
         start_state::real_mode(&mut self.vmcb, vector);
         self.vmcb.control.interrupt_shadow = 0;
         // Its translations were made under other control registers.
-        (self.tag, self.interrupted) = (Tag::NONE, 0);
+        (self.tag, self.interrupted, self.given) = (Tag::NONE, 0, None);
     }
 
     fn described(&mut self, state: &VcpuState) -> Result<(), Error> {
@@ -289,6 +300,10 @@ impl Machine for Svm {
         if event & EVENT_VALID != 0 && event & EVENT_TYPE != EVENT_SOFTWARE {
             self.interrupted = event;
         }
+        // Taken, or its delivery has begun.
+        if self.vmcb.control.vintr & VINTR_IRQ == 0 || event & EVENT_VALID != 0 {
+            self.given = None;
+        }
         if self.holds_host_state() {
             return Exit::Fatal("the emulated processor lost its state");
         }
@@ -297,6 +312,10 @@ impl Machine for Svm {
 
     fn has_interrupted_event(&self) -> bool {
         self.interrupted != 0
+    }
+
+    fn untaken_interrupt(&mut self) -> Option<u8> {
+        self.given.take()
     }
 
     fn takes_interrupts(&self) -> bool {

@@ -335,6 +335,9 @@ impl Inner {
         self.silent_eoi.offer(&self.lapic, self.domain);
         let exit = self.machine.run(cpu, &mut self.registers, &Entry { event, window, task_priority_class });
         self.silent_eoi.take(&mut self.lapic, self.domain);
+        if let Some(vector) = self.machine.untaken_interrupt() {
+            self.lapic.take_back(vector);
+        }
         exit
     }
 }
@@ -417,7 +420,8 @@ fn run_some(cpu: &'static Cpu, vcpu: &Vcpu, inner: &mut Inner, until: u64, loade
         }
         let pending = cpu.take_pending();
         crate::handle_pending(cpu, &pending);
-        if now >= until || cpu::has_vector(&pending, cpu::VECTOR_RESCHEDULE) || crate::dom0::wants(cpu, now) {
+        let wanted = cpu::has_vector(&pending, cpu::VECTOR_RESCHEDULE) || crate::dom0::interrupts(cpu, now);
+        if now >= until || wanted {
             return Leave::Yield;
         }
         if !*loaded {

@@ -128,6 +128,9 @@ pub(crate) trait Machine: Sized {
     /// Whether the last exit interrupted the delivery of an event that must be
     /// delivered again.
     fn has_interrupted_event(&self) -> bool;
+    /// The external interrupt that the guest was given with the last entry and did not
+    /// come to take.
+    fn untaken_interrupt(&mut self) -> Option<u8>;
     /// Whether the guest takes external interrupts.
     fn takes_interrupts(&self) -> bool;
     /// Whether HLT would end for an external interrupt.

@@ -256,6 +256,8 @@ pub const TLB_FLUSH_GUEST: u32 = 3;
 
 /// Virtual interrupt: pending.
 pub const VINTR_IRQ: u64 = 1 << 8;
+/// Where the virtual interrupt's vector is (V_INTR_VECTOR).
+pub const VINTR_VECTOR_SHIFT: u32 = 32;
 /// Virtual interrupt: ignore the virtual TPR.
 pub const VINTR_IGNORE_TPR: u64 = 1 << 20;
 /// The guest's IF masks virtual interrupts only.

@@ -32,6 +32,19 @@ fn priorities() {
 }
 
 #[test]
+fn what_was_not_taken_waits_again() {
+    let mut lapic = enabled(0);
+    lapic.request(0x31);
+    lapic.accept(0x31);
+    lapic.request(0x62);
+    lapic.take_back(0x31);
+    assert_eq!(lapic.pending(), Some(0x62), "the higher one goes first now");
+    lapic.accept(0x62);
+    lapic.write_page(register::EOI, 0, &now(0));
+    assert_eq!(lapic.pending(), Some(0x31));
+}
+
+#[test]
 fn deadline_timer() {
     let mut lapic = enabled(0);
     lapic.write_page(register::LVT_TIMER, register::LVT_TIMER_DEADLINE | 0xec, &now(0));
