@@ -29,17 +29,17 @@ const TICK_NS: u64 = 100_000_000;
 const RESTARTS_AT_ONCE: u32 = 8;
 /// Pause once it is held back.
 const RESTART_PAUSE_NS: u64 = 1_000_000_000;
-/// How long doorbells and devices' interrupts wait for dom0 while a guest runs on its
-/// CPU: a guest with much to do brings much at a time, and is interrupted once for it.
-/// When the guest has nothing more to do dom0 comes at once.
+/// How long a guest on dom0's CPU runs at least before doorbells and devices' interrupts
+/// take it away from it again: who has much to do brings much at a time, and what comes
+/// after a pause is served at once. When the guest has nothing to do dom0 comes earlier.
 const GATHER_NS: u64 = 50_000;
 /// Most blocks of DMA memory.
 const MAX_DMA: usize = 32;
 
 static WAITING: AtomicBool = AtomicBool::new(false);
 static DEADLINE: AtomicU64 = AtomicU64::new(u64::MAX);
-/// When what has been gathered is dom0's turn; zero while there is nothing.
-static GATHERED: AtomicU64 = AtomicU64::new(0);
+/// When dom0 began to wait.
+static WAITS_SINCE: AtomicU64 = AtomicU64::new(0);
 /// Something came that is not gathered.
 static URGENT: AtomicBool = AtomicBool::new(false);
 static INTERRUPTS: AtomicU64 = AtomicU64::new(0);
@@ -154,10 +154,12 @@ pub(crate) fn interrupts(cpu: &Cpu, now_ns: u64) -> bool {
     let gathers = WAITING.load(Ordering::Acquire)
         && now_ns < DEADLINE.load(Ordering::Relaxed)
         && !URGENT.load(Ordering::Acquire);
-    if gathers && GATHERED.load(Ordering::Relaxed) == 0 {
-        GATHERED.store(now_ns + GATHER_NS, Ordering::Relaxed);
-    }
-    !gathers || now_ns >= GATHERED.load(Ordering::Relaxed)
+    !gathers || now_ns >= gathered_ns()
+}
+
+/// When what is gathered is served.
+fn gathered_ns() -> u64 {
+    WAITS_SINCE.load(Ordering::Relaxed).saturating_add(GATHER_NS)
 }
 
 /// When the boot CPU must look at dom0 again. While dom0 runs its last deadline
@@ -165,7 +167,7 @@ pub(crate) fn interrupts(cpu: &Cpu, now_ns: u64) -> bool {
 /// instruction.
 pub(crate) fn deadline(cpu: &Cpu) -> u64 {
     let waits = cpu.number == 0 && WAITING.load(Ordering::Acquire);
-    let gathered = GATHERED.load(Ordering::Relaxed).checked_sub(1).map_or(u64::MAX, |before| before + 1);
+    let gathered = if has_work() { gathered_ns() } else { u64::MAX };
     if waits { DEADLINE.load(Ordering::Relaxed).min(gathered) } else { u64::MAX }
 }
 
@@ -191,7 +193,6 @@ pub(crate) fn service(cpu: &'static Cpu) {
             WAITING.store(false, Ordering::Release);
             dom0.wait = None;
             dom0.busy_since_ns = now;
-            GATHERED.store(0, Ordering::Relaxed);
             URGENT.store(false, Ordering::Release);
             match deliver(pointer, capacity) {
                 Ok(count) => dom0.registers.rax = count,
@@ -218,6 +219,7 @@ pub(crate) fn service(cpu: &'static Cpu) {
 /// Begins a wait.
 pub(crate) fn begin_wait(dom0: &mut Dom0, deadline_ns: u64, pointer: u64, capacity: u64) {
     dom0.wait = Some((pointer, capacity));
+    WAITS_SINCE.store(clock::now_ns(), Ordering::Relaxed);
     DEADLINE.store(deadline_ns, Ordering::Relaxed);
     // Seen by all before this looks for work once more: whoever brings some either is
     // seen, or sees that it must wake.
@@ -326,7 +328,6 @@ impl Dom0 {
         self.dma_next = boot::DMA;
         self.dma.iter_mut().for_each(|block| block.used = false);
         INTERRUPTS.store(0, Ordering::Relaxed);
-        GATHERED.store(0, Ordering::Relaxed);
         if let Err(cause) = self.load() {
             panic!("dom0 cannot be started again: {cause}");
         }
