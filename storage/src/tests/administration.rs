@@ -203,3 +203,38 @@ fn a_disk_is_claimed_and_claimed_again_when_it_comes_back() {
     bench.submit_and_wait(2);
     assert_eq!((bench.session.take_completion(), bench.session.status().state), (None, VolumeState::Refused));
 }
+
+#[test]
+fn a_frame_that_is_lost_again_and_again_is_not_left_for_long_while_others_pass() {
+    let mut bench = Bench::new(1_500);
+    bench.run(100 * MS, 9_100);
+    let request = |id, operation, lba| Request { id: RequestId(id), operation, lba: Lba(lba), sectors: 1 };
+    let write = request(1, Operation::Write, 40);
+    bench.memory.0.insert(write.id, vec![1; 512]);
+    bench.session.submit(write, bench.now).unwrap();
+    let (began, mut copies, mut next) = (bench.now, 0, 2);
+    loop {
+        // The neighbours' requests come and go.
+        if bench.session.unfinished().len() < 2 {
+            bench.memory.0.insert(RequestId(next), vec![0; 512]);
+            bench.session.submit(request(next, Operation::Read, next % 32), bench.now).unwrap();
+            next += 1;
+        }
+        let mut buffer = [0; 2_000];
+        while let Some(length) = bench.session.transmit(&mut buffer, bench.now, &mut bench.memory) {
+            // AoE r11, 3.1: the command, and the lowest octet of the address.
+            let writes = buffer[27] == 0x34 && buffer[28] == 40;
+            copies += u32::from(writes);
+            if !writes || copies > 12 {
+                let reply = bench.target.answer(&buffer[..length]).unwrap();
+                bench.session.receive(&reply, bench.now, &mut bench.memory);
+            }
+        }
+        bench.now += MS;
+        if core::iter::from_fn(|| bench.session.take_completion()).any(|it| it.id == write.id) {
+            break;
+        }
+        assert!(bench.now - began < 4 * SECOND, "{copies} copies of it were lost, and it waits");
+    }
+    assert_eq!(copies, 13);
+}

@@ -7,6 +7,7 @@ use pnet_datalink::{Channel, ChannelType, Config, NetworkInterface};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{IntoRawFd, OwnedFd};
 use rustix::io::Errno;
+use rustix::net::sockopt::{set_socket_recv_buffer_size, set_socket_recv_buffer_size_force};
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send};
 use std::io;
 use storage::aoe::wire::{ETHERTYPE, MacAddress};
@@ -16,6 +17,10 @@ use storage::aoe::{Source, Target};
 const MTU: usize = 1500;
 /// Frames taken off a socket before anything else is looked at.
 const FRAMES_AT_ONCE: usize = 64;
+/// Room for frames that came and were not taken yet: all that may be unanswered at once, as
+/// the kernel counts frames of 9,000 octets, and as many that nobody asked for. What finds no
+/// room is sent again later.
+const RECEIVE_BYTES: usize = 8 << 20;
 /// How long a full socket is waited for before a frame counts as lost.
 const FULL: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
@@ -63,6 +68,10 @@ impl Station {
         let protocol = Protocol::from_raw(u32::from(ETHERTYPE.to_be()).try_into().map_err(io::Error::other)?);
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, flags, Some(protocol))?;
+        // More where the privilege is there, else what everybody may have; either beats the
+        // usual, and without either it works as well.
+        let _ = set_socket_recv_buffer_size_force(&socket, RECEIVE_BYTES)
+            .or_else(|_| set_socket_recv_buffer_size(&socket, RECEIVE_BYTES));
         let own = socket.try_clone()?;
         let config = Config {
             channel_type: ChannelType::Layer3(ETHERTYPE),

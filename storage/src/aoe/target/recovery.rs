@@ -18,6 +18,11 @@ const SILENCE_SEVERAL_NS: u64 = 250_000_000;
 const FALLBACK_TRIES: u32 = 3;
 /// Tries of a frame-size probe.
 const SIZE_TRIES: u32 = 3;
+/// Longest pause before a frame is sent again on a path that has answered others since,
+/// unless it is slow: what was lost is the frame, not the path.
+const LIVELY_NS_MAX: u64 = 250_000_000;
+/// Round trips, with their deviation, that such a pause may take however long they are.
+const LIVELY_TRIES: u32 = 4;
 /// Pause before a path that leads elsewhere is asked again.
 const REFUSED_TRIES: u32 = 6;
 
@@ -182,6 +187,7 @@ impl Target {
             return None;
         }
         let (tries, first_ns, at) = (slot.tries.saturating_add(1), slot.first_ns, slot.path);
+        let sent_ns = slot.sent_ns;
         self.missed(at, tries, first_ns, index);
         let to = self.path_for(index, at);
         if to != at && self.is_too_long(index, to) {
@@ -194,7 +200,12 @@ impl Target {
         }
         // On another path the count of tries begins anew.
         let tries = if to == at { tries } else { 2 };
-        let patience = self.paths.get(to)?.patience_ns(tries, &mut self.random);
+        let path = self.paths.get(to)?;
+        let mut patience = path.patience_ns(tries, &mut self.random);
+        if to == at && path.heard_ns > sent_ns && tries > LIVELY_TRIES {
+            let pause = path.patience_ns(LIVELY_TRIES, &mut self.random).max(LIVELY_NS_MAX);
+            patience = patience.min(pause);
+        }
         // The same for questions: only what is asked now is answered.
         let is_question = matches!(self.slots.get(index)?.kind, Kind::Query | Kind::Identify);
         let tag = if is_question { self.fresh_tag() } else { self.slots.get(index)?.tag };
