@@ -259,6 +259,7 @@ pub fn subject(request: &Request) -> Option<(&'static str, &str)> {
         | Request::NodeKeys
         | Request::Traffic
         | Request::Progress { .. }
+        | Request::GuestShow { .. }
         | Request::NodeCards
         | Request::JobList
         | Request::JobWait { .. } => return None,

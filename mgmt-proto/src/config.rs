@@ -63,6 +63,29 @@ impl KeptGuest {
     }
 }
 
+/// A guest as it would be created again, without its secrets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestConfig {
+    /// Its place among those that start with the node, if it is one of them.
+    pub order: Option<u32>,
+    /// The guest.
+    pub machine: Machine,
+    /// What is set for it.
+    pub settings: GuestSettings,
+    /// Indices of disks whose secrets were left out.
+    pub secrets_left_out: Vec<u32>,
+}
+
+impl GuestConfig {
+    /// A guest without its secrets.
+    #[must_use]
+    pub fn new(order: Option<u32>, machine: &Machine, settings: &GuestSettings) -> Self {
+        let KeptGuest { machine, settings, secrets_left_out, .. } =
+            KeptGuest::without_secrets(0, machine, settings);
+        Self { order, machine, settings, secrets_left_out }
+    }
+}
+
 /// What a node is set to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Config {

@@ -187,6 +187,7 @@ pub const fn required(request: &Request) -> Role {
         | Request::NodeKeys
         | Request::Traffic
         | Request::Progress { .. }
+        | Request::GuestShow { .. }
         | Request::NodeCards
         | Request::JobList
         | Request::JobWait { .. } => Role::Viewer,

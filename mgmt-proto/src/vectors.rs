@@ -3,7 +3,7 @@
 use crate::audit::Entry;
 use crate::bundle::{Bundle, Grant, Scope};
 use crate::code::{Code, Failure};
-use crate::config::{self, Config, KeptGuest};
+use crate::config::{self, Config, GuestConfig, KeptGuest};
 use crate::disk::{Digests, DiskSetting, GuestSettings, Limit, Policy};
 use crate::envelope::{Binding, seal};
 use crate::handshake::{Initiator, OperatorKey, answer, verify_hello};
@@ -18,6 +18,7 @@ use crate::verb::{CardCondition, CardFacts, CardUse, Discover, Fault, Reply, Req
 use crate::volume::{
     BlockFacts, Condition, PathCondition, PathFacts, Plugged, Stage, VolumeFacts, VolumePage,
 };
+use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
@@ -101,6 +102,7 @@ pub(crate) fn requests() -> Vec<Request> {
         Request::BlobResume { digest: [6; 32], length: 70_000 },
         Request::Progress { every_ms: 200 },
         Request::NodeCards,
+        Request::GuestShow { name: name() },
     ]
 }
 
@@ -270,6 +272,7 @@ fn job_replies() -> Vec<Reply> {
         Reply::Traffic(vec![traffic]),
         Reply::BlobHeld(300),
         Reply::NodeCards(cards()),
+        Reply::Guest(Box::new(GuestConfig::new(Some(300), &machine(), &guest_settings()))),
     ]
 }
 

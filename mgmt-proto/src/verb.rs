@@ -4,6 +4,7 @@
 use crate::audit;
 use crate::bundle::Bundle;
 use crate::code::Failure;
+use crate::config::GuestConfig;
 use crate::disk::{DiskSetting, GuestSettings, Limit};
 pub use crate::facts::{CardCondition, CardFacts, CardUse, DiskFacts, GuestFacts, NodeFacts, State, Traffic};
 use crate::job::JobPage;
@@ -11,6 +12,7 @@ use crate::machine::{Digest, Disk, Machine};
 use crate::node_key::KeyLink;
 use crate::state::{Imported, StateFacts};
 use crate::volume::{BlockFacts, VolumePage};
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -293,6 +295,11 @@ pub enum Request {
     },
     /// The node's own network cards.
     NodeCards,
+    /// How a guest would be created again.
+    GuestShow {
+        /// The guest.
+        name: String,
+    },
 }
 
 impl Request {
@@ -319,7 +326,8 @@ impl Request {
             | Self::Limit { name, .. }
             | Self::Capture { name, .. }
             | Self::Autostart { name, .. }
-            | Self::Start { name } => Some(name),
+            | Self::Start { name }
+            | Self::GuestShow { name } => Some(name),
             Self::NodeInfo
             | Self::NodeLog { .. }
             | Self::NodeStop { .. }
@@ -450,6 +458,8 @@ pub enum Reply {
     /// The node's own network cards: the first one, the others in the order of the bus,
     /// then those that are missing.
     NodeCards(Vec<CardFacts>),
+    /// How a guest would be created again, without secrets.
+    Guest(Box<GuestConfig>),
 }
 
 /// A reply or the reason there is none.

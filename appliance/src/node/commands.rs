@@ -181,6 +181,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             Request::StateShow => Ok(Reply::State(self.state_facts())),
             Request::NodeKeys => Ok(Reply::NodeKeys(self.key_links.clone())),
             Request::NodeCards => Ok(Reply::NodeCards(self.card_facts())),
+            Request::GuestShow { name } => self.show_guest(&name),
             Request::Traffic => Ok(Reply::Traffic(self.traffic())),
             Request::JobList => Ok(Reply::Jobs(self.list_jobs(now_ns))),
             Request::Capture { name, from, snap_bytes } => self.read_capture(&name, from, snap_bytes, now_ns),

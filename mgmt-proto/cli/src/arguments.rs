@@ -141,12 +141,22 @@ pub(crate) enum Command {
     },
     /// List the guests
     #[command(visible_alias = "ls")]
-    List,
+    List {
+        /// Only these, by name or ID
+        guests: Vec<String>,
+        /// All of them, as without: for those used to it
+        #[arg(short, long, hide = true)]
+        all: bool,
+    },
     /// Everything about one guest
+    #[command(alias = "dominfo")]
     Info {
         /// Name or ID
         guest: String,
     },
+    /// What a guest was created from
+    #[command(subcommand)]
+    Config(GuestConfig),
     /// Attach to a guest's console; Ctrl+] leaves
     Console(Console),
     /// Stop a guest's vCPUs
@@ -170,6 +180,9 @@ pub(crate) enum Command {
         /// All guests
         #[arg(short, long, conflicts_with = "guest")]
         all: bool,
+        /// By the power button, as without: for those used to it
+        #[arg(short = 'F', long = "fallback", hide = true)]
+        fallback: bool,
     },
     /// Start a guest again from its kernel, at once
     Reboot {
@@ -249,6 +262,15 @@ pub(crate) enum Command {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum GuestConfig {
+    /// Print it as a VM file, from which it can be created again; secrets are left out
+    Show {
+        /// Name or ID
+        guest: String,
+    },
+}
+
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Console {
     /// Name or ID
@@ -303,6 +325,7 @@ pub(crate) enum Node {
     #[command(subcommand)]
     Key(NodeKey),
     /// The node's log
+    #[command(alias = "dmesg")]
     Log {
         /// Go on as it grows
         #[arg(short, long)]

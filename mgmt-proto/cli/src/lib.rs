@@ -7,7 +7,8 @@
 //! * [`fleet`]: nodes, groups and their keys; [`rollout`]: one verb on many nodes;
 //! * [`known_nodes`]: which key a node had last time;
 //! * [`settings`]: the operator's configuration file;
-//! * [`vm_file`]: the description of a guest in a file; [`disk_text`]: of a disk;
+//! * [`vm_file`]: the description of a guest in a file; [`vm_text`]: of one on a node;
+//!   [`disk_text`]: of a disk;
 //! * [`blobs`]: kernels and initrds on the workstation;
 //! * [`audit`]: copies of a node's log of what was done, and their check;
 //! * [`top`]: what node and guests use; [`metrics`]: the same for Prometheus;
@@ -58,6 +59,7 @@ pub mod table;
 pub mod top;
 pub mod trust_file;
 pub mod vm_file;
+pub mod vm_text;
 pub mod volumes;
 
 pub use connection::Connection;

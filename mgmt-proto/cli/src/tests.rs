@@ -1,6 +1,6 @@
 use crate::known_nodes::{self, Policy, Verdict};
 use crate::settings::Settings;
-use crate::vm_file::VmFile;
+use crate::vm_file::{Source, VmFile};
 use crate::{connection, exit, json, support, table};
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::machine::{Action, Disk, Machine, NetworkCard};
@@ -55,8 +55,8 @@ fn a_vm_file_with_everything() {
         on_crash: Action::Restart,
     };
     assert_eq!(file.machine, expected);
-    assert_eq!(file.kernel, Path::new("/vms/vmlinuz"));
-    assert_eq!(file.ramdisk.as_deref(), Some(Path::new("/boot/initrd.img")));
+    assert_eq!(file.kernel, Source::File("/vms/vmlinuz".into()));
+    assert_eq!(file.ramdisk, Some(Source::File("/boot/initrd.img".into())));
     assert_eq!(derived.mac[0] & 3, 2, "locally administered, unicast");
     assert_eq!(parse(FULL, &[]).unwrap().machine.network_cards[1], derived, "it stays");
     assert_ne!(parse(FULL, &["name=db"]).unwrap().machine.network_cards[1], derived);

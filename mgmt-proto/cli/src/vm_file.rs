@@ -18,7 +18,8 @@
 //! `disk_operations_per_s` and `disk_burst` are limits of all disks together.
 //! Also `cpu_weight`, `cap` (percent of one CPU), `extra` (as `cmdline`), `root`
 //! (put before the command line) and `on_poweroff`, `on_reboot`, `on_crash`
-//! (`destroy`, `restart`, `preserve`). A card without `mac` has one that stays
+//! (`destroy`, `restart`, `preserve`). `kernel` and `ramdisk` may be `sha256:` and the digest
+//! of a file that the node has, as `config show` writes them. A card without `mac` has one that stays
 //! with the guest's name.
 
 use crate::blobs::Blob;
@@ -89,6 +90,16 @@ enum Autostart {
     Whether(bool),
 }
 
+impl Autostart {
+    const fn order(self) -> Option<u32> {
+        match self {
+            Self::Order(order) => Some(order),
+            Self::Whether(true) => Some(AUTOSTART_ORDER),
+            Self::Whether(false) => None,
+        }
+    }
+}
+
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged, expecting = "write a number, or text as \"512M\", \"2G\"")]
 enum Quantity {
@@ -113,15 +124,36 @@ enum Word {
     Preserve,
 }
 
-/// A guest whose kernel and initrd are files on the workstation.
+/// Where a kernel or initrd comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A file on the workstation.
+    File(PathBuf),
+    /// What the node has, by its SHA-256.
+    Node(mgmt_proto::machine::Digest),
+}
+
+impl Source {
+    /// `sha256:` and 64 digits, or a path relative to `directory`.
+    fn parse(text: &str, directory: &Path) -> Result<Self, String> {
+        let Some(digits) = text.strip_prefix("sha256:") else { return Ok(Self::File(directory.join(text))) };
+        let mut digest = [0; 32];
+        match hex::decode_to_slice(digits, &mut digest) {
+            Ok(()) => Ok(Self::Node(digest)),
+            Err(_) => Err(format!("{text:?} is no digest; write sha256: and 64 hexadecimal digits")),
+        }
+    }
+}
+
+/// A guest whose kernel and initrd are files on the workstation, or on the node already.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VmFile {
     /// The guest; its digests are zero until [`VmFile::read_blobs`].
     pub machine: Machine,
-    /// File of the kernel.
-    pub kernel: PathBuf,
-    /// File of the initrd.
-    pub ramdisk: Option<PathBuf>,
+    /// The kernel.
+    pub kernel: Source,
+    /// The initrd.
+    pub ramdisk: Option<Source>,
     /// What is set for the guest; without secrets until [`VmFile::read_secrets`].
     pub settings: GuestSettings,
     /// Its place among the guests that start with the node, if it is one of them.
@@ -168,20 +200,30 @@ impl VmFile {
         Ok(())
     }
 
-    /// Reads the kernel and initrd and puts their digests into the guest.
+    /// Reads the kernel and initrd and puts their digests into the guest; those that are
+    /// files are returned.
     ///
     /// # Errors
     /// Names the file that cannot be read.
     pub fn read_blobs(&mut self) -> Result<Vec<Blob>, Failure> {
-        let cache = crate::settings::directory().join("kernels");
-        let path = kernel_image::fitting(&self.kernel, self.machine.memory_bytes, &cache)?;
-        let kernel = Blob::read(&path)?;
-        self.machine.kernel = kernel.digest;
-        let mut blobs = vec![kernel];
-        if let Some(path) = &self.ramdisk {
-            let ramdisk = Blob::read(path)?;
-            self.machine.ramdisk = Some(ramdisk.digest);
-            blobs.push(ramdisk);
+        let mut blobs = Vec::new();
+        self.machine.kernel = match &self.kernel {
+            Source::Node(digest) => *digest,
+            Source::File(path) => {
+                let cache = crate::settings::directory().join("kernels");
+                let kernel = Blob::read(&kernel_image::fitting(path, self.machine.memory_bytes, &cache)?)?;
+                blobs.push(kernel);
+                blobs.last().map_or([0; 32], |kernel| kernel.digest)
+            }
+        };
+        match &self.ramdisk {
+            None => {}
+            Some(Source::Node(digest)) => self.machine.ramdisk = Some(*digest),
+            Some(Source::File(path)) => {
+                let ramdisk = Blob::read(path)?;
+                self.machine.ramdisk = Some(ramdisk.digest);
+                blobs.push(ramdisk);
+            }
         }
         Ok(blobs)
     }
@@ -335,13 +377,13 @@ impl Raw {
             name,
         };
         machine.validate()?;
-        let ramdisk = self.ramdisk.map(|path| directory.join(path));
-        let autostart = match self.autostart {
-            Some(Autostart::Order(order)) => Some(order),
-            Some(Autostart::Whether(true)) => Some(AUTOSTART_ORDER),
-            Some(Autostart::Whether(false)) | None => None,
+        let source = |key: &str, text: &str| {
+            Source::parse(text, directory).map_err(|message| usage(format!("{origin}: {key}"), message, ""))
         };
-        Ok(VmFile { machine, kernel: directory.join(kernel), ramdisk, settings, autostart, disks })
+        let kernel = source("kernel", &kernel)?;
+        let ramdisk = self.ramdisk.map(|text| source("ramdisk", &text)).transpose()?;
+        let autostart = self.autostart.and_then(Autostart::order);
+        Ok(VmFile { machine, kernel, ramdisk, settings, autostart, disks })
     }
 }
 

@@ -1,10 +1,11 @@
 //! Guests that start with the node: what is kept of them, and the verbs about that.
 
+use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use mgmt_proto::code::{Code, Failure};
-use mgmt_proto::config::KeptGuest;
+use mgmt_proto::config::{GuestConfig, KeptGuest};
 use mgmt_proto::disk::GuestSettings;
 use mgmt_proto::limits::KEPT_GUESTS;
 use mgmt_proto::machine::{Digest, Machine};
@@ -147,6 +148,25 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             _ => Err(Failure::new(Code::Internal, "", "a request without a handler", "report this")),
         };
         begun.err().map(Err)
+    }
+
+    /// How a guest would be created again.
+    pub(in crate::node) fn show_guest(&self, name: &str) -> Outcome {
+        let kept = self.state.guests.find(name).map(|kept| &kept.guest);
+        let order = kept.map(|kept| kept.order);
+        let running = self.guests.iter().find(|guest| guest.machine.name == name);
+        let shown = match (running, kept) {
+            (Some(guest), _) => GuestConfig::new(order, &guest.machine, &guest.settings),
+            (None, Some(kept)) => {
+                let mut shown = GuestConfig::new(order, &kept.machine, &kept.settings);
+                shown.secrets_left_out.extend(&kept.secrets_left_out);
+                shown.secrets_left_out.sort_unstable();
+                shown.secrets_left_out.dedup();
+                shown
+            }
+            (None, None) => return Err(not_found(name)),
+        };
+        Ok(Reply::Guest(Box::new(shown)))
     }
 
     /// A guest that is there starts with the node from now on.

@@ -5,10 +5,14 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use mgmt_proto::code::Code;
+use mgmt_proto::disk::{DiskSetting, GuestSettings, Limit};
+use mgmt_proto::machine::Disk;
 use mgmt_proto::manifest;
+use mgmt_proto::secret::Secret;
 use mgmt_proto::verb::{Fault, Reply, Request};
 use netstack::host::{ConnectionState, TcpOptions};
 
+use super::targets::AoeTarget;
 use super::world::*;
 
 #[test]
@@ -167,4 +171,26 @@ fn many_silent_connections_do_not_lock_operators_out() {
     let took_ms = (world.now_ns - started_ns) / MS;
     assert!(took_ms < 2_000, "{took_ms} ms");
     assert_eq!(world.operator.state(world.sessions[session].connection), ConnectionState::Established);
+}
+
+#[test]
+fn a_guest_is_shown_as_it_was_created_without_its_secrets() {
+    let mut world = World::new(11);
+    let (session, mut machine) = world.ready();
+    machine.disks = vec![Disk { volume: "aoe:e7.1".to_string(), read_only: true }];
+    world.aoe.push(AoeTarget::new(7, 1, 64));
+    let set = vec![DiskSetting::DeadlineMs(300), DiskSetting::Station(world.aoe[0].mac)];
+    let settings = GuestSettings { limits: vec![Limit::OperationsPerSecond(9)], disks: vec![set] };
+    let create = Request::CreateWith { machine: machine.clone(), settings: settings.clone(), paused: false };
+    world.done(session, &create);
+    let viewer = world.connect(Who::Viewer);
+    let show = |name: &str| Request::GuestShow { name: name.to_string() };
+    let Reply::Guest(shown) = world.done(viewer, &show("web")) else { panic!("no guest") };
+    assert_eq!((shown.order, &shown.machine, &shown.settings), (None, &machine, &settings));
+    assert!(shown.secrets_left_out.is_empty());
+    let secret = DiskSetting::Secret(Secret::new(b"open sesame".to_vec()));
+    world.node.guests[0].settings.disks[0].push(secret);
+    let Reply::Guest(shown) = world.done(viewer, &show("web")) else { panic!("no guest") };
+    assert_eq!((shown.settings, shown.secrets_left_out), (settings, vec![0]));
+    assert_eq!(world.refused(viewer, &show("other")).code, Code::NotFound);
 }

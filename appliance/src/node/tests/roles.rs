@@ -69,6 +69,7 @@ const TABLE: &[(&str, Role, bool)] = &[
     ("BlobResume", Role::Operator, false),
     ("Progress", Role::Viewer, false),
     ("NodeCards", Role::Viewer, false),
+    ("GuestShow", Role::Viewer, true),
 ];
 
 /// When the bundles were issued, which the node's clock is never behind.

@@ -7,7 +7,7 @@ use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::verb::{GuestFacts, Reply, Request, State};
 use redoubt::answer::Answer;
 use redoubt::session::{find, guests};
-use redoubt::{Connection, json, table};
+use redoubt::{Connection, json, table, vm_text};
 use std::time::{Duration, Instant};
 
 /// How long `shutdown -w` waits unless told otherwise.
@@ -24,9 +24,12 @@ pub(crate) enum Act {
     Destroy,
 }
 
-pub(crate) fn list(scope: &Scope<'_>) -> Result<Answer, Failure> {
+pub(crate) fn list(scope: &Scope<'_>, wanted: &[String]) -> Result<Answer, Failure> {
     let mut connection = scope.open()?;
-    let guests = guests(&mut connection)?;
+    let guests = match wanted {
+        [] => guests(&mut connection)?,
+        wanted => wanted.iter().map(|guest| find(&mut connection, guest)).collect::<Result<Vec<_>, _>>()?,
+    };
     let names = guests.iter().map(|guest| guest.machine.name.clone()).collect();
     let value: Vec<_> = guests.iter().map(json::guest).collect();
     let answer = Answer::table(&value, names, table::guests(&guests, false));
@@ -46,6 +49,26 @@ pub(crate) fn list(scope: &Scope<'_>) -> Result<Answer, Failure> {
 pub(crate) fn info(scope: &Scope<'_>, guest: &str) -> Result<Answer, Failure> {
     let facts = find(&mut scope.open()?, guest)?;
     Ok(Answer::lines(&json::guest(&facts), &facts.machine.name, lines(&facts)))
+}
+
+/// What a guest was created from, so that it can be again.
+pub(crate) fn config(scope: &Scope<'_>, guest: &str) -> Result<Answer, Failure> {
+    let mut connection = scope.open()?;
+    let asked = connection.request(Request::GuestShow { name: guest.into() });
+    let config = match asked {
+        Ok(Reply::Guest(config)) => config,
+        Ok(_) => return Err(connection.unexpected()),
+        // By its ID, or with the name that may have been meant.
+        Err(failure) if failure.code == Code::NotFound => {
+            let name = find(&mut connection, guest)?.machine.name;
+            match connection.request(Request::GuestShow { name })? {
+                Reply::Guest(config) => config,
+                _ => return Err(connection.unexpected()),
+            }
+        }
+        Err(failure) => return Err(failure),
+    };
+    Ok(Answer::lines(&vm_text::table(&config), &config.machine.name, vm_text::render(&config)))
 }
 
 fn lines(facts: &GuestFacts) -> String {

@@ -21,7 +21,7 @@ pub(crate) mod support;
 pub(crate) mod top;
 pub(crate) mod volume;
 
-use crate::arguments::{Autostart, Bundle, Command, Key, Node, Storage};
+use crate::arguments::{Autostart, Bundle, Command, GuestConfig, Key, Node, Storage};
 use crate::scope::Scope;
 use guest::Act;
 use mgmt_proto::code::Failure;
@@ -44,7 +44,8 @@ pub(crate) fn is_for_many(command: &Command) -> bool {
         | Command::Audit(_)
         | Command::Job(_)
         | Command::Check { .. }
-        | Command::List
+        | Command::List { .. }
+        | Command::Config(_)
         | Command::Info { .. }
         | Command::Pause { .. }
         | Command::Unpause { .. }
@@ -81,7 +82,8 @@ pub(crate) fn perform(scope: &Scope<'_>, command: &Command) -> Result<Answer, Fa
         Command::Job(verb) => job::run(scope, verb),
         Command::Check { file, overrides } => create::check(scope, file, overrides),
         Command::Create { file, overrides, paused, .. } => create::create(scope, file, overrides, *paused),
-        Command::List => guest::list(scope),
+        Command::List { guests, .. } => guest::list(scope, guests),
+        Command::Config(GuestConfig::Show { guest }) => guest::config(scope, guest),
         Command::Info { guest } => guest::info(scope, guest),
         Command::Console(options) => console::once(scope, &options.guest),
         Command::Pause { guest } => guest::act(scope, guest, Act::Pause),

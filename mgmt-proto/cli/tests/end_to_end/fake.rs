@@ -4,7 +4,7 @@
 use ed25519_dalek::SigningKey;
 use mgmt_proto::audit::{self, Entry, Head, Page};
 use mgmt_proto::code::{Code, Failure};
-use mgmt_proto::config::{Config, KeptGuest};
+use mgmt_proto::config::{Config, GuestConfig, KeptGuest};
 use mgmt_proto::disk::GuestSettings;
 use mgmt_proto::envelope::Verified;
 use mgmt_proto::handshake::OperatorKey;
@@ -250,6 +250,10 @@ impl World {
                 Ok(Reply::Traffic(self.guests.iter().map(of).collect()))
             }
             Request::Info { name } => Ok(Reply::Guests(vec![self.guest(&name)?.clone()])),
+            Request::GuestShow { name } => {
+                let machine = self.guest(&name)?.machine.clone();
+                Ok(Reply::Guest(Box::new(GuestConfig::new(None, &machine, &self.settings))))
+            }
             Request::ConsoleRead { .. } => self.execute_on_streams(&request),
             Request::ConsoleWrite { name, bytes } => {
                 self.guest(&name)?;

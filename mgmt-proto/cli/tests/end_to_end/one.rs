@@ -263,3 +263,54 @@ fn a_key_in_an_ssh_agent_signs() {
     assert_eq!(run(&workstation, &["-i", "agent", "list"]).0, Some(3));
     assert_eq!(workstation.run(&["-i", "agent", "list"]).status.code(), Some(3), "no SSH_AUTH_SOCK");
 }
+
+#[test]
+fn a_guest_is_shown_as_the_file_that_creates_it_again() {
+    let node = FakeNode::start(&operator());
+    let workstation = Workstation::new(&node);
+    workstation.file("vmlinuz", "a kernel");
+    let text = "name = \"web\"\nkernel = \"vmlinuz\"\nmemory = 64\ndisk = [\"aoe:e1.1,ro,timeout=5s\"]\n\
+                vif = [\"\"]\ncmdline = \"root=/dev/vda\"\n";
+    let file = workstation.file("web.vm", text);
+    workstation.expect(0, &["create", as_text(&file)]);
+    let before = node.state.lock().unwrap().guests[0].machine.clone();
+    let (shown, _) = workstation.expect(0, &["config", "show", "web"]);
+    assert_eq!(workstation.expect(0, &["config", "show", "1"]).0, shown, "by its ID");
+    let (_, error) = workstation.expect(3, &["config", "show", "wbe"]);
+    assert!(error.contains("did you mean web?"), "{error}");
+    assert!(shown.contains("{ volume = \"aoe:e1.1\", access = \"ro\", timeout = \"5000ms\" },\n"), "{shown}");
+    let again = workstation.file("again.vm", &shown);
+    workstation.expect(0, &["destroy", "web"]);
+    workstation.expect(0, &["create", as_text(&again)]);
+    {
+        let world = node.state.lock().unwrap();
+        assert_eq!((&world.guests[0].machine, world.uploads), (&before, 1), "its kernel was there");
+    }
+    let (out, _) = workstation.expect(0, &["-o", "json", "config", "show", "web"]);
+    let value: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(value["disk"][0]["timeout"], "5000ms");
+    // A node that does not have the kernel any more says so.
+    workstation.expect(0, &["destroy", "web"]);
+    node.state.lock().unwrap().blobs.clear();
+    workstation.expect(3, &["create", as_text(&again)]);
+}
+
+#[test]
+fn guests_are_listed_by_name() {
+    let node = FakeNode::start(&operator());
+    let workstation = Workstation::new(&node);
+    workstation.file("vmlinuz", "a kernel");
+    let file = workstation.file("web.vm", "name = \"web\"\nkernel = \"vmlinuz\"\nmemory = 64\n");
+    for name in ["name=web", "name=db", "name=cache"] {
+        workstation.expect(0, &["create", as_text(&file), name]);
+    }
+    let names = |arguments: &[&str]| workstation.expect(0, &[&["-o", "name"], arguments].concat()).0;
+    assert_eq!(names(&["list", "cache", "1"]), "cache\nweb\n");
+    // As users of other tools write it.
+    assert_eq!(names(&["list", "--all"]), "web\ndb\ncache\n");
+    assert_eq!(names(&["dominfo", "db"]), "db\n");
+    workstation.expect(0, &["shutdown", "-F", "db"]);
+    workstation.expect(0, &["node", "dmesg"]);
+    let (_, error) = workstation.expect(3, &["list", "web", "dbb"]);
+    assert!(error.contains("did you mean db?"), "{error}");
+}

@@ -26,7 +26,9 @@ fn every_verb_in_every_form() {
     node.state.lock().unwrap().kept.guests.push(kept);
     for verb in [
         &["list"][..],
+        &["list", "web"],
         &["info", "web"],
+        &["config", "show", "web"],
         &["pause", "web", "-N"],
         &["shutdown", "web", "-N"],
         &["node", "info"],
