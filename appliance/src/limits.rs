@@ -60,6 +60,8 @@ pub const UPLOAD_SILENT_NS: u64 = 2_000_000_000;
 pub const FRAMES_PER_TURN: usize = 128;
 /// Most network cards that the node drives.
 pub const CARDS_MAX: usize = 1 + mgmt_proto::limits::STORAGE_CARDS;
+/// Pause between looks at the cards' links, in nanoseconds.
+pub const CARDS_LOOK_NS: u64 = 100_000_000;
 /// How long one card that takes nothing may hold the others back, in nanoseconds.
 pub const CARD_STUCK_NS: u64 = 100_000_000;
 /// Disk requests taken from one guest before the others get their turn.

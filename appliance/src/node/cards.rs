@@ -11,6 +11,7 @@ use netstack::frame::MacAddress;
 use netstack::host::{Host, HostConfig};
 
 use crate::hypervisor::Hypervisor;
+use crate::limits::CARDS_LOOK_NS;
 use crate::node::network::{Moved, Network};
 use crate::node::nic::Nic;
 use crate::node::settings::{Settings, addressing_of};
@@ -139,6 +140,45 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             bytes: [0; 2],
         });
         first.into_iter().chain(others).chain(gone).collect()
+    }
+
+    /// Looks at the cards' links now and then, if there are several: what went on over one
+    /// that is down goes on over another at once.
+    pub(super) fn look_at_cards(&mut self, now_ns: u64) {
+        if self.network.storage.is_empty() || now_ns < self.cards_look_ns {
+            // An interrupt may have told of a change: it is seen soon.
+            self.cards_look_due = !self.network.storage.is_empty();
+            return;
+        }
+        self.cards_look_ns = now_ns.saturating_add(CARDS_LOOK_NS);
+        self.cards_look_due = false;
+        let first = condition(&self.network.nic);
+        let seen: Vec<CardCondition> = core::iter::once(first)
+            .chain(self.network.storage.iter().map(|card| condition(&card.nic)))
+            .collect();
+        let known = core::mem::replace(&mut self.cards_seen, seen.clone());
+        for (card, condition) in seen.into_iter().enumerate() {
+            // Before the first look all links are taken to be up.
+            let before = known.get(card).copied().unwrap_or(CardCondition::Up);
+            if condition == before {
+                continue;
+            }
+            let mac = self.volumes.wires().get(card).map(|wire| mac_text(wire.mac)).unwrap_or_default();
+            let now = match condition {
+                CardCondition::Up => "its link is up",
+                CardCondition::Down => "its link is down",
+                _ => "it broke the rules of its device and is used no more",
+            };
+            self.hypervisor.log(&format!("node: card {mac}: {now}"));
+            let up = condition == CardCondition::Up;
+            self.volumes.link_changed(card, up, &mut self.network.stacks, now_ns);
+        }
+    }
+
+    /// When the cards are to be looked at, if nothing happens before.
+    pub(super) fn next_card_deadline(&self, now_ns: u64) -> Option<u64> {
+        let look_ns = self.cards_look_due.then_some(self.cards_look_ns);
+        look_ns.into_iter().chain(self.network.next_deadline(now_ns)).min()
     }
 
     /// Says which addresses the node's cards have, whenever that changes.

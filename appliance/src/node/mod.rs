@@ -43,6 +43,7 @@ use alloc::vec::Vec;
 use hv_abi::DomainId;
 use hv_abi::domain::STATE_CRASHED;
 use hv_abi::event::{self, Event};
+use mgmt_proto::facts::CardCondition;
 use mgmt_proto::node_key::KeyLink;
 use mgmt_proto::server::Identity;
 use mgmt_proto::trust::Trust;
@@ -90,6 +91,11 @@ pub struct Node<H: Hypervisor, N> {
     state: State<H::Memory>,
     address_logged: bool,
     addresses_seen: u64,
+    /// How the cards were when they were last looked at, when that is next done, and
+    /// whether anything may have happened since.
+    cards_seen: Vec<CardCondition>,
+    cards_look_ns: u64,
+    cards_look_due: bool,
     /// An operator wants the machine off, or restarted: how, and when at the latest.
     stopping: Option<(bool, u64)>,
     /// When the last full turn asked to be called again.
@@ -150,6 +156,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             settings,
             address_logged: false,
             addresses_seen: 0,
+            cards_seen: Vec::new(),
+            cards_look_ns: 0,
+            cards_look_due: false,
             stopping: None,
             deadline_ns: 0,
         };
@@ -206,6 +215,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         if quiet {
             return self.deadline_ns;
         }
+        self.look_at_cards(now_ns);
         let mut busy = self.network.receive(&mut self.guests, &mut self.volumes, now_ns);
         self.network.stacks.tend(now_ns);
         self.volumes.poll(&mut self.network.stacks, &mut self.guests, now_ns);
@@ -241,7 +251,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let stop = self.stopping.map(|(_, at_ns)| at_ns);
         let state = self.state.next_deadline();
         let uploads = self.blobs.unfinished.next_deadline();
-        let cards = self.network.next_deadline(now_ns);
+        let cards = self.next_card_deadline(now_ns);
         [host, cards, volumes, sessions, starts, disks, stop, state, uploads]
             .into_iter()
             .flatten()

@@ -202,6 +202,13 @@ impl Session {
         Some(index)
     }
 
+    /// A path that waits for its next try waits no longer: what was in its way is gone.
+    pub fn hurry(&mut self, path: usize, now_ns: u64) {
+        if let Some(path) = self.paths.get_mut(path) {
+            path.hurry(now_ns);
+        }
+    }
+
     /// How many paths there are; their numbers go from zero.
     #[must_use]
     pub fn paths(&self) -> usize {

@@ -57,6 +57,9 @@ impl World {
 
     /// Puts a frame on the wire of a card for disks.
     pub(super) fn deliver_to(&mut self, card: usize, frame: Vec<u8>) {
+        if self.to_storage.len() < 4096 {
+            self.to_storage.push(frame.clone());
+        }
         if !self.cut.contains(&card) {
             self.storage_nics[card - 1].card().received.push_back(frame);
         }

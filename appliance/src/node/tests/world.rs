@@ -82,6 +82,8 @@ pub(super) struct World {
     pub(super) nic: FakeNic,
     /// Cards for disks, each on a wire of its own, where the targets are as well.
     pub(super) storage_nics: Vec<FakeNic>,
+    /// Frames that the targets sent to cards for disks.
+    pub(super) to_storage: Vec<Vec<u8>>,
     /// Cards whose cable is cut, by their number.
     pub(super) cut: Vec<usize>,
     pub(super) node: Node<FakeHypervisor, FakeNic>,
@@ -171,6 +173,7 @@ impl World {
             hypervisor,
             nic,
             storage_nics,
+            to_storage: Vec::new(),
             cut: Vec::new(),
             node,
             settings,

@@ -17,6 +17,8 @@ struct Way {
     card: Option<usize>,
     /// The connection, and from which card.
     open: Option<(usize, ConnectionId)>,
+    /// The connection is to be made anew, from the card that it is for now.
+    moves: bool,
 }
 
 /// The connections of a session, one for each path.
@@ -75,6 +77,32 @@ impl Connections {
         }
     }
 
+    /// A card's link went down, or came back: connections from there are given up if there
+    /// are others, and those that were lost are made at once.
+    pub(super) fn link_changed(
+        &mut self,
+        session: &mut Session,
+        card: usize,
+        up: bool,
+        stacks: &mut Stacks,
+        now_ns: u64,
+    ) {
+        let others = self.ways.iter().any(|way| way.open.is_some_and(|(other, _)| other != card));
+        for (path, way) in self.ways.iter_mut().enumerate() {
+            // A handshake that began while the link was down is not waited for.
+            let void = if up { session.is_connecting(path) } else { others };
+            if let Some((_, id)) = way.open.take_if(|(from, _)| *from == card && void) {
+                if let Some(host) = stacks.get_mut(card) {
+                    host.abort(id, now_ns);
+                }
+                session.on_disconnected(path, now_ns);
+            }
+            if up && way.card == Some(card) && way.open.is_none() {
+                session.hurry(path, now_ns);
+            }
+        }
+    }
+
     /// Where several cards reach a portal, each has a path of its own to it, so that a
     /// cut cable is one path's loss.
     #[cold]
@@ -109,9 +137,10 @@ impl Connections {
         let useless = |way: &Way| way.card.is_none_or(|card| !reaching.contains(&card));
         let free = self.ways.iter().enumerate().position(|(path, way)| own(path) && useless(way));
         if let Some(way) = free.and_then(|path| self.ways.get_mut(path)) {
+            way.moves = way.open.is_some_and(|(from, _)| from != card);
             way.card = Some(card);
         } else if session.add_path(portal).is_some() {
-            self.ways.push(Way { card: Some(card), open: None });
+            self.ways.push(Way { card: Some(card), ..Way::default() });
         }
     }
 }
@@ -152,13 +181,13 @@ impl Way {
             && let Some(host) = stacks.get_mut(card)
         {
             // As it mostly is: this is looked at in every turn.
-            if session.is_quiet(path, now_ns) && host.is_quiet(id) {
+            if session.is_quiet(path, now_ns) && host.is_quiet(id) && !self.moves {
                 return;
             }
             let state = host.state(id);
-            if session.disconnect_wanted(path) || state == ConnectionState::Closed {
+            if session.disconnect_wanted(path) || state == ConnectionState::Closed || self.moves {
                 host.abort(id, now_ns);
-                self.open = None;
+                (self.open, self.moves) = (None, false);
                 session.on_disconnected(path, now_ns);
             } else if session.is_connecting(path) && state == ConnectionState::Established {
                 session.on_connected(path, now_ns);
@@ -208,4 +237,76 @@ fn exchange(
         }
     }
     !peer_closed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::String;
+    use netstack::frame::MacAddress;
+    use netstack::host::{Addressing, HostConfig};
+    use storage::iscsi::{SessionConfig, SessionKind};
+    use storage::{Payload, RequestId};
+
+    struct Nothing;
+
+    impl Payload for Nothing {
+        fn load(&mut self, _: RequestId, _: usize, _: &mut [u8]) {}
+        fn store(&mut self, _: RequestId, _: usize, _: &[u8]) {}
+    }
+
+    fn host(address: [u8; 4], gateway: Option<[u8; 4]>) -> Host {
+        let (address, gateway) = (address.into(), gateway.map(Into::into));
+        let addressing = Addressing::Static { address, prefix: 24, gateway };
+        let mac = MacAddress([2, 0, 0, 0, 0, 1]);
+        Host::new(&HostConfig { mac, mtu: 1500, addressing, seed: 1, secret: [0; 16] }, 0).unwrap()
+    }
+
+    fn session() -> Session {
+        let kind = SessionKind::Normal { target: String::from("iqn.a"), lun: 0 };
+        let portal = Portal { address: [10, 0, 1, 3].into(), port: 3260 };
+        Session::new(SessionConfig::new(portal, String::from("iqn.b"), kind, [0x80, 0, 0, 0, 0, 1], 1))
+    }
+
+    #[test]
+    fn a_path_moves_to_the_card_in_its_portals_network_when_that_has_an_address() {
+        let (mut session, mut connections) = (session(), Connections::default());
+        let mut stacks = Stacks::new(host([10, 0, 0, 1], Some([10, 0, 0, 9])));
+        stacks.add(None);
+        connections.drive(&mut session, &mut stacks, &mut Nothing, 0);
+        assert_eq!((connections.card(0), session.paths()), (Some(0), 1));
+        stacks.add(Some(host([10, 0, 1, 1], None)));
+        connections.drive(&mut session, &mut stacks, &mut Nothing, 1);
+        connections.drive(&mut session, &mut stacks, &mut Nothing, 1_000_000_000);
+        assert_eq!((connections.card(0), session.paths()), (Some(2), 1));
+        // One more in that network is one more path, up to as many as a session has.
+        for _ in 0..10 {
+            stacks.add(Some(host([10, 0, 1, 2], None)));
+            connections.drive(&mut session, &mut stacks, &mut Nothing, 2_000_000_000);
+        }
+        assert_eq!((connections.card(1), session.paths()), (Some(3), 8));
+        let unreached = Portal { address: [10, 0, 7, 3].into(), port: 3260 };
+        assert_eq!(stacks.reaching(unreached.address), [0]);
+    }
+
+    #[test]
+    fn where_one_path_is_enough_no_more_are_made() {
+        let (mut session, mut connections) = (session(), Connections::single());
+        let mut stacks = Stacks::new(host([10, 0, 1, 1], None));
+        stacks.add(Some(host([10, 0, 1, 2], None)));
+        connections.drive(&mut session, &mut stacks, &mut Nothing, 0);
+        assert_eq!((connections.card(0), session.paths()), (Some(1), 1));
+    }
+
+    #[test]
+    fn a_portal_that_no_card_reaches_is_tried_again_and_again() {
+        let (mut session, mut connections) = (session(), Connections::default());
+        let mut stacks = Stacks::new(host([10, 0, 0, 1], None));
+        stacks.add(Some(host([10, 0, 5, 1], None)));
+        for second in 0..5 {
+            connections.drive(&mut session, &mut stacks, &mut Nothing, second * 1_000_000_000);
+        }
+        assert_eq!(connections.card(0), None);
+        assert!(session.next_deadline().is_some_and(|at_ns| at_ns <= 9_000_000_000));
+    }
 }

@@ -7,9 +7,11 @@ use storage::volume::Volume;
 
 use super::discovery::Search;
 use super::errand::Errand;
+use super::state::StateDisk;
 use super::{NoPayload, Volumes, payload};
 use crate::guest_memory::GuestMemory;
 use crate::node::guest::Guest;
+use crate::node::stacks::Stacks;
 
 /// A network that disks are on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +40,18 @@ impl Volumes {
     /// Their addresses.
     pub(super) fn stations(&self) -> Vec<[u8; 6]> {
         self.sources().iter().map(|source| source.mac).collect()
+    }
+
+    /// A card's link went down, or came back.
+    pub fn link_changed(&mut self, card: usize, up: bool, stacks: &mut Stacks, now_ns: u64) {
+        let Some(mac) = self.wires.get(card).map(|wire| wire.mac) else { return };
+        let bindings = self.bindings.iter_mut().map(|it| (&mut it.volume, &mut it.connections));
+        for (volume, connections) in bindings.chain(self.state.as_mut().and_then(StateDisk::session)) {
+            match volume {
+                Volume::Aoe(target) => target.link_changed(mac, up, now_ns),
+                Volume::Iscsi(session) => connections.link_changed(session, card, up, stacks, now_ns),
+            }
+        }
     }
 
     /// Takes an AoE frame that came to a card. What is for another of the node's cards

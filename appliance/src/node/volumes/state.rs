@@ -52,6 +52,16 @@ pub(super) struct StateDisk {
     lanes: Lanes,
 }
 
+impl StateDisk {
+    /// The session that carries it, and its connections.
+    pub(super) fn session(&mut self) -> Option<(&mut Volume, &mut Connections)> {
+        match &mut self.carrier {
+            Carrier::Session { volume, connections, .. } => Some((volume, connections)),
+            Carrier::Local(_) => None,
+        }
+    }
+}
+
 /// How a work ended: what was read, or None when it failed.
 pub type Ended = Option<Vec<u8>>;
 

@@ -4,8 +4,8 @@
 use alloc::vec::Vec;
 
 use super::{
-    AOE_FRAME_LIFETIME_NS, Bug, Kind, Path, PathRefusal, Payload, Phase, Release, SECTORS_FALLBACK, Slot,
-    Target, planted,
+    AOE_FRAME_LIFETIME_NS, Bug, Kind, MacAddress, Path, PathRefusal, Payload, Phase, Release,
+    SECTORS_FALLBACK, Slot, Target, planted,
 };
 
 /// Tries after which the path counts as lost.
@@ -68,6 +68,27 @@ impl Target {
             self.hold(&slot);
             if let Kind::Fragment(fragment) = slot.kind {
                 self.requests.give_back(&fragment);
+            }
+        }
+    }
+
+    /// The link of one of our stations went down, or came back. What is under way there
+    /// goes elsewhere at once, if there is a way that is not lost; or else, and when it is
+    /// back, it is tried there at once.
+    pub fn link_changed(&mut self, station: MacAddress, up: bool, now_ns: u64) {
+        self.now_ns = self.now_ns.max(now_ns);
+        let others = self.paths.iter().any(|path| path.source != station && path.is_live());
+        for index in 0..self.paths.len() {
+            let Some(path) = self.paths.get_mut(index).filter(|path| path.source == station) else {
+                continue;
+            };
+            if !up && others && path.lost_since_ns.is_none() {
+                path.lost_since_ns = Some(now_ns);
+                path.stalls = path.stalls.wrapping_add(u64::from(path.phase == Phase::Ready));
+                path.last_error = Some("the link of its card is down");
+            }
+            if up || others {
+                self.hurry(Some(index));
             }
         }
     }

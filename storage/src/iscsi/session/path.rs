@@ -198,10 +198,7 @@ impl Path {
         }
         self.disabled = !enabled;
         if enabled {
-            self.failures = 0;
-            if let State::Idle { retry_ns } = &mut self.state {
-                *retry_ns = (*retry_ns).min(shared.now_ns);
-            }
+            self.hurry(shared.now_ns);
         } else if matches!(self.state, State::Connecting { .. } | State::Login | State::Full) {
             // Whatever it was doing goes on elsewhere, as if the path were lost.
             self.last_error = Some("taken out of use by an operator");
@@ -209,6 +206,14 @@ impl Path {
             self.state = State::Broken;
             self.output.clear();
             self.sending = None;
+        }
+    }
+
+    /// The next try is now.
+    pub(super) fn hurry(&mut self, now_ns: u64) {
+        self.failures = 0;
+        if let State::Idle { retry_ns } = &mut self.state {
+            *retry_ns = (*retry_ns).min(now_ns);
         }
     }
 
