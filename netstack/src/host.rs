@@ -27,6 +27,7 @@ mod counters;
 mod device;
 mod filter;
 mod gate;
+mod pace;
 mod slots;
 mod streams;
 
@@ -321,75 +322,6 @@ impl Host {
     fn ingress(&mut self, frame: &[u8], now_ns: u64) {
         let mut device = FrameDevice { incoming: Some(frame), outgoing: &mut self.outgoing };
         self.interface.poll_ingress_single(instant(now_ns), &mut device, &mut self.sockets);
-    }
-
-    /// Advances timers and sockets; call after frames, reads and writes, and at
-    /// [`Self::next_deadline`].
-    pub fn poll(&mut self, now_ns: u64) {
-        self.tend(now_ns);
-        self.egress(now_ns);
-    }
-
-    /// The first half of [`Self::poll`]: leases, handshakes that were completed,
-    /// connections that are gone. Say nothing yet.
-    pub fn tend(&mut self, now_ns: u64) {
-        self.interface.poll_maintenance(instant(now_ns));
-        self.poll_dhcp();
-        self.tend_connections(now_ns);
-    }
-
-    /// The second half: whatever sockets have to say waits in [`Self::transmit`].
-    pub fn egress(&mut self, now_ns: u64) {
-        let now = instant(now_ns);
-        let mut device = FrameDevice { incoming: None, outgoing: &mut self.outgoing };
-        // Once per socket is not once per frame: go on until all is said or the
-        // frame queue is full.
-        loop {
-            let before = device.outgoing.len();
-            self.interface.poll_egress(now, &mut device, &mut self.sockets);
-            if device.outgoing.len() == before || !device.outgoing.has_room() {
-                break;
-            }
-        }
-    }
-
-    /// When [`Self::poll`] is next needed if nothing happens before.
-    pub fn next_deadline(&mut self, now_ns: u64) -> Option<u64> {
-        if !self.outgoing.has_room() {
-            return None;
-        }
-        let stack = self
-            .interface
-            .poll_at(instant(now_ns), &self.sockets)
-            .and_then(|at| u64::try_from(at.total_micros()).ok())
-            .map(|at_us| at_us.saturating_mul(1_000));
-        let tending = self.next_tending_ms().map(|at_ms| at_ms.saturating_mul(1_000_000).max(now_ns));
-        stack.into_iter().chain(tending).min()
-    }
-
-    /// Hands the next outgoing frame to `consume`; false when there is none. The
-    /// frame stays queued when `consume` returns false (no room in the NIC).
-    pub fn transmit(&mut self, consume: impl FnOnce(&[u8]) -> bool) -> bool {
-        let sent = self.outgoing.pop(consume);
-        if sent {
-            self.counters.transmitted_frames = self.counters.transmitted_frames.wrapping_add(1);
-        }
-        sent
-    }
-
-    fn poll_dhcp(&mut self) {
-        let Some(handle) = self.dhcp else { return };
-        let lease = match self.sockets.get_mut::<dhcpv4::Socket>(handle).poll() {
-            None => return,
-            Some(dhcpv4::Event::Deconfigured) => None,
-            Some(dhcpv4::Event::Configured(config)) => Some(Lease {
-                address: Ipv4Cidr::address(&config.address),
-                prefix: config.address.prefix_len(),
-                gateway: config.router,
-                server: Some(config.server.address),
-            }),
-        };
-        self.set_lease(lease);
     }
 
     /// Listens on `port` with `backlog` simultaneous handshakes.

@@ -43,6 +43,9 @@ impl IoApic {
 
     /// The next message of a pin that is not masked.
     pub fn next_message(&mut self) -> Option<MsiMessage> {
+        if self.pending == 0 {
+            return None;
+        }
         for (pin, entry) in self.entries.iter().enumerate() {
             if self.pending & (1 << pin) == 0 || entry & ENTRY_MASKED != 0 {
                 continue;

@@ -36,7 +36,9 @@ pub(crate) fn eoi_address() -> u64 {
 
 /// Enables this CPU's APIC.
 pub(crate) fn enable() {
-    let x2apic = raw::cpuid(1, 0).ecx & cpuid::F1_ECX_X2APIC != 0;
+    let features = raw::cpuid(1, 0).ecx;
+    let x2apic = features & cpuid::F1_ECX_X2APIC != 0;
+    DEADLINE_MODE.store(features & cpuid::F1_ECX_TSC_DEADLINE != 0, Ordering::Relaxed);
     let mut base = raw::read_msr(msr::APIC_BASE) | apic::BASE_ENABLE;
     if x2apic {
         base |= apic::BASE_X2APIC;
@@ -55,8 +57,12 @@ pub(crate) fn enable() {
     write(apic::LVT_TIMER, mode | u32::from(VECTOR_TIMER));
 }
 
+/// Whether the timer is armed by its deadline: asked for each time, and CPUID is slow
+/// where this node is a guest.
+static DEADLINE_MODE: AtomicBool = AtomicBool::new(false);
+
 fn deadline_mode() -> bool {
-    raw::cpuid(1, 0).ecx & cpuid::F1_ECX_TSC_DEADLINE != 0
+    DEADLINE_MODE.load(Ordering::Relaxed)
 }
 
 /// This CPU's identifier.

@@ -281,8 +281,8 @@ impl Volumes {
 
     /// How an errand ended, once it has.
     pub fn take_errand(&mut self, stacks: &mut Stacks, now_ns: u64) -> Option<Ended> {
-        let (key, own) = (self.reservation_key(), self.stations());
         let mut errand = self.errand.take()?;
+        let (key, own) = (self.reservation_key(), self.stations());
         errand.looked_ns = now_ns;
         let ended = match &mut errand.subject {
             Subject::Own { .. } => self.look_at_own(&mut errand, now_ns, key, &own),
