@@ -57,11 +57,17 @@ pub fn accelerator() -> [&'static str; 4] {
 /// QEMU's command line for a machine whose card is connected to a tap.
 #[must_use]
 pub fn command(shape: &Shape, tap: &str, mac: &str, serial: &Path) -> Command {
+    command_with(&accelerator(), shape, tap, mac, serial)
+}
+
+/// The same with another accelerator.
+#[must_use]
+pub fn command_with(accelerator: &[&str], shape: &Shape, tap: &str, mac: &str, serial: &Path) -> Command {
     let _ = std::fs::remove_file(serial);
     let mut command = Command::new("qemu-system-x86_64");
     command
         .args(["-machine", "q35", "-nodefaults", "-no-user-config", "-display", "none"])
-        .args(accelerator())
+        .args(accelerator)
         .args(["-smp", &shape.cpus.to_string(), "-m", &shape.memory_mib.to_string()])
         .args(["-serial", &format!("file:{}", serial.display())])
         .args(["-netdev", &format!("tap,id=wire,ifname={tap},script=no,downscript=no")])

@@ -14,7 +14,7 @@ use qemu_tests::measure::figure::{Table, as_f64, number};
 use qemu_tests::measure::hand_off::HandOff;
 use qemu_tests::measure::linux::LinuxNode;
 use qemu_tests::measure::load::{PORT, Switchboard, Worker};
-use qemu_tests::measure::{disks, initiators, linux, load, memory, start, streams};
+use qemu_tests::measure::{counted, disks, initiators, linux, load, memory, start, streams};
 use qemu_tests::test_guest::{Description, TestGuest};
 use qemu_tests::world::{Built, World, build, target_name};
 use qemu_tests::{lab, packages, programs, test_guest};
@@ -60,6 +60,7 @@ struct Prepared {
     guest: TestGuest,
     linux: TestGuest,
     initiators: initiators::Programs,
+    plugin: PathBuf,
 }
 
 fn main() -> Result<()> {
@@ -104,6 +105,7 @@ fn main() -> Result<()> {
             identity: &built.image.operator_key_path,
             guest: &prepared.guest,
             linux: &prepared.linux,
+            plugin: &prepared.plugin,
             directory: &programs::target().join("measure-counted"),
         };
         note(counted.measure(&mut table));
@@ -144,7 +146,8 @@ fn prepare() -> Result<Prepared> {
     let guest = load::guest(&target, &program)?;
     let linux = linux::compose_node(&target, &program)?;
     let initiators = initiators::prepare(&target)?;
-    Ok(Prepared { built, guest, linux, initiators })
+    let plugin = counted::prepare(&target)?;
+    Ok(Prepared { built, guest, linux, initiators, plugin })
 }
 
 /// Everything that needs a node in a lab.
