@@ -33,6 +33,7 @@ mod streams;
 
 use cookie::Baker;
 pub use counters::HostCounters;
+pub use device::OwnFrame;
 use device::{FrameDevice, Outgoing};
 
 /// How the node gets its address.

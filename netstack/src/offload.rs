@@ -270,6 +270,17 @@ impl Offload {
         }
     }
 
+    /// What is left to do on a frame of the node's own stack, which leaves the checksums of
+    /// TCP to others: the field is given what it has to hold then.
+    pub(crate) fn of_stack(frame: &mut [u8]) -> Self {
+        let Some(layers) = Layers::find(frame) else { return Self::None };
+        let sum = fold(layers.pseudo_header(frame, frame.len().saturating_sub(layers.transport)));
+        match put(frame, layers.transport + TCP_CHECKSUM, sum.to_be_bytes()) {
+            Some(()) => Self::Checksum(layers),
+            None => Self::None,
+        }
+    }
+
     fn segments(layers: Layers, size: u16) -> Result<Self, BadHeader> {
         // Tiny pieces would be many: a small favour asked, a large one done.
         if size < SEGMENT_BYTES_MIN { Err(BadHeader) } else { Ok(Self::Segments(layers, size)) }

@@ -308,26 +308,16 @@ impl<N: Nic> Network<N> {
     pub fn transmit_host<M: GuestMemory>(&mut self, guests: &mut [Guest<M>], now_ns: u64) {
         let mut buffers = core::mem::take(&mut self.buffers);
         while self.nic.can_transmit() {
-            let mut length = 0;
-            let sent = self.stacks.first.transmit(|frame| {
-                if let Some(target) = buffers.frame.get_mut(..frame.len()) {
-                    target.copy_from_slice(frame);
-                    length = frame.len();
-                }
-                true
-            });
-            if !sent {
-                break;
+            let Some(own) = self.stacks.first.next_frame() else { break };
+            if let Ok(destinations) = self.switch.admit(HOST, &own.octets, &own.offload, now_ns) {
+                self.deliver(destinations, &own.octets, &own.offload, &mut buffers.scratch, guests, now_ns);
             }
-            let frame = buffers.frame.get(..length).unwrap_or_default();
-            if let Ok(destinations) = self.switch.admit(HOST, frame, &Offload::None, now_ns) {
-                self.deliver(destinations, frame, &Offload::None, &mut buffers.scratch, guests, now_ns);
-            }
+            self.stacks.first.reuse(own);
+        }
+        for (number, card) in (1..).zip(&mut self.storage) {
+            card.transmit_host(number, &mut self.stacks, &mut buffers.scratch);
         }
         self.buffers = buffers;
-        for (number, card) in (1..).zip(&mut self.storage) {
-            card.transmit_host(number, &mut self.stacks);
-        }
     }
 
     /// Whether the next AoE frame can leave, whichever card it is for. A full card is

@@ -8,11 +8,21 @@ use smoltcp::time::Instant;
 
 use super::gate::Translations;
 use crate::limits::{HOST_FRAMES_MAX, HOST_REPLY_FRAMES_MAX};
+use crate::offload::Offload;
+
+/// A frame of the stack's own.
+#[derive(Debug, Default)]
+pub struct OwnFrame {
+    /// Its octets.
+    pub octets: Vec<u8>,
+    /// What is left to do on it: the checksum of a TCP segment.
+    pub offload: Offload,
+}
 
 /// Frames waiting for the wire; buffers are reused.
 pub(super) struct Outgoing {
     frame_bytes_max: usize,
-    queue: VecDeque<Vec<u8>>,
+    queue: VecDeque<OwnFrame>,
     spare: Vec<Vec<u8>>,
     pub(super) translations: Translations,
 }
@@ -42,19 +52,25 @@ impl Outgoing {
         self.queue.len() < HOST_FRAMES_MAX + HOST_REPLY_FRAMES_MAX
     }
 
-    pub(super) fn push(&mut self, frame: Vec<u8>) {
-        self.queue.push_back(frame);
+    /// Queues a frame that is complete.
+    pub(super) fn push(&mut self, octets: Vec<u8>) {
+        self.queue.push_back(OwnFrame { octets, offload: Offload::None });
     }
 
-    pub(super) fn pop(&mut self, consume: impl FnOnce(&[u8]) -> bool) -> bool {
-        let consumed = self.queue.front().is_some_and(|frame| consume(frame));
-        if consumed
-            && let Some(frame) = self.queue.pop_front()
-            && self.spare.len() < SPARE_MAX
-        {
-            self.spare.push(frame);
+    pub(super) fn pop(&mut self) -> Option<OwnFrame> {
+        self.queue.pop_front()
+    }
+
+    /// The frame that was popped last was not taken.
+    pub(super) fn unpop(&mut self, frame: OwnFrame) {
+        self.queue.push_front(frame);
+    }
+
+    /// A frame that was popped is used up.
+    pub(super) fn reuse(&mut self, frame: OwnFrame) {
+        if self.spare.len() < SPARE_MAX {
+            self.spare.push(frame.octets);
         }
-        consumed
     }
 }
 
@@ -81,7 +97,8 @@ impl TxToken for Sender<'_> {
         frame.resize(len, 0);
         let result = f(&mut frame);
         if self.0.translations.outgoing(&mut frame) {
-            self.0.queue.push_back(frame);
+            let offload = Offload::of_stack(&mut frame);
+            self.0.queue.push_back(OwnFrame { octets: frame, offload });
         }
         result
     }
@@ -112,8 +129,9 @@ impl Device for FrameDevice<'_> {
         let mut capabilities = DeviceCapabilities::default();
         capabilities.medium = Medium::Ethernet;
         capabilities.max_transmission_unit = self.outgoing.frame_bytes_max;
-        // What is received was looked at before, or need not be.
-        capabilities.checksum.tcp = Checksum::Tx;
+        // What is received was looked at before, or need not be; what is sent is left to
+        // whoever takes it.
+        capabilities.checksum.tcp = Checksum::None;
         capabilities
     }
 }

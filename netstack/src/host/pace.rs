@@ -1,6 +1,7 @@
 //! Time passes in the stack, and frames leave it.
 
-use super::{FrameDevice, Host, Ipv4Cidr, Lease, dhcpv4, instant};
+use super::{FrameDevice, Host, Ipv4Cidr, Lease, OwnFrame, dhcpv4, instant};
+use crate::offload::Offload;
 
 impl Host {
     /// Advances timers and sockets; call after frames, reads and writes, and at
@@ -47,14 +48,30 @@ impl Host {
         stack.into_iter().chain(tending).min()
     }
 
-    /// Hands the next outgoing frame to `consume`; false when there is none. The
-    /// frame stays queued when `consume` returns false (no room in the NIC).
-    pub fn transmit(&mut self, consume: impl FnOnce(&[u8]) -> bool) -> bool {
-        let sent = self.outgoing.pop(consume);
-        if sent {
-            self.counters.transmitted_frames = self.counters.transmitted_frames.wrapping_add(1);
+    /// The next outgoing frame; give its buffer [back](Self::reuse).
+    pub fn next_frame(&mut self) -> Option<OwnFrame> {
+        let frame = self.outgoing.pop()?;
+        self.counters.transmitted_frames = self.counters.transmitted_frames.wrapping_add(1);
+        Some(frame)
+    }
+
+    /// Takes the buffer of a frame back that was sent.
+    pub fn reuse(&mut self, frame: OwnFrame) {
+        self.outgoing.reuse(frame);
+    }
+
+    /// Hands the next outgoing frame to `consume`, with what is left to do on it; false
+    /// when there is none. The frame stays queued when `consume` returns false (no room
+    /// in the NIC).
+    pub fn transmit(&mut self, consume: impl FnOnce(&[u8], &Offload) -> bool) -> bool {
+        let Some(frame) = self.outgoing.pop() else { return false };
+        if !consume(&frame.octets, &frame.offload) {
+            self.outgoing.unpop(frame);
+            return false;
         }
-        sent
+        self.counters.transmitted_frames = self.counters.transmitted_frames.wrapping_add(1);
+        self.outgoing.reuse(frame);
+        true
     }
 
     fn poll_dhcp(&mut self) {

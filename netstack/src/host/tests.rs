@@ -34,8 +34,9 @@ fn host(last: u8, seed: u64) -> Host {
 
 fn frames(host: &mut Host) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
-    while host.transmit(|frame| {
-        all.push(frame.to_vec());
+    let mut scratch = vec![0; 2_000];
+    while host.transmit(|frame, offload| {
+        all.push(offload.whole(frame, &mut scratch).unwrap().to_vec());
         true
     }) {}
     all

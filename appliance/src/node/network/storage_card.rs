@@ -134,18 +134,15 @@ impl<N: Nic> StorageCard<N> {
     }
 
     /// Sends what the card's stack has to say.
-    pub(super) fn transmit_host(&mut self, number: usize, stacks: &mut Stacks) {
+    pub(super) fn transmit_host(&mut self, number: usize, stacks: &mut Stacks, scratch: &mut [u8]) {
         let Some(host) = stacks.get_mut(number) else { return };
         while self.nic.can_transmit() {
-            let (nic, moved) = (&mut self.nic, &mut self.moved);
-            let sent = host.transmit(|frame| {
-                moved.count(SENT, frame.len());
-                nic.transmit(frame, &Offload::None);
-                true
+            let Some(own) = host.next_frame() else { break };
+            self.moved.count(SENT, own.octets.len());
+            own.offload.lower(&own.octets, self.nic.accepts(), scratch, |frame, offload| {
+                self.nic.transmit(frame, &offload);
             });
-            if !sent {
-                break;
-            }
+            host.reuse(own);
         }
     }
 

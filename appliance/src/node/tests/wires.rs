@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use netstack::offload::Offload;
 
-use super::world::World;
+use super::world::{World, collect_whole};
 
 impl World {
     /// Delivers what the node sent by its cards for disks.
@@ -69,10 +69,7 @@ impl World {
     pub(super) fn collect_storage(&mut self) -> bool {
         let mut frames = vec![];
         if let Some(second) = self.iscsi.as_mut().and_then(|target| target.second.as_mut()) {
-            while second.transmit(|frame| {
-                frames.push(frame.to_vec());
-                true
-            }) {}
+            collect_whole(second, &mut frames);
         }
         let moved = !frames.is_empty();
         for frame in frames {

@@ -351,16 +351,10 @@ impl World {
     fn collect_others(&mut self) -> bool {
         let mut frames = Vec::new();
         self.operator.poll(self.now_ns);
-        while self.operator.transmit(|frame| {
-            frames.push(frame.to_vec());
-            true
-        }) {}
+        collect_whole(&mut self.operator, &mut frames);
         if let Some(target) = &mut self.iscsi {
             target.poll(self.now_ns);
-            while target.host.transmit(|frame| {
-                frames.push(frame.to_vec());
-                true
-            }) {}
+            collect_whole(&mut target.host, &mut frames);
         }
         let moved = !frames.is_empty();
         for frame in frames {
@@ -621,4 +615,13 @@ pub(super) fn sibling(machine: &Machine, name: &str, last: u8) -> Machine {
 
 pub(super) const fn guest_mac(last: u8) -> [u8; 6] {
     [2, 0x11, 0, 0, 0, last]
+}
+
+/// What a station has to say, as it goes over a wire.
+pub(super) fn collect_whole(station: &mut Host, frames: &mut Vec<Vec<u8>>) {
+    let mut scratch = vec![0; 10_000];
+    while station.transmit(|frame, offload| {
+        frames.push(offload.whole(frame, &mut scratch).unwrap().to_vec());
+        true
+    }) {}
 }
