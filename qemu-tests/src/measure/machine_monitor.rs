@@ -1,4 +1,4 @@
-//! QEMU's own count of the instructions that its machine has executed.
+//! QEMU's monitor, and its own count of the instructions that its machine has executed.
 //!
 //! With `-icount` and recording, QEMU counts executed instructions exactly; time
 //! in which the CPU waits is not in the count.
@@ -45,7 +45,15 @@ impl Monitor {
     /// # Errors
     /// When QEMU refuses it or is gone.
     pub fn command(&mut self, name: &str) -> Result<Value> {
-        writeln!(self.stream.get_mut(), "{}", json!({ "execute": name }))?;
+        self.command_with(name, json!({}))
+    }
+
+    /// Runs a command.
+    ///
+    /// # Errors
+    /// When QEMU refuses it or is gone.
+    pub fn command_with(&mut self, name: &str, arguments: Value) -> Result<Value> {
+        writeln!(self.stream.get_mut(), "{}", json!({ "execute": name, "arguments": arguments }))?;
         loop {
             let mut line = String::new();
             if self.stream.read_line(&mut line)? == 0 {

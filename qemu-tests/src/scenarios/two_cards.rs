@@ -5,6 +5,7 @@ use super::directory;
 use super::storage_faults::{disk, finished};
 use crate::lab::{HOST, Lab, NODE, NODE_MAC, SECOND_HOST, SECOND_TAP};
 use crate::machine::{self, Boot, CPUS, Machine, Shape};
+use crate::measure::machine_monitor::Monitor;
 use crate::operator::Operator;
 use crate::process::Process;
 use crate::programs::target;
@@ -13,8 +14,8 @@ use crate::world::{World, build, target_name};
 use anyhow::{Context, Result, ensure};
 use image_builder::dev::{DevImage, Options, build_image};
 use mgmt_proto::manifest::{Addressing, StorageCard};
-use serde_json::Value;
-use std::path::Path;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,10 @@ pub(super) fn image() -> Result<DevImage> {
     build_image(&Options { out, storage_cards: vec![card], ..Options::default() })
 }
 
+fn monitor(directory: &Path) -> PathBuf {
+    directory.join("monitor")
+}
+
 fn start(directory: &Path) -> Result<World> {
     let built = build(false)?;
     let image = image()?;
@@ -57,7 +62,8 @@ fn start(directory: &Path) -> Result<World> {
     let mut command = machine::command(&shape, "tap0", NODE_MAC, &serial);
     command
         .args(["-netdev", &format!("tap,id=second,ifname={SECOND_TAP},script=no,downscript=no")])
-        .args(["-device", &format!("virtio-net-pci,netdev=second,mac={STORAGE_MAC}")]);
+        .args(["-device", &format!("virtio-net-pci,netdev=second,mac={STORAGE_MAC}")])
+        .args(["-qmp", &format!("unix:{},server=on,wait=off", monitor(directory).display())]);
     let started = Instant::now();
     let process = Process::start(&mut command, &directory.join("qemu.log"))?;
     let machine = Machine { process, started, serial };
@@ -122,11 +128,27 @@ pub(super) fn cables_are_cut_and_disks_go_on() -> Result<()> {
         world.lab.set_link_of(tap, true)?;
     }
     wait_for_paths(&world.operator)?;
-    println!("  four cuts took {} s", began.elapsed().as_secs());
+    links_that_say_so(&world)?;
+    println!("  five cuts took {} s", began.elapsed().as_secs());
     ensure!(began.elapsed() < Duration::from_secs(SECONDS), "fio ended before the last cut was healed");
     world.wait_for_console("writer", "TEST all finished", Duration::from_secs(SECONDS) + FINISH_LIMIT)?;
     ensure!(world.lab.is_healthy(), "a service of the lab has died");
     check(&world.operator.run(&["console", "writer", "--once"])?)
+}
+
+/// The card tells that its link is down: nothing waits until that is missed.
+fn links_that_say_so(world: &World) -> Result<()> {
+    let mut monitor = Monitor::connect(&monitor(&world.directory))?;
+    monitor.command_with("set_link", json!({ "name": "second", "up": false }))?;
+    sleep(Duration::from_millis(500));
+    let (node, paths) = (world.operator.json(&["node", "info"])?, paths(&world.operator)?);
+    let lost = paths.iter().filter(|[_, card, state]| card == STORAGE_MAC && state == "lost");
+    ensure!(
+        lost.count() == 3 && node.pointer("/cards/1/state").is_some_and(|state| state == "down"),
+        "the link is down: {paths:?} {node}"
+    );
+    monitor.command_with("set_link", json!({ "name": "second", "up": true }))?;
+    wait_for_paths(&world.operator)
 }
 
 /// What the guest says in the end.
