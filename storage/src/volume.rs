@@ -217,6 +217,15 @@ impl Volume {
         }
     }
 
+    /// The disk's sectors, as far as they are known.
+    #[must_use]
+    pub fn capacity(&self) -> Option<u64> {
+        match self {
+            Self::Aoe(target) => target.capacity(),
+            Self::Iscsi(session) => session.capacity(),
+        }
+    }
+
     /// Whether it serves, and the disk's sectors: cheap to ask.
     #[must_use]
     pub fn ready_capacity(&self) -> Option<u64> {

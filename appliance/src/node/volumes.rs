@@ -391,9 +391,10 @@ impl Binding {
 
     /// A volume that has another size now: its guest is told.
     fn resize<M: GuestMemory>(&mut self, guests: &mut [Guest<M>]) {
-        let Some(sectors) = self.volume.ready_capacity().filter(|sectors| *sectors != self.sectors) else {
+        if self.volume.capacity() == Some(self.sectors) {
             return;
-        };
+        }
+        let Some(sectors) = self.volume.ready_capacity() else { return };
         let Some(guest) = guests.iter_mut().find(|guest| guest.number == self.guest) else { return };
         if guest.domain.is_none() {
             return;

@@ -27,6 +27,10 @@ pub(super) struct Outgoing {
     pub(super) translations: Translations,
 }
 
+/// Octets of Ethernet's, IPv4's and TCP's headers with all options.
+const HEADERS_MAX: usize = 14 + 60 + 60;
+/// Longer frames carry a stream, or what an echo request brought.
+const SHORT_MAX: usize = 600;
 /// Buffers kept for reuse.
 const SPARE_MAX: usize = 64;
 
@@ -93,8 +97,7 @@ pub(super) struct Sender<'a>(&'a mut Outgoing);
 impl TxToken for Sender<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
         let mut frame = self.0.spare.pop().unwrap_or_default();
-        frame.clear();
-        frame.resize(len, 0);
+        blank(&mut frame, len);
         let result = f(&mut frame);
         if self.0.translations.outgoing(&mut frame) {
             let offload = Offload::of_stack(&mut frame);
@@ -102,6 +105,15 @@ impl TxToken for Sender<'_> {
         }
         result
     }
+}
+
+/// Makes a frame of so many octets out of one that was sent: headers begin as zeroes. The
+/// stack fills all of the payload of a long frame.
+fn blank(frame: &mut Vec<u8>, length: usize) {
+    frame.truncate(length);
+    let old = frame.len().min(if length > SHORT_MAX { HEADERS_MAX } else { length });
+    frame.get_mut(..old).unwrap_or_default().fill(0);
+    frame.resize(length, 0);
 }
 
 impl Device for FrameDevice<'_> {
@@ -133,5 +145,21 @@ impl Device for FrameDevice<'_> {
         // whoever takes it.
         capabilities.checksum.tcp = Checksum::None;
         capabilities
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_of_a_used_frame_are_blank() {
+        for (used, length) in [(1514, 1514), (60, 1514), (1514, 60), (0, 600), (1514, 600), (600, 601)] {
+            let mut frame = alloc::vec![0xee; used];
+            blank(&mut frame, length);
+            let headers = if length > SHORT_MAX { HEADERS_MAX } else { length };
+            assert_eq!(frame.len(), length);
+            assert!(frame[..headers].iter().all(|octet| *octet == 0), "{used} {length}");
+        }
     }
 }

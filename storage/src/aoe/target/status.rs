@@ -33,7 +33,13 @@ impl Target {
     /// Whether it serves, and the disk's sectors: cheap to ask.
     #[must_use]
     pub fn ready_capacity(&self) -> Option<u64> {
-        self.identity.map(|identity| identity.capacity).filter(|_| self.state() == VolumeState::Ready)
+        self.capacity().filter(|_| self.state() == VolumeState::Ready)
+    }
+
+    /// The disk's sectors, as far as they are known.
+    #[must_use]
+    pub fn capacity(&self) -> Option<u64> {
+        self.identity.map(|identity| identity.capacity)
     }
 
     pub(super) fn state(&self) -> VolumeState {

@@ -37,8 +37,13 @@ impl Session {
     /// Whether it serves, and the disk's sectors: cheap to ask.
     #[must_use]
     pub fn ready_capacity(&self) -> Option<u64> {
-        let capacity = self.shared.unit.capacity.map(|capacity| capacity.sectors());
-        capacity.filter(|_| self.state() == VolumeState::Ready)
+        self.capacity().filter(|_| self.state() == VolumeState::Ready)
+    }
+
+    /// The disk's sectors, as far as they are known.
+    #[must_use]
+    pub fn capacity(&self) -> Option<u64> {
+        self.shared.unit.capacity.map(|capacity| capacity.sectors())
     }
 
     /// Everything, for a test that failed.
