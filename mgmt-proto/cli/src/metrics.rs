@@ -4,6 +4,7 @@
 //! family, its samples after it, nothing of another family between, `# EOF` at the
 //! end. A family with a unit ends in it; samples of a counter end in `_total`.
 
+use crate::cards::Card;
 use crate::json;
 use crate::top::Sample;
 use mgmt_proto::verb::{DiskFacts, GuestFacts, NodeFacts, State};
@@ -19,6 +20,8 @@ pub struct Polled {
     pub node: String,
     /// What it said, if it did.
     pub sample: Option<Sample>,
+    /// Its network cards; none where it does not say.
+    pub cards: Vec<Card>,
     /// How long it took.
     pub elapsed_ms: u64,
 }
@@ -72,6 +75,7 @@ impl Text {
 type OfNode = fn(&NodeFacts) -> String;
 type OfGuest = fn(&GuestFacts) -> String;
 type OfDisk = fn(&DiskFacts) -> String;
+type OfCard = fn(&Card) -> String;
 
 const NODE: [(&str, Kind, &str, OfNode); 8] = [
     ("redoubt_node_uptime_seconds", Kind::Gauge, "Time since power-on.", |it| seconds(it.uptime_ns)),
@@ -119,6 +123,20 @@ const DISK: [(&str, Kind, &str, OfDisk); 8] = [
     ("redoubt_guest_disk_stalled", Kind::Gauge, "1 while the volume does not answer.", |it| {
         u8::from(it.stalled_since_ns.is_some()).to_string()
     }),
+];
+
+const CARD: [(&str, Kind, &str, OfCard); 5] = [
+    ("redoubt_node_card_up", Kind::Gauge, "1 while the card's link is up.", |it| {
+        u8::from(it.state == "up").to_string()
+    }),
+    ("redoubt_node_card_received_frames", Kind::Counter, "Frames received.", |it| {
+        it.frames_received.to_string()
+    }),
+    ("redoubt_node_card_sent_frames", Kind::Counter, "Frames sent.", |it| it.frames_sent.to_string()),
+    ("redoubt_node_card_received_bytes", Kind::Counter, "Bytes of frames received.", |it| {
+        it.bytes_received.to_string()
+    }),
+    ("redoubt_node_card_sent_bytes", Kind::Counter, "Bytes of frames sent.", |it| it.bytes_sent.to_string()),
 ];
 
 const STATES: [State; 7] = [
@@ -170,9 +188,29 @@ pub fn text(polled: &[Polled]) -> String {
             text.sample(&sample_name(name, kind), &[("node", node)], &value(&sample.node));
         }
     }
+    cards(&mut text, polled);
     guests(&mut text, &up);
     text.text.push_str("# EOF\n");
     text.text
+}
+
+/// The nodes' own cards; one that is missing may have no address yet.
+fn cards(text: &mut Text, polled: &[Polled]) {
+    for (name, kind, help, value) in CARD {
+        text.family(name, kind, help);
+        for node in polled {
+            for (number, card) in node.cards.iter().enumerate() {
+                let number = number.to_string();
+                let labels = [
+                    ("node", node.node.as_str()),
+                    ("card", &number),
+                    ("mac", card.mac.as_deref().unwrap_or_default()),
+                    ("use", card.usage),
+                ];
+                text.sample(&sample_name(name, kind), &labels, &value(card));
+            }
+        }
+    }
 }
 
 fn guests(text: &mut Text, up: &[(String, Sample)]) {

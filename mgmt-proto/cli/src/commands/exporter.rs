@@ -6,6 +6,7 @@
 use crate::arguments::Global;
 use crate::scope::{Scope, targets};
 use mgmt_proto::code::{Code, Failure};
+use redoubt::cards;
 use redoubt::exit;
 use redoubt::fleet::Target;
 use redoubt::metrics::{self, CONTENT_TYPE, Polled};
@@ -91,12 +92,13 @@ fn poll(global: &Global, nodes: &[Target]) -> Vec<Polled> {
         let start = Instant::now();
         let taken = Scope { global, target, dry_run: false, is_alone: false }
             .open()
-            .and_then(|mut connection| Sample::take(&mut connection));
+            .and_then(|mut connection| Ok((Sample::take(&mut connection)?, cards::ask(&mut connection))));
         if let Err(failure) = &taken {
             eprintln!("note: {}: {failure}", target.name);
         }
         let elapsed_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        Polled { node: target.name.clone(), sample: taken.ok(), elapsed_ms }
+        let (sample, cards) = taken.ok().unzip();
+        Polled { node: target.name.clone(), sample, cards: cards.unwrap_or_default(), elapsed_ms }
     };
     std::thread::scope(|scope| {
         let threads: Vec<_> = nodes.iter().map(|node| scope.spawn(move || look(node))).collect();

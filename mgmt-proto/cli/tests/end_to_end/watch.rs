@@ -150,6 +150,14 @@ fn the_exporter_answers_scrapes() {
     assert!((of_guest("redoubt_guest_exits_total") - 10.0).abs() < 1e-9);
     let disk = format!("{{node=\"{}\",guest=\"web\",disk=\"0\",volume=\"aoe:e1.1\"}}", node.address);
     assert!((samples[&format!("redoubt_guest_disk_read_bytes_total{disk}")] - 4096.0).abs() < 1e-9);
+    let card = |name: &str| {
+        let mut found = samples.iter().filter(|(sample, _)| sample.starts_with(&format!("{name}{{")));
+        let (labels, value) = found.next().unwrap();
+        assert!(labels.contains("card=\"0\"") && labels.contains("use=\"first\""), "{labels}");
+        *value
+    };
+    assert!((card("redoubt_node_card_up") - 1.0).abs() < 1e-9);
+    assert!((card("redoubt_node_card_sent_bytes_total") - 800.0).abs() < 1e-9);
     let states: f64 =
         samples.iter().filter(|(name, _)| name.starts_with("redoubt_guest_state{")).map(|it| it.1).sum();
     assert!((states - 1.0).abs() < 1e-9);
