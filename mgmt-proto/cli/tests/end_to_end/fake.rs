@@ -71,6 +71,20 @@ pub(crate) struct World {
     upload: Option<([u8; 32], u64, Vec<u8>)>,
 }
 
+const fn card() -> CardFacts {
+    CardFacts {
+        mac: Some([2, 0, 0, 0, 0, 1]),
+        usage: CardUse::First,
+        condition: CardCondition::Up,
+        mtu: 1500,
+        aoe: true,
+        address: Some(([10, 0, 0, 2], 24)),
+        gateway: None,
+        frames: [7, 8],
+        bytes: [700, 800],
+    }
+}
+
 impl World {
     fn not_found(name: &str) -> Failure {
         Failure::new(Code::NotFound, name, "no guest has that name", "see `redoubt list`")
@@ -129,25 +143,10 @@ impl World {
         outcome
     }
 
-    fn card(&mut self) -> CardFacts {
-        let facts = self.facts();
-        CardFacts {
-            mac: Some(facts.mac),
-            usage: CardUse::First,
-            condition: CardCondition::Up,
-            mtu: 1500,
-            aoe: true,
-            address: facts.address,
-            gateway: None,
-            frames: [7, 8],
-            bytes: [700, 800],
-        }
-    }
-
     fn execute(&mut self, request: Request) -> Outcome {
         match request {
             Request::NodeInfo => Ok(Reply::Node(self.facts())),
-            Request::NodeCards => Ok(Reply::NodeCards(vec![self.card()])),
+            Request::NodeCards => Ok(Reply::NodeCards(vec![card()])),
             Request::TrustShow | Request::TrustUpdate { .. } => self.execute_on_trust(request),
             Request::AuditRead { from } => {
                 let rest = self.log.iter().filter(|entry| entry.sequence >= from);
