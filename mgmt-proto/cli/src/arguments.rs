@@ -157,6 +157,9 @@ pub(crate) enum Command {
     /// What a guest was created from
     #[command(subcommand)]
     Config(GuestConfig),
+    /// The guests' shares of the CPUs: weight, and cap in percent of one
+    #[command(alias = "sched-credit")]
+    Sched,
     /// Attach to a guest's console; Ctrl+] leaves
     Console(Console),
     /// Stop a guest's vCPUs

@@ -195,6 +195,7 @@ impl Connection {
             Err(broken) if request.is_job() && broken.code == Code::Unreachable => {
                 self.find_again(place, broken, told)
             }
+            Err(late) if request.is_job() && late.code == Code::Deadline => Err(self.name_job(place, late)),
             answered => answered?,
         }
     }
@@ -214,6 +215,27 @@ impl Connection {
         let bytes = self.client.command(self.key.as_ref(), &request).map_err(own_fault)?;
         self.send(&bytes, self.answer_timeout)?;
         self.answer(true, told)
+    }
+
+    /// The failure of a command that goes on after its deadline, with the number of its job,
+    /// if the node tells it soon.
+    fn name_job(&mut self, place: (SessionId, u64), late: Failure) -> Failure {
+        if self.reopen().is_err() {
+            return late;
+        }
+        let timeout = self.answer_timeout;
+        self.answer_timeout = timeout.min(ATTEMPT_TIMEOUT);
+        let page = crate::jobs::fetch(self);
+        self.answer_timeout = timeout;
+        let jobs = page.map(|page| page.jobs).unwrap_or_default();
+        match jobs.iter().find(|job| (job.session, job.counter) == place) {
+            Some(job) => Failure {
+                message: format!("{}: job {} goes on", late.message, job.id),
+                remedy: format!("`redoubt job wait {0}`, or `redoubt job cancel {0}`", job.id),
+                ..late
+            },
+            None => late,
+        }
     }
 
     /// Looks for the job of a command in a new session, and waits for it.

@@ -75,6 +75,29 @@ pub struct NodeKey {
     pub before: Vec<String>,
 }
 
+/// A guest's share of the CPUs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Share {
+    /// Name.
+    pub name: String,
+    /// ID.
+    pub id: u32,
+    /// Scheduling weight.
+    pub weight: u32,
+    /// Most CPU time in percent of one CPU; 0 is no cap.
+    pub cap_percent: u32,
+}
+
+impl Share {
+    /// As a node tells it.
+    #[must_use]
+    pub fn new(facts: &GuestFacts) -> Self {
+        let machine = &facts.machine;
+        let (weight, cap_percent) = (machine.cpu_weight, machine.cap_percent);
+        Self { name: machine.name.clone(), id: facts.id, weight, cap_percent }
+    }
+}
+
 /// A guest.
 #[derive(Clone, Debug, Serialize)]
 pub struct Guest {

@@ -1,5 +1,6 @@
 //! Tables for people: stable headers, one line each.
 
+use crate::json;
 use mgmt_proto::verb::{Found, GuestFacts, State};
 use std::fmt;
 
@@ -117,6 +118,17 @@ pub fn flags(guest: &GuestFacts) -> String {
 #[must_use]
 pub fn seconds(ns: u64) -> String {
     format!("{}.{}", ns / 1_000_000_000, ns / 100_000_000 % 10)
+}
+
+/// Guests as `sched` shows them.
+#[must_use]
+pub fn shares(shares: &[json::Share]) -> Table {
+    let mut table = Table::new(&["Name", ">ID", ">Weight", ">Cap"]);
+    for share in shares {
+        let numbers = [share.id, share.weight, share.cap_percent].map(|number| number.to_string());
+        table.push(std::iter::once(share.name.clone()).chain(numbers).collect());
+    }
+    table
 }
 
 /// Guests as `list` shows them.

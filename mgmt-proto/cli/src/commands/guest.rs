@@ -51,6 +51,14 @@ pub(crate) fn info(scope: &Scope<'_>, guest: &str) -> Result<Answer, Failure> {
     Ok(Answer::lines(&json::guest(&facts), &facts.machine.name, lines(&facts)))
 }
 
+/// Who gets how much of the CPUs.
+pub(crate) fn sched(scope: &Scope<'_>) -> Result<Answer, Failure> {
+    let guests = guests(&mut scope.open()?)?;
+    let shares: Vec<_> = guests.iter().map(json::Share::new).collect();
+    let names = guests.iter().map(|guest| guest.machine.name.clone()).collect();
+    Ok(Answer::table(&shares, names, table::shares(&shares)))
+}
+
 /// What a guest was created from, so that it can be again.
 pub(crate) fn config(scope: &Scope<'_>, guest: &str) -> Result<Answer, Failure> {
     let mut connection = scope.open()?;

@@ -46,6 +46,7 @@ pub(crate) fn is_for_many(command: &Command) -> bool {
         | Command::Check { .. }
         | Command::List { .. }
         | Command::Config(_)
+        | Command::Sched
         | Command::Info { .. }
         | Command::Pause { .. }
         | Command::Unpause { .. }
@@ -83,6 +84,7 @@ pub(crate) fn perform(scope: &Scope<'_>, command: &Command) -> Result<Answer, Fa
         Command::Check { file, overrides } => create::check(scope, file, overrides),
         Command::Create { file, overrides, paused, .. } => create::create(scope, file, overrides, *paused),
         Command::List { guests, .. } => guest::list(scope, guests),
+        Command::Sched => guest::sched(scope),
         Command::Config(GuestConfig::Show { guest }) => guest::config(scope, guest),
         Command::Info { guest } => guest::info(scope, guest),
         Command::Console(options) => console::once(scope, &options.guest),

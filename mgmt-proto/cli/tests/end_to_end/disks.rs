@@ -4,7 +4,7 @@ use crate::fake::{FakeNode, Workstation, World, as_text, operator};
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::disk::{DiskSetting, Limit};
 use mgmt_proto::secret::Secret;
-use mgmt_proto::verb::{Outcome, Reply, Request};
+use mgmt_proto::verb::{Found, Outcome, Reply, Request};
 use mgmt_proto::volume::{
     BlockFacts, Condition, PathCondition, PathFacts, Plugged, Stage, VolumeFacts, VolumePage,
 };
@@ -81,6 +81,11 @@ impl World {
                 let mut facts = VolumeFacts { guest: String::new(), ..facts(0, &volume, condition) };
                 facts.stage = if refused { Stage::Silent } else { Stage::Ready };
                 Ok(Reply::Volumes(VolumePage { now_ns: 0, volumes: vec![facts], next: None }))
+            }
+            Request::StorageDiscover(_) => {
+                let details = "2048 sectors".to_string();
+                let found = Found { volume: "aoe:e1.1".into(), server: "02:00:00:00:00:01".into(), details };
+                Ok(Reply::Found(vec![found]))
             }
             Request::StorageReserve { volume, force: false, .. } if volume.starts_with("aoe:e8") => Err(
                 Failure::new(Code::Conflict, volume, "is reserved by another node: key 0x1", "use --force"),

@@ -58,6 +58,8 @@ pub(crate) struct World {
     pub(crate) jobs: Vec<(JobFacts, Outcome)>,
     /// Sessions break instead of the next answers about jobs: so many.
     pub(crate) breaks: usize,
+    /// How long jobs take longer.
+    pub(crate) job_pause: Duration,
     /// dom0 is restarted whenever a session breaks.
     pub(crate) restarts: bool,
     /// Sessions end that ask for what came after the first release.
@@ -415,6 +417,10 @@ pub(crate) fn serve(mut stream: TcpStream, state: &Mutex<World>, identity: &Iden
                     std::thread::sleep(pause);
                     let request = verified.get().clone();
                     let outcome = state.lock().unwrap().obey(*verified);
+                    if request.is_job() {
+                        let pause = state.lock().unwrap().job_pause;
+                        std::thread::sleep(pause);
+                    }
                     let breaks = jobs::breaks(&mut state.lock().unwrap(), &request);
                     if breaks || state.lock().unwrap().stream_breaks(&request) {
                         return;

@@ -6,6 +6,7 @@ use mgmt_proto::envelope::Proof;
 use mgmt_proto::job::{JobFacts, JobPage, JobState, Progress, Unit};
 use mgmt_proto::server::Server;
 use mgmt_proto::verb::{Outcome, Reply, Request};
+use std::time::Duration;
 
 fn progress(done: u64) -> Progress {
     Progress { done, total: 2, unit: Unit::Disks }
@@ -172,4 +173,19 @@ fn nodes_of_earlier_versions_and_busy_ones_get_their_files() {
     }
     workstation.expect(0, &["create", &file]);
     assert_eq!(node.state.lock().unwrap().uploads, 3);
+}
+
+#[test]
+fn a_command_that_is_late_names_its_job() {
+    let (node, workstation, file) = node();
+    node.state.lock().unwrap().job_pause = Duration::from_secs(3);
+    let (_, error) = workstation.expect(7, &["--timeout", "1", "create", &file]);
+    let expected =
+        "no answer within the time allowed: job 1 goes on (`redoubt job wait 1`, or `redoubt job cancel 1`)";
+    assert!(error.contains(expected), "{error}");
+    assert_eq!(workstation.expect(0, &["job", "wait", "1"]).0, "job 1, create web: done\n");
+    // One that does not answer about its jobs either.
+    node.state.lock().unwrap().pause = Duration::from_secs(3);
+    let (_, error) = workstation.expect(7, &["--timeout", "1", "start", "web"]);
+    assert!(error.contains("see `redoubt job list`"), "{error}");
 }

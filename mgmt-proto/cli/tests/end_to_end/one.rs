@@ -102,7 +102,7 @@ fn a_guest_s_life_on_the_command_line() {
     assert_eq!(workstation.expect(0, &["shutdown", "-a"]).0, "web: shutdown requested\n");
     assert_eq!(workstation.expect(0, &["node", "log"]).0, "one\ntwo\n");
     workstation.expect(0, &["node", "poweroff"]);
-    workstation.expect(10, &["storage", "discover"]);
+    workstation.expect(10, &["reboot", "web"]);
 }
 
 #[test]

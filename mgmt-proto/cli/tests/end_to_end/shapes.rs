@@ -2,7 +2,9 @@
 
 use crate::fake::{FakeNode, Workstation, as_text, identity, operator};
 use mgmt_proto::handshake::OperatorKey;
+use mgmt_proto::job::JobState;
 use mgmt_proto::state::KeptFacts;
+use mgmt_proto::trust::{Operator, Role, Trust};
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
@@ -18,48 +20,139 @@ fn with_guest() -> (FakeNode, Workstation) {
     (node, workstation)
 }
 
+/// Verbs that print no data, or no end of it, or are looked at elsewhere in all forms.
+const OTHERS: &[&str] = &[
+    // Text for a shell, pages for man, metrics for a scraper, bytes of a capture.
+    "completions",
+    "man",
+    "exporter",
+    "node-pcap",
+    // What changes files of keys and trust says `done` once, as pause does.
+    "key-add",
+    "key-encrypt",
+    "key-revoke",
+    "key-rotate",
+    "key-bundle-fetch",
+    "key-bundle-make",
+    "key-bundle-push",
+    "key-bundle-sign",
+    // Volumes from this workstation: tests/volume.rs.
+    "storage-bench",
+    "storage-read",
+    "storage-write",
+];
+
+/// Verbs with what follows them; @ is the workstation's directory, % the form.
+const CASES: &[(&str, &[&str])] = &[
+    ("list", &[]),
+    ("list", &["web"]),
+    ("info", &["web"]),
+    ("config-show", &["web"]),
+    ("sched", &[]),
+    ("check", &["@/web.vm", "name=new"]),
+    ("create", &["@/web.vm", "name=new", "-N"]),
+    ("pause", &["web", "-N"]),
+    ("unpause", &["web"]),
+    ("shutdown", &["web", "-N"]),
+    ("reboot", &["web", "-N"]),
+    ("destroy", &["web", "-N"]),
+    ("start", &["db"]),
+    ("autostart", &["web", "on", "-N"]),
+    ("autostart", &[]),
+    ("console", &["--once", "web"]),
+    ("top", &["-b", "-c", "1", "-d", "1"]),
+    ("block-list", &["web"]),
+    ("block-attach", &["web", "aoe:e1.2", "-N"]),
+    ("block-detach", &["web", "aoe:e1.2", "-N"]),
+    ("limit", &["web", "-N"]),
+    ("node-info", &[]),
+    ("node-log", &[]),
+    ("node-state", &[]),
+    ("node-key-show", &[]),
+    ("node-key-rotate", &["-N"]),
+    ("node-lockdown", &["-N"]),
+    ("node-reboot", &["-N"]),
+    ("node-poweroff", &["-N"]),
+    ("node-config-export", &["@/%.config"]),
+    ("node-config-import", &["@/node.config", "-N"]),
+    ("audit-show", &[]),
+    ("audit-verify", &["--save", "@/%.json"]),
+    ("job-list", &[]),
+    ("job-wait", &["1"]),
+    ("job-cancel", &["2", "-N"]),
+    ("storage-show", &[]),
+    ("storage-show", &["aoe:e1.1"]),
+    ("storage-discover-aoe", &[]),
+    ("storage-discover-iscsi", &["10.0.0.1"]),
+    ("storage-probe", &["aoe:e1.1"]),
+    ("storage-reserve", &["aoe:e1.1"]),
+    ("storage-release", &["aoe:e1.1"]),
+    ("storage-path-list", &[]),
+    ("storage-path-enable", &["aoe:e1.1", "0"]),
+    ("storage-path-disable", &["aoe:e1.1", "0"]),
+    ("fleet-status", &[]),
+    ("fleet-run", &["list"]),
+    ("support", &["--out", "@/%.tar"]),
+    ("key-init", &["--dir", "@/home-%"]),
+    ("key-show", &[]),
+    ("key-list", &[]),
+    ("key-bundle-show", &[]),
+    ("exit-codes", &[]),
+];
+
 #[test]
 fn every_verb_in_every_form() {
     let (node, workstation) = with_guest();
     workstation.expect(0, &["block-attach", "web", "aoe:e1.2"]);
     let kept = KeptFacts { name: "db".into(), order: 1, kernel: [0; 32], ramdisk: None, problem: None };
     node.state.lock().unwrap().kept.guests.push(kept);
-    for verb in [
-        &["list"][..],
-        &["list", "web"],
-        &["info", "web"],
-        &["config", "show", "web"],
-        &["pause", "web", "-N"],
-        &["shutdown", "web", "-N"],
-        &["node", "info"],
-        &["node", "log"],
-        &["node", "state"],
-        &["node", "key", "show"],
-        &["autostart", "web", "on", "-N"],
-        &["start", "db"],
-        &["console", "--once", "web"],
-        &["audit", "show"],
-        &["audit", "verify"],
-        &["job", "list"],
-        &["job", "wait", "1"],
-        &["storage", "show"],
-        &["storage", "show", "aoe:e1.1"],
-        &["storage", "probe", "aoe:e1.1"],
-        &["storage", "path", "list"],
-        &["storage", "reserve", "aoe:e1.1"],
-        &["block-list", "web"],
-        &["block-attach", "web", "aoe:e1.2", "-N"],
-        &["limit", "web", "-N"],
-        &["fleet", "status"],
-        &["fleet", "run", "list"],
-        &["exit-codes"],
-    ] {
-        let with = |form| workstation.expect(0, &[verb, &["-o", form]].concat()).0;
-        let parsed: serde_json::Value = serde_json::from_str(&with("json")).unwrap();
-        assert!(parsed.is_array() || parsed.is_object(), "{verb:?}");
-        for form in ["yaml", "table", "wide", "name"] {
-            assert!(!with(form).is_empty(), "{verb:?} {form}");
-        }
+    let ann = Operator { key: operator().verifying_key().to_bytes(), role: Role::Admin };
+    node.state.lock().unwrap().trust = Some(Trust::sealed(ann.key, &[ann], "fake"));
+    let public = workstation.directory.path().join("redoubt/operator.key.pub");
+    keys::PublicKey::of(&operator(), "ann").save(&public, keys::Existing::Keep).unwrap();
+    let directory = as_text(workstation.directory.path());
+    workstation.expect(0, &["node", "config", "export", &format!("{directory}/node.config")]);
+    {
+        let mut world = node.state.lock().unwrap();
+        let facts = &mut world.jobs[1].0;
+        (facts.state, facts.ended_ns) = (JobState::Running, None);
+    }
+    let pages = format!("{directory}/man");
+    workstation.expect(0, &["man", &pages]);
+    let pages =
+        std::fs::read_dir(&pages).unwrap().map(|page| page.unwrap().file_name().into_string().unwrap());
+    let verbs: Vec<String> = pages
+        .filter_map(|page| Some(page.strip_prefix("redoubt-")?.strip_suffix(".1")?.to_string()))
+        .collect();
+    for verb in &verbs {
+        let is_noun = verbs.iter().any(|other| other.starts_with(&format!("{verb}-")) && verb != "block");
+        let known = CASES.iter().any(|(case, _)| case == verb) || OTHERS.contains(&verb.as_str());
+        assert!(is_noun || known, "{verb} is in no form");
+    }
+    for (verb, more) in CASES {
+        assert!(verbs.iter().any(|known| known == verb), "{verb} is no verb");
+        // A verb with a hyphen of its own is one word.
+        let words: Vec<&str> = match verb.split_once('-') {
+            Some(("block" | "exit", _)) => vec![verb],
+            _ => verb.split('-').collect(),
+        };
+        in_every_form(&workstation, verb, &[&words[..], *more].concat());
+    }
+}
+
+fn in_every_form(workstation: &Workstation, verb: &str, arguments: &[&str]) {
+    let directory = as_text(workstation.directory.path());
+    let with = |form| {
+        let arguments: Vec<String> =
+            arguments.iter().map(|argument| argument.replace('%', form).replace('@', directory)).collect();
+        let arguments = arguments.iter().map(String::as_str).chain(["-o", form]);
+        workstation.expect(0, &arguments.collect::<Vec<_>>()).0
+    };
+    let json = with("json");
+    let parsed: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!(parsed.is_array() || parsed.is_object(), "{verb}");
+    for form in ["yaml", "table", "wide", "name"] {
+        assert!(!with(form).is_empty(), "{verb} {form}");
     }
 }
 
