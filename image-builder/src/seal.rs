@@ -1,18 +1,15 @@
 //! Adds the owner's manifest and signature.
 //!
-//! The signature is the last part and covers the payload before it: stub,
+//! The signature, with the owner's key before it, is the last part and covers the payload before it: stub,
 //! directory, every other part and the padding between them. The directory is
 //! therefore final before anything is signed.
 
 use crate::compose::{Pieces, compose};
 use anyhow::{Context, Result, ensure};
-use ed25519_dalek::{Signer, SigningKey};
+use ed25519_dalek::SigningKey;
 use hv_abi::image::{Image, PART_MANIFEST, PART_SIGNATURE, SETUP_BYTES};
-use mgmt_proto::manifest::{Manifest, signed_message};
+use mgmt_proto::manifest::{self, Manifest, SEAL_BYTES};
 use sha2::{Digest, Sha256};
-
-/// Bytes of a signature.
-pub const SIGNATURE_BYTES: usize = 64;
 
 /// Composes the pieces and seals them.
 ///
@@ -29,7 +26,7 @@ pub fn seal(pieces: &Pieces, manifest: &Manifest, owner: &SigningKey) -> Result<
     }
     let encoded = manifest.encode().context("the settings are too long")?;
     ensure!(Manifest::decode(&encoded).is_some(), "the node would not read these settings");
-    let mut file = compose(pieces, &[(PART_MANIFEST, encoded), (PART_SIGNATURE, vec![0; SIGNATURE_BYTES])])?;
+    let mut file = compose(pieces, &[(PART_MANIFEST, encoded), (PART_SIGNATURE, vec![0; SEAL_BYTES])])?;
     let payload = file.get(SETUP_BYTES..).context("no payload")?;
     let image = Image::parse(payload).ok().context("the composed file is not an image")?;
     let signed = image.signed_payload().ok().context("no place for a signature")?;
@@ -37,8 +34,8 @@ pub fn seal(pieces: &Pieces, manifest: &Manifest, owner: &SigningKey) -> Result<
     // signature and its own digest.
     let end = SETUP_BYTES + signed.len();
     let digest: [u8; 32] = Sha256::digest(file.get(..end).context("no payload")?).into();
-    let signature = owner.sign(&signed_message(&digest)).to_bytes();
-    file.get_mut(end..end + SIGNATURE_BYTES).context("no place for a signature")?.copy_from_slice(&signature);
+    let seal = manifest::seal(owner, &digest);
+    file.get_mut(end..end + SEAL_BYTES).context("no place for a signature")?.copy_from_slice(&seal);
     Ok(file)
 }
 

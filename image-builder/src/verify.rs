@@ -4,12 +4,11 @@
 //! zero, and what precedes the payload must equal the signed copy of it.
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use ed25519_dalek::{Signature, VerifyingKey};
 use hv_abi::image::{
     Image, ImageError, MAX_FILE_BYTES, PART_DOM0, PART_HYPERVISOR, PART_MANIFEST, PART_SETUP, PART_SIGNATURE,
     SETUP_BYTES,
 };
-use mgmt_proto::manifest::{Manifest, signed_message};
+use mgmt_proto::manifest::{Manifest, sealed_by};
 use sha2::{Digest, Sha256};
 
 /// What was found in an intact file.
@@ -86,20 +85,18 @@ pub fn verify(file: &[u8], owner: Option<&[u8; 32]>) -> Result<Report> {
     let image = check_structure(file)?;
     let missing = || anyhow!("the image was never sealed by an owner");
     let (_, manifest) = image.part(PART_MANIFEST).map_err(|_| missing())?;
-    let (part, signature) = image.part(PART_SIGNATURE).map_err(|_| missing())?;
+    let (part, seal) = image.part(PART_SIGNATURE).map_err(|_| missing())?;
     ensure!(
         image.parts().last().is_some_and(|last| last.kind == PART_SIGNATURE),
         "a part follows the signature"
     );
-    let signature = Signature::from_slice(signature).ok().context("the signature is not one")?;
-    let manifest = Manifest::decode(manifest).context("the manifest cannot be read")?;
     let signed = image.signed_payload().map_err(|_| missing())?;
     let signed_file = file.get(..SETUP_BYTES + signed.len()).ok_or_else(missing)?;
     let digest: [u8; 32] = Sha256::digest(signed_file).into();
-    VerifyingKey::from_bytes(&manifest.owner)
-        .and_then(|key| key.verify_strict(&signed_message(&digest), &signature))
-        .ok()
-        .context("the owner's signature does not fit: the image was altered")?;
+    let sealed_by = sealed_by(seal, &digest);
+    let sealed_by = sealed_by.context("the owner's signature does not fit: the image was altered")?;
+    let manifest = Manifest::decode(manifest).context("the manifest cannot be read")?;
+    ensure!(manifest.owner == sealed_by, "the image was signed by another key than its owner's");
     let end = signed.len() + usize::try_from(part.length)?;
     let padding = image.payload().get(end..).unwrap_or_default();
     ensure!(padding.iter().all(|byte| *byte == 0), "something is hidden after the signature");

@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::net::Ipv4Addr;
 use core::ops::RangeInclusive;
+use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
 /// Version of this structure.
@@ -158,10 +159,31 @@ impl Manifest {
     }
 }
 
-/// What the owner's signature is made over: a label, then the SHA-256 of the file
-/// up to the signature, its last part.
+/// Bytes of the last part of a sealed image: the owner's key, then its signature.
+pub const SEAL_BYTES: usize = 32 + 64;
+
+/// The last part of an image of which everything before has this SHA-256.
 #[must_use]
-pub fn signed_message(digest: &[u8; 32]) -> Vec<u8> {
+pub fn seal(owner: &SigningKey, digest: &[u8; 32]) -> Vec<u8> {
+    let signature = owner.sign(&signed_message(digest)).to_bytes();
+    [&owner.verifying_key().to_bytes()[..], &signature].concat()
+}
+
+/// The key that sealed an image of which everything before the seal has this SHA-256. It
+/// stands beside the signature, so that nothing of the image has to be understood before it
+/// is known to be the owner's; that it is the owner whom the manifest names is for whoever
+/// reads that to see.
+#[must_use]
+pub fn sealed_by(seal: &[u8], digest: &[u8; 32]) -> Option<[u8; 32]> {
+    let (owner, signature) = seal.split_first_chunk::<32>()?;
+    let signature = Signature::from_slice(signature).ok()?;
+    let key = VerifyingKey::from_bytes(owner).ok()?;
+    key.verify_strict(&signed_message(digest), &signature).is_ok().then_some(*owner)
+}
+
+/// What the owner's signature is made over: a label, then the SHA-256 of the file
+/// up to the seal, its last part.
+fn signed_message(digest: &[u8; 32]) -> Vec<u8> {
     [&b"redoubt image 1"[..], digest].concat()
 }
 

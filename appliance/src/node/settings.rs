@@ -5,7 +5,7 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use ed25519_dalek::{Signature, SigningKey, VerifyingKey};
+use ed25519_dalek::SigningKey;
 use hv_abi::STORE_BYTES;
 use hv_abi::image::{Image, PART_MANIFEST, PART_SETUP, PART_SIGNATURE};
 use mgmt_proto::manifest::{self, Manifest};
@@ -47,6 +47,8 @@ pub enum ImageFault {
     Manifest,
     /// The owner's signature does not fit.
     Signature,
+    /// The manifest names another owner than the key that signed.
+    Owner,
 }
 
 impl core::fmt::Display for ImageFault {
@@ -57,6 +59,7 @@ impl core::fmt::Display for ImageFault {
             Self::Unsealed => formatter.write_str("the image was never sealed by an owner"),
             Self::Manifest => formatter.write_str("the image's manifest cannot be read"),
             Self::Signature => formatter.write_str("the owner's signature does not fit the image"),
+            Self::Owner => formatter.write_str("the image was signed by another key than its owner's"),
         }
     }
 }
@@ -83,7 +86,7 @@ pub(super) fn addressing_of(addressing: manifest::Addressing) -> Addressing {
 }
 
 impl Settings {
-    /// Verifies an image and reads its manifest. The owner's signature covers the
+    /// Verifies an image, and then reads its manifest. The owner's signature covers the
     /// whole file up to itself; the digests of the parts only tell which one is
     /// damaged when it does not fit.
     ///
@@ -92,7 +95,7 @@ impl Settings {
     pub fn from_image(payload: &[u8], dom0_starts: u32) -> Result<Self, ImageFault> {
         let image = Image::parse(payload).map_err(|_| ImageFault::Damaged)?;
         let (_, manifest) = image.part(PART_MANIFEST).map_err(|_| ImageFault::Unsealed)?;
-        let (_, signature) = image.part(PART_SIGNATURE).map_err(|_| ImageFault::Unsealed)?;
+        let (_, seal) = image.part(PART_SIGNATURE).map_err(|_| ImageFault::Unsealed)?;
         let (_, setup) = image.part(PART_SETUP).map_err(|_| ImageFault::Damaged)?;
         let signed = image.signed_payload().map_err(|_| ImageFault::Damaged)?;
         let rest = image.payload().get(signed.len()..).ok_or(ImageFault::Damaged)?;
@@ -100,11 +103,12 @@ impl Settings {
         let hasher = Sha256::new().chain_update(setup).chain_update(signed);
         let digest: [u8; 32] = hasher.clone().finalize().into();
         let whole = hasher.chain_update(rest).finalize();
-        let manifest = Manifest::decode(manifest).ok_or_else(|| damage(&image, ImageFault::Manifest))?;
-        let believed = VerifyingKey::from_bytes(&manifest.owner).and_then(|key| {
-            key.verify_strict(&manifest::signed_message(&digest), &Signature::from_slice(signature)?)
-        });
-        believed.map_err(|_| damage(&image, ImageFault::Signature))?;
+        let owner = manifest::sealed_by(seal, &digest);
+        let owner = owner.ok_or_else(|| damage(&image, ImageFault::Signature))?;
+        let manifest = Manifest::decode(manifest).ok_or(ImageFault::Manifest)?;
+        if manifest.owner != owner {
+            return Err(ImageFault::Owner);
+        }
         Ok(Self {
             manifest,
             image_sha256: whole.into(),
@@ -149,5 +153,81 @@ impl Settings {
     pub fn initiator_name(&self, mac: [u8; 6]) -> String {
         let [a, b, c, d, e, f] = mac;
         format!("iqn.2026-11.invalid.redoubt:{a:02x}{b:02x}{c:02x}{d:02x}{e:02x}{f:02x}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ImageFault, Settings};
+    use alloc::vec;
+    use alloc::vec::Vec;
+    use ed25519_dalek::SigningKey;
+    use hv_abi::image::{
+        DIRECTORY_OFFSET, Directory, MAGIC, MAX_PARTS, PART_ALIGN, PART_MANIFEST, PART_SETUP, PART_SIGNATURE,
+        Part,
+    };
+    use mgmt_proto::manifest::{self, Manifest};
+    use sha2::{Digest as _, Sha256};
+    use zerocopy::IntoBytes as _;
+
+    fn key(number: u8) -> SigningKey {
+        SigningKey::from_bytes(&[number; 32])
+    }
+
+    /// A payload with this for a manifest, sealed by a key.
+    fn image(manifest: &[u8], owner: &SigningKey) -> Vec<u8> {
+        let setup = vec![7; PART_ALIGN];
+        let seal = vec![0; manifest::SEAL_BYTES];
+        let bodies = [(PART_SETUP, &setup[..]), (PART_MANIFEST, manifest), (PART_SIGNATURE, &seal)];
+        let mut parts = [Part::default(); MAX_PARTS];
+        let mut payload = vec![0; DIRECTORY_OFFSET + PART_ALIGN];
+        for (part, (kind, body)) in parts.iter_mut().zip(bodies) {
+            let (offset, length) = (payload.len() as u64, body.len() as u64);
+            let sha256 = if kind == PART_SIGNATURE { [0; 32] } else { Sha256::digest(body).into() };
+            *part = Part { kind, reserved: 0, offset, length, memory_length: length, sha256 };
+            payload.extend_from_slice(body);
+            payload.resize(payload.len().next_multiple_of(PART_ALIGN), 0);
+        }
+        let directory = Directory { magic: MAGIC, payload_length: payload.len() as u64, parts };
+        let bytes = directory.as_bytes();
+        payload[DIRECTORY_OFFSET..DIRECTORY_OFFSET + bytes.len()].copy_from_slice(bytes);
+        let end = payload.len() - PART_ALIGN;
+        let digest: [u8; 32] =
+            Sha256::new().chain_update(&setup).chain_update(&payload[..end]).finalize().into();
+        payload[end..end + manifest::SEAL_BYTES].copy_from_slice(&manifest::seal(owner, &digest));
+        payload
+    }
+
+    fn settings(owner: &SigningKey) -> Vec<u8> {
+        let sealed = crate::node::tests::sealed();
+        Manifest { owner: owner.verifying_key().to_bytes(), ..sealed }.encode().unwrap()
+    }
+
+    #[test]
+    fn nothing_is_read_that_the_owner_did_not_sign() {
+        let good = image(&settings(&key(1)), &key(1));
+        let read = Settings::from_image(&good, 3).unwrap();
+        assert_eq!((read.manifest.owner, read.dom0_starts), (key(1).verifying_key().to_bytes(), 3));
+        let fault = |payload: &[u8]| Settings::from_image(payload, 1).unwrap_err();
+        // What is signed is read; what is not, whatever it is, is not.
+        let mut nonsense = image(b"no manifest", &key(1));
+        assert_eq!(fault(&nonsense), ImageFault::Manifest);
+        let end = nonsense.len() - PART_ALIGN;
+        for at in [end, end + 32, end + 95] {
+            nonsense[at] ^= 1;
+            assert_eq!(fault(&nonsense), ImageFault::Signature, "octet {at} of the seal");
+            nonsense[at] ^= 1;
+        }
+        // Whoever signs himself is not the owner.
+        assert_eq!(fault(&image(&settings(&key(1)), &key(2))), ImageFault::Owner);
+        // No bit of what is signed can be another.
+        for at in (0..good.len() - PART_ALIGN).step_by(97) {
+            let mut altered = good.clone();
+            altered[at] ^= 0x10;
+            assert!(Settings::from_image(&altered, 1).is_err(), "octet {at}");
+        }
+        let mut damaged = good;
+        damaged[DIRECTORY_OFFSET + PART_ALIGN + PART_ALIGN + 3] ^= 1;
+        assert_eq!(fault(&damaged), ImageFault::Part(PART_MANIFEST));
     }
 }

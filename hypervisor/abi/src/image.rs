@@ -30,7 +30,7 @@ pub const PART_DOM0: u32 = 2;
 pub const PART_SETUP: u32 = 3;
 /// Part: the signed manifest (owner key, node settings).
 pub const PART_MANIFEST: u32 = 4;
-/// Part: the owner's signature; always the last.
+/// Part: the owner's key and signature; always the last.
 pub const PART_SIGNATURE: u32 = 5;
 /// Entries in a directory.
 pub const MAX_PARTS: usize = 8;

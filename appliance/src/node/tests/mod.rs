@@ -27,3 +27,8 @@ mod trust;
 mod uploads;
 mod wires;
 mod world;
+
+/// Settings as an owner seals them.
+pub(super) fn sealed() -> mgmt_proto::manifest::Manifest {
+    world::settings().manifest
+}
