@@ -257,6 +257,9 @@ pub(crate) enum Command {
     /// Every exit code
     #[command(long_about = redoubt::exit::HELP)]
     ExitCodes,
+    /// As `fleet status`, for those used to it
+    #[command(hide = true)]
+    DescribeInstances,
     /// Make dom0 fail, where the image allows it
     #[command(hide = true)]
     InjectFault {
@@ -319,6 +322,13 @@ pub(crate) struct Pcap {
 pub(crate) enum Node {
     /// Facts about the node
     Info,
+    /// How long the node takes to answer a signed question
+    Ping {
+        /// So many questions
+        #[arg(short, long, default_value_t = 4, value_name = "TIMES",
+            value_parser = clap::value_parser!(u16).range(1..))]
+        count: u16,
+    },
     /// What the node keeps across power-off, and where
     State,
     /// What it keeps, to and from a file

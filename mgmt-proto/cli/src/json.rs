@@ -75,6 +75,43 @@ pub struct NodeKey {
     pub before: Vec<String>,
 }
 
+/// How long a node takes to answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Ping {
+    /// Where the node is.
+    pub node: String,
+    /// For the connection, the handshake and the look at its key.
+    pub connect_us: u64,
+    /// For each answer.
+    pub answers_us: Vec<u64>,
+}
+
+impl Ping {
+    /// As it was measured.
+    #[must_use]
+    pub fn new(node: &str, connect_us: u64, answers_us: Vec<u64>) -> Self {
+        Self { node: node.into(), connect_us, answers_us }
+    }
+
+    /// The same for people.
+    #[must_use]
+    pub fn lines(&self) -> String {
+        let ms = |us: u64| format!("{}.{:03} ms", us / 1000, us % 1000);
+        let mut sorted = self.answers_us.clone();
+        sorted.sort_unstable();
+        let median = sorted.get(sorted.len() / 2).copied().unwrap_or_default();
+        let (least, most) = (sorted.first().copied().unwrap_or(0), sorted.last().copied().unwrap_or(0));
+        format!(
+            "connected in {}; {} answers in {} to {}, half of them within {}\n",
+            ms(self.connect_us),
+            sorted.len(),
+            ms(least),
+            ms(most),
+            ms(median)
+        )
+    }
+}
+
 /// A guest's share of the CPUs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Share {

@@ -51,7 +51,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Storage(Storage::Bench(options)) => volume::bench(global, options),
         Command::Storage(Storage::Read(options)) => volume::read(global, options),
         Command::Storage(Storage::Write(options)) => volume::write(global, options),
-        Command::Fleet(Fleet::Status) => fleet::status(global),
+        Command::Fleet(Fleet::Status) | Command::DescribeInstances => fleet::status(global),
         Command::Fleet(Fleet::Run(options)) => fleet::run(global, options),
         Command::Audit(
             verb @ (Audit::Show { file: Some(path), .. } | Audit::Verify { file: Some(path), .. }),

@@ -62,6 +62,7 @@ pub(crate) fn is_for_many(command: &Command) -> bool {
         | Command::InjectFault { .. } => true,
         Command::Key(_)
         | Command::Fleet(_)
+        | Command::DescribeInstances
         | Command::Exporter { .. }
         | Command::Support { .. }
         | Command::Completions { .. }
@@ -102,6 +103,7 @@ pub(crate) fn perform(scope: &Scope<'_>, command: &Command) -> Result<Answer, Fa
         Command::InjectFault { fault } => node::inject_fault(scope, *fault),
         Command::Key(_)
         | Command::Fleet(_)
+        | Command::DescribeInstances
         | Command::Exporter { .. }
         | Command::Support { .. }
         | Command::Completions { .. }

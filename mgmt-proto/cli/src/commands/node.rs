@@ -10,14 +10,17 @@ use redoubt::answer::Answer;
 use redoubt::cards;
 use redoubt::connection::{Before, Cursor, Piece};
 use redoubt::{Connection, exit, json, table};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+/// Pause between two questions of a ping.
+const PING_PAUSE: Duration = Duration::from_millis(200);
 /// Pause between looks at a log that grows.
 const FOLLOW_PAUSE: Duration = Duration::from_millis(500);
 
 pub(crate) fn run(scope: &Scope<'_>, verb: &Node) -> Result<Answer, Failure> {
     match verb {
         Node::Info => info(scope),
+        Node::Ping { count } => ping(scope, *count),
         Node::State => state::show(scope),
         Node::Config(verb) => state::config(scope, verb),
         Node::Key(NodeKey::Show) => key(scope),
@@ -28,6 +31,25 @@ pub(crate) fn run(scope: &Scope<'_>, verb: &Node) -> Result<Answer, Failure> {
         Node::Reboot => stop(scope, false),
         Node::Poweroff => stop(scope, true),
     }
+}
+
+/// Asks again and again, and says how long each answer took.
+fn ping(scope: &Scope<'_>, count: u16) -> Result<Answer, Failure> {
+    let began = Instant::now();
+    let mut connection = scope.open()?;
+    let microseconds = |since: Instant| u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
+    let connect_us = microseconds(began);
+    let mut answers_us = Vec::new();
+    for round in 0..count {
+        if round > 0 {
+            std::thread::sleep(PING_PAUSE);
+        }
+        let asked = Instant::now();
+        facts(&mut connection)?;
+        answers_us.push(microseconds(asked));
+    }
+    let ping = json::Ping::new(connection.address(), connect_us, answers_us);
+    Ok(Answer::lines(&ping, &ping.node, ping.lines()))
 }
 
 fn stop(scope: &Scope<'_>, power_off: bool) -> Result<Answer, Failure> {

@@ -311,6 +311,13 @@ fn guests_are_listed_by_name() {
     assert_eq!(names(&["dominfo", "db"]), "db\n");
     workstation.expect(0, &["shutdown", "-F", "db"]);
     workstation.expect(0, &["node", "dmesg"]);
+    let (out, _) = workstation.expect(0, &["sched-credit"]);
+    assert_eq!(
+        out,
+        "Name   ID  Weight  Cap\nweb     1     256    0\ndb      2     256    0\ncache   3     256    0\n"
+    );
+    let (out, _) = workstation.expect(0, &["node", "ping", "-c", "3"]);
+    assert!(out.starts_with("connected in ") && out.contains(" ms; 3 answers in "), "{out}");
     let (_, error) = workstation.expect(3, &["list", "web", "dbb"]);
     assert!(error.contains("did you mean db?"), "{error}");
 }

@@ -67,6 +67,7 @@ const CASES: &[(&str, &[&str])] = &[
     ("limit", &["web", "-N"]),
     ("node-info", &[]),
     ("node-log", &[]),
+    ("node-ping", &["-c", "1"]),
     ("node-state", &[]),
     ("node-key-show", &[]),
     ("node-key-rotate", &["-N"]),
@@ -235,6 +236,9 @@ fn the_fields_stay_in_their_order() {
          reads_per_second writes_per_second \
          bytes_read_per_second bytes_written_per_second stalled_ms"
     );
+    assert_eq!(fields(&of(&["node", "ping", "-c", "1"])), "node connect_us answers_us");
+    assert_eq!(fields(&of(&["sched"])[0]), "name id weight cap_percent");
+    assert_eq!(of(&["describe-instances"])[0]["node"], of(&["fleet", "status"])[0]["node"]);
     assert_eq!(fields(&of(&["key", "show"])), "name source public_key fingerprint");
     assert_eq!(fields(&of(&["exit-codes"])[0]), "code meaning");
 }
