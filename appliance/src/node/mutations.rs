@@ -13,7 +13,7 @@ use mgmt_proto::code::Code;
 use mgmt_proto::config::KeptGuest;
 use mgmt_proto::disk::{DiskSetting, GuestSettings, Limit};
 use mgmt_proto::envelope::{Binding, Proof};
-use mgmt_proto::machine::{Action, Disk, Machine, NetworkCard};
+use mgmt_proto::machine::{Disk, Machine, NetworkCard};
 
 use super::{audit, blobs, lifecycle, state};
 use crate::mutate::{Random, mutate, wanted};
@@ -35,19 +35,10 @@ fn each(seed: u64, good: &[u8], header: usize, mut look: impl FnMut(u64, &[u8]))
 
 fn machine() -> Machine {
     Machine {
-        name: "web".to_string(),
-        memory_bytes: 32 << 20,
-        vcpus: 1,
-        cpu_weight: 256,
-        cap_percent: 0,
-        kernel: [1; 32],
         ramdisk: Some([2; 32]),
-        command_line: "console=hvc0".to_string(),
         disks: vec![Disk { volume: "aoe:e1.1".to_string(), read_only: false }],
         network_cards: vec![NetworkCard { mac: [2, 0, 0, 0, 0, 7] }],
-        on_poweroff: Action::Destroy,
-        on_reboot: Action::Restart,
-        on_crash: Action::Preserve,
+        ..super::tests::machine()
     }
 }
 

@@ -108,28 +108,15 @@ mod tests {
     use alloc::vec::Vec;
     use mgmt_proto::config::KeptGuest;
     use mgmt_proto::disk::{DiskSetting, GuestSettings, Limit};
-    use mgmt_proto::machine::{Action, Disk, Machine};
+    use mgmt_proto::machine::{Disk, Machine};
 
     fn disk(volume: &str) -> Disk {
         Disk { volume: volume.to_string(), read_only: false }
     }
 
     fn kept() -> KeptGuest {
-        let machine = Machine {
-            name: "web".to_string(),
-            memory_bytes: 32 << 20,
-            vcpus: 1,
-            cpu_weight: 256,
-            cap_percent: 0,
-            kernel: [1; 32],
-            ramdisk: None,
-            command_line: "console=hvc0".to_string(),
-            disks: vec![disk("aoe:e1.1"), disk("aoe:e1.2"), disk("aoe:e1.3")],
-            network_cards: Vec::new(),
-            on_poweroff: Action::Destroy,
-            on_reboot: Action::Restart,
-            on_crash: Action::Preserve,
-        };
+        let disks = vec![disk("aoe:e1.1"), disk("aoe:e1.2"), disk("aoe:e1.3")];
+        let machine = Machine { disks, ..crate::node::tests::machine() };
         // As an import leaves it: fewer settings than disks.
         let disks = vec![vec![DiskSetting::Reserve]];
         let settings = GuestSettings { limits: Vec::new(), disks };

@@ -17,6 +17,7 @@ pub(crate) mod progress;
 pub(crate) mod secrets;
 pub(crate) mod state;
 pub(crate) mod storage;
+pub(crate) mod stream;
 pub(crate) mod support;
 pub(crate) mod top;
 pub(crate) mod volume;

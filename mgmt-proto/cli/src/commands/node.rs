@@ -1,7 +1,7 @@
 //! `redoubt node`.
 
 use crate::arguments::{FaultKind, FormName, Node, NodeKey};
-use crate::commands::state;
+use crate::commands::{state, stream};
 use crate::scope::{Scope, print};
 use mgmt_proto::code::Failure;
 use mgmt_proto::node_key::leads;
@@ -230,17 +230,7 @@ fn next_of_log(
     starts: &mut u32,
 ) -> Result<(bool, Vec<u8>), Failure> {
     let address = connection.address().to_string();
-    let mut told = false;
-    let (reply, before) = connection.look(&Request::NodeLog { from: cursor.from }, &mut |broken| {
-        if !std::mem::replace(&mut told, true) {
-            eprintln!("note: {broken}: connecting again");
-        }
-        true
-    })?;
-    let Reply::Stream(stream) = reply else { return Err(connection.unexpected()) };
-    if before != Before::Nothing {
-        eprintln!("note: {address}: connected again");
-    }
+    let (stream, before) = stream::next(connection, &Request::NodeLog { from: cursor.from })?;
     if before == Before::Restarted {
         // The log outlives dom0. One that has started no more often than before has another.
         let started = facts(connection)?.dom0_starts;

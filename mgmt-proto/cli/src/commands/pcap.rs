@@ -3,10 +3,10 @@
 //! Spec: draft-ietf-opsawg-pcap sections 4 and 5.
 
 use crate::arguments::Pcap;
+use crate::commands::stream;
 use crate::scope::Scope;
 use mgmt_proto::code::{Code, Failure};
-use mgmt_proto::verb::{Reply, Request};
-use redoubt::connection::Before;
+use mgmt_proto::verb::Request;
 use redoubt::exit;
 use redoubt::session::find;
 use std::fs::File;
@@ -35,17 +35,7 @@ pub(crate) fn run(scope: &Scope<'_>, options: &Pcap) -> Result<(), Failure> {
     let (mut from, mut written, mut lost, mut ends) = (0, 0_u64, 0, 0_u64);
     while options.count.is_none_or(|count| written < count) {
         let request = Request::Capture { name: name.clone(), from, snap_bytes: options.snap };
-        let mut told = false;
-        let (reply, before) = connection.look(&request, &mut |broken| {
-            if !std::mem::replace(&mut told, true) {
-                eprintln!("note: {broken}: connecting again");
-            }
-            true
-        })?;
-        let Reply::Stream(stream) = reply else { return Err(connection.unexpected()) };
-        if before != Before::Nothing {
-            eprintln!("note: connected again, after {written} frames");
-        }
+        let (stream, _) = stream::next(&mut connection, &request)?;
         let left = options.count.map_or(u64::MAX, |count| count - written);
         let (count, length) = whole_records(&stream.bytes, left);
         put(&mut *output, options, stream.bytes.get(..length).unwrap_or_default())?;

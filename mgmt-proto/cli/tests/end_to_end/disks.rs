@@ -1,6 +1,6 @@
 //! Volumes, and the disks of a guest that runs.
 
-use crate::fake::{FakeNode, Workstation, World, as_text, operator};
+use crate::fake::{FakeNode, Workstation, World, as_text, operator, with_guest};
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::disk::{DiskSetting, Limit};
 use mgmt_proto::secret::Secret;
@@ -123,15 +123,6 @@ impl World {
     }
 }
 
-fn with_guest() -> (FakeNode, Workstation) {
-    let node = FakeNode::start(&operator());
-    let workstation = Workstation::new(&node);
-    workstation.file("vmlinuz", "a kernel");
-    let file = workstation.file("web.vm", "name = \"web\"\nkernel = \"vmlinuz\"\nmemory = 64\n");
-    workstation.expect(0, &["create", as_text(&file)]);
-    (node, workstation)
-}
-
 fn secret_file(workstation: &Workstation, mode: u32) -> String {
     let path = workstation.file("alice.secret", "open sesame\n");
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
@@ -175,7 +166,7 @@ fn a_vm_file_says_what_is_set_for_its_disks() {
 
 #[test]
 fn volumes_are_shown_with_their_paths() {
-    let (_node, workstation) = with_guest();
+    let (_node, workstation) = with_guest("");
     let (out, _) = workstation.expect(0, &["storage", "show"]);
     assert_eq!(
         out,
@@ -214,7 +205,7 @@ web      2  iscsi://10.0.0.1/iqn.a:b/1  ro      stalled      12.3      7  1/2   
 
 #[test]
 fn volumes_are_tried_reserved_and_released() {
-    let (node, workstation) = with_guest();
+    let (node, workstation) = with_guest("");
     let secret = secret_file(&workstation, 0o600);
     let secret = format!("secret={secret}");
     let (out, _) = workstation.expect(0, &["storage", "probe", ISCSI, &secret, "portal=10.0.0.2"]);
@@ -245,7 +236,7 @@ fn volumes_are_tried_reserved_and_released() {
 
 #[test]
 fn disks_come_and_go() {
-    let (node, workstation) = with_guest();
+    let (node, workstation) = with_guest("");
     let (out, error) = workstation.expect(0, &["block-attach", "web", "aoe:e1.2,ro", "operations_per_s=100"]);
     assert_eq!(
         (out.as_str(), error.as_str()),

@@ -532,3 +532,14 @@ pub(crate) fn as_text(path: &Path) -> &str {
 pub(crate) fn identity() -> SigningKey {
     SigningKey::from_bytes(&[9; 32])
 }
+
+/// A node with a guest "web", and the workstation with its file; `more` goes to its end.
+pub(crate) fn with_guest(more: &str) -> (FakeNode, Workstation) {
+    let node = FakeNode::start(&operator());
+    let workstation = Workstation::new(&node);
+    workstation.file("vmlinuz", "a kernel");
+    let text = format!("name = \"web\"\nkernel = \"vmlinuz\"\nmemory = 64\n{more}");
+    let file = workstation.file("web.vm", &text);
+    workstation.expect(0, &["create", as_text(&file)]);
+    (node, workstation)
+}

@@ -1,6 +1,6 @@
 //! What a person sees in a terminal: transcripts of `top`, `console` and `create` in tmux.
 
-use crate::fake::{FakeNode, Workstation, as_text, operator};
+use crate::fake::{FakeNode, Workstation, as_text, with_guest};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -64,19 +64,16 @@ impl Drop for Screen {
     }
 }
 
-fn with_guest() -> (FakeNode, Workstation) {
-    let node = FakeNode::start(&operator());
-    let workstation = Workstation::new(&node);
-    workstation.file("vmlinuz", "a kernel");
-    let file = workstation.file("web.vm", "name = \"web\"\nkernel = \"vmlinuz\"\nmemory = 64\n");
-    workstation.expect(0, &["create", as_text(&file)]);
+fn with_guests() -> (FakeNode, Workstation) {
+    let (node, workstation) = with_guest("");
+    let file = workstation.directory.path().join("web.vm");
     workstation.expect(0, &["create", as_text(&file), "name=db", "memory=128"]);
     (node, workstation)
 }
 
 #[test]
 fn top_in_a_terminal() {
-    let (node, workstation) = with_guest();
+    let (node, workstation) = with_guests();
     let Some(screen) = Screen::new(&workstation, "top -d 1 --timeout 1") else { return };
     let seen = screen.wait_for("25.0");
     let lines: Vec<&str> = seen.lines().collect();
@@ -106,7 +103,7 @@ fn top_in_a_terminal() {
 
 #[test]
 fn the_console_in_a_terminal() {
-    let (node, workstation) = with_guest();
+    let (node, workstation) = with_guests();
     let Some(screen) = Screen::new(&workstation, "console web") else { return };
     screen.wait_for("[web; ^] leaves]\nlogin:");
     screen.press(&["root", "Enter"]);
@@ -118,7 +115,7 @@ fn the_console_in_a_terminal() {
 
 #[test]
 fn a_console_that_is_only_read() {
-    let (node, workstation) = with_guest();
+    let (node, workstation) = with_guests();
     let Some(screen) = Screen::new(&workstation, "console -r web") else { return };
     screen.wait_for("login:");
     screen.press(&["root", "Enter", "C-]"]);
@@ -128,7 +125,7 @@ fn a_console_that_is_only_read() {
 
 #[test]
 fn progress_in_a_terminal() {
-    let (node, workstation) = with_guest();
+    let (node, workstation) = with_guests();
     workstation.file("vmlinuz", "another kernel");
     let file = workstation.directory.path().join("web.vm");
     node.state.lock().unwrap().pause = Duration::from_millis(700);

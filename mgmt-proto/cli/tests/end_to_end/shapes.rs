@@ -1,6 +1,6 @@
 //! What is printed in which form, the audit log, dry runs, exit codes.
 
-use crate::fake::{FakeNode, Workstation, as_text, identity, operator};
+use crate::fake::{FakeNode, Workstation, as_text, identity, operator, with_guest};
 use mgmt_proto::handshake::OperatorKey;
 use mgmt_proto::job::JobState;
 use mgmt_proto::state::KeptFacts;
@@ -10,15 +10,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::Stdio;
 use std::time::Duration;
 
-fn with_guest() -> (FakeNode, Workstation) {
-    let node = FakeNode::start(&operator());
-    let workstation = Workstation::new(&node);
-    workstation.file("vmlinuz", "a kernel");
-    let text = "name = \"web\"\nkernel = \"vmlinuz\"\nmemory = 64\ndisk = [\"aoe:e1.1\"]\n";
-    let file = workstation.file("web.vm", text);
-    workstation.expect(0, &["create", as_text(&file)]);
-    (node, workstation)
-}
+const DISK: &str = "disk = [\"aoe:e1.1\"]\n";
 
 /// Verbs that print no data, or no end of it, or are looked at elsewhere in all forms.
 const OTHERS: &[&str] = &[
@@ -103,7 +95,7 @@ const CASES: &[(&str, &[&str])] = &[
 
 #[test]
 fn every_verb_in_every_form() {
-    let (node, workstation) = with_guest();
+    let (node, workstation) = with_guest(DISK);
     workstation.expect(0, &["block-attach", "web", "aoe:e1.2"]);
     let kept = KeptFacts { name: "db".into(), order: 1, kernel: [0; 32], ramdisk: None, problem: None };
     node.state.lock().unwrap().kept.guests.push(kept);
@@ -159,7 +151,7 @@ fn in_every_form(workstation: &Workstation, verb: &str, arguments: &[&str]) {
 
 #[test]
 fn the_shapes_stay() {
-    let (_node, workstation) = with_guest();
+    let (_node, workstation) = with_guest(DISK);
     let of = |arguments: &[&str]| workstation.expect(0, arguments).0;
     assert_eq!(
         of(&["-o", "json", "pause", "-N", "web"]),
@@ -193,7 +185,7 @@ fn fields(value: &serde_json::Value) -> String {
 
 #[test]
 fn the_fields_stay_in_their_order() {
-    let (_node, workstation) = with_guest();
+    let (_node, workstation) = with_guest(DISK);
     let of = |arguments: &[&str]| -> serde_json::Value {
         let (out, _) = workstation.expect(0, &[&["-o", "json"], arguments].concat());
         serde_json::from_str(&out).unwrap()
@@ -245,7 +237,7 @@ fn the_fields_stay_in_their_order() {
 
 #[test]
 fn the_audit_log_is_shown_and_checked() {
-    let (node, workstation) = with_guest();
+    let (node, workstation) = with_guest(DISK);
     workstation.expect(3, &["pause", "nobody"]);
     workstation.expect(0, &["unpause", "web"]);
     workstation.expect(10, &["reboot", "web"]);
@@ -302,7 +294,7 @@ fn the_audit_log_is_shown_and_checked() {
 
 #[test]
 fn a_long_audit_log_comes_in_pages() {
-    let (node, workstation) = with_guest();
+    let (node, workstation) = with_guest(DISK);
     for _ in 0..150 {
         workstation.expect(0, &["unpause", "web"]);
         if node.state.lock().unwrap().log.len() > 70 {
@@ -338,7 +330,7 @@ fn a_dry_run_sends_and_changes_nothing() {
 
 #[test]
 fn exit_codes_have_their_page() {
-    let (node, workstation) = with_guest();
+    let (node, workstation) = with_guest(DISK);
     let (out, _) = workstation.expect(0, &["help", "exit-codes"]);
     for code in (0..=13).chain([130]) {
         assert!(out.lines().any(|line| line.trim_start().starts_with(&format!("{code}  "))), "{code}");

@@ -1,6 +1,6 @@
 //! Streams whose sessions break: they go on where they stood, or say what is missing.
 
-use crate::fake::{FakeNode, Workstation, World, as_text, operator};
+use crate::fake::{Workstation, World, as_text, with_guest};
 use mgmt_proto::code::Failure;
 use mgmt_proto::verb::{Outcome, Reply, Request, Stream};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -112,18 +112,9 @@ impl Reader {
     }
 }
 
-fn node() -> (FakeNode, Workstation) {
-    let node = FakeNode::start(&operator());
-    let workstation = Workstation::new(&node);
-    workstation.file("vmlinuz", "a kernel");
-    let file = workstation.file("web.vm", "name = \"web\"\nkernel = \"vmlinuz\"\nmemory = 64\n");
-    workstation.expect(0, &["create", as_text(&file)]);
-    (node, workstation)
-}
-
 #[test]
 fn a_log_is_followed_through_breaks() {
-    let (node, workstation) = node();
+    let (node, workstation) = with_guest("");
     let change = |change: &dyn Fn(&mut World)| change(&mut node.state.lock().unwrap());
     let mut reader = Reader::new(&workstation, &["node", "log", "-f"]);
     assert_eq!(reader.read(8), "one\ntwo\n");
@@ -158,7 +149,7 @@ fn a_log_is_followed_through_breaks() {
 
 #[test]
 fn a_console_goes_on_where_it_stood() {
-    let (node, workstation) = node();
+    let (node, workstation) = with_guest("");
     let change = |change: &dyn Fn(&mut World)| change(&mut node.state.lock().unwrap());
     let mut reader = Reader::new(&workstation, &["console", "web"]);
     assert_eq!(reader.read(7), "login: ");
@@ -191,7 +182,7 @@ fn a_console_goes_on_where_it_stood() {
 
 #[test]
 fn a_capture_says_which_frames_are_missing() {
-    let (node, workstation) = node();
+    let (node, workstation) = with_guest("");
     let file = workstation.directory.path().join("web.pcap");
     let arguments = ["node", "pcap", "-p", "web", "-c", "9", "-w", as_text(&file)];
     let mut reader = Reader::new(&workstation, &arguments);
@@ -213,10 +204,8 @@ fn a_capture_says_which_frames_are_missing() {
     wait_for(24 + 7 * 17);
     let said = reader.says(3);
     assert!(said[0].ends_with("connecting again"), "{said:?}");
-    assert_eq!(
-        said[1..],
-        ["note: connected again, after 3 frames", "note: 2 frames are missing before frame 4"]
-    );
+    assert_eq!(said[1], format!("note: {}: connected again", node.address));
+    assert_eq!(said[2], "note: 2 frames are missing before frame 4");
     state.lock().unwrap().streams.frames = [0, 0];
     let ended = "note: frames are missing after frame 7: the capture had ended, and begins again";
     assert_eq!(reader.says(1), [ended]);

@@ -1,25 +1,17 @@
 //! top, the exporter and the bundle for bug reports.
 
-use crate::fake::{FakeNode, Workstation, as_text, operator};
+use crate::fake::{Workstation, as_text, with_guest};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Stdio};
 
-fn with_guest() -> (FakeNode, Workstation) {
-    let node = FakeNode::start(&operator());
-    let workstation = Workstation::new(&node);
-    workstation.file("vmlinuz", "a kernel");
-    let text = "name = \"web\"\nkernel = \"vmlinuz\"\nmemory = 64\ndisk = [\"aoe:e1.1\"]\n\
-                cmdline = \"root=/dev/vda luks=hunter2\"\n";
-    let file = workstation.file("web.vm", text);
-    workstation.expect(0, &["create", as_text(&file)]);
-    (node, workstation)
-}
+/// What the guest has more.
+const MORE: &str = "disk = [\"aoe:e1.1\"]\ncmdline = \"root=/dev/vda luks=hunter2\"\n";
 
 #[test]
 fn top_prints_what_changed_between_two_looks() {
-    let (node, workstation) = with_guest();
+    let (node, workstation) = with_guest(MORE);
     let (out, _) = workstation.expect(0, &["top", "-b", "-c", "2", "-d", "1"]);
     let lines: Vec<&str> = out.lines().collect();
     let head =
@@ -133,7 +125,7 @@ fn parse(text: &str) -> BTreeMap<String, f64> {
 
 #[test]
 fn the_exporter_answers_scrapes() {
-    let (node, workstation) = with_guest();
+    let (node, workstation) = with_guest(MORE);
     let (_running, address) = exporter(&workstation, &format!("{},127.0.0.1:1", node.address));
     let (head, body) = get(&address, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
     assert!(
@@ -172,7 +164,7 @@ fn the_exporter_answers_scrapes() {
 
 #[test]
 fn a_bundle_for_a_bug_report_holds_no_secrets() {
-    let (node, workstation) = with_guest();
+    let (node, workstation) = with_guest(MORE);
     let directory = workstation.directory.path().join("bundle");
     let nodes = format!("{},127.0.0.1:1", node.address);
     let support = |out: &str| ["-n", nodes.as_str(), "support", "--out", out].map(String::from);
