@@ -35,18 +35,18 @@ pub(crate) struct Card(VirtioNet<Registers, Dma>);
 /// The cards that start, in the order of the bus: the first one alone, unless disks have
 /// cards of their own.
 pub(crate) fn find(manifest: &Manifest) -> Vec<Card> {
-    let others = manifest.storage_cards.iter().map(|card| card.mtu).max();
+    let several = !manifest.storage_cards.is_empty();
+    // Which of them a card is for is known when it has told its address.
+    let mtus = manifest.storage_cards.iter().map(|card| card.mtu);
+    let mtu = mtus.fold(manifest.mtu, u16::max);
     let mut cards = Vec::new();
     functions(|function| {
         let interrupt = match u32::try_from(cards.len()).ok()?.checked_sub(1) {
             None => FIRST_INTERRUPT,
             Some(place) => OTHER_INTERRUPTS + place,
         };
-        // Which entry a card is for is known when it has told its address; those that
-        // are for none are told to stop.
-        let mtu = if cards.is_empty() { manifest.mtu } else { others? };
         cards.extend(start(function, interrupt, mtu));
-        let most = if others.is_some() { CARDS_MAX } else { 1 };
+        let most = if several { CARDS_MAX } else { 1 };
         (cards.len() >= most).then_some(())
     });
     cards

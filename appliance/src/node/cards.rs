@@ -19,7 +19,13 @@ use crate::node::stacks::Stacks;
 use crate::node::volumes::Wire;
 use crate::node::{Node, StartError};
 
-/// For each card behind the first one, which sealed entry is its own. An entry with an
+/// Which card is the first one: none that an entry means by its address, or management and
+/// guests would move to a network for disks when a card before it fails.
+fn first_of(macs: &[[u8; 6]], entries: &[StorageCard]) -> Option<usize> {
+    macs.iter().position(|mac| entries.iter().all(|entry| entry.mac != Some(*mac)))
+}
+
+/// For each card besides the first one, which sealed entry is its own. An entry with an
 /// address means that card; the others mean cards in the order of the bus.
 fn assign(first: [u8; 6], others: &[[u8; 6]], entries: &[StorageCard]) -> Vec<Option<usize>> {
     let mut chosen: Vec<Option<usize>> =
@@ -49,14 +55,14 @@ pub(super) fn connect<H: Hypervisor, N: Nic>(
     now_ns: u64,
 ) -> Result<(Network<N>, Vec<Wire>), StartError> {
     let manifest = &settings.manifest;
-    let mut nics = nics.into_iter();
-    let nic = nics.next().ok_or(StartError::Card)?;
+    let mut others = nics;
+    let macs: Vec<[u8; 6]> = others.iter().map(Nic::mac).collect();
+    let nic = others.remove(first_of(&macs, &manifest.storage_cards).ok_or(StartError::Card)?);
     let (mac, mtu) = (nic.mac(), nic.mtu().min(manifest.mtu));
     let addressing = addressing_of(manifest.addressing);
     let config = HostConfig { mac: MacAddress(mac), mtu: usize::from(mtu), addressing, seed, secret };
     let mut network = Network::new(nic, &config, now_ns).ok_or(StartError::Card)?;
     let mut wires = alloc::vec![Wire { mac, mtu, aoe: manifest.aoe == AoeCards::All }];
-    let others: Vec<N> = nics.collect();
     let macs: Vec<[u8; 6]> = others.iter().map(Nic::mac).collect();
     let chosen = assign(mac, &macs, &manifest.storage_cards);
     for (mut nic, index) in others.into_iter().zip(chosen) {
@@ -241,5 +247,19 @@ mod tests {
         assert_eq!(chosen(&[1, 2, 2], &[None, None, None]), [None, Some(0), None]);
         assert_eq!(chosen(&[1], &[Some(1)]), [None]);
         assert_eq!(assign(address(1), &[[3, 0, 0, 0, 0, 9]], &[entry(None)]), [None]);
+    }
+
+    #[test]
+    fn the_first_card_is_none_that_is_for_disks() {
+        let first = |macs: &[u8], entries: &[Option<u8>]| {
+            let macs: Vec<_> = macs.iter().map(|last| address(*last)).collect();
+            let entries: Vec<_> = entries.iter().map(|mac| entry(*mac)).collect();
+            first_of(&macs, &entries)
+        };
+        assert_eq!(first(&[1, 2], &[]), Some(0));
+        assert_eq!(first(&[1, 2], &[None, Some(2)]), Some(0));
+        assert_eq!(first(&[2, 1], &[Some(2)]), Some(1), "whatever their order");
+        assert_eq!(first(&[2], &[Some(2)]), None, "the other one has failed");
+        assert_eq!(first(&[], &[]), None);
     }
 }

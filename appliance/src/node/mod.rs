@@ -105,7 +105,7 @@ pub struct Node<H: Hypervisor, N> {
 /// Why a node cannot start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartError {
-    /// There is no card, or the first one's address is no good.
+    /// There is no card that is not for disks, or its address is no good.
     Card,
     /// The port of the one door cannot be opened.
     Door,

@@ -439,10 +439,12 @@ pub fn lines(volume: &Volume) -> String {
     list(&mut lines, "settings", &volume.settings);
     list(&mut lines, "negotiated", &volume.negotiated);
     for path in &volume.paths {
+        let card = path.negotiated.get("Card").filter(|card| !path.name.contains(card.as_str()));
+        let card = card.map(|card| format!(" from {card}")).unwrap_or_default();
         let error = path.last_error.as_ref().map(|error| format!(", {error}")).unwrap_or_default();
         let _ = writeln!(
             lines,
-            "{:<11} {}: {}, {}, rtt {} ms, p99 {} ms{error}",
+            "{:<11} {}{card}: {}, {}, rtt {} ms, p99 {} ms{error}",
             format!("path {}", path.path),
             path.name,
             path.state,

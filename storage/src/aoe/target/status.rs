@@ -59,6 +59,8 @@ impl Target {
         let paths: vec::Vec<_> = self.paths.iter().map(path_status).collect();
         let best = paths.iter().max_by_key(|path| (path.state == PathState::Active, path.stage));
         let mut negotiated = best.map(|path| path.negotiated.clone()).unwrap_or_default();
+        // That is a path's alone.
+        negotiated.retain(|(key, _)| *key != "Card");
         let holders = self.holders.iter().flatten().map(|mac| mac_text(*mac));
         let holders = holders.collect::<vec::Vec<_>>().join(" ");
         negotiated.push(("Reservation", if self.config.reserve { holders } else { "not asked for".into() }));
