@@ -1,24 +1,22 @@
-//! A DHCP server that knows one address.
+//! A DHCP server that knows one address of each network.
 //!
 //! Spec: RFC 2131, section 2; RFC 2132.
 
 use alloc::vec;
 use alloc::vec::Vec;
 
-use super::world::NODE_ADDRESS;
-
-/// Answers DISCOVER with OFFER and REQUEST with ACK.
-pub(super) fn answer(request: &[u8]) -> Option<Vec<u8>> {
+/// Answers DISCOVER with OFFER and REQUEST with ACK: the network's first address.
+pub(super) fn answer(request: &[u8], network: u8) -> Option<Vec<u8>> {
     if request.get(12..14)? != [8, 0] || request.get(23)? != &17 || request.get(36..38)? != [0, 67] {
         return None;
     }
     let dhcp = request.get(42..)?;
     let kind = dhcp.get(240..)?.windows(3).find(|option| option[0] == 53 && option[1] == 1)?[2];
-    let server = [10, 0, 0, 254];
+    let server = [10, 0, network, 254];
     let mut answer = vec![0u8; 240];
     answer[..4].copy_from_slice(&[2, 1, 6, 0]);
     answer[4..8].copy_from_slice(&dhcp[4..8]);
-    answer[16..20].copy_from_slice(&NODE_ADDRESS.octets());
+    answer[16..20].copy_from_slice(&[10, 0, network, 1]);
     answer[20..24].copy_from_slice(&server);
     answer[28..44].copy_from_slice(&dhcp[28..44]);
     answer[236..240].copy_from_slice(&[99, 130, 83, 99]);

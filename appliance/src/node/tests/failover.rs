@@ -454,3 +454,34 @@ fn damaged_frames_on_a_storage_card_harm_nothing() {
     assert!(loads.iter().all(|load| load.done > 50));
     assert_eq!(cards(&mut world, session)[1].condition, CardCondition::Up);
 }
+
+#[test]
+fn a_portal_is_reached_when_its_card_has_got_an_address() {
+    let mut settings = sealed([10, 0, 1, 1]);
+    settings.manifest.storage_cards[0].addressing = Some(Addressing::Dhcp);
+    let mut world = world(34, settings, [10, 0, 1, 3]);
+    let (session, [_, mut disk]) = guest(&mut world, &[[10, 0, 1, 3]]);
+    world.run(5 * SECOND);
+    let told = |world: &mut World| {
+        let paths = volumes(world, session).remove(1).paths;
+        paths.iter().map(|path| (path.condition, card_of(path).to_string())).collect::<Vec<_>>()
+    };
+    let second = "02:00:00:00:00:71".to_string();
+    let before = told(&mut world);
+    assert!(before[0].0 == PathCondition::Active && before[1].0 != PathCondition::Standby, "{before:?}");
+    assert_eq!(cards(&mut world, session)[1].address, None);
+    world.dhcp = true;
+    let ready = |world: &mut World| told(world)[1] == (PathCondition::Standby, second.clone());
+    let asked_ns = world.now_ns;
+    while !ready(&mut world) {
+        world.run(500 * MS);
+        assert!(world.now_ns - asked_ns < 30 * SECOND, "{:?}", told(&mut world));
+    }
+    assert_eq!(cards(&mut world, session)[1].address, Some(([10, 0, 1, 1], 24)));
+    assert!(world.logged("storage card 02:00:00:00:00:71 has 10.0.1.1/24"));
+    world.cut = vec![0];
+    let (_, status) = world.submit(&mut disk, 1, 5, &[7; 512]);
+    let asked_ns = world.now_ns;
+    assert_eq!(world.completed(&mut disk, status), 0);
+    assert!(world.now_ns - asked_ns <= LIMIT_NS);
+}

@@ -110,7 +110,7 @@ fn a_million_hostile_frames_change_nothing() {
         back[..6].copy_from_slice(&frame[6..12]);
         models.push(back);
     }
-    models.push(super::dhcp::answer(&dhcp_discover()).unwrap());
+    models.push(super::dhcp::answer(&dhcp_discover(), 0).unwrap());
     assert!(models.len() > 20 && models.iter().any(|frame| frame[12..14] == [0x88, 0xa2]));
     let seed = 0x5eed_0001;
     let mut random = TestRandom(seed);

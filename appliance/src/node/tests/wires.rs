@@ -37,11 +37,12 @@ impl World {
         {
             second.receive(frame, &Offload::None, self.now_ns);
         }
-        if frame[12..14] != [0x88, 0xa2] {
-            return;
-        }
         let mut answers = Vec::new();
-        for target in &mut self.aoe {
+        if self.dhcp {
+            answers.extend(super::dhcp::answer(frame, u8::try_from(card).unwrap()));
+        }
+        let aoe = frame[12..14] == [0x88, 0xa2];
+        for target in self.aoe.iter_mut().filter(|_| aoe) {
             // Its station there is another one.
             let mac = target.mac;
             target.mac[3] = u8::try_from(card).unwrap();

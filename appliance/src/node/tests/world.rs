@@ -331,7 +331,7 @@ impl World {
             }
         }
         if self.dhcp {
-            answers.extend(super::dhcp::answer(frame));
+            answers.extend(super::dhcp::answer(frame, 0));
         }
         for answer in answers {
             self.deliver(answer);
