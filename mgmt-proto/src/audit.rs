@@ -296,6 +296,7 @@ pub fn subject(request: &Request) -> Option<(&'static str, &str)> {
         Request::Capture { name, .. } => ("capture", name),
         Request::JobCancel { .. } => ("job cancel", ""),
         Request::Start { name } => ("start", name),
+        Request::Rename { name, .. } => ("rename", name),
         Request::NodeKeyRotate => ("node key rotate", ""),
     })
 }

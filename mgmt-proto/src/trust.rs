@@ -213,6 +213,7 @@ pub const fn required(request: &Request) -> Role {
         | Request::Autostart { .. }
         | Request::CreateKept { .. }
         | Request::Start { .. }
+        | Request::Rename { .. }
         // And the role that the job itself needs.
         | Request::JobCancel { .. } => Role::Operator,
         // What another node holds may be in use there.

@@ -103,6 +103,7 @@ pub(crate) fn requests() -> Vec<Request> {
         Request::Progress { every_ms: 200 },
         Request::NodeCards,
         Request::GuestShow { name: name() },
+        Request::Rename { name: name(), to: "db".to_string() },
     ]
 }
 

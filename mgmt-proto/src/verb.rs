@@ -300,6 +300,13 @@ pub enum Request {
         /// The guest.
         name: String,
     },
+    /// Gives a guest another name.
+    Rename {
+        /// The guest.
+        name: String,
+        /// Its name from now on.
+        to: String,
+    },
 }
 
 impl Request {
@@ -327,7 +334,8 @@ impl Request {
             | Self::Capture { name, .. }
             | Self::Autostart { name, .. }
             | Self::Start { name }
-            | Self::GuestShow { name } => Some(name),
+            | Self::GuestShow { name }
+            | Self::Rename { name, .. } => Some(name),
             Self::NodeInfo
             | Self::NodeLog { .. }
             | Self::NodeStop { .. }
@@ -376,6 +384,7 @@ impl Request {
                 | Self::BlockDetach { .. }
                 | Self::Limit { .. }
                 | Self::Start { .. }
+                | Self::Rename { .. }
                 | Self::TrustUpdate { .. }
                 | Self::Autostart { .. }
                 | Self::ConfigImport { .. }

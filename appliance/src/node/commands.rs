@@ -98,6 +98,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             | Request::Autostart { .. }
             | Request::CreateKept { .. }
             | Request::NodeKeyRotate
+            | Request::Rename { .. }
             | Request::ConfigImport { .. } => match self.begin_keeping(asker, request, now_ns) {
                 None => return Recorded::Accepted,
                 Some(outcome) => outcome,

@@ -129,6 +129,11 @@ impl Jobs {
         self.list.iter().any(|job| job.goes_on_with(work))
     }
 
+    /// Whether something goes on that was asked for a guest.
+    pub(super) fn is_about(&self, guest: &str) -> bool {
+        self.list.iter().any(|job| job.ended.is_none() && job.asker.guest.as_deref() == Some(guest))
+    }
+
     /// Jobs about one thing are about another from now on.
     pub(super) fn turn_into(&mut self, old: &Work, new: Work) {
         for job in self.list.iter_mut().filter(|job| job.goes_on_with(old)) {

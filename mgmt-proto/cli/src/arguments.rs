@@ -163,6 +163,14 @@ pub(crate) enum Command {
     Sched,
     /// Attach to a guest's console; Ctrl+] leaves
     Console(Console),
+    /// Give a guest another name
+    #[command(alias = "domrename")]
+    Rename {
+        /// Name or ID
+        guest: String,
+        /// Its name from now on
+        name: String,
+    },
     /// Stop a guest's vCPUs
     Pause {
         /// Name or ID

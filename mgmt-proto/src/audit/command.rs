@@ -71,6 +71,7 @@ pub fn command(verb: &str, object: &str) -> Option<Request> {
         "capture" => Request::Capture { name, from: 0, snap_bytes: 0 },
         "job cancel" => Request::JobCancel { id: 0 },
         "start" => Request::Start { name },
+        "rename" => Request::Rename { name, to: String::new() },
         "node key rotate" => Request::NodeKeyRotate,
         _ => return None,
     })

@@ -22,7 +22,7 @@ use crate::node::commands::not_found;
 use crate::node::jobs::{Asker, Work};
 use crate::node::nic::Nic;
 
-const PREFIX: &str = "guest/";
+pub(super) const PREFIX: &str = "guest/";
 
 /// What sealing adds to a value.
 const SEALING_BYTES: usize = 40;
@@ -138,6 +138,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let begun = match request {
             Request::TrustUpdate { signed } => return self.update_trust(asker, &signed, now_ns),
             Request::Lockdown => return self.lock_down(asker, now_ns),
+            Request::Rename { name, to } => return self.rename(asker, &name, &to, now_ns),
             Request::Autostart { name, order: None } => self.forget_kept(asker, &name, now_ns),
             Request::Autostart { name, order: Some(order) } => self.autostart(asker, &name, order, now_ns),
             Request::CreateKept { machine, settings, paused, order } => {

@@ -20,6 +20,7 @@ mod guests;
 mod history;
 mod kernels;
 mod opening;
+mod renaming;
 mod rotation;
 mod sealing;
 

@@ -17,6 +17,7 @@ mod lockdown;
 mod management;
 mod network;
 mod power;
+mod rename;
 mod replay;
 mod restart;
 mod roles;

@@ -92,6 +92,7 @@ fn script(kernel: [u8; 32]) -> Vec<Request> {
         Request::BlobResume { digest: kernel, length: self::kernel().len() as u64 },
         Request::Create { machine: other, paused: false },
         Request::CreateWith { machine: web, settings, paused: false },
+        Request::Rename { name: "other".to_string(), to: "renamed".to_string() },
         Request::ConsoleRead { name: name(), from: 0 },
         Request::ConsoleWrite { name: name(), bytes: vec![13] },
         Request::Capture { name: name(), from: 0, snap_bytes: 64 },

@@ -70,6 +70,7 @@ const TABLE: &[(&str, Role, bool)] = &[
     ("Progress", Role::Viewer, false),
     ("NodeCards", Role::Viewer, false),
     ("GuestShow", Role::Viewer, true),
+    ("Rename", Role::Operator, true),
 ];
 
 /// When the bundles were issued, which the node's clock is never behind.

@@ -51,6 +51,27 @@ pub(crate) fn info(scope: &Scope<'_>, guest: &str) -> Result<Answer, Failure> {
     Ok(Answer::lines(&json::guest(&facts), &facts.machine.name, lines(&facts)))
 }
 
+/// Gives a guest another name.
+pub(crate) fn rename(scope: &Scope<'_>, guest: &str, to: &str) -> Result<Answer, Failure> {
+    let mut connection = scope.open()?;
+    let kept = |connection: &mut Connection| {
+        // A node of an earlier version does not say.
+        let kept = state::facts(connection).map(|facts| facts.guests).unwrap_or_default();
+        kept.iter().any(|kept| kept.name == guest)
+    };
+    let name = match find(&mut connection, guest) {
+        Ok(facts) => facts.machine.name,
+        // One may be kept and not there.
+        Err(failure) if failure.code == Code::NotFound && kept(&mut connection) => guest.into(),
+        Err(failure) => return Err(failure),
+    };
+    let object = name.clone();
+    if !scope.dry_run {
+        connection.request(Request::Rename { name, to: to.into() })?;
+    }
+    Ok(Answer::done(&scope.done(&object, "rename", "done", None)))
+}
+
 /// Who gets how much of the CPUs.
 pub(crate) fn sched(scope: &Scope<'_>) -> Result<Answer, Failure> {
     let guests = guests(&mut scope.open()?)?;

@@ -49,6 +49,7 @@ pub(crate) fn is_for_many(command: &Command) -> bool {
         | Command::Config(_)
         | Command::Sched
         | Command::Info { .. }
+        | Command::Rename { .. }
         | Command::Pause { .. }
         | Command::Unpause { .. }
         | Command::Shutdown { .. }
@@ -90,6 +91,7 @@ pub(crate) fn perform(scope: &Scope<'_>, command: &Command) -> Result<Answer, Fa
         Command::Config(GuestConfig::Show { guest }) => guest::config(scope, guest),
         Command::Info { guest } => guest::info(scope, guest),
         Command::Console(options) => console::once(scope, &options.guest),
+        Command::Rename { guest, name } => guest::rename(scope, guest, name),
         Command::Pause { guest } => guest::act(scope, guest, Act::Pause),
         Command::Unpause { guest } => guest::act(scope, guest, Act::Unpause),
         Command::Reboot { guest } => guest::act(scope, guest, Act::Reboot),

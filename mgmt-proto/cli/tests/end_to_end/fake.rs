@@ -270,6 +270,10 @@ impl World {
                 self.guest(&name)?.state = State::Running;
                 Ok(Reply::Done)
             }
+            Request::Rename { name, to } => {
+                self.guest(&name)?.machine.name = to;
+                Ok(Reply::Done)
+            }
             Request::Shutdown { name } => {
                 self.guest(&name)?.state = State::Off;
                 Ok(Reply::Done)

@@ -311,6 +311,9 @@ fn guests_are_listed_by_name() {
     assert_eq!(names(&["dominfo", "db"]), "db\n");
     workstation.expect(0, &["shutdown", "-F", "db"]);
     workstation.expect(0, &["node", "dmesg"]);
+    assert_eq!(workstation.expect(0, &["rename", "3", "store"]).0, "cache: rename done\n");
+    assert_eq!(names(&["list", "3"]), "store\n");
+    workstation.expect(0, &["domrename", "store", "cache"]);
     let (out, _) = workstation.expect(0, &["sched-credit"]);
     assert_eq!(
         out,

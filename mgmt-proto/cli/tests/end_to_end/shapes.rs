@@ -44,6 +44,7 @@ const CASES: &[(&str, &[&str])] = &[
     ("check", &["@/web.vm", "name=new"]),
     ("create", &["@/web.vm", "name=new", "-N"]),
     ("pause", &["web", "-N"]),
+    ("rename", &["web", "db", "-N"]),
     ("unpause", &["web"]),
     ("shutdown", &["web", "-N"]),
     ("reboot", &["web", "-N"]),
