@@ -238,3 +238,31 @@ fn a_frame_that_is_lost_again_and_again_is_not_left_for_long_while_others_pass()
     }
     assert_eq!(copies, 13);
 }
+
+#[test]
+fn a_target_that_has_become_slow_is_not_asked_everything_again_and_again() {
+    let mut bench = Bench::new(1_500);
+    bench.run(100 * MS, 9_100);
+    let (mut late, mut next): (std::collections::VecDeque<(u64, Vec<u8>)>, u64) = (Default::default(), 1);
+    let before = bench.session.status().counters;
+    while bench.session.status().counters.completed < before.completed + 50 {
+        if bench.session.unfinished().is_empty() {
+            let read = Request { id: RequestId(next), operation: Operation::Read, lba: Lba(0), sectors: 1 };
+            bench.memory.0.insert(read.id, vec![0; 512]);
+            bench.session.submit(read, bench.now).unwrap();
+            next += 1;
+        }
+        let mut buffer = [0; 2_000];
+        while let Some(length) = bench.session.transmit(&mut buffer, bench.now, &mut bench.memory) {
+            // Six times as long as any wait that its first answers suggested.
+            late.push_back((bench.now + 60 * MS, bench.target.answer(&buffer[..length]).unwrap()));
+        }
+        while let Some((_, reply)) = late.pop_front_if(|(at, _)| *at <= bench.now) {
+            bench.session.receive(&reply, bench.now, &mut bench.memory);
+        }
+        while bench.session.take_completion().is_some() {}
+        bench.now += MS;
+    }
+    let retries = bench.session.status().counters.retries - before.retries;
+    assert!(retries <= 5, "{retries} frames were sent again");
+}

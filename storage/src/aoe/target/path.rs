@@ -13,6 +13,8 @@ use crate::random::Random;
 
 const RTO_FIRST_NS: u64 = 100_000_000;
 const RTO_NS_MIN: u64 = 10_000_000;
+/// Longest first wait that frames which were sent more than once bring about.
+const BACKED_OFF_NS_MAX: u64 = 200_000_000;
 const WINDOW_FIRST: u32 = 4;
 /// First pause until a frame size that failed is tried again; it doubles.
 const REPROBE_FIRST_NS: u64 = 1_000_000_000;
@@ -121,6 +123,10 @@ pub(super) struct Path {
     halved_ns: u64,
     pub(super) srtt_ns: Option<u64>,
     rttvar_ns: u64,
+    /// How long the last frame that was sent more than once waited for its answer. It may
+    /// answer any of the copies: new frames are given twice as long until one of them
+    /// tells.
+    backed_off_ns: u64,
     pub(super) heard_ns: u64,
     pub(super) lost_since_ns: Option<u64>,
     /// The operator took it out of use.
@@ -150,6 +156,7 @@ impl Path {
             halved_ns: 0,
             srtt_ns: None,
             rttvar_ns: 0,
+            backed_off_ns: 0,
             heard_ns: 0,
             lost_since_ns: None,
             disabled: false,
@@ -187,6 +194,7 @@ impl Path {
     /// RFC 6298 section 2.
     pub(super) fn sample(&mut self, sample_ns: u64) {
         let sample = sample_ns.max(1);
+        self.backed_off_ns = 0;
         match self.srtt_ns {
             None => {
                 self.srtt_ns = Some(sample);
@@ -198,6 +206,12 @@ impl Path {
                 self.srtt_ns = Some((srtt.saturating_mul(7).saturating_add(sample)) / 8);
             }
         }
+    }
+
+    /// A frame that was sent more than once was answered (RFC 6298, 5.7: the longer wait
+    /// holds until a frame that was sent once tells the time).
+    pub(super) fn back_off(&mut self, waited_ns: u64) {
+        self.backed_off_ns = waited_ns.saturating_mul(2).min(BACKED_OFF_NS_MAX);
     }
 
     /// A frame was answered: the window opens, up to what the target can queue.
@@ -226,7 +240,7 @@ impl Path {
     pub(super) fn patience_ns(&self, tries: u32, random: &mut Random) -> u64 {
         let doublings = tries.saturating_sub(1).min(16);
         let pause = self.rto_ns().saturating_mul(1 << doublings).min(BACKOFF_NS_MAX);
-        if tries > 1 { random.jitter(pause) } else { pause }
+        if tries > 1 { random.jitter(pause) } else { pause.max(self.backed_off_ns) }
     }
 }
 

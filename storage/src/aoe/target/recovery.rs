@@ -318,6 +318,8 @@ impl Target {
             let waited = now_ns.saturating_sub(slot.sent_ns);
             if slot.timed {
                 path.sample(waited);
+            } else if slot.copied {
+                path.back_off(now_ns.saturating_sub(slot.first_ns));
             }
             path.latency.record(now_ns.saturating_sub(slot.first_ns));
         }
