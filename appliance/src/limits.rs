@@ -78,5 +78,7 @@ pub const START_TIMEOUT_NS: u64 = 15_000_000_000;
 pub const DETACH_TIMEOUT_NS: u64 = 10_000_000_000;
 /// How long a discovery over iSCSI may take, in nanoseconds.
 pub const DISCOVERY_TIMEOUT_NS: u64 = 5_000_000_000;
+/// Guests of which is remembered when each was changed last.
+pub const REVISIONS_MAX: usize = 256;
 /// Entropy requests served for one guest in one turn.
 pub const RANDOM_REQUESTS_PER_TURN: usize = 16;

@@ -260,6 +260,7 @@ pub fn subject(request: &Request) -> Option<(&'static str, &str)> {
         | Request::Traffic
         | Request::Progress { .. }
         | Request::GuestShow { .. }
+        | Request::Revision { .. }
         | Request::NodeCards
         | Request::JobList
         | Request::JobWait { .. } => return None,

@@ -156,3 +156,23 @@ pub struct GuestFacts {
     /// Its disks.
     pub disks: Vec<DiskFacts>,
 }
+
+/// A volume that was found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// Name to put into a VM file.
+    pub volume: String,
+    /// Who serves it: MAC or portal.
+    pub server: String,
+    /// More about it: size, configuration string.
+    pub details: String,
+}
+
+/// Bytes of a stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stream {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    /// Offset after them.
+    pub next: u64,
+}

@@ -188,6 +188,7 @@ pub const fn required(request: &Request) -> Role {
         | Request::Traffic
         | Request::Progress { .. }
         | Request::GuestShow { .. }
+        | Request::Revision { .. }
         | Request::NodeCards
         | Request::JobList
         | Request::JobWait { .. } => Role::Viewer,

@@ -104,6 +104,7 @@ pub(crate) fn requests() -> Vec<Request> {
         Request::NodeCards,
         Request::GuestShow { name: name() },
         Request::Rename { name: name(), to: "db".to_string() },
+        Request::Revision { of: Some(name()), expected: Some(300) },
     ]
 }
 
@@ -274,6 +275,7 @@ fn job_replies() -> Vec<Reply> {
         Reply::BlobHeld(300),
         Reply::NodeCards(cards()),
         Reply::Guest(Box::new(GuestConfig::new(Some(300), &machine(), &guest_settings()))),
+        Reply::Revision(300),
     ]
 }
 

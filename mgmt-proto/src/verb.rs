@@ -6,7 +6,9 @@ use crate::bundle::Bundle;
 use crate::code::Failure;
 use crate::config::GuestConfig;
 use crate::disk::{DiskSetting, GuestSettings, Limit};
-pub use crate::facts::{CardCondition, CardFacts, CardUse, DiskFacts, GuestFacts, NodeFacts, State, Traffic};
+pub use crate::facts::{
+    CardCondition, CardFacts, CardUse, DiskFacts, Found, GuestFacts, NodeFacts, State, Stream, Traffic,
+};
 use crate::job::JobPage;
 use crate::machine::{Digest, Disk, Machine};
 use crate::node_key::KeyLink;
@@ -307,6 +309,15 @@ pub enum Request {
         /// Its name from now on.
         to: String,
     },
+    /// When what operators may change was changed last: of a guest, or of the node. With
+    /// `expected`, the next request of this session that [changes](Self::changes)
+    /// anything is refused unless that is still so.
+    Revision {
+        /// The guest; without, all of the node.
+        of: Option<String>,
+        /// What the next change supposes.
+        expected: Option<u64>,
+    },
 }
 
 impl Request {
@@ -336,6 +347,7 @@ impl Request {
             | Self::Start { name }
             | Self::GuestShow { name }
             | Self::Rename { name, .. } => Some(name),
+            Self::Revision { of, .. } => of.as_deref(),
             Self::NodeInfo
             | Self::NodeLog { .. }
             | Self::NodeStop { .. }
@@ -366,6 +378,21 @@ impl Request {
             | Self::JobWait { .. }
             | Self::JobCancel { .. } => None,
         }
+    }
+
+    /// Whether it changes what other operators see. What is typed, looked at or sent ahead
+    /// is none of that.
+    #[must_use]
+    pub fn changes(&self) -> bool {
+        let passing = matches!(
+            self,
+            Self::ConsoleRead { .. }
+                | Self::ConsoleWrite { .. }
+                | Self::Capture { .. }
+                | Self::BlobPut { .. }
+                | Self::BlobResume { .. }
+        );
+        !passing && audit::subject(self).is_some()
     }
 
     /// Whether it becomes a job, unless it is answered at once.
@@ -403,26 +430,6 @@ pub enum Fault {
     Access,
     /// A loop without end.
     Hang,
-}
-
-/// A volume that was found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Found {
-    /// Name to put into a VM file.
-    pub volume: String,
-    /// Who serves it: MAC or portal.
-    pub server: String,
-    /// More about it: size, configuration string.
-    pub details: String,
-}
-
-/// Bytes of a stream.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stream {
-    /// The bytes.
-    pub bytes: Vec<u8>,
-    /// Offset after them.
-    pub next: u64,
 }
 
 /// What a node answers.
@@ -469,6 +476,8 @@ pub enum Reply {
     NodeCards(Vec<CardFacts>),
     /// How a guest would be created again, without secrets.
     Guest(Box<GuestConfig>),
+    /// A number that is another one after each change.
+    Revision(u64),
 }
 
 /// A reply or the reason there is none.

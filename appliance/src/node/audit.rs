@@ -131,6 +131,12 @@ impl<M: GuestMemory> AuditLog<M> {
         self.memory.as_mut()
     }
 
+    /// The number of its next entry.
+    #[must_use]
+    pub const fn end(&self) -> u64 {
+        self.length
+    }
+
     fn read(&self, slot: u64) -> Option<Entry> {
         let memory = self.memory.as_ref()?;
         let mut bytes = [0; SLOT_BYTES];

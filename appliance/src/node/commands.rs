@@ -31,9 +31,12 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let Command { asker, request, role, asked } = command;
         let session = asker.session;
         let lacks = self.trust.permits(&asker.operator, &request).err();
+        let overtaken = self.overtaken(session, &request);
+        let changed = request.changes().then(|| changed_by(&request));
         // Whoever reads the record must find what ended the node, or dom0.
         if let (Request::NodeStop { .. } | Request::InjectFault(_), Some(asked)) = (&request, &asked)
             && lacks.is_none()
+            && overtaken.is_none()
             && self.barred(&request).is_none()
         {
             self.audit.record(asked, Recorded::Accepted, now_ns);
@@ -49,6 +52,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         } else if lacks == Some(Lacks::Guest) {
             self.sessions.answer(session, &Err(not_yours(request.guest().unwrap_or_default())));
             Recorded::Failed(Code::Refused)
+        } else if let Some(failure) = overtaken {
+            self.sessions.answer(session, &Err(failure));
+            Recorded::Failed(Code::Conflict)
         } else if let Err(failure) = self.room_for_job(&request, now_ns) {
             let code = failure.code;
             self.sessions.answer(session, &Err(failure));
@@ -59,6 +65,20 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         if let Some(asked) = &asked {
             self.audit.record(asked, result, now_ns);
         }
+        if let Some(guests) = changed
+            && !matches!(result, Recorded::Failed(_))
+        {
+            self.revisions.note(&guests, self.audit.end());
+        }
+    }
+
+    /// Why a change is not made, if it supposes what is so no longer.
+    fn overtaken(&mut self, session: usize, request: &Request) -> Option<Failure> {
+        if !request.changes() {
+            return None;
+        }
+        let (of, expected) = self.sessions.take_expected(session)?;
+        self.revisions.check(of.as_deref(), expected).err()
     }
 
     fn carry_out(&mut self, asker: &Asker, request: Request, role: Role, now_ns: u64) -> Recorded {
@@ -119,6 +139,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 Some(outcome) => outcome,
             },
             Request::JobCancel { id } => self.cancel_job(asker, role, id, now_ns),
+            Request::Revision { of, expected } => self.revision(session, of, expected),
             Request::Progress { every_ms } => {
                 self.sessions.tell_of_own(session, every_ms);
                 Ok(Reply::Done)
@@ -127,6 +148,15 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         };
         self.sessions.answer(session, &outcome);
         outcome.map_or_else(|failure| Recorded::Failed(failure.code), |_| Recorded::Done)
+    }
+
+    fn revision(&mut self, session: usize, of: Option<String>, expected: Option<u64>) -> Outcome {
+        let revision = self.revisions.of(of.as_deref());
+        if let Some(expected) = expected {
+            self.revisions.check(of.as_deref(), expected)?;
+            self.sessions.expect(session, of, expected);
+        }
+        Ok(Reply::Revision(revision))
     }
 
     fn answer_now(&mut self, request: Request, now_ns: u64) -> Outcome {
@@ -298,6 +328,12 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         }
         Ok(Reply::Done)
     }
+}
+
+/// The guests that a request is about.
+fn changed_by(request: &Request) -> Vec<String> {
+    let other = if let Request::Rename { to, .. } = request { Some(to.as_str()) } else { None };
+    request.guest().into_iter().chain(other).map(String::from).collect()
 }
 
 /// The answer to whom the role for it is missing.

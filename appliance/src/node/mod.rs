@@ -27,9 +27,10 @@ pub mod lifecycle;
 mod lockdown;
 pub mod network;
 pub mod nic;
+pub mod revisions;
 pub mod sessions;
 pub mod settings;
-pub mod stacks;
+mod stacks;
 mod state;
 pub mod storage;
 mod trust;
@@ -57,6 +58,7 @@ use crate::node::guest::{Guest, Wish};
 use crate::node::jobs::Jobs;
 use crate::node::network::Network;
 use crate::node::nic::Nic;
+use crate::node::revisions::Revisions;
 use crate::node::sessions::Sessions;
 use crate::node::settings::Settings;
 use crate::node::state::State;
@@ -82,6 +84,7 @@ pub struct Node<H: Hypervisor, N> {
     next_guest: u64,
     blobs: Blobs<H::Memory>,
     audit: AuditLog<H::Memory>,
+    revisions: Revisions,
     volumes: Volumes,
     /// Disks that are being attached.
     coming: Vec<Coming>,
@@ -149,6 +152,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             next_guest: 1,
             blobs: Blobs::default(),
             audit: AuditLog::new(),
+            revisions: Revisions::default(),
             volumes: Volumes::new(wires, settings.initiator_name(mac), seed(1)),
             coming: Vec::new(),
             gone: Vec::new(),
@@ -165,6 +169,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         node.take_cpu();
         node.adopt(now_ns);
         node.audit.ensure(&mut node.hypervisor);
+        node.revisions.begin(node.audit.end());
         node.restore_trust(now_ns);
         if node.state.is_door_open() {
             if !node.listen() {

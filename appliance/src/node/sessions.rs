@@ -1,5 +1,6 @@
 //! Operators' connections to the one door.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 use core::cmp::Reverse;
 use core::net::Ipv4Addr;
@@ -37,6 +38,8 @@ pub struct Session<M> {
     waiting: Option<Waiting>,
     /// How often it wants to hear of the jobs of its own commands; 0 is never.
     progress_ms: u32,
+    /// What its next change supposes.
+    expected: Option<(Option<String>, u64)>,
 }
 
 /// All connections.
@@ -145,7 +148,14 @@ impl<M: GuestMemory> Sessions<M> {
                 host.abort(self.sessions.swap_remove(loser).connection, now_ns);
             }
             let server = Server::new(now_ns);
-            self.sessions.push(Session { connection, server, upload: None, waiting: None, progress_ms: 0 });
+            self.sessions.push(Session {
+                connection,
+                server,
+                upload: None,
+                waiting: None,
+                progress_ms: 0,
+                expected: None,
+            });
         }
     }
 
@@ -275,6 +285,18 @@ impl<M: GuestMemory> Sessions<M> {
         if let Some(session) = self.sessions.get_mut(index) {
             session.progress_ms = every_ms;
         }
+    }
+
+    /// A session's next change supposes that a guest, or the node, is at a revision.
+    pub fn expect(&mut self, index: usize, of: Option<String>, revision: u64) {
+        if let Some(session) = self.sessions.get_mut(index) {
+            session.expected = Some((of, revision));
+        }
+    }
+
+    /// What a session's change supposes, which is due now.
+    pub fn take_expected(&mut self, index: usize) -> Option<(Option<String>, u64)> {
+        self.sessions.get_mut(index)?.expected.take()
     }
 
     /// Makes a session wait for a job, of whose progress it hears so often; 0 is never,

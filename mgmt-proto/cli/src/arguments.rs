@@ -54,6 +54,9 @@ pub(crate) struct Global {
     /// Only look whether it could be done
     #[arg(short = 'N', long, global = true)]
     pub(crate) dry_run: bool,
+    /// Change something only if it is at this revision still (see `redoubt revision`)
+    #[arg(long, global = true, value_name = "REVISION")]
+    pub(crate) if_revision: Option<u64>,
     /// Do on several nodes what ends guests or nodes; without, that is a dry run
     #[arg(long, global = true)]
     pub(crate) yes: bool,
@@ -163,6 +166,11 @@ pub(crate) enum Command {
     Sched,
     /// Attach to a guest's console; Ctrl+] leaves
     Console(Console),
+    /// When operators changed a guest, or the node, last: a number for --if-revision
+    Revision {
+        /// Name or ID; without, the node
+        guest: Option<String>,
+    },
     /// Give a guest another name
     #[command(alias = "domrename")]
     Rename {

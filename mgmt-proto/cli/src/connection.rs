@@ -39,6 +39,8 @@ pub struct Connection {
     told: Option<Box<Told>>,
     /// This session is told of its jobs.
     is_told: bool,
+    /// The revision that changes suppose.
+    supposed: Option<u64>,
 }
 
 /// Hears how far a job is: its verb and object, and none at its end.
@@ -120,6 +122,7 @@ impl Connection {
             answer_timeout: ANSWER_TIMEOUT,
             told: None,
             is_told: false,
+            supposed: None,
         })
     }
 
@@ -131,6 +134,12 @@ impl Connection {
     /// From now on `told` hears how far the jobs are that commands become.
     pub fn tell_progress(&mut self, told: Box<Told>) {
         self.told = Some(told);
+    }
+
+    /// From now on what is changed must be at this revision: the guest that a request is
+    /// about, or the node. Otherwise the node refuses with [`Code::Conflict`].
+    pub const fn suppose(&mut self, revision: Option<u64>) {
+        self.supposed = revision;
     }
 
     /// The node's public key.
@@ -157,6 +166,10 @@ impl Connection {
     /// # Errors
     /// The node's own failure, or what happened on the way to it.
     pub fn request(&mut self, request: Request) -> Outcome {
+        if request.changes() && self.supposed.is_some() {
+            let of = request.guest().map(String::from);
+            self.exchange(&Request::Revision { of, expected: self.supposed }, &mut |_| {})?;
+        }
         if !request.is_job() || self.told.is_none() {
             return self.exchange(&request, &mut |_| {});
         }

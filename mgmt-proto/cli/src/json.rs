@@ -372,6 +372,15 @@ fn disk(facts: &DiskFacts, read_only: bool) -> Disk {
     }
 }
 
+/// When a guest, or the node, was changed last.
+#[derive(Clone, Debug, Serialize)]
+pub struct Revision {
+    /// The guest, or the node's address.
+    pub object: String,
+    /// Another number after each change.
+    pub revision: u64,
+}
+
 /// A guest.
 #[must_use]
 pub fn guest(facts: &GuestFacts) -> Guest {

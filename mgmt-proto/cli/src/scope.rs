@@ -96,6 +96,7 @@ impl Scope<'_> {
             let key = keys::public::fingerprint(connection.node());
             eprintln!("connected to {}, key {key}", self.target.address);
         }
+        connection.suppose(self.global.if_revision);
         if self.is_alone && std::io::stderr().is_terminal() {
             connection.tell_progress(progress::job());
         }

@@ -20,6 +20,7 @@ mod power;
 mod rename;
 mod replay;
 mod restart;
+mod revisions;
 mod roles;
 mod state;
 mod storage;

@@ -71,6 +71,7 @@ const TABLE: &[(&str, Role, bool)] = &[
     ("NodeCards", Role::Viewer, false),
     ("GuestShow", Role::Viewer, true),
     ("Rename", Role::Operator, true),
+    ("Revision", Role::Viewer, true),
 ];
 
 /// When the bundles were issued, which the node's clock is never behind.

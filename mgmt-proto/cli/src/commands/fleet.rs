@@ -116,6 +116,7 @@ fn joined(outer: &Global, inner: &Global) -> Global {
         wait: inner.wait || outer.wait,
         output: if inner.output == FormName::Table { outer.output } else { inner.output },
         dry_run: inner.dry_run || outer.dry_run,
+        if_revision: inner.if_revision.or(outer.if_revision),
         yes: inner.yes || outer.yes,
         verbose: inner.verbose || outer.verbose,
         accept_new_key: inner.accept_new_key || outer.accept_new_key,

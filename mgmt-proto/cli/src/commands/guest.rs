@@ -51,6 +51,18 @@ pub(crate) fn info(scope: &Scope<'_>, guest: &str) -> Result<Answer, Failure> {
     Ok(Answer::lines(&json::guest(&facts), &facts.machine.name, lines(&facts)))
 }
 
+/// When operators changed a guest, or the node, last.
+pub(crate) fn revision(scope: &Scope<'_>, guest: Option<&str>) -> Result<Answer, Failure> {
+    let mut connection = scope.open()?;
+    let of = guest.map(|guest| find(&mut connection, guest)).transpose()?.map(|facts| facts.machine.name);
+    let object = of.clone().unwrap_or_else(|| connection.address().into());
+    let Reply::Revision(revision) = connection.request(Request::Revision { of, expected: None })? else {
+        return Err(connection.unexpected());
+    };
+    let value = json::Revision { object, revision };
+    Ok(Answer::lines(&value, &value.object, format!("{revision}\n")))
+}
+
 /// Gives a guest another name.
 pub(crate) fn rename(scope: &Scope<'_>, guest: &str, to: &str) -> Result<Answer, Failure> {
     let mut connection = scope.open()?;

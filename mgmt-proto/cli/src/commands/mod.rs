@@ -50,6 +50,7 @@ pub(crate) fn is_for_many(command: &Command) -> bool {
         | Command::Sched
         | Command::Info { .. }
         | Command::Rename { .. }
+        | Command::Revision { .. }
         | Command::Pause { .. }
         | Command::Unpause { .. }
         | Command::Shutdown { .. }
@@ -92,6 +93,7 @@ pub(crate) fn perform(scope: &Scope<'_>, command: &Command) -> Result<Answer, Fa
         Command::Info { guest } => guest::info(scope, guest),
         Command::Console(options) => console::once(scope, &options.guest),
         Command::Rename { guest, name } => guest::rename(scope, guest, name),
+        Command::Revision { guest } => guest::revision(scope, guest.as_deref()),
         Command::Pause { guest } => guest::act(scope, guest, Act::Pause),
         Command::Unpause { guest } => guest::act(scope, guest, Act::Unpause),
         Command::Reboot { guest } => guest::act(scope, guest, Act::Reboot),

@@ -251,6 +251,15 @@ impl World {
                 Ok(Reply::Traffic(self.guests.iter().map(of).collect()))
             }
             Request::Info { name } => Ok(Reply::Guests(vec![self.guest(&name)?.clone()])),
+            Request::Revision { of, expected } => match expected {
+                Some(expected) if expected != 7 => Err(Failure::new(
+                    Code::Conflict,
+                    of.unwrap_or_default(),
+                    "was changed meanwhile",
+                    "look at it again",
+                )),
+                _ => Ok(Reply::Revision(7)),
+            },
             Request::GuestShow { name } => {
                 let machine = self.guest(&name)?.machine.clone();
                 Ok(Reply::Guest(Box::new(GuestConfig::new(None, &machine, &self.settings))))

@@ -89,7 +89,10 @@ fn a_guest_s_life_on_the_command_line() {
                  db     2   64      1  --p---      0.0\n";
     assert_eq!(workstation.expect(0, &["list"]).0, table);
     assert_eq!(workstation.expect(0, &["list", "-o", "name"]).0, "web\ndb\n");
-    workstation.expect(0, &["unpause", "2"]);
+    assert_eq!(workstation.expect(0, &["revision", "2"]).0, "7\n");
+    let (_, error) = workstation.expect(4, &["unpause", "2", "--if-revision", "6"]);
+    assert_eq!(error, "error: db: was changed meanwhile (look at it again)\n");
+    workstation.expect(0, &["unpause", "2", "--if-revision", "7"]);
     let (out, _) = workstation.expect(0, &["-o", "json", "info", "db"]);
     let info: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!((&info["name"], &info["state"]), (&"db".into(), &"running".into()));

@@ -45,6 +45,8 @@ const CASES: &[(&str, &[&str])] = &[
     ("create", &["@/web.vm", "name=new", "-N"]),
     ("pause", &["web", "-N"]),
     ("rename", &["web", "db", "-N"]),
+    ("revision", &["web"]),
+    ("revision", &[]),
     ("unpause", &["web"]),
     ("shutdown", &["web", "-N"]),
     ("reboot", &["web", "-N"]),
