@@ -266,3 +266,51 @@ fn a_target_that_has_become_slow_is_not_asked_everything_again_and_again() {
     let retries = bench.session.status().counters.retries - before.retries;
     assert!(retries <= 5, "{retries} frames were sent again");
 }
+
+#[test]
+fn a_path_that_dies_under_long_frames_alone_is_left_in_time() {
+    let source = |mac| Source { mac, mtu: 9_000 };
+    let mut bench = Bench::new(9_000);
+    bench.session = Target::new(TargetConfig {
+        target: AOE,
+        sources: vec![source(NODE), source(OTHER)],
+        macs: vec![TARGET],
+        read_only: false,
+        reserve: false,
+        hold_writes_until_ns: 0,
+        seed: 9,
+    });
+    let run = |bench: &mut Bench, for_ns: u64, dead: Option<[u8; 6]>| {
+        let end = bench.now + for_ns;
+        let mut done = 0;
+        while bench.now < end {
+            let mut buffer = [0; 9_100];
+            while let Some(length) = bench.session.transmit(&mut buffer, bench.now, &mut bench.memory) {
+                if dead.is_some_and(|dead| buffer[6..12] == dead) {
+                    continue;
+                }
+                if let Some(reply) = bench.target.answer(&buffer[..length]) {
+                    bench.session.receive(&reply, bench.now, &mut bench.memory);
+                }
+            }
+            while let Some(completion) = bench.session.take_completion() {
+                assert_eq!(completion.result, Ok(()));
+                done += 1;
+            }
+            bench.now += MS;
+        }
+        done
+    };
+    for (round, dead) in [NODE, OTHER, NODE].into_iter().enumerate() {
+        // Both are whole, and long frames are known to pass.
+        run(&mut bench, 130 * SECOND, None);
+        assert_eq!(bench.negotiated("SectorsPerFrame"), "17");
+        for number in 0..3u64 {
+            let id = RequestId(10 * round as u64 + number);
+            bench.memory.0.insert(id, vec![1; 17 * 512]);
+            let write = Request { id, operation: Operation::Write, lba: Lba(17 * number), sectors: 17 };
+            bench.session.submit(write, bench.now).unwrap();
+        }
+        assert_eq!(run(&mut bench, 3 * SECOND, Some(dead)), 3, "{dead:?}");
+    }
+}
