@@ -3,6 +3,7 @@
 use crate::fake::{FakeNode, Workstation, as_text, with_guest};
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// A terminal of 100 columns and 12 lines, of its own tmux server.
@@ -13,7 +14,10 @@ struct Screen {
 impl Screen {
     /// None where there is no tmux.
     fn new(workstation: &Workstation, arguments: &str) -> Option<Self> {
-        let screen = Self { socket: workstation.directory.path().join("tmux") };
+        // A server that was told to end may still be there: each has a socket of its own.
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("tmux{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        let screen = Self { socket: workstation.directory.path().join(name) };
         let line = format!("{} {arguments}; echo left with $?; exec sleep 60", env!("CARGO_BIN_EXE_redoubt"));
         let size = ["-x", "100", "-y", "12"];
         let mut command = screen.command(&[&["new-session", "-d"], &size[..], &[&line]].concat());
