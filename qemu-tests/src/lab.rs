@@ -64,6 +64,10 @@ fn ip(arguments: &str) -> Result<()> {
 
 /// A bridge with a tap for a card of the node and an address for the lab.
 fn add_wire(bridge: &str, tap: &str, address: &str) -> Result<()> {
+    // Those of an earlier lab in the same namespace, if there was one.
+    for link in [bridge, tap] {
+        let _ = ip(&format!("link del {link}"));
+    }
     ip(&format!("link add {bridge} type bridge"))?;
     ip(&format!("tuntap add {tap} mode tap"))?;
     ip(&format!("link set {tap} master {bridge}"))?;
