@@ -344,8 +344,8 @@ impl Offload {
         }
     }
 
-    /// The frame with its checksum and not cut, for a receiver in this program, for
-    /// which no frame is too long. `scratch` holds a frame of this length.
+    /// The frame with its checksum and not cut, for a receiver for which no frame is too
+    /// long. `scratch` holds a frame of this length.
     pub fn whole<'a>(&self, frame: &'a [u8], scratch: &'a mut [u8]) -> Option<&'a [u8]> {
         match self {
             Self::None | Self::Verified => Some(frame),

@@ -27,19 +27,8 @@ pub enum Expected {
     Refused(&'static str),
 }
 
-/// A script.
-pub struct Script {
-    /// What the target does.
-    pub name: &'static str,
-    /// How it is otherwise.
-    pub manner: Manner,
-    /// Its mischief.
-    pub mischief: Mischief,
-    /// What must come of it.
-    pub expected: Expected,
-    /// That the mischief took place: false for an honest target.
-    pub seen: fn(&Run) -> bool,
-}
+/// What a target does to a search.
+pub type Script = super::iscsi_scripts::Script<Expected, Run>;
 
 /// What was seen when all was over.
 #[derive(Debug)]

@@ -9,8 +9,9 @@ use super::iscsi_run::{Expected, Run};
 use super::iscsi_target::{Act, Manner, Mischief, Moment, Pdu, response};
 use storage::iscsi::pdu::{FLAG_FINAL, opcode};
 
-/// A script.
-pub struct Script {
+/// A script: what a target does to a session with a disk, or to whoever else tells what
+/// must come of it and what was seen.
+pub struct Script<E = Expected, R: 'static = Run> {
     /// What the target does.
     pub name: &'static str,
     /// How it is otherwise.
@@ -18,10 +19,10 @@ pub struct Script {
     /// Its mischief.
     pub mischief: Mischief,
     /// What must come of it.
-    pub expected: Expected,
+    pub expected: E,
     /// That the mischief took place and was seen as what it is: false for an honest
     /// target.
-    pub seen: fn(&Run) -> bool,
+    pub seen: fn(&R) -> bool,
 }
 
 const fn served(seconds: u64, connections: std::ops::RangeInclusive<usize>) -> Expected {
