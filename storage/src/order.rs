@@ -18,18 +18,21 @@ pub(crate) use entry::{Entry, Member, Stage};
 const PLACE_BITS: u32 = 16;
 /// So few requests are looked at one by one.
 const FEW: usize = 4;
+/// So many of those that may be started next are looked at for one to be joined:
+/// whoever writes or reads on submits the next piece soon.
+const NEIGHBOURS: usize = 8;
 
-/// Unfinished requests in order of submission.
+/// Unfinished requests.
 pub(crate) struct Order {
     /// In no order; ended ones are used again.
     entries: Vec<Entry>,
-    free: Vec<u16>,
-    oldest: u16,
-    newest: u16,
-    /// No entry before this one waits to be started.
+    /// The first of the ended ones, which are a list.
+    free: u16,
+    /// Those that wait for nothing but to be started: a list in order of submission.
     first: u16,
+    last: u16,
+    ready: usize,
     live: usize,
-    waiting: usize,
     /// Entries that wait for others.
     blocked: usize,
     next_name: u64,
@@ -57,12 +60,11 @@ impl Order {
     pub(crate) const fn new() -> Self {
         Self {
             entries: Vec::new(),
-            free: Vec::new(),
-            oldest: NOWHERE,
-            newest: NOWHERE,
+            free: NOWHERE,
             first: NOWHERE,
+            last: NOWHERE,
+            ready: 0,
             live: 0,
-            waiting: 0,
             blocked: 0,
             next_name: 0,
             counts: None,
@@ -77,10 +79,11 @@ impl Order {
         self.entries.get(usize::from(place))
     }
 
-    pub(crate) fn get_mut(&mut self, place: u16) -> Option<&mut Entry> {
+    fn get_mut(&mut self, place: u16) -> Option<&mut Entry> {
         self.entries.get_mut(usize::from(place))
     }
 
+    #[inline]
     pub(crate) fn submit(&mut self, request: Request, now_ns: u64) -> Result<(), SubmitError> {
         let sized = match request.operation {
             Operation::Flush => request.sectors == 0,
@@ -93,112 +96,128 @@ impl Order {
         if self.live >= REQUESTS_MAX {
             return Err(SubmitError::Full);
         }
-        let clear = |counts: &Counts| !counts.may_have(&request) && !counts.may_block(&request);
-        let blockers =
-            if self.live == 0 || self.counts.as_ref().is_some_and(clear) { 0 } else { self.look(&request)? };
-        if let Some(counts) = &mut self.counts {
-            counts.add(&request);
-            counts.add_waiting(&request);
-        } else if self.live >= FEW {
-            self.begin_counts(&request);
-        }
+        let alike = match &mut self.counts {
+            Some(counts) => counts.add(&request),
+            None => self.live > 0,
+        };
+        let blockers = if alike { self.look(&request)? } else { 0 };
         let place = self.append(request, blockers, now_ns);
-        self.blocked = self.blocked.wrapping_add(usize::from(blockers > 0));
-        if self.waiting == 0 {
-            self.first = place;
-        }
-        self.waiting = self.waiting.wrapping_add(1);
         self.live = self.live.wrapping_add(1);
+        if blockers > 0 {
+            self.blocked = self.blocked.wrapping_add(1);
+            return Ok(());
+        }
+        // None is newer.
+        match self.entries.get_mut(usize::from(self.last)) {
+            Some(last) => last.after = place,
+            None => self.first = place,
+        }
+        self.last = place;
+        self.ready = self.ready.wrapping_add(1);
         Ok(())
     }
 
-    /// Looks for one of the same name, and counts those that it waits for.
+    /// Looks for one of the same name, and counts those that it waits for. It has been
+    /// counted, if there are counts.
     #[inline(never)]
-    fn look(&self, request: &Request) -> Result<u16, SubmitError> {
-        let counts = self.counts.as_ref();
-        if counts.is_none_or(|counts| counts.may_have(request))
-            && self.unfinished().any(|it| it.id == request.id)
-        {
+    fn look(&mut self, request: &Request) -> Result<u16, SubmitError> {
+        if self.unfinished().any(|it| it.id == request.id) {
+            if let Some(counts) = &mut self.counts {
+                counts.take(request);
+            }
             return Err(SubmitError::DuplicateId);
         }
-        if counts.is_some_and(|counts| !counts.may_block(request)) {
-            return Ok(0);
+        if self.counts.is_none() && self.live >= FEW {
+            let mut counts = Counts::new();
+            self.unfinished().chain([request]).for_each(|it| _ = counts.add(it));
+            self.counts = Some(counts);
         }
         Ok(self.unfinished().fold(0u16, |sum, it| sum.saturating_add(u16::from(waits(request, it)))))
     }
 
-    /// Counts what is there, and one more that will wait.
-    #[cold]
-    fn begin_counts(&mut self, more: &Request) {
-        let mut counts = Counts::new();
-        for entry in self.live() {
-            counts.add(&entry.request);
-            if entry.stage == Stage::Waiting {
-                counts.add_waiting(&entry.request);
-            }
-        }
-        counts.add(more);
-        counts.add_waiting(more);
-        self.counts = Some(counts);
-    }
-
-    /// Puts a request behind all others; returns its place.
-    #[inline]
+    /// Takes a request in; returns its place.
+    #[inline(always)]
     fn append(&mut self, request: Request, blockers: u16, now_ns: u64) -> u16 {
-        let newest = self.newest;
-        let place = self.free.pop().unwrap_or_else(|| {
-            self.entries.push(Entry::new(request));
-            // There are REQUESTS_MAX at most.
-            u16::try_from(self.entries.len().wrapping_sub(1)).unwrap_or(NOWHERE)
-        });
+        if self.free == NOWHERE {
+            self.grow(request);
+        }
+        let place = self.free;
         self.next_name = self.next_name.wrapping_add(1);
         let name = (self.next_name << PLACE_BITS) | u64::from(place);
-        if let Some(entry) = self.get_mut(place) {
+        if let Some(entry) = self.entries.get_mut(usize::from(place)) {
+            self.free = entry.after;
             entry.name = name;
+            entry.sequence = name;
             entry.request = request;
             entry.submitted_ns = now_ns;
-            entry.before = newest;
             entry.after = NOWHERE;
             entry.blockers = blockers;
             entry.stage = Stage::Waiting;
             entry.alone = false;
         }
-        match self.get_mut(newest) {
-            Some(entry) => entry.after = place,
-            None => self.oldest = place,
-        }
-        self.newest = place;
         place
     }
 
-    /// Starts the first of the waiting requests that is wanted: it leads a group.
-    fn start(&mut self, wanted: impl Fn(&Entry) -> bool) -> Option<&mut Entry> {
-        if self.waiting == 0 {
-            return None;
+    /// One more place.
+    #[cold]
+    fn grow(&mut self, request: Request) {
+        // There are REQUESTS_MAX at most.
+        self.free = u16::try_from(self.entries.len()).unwrap_or(NOWHERE);
+        self.entries.push(Entry::new(request));
+    }
+
+    /// Puts one that waits for nothing where it belongs.
+    fn enqueue(&mut self, place: u16) {
+        let Some(sequence) = self.get(place).map(|entry| entry.sequence) else { return };
+        let (mut before, mut after) = (NOWHERE, self.first);
+        while let Some(entry) = self.get(after).filter(|entry| entry.sequence < sequence) {
+            (before, after) = (after, entry.after);
         }
-        let mut place = self.first;
-        loop {
+        if let Some(entry) = self.get_mut(place) {
+            entry.after = after;
+        }
+        match self.get_mut(before) {
+            Some(entry) => entry.after = place,
+            None => self.first = place,
+        }
+        if after == NOWHERE {
+            self.last = place;
+        }
+        self.ready = self.ready.wrapping_add(1);
+    }
+
+    /// Takes one out of those that may be started; `before` is there, or it is the first.
+    fn dequeue(&mut self, before: u16, place: u16) {
+        let after = self.get(place).map_or(NOWHERE, |entry| entry.after);
+        match self.get_mut(before) {
+            Some(entry) => entry.after = after,
+            None => self.first = after,
+        }
+        if self.last == place {
+            self.last = before;
+        }
+        self.ready = self.ready.wrapping_sub(1);
+    }
+
+    /// The first of the next `most` that may be started which is wanted, and the one
+    /// before it.
+    fn find(&self, most: usize, wanted: impl Fn(&Entry) -> bool) -> Option<(u16, u16)> {
+        let (mut before, mut place) = (NOWHERE, self.first);
+        for _ in 0..most {
             let entry = self.get(place)?;
-            if entry.stage == Stage::Waiting && entry.blockers == 0 && wanted(entry) {
-                break;
+            if wanted(entry) {
+                return Some((before, place));
             }
-            place = entry.after;
+            (before, place) = (place, entry.after);
         }
-        self.waiting = self.waiting.wrapping_sub(1);
-        let entry = self.entries.get_mut(usize::from(place))?;
-        entry.stage = Stage::Leads;
-        if place == self.first {
-            self.first = entry.after;
-        }
-        if let Some(counts) = &mut self.counts {
-            counts.take_waiting(&entry.request);
-        }
-        Some(entry)
+        None
     }
 
     /// The leader of a group that has not ended.
     pub(crate) fn leader(&mut self, group: u64) -> Option<&mut Entry> {
-        self.get_mut(place_of(group)).filter(|entry| entry.name == group)
+        let entry = self.get_mut(place_of(group)).filter(|entry| entry.name == group)?;
+        entry.lead_as_usual();
+        Some(entry)
     }
 
     /// The same, to look at.
@@ -206,36 +225,53 @@ impl Order {
         self.get(place_of(group)).filter(|entry| entry.name == group)
     }
 
-    /// Starts the oldest request that waits for nothing and that `allowed` admits.
-    pub(crate) fn start_next(&mut self, allowed: impl Fn(&Request) -> bool) -> Option<&mut Entry> {
-        self.start(|entry| allowed(&entry.request))
+    /// The name of the group that a request leads.
+    pub(crate) fn name(&self, place: u16) -> Option<u64> {
+        self.get(place).filter(|entry| entry.stage != Stage::Ended).map(|entry| entry.name)
     }
 
-    /// Starts the request whose turn it is, and all of it as one fragment: if it waits for
-    /// nothing, is `usual`, and nothing that waits could be joined with it.
-    #[inline(always)]
-    pub(crate) fn start_whole(&mut self, usual: impl FnOnce(&Request) -> bool) -> Option<&mut Entry> {
-        if self.waiting == 0 {
-            return None;
-        }
-        let entry = self.entries.get_mut(usize::from(self.first))?;
-        if entry.stage != Stage::Waiting || entry.blockers > 0 || !usual(&entry.request) {
-            return None;
-        }
-        match &mut self.counts {
-            Some(counts) => {
-                if self.waiting > 1 && counts.may_wait_at(entry.request.end()) {
-                    return None;
-                }
-                counts.take_waiting(&entry.request);
-            }
-            None if self.waiting > 1 => return None,
-            None => {}
-        }
-        self.waiting = self.waiting.wrapping_sub(1);
-        self.first = entry.after;
+    /// Starts the oldest request that waits for nothing and that `allowed` admits: it
+    /// leads a group.
+    pub(crate) fn start_next(&mut self, allowed: impl Fn(&Request) -> bool) -> Option<&mut Entry> {
+        let (before, place) = self.find(usize::MAX, |entry| allowed(&entry.request))?;
+        self.dequeue(before, place);
+        let entry = self.get_mut(place)?;
         entry.stage = Stage::Leads;
         Some(entry)
+    }
+
+    /// Starts the request whose turn it is, and all of it as one fragment: if it is
+    /// `usual`, and none of the next could be joined with it.
+    #[inline(always)]
+    pub(crate) fn start_whole(&mut self, usual: impl FnOnce(&Request) -> bool) -> Option<Fragment> {
+        let place = self.first;
+        let entry = self.get(place)?;
+        let Request { operation, lba, sectors, .. } = entry.request;
+        let (group, after) = (entry.name, entry.after);
+        if !usual(&entry.request) || self.has_neighbour(after, operation, lba.0, sectors) {
+            return None;
+        }
+        self.first = after;
+        if after == NOWHERE {
+            self.last = NOWHERE;
+        }
+        self.ready = self.ready.wrapping_sub(1);
+        self.entries.get_mut(usize::from(place))?.stage = Stage::Whole;
+        Some(Fragment { group, operation, lba: lba.0, first: 0, sectors })
+    }
+
+    /// Whether any of the next from `place` on continues a request.
+    #[inline(always)]
+    fn has_neighbour(&self, mut place: u16, operation: Operation, lba: u64, sectors: u32) -> bool {
+        let end = lba.wrapping_add(u64::from(sectors));
+        for _ in 0..NEIGHBOURS {
+            let Some(entry) = self.get(place) else { return false };
+            if entry.request.lba.0 == end && entry.request.operation == operation {
+                return true;
+            }
+            place = entry.after;
+        }
+        false
     }
 
     /// Starts a request that continues one that has just been started, which leads.
@@ -247,10 +283,7 @@ impl Order {
         sectors_max: u32,
         allowed: impl Fn(&Request) -> bool,
     ) -> Option<Member> {
-        if !self.may_wait_at(lba) {
-            return None;
-        }
-        let entry = self.start(|entry| {
+        let (before, place) = self.find(NEIGHBOURS, |entry| {
             let request = &entry.request;
             request.lba.0 == lba
                 && request.operation == operation
@@ -258,115 +291,96 @@ impl Order {
                 && !entry.alone
                 && allowed(request)
         })?;
+        self.dequeue(before, place);
+        let entry = self.get_mut(place)?;
         entry.stage = Stage::Follows(place_of(leader));
         let Request { id, sectors, .. } = entry.request;
-        Some(Member { id, place: place_of(entry.name), first: 0, sectors })
+        Some(Member { id, place, first: 0, sectors })
     }
 
-    /// Whether anything has not been started.
-    pub(crate) const fn has_waiting(&self) -> bool {
-        self.waiting > 0
-    }
-
-    /// Whether one that begins there may wait to be started.
-    #[inline]
-    pub(crate) fn may_wait_at(&self, lba: u64) -> bool {
-        self.counts.as_ref().is_none_or(|counts| counts.may_wait_at(lba))
-    }
-
-    /// Whether more than one has not been started.
-    pub(crate) const fn has_others_waiting(&self) -> bool {
-        self.waiting > 1
+    /// Whether anything may be started.
+    pub(crate) const fn has_ready(&self) -> bool {
+        self.ready > 0
     }
 
     /// Ends a request; also tells when it was submitted.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn finish(&mut self, place: u16) -> Option<(Request, u64)> {
-        let entry = self.entries.get_mut(usize::from(place))?;
-        let (before, after) = (entry.before, entry.after);
-        let (done, submitted_ns) = (entry.request, entry.submitted_ns);
-        match entry.stage {
+        let entry = self.get(place)?;
+        let (stage, blockers) = (entry.stage, entry.blockers);
+        match stage {
             Stage::Ended => return None,
+            Stage::Waiting if blockers > 0 => self.blocked = self.blocked.wrapping_sub(1),
             Stage::Waiting => {
-                self.waiting = self.waiting.wrapping_sub(1);
-                if let Some(counts) = &mut self.counts {
-                    counts.take_waiting(&done);
+                let name = entry.name;
+                if let Some((before, place)) = self.find(usize::MAX, |entry| entry.name == name) {
+                    self.dequeue(before, place);
                 }
             }
-            Stage::Leads | Stage::Follows(_) => {}
+            Stage::Whole | Stage::Leads | Stage::Follows(_) => {}
         }
-        if entry.blockers > 0 {
-            self.blocked = self.blocked.wrapping_sub(1);
-        }
-        entry.stage = Stage::Ended;
-        entry.name = 0;
-        self.unlink(place, before, after);
-        if let Some(counts) = &mut self.counts {
-            counts.take(&done);
-        }
-        if self.blocked > 0 {
-            self.unblock(after, &done);
-        }
-        Some((done, submitted_ns))
+        let Entry { request, submitted_ns, .. } = *self.get(place)?;
+        self.end(place);
+        Some((request, submitted_ns))
     }
 
     /// Ends a request that went out in one piece, and has come back well.
     #[inline(always)]
     pub(crate) fn finish_whole(&mut self, fragment: &Fragment) -> Option<(RequestId, u64)> {
         let place = place_of(fragment.group);
-        let entry = self.entries.get_mut(usize::from(place))?;
-        if entry.name != fragment.group || !entry.ends_with(fragment) || self.blocked > 0 {
+        let entry = self.get(place)?;
+        if entry.name != fragment.group || entry.stage != Stage::Whole {
             return None;
         }
         let (id, submitted_ns) = (entry.request.id, entry.submitted_ns);
+        self.end(place);
+        Some((id, submitted_ns))
+    }
+
+    /// Makes a place free.
+    #[inline(always)]
+    fn end(&mut self, place: u16) {
+        let Some(entry) = self.entries.get_mut(usize::from(place)) else { return };
         if let Some(counts) = &mut self.counts {
             counts.take(&entry.request);
         }
         entry.stage = Stage::Ended;
         entry.name = 0;
-        let (before, after) = (entry.before, entry.after);
-        self.unlink(place, before, after);
-        Some((id, submitted_ns))
-    }
-
-    /// Takes an entry out of the order of submission.
-    #[inline(always)]
-    fn unlink(&mut self, place: u16, before: u16, after: u16) {
-        if self.first == place {
-            self.first = after;
-        }
-        match self.get_mut(before) {
-            Some(entry) => entry.after = after,
-            None => self.oldest = after,
-        }
-        match self.get_mut(after) {
-            Some(entry) => entry.before = before,
-            None => self.newest = before,
-        }
-        self.free.push(place);
+        entry.blockers = 0;
+        entry.after = self.free;
+        self.free = place;
         self.live = self.live.wrapping_sub(1);
+        if self.blocked > 0 {
+            self.unblock(place);
+        }
     }
 
-    /// Those from `place` on wait for one request less.
+    /// Those that came later than this one, which has ended, wait for one request less.
     #[inline(never)]
-    fn unblock(&mut self, mut place: u16, done: &Request) {
-        let mut free = 0;
-        while let Some(entry) = self.get_mut(place) {
-            if entry.blockers > 0 && waits(&entry.request, done) {
+    fn unblock(&mut self, done: u16) {
+        let Some(Entry { request, sequence, .. }) = self.get(done) else { return };
+        let (done, sequence) = (*request, *sequence);
+        for place in 0..u16::try_from(self.entries.len()).unwrap_or(NOWHERE) {
+            if let Some(entry) = self.get_mut(place)
+                && entry.blockers > 0
+                && entry.sequence > sequence
+                && waits(&entry.request, &done)
+            {
                 entry.blockers = entry.blockers.wrapping_sub(1);
-                free += usize::from(entry.blockers == 0);
+                if entry.blockers == 0 {
+                    self.blocked = self.blocked.wrapping_sub(1);
+                    self.enqueue(place);
+                }
             }
-            place = entry.after;
         }
-        self.blocked = self.blocked.wrapping_sub(free);
     }
 
     /// Puts a started request back, to be tried by itself.
     pub(crate) fn restart(&mut self, place: u16) {
         self.next_name = self.next_name.wrapping_add(1);
         let name = (self.next_name << PLACE_BITS) | u64::from(place);
-        let Some(entry) = self.entries.get_mut(usize::from(place)) else { return };
-        if !matches!(entry.stage, Stage::Leads | Stage::Follows(_)) {
+        let Some(entry) = self.get_mut(place) else { return };
+        if !matches!(entry.stage, Stage::Whole | Stage::Leads | Stage::Follows(_)) {
             return;
         }
         // What is under way for the old name is nobody's.
@@ -374,17 +388,12 @@ impl Order {
         entry.stage = Stage::Waiting;
         entry.alone = true;
         entry.more = None;
-        self.waiting = self.waiting.wrapping_add(1);
-        if let Some(counts) = &mut self.counts {
-            counts.add_waiting(&entry.request);
-        }
-        // Whoever waits is looked for from the beginning.
-        self.first = self.oldest;
+        self.enqueue(place);
     }
 
     /// The oldest request.
     pub(crate) fn oldest(&self) -> Option<&Entry> {
-        self.get(self.oldest)
+        self.live().min_by_key(|entry| entry.sequence)
     }
 
     /// Forgets everything.
@@ -395,17 +404,19 @@ impl Order {
     }
 
     fn live(&self) -> impl Iterator<Item = &Entry> {
-        core::iter::successors(self.get(self.oldest), |entry| self.get(entry.after))
+        self.entries.iter().filter(|entry| entry.stage != Stage::Ended)
     }
 
-    /// Requests in order of submission.
+    /// All requests, in no order.
     fn unfinished(&self) -> impl Iterator<Item = &Request> {
         self.live().map(|entry| &entry.request)
     }
 
-    /// The same, as they must be carried to another node.
+    /// Requests in order of submission, as they must be carried to another node.
     pub(crate) fn all(&self) -> Vec<Request> {
-        self.unfinished().copied().collect()
+        let mut entries: Vec<&Entry> = self.live().collect();
+        entries.sort_unstable_by_key(|entry| entry.sequence);
+        entries.into_iter().map(|entry| entry.request).collect()
     }
 
     /// Everything, for a test that failed.
@@ -462,7 +473,7 @@ mod tests {
         finish(&mut order, 2);
         assert_eq!(started(&mut order), Some(3), "6 came after the flush");
         assert_eq!(started(&mut order), Some(5));
-        assert!(!order.has_waiting());
+        assert!(!order.has_ready());
         assert_eq!(order.all().len(), 4);
     }
 

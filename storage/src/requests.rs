@@ -96,8 +96,8 @@ impl Requests {
 
     /// How long a request may wait before it fails; `None` is for ever.
     pub(crate) fn set_deadline(&mut self, deadline_ns: Option<u64>) {
-        self.deadline_ns = deadline_ns;
-        self.late_ns = if deadline_ns.is_some() { 0 } else { u64::MAX };
+        self.deadline_ns = deadline_ns.filter(|_| !planted(Bug::DeadlineIgnored));
+        self.find_late(self.now_ns);
     }
 
     /// Time passes. Names of groups that ended at the policy deadline are returned:
@@ -121,31 +121,33 @@ impl Requests {
     fn end_late(&mut self, now_ns: u64) -> Vec<u64> {
         self.held.expire(now_ns);
         let mut ended = Vec::new();
-        let Some(deadline_ns) = self.deadline_ns.filter(|_| !planted(Bug::DeadlineIgnored)) else {
-            return ended;
-        };
+        let Some(deadline_ns) = self.deadline_ns else { return ended };
         while let Some(oldest) = self.order.oldest()
             && oldest.submitted_ns.saturating_add(deadline_ns) <= now_ns
         {
             let place = place_of(oldest.name);
             let leader = match oldest.stage {
-                Stage::Leads => Some(place),
+                Stage::Whole | Stage::Leads => Some(place),
                 Stage::Follows(leader) => Some(leader),
                 Stage::Waiting | Stage::Ended => None,
             };
             ended.extend(leader.and_then(|leader| self.break_up(leader)));
             self.complete(place, Err(BlockError::Deadline));
         }
-        // What comes later is late later.
-        let since_ns = self.order.oldest().map_or(now_ns, |oldest| oldest.submitted_ns);
-        self.late_ns = since_ns.saturating_add(deadline_ns);
+        self.find_late(now_ns);
         ended
+    }
+
+    /// What comes later than the oldest is late later.
+    fn find_late(&mut self, now_ns: u64) {
+        let since_ns = self.order.oldest().map_or(now_ns, |oldest| oldest.submitted_ns);
+        self.late_ns = self.deadline_ns.map_or(u64::MAX, |deadline_ns| since_ns.saturating_add(deadline_ns));
     }
 
     /// Ends a group whose requests have not ended: each will be tried by itself.
     fn break_up(&mut self, leader: u16) -> Option<u64> {
-        let group = self.order.get_mut(leader)?;
-        let (name, more) = (group.name, group.more.take());
+        let name = self.order.name(leader)?;
+        let more = self.order.leader(name)?.more.take();
         self.order.restart(leader);
         for member in more.iter().flat_map(|more| &more.joined) {
             self.order.restart(member.place);
@@ -156,11 +158,8 @@ impl Requests {
     /// When time matters next.
     #[inline]
     pub(crate) fn next_deadline(&self) -> Option<u64> {
-        let expiry = match (self.deadline_ns, self.order.oldest()) {
-            (Some(deadline_ns), Some(oldest)) => Some(oldest.submitted_ns.saturating_add(deadline_ns)),
-            _ => None,
-        };
-        if self.order.has_waiting() { self.find_deadline(expiry) } else { expiry }
+        let expiry = (self.deadline_ns.is_some() && self.order.len() > 0).then_some(self.late_ns);
+        if self.order.has_ready() { self.find_deadline(expiry) } else { expiry }
     }
 
     fn find_deadline(&self, expiry: Option<u64>) -> Option<u64> {
@@ -178,12 +177,12 @@ impl Requests {
 
     /// Whether there may be a fragment to send.
     pub(crate) fn has_work(&self) -> bool {
-        self.order.has_waiting() || !self.work.is_empty()
+        self.order.has_ready() || !self.work.is_empty()
     }
 
-    /// Whether any waits to be started.
-    pub(crate) const fn has_waiting(&self) -> bool {
-        self.order.has_waiting()
+    /// Whether any may be started.
+    pub(crate) const fn has_ready(&self) -> bool {
+        self.order.has_ready()
     }
 
     /// The next request to send, if it is a read or write that goes out in one piece as
@@ -203,7 +202,7 @@ impl Requests {
             };
             free && shape.takes(request)
         };
-        self.order.start_whole(usual).map(Entry::cut_all)
+        self.order.start_whole(usual)
     }
 
     /// The next fragment to send.
@@ -213,10 +212,9 @@ impl Requests {
         {
             return Some(fragment);
         }
-        while self.order.has_waiting() && self.limiter.is_ready(self.now_ns) {
+        while self.order.has_ready() && self.limiter.is_ready(self.now_ns) {
             let (held, now_ns) = (&self.held, self.now_ns);
             let free = |request: &Request| !request.operation.writes() || !held.covers(request, now_ns);
-            let others = self.order.has_others_waiting();
             let leader = self.order.start_next(free)?;
             let (name, request) = (leader.name, leader.request);
             if let Some(result) = shape.refuses(&request) {
@@ -225,9 +223,9 @@ impl Requests {
             }
             self.limiter.charge(charge(&request));
             let data = matches!(request.operation, Operation::Read | Operation::Write);
-            let joins = others && data && !leader.alone && request.sectors < shape.data;
+            let joins = data && !leader.alone && request.sectors < shape.data;
             leader.lead(request.sectors);
-            if joins && self.order.may_wait_at(request.end()) {
+            if joins {
                 self.join(name, &request, shape);
             }
             let leader = self.order.leader(name)?;

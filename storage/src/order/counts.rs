@@ -22,12 +22,16 @@ fn remainder(number: u64) -> usize {
 }
 
 impl Table {
-    fn add(&mut self, number: u64) {
-        if let Some(count) = self.0.get_mut(remainder(number)) {
-            *count = count.wrapping_add(1);
-        }
+    /// Counts one more; whether there was any like it.
+    #[inline(always)]
+    fn add(&mut self, number: u64) -> bool {
+        let Some(count) = self.0.get_mut(remainder(number)) else { return true };
+        let any = *count > 0;
+        *count = count.wrapping_add(1);
+        any
     }
 
+    #[inline(always)]
     fn take(&mut self, number: u64) {
         if let Some(count) = self.0.get_mut(remainder(number)) {
             *count = count.wrapping_sub(1);
@@ -39,10 +43,9 @@ impl Table {
     }
 }
 
-/// First and last region of a request, unless it has too many.
-fn regions(request: &Request) -> Option<(u64, u64)> {
-    let (first, last) = (request.lba.0 >> REGION_BITS, request.end().saturating_sub(1) >> REGION_BITS);
-    (last.wrapping_sub(first) < REGIONS_MAX).then_some((first, last))
+/// First and last region of a request.
+fn regions(request: &Request) -> (u64, u64) {
+    (request.lba.0 >> REGION_BITS, request.end().saturating_sub(1) >> REGION_BITS)
 }
 
 /// Regions that requests touch.
@@ -50,34 +53,60 @@ struct Touched {
     regions: Table,
     /// Requests that may touch any.
     wide: u32,
+    /// All requests.
+    requests: u32,
 }
 
 impl Touched {
-    #[inline]
-    fn add(&mut self, request: &Request) {
-        match regions(request) {
-            Some((first, last)) if first == last => self.regions.add(first),
-            Some((first, last)) => (first..=last).for_each(|region| self.regions.add(region)),
-            None => self.wide = self.wide.wrapping_add(1),
+    /// Counts one more; whether any that was there may overlap it.
+    #[inline(always)]
+    fn add(&mut self, request: &Request) -> bool {
+        self.requests = self.requests.wrapping_add(1);
+        let (first, last) = regions(request);
+        let any = if first == last { self.regions.add(first) } else { self.add_long(first, last) };
+        any || self.wide > 0
+    }
+
+    #[inline(never)]
+    fn add_long(&mut self, first: u64, last: u64) -> bool {
+        if last.wrapping_sub(first) < REGIONS_MAX {
+            (first..=last).fold(false, |any, region| self.regions.add(region) || any)
+        } else {
+            self.wide = self.wide.wrapping_add(1);
+            true
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn take(&mut self, request: &Request) {
-        match regions(request) {
-            Some((first, last)) if first == last => self.regions.take(first),
-            Some((first, last)) => (first..=last).for_each(|region| self.regions.take(region)),
-            None => self.wide = self.wide.wrapping_sub(1),
+        self.requests = self.requests.wrapping_sub(1);
+        let (first, last) = regions(request);
+        if first == last {
+            self.regions.take(first);
+        } else {
+            self.take_long(first, last);
+        }
+    }
+
+    #[inline(never)]
+    fn take_long(&mut self, first: u64, last: u64) {
+        if last.wrapping_sub(first) < REGIONS_MAX {
+            (first..=last).for_each(|region| self.regions.take(region));
+        } else {
+            self.wide = self.wide.wrapping_sub(1);
         }
     }
 
     /// Whether any of them may overlap this one.
+    #[inline(always)]
     fn may_overlap(&self, request: &Request) -> bool {
-        match regions(request).filter(|_| self.wide == 0) {
-            Some((first, last)) if first == last => self.regions.has(first),
-            Some((first, last)) => (first..=last).any(|region| self.regions.has(region)),
-            None => true,
-        }
+        self.requests > 0 && self.may_touch(regions(request))
+    }
+
+    #[inline(never)]
+    fn may_touch(&self, (first, last): (u64, u64)) -> bool {
+        let wide = self.wide > 0 || last.wrapping_sub(first) >= REGIONS_MAX;
+        wide || (first..=last).any(|region| self.regions.has(region))
     }
 }
 
@@ -89,81 +118,43 @@ struct Tables {
     reads: Touched,
     /// Whatever changes the disk.
     writes: Touched,
-    /// First sectors of those that wait.
-    waiting: Table,
-    /// How many change the disk.
-    writing: usize,
 }
 
 impl Counts {
     pub(super) fn new() -> Self {
         let table = || Table([0; 1024]);
-        let touched = || Touched { regions: table(), wide: 0 };
-        let (names, waiting) = (table(), table());
-        Self(Box::new(Tables { names, reads: touched(), writes: touched(), waiting, writing: 0 }))
+        let touched = || Touched { regions: table(), wide: 0, requests: 0 };
+        Self(Box::new(Tables { names: table(), reads: touched(), writes: touched() }))
     }
 
-    /// A request was submitted.
+    /// A request is submitted: whether one that is there may have its name, or may have
+    /// to end before it starts.
     #[inline(always)]
-    pub(super) fn add(&mut self, request: &Request) {
-        let tables = &mut *self.0;
-        tables.names.add(request.id.0);
-        match request.operation {
-            Operation::Flush => {}
-            Operation::Read => tables.reads.add(request),
-            Operation::Write | Operation::Discard | Operation::WriteZeroes => {
-                tables.writing = tables.writing.wrapping_add(1);
-                tables.writes.add(request);
+    pub(super) fn add(&mut self, request: &Request) -> bool {
+        let Tables { names, reads, writes } = &mut *self.0;
+        let named = names.add(request.id.0);
+        let blocks = match request.operation {
+            Operation::Flush => writes.requests > 0,
+            Operation::Read => {
+                reads.add(request);
+                writes.may_overlap(request)
             }
-        }
+            Operation::Write | Operation::Discard | Operation::WriteZeroes => {
+                writes.add(request) || reads.may_overlap(request)
+            }
+        };
+        named || blocks
     }
 
     /// A request has ended.
     #[inline(always)]
     pub(super) fn take(&mut self, request: &Request) {
-        let tables = &mut *self.0;
-        tables.names.take(request.id.0);
+        let Tables { names, reads, writes } = &mut *self.0;
+        names.take(request.id.0);
         match request.operation {
             Operation::Flush => {}
-            Operation::Read => tables.reads.take(request),
-            Operation::Write | Operation::Discard | Operation::WriteZeroes => {
-                tables.writing = tables.writing.wrapping_sub(1);
-                tables.writes.take(request);
-            }
-        }
-    }
-
-    /// A request waits to be started.
-    #[inline(always)]
-    pub(super) fn add_waiting(&mut self, request: &Request) {
-        self.0.waiting.add(request.lba.0);
-    }
-
-    /// A request does not wait any more.
-    #[inline(always)]
-    pub(super) fn take_waiting(&mut self, request: &Request) {
-        self.0.waiting.take(request.lba.0);
-    }
-
-    /// Whether one of this name may be unfinished.
-    #[inline(always)]
-    pub(super) fn may_have(&self, request: &Request) -> bool {
-        self.0.names.has(request.id.0)
-    }
-
-    /// Whether one that begins there may wait.
-    pub(super) fn may_wait_at(&self, lba: u64) -> bool {
-        self.0.waiting.has(lba)
-    }
-
-    /// Whether a request may have to wait for any.
-    #[inline(always)]
-    pub(super) fn may_block(&self, request: &Request) -> bool {
-        let tables = &*self.0;
-        match request.operation {
-            Operation::Flush => tables.writing > 0,
-            Operation::Read => tables.writing > 0 && tables.writes.may_overlap(request),
-            _ => tables.writes.may_overlap(request) || tables.reads.may_overlap(request),
+            Operation::Read => reads.take(request),
+            Operation::Write | Operation::Discard | Operation::WriteZeroes => writes.take(request),
         }
     }
 }
@@ -197,13 +188,13 @@ mod tests {
             let place = if random(50) == 0 { u64::MAX - 3_000 } else { 0 };
             let (id, lba) = (RequestId(random(1 << 40)), Lba(place + random(2_000)));
             let request = Request { id, operation, lba, sectors: u32::try_from(sectors).unwrap() };
-            let blocks = there
-                .iter()
-                .any(|it| overlaps(it, &request) && (it.operation.writes() || request.operation.writes()));
-            assert!(counts.may_block(&request) || !blocks, "{request:?}");
-            assert!(counts.may_have(&request) || !there.iter().any(|it| it.id == id));
-            answers[usize::from(counts.may_block(&request))] += 1;
-            counts.add(&request);
+            let blocks = |it: &Request| {
+                overlaps(it, &request) && (it.operation.writes() || request.operation.writes())
+            };
+            let alike = there.iter().any(|it| it.id == id || blocks(it));
+            let found = counts.add(&request);
+            assert!(found || !alike, "{request:?}");
+            answers[usize::from(found)] += 1;
             there.push(request);
             if there.len() > index(random(12)) {
                 let gone = there.swap_remove(index(random(there.len() as u64)));
@@ -213,9 +204,11 @@ mod tests {
         assert!(answers[0] > 3_000, "{answers:?}");
         there.iter().for_each(|it| counts.take(it));
         let tables = &*counts.0;
-        for table in [&tables.names, &tables.reads.regions, &tables.writes.regions, &tables.waiting] {
+        for table in [&tables.names, &tables.reads.regions, &tables.writes.regions] {
             assert!(table.0.iter().all(|count| *count == 0));
         }
-        assert_eq!((tables.reads.wide, tables.writes.wide, tables.writing), (0, 0, 0));
+        for touched in [&tables.reads, &tables.writes] {
+            assert_eq!((touched.wide, touched.requests), (0, 0));
+        }
     }
 }

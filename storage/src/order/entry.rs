@@ -14,6 +14,8 @@ pub(super) const NOWHERE: u16 = u16::MAX;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     Waiting,
+    /// It is under way in one piece, alone; what is said of groups does not matter.
+    Whole,
     /// It leads a group: itself, and whatever was joined with it.
     Leads,
     /// It was joined with the leader in this place.
@@ -45,10 +47,11 @@ pub(crate) struct Entry {
     /// Unlike that of any other group; the lowest bits are its place. Another one for
     /// each try.
     pub(crate) name: u64,
+    /// Its first name: they follow the order of submission.
+    pub(super) sequence: u64,
     pub(crate) request: Request,
     pub(crate) submitted_ns: u64,
-    /// Its neighbours in the order of submission.
-    pub(super) before: u16,
+    /// The next in the list that it is in.
     pub(super) after: u16,
     /// Earlier requests that it waits for.
     pub(super) blockers: u16,
@@ -71,9 +74,9 @@ impl Entry {
     pub(super) const fn new(request: Request) -> Self {
         Self {
             name: 0,
+            sequence: 0,
             request,
             submitted_ns: 0,
-            before: NOWHERE,
             after: NOWHERE,
             blockers: 0,
             stage: Stage::Ended,
@@ -130,24 +133,14 @@ impl Entry {
         }
     }
 
-    /// It leads a group of its own, which is one fragment.
-    #[inline]
-    pub(crate) fn cut_all(&mut self) -> Fragment {
-        let Request { operation, lba, sectors, .. } = self.request;
-        self.lead(sectors);
-        self.in_flight = 1;
-        self.next = sectors;
-        Fragment { group: self.name, operation, lba: lba.0, first: 0, sectors }
-    }
-
-    /// Whether all of it was in the one fragment that is under way, and nothing went wrong.
-    #[inline]
-    pub(crate) fn ends_with(&self, fragment: &Fragment) -> bool {
-        self.in_flight == 1
-            && self.unacknowledged == fragment.sectors
-            && self.next >= self.sectors
-            && self.failed.is_none()
-            && self.more.is_none()
+    /// What went out in one piece is a group like others from now on.
+    pub(super) fn lead_as_usual(&mut self) {
+        if self.stage == Stage::Whole {
+            self.lead(self.request.sectors);
+            self.next = self.sectors;
+            self.in_flight = 1;
+            self.stage = Stage::Leads;
+        }
     }
 
     pub(crate) fn send_again(&mut self, first: u32, sectors: u32) {

@@ -73,7 +73,7 @@ impl Session {
     /// When [`Self::poll`] or [`Self::connect`] is next needed.
     #[must_use]
     pub fn next_deadline(&self) -> Option<u64> {
-        if self.is_calm() && !self.shared.requests.has_waiting() {
+        if self.is_calm() && !self.shared.requests.has_ready() {
             return Some(self.calm_until_ns);
         }
         let mut next_ns = self.shared.requests.next_deadline();

@@ -120,7 +120,7 @@ impl Path {
         let (all, immediate_max) = (buffer.len(), self.immediate_max);
         let mut window = self.window();
         // What is named will have to be sent, too.
-        while window > 0 && named < all && requests.has_waiting() {
+        while window > 0 && named < all && requests.has_ready() {
             let Some((place, data)) = buffer.get_mut(at..).and_then(<[u8]>::split_first_chunk_mut) else {
                 break;
             };
