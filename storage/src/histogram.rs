@@ -21,7 +21,8 @@ impl Histogram {
     /// Counts a duration.
     pub fn record(&mut self, duration_ns: u64) {
         let micros = duration_ns / 1_000;
-        let bits = u64::BITS.saturating_sub(micros.leading_zeros());
+        // The odd number has one bit more, and is never zero.
+        let bits = (micros.wrapping_shl(1) | 1).ilog2();
         let index = usize::try_from(bits).unwrap_or(BUCKETS).min(BUCKETS - 1);
         if let Some(count) = self.buckets.get_mut(index) {
             *count = count.wrapping_add(1);

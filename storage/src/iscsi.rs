@@ -26,4 +26,4 @@ pub use crc32c::crc32c;
 pub use login::DigestPolicy;
 pub use negotiated::{Digest, Negotiated};
 pub use scsi::Reservation;
-pub use session::{DiscoveredTarget, PathPolicy, Piece, Portal, Session, SessionConfig, SessionKind};
+pub use session::{DiscoveredTarget, PathPolicy, Piece, Portal, Session, SessionConfig, SessionKind, Source};

@@ -5,7 +5,6 @@ use alloc::vec::Vec;
 use crate::block::{Operation, Request, RequestId, SubmitError};
 use crate::limits::{RANGE_SECTORS_MAX, REQUEST_SECTORS_MAX, REQUESTS_MAX};
 use crate::planted::{Bug, planted};
-use crate::requests::Fragment;
 
 mod counts;
 mod entry;
@@ -121,7 +120,13 @@ impl Order {
     /// counted, if there are counts.
     #[inline(never)]
     fn look(&mut self, request: &Request) -> Result<u16, SubmitError> {
-        if self.unfinished().any(|it| it.id == request.id) {
+        let mut blockers = 0u16;
+        let mut named = false;
+        for it in self.unfinished() {
+            named |= it.id == request.id;
+            blockers = blockers.saturating_add(u16::from(waits(request, it)));
+        }
+        if named {
             if let Some(counts) = &mut self.counts {
                 counts.take(request);
             }
@@ -132,7 +137,7 @@ impl Order {
             self.unfinished().chain([request]).for_each(|it| _ = counts.add(it));
             self.counts = Some(counts);
         }
-        Ok(self.unfinished().fold(0u16, |sum, it| sum.saturating_add(u16::from(waits(request, it)))))
+        Ok(blockers)
     }
 
     /// Takes a request in; returns its place.
@@ -240,15 +245,14 @@ impl Order {
         Some(entry)
     }
 
-    /// Starts the request whose turn it is, and all of it as one fragment: if it is
-    /// `usual`, and none of the next could be joined with it.
+    /// Starts the request whose turn it is, and all of it in one piece: if it is `usual`,
+    /// and none of the next could be joined with it.
     #[inline(always)]
-    pub(crate) fn start_whole(&mut self, usual: impl FnOnce(&Request) -> bool) -> Option<Fragment> {
+    pub(crate) fn start_whole(&mut self, usual: impl FnOnce(&Request) -> bool) -> Option<&Entry> {
         let place = self.first;
         let entry = self.get(place)?;
-        let Request { operation, lba, sectors, .. } = entry.request;
-        let (group, after) = (entry.name, entry.after);
-        if !usual(&entry.request) || self.has_neighbour(after, operation, lba.0, sectors) {
+        let after = entry.after;
+        if !usual(&entry.request) || (after != NOWHERE && self.has_neighbour(entry)) {
             return None;
         }
         self.first = after;
@@ -256,14 +260,15 @@ impl Order {
             self.last = NOWHERE;
         }
         self.ready = self.ready.wrapping_sub(1);
-        self.entries.get_mut(usize::from(place))?.stage = Stage::Whole;
-        Some(Fragment { group, operation, lba: lba.0, first: 0, sectors })
+        let entry = self.entries.get_mut(usize::from(place))?;
+        entry.stage = Stage::Whole;
+        Some(entry)
     }
 
-    /// Whether any of the next from `place` on continues a request.
-    #[inline(always)]
-    fn has_neighbour(&self, mut place: u16, operation: Operation, lba: u64, sectors: u32) -> bool {
-        let end = lba.wrapping_add(u64::from(sectors));
+    /// Whether any of the next continues one that may be started.
+    fn has_neighbour(&self, entry: &Entry) -> bool {
+        let (operation, end) = (entry.request.operation, entry.request.end());
+        let mut place = entry.after;
         for _ in 0..NEIGHBOURS {
             let Some(entry) = self.get(place) else { return false };
             if entry.request.lba.0 == end && entry.request.operation == operation {
@@ -326,10 +331,10 @@ impl Order {
 
     /// Ends a request that went out in one piece, and has come back well.
     #[inline(always)]
-    pub(crate) fn finish_whole(&mut self, fragment: &Fragment) -> Option<(RequestId, u64)> {
-        let place = place_of(fragment.group);
+    pub(crate) fn finish_whole(&mut self, group: u64) -> Option<(RequestId, u64)> {
+        let place = place_of(group);
         let entry = self.get(place)?;
-        if entry.name != fragment.group || entry.stage != Stage::Whole {
+        if entry.name != group || entry.stage != Stage::Whole {
             return None;
         }
         let (id, submitted_ns) = (entry.request.id, entry.submitted_ns);

@@ -185,14 +185,17 @@ impl Requests {
         self.order.has_ready()
     }
 
+    /// Whether requests may be started one after the other: none that has been begun is
+    /// to be gone on with, nothing is limited.
+    pub(crate) fn are_usual(&self) -> bool {
+        self.work.is_empty() && self.limiter.is_idle()
+    }
+
     /// The next request to send, if it is a read or write that goes out in one piece as
-    /// it is; `fits` tells whether so many octets can be written at once. Otherwise ask for
-    /// the next fragment.
+    /// it is; `fits` tells whether so many octets can be written at once. Otherwise, or
+    /// unless they [are usual](Self::are_usual), ask for the next fragment.
     #[inline(always)]
-    pub(crate) fn next_whole(&mut self, shape: &Shape, fits: impl FnOnce(usize) -> bool) -> Option<Fragment> {
-        if !self.work.is_empty() || !self.limiter.is_idle() {
-            return None;
-        }
+    pub(crate) fn next_whole(&mut self, shape: &Shape, fits: impl FnOnce(usize) -> bool) -> Option<&Entry> {
         let (held, now_ns) = (&self.held, self.now_ns);
         let usual = |request: &Request| {
             let free = match request.operation {
@@ -285,7 +288,7 @@ impl Requests {
     #[inline(always)]
     pub(crate) fn done_well(&mut self, fragment: &Fragment) {
         // One request in one piece, as it mostly is.
-        if let Some((id, submitted_ns)) = self.order.finish_whole(fragment) {
+        if let Some((id, submitted_ns)) = self.order.finish_whole(fragment.group) {
             let octets = octets(fragment.sectors) as u64;
             let counters = &mut self.counters;
             if fragment.operation == Operation::Read {
@@ -437,7 +440,7 @@ fn charge(request: &Request) -> u64 {
 }
 
 /// Octets of so many sectors.
-fn octets(sectors: u32) -> usize {
+pub(crate) fn octets(sectors: u32) -> usize {
     usize::try_from(sectors).unwrap_or(0).saturating_mul(SECTOR_BYTES)
 }
 

@@ -24,13 +24,14 @@ mod outcome;
 mod path;
 mod probes;
 mod status;
+mod traffic;
 mod transfer;
 mod unit;
 
 pub use config::{DiscoveredTarget, PathPolicy, Portal, SessionConfig, SessionKind};
 use path::{Path, State};
+pub use traffic::Source;
 pub use transfer::Piece;
-use transfer::Sent;
 use unit::{FlushForm, Unit};
 
 /// What all paths share.
@@ -260,101 +261,6 @@ impl Session {
         self.paths.get(path).is_some_and(Path::is_connected)
     }
 
-    /// Takes octets from the connection; all are consumed. None are no sign of life.
-    pub fn receive(&mut self, path: usize, bytes: &[u8], now_ns: u64, payload: &mut dyn Payload) {
-        if bytes.is_empty() {
-            return;
-        }
-        self.pass_time(now_ns);
-        let Some(it) = self.paths.get_mut(path) else { return };
-        it.heard_ns = now_ns;
-        let mut rest = bytes;
-        if it.receives_transfers() {
-            rest = it.receive_transfers(&mut self.shared, bytes, payload);
-        }
-        if !rest.is_empty() {
-            self.receive_unusual(path, rest, payload);
-        }
-    }
-
-    #[cold]
-    fn receive_unusual(&mut self, path: usize, bytes: &[u8], payload: &mut dyn Payload) {
-        if let Some(path) = self.paths.get_mut(path) {
-            path.receive(&mut self.shared, bytes, payload);
-        }
-        self.settle();
-    }
-
-    /// Writes octets for the connection into `buffer`; all must reach TCP.
-    pub fn transmit(
-        &mut self,
-        path: usize,
-        buffer: &mut [u8],
-        now_ns: u64,
-        payload: &mut dyn Payload,
-    ) -> usize {
-        self.send(path, buffer, None, now_ns, payload)
-    }
-
-    /// The same, for callers who can send from several places at once: `pieces` names
-    /// requests' octets that belong in between, and were not copied. Together they are
-    /// not much more than the buffer holds.
-    pub fn transmit_pieces(
-        &mut self,
-        path: usize,
-        buffer: &mut [u8],
-        pieces: &mut Vec<Piece>,
-        now_ns: u64,
-        payload: &mut dyn Payload,
-    ) -> usize {
-        self.send(path, buffer, Some(pieces), now_ns, payload)
-    }
-
-    #[inline]
-    fn send(
-        &mut self,
-        path: usize,
-        buffer: &mut [u8],
-        mut pieces: Option<&mut Vec<Piece>>,
-        now_ns: u64,
-        payload: &mut dyn Payload,
-    ) -> usize {
-        self.poll(now_ns);
-        let (mut sent, mut calm) = (Sent::default(), self.is_calm());
-        let carries = if calm { path == self.active } else { self.carries(path) };
-        while let Some(it) = self.paths.get_mut(path) {
-            let more = if carries {
-                it.send_transfers(&mut self.shared, buffer, &mut sent, payload, pieces.as_deref_mut(), calm)
-            } else {
-                !it.is_quiet(&self.shared)
-            };
-            if !more || !self.send_unusual(path, carries, buffer, &mut sent, payload) {
-                break;
-            }
-            calm = false;
-        }
-        sent.octets
-    }
-
-    /// The same for whatever is not as usual, one command of it; false when there is
-    /// nothing of that, or no room for it.
-    #[cold]
-    fn send_unusual(
-        &mut self,
-        path: usize,
-        carries: bool,
-        buffer: &mut [u8],
-        sent: &mut Sent,
-        payload: &mut dyn Payload,
-    ) -> bool {
-        self.calm_until_ns = 0;
-        let room = buffer.get_mut(sent.octets..).unwrap_or_default();
-        let Some(path) = self.paths.get_mut(path) else { return false };
-        let octets = path.transmit(&mut self.shared, carries, room, payload);
-        sent.octets = sent.octets.saturating_add(octets);
-        octets > 0
-    }
-
     /// Whether [`Self::transmit`] has nothing to say, [`Self::connect`] and
     /// [`Self::disconnect_wanted`] neither: cheap to ask, and false where that would have
     /// to be looked into.
@@ -362,29 +268,6 @@ impl Session {
     pub fn is_quiet(&self, path: usize, now_ns: u64) -> bool {
         let usual = now_ns < self.calm_until_ns && !self.shared.requests.has_work();
         usual && self.paths.get(path).is_some_and(|path| path.is_quiet(&self.shared))
-    }
-
-    /// Where the connection's next octets belong, if they are a request's: whose, from
-    /// where on, how many. A caller who can may put them there; then, or after putting
-    /// only some there, it tells [`Self::took_direct`].
-    #[must_use]
-    pub fn direct(&self, path: usize) -> Option<(RequestId, usize, usize)> {
-        self.paths.get(path)?.direct(&self.shared)
-    }
-
-    /// So many octets were put where [`Self::direct`] told.
-    pub fn took_direct(&mut self, path: usize, octets: usize, now_ns: u64) {
-        self.pass_time(now_ns);
-        if let Some(path) = self.paths.get_mut(path) {
-            path.took_direct(&mut self.shared, octets);
-        }
-    }
-
-    /// Whether data of reads comes next that is worth being put to its place directly:
-    /// then ask for [`HEADER_BYTES`](super::pdu::HEADER_BYTES) only.
-    #[must_use]
-    pub fn expects_data(&self, path: usize) -> bool {
-        self.paths.get(path).is_some_and(|path| path.plain && path.tasks.expects_data())
     }
 
     /// Advances timers: login, keep-alive, policy deadline.
@@ -415,9 +298,10 @@ impl Session {
         self.shared.requests.pass_time(now_ns);
     }
 
-    /// Whether nothing but requests and their data needs to be looked after.
-    #[inline]
-    const fn is_calm(&self) -> bool {
+    /// Whether nothing but requests and their data needs to be looked after: no path is to
+    /// be connected or disconnected.
+    #[must_use]
+    pub const fn is_calm(&self) -> bool {
         self.shared.now_ns < self.calm_until_ns
     }
 

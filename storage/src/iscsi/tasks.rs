@@ -78,6 +78,8 @@ pub(super) struct Task {
     pub(super) started_ns: u64,
     /// When the target last moved it on.
     pub(super) touched_ns: u64,
+    /// The next one, of those that are none.
+    pub(super) after: u8,
     /// What few commands have.
     pub(super) own: Option<Box<Own>>,
 }
@@ -93,7 +95,7 @@ pub(super) struct Own {
 
 impl Task {
     /// None.
-    const FREE: Self = Self {
+    pub(super) const FREE: Self = Self {
         tag: NO_TAG,
         kind: TaskKind::Text,
         opcode: 0,
@@ -105,6 +107,7 @@ impl Task {
         r2t_number: 0,
         started_ns: 0,
         touched_ns: 0,
+        after: table::NOWHERE,
         own: None,
     };
 

@@ -133,6 +133,12 @@ impl Entry {
         }
     }
 
+    /// The fragment of one that goes out in one piece.
+    pub(crate) const fn whole(&self) -> Fragment {
+        let Request { operation, lba, sectors, .. } = self.request;
+        Fragment { group: self.name, operation, lba: lba.0, first: 0, sectors }
+    }
+
     /// What went out in one piece is a group like others from now on.
     pub(super) fn lead_as_usual(&mut self) {
         if self.stage == Stage::Whole {

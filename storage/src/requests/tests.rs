@@ -18,6 +18,12 @@ fn submit(requests: &mut Requests, id: u64, operation: Operation, lba: u64, sect
     requests.submit(Request { id: RequestId(id), operation, lba: Lba(lba), sectors }, 0).unwrap();
 }
 
+/// What goes out in one piece.
+fn whole(requests: &mut Requests, octets_max: usize) -> Option<Fragment> {
+    let usual = requests.are_usual();
+    requests.next_whole(&SHAPE, |octets| octets <= octets_max).filter(|_| usual).map(Entry::whole)
+}
+
 fn ended(requests: &mut Requests) -> Vec<(u64, Result<(), BlockError>)> {
     core::iter::from_fn(|| requests.take_completion()).map(|it| (it.id.0, it.result)).collect()
 }
@@ -171,7 +177,7 @@ fn limits_hold_requests_back_until_the_next_refill() {
 
 #[test]
 fn only_what_is_as_usual_goes_out_whole() {
-    let whole = |requests: &mut Requests| requests.next_whole(&SHAPE, |octets| octets <= 8 * 512);
+    let whole = |requests: &mut Requests| whole(requests, 8 * 512);
     let mut requests = Requests::new();
     assert_eq!(whole(&mut requests), None);
     submit(&mut requests, 1, Operation::Read, 100, 16);
@@ -218,7 +224,7 @@ fn neighbours_do_not_go_out_alone() {
         for id in 0..count {
             submit(&mut requests, id, Operation::Read, id * 4, 4);
         }
-        assert_eq!(requests.next_whole(&SHAPE, |_| true), None);
+        assert_eq!(whole(&mut requests, usize::MAX), None);
         let joined = requests.next_fragment(&SHAPE).unwrap();
         assert_eq!((joined.lba, joined.sectors), (0, if count == 2 { 8 } else { 16 }));
         requests.abandon();
@@ -227,6 +233,6 @@ fn neighbours_do_not_go_out_alone() {
         submit(&mut requests, id, Operation::Read, id * 20, 4);
     }
     for id in 0..40 {
-        assert_eq!(requests.next_whole(&SHAPE, |_| true).map(|it| it.lba), Some(id * 20));
+        assert_eq!(whole(&mut requests, usize::MAX).map(|it| it.lba), Some(id * 20));
     }
 }

@@ -9,8 +9,8 @@ use super::iscsi_target::IscsiTarget;
 use super::world::{Node, World};
 use super::{MS, Random, SECOND};
 use crate::Octets;
-use crate::iscsi::pdu::HEADER_BYTES;
-use crate::iscsi::{PathPolicy, Portal, Session, SessionConfig, SessionKind};
+
+use crate::iscsi::{PathPolicy, Portal, Session, SessionConfig, SessionKind, Source};
 use crate::volume::Volume;
 
 /// The node's end of a path.
@@ -89,6 +89,23 @@ pub(super) fn build(seed: u64) -> IscsiWorld {
         direct: seed.is_multiple_of(2),
         healed: false,
         target_up_at: 0,
+    }
+}
+
+/// What has come of a connection.
+struct Stream<'a>(&'a [u8]);
+
+impl Source for Stream<'_> {
+    type Error = core::convert::Infallible;
+
+    fn take(&mut self, places: [&mut [u8]; 3]) -> Result<usize, Self::Error> {
+        let before = self.0.len();
+        for place in places {
+            let (piece, rest) = self.0.split_at(place.len().min(self.0.len()));
+            place[..piece.len()].copy_from_slice(piece);
+            self.0 = rest;
+        }
+        Ok(before - self.0.len())
     }
 }
 
@@ -205,23 +222,12 @@ impl IscsiWorld {
             // Nothing came: who looks at a socket may say so.
             session.receive(path, piece, now, memory);
         }
-        let mut rest = piece;
-        while !rest.is_empty() {
-            let taken = if !self.direct {
-                session.receive(path, rest, now, memory);
-                rest.len()
-            } else if let Some((id, offset, length)) = session.direct(path) {
-                let taken = length.min(rest.len());
-                memory.find(id, offset, taken).unwrap().copy_from_slice(&rest[..taken]);
-                session.took_direct(path, taken, now);
-                taken
-            } else {
-                let taken =
-                    if session.expects_data(path) { HEADER_BYTES.min(rest.len()) } else { rest.len() };
-                session.receive(path, &rest[..taken], now, memory);
-                taken
-            };
-            rest = &rest[taken..];
+        if !self.direct {
+            return session.receive(path, piece, now, memory);
+        }
+        let (mut stream, mut buffer) = (Stream(piece), vec![0; 4_096]);
+        while !stream.0.is_empty() {
+            session.receive_from(path, &mut stream, &mut buffer, now, memory).unwrap();
         }
     }
 

@@ -3,21 +3,17 @@
 use super::{BUFFER_BYTES, Clock, Memory, pause};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::{Errno, readv, writev};
-use rustix::net::{RecvFlags, SendFlags, recv, send};
+use rustix::net::{SendFlags, send};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::Duration;
-use storage::Octets;
-use storage::iscsi::pdu::HEADER_BYTES;
-use storage::iscsi::{Piece, Portal, Session};
+use storage::iscsi::{Piece, Portal, Session, Source};
 
 /// How long TCP may try to connect; the session gives up at the same time.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// How often a connection being opened is looked at.
 const CONNECTING_NS: u64 = 1_000_000;
-/// Octets taken off a connection before anything else is looked at.
-const TAKEN_AT_ONCE: usize = 8 * BUFFER_BYTES;
 /// Slices that the operating system takes at once.
 const SLICES_MAX: usize = 1024;
 /// Slices that are not worth a trip to the allocator.
@@ -64,12 +60,19 @@ fn give(outcome: Result<usize, Errno>) -> Result<usize, Errno> {
     }
 }
 
-/// How much TCP had: nothing, if there is nothing now.
-fn took(outcome: Result<usize, Errno>) -> Result<usize, Errno> {
-    match outcome {
-        Ok(0) => Err(Errno::CONNRESET),
-        Err(Errno::AGAIN | Errno::INTR) => Ok(0),
-        outcome => outcome,
+/// What TCP has for us.
+struct Incoming<'a>(&'a TcpStream);
+
+impl Source for Incoming<'_> {
+    type Error = Errno;
+
+    #[inline(always)]
+    fn take(&mut self, places: [&mut [u8]; 3]) -> Result<usize, Errno> {
+        match readv(self.0, &mut places.map(IoSliceMut::new)) {
+            Ok(0) => Err(Errno::CONNRESET),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(0),
+            outcome => outcome,
+        }
     }
 }
 
@@ -119,13 +122,13 @@ fn keep_rest(rest: &mut Vec<u8>, taken: usize, made: &[u8], pieces: &[Piece], me
 }
 
 impl Link {
-    /// Opens and closes as the session wants.
-    fn follow(&mut self, session: &mut Session, path: usize, now_ns: u64) {
-        if !session.is_connected(path) || !matches!(self, Self::Open { .. }) {
-            self.open_or_close(session, path, now_ns);
-        }
+    #[cold]
+    fn lose(&mut self, session: &mut Session, path: usize, now_ns: u64) {
+        *self = Self::None;
+        session.on_disconnected(path, now_ns);
     }
 
+    /// Opens and closes as the session wants.
     #[cold]
     fn open_or_close(&mut self, session: &mut Session, path: usize, now_ns: u64) {
         if session.disconnect_wanted(path) {
@@ -150,7 +153,9 @@ impl Link {
         }
     }
 
-    /// Sends until TCP takes no more or there is nothing more.
+    /// Sends until TCP takes no more or there is nothing more; false while there is no
+    /// connection yet.
+    #[inline]
     fn send(
         &mut self,
         session: &mut Session,
@@ -158,11 +163,13 @@ impl Link {
         now_ns: u64,
         memory: &mut Memory,
         buffer: &mut [u8],
-    ) -> Result<(), Errno> {
-        let Self::Open { stream, rest, at, pieces } = self else { return Ok(()) };
+    ) -> Result<bool, Errno> {
+        let Self::Open { stream, rest, at, pieces } = self else {
+            return Ok(matches!(self, Self::None));
+        };
         while let Some(piece) = rest.get(*at..).filter(|piece| !piece.is_empty()) {
             match give(send(&*stream, piece, SendFlags::NOSIGNAL))? {
-                0 => return Ok(()),
+                0 => return Ok(true),
                 taken => *at += taken,
             }
         }
@@ -170,7 +177,7 @@ impl Link {
             pieces.clear();
             let length = session.transmit_pieces(path, buffer, pieces, now_ns, memory);
             if length == 0 {
-                return Ok(());
+                return Ok(true);
             }
             let made = buffer.get(..length).unwrap_or_default();
             let (taken, all) = match pieces.as_slice() {
@@ -184,52 +191,13 @@ impl Link {
             if taken < all {
                 keep_rest(rest, taken, made, pieces, memory);
                 *at = 0;
-                return Ok(());
+                return Ok(true);
             }
             if all < BUFFER_BYTES {
                 // It had room for more, if there were any.
-                return Ok(());
+                return Ok(true);
             }
         }
-    }
-
-    /// Takes what has come.
-    fn receive(
-        &mut self,
-        session: &mut Session,
-        path: usize,
-        now_ns: u64,
-        memory: &mut Memory,
-        buffer: &mut [u8],
-    ) -> Result<(), Errno> {
-        let Self::Open { stream, .. } = self else { return Ok(()) };
-        let mut taken = 0;
-        while taken < TAKEN_AT_ONCE {
-            let (count, all) = if let Some((id, offset, length)) = session.direct(path)
-                && let Some(place) = memory.find(id, offset, length)
-            {
-                // The data to its place, and the header behind it.
-                let mut next = [0; HEADER_BYTES];
-                let mut slices = [IoSliceMut::new(place), IoSliceMut::new(&mut next)];
-                let count = took(readv(&*stream, &mut slices))?;
-                session.took_direct(path, count.min(length), now_ns);
-                if let Some(next) = next.get(..count.saturating_sub(length)).filter(|it| !it.is_empty()) {
-                    session.receive(path, next, now_ns, memory);
-                }
-                (count, length + HEADER_BYTES)
-            } else {
-                let most = if session.expects_data(path) { HEADER_BYTES } else { BUFFER_BYTES };
-                let room = buffer.get_mut(..most).unwrap_or_default();
-                let count = took(recv(&*stream, room, RecvFlags::empty()).map(|(count, _)| count))?;
-                session.receive(path, buffer.get(..count).unwrap_or_default(), now_ns, memory);
-                (count, most)
-            };
-            if count < all {
-                return Ok(());
-            }
-            taken += count;
-        }
-        Ok(())
     }
 
     const fn has_rest(&self) -> bool {
@@ -276,21 +244,25 @@ pub(super) fn turn(
     (clock, now_ns): (Clock, u64),
     limit_ns: u64,
 ) -> io::Result<u64> {
+    let mut limit_ns = limit_ns;
     for (path, link) in links.iter_mut().enumerate() {
-        link.follow(session, path, now_ns);
-        if link.send(session, path, now_ns, memory, buffer).is_err() {
-            *link = Link::None;
-            session.on_disconnected(path, now_ns);
+        if !session.is_calm() || !matches!(link, Link::Open { .. }) {
+            link.open_or_close(session, path, now_ns);
+        }
+        match link.send(session, path, now_ns, memory, buffer) {
+            Ok(true) => {}
+            Ok(false) => limit_ns = limit_ns.min(CONNECTING_NS),
+            Err(_) => link.lose(session, path, now_ns),
         }
     }
-    let connecting = links.iter().any(|link| matches!(link, Link::Connecting(_)));
-    let limit_ns = if connecting { limit_ns.min(CONNECTING_NS) } else { limit_ns };
     let ready = wait(links, &pause(session.next_deadline(), now_ns, limit_ns))?;
     let now_ns = clock.now_ns();
     for (path, link) in links.iter_mut().enumerate() {
-        if ready & 1 << path != 0 && link.receive(session, path, now_ns, memory, buffer).is_err() {
-            *link = Link::None;
-            session.on_disconnected(path, now_ns);
+        if ready & 1 << path != 0
+            && let Link::Open { stream, .. } = link
+            && session.receive_from(path, &mut Incoming(stream), buffer, now_ns, memory).is_err()
+        {
+            link.lose(session, path, now_ns);
         }
     }
     Ok(now_ns)

@@ -167,6 +167,7 @@ impl Path {
             started_ns: shared.now_ns,
             touched_ns: shared.now_ns,
             own,
+            ..Task::FREE
         })
     }
 

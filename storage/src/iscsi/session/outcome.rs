@@ -92,9 +92,9 @@ impl Path {
 
     /// A command was answered.
     pub(super) fn sample(&mut self, now_ns: u64, started_ns: u64) {
-        let sample = now_ns.saturating_sub(started_ns).max(1);
-        self.srtt_ns =
-            Some(self.srtt_ns.map_or(sample, |it| it.saturating_mul(7).saturating_add(sample) / 8));
+        let sample = now_ns.saturating_sub(started_ns);
+        let mean = self.srtt_ns.unwrap_or(sample);
+        self.srtt_ns = Some(mean.wrapping_sub(mean / 8).wrapping_add(sample / 8));
         self.latency.record(sample);
     }
 

@@ -70,6 +70,8 @@ pub(super) struct Path {
     /// Octets that go with a command that writes.
     pub(super) immediate_max: usize,
     pub(super) arriving: Option<Arriving>,
+    /// Octets of the last PDU's data, if they were many: so they may be of the next.
+    pub(super) long: usize,
     pub(super) segment: Segment,
     pub(super) held: Vec<u8>,
     pub(super) text: Vec<u8>,
@@ -137,6 +139,7 @@ impl Path {
             plain: false,
             immediate_max: 0,
             arriving: None,
+            long: 0,
             segment: Segment::Ignored,
             held: Vec::new(),
             text: Vec::new(),
@@ -311,6 +314,7 @@ impl Path {
         self.header = None;
         self.plain = false;
         self.arriving = None;
+        self.long = 0;
         self.held.clear();
         self.text.clear();
         self.text_pieces = 0;

@@ -7,19 +7,23 @@
 use alloc::vec::Vec;
 
 use super::path::{Path, State};
-use super::{Bug, ISCSI_COMMANDS_MAX, Operation, Payload, RequestId, Shared, planted};
+use super::{Bug, ISCSI_COMMANDS_MAX, Operation, Payload, Request, RequestId, Shared, planted};
+use crate::block::Octets;
 use crate::iscsi::negotiated::Digest;
-use crate::iscsi::pdu::{FLAG_FINAL, HEADER_BYTES, opcode};
+use crate::iscsi::pdu::{FLAG_FINAL, HEADER_BYTES, opcode, serial_after};
 use crate::iscsi::scsi::{READ_16, WRITE_16};
 use crate::iscsi::tasks::{Probe, Task, TaskKind};
 use crate::limits::{ISCSI_RECEIVE_SEGMENT_MAX, ISCSI_SEND_SEGMENT_MAX};
-use crate::requests::Fragment;
+use crate::order::Entry;
+use crate::requests::octets;
 
 const READ: u8 = 0x40;
 const WRITE: u8 = 0x20;
 const SIMPLE: u8 = 0x01;
 /// The S bit: status rides on the data.
 const FLAG_STATUS: u8 = 0x01;
+/// Data of this size is worth being put to its place directly.
+const LONG_OCTETS: usize = 4_096;
 type Basic = [u8; HEADER_BYTES];
 
 fn octet(header: &Basic, at: usize) -> u8 {
@@ -49,12 +53,37 @@ pub struct Piece {
     pub length: usize,
 }
 
-/// What has been written into a buffer for the connection.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Sent {
+/// A buffer for octets on their way to the connection.
+pub(super) struct Outlet<'a> {
+    buffer: &'a mut [u8],
+    /// So many have been written.
     pub(super) octets: usize,
     /// Octets that were named instead, and are to be sent, too.
     named: usize,
+    /// Where they are named; without, everything is copied.
+    pieces: Option<&'a mut Vec<Piece>>,
+}
+
+impl<'a> Outlet<'a> {
+    pub(super) const fn new(buffer: &'a mut [u8], pieces: Option<&'a mut Vec<Piece>>) -> Self {
+        Self { buffer, octets: 0, named: 0, pieces }
+    }
+
+    /// What is left of the buffer.
+    pub(super) fn room(&mut self) -> &mut [u8] {
+        self.buffer.get_mut(self.octets..).unwrap_or_default()
+    }
+}
+
+/// What came of an attempt to send a read or write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    /// It was sent, and may not have been the last.
+    More,
+    /// There is nothing more, or no room.
+    Nothing,
+    /// Whatever comes next is not as usual.
+    Unusual,
 }
 
 /// What the target is sending of a command.
@@ -66,6 +95,28 @@ pub(super) struct Arriving {
     left: usize,
     /// The command has ended well when all is here.
     ends: bool,
+}
+
+/// Where octets of a request are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    id: RequestId,
+    offset: usize,
+    pub(super) length: usize,
+}
+
+impl Place {
+    #[inline(always)]
+    pub(super) fn find<'a>(&self, memory: &'a mut impl Octets) -> Option<&'a mut [u8]> {
+        memory.find(self.id, self.offset, self.length)
+    }
+}
+
+/// What comes next, most likely.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Guess {
+    tag: u32,
+    pub(super) place: Place,
 }
 
 impl Path {
@@ -86,8 +137,9 @@ impl Path {
         self.probe == Probe::Done && self.output.is_empty() && self.sending.is_none() && !shared.closing
     }
 
-    /// Whether reads and writes may be begun the usual way: nothing else is to be sent.
-    fn begins_transfers(&self, shared: &Shared, calm: bool) -> bool {
+    /// Whether reads and writes may be begun the usual way: nothing else is to be sent. A
+    /// `calm` session has nothing out of the ordinary that could stand against it.
+    pub(super) fn begins_transfers(&self, shared: &Shared, calm: bool) -> bool {
         let usual = || {
             matches!(self.state, State::Full)
                 && self.is_quiet(shared)
@@ -97,90 +149,71 @@ impl Path {
         self.plain && self.output.is_empty() && self.sending.is_none() && (calm || usual())
     }
 
-    /// Writes reads and writes into `buffer` as long as they are as usual, and all of one
-    /// has room; tells whether there is more that could be sent now. Data to be written is
-    /// only named in `pieces`, if there are any. A `calm` session has nothing out of the
-    /// ordinary that could stand against it.
+    /// Writes a read or write to the outlet, if it is as usual and all of it has room.
+    /// One at a time: mostly there is no other.
     #[inline(never)]
-    pub(super) fn send_transfers(
+    pub(super) fn send_transfer(
         &mut self,
         shared: &mut Shared,
-        buffer: &mut [u8],
-        sent: &mut Sent,
+        outlet: &mut Outlet<'_>,
         payload: &mut dyn Payload,
-        mut pieces: Option<&mut Vec<Piece>>,
-        calm: bool,
-    ) -> bool {
-        if !self.begins_transfers(shared, calm) {
-            return true;
-        }
-        let Sent { octets: mut at, mut named } = *sent;
+    ) -> Next {
         let Shared { requests, unit, lun, now_ns, .. } = shared;
-        let Some(shape) = unit.shape() else { return true };
-        let (all, immediate_max) = (buffer.len(), self.immediate_max);
-        let mut window = self.window();
-        // What is named will have to be sent, too.
-        while window > 0 && named < all && requests.has_ready() {
-            let Some((place, data)) = buffer.get_mut(at..).and_then(<[u8]>::split_first_chunk_mut) else {
-                break;
-            };
-            let copied_max = if pieces.is_some() { usize::MAX } else { data.len() };
-            let fits = |octets: usize| octets <= immediate_max && octets <= copied_max;
-            let Some(fragment) = requests.next_whole(shape, fits) else { break };
-            window = window.wrapping_sub(1);
-            at = at.wrapping_add(HEADER_BYTES);
-            if fragment.operation == Operation::Write {
-                let octets = fragment.octets();
-                if let Some(pieces) = &mut pieces
-                    && let Some((id, offset)) = requests.locate(&{ fragment }, 0, octets)
-                {
-                    pieces.push(Piece { after: at, id, offset, length: octets });
-                    named = named.wrapping_add(octets);
-                } else if let Some(data) = data.get_mut(..octets) {
-                    // Sectors need no padding.
-                    requests.load(&{ fragment }, 0, data, payload);
-                    at = at.wrapping_add(octets);
-                }
-            }
-            self.begin_transfer(fragment, shape.block, lun, *now_ns, place);
+        let Some(shape) = unit.shape() else { return Next::Unusual };
+        if !requests.are_usual() {
+            return if requests.has_work() { Next::Unusual } else { Next::Nothing };
         }
-        *sent = Sent { octets: at, named };
-        requests.has_work() && named < all
+        // What is named will have to be sent, too.
+        let full = outlet.named >= outlet.buffer.len();
+        let at = outlet.octets;
+        let Some((place, data)) = outlet.buffer.get_mut(at..).and_then(<[u8]>::split_first_chunk_mut) else {
+            return Next::Nothing;
+        };
+        if full || !self.has_window() {
+            return Next::Nothing;
+        }
+        let octets_max =
+            if outlet.pieces.is_some() { self.immediate_max } else { self.immediate_max.min(data.len()) };
+        let Some(entry) = requests.next_whole(shape, |octets| octets <= octets_max) else {
+            return if requests.has_work() { Next::Unusual } else { Next::Nothing };
+        };
+        outlet.octets = at.wrapping_add(HEADER_BYTES);
+        self.begin_transfer(entry, shape.block, lun, *now_ns, place);
+        if entry.request.operation == Operation::Write {
+            let (id, octets) = (entry.request.id, octets(entry.request.sectors));
+            if let Some(pieces) = &mut outlet.pieces {
+                pieces.push(Piece { after: outlet.octets, id, offset: 0, length: octets });
+                outlet.named = outlet.named.wrapping_add(octets);
+            } else if let Some(data) = data.get_mut(..octets) {
+                // Sectors need no padding.
+                payload.load(id, 0, data);
+                outlet.octets = outlet.octets.wrapping_add(octets);
+            }
+        }
+        if requests.has_work() { Next::More } else { Next::Nothing }
     }
 
-    /// For how many commands the target's window and our table have room.
-    fn window(&self) -> usize {
-        let ours = ISCSI_COMMANDS_MAX.saturating_sub(self.tasks.len());
-        let theirs = self.command_number_max.wrapping_sub(self.command_number);
-        if planted(Bug::WindowIgnored) {
-            ours
-        } else if theirs >= 1 << 31 {
-            0
-        } else {
-            usize::try_from(theirs).unwrap_or(0).saturating_add(1).min(ours)
-        }
+    /// Whether the target's window and our table have room for a command.
+    fn has_window(&self) -> bool {
+        let open = !serial_after(self.command_number, self.command_number_max) || planted(Bug::WindowIgnored);
+        open && self.tasks.len() < ISCSI_COMMANDS_MAX
     }
 
     /// The header of a read or write (11.3).
     #[inline(always)]
-    fn begin_transfer(
-        &mut self,
-        fragment: Fragment,
-        block: u32,
-        lun: &[u8; 8],
-        now_ns: u64,
-        place: &mut Basic,
-    ) {
-        let length = u32::try_from(fragment.octets()).unwrap_or(u32::MAX);
+    fn begin_transfer(&mut self, entry: &Entry, block: u32, lun: &[u8; 8], now_ns: u64, place: &mut Basic) {
+        let Request { operation, lba, sectors, .. } = entry.request;
+        // No more than go with a command.
+        let length = sectors.wrapping_mul(512);
         let (lba, blocks) = match block {
-            0 | 1 => (fragment.lba, fragment.sectors),
-            block => (fragment.lba / u64::from(block), fragment.sectors / block),
+            0 | 1 => (lba.0, sectors),
+            block => (lba.0 / u64::from(block), sectors / block),
         };
-        let (flags, operation, data_length) = match fragment.operation {
+        let (flags, operation, data_length) = match operation {
             Operation::Write => (FLAG_FINAL | WRITE | SIMPLE, WRITE_16, length),
             _ => (FLAG_FINAL | READ | SIMPLE, READ_16, 0),
         };
-        let tag = self.tasks.add_transfer(fragment, length, self.command_number, now_ns);
+        let tag = self.tasks.add_transfer(entry, length, self.command_number, now_ns);
         put(place, 0, &[opcode::SCSI_COMMAND, flags, 0, 0]);
         // Below 2^24: no additional header segments.
         put(place, 4, &data_length.to_be_bytes());
@@ -275,6 +308,7 @@ impl Path {
         task.touched_ns = shared.now_ns;
         self.take_window(number(header, 28), number(header, 32));
         self.status_number = self.status_number.wrapping_add(u32::from(ends));
+        self.long = if left >= LONG_OCTETS { left } else { 0 };
         Some(Arriving { tag, offset, left, ends })
     }
 
@@ -287,15 +321,51 @@ impl Path {
         shared.requests.done_well(&fragment);
     }
 
+    /// Where a read's octets belong, if they are all one request's.
+    #[inline(always)]
+    fn place(shared: &Shared, task: &Task, offset: usize, length: usize) -> Option<Place> {
+        let TaskKind::Fragment(fragment) = &task.kind else { return None };
+        let (id, offset) = shared.requests.locate(fragment, offset, length)?;
+        Some(Place { id, offset, length })
+    }
+
     /// Where the next octets of the connection belong, if they are a request's.
-    pub(super) fn direct(&self, shared: &Shared) -> Option<(RequestId, usize, usize)> {
+    #[inline(always)]
+    pub(super) fn direct(&self, shared: &Shared) -> Option<Place> {
         let Arriving { tag, offset, left, .. } = self.arriving.as_ref()?;
-        let TaskKind::Fragment(fragment) = &self.tasks.get(*tag)?.kind else { return None };
-        let (id, at) = shared.requests.locate(fragment, *offset, *left)?;
-        Some((id, at, *left))
+        Self::place(shared, self.tasks.get(*tag)?, *offset, *left)
+    }
+
+    /// Where data of the next PDU belongs if it is like the last one, and for the command
+    /// whose turn it is.
+    #[inline(always)]
+    pub(super) fn guess(&self, shared: &Shared) -> Option<Guess> {
+        if self.long == 0 || self.arriving.is_some() || !self.receives_transfers() {
+            return None;
+        }
+        let task = self.tasks.expected()?;
+        let offset = usize::try_from(task.moved).unwrap_or(0);
+        let left = usize::try_from(task.length).unwrap_or(0).wrapping_sub(offset);
+        if task.outward || left == 0 {
+            return None;
+        }
+        let place = Self::place(shared, task, offset, left.min(self.long))?;
+        Some(Guess { tag: task.tag, place })
+    }
+
+    /// Accepts a header, if it is as was guessed, and as usual.
+    #[inline(always)]
+    pub(super) fn accepts(&mut self, shared: &Shared, header: &Basic, guess: &Guess) -> bool {
+        let like = number(header, 16) == guess.tag
+            && usize::try_from(number(header, 4)).is_ok_and(|it| it >= guess.place.length);
+        if like && octet(header, 0) == opcode::DATA_IN {
+            self.arriving = self.accept(shared, header);
+        }
+        self.arriving.is_some()
     }
 
     /// So many octets were put there.
+    #[inline(always)]
     pub(super) fn took_direct(&mut self, shared: &mut Shared, octets: usize) {
         self.heard_ns = shared.now_ns;
         let Some(arriving) = &mut self.arriving else { return };

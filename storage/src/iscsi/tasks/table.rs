@@ -7,10 +7,13 @@ use crate::block::Operation;
 use crate::iscsi::pdu::NO_TAG;
 use crate::iscsi::scsi::{READ_16, WRITE_16};
 use crate::limits::ISCSI_COMMANDS_MAX;
+use crate::order::Entry;
 use crate::requests::Fragment;
 
 /// The lowest octet of a tag that is no command's.
 const ELSEWHERE: u8 = 0xfe;
+/// No place.
+pub(super) const NOWHERE: u8 = 0xff;
 
 /// Commands in flight. The lowest octet of a tag is its command's place, the others
 /// count; so no tag is like that of another command in flight, nor [`NO_TAG`].
@@ -18,27 +21,26 @@ const ELSEWHERE: u8 = 0xfe;
 pub(in crate::iscsi) struct Tasks {
     /// In no order; those with no tag are free.
     places: Vec<Task>,
-    free: Vec<u8>,
+    /// The first free one, which are a list.
+    free: u8,
+    used: usize,
+    /// The one begun last, and the one that is likely to be answered next.
+    newest: u8,
+    expected: u8,
     serial: u32,
-    /// Commands that read, and their octets.
-    reads: u32,
-    read_octets: u64,
 }
-
-/// Data of this size is worth being looked after by itself.
-const READ_OCTETS: u64 = 4_096;
 
 impl Tasks {
     pub(in crate::iscsi) const fn new(serial: u32) -> Self {
-        Self { places: Vec::new(), free: Vec::new(), serial, reads: 0, read_octets: 0 }
+        Self { places: Vec::new(), free: NOWHERE, used: 0, newest: NOWHERE, expected: NOWHERE, serial }
     }
 
     pub(in crate::iscsi) const fn len(&self) -> usize {
-        self.places.len().wrapping_sub(self.free.len())
+        self.used
     }
 
     pub(in crate::iscsi) const fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.used == 0
     }
 
     const fn tag(&mut self, place: u8) -> u32 {
@@ -51,72 +53,76 @@ impl Tasks {
         self.tag(ELSEWHERE)
     }
 
-    fn count(&mut self, outward: bool, length: u32, adds: bool) {
-        if !outward && length > 0 {
-            let (one, octets) = (u32::from(adds), u64::from(length));
-            self.reads = self.reads.wrapping_add(one).wrapping_sub(1 - one);
-            let read_octets = self.read_octets;
-            self.read_octets =
-                if adds { read_octets.wrapping_add(octets) } else { read_octets.wrapping_sub(octets) };
+    /// A free place and its next tag: no more than [`ISCSI_COMMANDS_MAX`] are there.
+    #[inline(always)]
+    fn place(&mut self) -> Option<&mut Task> {
+        if self.free == NOWHERE {
+            self.grow();
+        }
+        let tag = self.tag(self.free);
+        let task = self.places.get_mut(usize::from(self.free))?;
+        self.used = self.used.wrapping_add(1);
+        let place = core::mem::replace(&mut self.free, task.after);
+        task.tag = tag;
+        task.after = NOWHERE;
+        let newest = core::mem::replace(&mut self.newest, place);
+        if self.expected == NOWHERE {
+            self.expected = place;
+        } else if let Some(newest) = self.places.get_mut(usize::from(newest)).filter(|it| it.tag != NO_TAG) {
+            newest.after = place;
+        }
+        self.places.get_mut(usize::from(place))
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        self.free = u8::try_from(self.places.len()).unwrap_or(ELSEWHERE);
+        if self.places.len() <= ISCSI_COMMANDS_MAX {
+            self.places.push(Task::FREE);
         }
     }
 
-    /// Whether large pieces of data are to come.
-    pub(in crate::iscsi) const fn expects_data(&self) -> bool {
-        self.reads > 0 && self.read_octets >= (self.reads as u64).wrapping_mul(READ_OCTETS)
-    }
-
-    /// A free place: no more than [`ISCSI_COMMANDS_MAX`] are there.
-    fn place(&mut self) -> u8 {
-        self.free.pop().unwrap_or_else(|| {
-            let place = u8::try_from(self.places.len()).unwrap_or(ELSEWHERE);
-            if self.places.len() <= ISCSI_COMMANDS_MAX {
-                self.places.push(Task::FREE);
-            }
-            place
-        })
+    /// Makes a place free.
+    #[inline(always)]
+    fn end(&mut self, place: u8) {
+        let Some(task) = self.places.get_mut(usize::from(place)) else { return };
+        task.tag = NO_TAG;
+        self.expected = task.after;
+        task.after = self.free;
+        self.free = place;
+        self.used = self.used.wrapping_sub(1);
     }
 
     /// Takes a command in; it is given its tag. No more than [`ISCSI_COMMANDS_MAX`].
     pub(in crate::iscsi) fn add(&mut self, task: Task) -> u32 {
-        self.count(task.outward, task.length, true);
-        let place = self.place();
-        let tag = self.tag(place);
-        if let Some(free) = self.places.get_mut(usize::from(place)) {
-            *free = Task { tag, ..task };
-        }
-        tag
+        let Some(place) = self.place() else { return NO_TAG };
+        *place = Task { tag: place.tag, ..task };
+        place.tag
     }
 
-    /// The same for READ(16) or WRITE(16) of all of a fragment, whose data goes with it.
+    /// The same for READ(16) or WRITE(16) of all of a request, whose data goes with it.
     #[inline(always)]
     pub(in crate::iscsi) fn add_transfer(
         &mut self,
-        fragment: Fragment,
+        entry: &Entry,
         length: u32,
         command_number: u32,
         now_ns: u64,
     ) -> u32 {
-        let outward = fragment.operation == Operation::Write;
-        self.count(outward, length, true);
-        let place = self.place();
-        let tag = self.tag(place);
+        let outward = entry.request.operation == Operation::Write;
         // In its place at once: this is done for each request.
-        if let Some(task) = self.places.get_mut(usize::from(place)) {
-            task.tag = tag;
-            task.kind = TaskKind::Fragment(fragment);
-            task.opcode = if outward { WRITE_16 } else { READ_16 };
-            task.outward = outward;
-            task.command_number = command_number;
-            task.length = length;
-            task.moved = if outward { length } else { 0 };
-            task.data_number = 0;
-            task.r2t_number = 0;
-            task.started_ns = now_ns;
-            task.touched_ns = now_ns;
-            task.own = None;
-        }
-        tag
+        let Some(task) = self.place() else { return NO_TAG };
+        task.kind = TaskKind::Fragment(entry.whole());
+        task.opcode = if outward { WRITE_16 } else { READ_16 };
+        task.outward = outward;
+        task.command_number = command_number;
+        task.length = length;
+        task.moved = if outward { length } else { 0 };
+        task.data_number = 0;
+        task.r2t_number = 0;
+        task.started_ns = now_ns;
+        task.touched_ns = now_ns;
+        task.tag
     }
 
     /// The command with a tag.
@@ -124,6 +130,13 @@ impl Tasks {
     pub(in crate::iscsi) fn find(&mut self, tag: u32) -> Option<&mut Task> {
         let [place, ..] = tag.to_le_bytes();
         self.places.get_mut(usize::from(place)).filter(|task| task.tag == tag && tag != NO_TAG)
+    }
+
+    /// The command that is likely to be answered next: the one begun after the one that
+    /// ended last.
+    #[inline]
+    pub(in crate::iscsi) fn expected(&self) -> Option<&Task> {
+        self.places.get(usize::from(self.expected)).filter(|task| task.tag != NO_TAG)
     }
 
     /// The same, to look at.
@@ -138,9 +151,7 @@ impl Tasks {
         let [place, ..] = tag.to_le_bytes();
         let task = self.find(tag)?;
         let found = Task { own: task.own.take(), ..*task };
-        task.tag = NO_TAG;
-        self.count(found.outward, found.length, false);
-        self.free.push(place);
+        self.end(place);
         Some(found)
     }
 
@@ -151,10 +162,8 @@ impl Tasks {
         let [place, ..] = tag.to_le_bytes();
         let task = self.find(tag)?;
         let TaskKind::Fragment(fragment) = task.kind else { return None };
-        let (outward, length, started_ns) = (task.outward, task.length, task.started_ns);
-        task.tag = NO_TAG;
-        self.count(outward, length, false);
-        self.free.push(place);
+        let started_ns = task.started_ns;
+        self.end(place);
         Some((fragment, started_ns))
     }
 
@@ -164,8 +173,7 @@ impl Tasks {
 
     /// Takes all of them out, the oldest first.
     pub(in crate::iscsi) fn take_all(&mut self) -> Vec<Task> {
-        self.free.clear();
-        (self.reads, self.read_octets) = (0, 0);
+        (self.free, self.used, self.newest, self.expected) = (NOWHERE, 0, NOWHERE, NOWHERE);
         let mut all: Vec<Task> = self.places.drain(..).filter(|task| task.tag != NO_TAG).collect();
         let serial = self.serial << 8;
         all.sort_by_key(|task| core::cmp::Reverse(serial.wrapping_sub(task.tag & !0xff)));
@@ -191,6 +199,7 @@ mod tests {
             r2t_number: 0,
             started_ns: 0,
             touched_ns: 0,
+            after: NOWHERE,
             own: None,
         }
     }

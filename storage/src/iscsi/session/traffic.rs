@@ -1,0 +1,219 @@
+//! Octets from and to the connections.
+
+use alloc::vec::Vec;
+
+use super::transfer::{Guess, Next, Outlet, Piece};
+use super::{Payload, Session};
+use crate::block::Octets;
+use crate::iscsi::pdu::HEADER_BYTES;
+
+/// Octets taken off a connection before anything else is looked at.
+const TAKEN_AT_ONCE: usize = 2 << 20;
+
+/// A connection whose octets can be put to several places at once.
+pub trait Source {
+    /// What ends a connection.
+    type Error;
+
+    /// Fills the places, one after the other. How many octets came: fewer than there is
+    /// room, if no more are there now.
+    ///
+    /// # Errors
+    /// The connection is gone.
+    fn take(&mut self, places: [&mut [u8]; 3]) -> Result<usize, Self::Error>;
+}
+
+impl Session {
+    /// Takes octets from the connection; all are consumed. None are no sign of life.
+    pub fn receive(&mut self, path: usize, bytes: &[u8], now_ns: u64, payload: &mut dyn Payload) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.pass_time(now_ns);
+        if let Some(it) = self.paths.get_mut(path) {
+            it.heard_ns = now_ns;
+            self.receive_some(path, bytes, payload);
+        }
+    }
+
+    #[inline(always)]
+    fn receive_some(&mut self, path: usize, bytes: &[u8], payload: &mut dyn Payload) {
+        let Some(it) = self.paths.get_mut(path) else { return };
+        let mut rest = bytes;
+        if it.receives_transfers() {
+            rest = it.receive_transfers(&mut self.shared, bytes, payload);
+        }
+        if !rest.is_empty() {
+            self.receive_unusual(path, rest, payload);
+        }
+    }
+
+    #[cold]
+    fn receive_unusual(&mut self, path: usize, bytes: &[u8], payload: &mut dyn Payload) {
+        if let Some(path) = self.paths.get_mut(path) {
+            path.receive(&mut self.shared, bytes, payload);
+        }
+        self.settle();
+    }
+
+    /// The same as [`Self::receive`], for callers whose connection can put octets to
+    /// several places at once: what it has now, or much of it. Data of reads goes to its
+    /// place, if that can be known or guessed before; the buffer takes the rest.
+    ///
+    /// # Errors
+    /// The connection is gone; tell [`Self::on_disconnected`].
+    pub fn receive_from<S: Source>(
+        &mut self,
+        path: usize,
+        source: &mut S,
+        buffer: &mut [u8],
+        now_ns: u64,
+        memory: &mut impl Octets,
+    ) -> Result<(), S::Error> {
+        self.pass_time(now_ns);
+        let mut taken = 0usize;
+        while taken < TAKEN_AT_ONCE {
+            let Some(it) = self.paths.get_mut(path) else { break };
+            let Some((header, rest)) = buffer.split_first_chunk_mut() else { break };
+            let (count, room);
+            if let Some(place) = it.direct(&self.shared)
+                && let Some(data) = place.find(memory)
+            {
+                // The data to its place, and the header behind it.
+                (count, room) =
+                    (source.take([data, header, &mut []])?, place.length.wrapping_add(HEADER_BYTES));
+                if count > 0 {
+                    it.took_direct(&mut self.shared, count.min(place.length));
+                    self.receive_next(path, header.get(..count.saturating_sub(place.length)), memory);
+                }
+            } else if let Some(guess) = it.guess(&self.shared)
+                && let Some(data) = guess.place.find(memory)
+                && let Some((next, _)) = rest.split_first_chunk_mut()
+            {
+                room = guess.place.length.wrapping_add(2 * HEADER_BYTES);
+                count = source.take([header, data, next])?;
+                self.receive_guessed(path, &guess, count, [header, next], memory);
+            } else {
+                (count, room) = (source.take([header, rest, &mut []])?, buffer.len());
+                self.receive(path, buffer.get(..count).unwrap_or_default(), now_ns, memory);
+            }
+            if count < room {
+                break;
+            }
+            taken = taken.wrapping_add(count);
+        }
+        Ok(())
+    }
+
+    /// Takes what has come of a header.
+    #[inline(always)]
+    fn receive_next(&mut self, path: usize, header: Option<&[u8]>, payload: &mut dyn Payload) {
+        if let Some(header) = header.filter(|header| !header.is_empty()) {
+            self.receive_some(path, header, payload);
+        }
+    }
+
+    /// Takes so many octets of a header, data at the place where they belong if the header is
+    /// as guessed, and the header behind it.
+    #[inline(always)]
+    fn receive_guessed(
+        &mut self,
+        path: usize,
+        guess: &Guess,
+        count: usize,
+        [header, next]: [&[u8; HEADER_BYTES]; 2],
+        memory: &mut impl Octets,
+    ) {
+        let Some(it) = self.paths.get_mut(path) else { return };
+        if count >= HEADER_BYTES && it.accepts(&self.shared, header, guess) {
+            let data = count.wrapping_sub(HEADER_BYTES);
+            it.took_direct(&mut self.shared, data.min(guess.place.length));
+            self.receive_next(path, next.get(..data.saturating_sub(guess.place.length)), memory);
+        } else if count > 0 {
+            self.receive_unguessed(path, guess, count, [header, next], memory);
+        }
+    }
+
+    /// The same, for something else than was guessed.
+    #[cold]
+    fn receive_unguessed(
+        &mut self,
+        path: usize,
+        guess: &Guess,
+        count: usize,
+        [header, next]: [&[u8; HEADER_BYTES]; 2],
+        memory: &mut impl Octets,
+    ) {
+        let mut bytes = header.to_vec();
+        bytes.extend_from_slice(guess.place.find(memory).unwrap_or_default());
+        bytes.extend_from_slice(next);
+        bytes.truncate(count);
+        let now_ns = self.shared.now_ns;
+        self.receive(path, &bytes, now_ns, memory);
+    }
+
+    /// Writes octets for the connection into `buffer`; all must reach TCP.
+    pub fn transmit(
+        &mut self,
+        path: usize,
+        buffer: &mut [u8],
+        now_ns: u64,
+        payload: &mut dyn Payload,
+    ) -> usize {
+        self.send(path, Outlet::new(buffer, None), now_ns, payload)
+    }
+
+    /// The same, for callers who can send from several places at once: `pieces` names
+    /// requests' octets that belong in between, and were not copied. Together they are
+    /// not much more than the buffer holds.
+    pub fn transmit_pieces(
+        &mut self,
+        path: usize,
+        buffer: &mut [u8],
+        pieces: &mut Vec<Piece>,
+        now_ns: u64,
+        payload: &mut dyn Payload,
+    ) -> usize {
+        self.send(path, Outlet::new(buffer, Some(pieces)), now_ns, payload)
+    }
+
+    #[inline]
+    fn send(&mut self, path: usize, mut outlet: Outlet<'_>, now_ns: u64, payload: &mut dyn Payload) -> usize {
+        self.poll(now_ns);
+        let mut calm = self.is_calm();
+        let carries = if calm { path == self.active } else { self.carries(path) };
+        while let Some(it) = self.paths.get_mut(path) {
+            let mut next = Next::Unusual;
+            if carries && it.begins_transfers(&self.shared, calm) {
+                next = Next::More;
+                while next == Next::More {
+                    next = it.send_transfer(&mut self.shared, &mut outlet, payload);
+                }
+            } else if !carries && it.is_quiet(&self.shared) {
+                next = Next::Nothing;
+            }
+            if next == Next::Nothing || !self.send_unusual(path, carries, &mut outlet, payload) {
+                break;
+            }
+            calm = false;
+        }
+        outlet.octets
+    }
+
+    /// The same for whatever is not as usual, one command of it; false when there is
+    /// nothing of that, or no room for it.
+    #[cold]
+    fn send_unusual(
+        &mut self,
+        path: usize,
+        carries: bool,
+        outlet: &mut Outlet<'_>,
+        payload: &mut dyn Payload,
+    ) -> bool {
+        self.calm_until_ns = 0;
+        let Some(path) = self.paths.get_mut(path) else { return false };
+        let octets = path.transmit(&mut self.shared, carries, outlet.room(), payload);
+        outlet.octets = outlet.octets.saturating_add(octets);
+        octets > 0
+    }
+}
