@@ -38,6 +38,8 @@ pub(crate) enum Bug {
     RetriesGivenUp,
     /// A path that died is used for ever.
     DeadPathKept,
+    /// A silent path is asked nothing while writes wait for old copies.
+    SilentPathTrusted,
     /// Every login has another session identifier.
     IdentifierChanged,
     /// Digests are not compared.

@@ -312,6 +312,7 @@ impl Target {
 
     fn next_on_path(&mut self, index: usize) -> Option<Kind> {
         let (now_ns, total) = (self.now_ns, self.slots.len());
+        let ask = self.ask_at_ns(index).is_some_and(|at_ns| at_ns <= now_ns);
         let others_live = self.paths.iter().any(Path::is_live);
         let path = self.paths.get_mut(index).filter(|path| !path.disabled)?;
         match path.phase {
@@ -325,7 +326,7 @@ impl Target {
             path.phase = Phase::Query;
             return None;
         }
-        if core::mem::take(&mut path.recheck) {
+        if core::mem::take(&mut path.recheck) || ask {
             return Some(Kind::Identify);
         }
         let capacity = self.identity.map_or(0, |identity| identity.capacity);

@@ -48,6 +48,8 @@ pub(super) struct Guest {
     pub(super) submitted: u32,
     /// The longest that a request took, from its submission to its end.
     pub(super) slowest_ns: u64,
+    /// The time of a request that was under way then is counted from here.
+    pub(super) counted_from_ns: u64,
     /// Requests that touch these sectors may fail.
     pub(super) bad: std::ops::Range<u64>,
     pub(super) deadline_ns: Option<u64>,
@@ -69,6 +71,7 @@ impl Guest {
             next_id: 1,
             submitted: 0,
             slowest_ns: 0,
+            counted_from_ns: 0,
             bad: 0..0,
             deadline_ns: None,
             discards: false,
@@ -116,7 +119,7 @@ impl Guest {
         while let Some(completion) = volume.take_completion() {
             let (request, since) = self.in_flight.remove(&completion.id).unwrap();
             let data = self.memory.0.remove(&completion.id).unwrap();
-            self.slowest_ns = self.slowest_ns.max(now - since);
+            self.slowest_ns = self.slowest_ns.max(now - since.max(self.counted_from_ns));
             match completion.result {
                 Ok(()) => self.succeeded(&request, &data, durable),
                 Err(error) => self.failed(&request, error, now - since),
@@ -131,7 +134,8 @@ impl Guest {
 
     /// The longest that a request took, or has been waiting for until now.
     pub(super) fn slowest_ns(&self, now: u64) -> u64 {
-        self.in_flight.values().map(|(_, since)| now - since).max().unwrap_or(0).max(self.slowest_ns)
+        let waits = |(_, since): &(Request, u64)| now - (*since).max(self.counted_from_ns);
+        self.in_flight.values().map(waits).max().unwrap_or(0).max(self.slowest_ns)
     }
 
     fn succeeded(&mut self, request: &Request, data: &[u8], durable: &[u8]) {

@@ -5,6 +5,8 @@
 #![expect(clippy::cast_possible_truncation, reason = "tests cut random numbers to size")]
 
 mod administration;
+mod aoe_bench;
+mod aoe_paths;
 mod aoe_target;
 mod aoe_world;
 mod guest;
@@ -72,10 +74,14 @@ fn iscsi(seed: u64) {
     world::run(iscsi_world::build(seed), seed);
 }
 
-static SLOWEST_NS: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+static SLOWEST_NS: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
 
 fn aoe_failing_over(seed: u64) {
     SLOWEST_NS[0].fetch_max(world::fail_over(aoe_world::build(seed), seed), Ordering::Relaxed);
+}
+
+fn aoe_failing_over_again(seed: u64) {
+    SLOWEST_NS[2].fetch_max(world::fail_over_again(aoe_world::build(seed), seed), Ordering::Relaxed);
 }
 
 fn iscsi_failing_over(seed: u64) {
@@ -96,6 +102,12 @@ fn iscsi_loses_nothing() {
 fn aoe_fails_over_within_three_seconds() {
     every_seed(aoe_failing_over, 200);
     println!("AoE: the slowest request took {} ms", SLOWEST_NS[0].load(Ordering::Relaxed) / MS);
+}
+
+#[test]
+fn aoe_fails_over_again_within_three_seconds_of_the_last_cut() {
+    every_seed(aoe_failing_over_again, 200);
+    println!("AoE: the slowest request took {} ms more", SLOWEST_NS[2].load(Ordering::Relaxed) / MS);
 }
 
 #[test]
@@ -163,6 +175,7 @@ fn every_bug_planted_in_aoe_is_found() {
     ];
     finds_all(&bugs, aoe);
     finds_all(&[Bug::DeadPathKept], aoe_failing_over);
+    finds_all(&[Bug::SilentPathTrusted], aoe_failing_over_again);
 }
 
 #[test]

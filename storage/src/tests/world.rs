@@ -12,8 +12,9 @@ use crate::{PathState, PathStatus};
 /// Requests of a run, and at a time.
 const REQUESTS: u32 = 60;
 const DEPTH: usize = 8;
-/// Cuts of a run that fails over.
+/// Cuts of a run that fails over, far apart or close together.
 const CUTS: usize = 3;
+const CLOSE_CUTS: usize = 8;
 /// A way that is healed is used again after this: TCP's own pauses between tries to connect
 /// are longer than ours.
 const BACK_NS_MAX: u64 = 15 * SECOND;
@@ -86,26 +87,62 @@ pub(super) fn run<W: World>(mut world: W, seed: u64) {
 /// One of two ways is cut and healed, then one again: no request takes longer than three
 /// seconds, from its submission to its end. Tells how long the slowest took.
 pub(super) fn fail_over<W: World>(mut world: W, seed: u64) -> u64 {
-    if world.node().guest.deadline_ns.is_some() || !world.prepare_to_fail_over() {
+    if !can_fail_over(&mut world) {
         return 0;
     }
     for _ in 0..CUTS {
-        let healed_at = world.node().now;
-        while !serves_both_ways(&world.node().volume) {
-            let node = world.node();
-            assert!(node.now - healed_at <= BACK_NS_MAX, "seed {seed}: not back: {}", node.describe());
-            work(&mut world, seed, 100 * MS);
-        }
+        wait_for_both_ways(&mut world, seed);
         // Until no copy of a write can arrive that was sent twice: another failure before
         // that, under a chain of writes to one place, is one on top of the other.
         work(&mut world, seed, 2 * SECOND);
-        let way = world.node().random.below(2) as usize;
-        world.cut(way, true);
-        // From less than any time-out to more than all.
-        let cut_ns = (10 * MS) << world.node().random.below(11);
-        work(&mut world, seed, cut_ns);
-        world.cut(way, false);
+        cut_one_way(&mut world, seed);
     }
+    finish(world, seed)
+}
+
+/// The next way is cut as soon as the one before is healed, or soon after, whether that is
+/// known to serve again or not: no request takes longer than three seconds from its
+/// submission or, if it was under way then, from the last cut.
+pub(super) fn fail_over_again<W: World>(mut world: W, seed: u64) -> u64 {
+    if !can_fail_over(&mut world) {
+        return 0;
+    }
+    wait_for_both_ways(&mut world, seed);
+    for _ in 0..CLOSE_CUTS {
+        let node = world.node();
+        node.guest.counted_from_ns = node.now;
+        cut_one_way(&mut world, seed);
+        let pause_ns = [1, 2 * SECOND, 4 * SECOND][world.node().random.below(3) as usize];
+        let pause_ns = world.node().random.below(pause_ns);
+        work(&mut world, seed, pause_ns);
+    }
+    finish(world, seed)
+}
+
+fn can_fail_over<W: World>(world: &mut W) -> bool {
+    world.node().guest.deadline_ns.is_none() && world.prepare_to_fail_over()
+}
+
+fn wait_for_both_ways<W: World>(world: &mut W, seed: u64) {
+    let healed_at = world.node().now;
+    while !serves_both_ways(&world.node().volume) {
+        let node = world.node();
+        assert!(node.now - healed_at <= BACK_NS_MAX, "seed {seed}: not back: {}", node.describe());
+        work(world, seed, 100 * MS);
+    }
+}
+
+/// One of two ways is cut, from less than any time-out to more than all.
+fn cut_one_way<W: World>(world: &mut W, seed: u64) {
+    let way = world.node().random.below(2) as usize;
+    world.cut(way, true);
+    let cut_ns = (10 * MS) << world.node().random.below(11);
+    work(world, seed, cut_ns);
+    world.cut(way, false);
+}
+
+/// Ends what is under way; tells how long the slowest request took.
+fn finish<W: World>(mut world: W, seed: u64) -> u64 {
     while !world.node().guest.in_flight.is_empty() {
         step_in_time(&mut world, seed);
     }

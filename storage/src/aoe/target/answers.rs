@@ -96,8 +96,10 @@ impl Target {
         self.identity = Some(found);
         self.refused = false;
         self.stalled_since_ns = None;
-        if let Some(path) = self.paths.get_mut(index) {
-            path.phase = if self.config.reserve { Phase::Claim } else { Phase::Ready };
+        if !self.config.reserve {
+            self.serve(index);
+        } else if let Some(path) = self.paths.get_mut(index) {
+            path.phase = Phase::Claim;
             path.last_error = None;
         }
     }
@@ -105,10 +107,7 @@ impl Target {
     /// The target is ours, or cannot be anybody's.
     fn claimed(&mut self, index: usize, holders: Option<Vec<MacAddress>>) {
         self.holders = holders;
-        if let Some(path) = self.paths.get_mut(index) {
-            path.phase = Phase::Ready;
-            path.last_error = None;
-        }
+        self.serve(index);
     }
 
     fn result(&mut self, slot: Slot, ata: &Ata<'_>, payload: &mut dyn Payload) {

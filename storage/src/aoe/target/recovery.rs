@@ -1,5 +1,14 @@
 //! What happens when answers stay away: tries, other paths, smaller frames, and
 //! what old copies of writes may still do.
+//!
+//! Where another path carries frames, a request that was under way when one failed ends
+//! within three seconds, and one that is submitted later within three seconds of that. Such
+//! a failure is found within half a second or so, by what is under way or, while writes wait
+//! for old copies, by asking ([`ASK_NS`], [`SILENCE_SEVERAL_NS`]). What it left on the
+//! path is sent elsewhere then, and keeps other writes off its range for
+//! [`AOE_FRAME_LIFETIME_NS`] more: once, for those are then sent on a path that was heard
+//! lately. Each failure counts anew: a second one may find a write that has waited for the
+//! copies of the first, and the next write then waits for its copies.
 
 use alloc::vec::Vec;
 
@@ -14,6 +23,9 @@ const LOST_TRIES: u32 = 3;
 const SILENCE_NS: u64 = 1_000_000_000;
 /// The same where another path could do the work.
 const SILENCE_SEVERAL_NS: u64 = 250_000_000;
+/// While writes wait for what old copies may do, a path that has been silent for so long is
+/// asked whether it carries anything.
+const ASK_NS: u64 = 250_000_000;
 /// Tries after which a large frame is cut into small ones.
 const FALLBACK_TRIES: u32 = 3;
 /// Tries of a frame-size probe.
@@ -55,8 +67,6 @@ impl Target {
         let now_ns = self.now_ns;
         if let Some(path) = self.paths.get_mut(index) {
             path.sizes.fall_back(now_ns);
-            // Or it carries nothing at all: better to know before it is used again.
-            path.recheck = path.phase == Phase::Ready;
             path.last_error = Some("the path does not carry the frame size that it did");
             self.last_error = path.last_error;
         }
@@ -88,18 +98,50 @@ impl Target {
                 path.last_error = Some("the link of its card is down");
             }
             if up || others {
-                self.hurry(Some(index));
+                self.hurry(|slot, _| slot.path == index);
             }
         }
     }
 
-    /// Everything under way on a path, or on all, is sent again now.
-    fn hurry(&mut self, path: Option<usize>) {
+    /// What is under way and wanted is sent again now.
+    fn hurry(&mut self, wanted: impl Fn(&Slot, &Path) -> bool) {
         let now_ns = self.now_ns;
-        for slot in self.slots.iter_mut().filter(|slot| path.is_none_or(|path| slot.path == path)) {
-            slot.deadline_ns = slot.deadline_ns.min(now_ns);
+        for slot in &mut self.slots {
+            if self.paths.get(slot.path).is_some_and(|path| wanted(slot, path)) {
+                slot.deadline_ns = slot.deadline_ns.min(now_ns);
+                self.due_ns = self.due_ns.min(now_ns);
+            }
         }
-        self.due_ns = self.due_ns.min(now_ns);
+    }
+
+    /// When a path is to be asked whether it carries anything. A write that waits until no
+    /// old copy can arrive must not find out by itself: it would leave copies in its turn,
+    /// for which others wait as long again.
+    pub(super) fn ask_at_ns(&self, index: usize) -> Option<u64> {
+        let requests = &self.requests;
+        let waits = requests.has_waiting() && self.now_ns < requests.held.until_ns();
+        if !waits || planted(Bug::SilentPathTrusted) {
+            return None;
+        }
+        let path = self.paths.get(index).filter(|path| path.is_live())?;
+        // What is under way tells as well, but for frames that may just be too long.
+        let tells = |slot: &Slot| slot.path == index && !matches!(slot.kind, Kind::Size(_));
+        (!self.slots.iter().any(tells)).then(|| path.heard_ns.saturating_add(ASK_NS))
+    }
+
+    /// A path serves from now on: what is under way on a lost one comes here at once, and so
+    /// does what is on one that counts as lost now that there is another.
+    pub(super) fn serve(&mut self, index: usize) {
+        let now_ns = self.now_ns;
+        if let Some(path) = self.paths.get_mut(index) {
+            path.phase = Phase::Ready;
+            path.last_error = None;
+        }
+        self.hurry(|slot, path| {
+            let silent_ns = now_ns.saturating_sub(path.heard_ns.max(slot.first_ns));
+            let silent = slot.tries.saturating_add(1) >= LOST_TRIES && silent_ns >= SILENCE_SEVERAL_NS;
+            path.phase == Phase::Ready && (silent || path.lost_since_ns.is_some())
+        });
     }
 
     fn take_slots(&mut self, wanted: impl Fn(&Slot) -> bool) -> Vec<Slot> {
@@ -174,7 +216,7 @@ impl Target {
                 let moves = matches!(slot.kind, Kind::Fragment(_) | Kind::Administration(_));
                 slot.path == index && !moves
             });
-            self.hurry(Some(index));
+            self.hurry(|slot, _| slot.path == index);
         }
         Ok(())
     }
@@ -286,11 +328,20 @@ impl Target {
         }
         path.shrink(now_ns);
         let since_ns = path.heard_ns.max(first_ns);
-        let silence_ns = if several { SILENCE_SEVERAL_NS } else { SILENCE_NS };
-        let silent = now_ns.saturating_sub(since_ns) >= silence_ns;
-        if tries < LOST_TRIES || !silent || path.lost_since_ns.is_some() {
+        let silent_ns = now_ns.saturating_sub(since_ns);
+        if tries < LOST_TRIES || silent_ns < SILENCE_SEVERAL_NS || path.lost_since_ns.is_some() {
             return;
         }
+        if !several {
+            // Those that were lost may be back, and would not be asked for a while.
+            let lately_ns = now_ns.saturating_sub(SILENCE_SEVERAL_NS);
+            self.hurry(|slot, path| {
+                path.lost_since_ns.is_some() && path.phase != Phase::Ready && slot.sent_ns <= lately_ns
+            });
+        }
+        let Some(path) = self.paths.get_mut(index).filter(|_| several || silent_ns >= SILENCE_NS) else {
+            return;
+        };
         path.lost_since_ns = Some(since_ns);
         path.stalls = path.stalls.wrapping_add(u64::from(path.phase == Phase::Ready));
         path.last_error = Some("no answer");
@@ -301,7 +352,7 @@ impl Target {
         }
         if serving {
             // What is under way there goes elsewhere at once.
-            self.hurry(Some(index));
+            self.hurry(|slot, _| slot.path == index);
         } else if self.stalled_since_ns.is_none() {
             self.stalled_since_ns = Some(since_ns);
             let counters = &mut self.requests.counters;
@@ -332,11 +383,11 @@ impl Target {
         if back {
             path.recheck = path.phase == Phase::Ready;
             // Do not sit out the long pauses.
-            self.hurry(Some(index));
+            self.hurry(|slot, _| slot.path == index);
         }
         if self.stalled_since_ns.is_some() && self.paths.iter().any(Path::is_live) {
             self.stalled_since_ns = None;
-            self.hurry(None);
+            self.hurry(|_, _| true);
         }
     }
 

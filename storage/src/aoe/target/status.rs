@@ -12,7 +12,8 @@ impl Target {
         let frames = (!self.slots.is_empty()).then_some(self.due_ns);
         let probes = self.paths.iter().filter(|path| path.is_live()).map(|path| path.sizes.again_ns);
         let probes = probes.filter(|again_ns| *again_ns != u64::MAX).min();
-        [frames, probes, self.requests.next_deadline()].into_iter().flatten().min()
+        let asks = (0..self.paths.len()).filter_map(|index| self.ask_at_ns(index)).min();
+        [frames, probes, asks, self.requests.next_deadline()].into_iter().flatten().min()
     }
 
     /// Everything, for a test that failed.
