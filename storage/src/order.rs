@@ -245,16 +245,18 @@ impl Order {
         Some(entry)
     }
 
-    /// Starts the request whose turn it is, and all of it in one piece: if it is `usual`,
-    /// and none of the next could be joined with it.
+    /// The request whose turn it is, unless any of the next could be joined with it.
     #[inline(always)]
-    pub(crate) fn start_whole(&mut self, usual: impl FnOnce(&Request) -> bool) -> Option<&Entry> {
+    pub(crate) fn turn(&self) -> Option<&Request> {
+        let entry = self.get(self.first)?;
+        (entry.after == NOWHERE || !self.has_neighbour(entry)).then_some(&entry.request)
+    }
+
+    /// Starts the request whose turn it is, all of it in one piece.
+    #[inline(always)]
+    pub(crate) fn start_whole(&mut self) -> Option<&Entry> {
         let place = self.first;
-        let entry = self.get(place)?;
-        let after = entry.after;
-        if !usual(&entry.request) || (after != NOWHERE && self.has_neighbour(entry)) {
-            return None;
-        }
+        let after = self.get(place)?.after;
         self.first = after;
         if after == NOWHERE {
             self.last = NOWHERE;

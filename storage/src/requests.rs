@@ -192,20 +192,18 @@ impl Requests {
     }
 
     /// The next request to send, if it is a read or write that goes out in one piece as
-    /// it is; `fits` tells whether so many octets can be written at once. Otherwise, or
-    /// unless they [are usual](Self::are_usual), ask for the next fragment.
+    /// it is, and writes no more than so many octets. Otherwise, or unless they [are usual](Self::are_usual), ask for the next fragment.
     #[inline(always)]
-    pub(crate) fn next_whole(&mut self, shape: &Shape, fits: impl FnOnce(usize) -> bool) -> Option<&Entry> {
-        let (held, now_ns) = (&self.held, self.now_ns);
-        let usual = |request: &Request| {
-            let free = match request.operation {
-                Operation::Read => true,
-                Operation::Write => fits(octets(request.sectors)) && !held.covers(request, now_ns),
-                _ => false,
-            };
-            free && shape.takes(request)
+    pub(crate) fn next_whole(&mut self, shape: &Shape, octets_max: usize) -> Option<&Entry> {
+        let request = self.order.turn()?;
+        let free = match request.operation {
+            Operation::Read => true,
+            Operation::Write => {
+                octets(request.sectors) <= octets_max && !self.held.covers(request, self.now_ns)
+            }
+            _ => false,
         };
-        self.order.start_whole(usual)
+        if free && shape.takes(request) { self.order.start_whole() } else { None }
     }
 
     /// The next fragment to send.

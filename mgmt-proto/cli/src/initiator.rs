@@ -120,7 +120,7 @@ impl Clock {
 
     fn now_ns(self) -> u64 {
         let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        let (seconds, nanoseconds) = (now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs());
+        let (seconds, nanoseconds) = (now.tv_sec.cast_unsigned(), now.tv_nsec.cast_unsigned());
         seconds.wrapping_mul(SECOND_NS).wrapping_add(nanoseconds).wrapping_sub(self.started_ns)
     }
 }

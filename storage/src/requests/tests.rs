@@ -21,7 +21,7 @@ fn submit(requests: &mut Requests, id: u64, operation: Operation, lba: u64, sect
 /// What goes out in one piece.
 fn whole(requests: &mut Requests, octets_max: usize) -> Option<Fragment> {
     let usual = requests.are_usual();
-    requests.next_whole(&SHAPE, |octets| octets <= octets_max).filter(|_| usual).map(Entry::whole)
+    requests.next_whole(&SHAPE, octets_max).filter(|_| usual).map(Entry::whole)
 }
 
 fn ended(requests: &mut Requests) -> Vec<(u64, Result<(), BlockError>)> {

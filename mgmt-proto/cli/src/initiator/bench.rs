@@ -93,7 +93,9 @@ impl Places {
         self.state ^= self.state << 13;
         self.state ^= self.state >> 7;
         self.state ^= self.state << 17;
-        (self.state >> 8) % self.count
+        // Its share of the whole, which is free of a division.
+        let [low, high] = [self.state, self.count].map(u128::from);
+        u64::try_from((low * high) >> 64).unwrap_or(0)
     }
 }
 
@@ -101,6 +103,7 @@ impl Places {
 ///
 /// # Errors
 /// When the job makes no sense, or a request fails.
+#[inline(never)]
 pub fn run(initiator: &mut Initiator, job: &Job) -> Result<Measured, Failure> {
     let capacity = initiator.volume().ready_capacity().unwrap_or(0);
     let (first, count, block) = blocks(job, capacity)?;
@@ -123,38 +126,28 @@ pub fn run(initiator: &mut Initiator, job: &Job) -> Result<Measured, Failure> {
         Extent::Time(time) => (u64::MAX, began_ns.saturating_add(nanoseconds(time))),
     };
     let (mut under_way, mut latency) = (0usize, Latency::default());
-    // Numbers that were not used yet are as good as those of finished requests.
-    let mut unused = 0..job.depth;
-    loop {
+    let mut submit = |initiator: &mut Initiator, number| {
+        initiator.submit(number, operation, first + places.next() * u64::from(block), block)
+    };
+    while under_way < job.depth && more > 0 {
+        submit(initiator, under_way)?;
+        more -= 1;
+        under_way += 1;
+    }
+    while under_way > 0 {
+        initiator.turn(Duration::from_secs(1))?;
         let now_ns = initiator.now_ns();
-        loop {
-            let number = match initiator.finished()? {
-                Some(number) => {
-                    if let Some(since_ns) = since_ns.get(number) {
-                        latency.record(now_ns - since_ns);
-                    }
-                    under_way -= 1;
-                    number
-                }
-                None => match unused.next() {
-                    Some(number) => number,
-                    None => break,
-                },
-            };
+        while let Some(number) = initiator.finished()? {
+            let Some(since_ns) = since_ns.get_mut(number) else { continue };
+            latency.record(now_ns - *since_ns);
             if more > 0 && now_ns < until_ns {
-                let lba = first + places.next() * u64::from(block);
-                initiator.submit(number, operation, lba, block)?;
-                if let Some(since_ns) = since_ns.get_mut(number) {
-                    *since_ns = now_ns;
-                }
+                *since_ns = now_ns;
+                submit(initiator, number)?;
                 more -= 1;
-                under_way += 1;
+            } else {
+                under_way -= 1;
             }
         }
-        if under_way == 0 {
-            break;
-        }
-        initiator.turn(Duration::from_secs(1))?;
     }
     let ended_ns = initiator.now_ns();
     if latency.count() == 0 {

@@ -9,12 +9,12 @@ const STEPS: u64 = 1 << STEP_BITS;
 pub struct Latency {
     counts: Vec<u64>,
     total: u64,
-    sum_ns: u128,
+    sum_ns: u64,
     longest_ns: u64,
 }
 
 fn bucket(time_ns: u64) -> usize {
-    let doublings = (u64::BITS - time_ns.leading_zeros()).saturating_sub(STEP_BITS + 1);
+    let doublings = (time_ns | STEPS).ilog2() - STEP_BITS;
     let step = time_ns >> doublings;
     usize::try_from(u64::from(doublings) * STEPS + step).unwrap_or(usize::MAX)
 }
@@ -36,7 +36,7 @@ impl Latency {
             None => self.count_first(bucket),
         }
         self.total += 1;
-        self.sum_ns += u128::from(time_ns);
+        self.sum_ns = self.sum_ns.saturating_add(time_ns);
         self.longest_ns = self.longest_ns.max(time_ns);
     }
 
@@ -63,7 +63,7 @@ impl Latency {
     /// The mean.
     #[must_use]
     pub fn mean_ns(&self) -> u64 {
-        u64::try_from(self.sum_ns / u128::from(self.total.max(1))).unwrap_or(u64::MAX)
+        self.sum_ns / self.total.max(1)
     }
 
     /// The time that `per_mille` of a thousand did not exceed.

@@ -125,9 +125,10 @@ impl Session {
         memory: &mut impl Octets,
     ) {
         let Some(it) = self.paths.get_mut(path) else { return };
-        if count >= HEADER_BYTES && it.accepts(&self.shared, header, guess) {
-            let data = count.wrapping_sub(HEADER_BYTES);
-            it.took_direct(&mut self.shared, data.min(guess.place.length));
+        let data = count.wrapping_sub(HEADER_BYTES);
+        let place = data.min(guess.place.length);
+        if count >= HEADER_BYTES && it.takes_guessed(&mut self.shared, header, guess, place) {
+            it.heard_ns = self.shared.now_ns;
             self.receive_next(path, next.get(..data.saturating_sub(guess.place.length)), memory);
         } else if count > 0 {
             self.receive_unguessed(path, guess, count, [header, next], memory);

@@ -174,7 +174,7 @@ impl Path {
         }
         let octets_max =
             if outlet.pieces.is_some() { self.immediate_max } else { self.immediate_max.min(data.len()) };
-        let Some(entry) = requests.next_whole(shape, |octets| octets <= octets_max) else {
+        let Some(entry) = requests.next_whole(shape, octets_max) else {
             return if requests.has_work() { Next::Unusual } else { Next::Nothing };
         };
         outlet.octets = at.wrapping_add(HEADER_BYTES);
@@ -248,7 +248,7 @@ impl Path {
                     arriving
                 }
             };
-            let Arriving { tag, offset, left, ends } = arriving;
+            let Arriving { tag, offset, left, .. } = arriving;
             let (data, more) = rest.split_at(left.min(rest.len()));
             rest = more;
             if !data.is_empty()
@@ -256,12 +256,7 @@ impl Path {
             {
                 shared.requests.store(fragment, offset, data, payload);
             }
-            if data.len() < left {
-                let (offset, left) = (offset.wrapping_add(data.len()), left.wrapping_sub(data.len()));
-                self.arriving = Some(Arriving { tag, offset, left, ends });
-            } else if ends {
-                self.finish_transfer(shared, tag);
-            }
+            self.advance(shared, arriving, data.len());
         }
         rest
     }
@@ -353,31 +348,43 @@ impl Path {
         Some(Guess { tag: task.tag, place })
     }
 
-    /// Accepts a header, if it is as was guessed, and as usual.
+    /// Takes a header and so many octets of data, if it is as was guessed, and as usual: they
+    /// are where they belong then.
     #[inline(always)]
-    pub(super) fn accepts(&mut self, shared: &Shared, header: &Basic, guess: &Guess) -> bool {
-        let like = number(header, 16) == guess.tag
-            && usize::try_from(number(header, 4)).is_ok_and(|it| it >= guess.place.length);
-        if like && octet(header, 0) == opcode::DATA_IN {
-            self.arriving = self.accept(shared, header);
+    pub(super) fn takes_guessed(
+        &mut self,
+        shared: &mut Shared,
+        header: &Basic,
+        guess: &Guess,
+        octets: usize,
+    ) -> bool {
+        if number(header, 16) != guess.tag || octet(header, 0) != opcode::DATA_IN {
+            return false;
         }
-        self.arriving.is_some()
+        let whole = usize::try_from(number(header, 4)).is_ok_and(|it| it >= guess.place.length);
+        let Some(arriving) = self.accept(shared, header).filter(|_| whole) else { return false };
+        self.advance(shared, arriving, octets);
+        true
+    }
+
+    /// So many octets of a PDU's data are where they belong.
+    #[inline(always)]
+    fn advance(&mut self, shared: &mut Shared, arriving: Arriving, octets: usize) {
+        let Arriving { tag, offset, left, ends } = arriving;
+        if octets < left {
+            let (offset, left) = (offset.wrapping_add(octets), left.wrapping_sub(octets));
+            self.arriving = Some(Arriving { tag, offset, left, ends });
+        } else if ends {
+            self.finish_transfer(shared, tag);
+        }
     }
 
     /// So many octets were put there.
     #[inline(always)]
     pub(super) fn took_direct(&mut self, shared: &mut Shared, octets: usize) {
         self.heard_ns = shared.now_ns;
-        let Some(arriving) = &mut self.arriving else { return };
-        if octets < arriving.left {
-            arriving.offset = arriving.offset.wrapping_add(octets);
-            arriving.left = arriving.left.wrapping_sub(octets);
-            return;
-        }
-        let Arriving { tag, ends, .. } = *arriving;
-        self.arriving = None;
-        if ends {
-            self.finish_transfer(shared, tag);
+        if let Some(arriving) = self.arriving.take() {
+            self.advance(shared, arriving, octets);
         }
     }
 }
