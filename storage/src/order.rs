@@ -19,7 +19,7 @@ const PLACE_BITS: u32 = 16;
 const FEW: usize = 4;
 /// So many of those that may be started next are looked at for one to be joined:
 /// whoever writes or reads on submits the next piece soon.
-const NEIGHBOURS: usize = 8;
+const NEIGHBOURS: usize = 4;
 
 /// Unfinished requests.
 pub(crate) struct Order {

@@ -137,10 +137,13 @@ pub fn run(initiator: &mut Initiator, job: &Job) -> Result<Measured, Failure> {
     while under_way > 0 {
         initiator.turn(Duration::from_secs(1))?;
         let now_ns = initiator.now_ns();
+        if now_ns >= until_ns {
+            more = 0;
+        }
         while let Some(number) = initiator.finished()? {
             let Some(since_ns) = since_ns.get_mut(number) else { continue };
             latency.record(now_ns - *since_ns);
-            if more > 0 && now_ns < until_ns {
+            if more > 0 {
                 *since_ns = now_ns;
                 submit(initiator, number)?;
                 more -= 1;

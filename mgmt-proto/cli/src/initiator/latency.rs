@@ -36,7 +36,7 @@ impl Latency {
             None => self.count_first(bucket),
         }
         self.total += 1;
-        self.sum_ns = self.sum_ns.saturating_add(time_ns);
+        self.sum_ns += time_ns;
         self.longest_ns = self.longest_ns.max(time_ns);
     }
 

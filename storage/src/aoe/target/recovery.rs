@@ -119,7 +119,7 @@ impl Target {
     /// for which others wait as long again.
     pub(super) fn ask_at_ns(&self, index: usize) -> Option<u64> {
         let requests = &self.requests;
-        let waits = requests.has_waiting() && self.now_ns < requests.held.until_ns();
+        let waits = requests.has_ready() && self.now_ns < requests.held.until_ns();
         if !waits || planted(Bug::SilentPathTrusted) {
             return None;
         }

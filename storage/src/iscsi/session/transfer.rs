@@ -229,8 +229,35 @@ impl Path {
         self.command_number = self.command_number.wrapping_add(1);
     }
 
-    /// Takes PDUs that are data of reads, or good status; returns what is left when
-    /// something else comes, or not as it should be.
+    /// Takes a PDU, or what has come of it, that is data of a read, or good status; returns
+    /// what is behind it. None, if something else comes, or not as it should be. One at a
+    /// time: mostly there is no other.
+    #[inline(never)]
+    pub(super) fn receive_transfer<'a>(
+        &mut self,
+        shared: &mut Shared,
+        bytes: &'a [u8],
+        payload: &mut dyn Payload,
+    ) -> Option<&'a [u8]> {
+        let (arriving, rest) = match self.arriving.take() {
+            Some(arriving) => (arriving, bytes),
+            None => {
+                let (header, rest) = bytes.split_first_chunk()?;
+                (self.accept(shared, header)?, rest)
+            }
+        };
+        let (data, rest) = rest.split_at(arriving.left.min(rest.len()));
+        if !data.is_empty()
+            && let Some(Task { kind: TaskKind::Fragment(fragment), .. }) = self.tasks.get(arriving.tag)
+        {
+            shared.requests.store(fragment, arriving.offset, data, payload);
+        }
+        self.advance(shared, arriving, data.len());
+        Some(rest)
+    }
+
+    /// Takes PDUs as long as they are as usual, and are there; returns what is left.
+    #[inline(always)]
     pub(super) fn receive_transfers<'a>(
         &mut self,
         shared: &mut Shared,
@@ -238,25 +265,10 @@ impl Path {
         payload: &mut dyn Payload,
     ) -> &'a [u8] {
         let mut rest = bytes;
-        while !rest.is_empty() {
-            let arriving = match self.arriving.take() {
-                Some(arriving) => arriving,
-                None => {
-                    let Some((header, more)) = rest.split_first_chunk() else { break };
-                    let Some(arriving) = self.accept(shared, header) else { break };
-                    rest = more;
-                    arriving
-                }
-            };
-            let Arriving { tag, offset, left, .. } = arriving;
-            let (data, more) = rest.split_at(left.min(rest.len()));
+        while !rest.is_empty()
+            && let Some(more) = self.receive_transfer(shared, rest, payload)
+        {
             rest = more;
-            if !data.is_empty()
-                && let Some(Task { kind: TaskKind::Fragment(fragment), .. }) = self.tasks.find(tag)
-            {
-                shared.requests.store(fragment, offset, data, payload);
-            }
-            self.advance(shared, arriving, data.len());
         }
         rest
     }
@@ -307,13 +319,20 @@ impl Path {
         Some(Arriving { tag, offset, left, ends })
     }
 
-    #[inline]
+    #[inline(always)]
     fn finish_transfer(&mut self, shared: &mut Shared, tag: u32) {
-        let Some((fragment, started_ns)) = self.tasks.end_transfer(tag) else { return };
+        let Some(Task { kind: TaskKind::Fragment(fragment), outward, length, started_ns, .. }) =
+            self.tasks.get(tag)
+        else {
+            return;
+        };
+        shared.requests.done_well(fragment);
+        let octets = if *outward { &mut self.bytes_written } else { &mut self.bytes_read };
+        *octets = octets.wrapping_add(u64::from(*length));
+        let started_ns = *started_ns;
+        self.tasks.end(tag);
         self.sample(shared.now_ns, started_ns);
         self.pauses = 0;
-        self.count(&fragment);
-        shared.requests.done_well(&fragment);
     }
 
     /// Where a read's octets belong, if they are all one request's.

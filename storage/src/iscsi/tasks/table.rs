@@ -8,7 +8,6 @@ use crate::iscsi::pdu::NO_TAG;
 use crate::iscsi::scsi::{READ_16, WRITE_16};
 use crate::limits::ISCSI_COMMANDS_MAX;
 use crate::order::Entry;
-use crate::requests::Fragment;
 
 /// The lowest octet of a tag that is no command's.
 const ELSEWHERE: u8 = 0xfe;
@@ -82,9 +81,10 @@ impl Tasks {
         }
     }
 
-    /// Makes a place free.
+    /// Ends the command with a tag, which is there.
     #[inline(always)]
-    fn end(&mut self, place: u8) {
+    pub(in crate::iscsi) fn end(&mut self, tag: u32) {
+        let [place, ..] = tag.to_le_bytes();
         let Some(task) = self.places.get_mut(usize::from(place)) else { return };
         task.tag = NO_TAG;
         self.expected = task.after;
@@ -148,23 +148,10 @@ impl Tasks {
 
     /// Takes the command with a tag out.
     pub(in crate::iscsi) fn remove(&mut self, tag: u32) -> Option<Task> {
-        let [place, ..] = tag.to_le_bytes();
         let task = self.find(tag)?;
         let found = Task { own: task.own.take(), ..*task };
-        self.end(place);
+        self.end(tag);
         Some(found)
-    }
-
-    /// Takes the command with a tag out, if it moves a request's data: whose, and since
-    /// when.
-    #[inline(always)]
-    pub(in crate::iscsi) fn end_transfer(&mut self, tag: u32) -> Option<(Fragment, u64)> {
-        let [place, ..] = tag.to_le_bytes();
-        let task = self.find(tag)?;
-        let TaskKind::Fragment(fragment) = task.kind else { return None };
-        let started_ns = task.started_ns;
-        self.end(place);
-        Some((fragment, started_ns))
     }
 
     pub(in crate::iscsi) fn iter(&self) -> impl Iterator<Item = &Task> {
