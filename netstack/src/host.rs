@@ -20,7 +20,7 @@ use crate::limits::{
     HALF_OPEN_AGE_CROWDED_MS, HALF_OPEN_AGE_MAX_MS, HOST_ACCEPTS_PENDING_MAX, HOST_BACKLOG_MAX,
     HOST_BUFFER_BYTES_MAX, HOST_LISTENERS_MAX, HOST_SOCKETS_MAX,
 };
-use crate::offload::{Offload, is_sound};
+use crate::offload::{Accepts, Offload, is_sound};
 
 mod cookie;
 mod counters;
@@ -59,6 +59,8 @@ pub struct HostConfig {
     pub mac: MacAddress,
     /// Largest IP packet.
     pub mtu: usize,
+    /// What whoever takes its frames does for it.
+    pub accepts: Accepts,
     /// How to get an address.
     pub addressing: Addressing,
     /// Unpredictable: seeds initial sequence numbers and ephemeral ports.
@@ -207,7 +209,7 @@ impl Host {
         if !config.mac.is_station() {
             return Err(HostError::BadAddress);
         }
-        let mut outgoing = Outgoing::new(config.mtu.clamp(576, 9_000) + HEADER_BYTES);
+        let mut outgoing = Outgoing::new(config.mtu.clamp(576, 9_000) + HEADER_BYTES, config.accepts);
         let hardware = HardwareAddress::Ethernet(EthernetAddress(config.mac.0));
         let mut settings = InterfaceConfig::new(hardware);
         settings.random_seed = config.seed;
@@ -396,8 +398,10 @@ impl Host {
     #[must_use]
     pub fn peer(&self, id: ConnectionId) -> Option<(Ipv4Addr, u16)> {
         let endpoint = self.sockets.get::<tcp::Socket>(self.handle(id)?).remote_endpoint()?;
-        let IpAddress::Ipv4(address) = endpoint.addr;
-        Some((address, endpoint.port))
+        match endpoint.addr {
+            IpAddress::Ipv4(address) => Some((address, endpoint.port)),
+            IpAddress::Ipv6(_) => None,
+        }
     }
 
     /// Delivers what is queued, then closes; the identifier is void at once.

@@ -34,6 +34,10 @@ pub const HOST_ACCEPTS_PENDING_MAX: usize = 8;
 pub const HOST_BUFFER_BYTES_MAX: usize = 12 * 1024 * 1024;
 /// Frames the host stack may have waiting for the wire; sockets stop sending here.
 pub const HOST_FRAMES_MAX: usize = 256;
+/// Their octets, when they are all of the longest that a wire carries.
+pub const HOST_FRAMES_BYTES_MAX: usize = HOST_FRAMES_MAX * FRAME_BYTES_MAX;
+/// Octets of the host stack's longest frame, where whoever takes it cuts it for the wire.
+pub const HOST_LARGE_FRAME_BYTES_MAX: usize = 32 * 1024;
 /// Further frames kept for immediate replies (ARP, ping, resets) to received frames.
 pub const HOST_REPLY_FRAMES_MAX: usize = 64;
 /// A half-open connection older than this gives its slot back.

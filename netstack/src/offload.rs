@@ -10,6 +10,7 @@
 //! (checksum); RFC 791, 3.1; RFC 8200, sections 3 and 8.1; RFC 9293, 3.1.
 
 use core::iter::successors;
+use core::num::NonZeroU16;
 
 use crate::frame::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Header};
 use crate::limits::{IPV6_EXTENSIONS_MAX, SEGMENT_BYTES_MIN};
@@ -271,13 +272,15 @@ impl Offload {
     }
 
     /// What is left to do on a frame of the node's own stack, which leaves the checksums of
-    /// TCP to others: the field is given what it has to hold then.
-    pub(crate) fn of_stack(frame: &mut [u8]) -> Self {
+    /// TCP to others: the field is given what it has to hold then. A frame whose payload is
+    /// to be cut comes with the `size` of the pieces.
+    pub(crate) fn of_stack(frame: &mut [u8], size: Option<NonZeroU16>) -> Self {
         let Some(layers) = Layers::find(frame) else { return Self::None };
         let sum = fold(layers.pseudo_header(frame, frame.len().saturating_sub(layers.transport)));
-        match put(frame, layers.transport + TCP_CHECKSUM, sum.to_be_bytes()) {
-            Some(()) => Self::Checksum(layers),
-            None => Self::None,
+        match (put(frame, layers.transport + TCP_CHECKSUM, sum.to_be_bytes()), size) {
+            (Some(()), None) => Self::Checksum(layers),
+            (Some(()), Some(size)) => Self::Segments(layers, size.get()),
+            (None, _) => Self::None,
         }
     }
 

@@ -58,9 +58,10 @@ pub(super) fn connect<H: Hypervisor, N: Nic>(
     let mut others = nics;
     let macs: Vec<[u8; 6]> = others.iter().map(Nic::mac).collect();
     let nic = others.remove(first_of(&macs, &manifest.storage_cards).ok_or(StartError::Card)?);
-    let (mac, mtu) = (nic.mac(), nic.mtu().min(manifest.mtu));
+    let (mac, mtu, accepts) = (nic.mac(), nic.mtu().min(manifest.mtu), nic.accepts());
     let addressing = addressing_of(manifest.addressing);
-    let config = HostConfig { mac: MacAddress(mac), mtu: usize::from(mtu), addressing, seed, secret };
+    let config =
+        HostConfig { mac: MacAddress(mac), mtu: usize::from(mtu), accepts, addressing, seed, secret };
     let mut network = Network::new(nic, &config, now_ns).ok_or(StartError::Card)?;
     let mut wires = alloc::vec![Wire { mac, mtu, aoe: manifest.aoe == AoeCards::All }];
     let macs: Vec<[u8; 6]> = others.iter().map(Nic::mac).collect();
@@ -74,14 +75,14 @@ pub(super) fn connect<H: Hypervisor, N: Nic>(
             nic.stop();
             continue;
         };
-        let (mac, mtu) = (nic.mac(), nic.mtu().min(entry.mtu));
+        let (mac, mtu, accepts) = (nic.mac(), nic.mtu().min(entry.mtu), nic.accepts());
         let host = entry.addressing.and_then(|addressing| {
             let mut random = [0; 24];
             hypervisor.random(&mut random);
             let seed = random.first_chunk().copied().map_or(0, u64::from_le_bytes);
             let secret = random.last_chunk().copied().unwrap_or_default();
             let (mac, mtu, addressing) = (MacAddress(mac), usize::from(mtu), addressing_of(addressing));
-            Host::new(&HostConfig { mac, mtu, addressing, seed, secret }, now_ns).ok()
+            Host::new(&HostConfig { mac, mtu, accepts, addressing, seed, secret }, now_ns).ok()
         });
         network.add_storage(nic, index, mtu, host);
         wires.push(Wire { mac, mtu, aoe: true });

@@ -309,8 +309,8 @@ impl<N: Nic> Network<N> {
         let mut buffers = core::mem::take(&mut self.buffers);
         while self.nic.can_transmit() {
             let Some(own) = self.stacks.first.next_frame() else { break };
-            if let Ok(destinations) = self.switch.admit(HOST, &own.octets, &own.offload, now_ns) {
-                self.deliver(destinations, &own.octets, &own.offload, &mut buffers.scratch, guests, now_ns);
+            if let Ok(destinations) = self.switch.admit(HOST, own.octets(), &own.offload, now_ns) {
+                self.deliver(destinations, own.octets(), &own.offload, &mut buffers.scratch, guests, now_ns);
             }
             self.stacks.first.reuse(own);
         }
@@ -351,7 +351,9 @@ impl<N: Nic> Network<N> {
             let source = frame.get(6..12);
             match self.storage.iter_mut().find(|card| source == Some(&card.nic.mac())) {
                 Some(card) => card.transmit(frame),
-                None if self.nic.transmit(frame, &Offload::None) => self.aoe.count(SENT, length),
+                None if self.nic.transmit(frame, &Offload::None) => {
+                    self.aoe.count(SENT, length, &Offload::None)
+                }
                 None => {}
             }
         }

@@ -130,12 +130,17 @@ mod tests {
     use super::*;
     use netstack::frame::MacAddress;
     use netstack::host::{Addressing, HostConfig};
+    use netstack::offload::Accepts;
 
     fn host(address: [u8; 4], gateway: Option<[u8; 4]>) -> Host {
         let addressing =
             Addressing::Static { address: address.into(), prefix: 24, gateway: gateway.map(Into::into) };
         let mac = MacAddress([2, 0, 0, 0, 0, address[2]]);
-        Host::new(&HostConfig { mac, mtu: 1500, addressing, seed: 1, secret: [0; 16] }, 0).unwrap()
+        Host::new(
+            &HostConfig { mac, mtu: 1500, accepts: Accepts::default(), addressing, seed: 1, secret: [0; 16] },
+            0,
+        )
+        .unwrap()
     }
 
     #[test]
@@ -167,6 +172,7 @@ mod tests {
         let dhcp = HostConfig {
             mac: MacAddress([2, 0, 0, 0, 0, 7]),
             mtu: 1500,
+            accepts: Accepts::default(),
             addressing: Addressing::Dhcp,
             seed: 1,
             secret: [0; 16],

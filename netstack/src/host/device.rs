@@ -2,43 +2,67 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::num::{NonZeroU16, NonZeroUsize};
 
-use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, PacketMeta, RxToken, TxToken};
 use smoltcp::time::Instant;
 
 use super::gate::Translations;
-use crate::limits::{HOST_FRAMES_MAX, HOST_REPLY_FRAMES_MAX};
-use crate::offload::Offload;
+use crate::limits::{
+    HOST_FRAMES_BYTES_MAX, HOST_FRAMES_MAX, HOST_LARGE_FRAME_BYTES_MAX, HOST_REPLY_FRAMES_MAX,
+};
+use crate::offload::{Accepts, Offload};
 
 /// A frame of the stack's own.
 #[derive(Debug, Default)]
 pub struct OwnFrame {
-    /// Its octets.
-    pub octets: Vec<u8>,
-    /// What is left to do on it: the checksum of a TCP segment.
+    /// Begins with the frame, and keeps whatever a longer one left behind it.
+    buffer: Vec<u8>,
+    length: usize,
+    /// What is left to do on it: the checksum of a TCP segment, and to cut it.
     pub offload: Offload,
+}
+
+impl OwnFrame {
+    /// Its octets.
+    #[must_use]
+    pub fn octets(&self) -> &[u8] {
+        self.buffer.get(..self.length).unwrap_or_default()
+    }
 }
 
 /// Frames waiting for the wire; buffers are reused.
 pub(super) struct Outgoing {
     frame_bytes_max: usize,
+    /// The longest frame that whoever takes it cuts, if it cuts any.
+    large_frame_bytes_max: Option<NonZeroUsize>,
     queue: VecDeque<OwnFrame>,
+    /// Octets of all frames in the queue.
+    queued_bytes: usize,
     spare: Vec<Vec<u8>>,
     pub(super) translations: Translations,
 }
 
 /// Octets of Ethernet's, IPv4's and TCP's headers with all options.
 const HEADERS_MAX: usize = 14 + 60 + 60;
+/// The same without any.
+const HEADERS_MIN: usize = 14 + 20 + 20;
 /// Longer frames carry a stream, or what an echo request brought.
 const SHORT_MAX: usize = 600;
 /// Buffers kept for reuse.
 const SPARE_MAX: usize = 64;
 
 impl Outgoing {
-    pub(super) fn new(frame_bytes_max: usize) -> Self {
+    pub(super) fn new(frame_bytes_max: usize, accepts: Accepts) -> Self {
+        // As many whole pieces as fit: the last one is not short where more follows.
+        let piece = frame_bytes_max.saturating_sub(HEADERS_MIN).max(1);
+        let pieces = HOST_LARGE_FRAME_BYTES_MAX.saturating_sub(HEADERS_MIN) / piece;
+        let large = NonZeroUsize::new(HEADERS_MIN.saturating_add(pieces.saturating_mul(piece)));
         Self {
             frame_bytes_max,
+            large_frame_bytes_max: large.filter(|_| accepts.checksum && accepts.tso4),
             queue: VecDeque::new(),
+            queued_bytes: 0,
             spare: Vec::new(),
             translations: Translations::default(),
         }
@@ -49,7 +73,7 @@ impl Outgoing {
     }
 
     pub(super) fn has_room(&self) -> bool {
-        self.queue.len() < HOST_FRAMES_MAX
+        self.queue.len() < HOST_FRAMES_MAX && self.queued_bytes < HOST_FRAMES_BYTES_MAX
     }
 
     pub(super) fn has_reply_room(&self) -> bool {
@@ -58,22 +82,31 @@ impl Outgoing {
 
     /// Queues a frame that is complete.
     pub(super) fn push(&mut self, octets: Vec<u8>) {
-        self.queue.push_back(OwnFrame { octets, offload: Offload::None });
+        let length = octets.len();
+        self.enqueue(OwnFrame { buffer: octets, length, offload: Offload::None });
+    }
+
+    fn enqueue(&mut self, frame: OwnFrame) {
+        self.queued_bytes = self.queued_bytes.saturating_add(frame.length);
+        self.queue.push_back(frame);
     }
 
     pub(super) fn pop(&mut self) -> Option<OwnFrame> {
-        self.queue.pop_front()
+        let frame = self.queue.pop_front()?;
+        self.queued_bytes = self.queued_bytes.saturating_sub(frame.length);
+        Some(frame)
     }
 
     /// The frame that was popped last was not taken.
     pub(super) fn unpop(&mut self, frame: OwnFrame) {
+        self.queued_bytes = self.queued_bytes.saturating_add(frame.length);
         self.queue.push_front(frame);
     }
 
     /// A frame that was popped is used up.
     pub(super) fn reuse(&mut self, frame: OwnFrame) {
         if self.spare.len() < SPARE_MAX {
-            self.spare.push(frame.octets);
+            self.spare.push(frame.buffer);
         }
     }
 }
@@ -92,28 +125,45 @@ impl RxToken for Incoming<'_> {
     }
 }
 
-pub(super) struct Sender<'a>(&'a mut Outgoing);
+pub(super) struct Sender<'a> {
+    outgoing: &'a mut Outgoing,
+    /// Octets of the pieces that the payload is to be cut into.
+    size: Option<NonZeroU16>,
+}
 
-impl TxToken for Sender<'_> {
-    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let mut frame = self.0.spare.pop().unwrap_or_default();
-        blank(&mut frame, len);
-        let result = f(&mut frame);
-        if self.0.translations.outgoing(&mut frame) {
-            let offload = Offload::of_stack(&mut frame);
-            self.0.queue.push_back(OwnFrame { octets: frame, offload });
-        }
-        result
+impl<'a> Sender<'a> {
+    const fn new(outgoing: &'a mut Outgoing) -> Self {
+        Self { outgoing, size: None }
     }
 }
 
-/// Makes a frame of so many octets out of one that was sent: headers begin as zeroes. The
-/// stack fills all of the payload of a long frame.
-fn blank(frame: &mut Vec<u8>, length: usize) {
-    frame.truncate(length);
-    let old = frame.len().min(if length > SHORT_MAX { HEADERS_MAX } else { length });
-    frame.get_mut(..old).unwrap_or_default().fill(0);
-    frame.resize(length, 0);
+impl TxToken for Sender<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
+        let mut buffer = self.outgoing.spare.pop().unwrap_or_default();
+        let frame = blank(&mut buffer, len);
+        let result = f(frame);
+        if self.outgoing.translations.outgoing(frame) {
+            let offload = Offload::of_stack(frame, self.size);
+            self.outgoing.enqueue(OwnFrame { buffer, length: len, offload });
+        }
+        result
+    }
+
+    fn set_meta(&mut self, meta: PacketMeta) {
+        self.size = meta.segmentation_offload_size;
+    }
+}
+
+/// Makes a frame of so many octets in the buffer of one that was sent: headers begin as
+/// zeroes. The stack fills all of the payload of a long frame.
+fn blank(buffer: &mut Vec<u8>, length: usize) -> &mut [u8] {
+    if buffer.len() < length {
+        buffer.resize(length, 0);
+    }
+    let frame = buffer.get_mut(..length).unwrap_or_default();
+    let headers = if length > SHORT_MAX { HEADERS_MAX } else { length };
+    frame.get_mut(..headers).unwrap_or_default().fill(0);
+    frame
 }
 
 impl Device for FrameDevice<'_> {
@@ -130,11 +180,11 @@ impl Device for FrameDevice<'_> {
         if !self.outgoing.has_reply_room() {
             return None;
         }
-        self.incoming.take().map(|frame| (Incoming(frame), Sender(self.outgoing)))
+        self.incoming.take().map(|frame| (Incoming(frame), Sender::new(self.outgoing)))
     }
 
     fn transmit(&mut self, _timestamp: Instant) -> Option<Sender<'_>> {
-        self.outgoing.has_room().then_some(Sender(self.outgoing))
+        self.outgoing.has_room().then_some(Sender::new(self.outgoing))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -144,6 +194,7 @@ impl Device for FrameDevice<'_> {
         // What is received was looked at before, or need not be; what is sent is left to
         // whoever takes it.
         capabilities.checksum.tcp = Checksum::None;
+        capabilities.segmentation.tcpv4 = self.outgoing.large_frame_bytes_max;
         capabilities
     }
 }
@@ -153,10 +204,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn frames_are_bounded_by_their_octets_too() {
+        let mut outgoing = Outgoing::new(1514, Accepts::default());
+        while outgoing.has_room() {
+            outgoing.push(alloc::vec![0; HOST_LARGE_FRAME_BYTES_MAX]);
+        }
+        assert_eq!(outgoing.len(), HOST_FRAMES_BYTES_MAX.div_ceil(HOST_LARGE_FRAME_BYTES_MAX));
+        let frame = outgoing.pop().unwrap();
+        assert!(outgoing.has_room());
+        outgoing.unpop(frame);
+        assert!(!outgoing.has_room());
+    }
+
+    #[test]
     fn headers_of_a_used_frame_are_blank() {
         for (used, length) in [(1514, 1514), (60, 1514), (1514, 60), (0, 600), (1514, 600), (600, 601)] {
-            let mut frame = alloc::vec![0xee; used];
-            blank(&mut frame, length);
+            let mut buffer = alloc::vec![0xee; used];
+            let frame = blank(&mut buffer, length);
             let headers = if length > SHORT_MAX { HEADERS_MAX } else { length };
             assert_eq!(frame.len(), length);
             assert!(frame[..headers].iter().all(|octet| *octet == 0), "{used} {length}");

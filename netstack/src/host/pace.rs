@@ -51,7 +51,7 @@ impl Host {
     /// The next outgoing frame; give its buffer [back](Self::reuse).
     pub fn next_frame(&mut self) -> Option<OwnFrame> {
         let frame = self.outgoing.pop()?;
-        self.counters.transmitted_frames = self.counters.transmitted_frames.wrapping_add(1);
+        self.count_transmitted(&frame);
         Some(frame)
     }
 
@@ -65,13 +65,18 @@ impl Host {
     /// in the NIC).
     pub fn transmit(&mut self, consume: impl FnOnce(&[u8], &Offload) -> bool) -> bool {
         let Some(frame) = self.outgoing.pop() else { return false };
-        if !consume(&frame.octets, &frame.offload) {
+        if !consume(frame.octets(), &frame.offload) {
             self.outgoing.unpop(frame);
             return false;
         }
-        self.counters.transmitted_frames = self.counters.transmitted_frames.wrapping_add(1);
+        self.count_transmitted(&frame);
         self.outgoing.reuse(frame);
         true
+    }
+
+    fn count_transmitted(&mut self, frame: &OwnFrame) {
+        let (frames, _) = frame.offload.on_wire(frame.octets().len());
+        self.counters.transmitted_frames = self.counters.transmitted_frames.wrapping_add(frames as u64);
     }
 
     fn poll_dhcp(&mut self) {

@@ -5,6 +5,9 @@ use std::vec;
 use std::vec::Vec;
 
 use super::*;
+use crate::limits::HOST_LARGE_FRAME_BYTES_MAX;
+
+mod large;
 
 const MS: u64 = 1_000_000;
 
@@ -22,9 +25,14 @@ impl Random {
 }
 
 fn host(last: u8, seed: u64) -> Host {
+    host_with(last, seed, 1500, Accepts::default())
+}
+
+fn host_with(last: u8, seed: u64, mtu: usize, accepts: Accepts) -> Host {
     let config = HostConfig {
         mac: MacAddress([2, 0, 0, 0, 0, last]),
-        mtu: 1500,
+        mtu,
+        accepts,
         addressing: Addressing::Static { address: Ipv4Addr::new(10, 0, 0, last), prefix: 24, gateway: None },
         seed,
         secret: [seed as u8; 16],
@@ -34,7 +42,7 @@ fn host(last: u8, seed: u64) -> Host {
 
 fn frames(host: &mut Host) -> Vec<Vec<u8>> {
     let mut all = Vec::new();
-    let mut scratch = vec![0; 2_000];
+    let mut scratch = vec![0; HOST_LARGE_FRAME_BYTES_MAX];
     while host.transmit(|frame, offload| {
         all.push(offload.whole(frame, &mut scratch).unwrap().to_vec());
         true
@@ -188,6 +196,20 @@ fn syn(port: u16, from: u16) -> Vec<u8> {
 }
 
 #[test]
+fn no_ipv6_reaches_the_stack() {
+    let mut server = host(1, 1);
+    // RFC 8200, 3 and RFC 4443, 4.1: an echo request to all nodes of the link.
+    let mut frame = vec![0x33, 0x33, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x86, 0xdd];
+    frame.extend([0x60, 0, 0, 0, 0, 8, 58, 255]);
+    frame.extend([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
+    frame.extend([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+    frame.extend([128, 0, 0x83, 0xb8, 0, 1, 0, 1]);
+    server.receive(&frame, &Offload::Verified, MS);
+    server.poll(MS);
+    assert!(frames(&mut server).is_empty() && server.counters().unwanted_frames == 1);
+}
+
+#[test]
 fn closed_ports_are_silent_and_floods_pass() {
     let mut server = host(1, 77);
     server.listen(22, 4, TcpOptions::MANAGEMENT).unwrap();
@@ -288,6 +310,7 @@ fn dhcp_leases_renews_and_expires() {
     let config = HostConfig {
         mac: MacAddress([2, 0, 0, 0, 0, 7]),
         mtu: 1500,
+        accepts: Accepts::default(),
         addressing: Addressing::Dhcp,
         seed: 5,
         secret: [5; 16],
@@ -330,6 +353,7 @@ fn mutated_frames_never_panic() {
     let dhcp = HostConfig {
         mac: MacAddress([2, 0, 0, 0, 0, 7]),
         mtu: 1500,
+        accepts: Accepts::default(),
         addressing: Addressing::Dhcp,
         seed: 5,
         secret: [5; 16],

@@ -210,6 +210,22 @@ fn an_unfinished_checksum_is_kept_or_completed() {
 }
 
 #[test]
+fn the_stacks_own_segments_are_described_to_the_card() {
+    let mut frame = frame4(3000);
+    let offload = Offload::of_stack(&mut frame, NonZeroU16::new(1448));
+    // Literal: a checksum is due, TCP over IPv4, 66 octets of headers, pieces of 1448,
+    // start 34, offset 16.
+    assert_eq!(offload.header(0), [1, 1, 66, 0, 0xa8, 5, 34, 0, 16, 0, 0, 0]);
+    // 10.0.0.1 to 10.0.0.2, TCP, 3032 octets: 0a00 + 0001 + 0a00 + 0002 + 0006 + 0bd8.
+    assert_eq!(frame[50..52], [0x1f, 0xe1]);
+    assert_eq!(Offload::parse(&offload.header(0), &mut frame), Ok(offload));
+    let mut short = frame4(100);
+    assert_eq!(Offload::of_stack(&mut short, None).header(0), [1, 0, 0, 0, 0, 0, 34, 0, 16, 0, 0, 0]);
+    let mut none = ethernet(&[8, 6]);
+    assert_eq!(Offload::of_stack(&mut none, NonZeroU16::new(1448)), Offload::None);
+}
+
+#[test]
 fn headers_that_the_frame_does_not_bear_out_are_refused() {
     let good = header(GSO_TCPV4, 1448, 34, 16);
     let refused = |header: [u8; NET_HEADER_BYTES], change: fn(&mut Vec<u8>)| {

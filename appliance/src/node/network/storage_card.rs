@@ -57,10 +57,11 @@ pub struct Moved {
 }
 
 impl Moved {
-    pub(super) fn count(&mut self, direction: usize, length: usize) {
+    /// Counts what a frame of `length` octets is on the wire.
+    pub(super) fn count(&mut self, direction: usize, length: usize, offload: &Offload) {
         if let (Some(frames), Some(bytes)) = (self.frames.get_mut(direction), self.bytes.get_mut(direction)) {
-            *frames = frames.wrapping_add(1);
-            *bytes = bytes.wrapping_add(length as u64);
+            *frames = frames.wrapping_add(offload.on_wire(length).0 as u64);
+            *bytes = bytes.wrapping_add(offload.octets_on_wire(length) as u64);
         }
     }
 }
@@ -119,7 +120,7 @@ impl<N: Nic> StorageCard<N> {
             let Some((length, offload)) = self.nic.receive(&mut buffers.frame) else { return false };
             let (frames, longest) = offload.on_wire(length);
             taken += frames;
-            self.moved.count(RECEIVED, length);
+            self.moved.count(RECEIVED, length, &offload);
             let frame = buffers.frame.get(..length).unwrap_or_default();
             if !self.is_for_us(frame, longest) {
                 continue;
@@ -138,8 +139,8 @@ impl<N: Nic> StorageCard<N> {
         let Some(host) = stacks.get_mut(number) else { return };
         while self.nic.can_transmit() {
             let Some(own) = host.next_frame() else { break };
-            self.moved.count(SENT, own.octets.len());
-            own.offload.lower(&own.octets, self.nic.accepts(), scratch, |frame, offload| {
+            self.moved.count(SENT, own.octets().len(), &own.offload);
+            own.offload.lower(own.octets(), self.nic.accepts(), scratch, |frame, offload| {
                 self.nic.transmit(frame, &offload);
             });
             host.reuse(own);
@@ -148,7 +149,7 @@ impl<N: Nic> StorageCard<N> {
 
     pub(super) fn transmit(&mut self, frame: &[u8]) {
         if self.nic.transmit(frame, &Offload::None) {
-            self.moved.count(SENT, frame.len());
+            self.moved.count(SENT, frame.len(), &Offload::None);
         }
     }
 }

@@ -19,6 +19,7 @@ use super::fake_nic::FakeNic;
 use super::targets::{AoeTarget, IscsiTarget};
 use super::world::*;
 use crate::limits::CARD_STUCK_NS;
+use crate::node::nic::Nic as _;
 use crate::node::settings::Settings;
 
 const STORAGE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x71];
@@ -42,7 +43,11 @@ fn sealed(address: [u8; 4]) -> Settings {
 
 /// A node with a storage card that has `address`, and targets on both wires.
 fn world(seed: u64, settings: Settings, target: [u8; 4]) -> World {
-    let mut world = World::with_cards(seed, settings, vec![FakeNic::new(STORAGE_MAC)]);
+    world_with(seed, settings, target, FakeNic::new(STORAGE_MAC))
+}
+
+fn world_with(seed: u64, settings: Settings, target: [u8; 4], card: FakeNic) -> World {
+    let mut world = World::with_cards(seed, settings, vec![card]);
     world.aoe.push(AoeTarget::new(7, 3, SECTORS));
     world.iscsi = Some(IscsiTarget::new(SECTORS).on_two_wires(target.into()));
     world
@@ -424,6 +429,24 @@ fn a_link_that_goes_down_is_left_at_once_and_used_at_once_when_it_is_back() {
         }
         assert!(world.logged("card 02:00:00:00:00:01: its link is down"));
         assert!(world.logged("card 02:00:00:00:00:71: its link is up"));
+    }
+}
+
+#[test]
+fn a_card_that_cuts_is_given_a_write_as_it_is() {
+    for card in [FakeNic::new(STORAGE_MAC), FakeNic::cutting(STORAGE_MAC)] {
+        let cuts = card.accepts().tso4;
+        let mut world = world_with(22, sealed([10, 0, 0, 7]), [10, 0, 0, 3], card.clone());
+        let (session, [_, mut disk]) = guest(&mut world, &[]);
+        for round in 1..=20 {
+            let data: Vec<u8> = (0..=u8::MAX).cycle().map(|octet| octet ^ round).take(8 * 512).collect();
+            assert_eq!(world.disk_write(&mut disk, 8, &data), 0);
+            assert_eq!(world.disk_read(&mut disk, 8, 8), data);
+        }
+        assert_eq!(card.card().large >= 20, cuts);
+        // Whoever cuts: what is told is what was on the wire.
+        let told = cards(&mut world, session).remove(1);
+        assert_eq!([told.frames[1], told.bytes[1]], card.card().moved);
     }
 }
 

@@ -21,11 +21,16 @@ pub(super) struct FakeCard {
     pub(super) link_down: bool,
     /// It was told to stop.
     pub(super) stopped: bool,
+    /// Frames that it was given to cut.
+    pub(super) large: u64,
+    /// Frames and octets that it put on its wire.
+    pub(super) moved: [u64; 2],
 }
 
 #[derive(Clone)]
 pub(super) struct FakeNic {
     mac: [u8; 6],
+    accepts: Accepts,
     card: Rc<RefCell<FakeCard>>,
 }
 
@@ -37,8 +42,15 @@ impl FakeNic {
             stuck: false,
             link_down: false,
             stopped: false,
+            large: 0,
+            moved: [0; 2],
         };
-        Self { mac, card: Rc::new(RefCell::new(card)) }
+        Self { mac, accepts: Accepts::default(), card: Rc::new(RefCell::new(card)) }
+    }
+
+    /// A card that cuts large segments.
+    pub(super) fn cutting(mac: [u8; 6]) -> Self {
+        Self { accepts: Accepts { checksum: true, tso4: true, tso6: true }, ..Self::new(mac) }
     }
 
     pub(super) fn card(&self) -> RefMut<'_, FakeCard> {
@@ -60,7 +72,7 @@ impl Nic for FakeNic {
     }
 
     fn accepts(&self) -> Accepts {
-        Accepts::default()
+        self.accepts
     }
 
     fn receive(&mut self, target: &mut [u8]) -> Option<(usize, Offload)> {
@@ -75,10 +87,16 @@ impl Nic for FakeNic {
     }
 
     fn transmit(&mut self, frame: &[u8], offload: &Offload) -> bool {
-        assert_eq!(*offload, Offload::None, "this card takes nothing over");
+        assert!(offload.accepted_by(self.accepts), "this card does not take that over");
         let room = self.can_transmit();
         if room {
-            self.card().sent.push_back(frame.to_vec());
+            let mut card = self.card();
+            card.large += u64::from(matches!(offload, Offload::Segments(..)));
+            offload.lower(frame, Accepts::default(), &mut alloc::vec![0; frame.len()], |piece, _| {
+                let [frames, octets] = &mut card.moved;
+                (*frames, *octets) = (*frames + 1, *octets + piece.len() as u64);
+                card.sent.push_back(piece.to_vec());
+            });
         }
         room
     }

@@ -8,6 +8,7 @@ use core::net::Ipv4Addr;
 
 use netstack::frame::MacAddress;
 use netstack::host::{Addressing, ConnectionId, ConnectionState, Host, HostConfig, TcpOptions};
+use netstack::offload::Accepts;
 use sha2::{Digest as _, Sha256};
 use storage::aoe::TargetAddress;
 use storage::aoe::wire::{Ata, Body, Config, Frame, Reserve, ata};
@@ -158,6 +159,7 @@ fn stack(mac: [u8; 6], address: Ipv4Addr) -> Host {
     let config = HostConfig {
         mac: MacAddress(mac),
         mtu: 1500,
+        accepts: Accepts::default(),
         addressing: Addressing::Static { address, prefix: 24, gateway: None },
         seed: 33,
         secret: [7; 16],

@@ -20,7 +20,7 @@ use mgmt_proto::trust::{Operator, Role};
 use mgmt_proto::verb::{GuestFacts, Outcome, Reply, Request};
 use netstack::frame::MacAddress;
 use netstack::host::{Addressing, ConnectionId, ConnectionState, Host, HostConfig, TcpOptions};
-use netstack::offload::Offload;
+use netstack::offload::{Accepts, Offload};
 use sha2::{Digest as _, Sha256};
 
 pub(super) use hv_x86::to_usize;
@@ -165,6 +165,7 @@ impl World {
         let config = HostConfig {
             mac: MacAddress(OPERATOR_MAC),
             mtu: 1500,
+            accepts: Accepts::default(),
             addressing: Addressing::Static { address, prefix: 24, gateway: None },
             seed: seed + 5,
             secret: [7; 16],

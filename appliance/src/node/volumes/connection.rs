@@ -245,6 +245,7 @@ mod tests {
     use alloc::string::String;
     use netstack::frame::MacAddress;
     use netstack::host::{Addressing, HostConfig};
+    use netstack::offload::Accepts;
     use storage::iscsi::{SessionConfig, SessionKind};
     use storage::{Payload, RequestId};
 
@@ -259,7 +260,11 @@ mod tests {
         let (address, gateway) = (address.into(), gateway.map(Into::into));
         let addressing = Addressing::Static { address, prefix: 24, gateway };
         let mac = MacAddress([2, 0, 0, 0, 0, 1]);
-        Host::new(&HostConfig { mac, mtu: 1500, addressing, seed: 1, secret: [0; 16] }, 0).unwrap()
+        Host::new(
+            &HostConfig { mac, mtu: 1500, accepts: Accepts::default(), addressing, seed: 1, secret: [0; 16] },
+            0,
+        )
+        .unwrap()
     }
 
     fn session() -> Session {
