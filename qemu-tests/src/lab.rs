@@ -18,6 +18,10 @@ pub const HOST: &str = "10.77.0.1";
 pub const SECOND_HOST: &str = "10.88.0.1";
 /// The second wire's tap.
 pub const SECOND_TAP: &str = "tap1";
+/// Address and MAC of the node's card there, by DHCP.
+pub const SECOND_NODE: &str = "10.88.0.2";
+/// The MAC.
+pub const SECOND_NODE_MAC: &str = "52:54:00:77:01:02";
 /// The node's address, by DHCP.
 pub const NODE: &str = "10.77.0.2";
 /// The node's MAC.
@@ -76,12 +80,27 @@ fn add_wire(bridge: &str, tap: &str, address: &str) -> Result<()> {
     ip(&format!("addr add {address}/24 dev {bridge}"))
 }
 
+/// Makes links take frames with so much payload.
+fn set_mtu_of(links: [&str; 2], mtu: u16) -> Result<()> {
+    links.iter().try_for_each(|link| ip(&format!("link set {link} mtu {mtu}")))
+}
+
+/// A DHCP server on one bridge, with nothing but that.
+fn dnsmasq(bridge: &str) -> Command {
+    let mut command = Command::new("dnsmasq");
+    command
+        .args(["--no-daemon", "--conf-file=/dev/null", "--port=0", "--bind-interfaces"])
+        .args(["--user=root", "--group=root", "--dhcp-authoritative", "--log-dhcp"])
+        .arg(format!("--interface={bridge}"));
+    command
+}
+
 /// The running lab.
 #[derive(Debug)]
 pub struct Lab {
     /// Where logs and sockets are.
     pub directory: PathBuf,
-    dnsmasq: Option<Process>,
+    dnsmasq: Vec<Process>,
     tgtd: Option<Process>,
     blades: Vec<Process>,
     two_wires: bool,
@@ -102,23 +121,10 @@ impl Lab {
         ip("-6 addr add fd00:77::1/64 dev br0 nodad")?;
         let name = boot.file_name().context("no boot file")?.to_string_lossy().into_owned();
         let root = boot.parent().context("no boot directory")?;
-        let mut command = Command::new("dnsmasq");
+        let mut command = dnsmasq("br0");
         command
-            .args([
-                "--no-daemon",
-                "--conf-file=/dev/null",
-                "--port=0",
-                "--interface=br0",
-                "--bind-interfaces",
-            ])
-            .args([
-                "--user=root",
-                "--group=root",
-                "--dhcp-range=10.77.0.100,10.77.0.200,1h",
-                "--dhcp-authoritative",
-            ])
+            .args(["--dhcp-range=10.77.0.100,10.77.0.200,1h", "--enable-tftp"])
             .args(["--dhcp-range=fd00:77::,ra-only", "--enable-ra"])
-            .args(["--enable-tftp", "--log-dhcp"])
             .arg(format!("--tftp-root={}", root.display()))
             .arg(format!("--dhcp-boot={name}"))
             .arg(format!("--dhcp-leasefile={}", directory.join("leases").display()))
@@ -130,20 +136,27 @@ impl Lab {
         let dnsmasq = Process::start(&mut command, &directory.join("dnsmasq.log"))?;
         Ok(Self {
             directory: directory.to_path_buf(),
-            dnsmasq: Some(dnsmasq),
+            dnsmasq: vec![dnsmasq],
             tgtd: None,
             blades: Vec::new(),
             two_wires: false,
         })
     }
 
-    /// A second wire, for another card of the node, with nothing but targets; before they
-    /// are exported.
+    /// A second wire, for another card of the node, with nothing but targets and DHCP; it
+    /// takes frames with so much payload. Before targets are exported.
     ///
     /// # Errors
-    /// When a link cannot be made.
-    pub fn add_second_wire(&mut self) -> Result<()> {
+    /// When it cannot be made.
+    pub fn add_second_wire(&mut self, mtu: u16) -> Result<()> {
         add_wire("br1", SECOND_TAP, SECOND_HOST)?;
+        set_mtu_of([SECOND_TAP, "br1"], mtu)?;
+        let mut command = dnsmasq("br1");
+        command
+            .arg("--dhcp-range=10.88.0.100,10.88.0.200,1h")
+            .arg(format!("--dhcp-leasefile={}", self.directory.join("leases-second").display()))
+            .arg(format!("--dhcp-host={SECOND_NODE_MAC},{SECOND_NODE}"));
+        self.dnsmasq.push(Process::start(&mut command, &self.directory.join("dnsmasq-second.log"))?);
         self.two_wires = true;
         Ok(())
     }
@@ -153,10 +166,7 @@ impl Lab {
     /// # Errors
     /// When a link refuses.
     pub fn set_mtu(&self, mtu: u16) -> Result<()> {
-        for link in ["tap0", "br0"] {
-            run(Command::new("ip").args(["link", "set", link, "mtu", &mtu.to_string()]))?;
-        }
-        Ok(())
+        set_mtu_of(["tap0", "br0"], mtu)
     }
 
     /// Exports a file as AoE `shelf.slot`.

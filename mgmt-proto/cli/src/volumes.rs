@@ -289,10 +289,29 @@ fn digests(volume: &Volume) -> String {
 }
 
 /// The largest piece of data on the wire: of a frame, or of a segment of the target's.
-fn piece(volume: &Volume) -> String {
-    let number = |key: &str| volume.negotiated.get(key).and_then(|value| value.parse::<u64>().ok());
+fn piece(negotiated: &BTreeMap<String, String>) -> Option<u64> {
+    let number = |key: &str| negotiated.get(key).and_then(|value| value.parse::<u64>().ok());
     let frame = number("SectorsPerFrame").map(|sectors| sectors.saturating_mul(512));
-    frame.or(number("TargetMaxRecvDataSegmentLength")).map_or_else(|| "-".into(), |bytes| bytes.to_string())
+    frame.or(number("TargetMaxRecvDataSegmentLength"))
+}
+
+fn serves(path: &Path) -> bool {
+    matches!(path.state, "active" | "standby")
+}
+
+/// The same of a volume: from the least to the most of the paths that serve.
+fn pieces(volume: &Volume) -> String {
+    let paths = volume.paths.iter().filter(|path| serves(path));
+    let paths: Vec<u64> = paths.filter_map(|path| piece(&path.negotiated)).collect();
+    match (paths.iter().min(), paths.iter().max()) {
+        (Some(least), Some(most)) if least < most => format!("{least}-{most}"),
+        (Some(all), _) => all.to_string(),
+        (None, _) => octets(piece(&volume.negotiated)),
+    }
+}
+
+fn octets(number: Option<u64>) -> String {
+    number.map_or_else(|| "-".into(), |number| number.to_string())
 }
 
 /// Volumes as `storage show` shows them.
@@ -316,7 +335,7 @@ pub fn table(volumes: &[Volume], wide: bool) -> Table {
     }
     let mut table = Table::new(&headers);
     for volume in volumes {
-        let up = volume.paths.iter().filter(|path| matches!(path.state, "active" | "standby")).count();
+        let up = volume.paths.iter().filter(|path| serves(path)).count();
         let mut row = vec![
             volume.guest.clone().unwrap_or_else(|| "-".into()),
             volume.slot.map_or_else(|| "-".into(), |slot| slot.to_string()),
@@ -327,7 +346,7 @@ pub fn table(volumes: &[Volume], wide: bool) -> Table {
             volume.retry.to_string(),
             format!("{up}/{}", volume.paths.len()),
             digests(volume),
-            piece(volume),
+            pieces(volume),
             milliseconds(volume.latency.p50_ns),
         ];
         if wide {
@@ -351,8 +370,8 @@ pub fn table(volumes: &[Volume], wide: bool) -> Table {
 #[must_use]
 pub fn path_table(paths: &[Path], now_ns: u64) -> Table {
     let headers = [
-        "Volume", ">Path", "Name", "Card", "State", "Stage", ">Lost(s)", ">RTT(ms)", ">p99(ms)", ">Retries",
-        "Error",
+        "Volume", ">Path", "Name", "Card", ">MTU", "State", "Stage", ">Lost(s)", ">RTT(ms)", ">p99(ms)",
+        ">Retries", "Error",
     ];
     let mut table = Table::new(&headers);
     for path in paths {
@@ -362,6 +381,7 @@ pub fn path_table(paths: &[Path], now_ns: u64) -> Table {
             path.path.to_string(),
             path.name.clone(),
             path.negotiated.get("Card").cloned().unwrap_or_else(|| "-".into()),
+            octets(piece(&path.negotiated)),
             path.state.into(),
             path.stage.into(),
             lost.unwrap_or_else(|| "-".into()),
@@ -444,11 +464,12 @@ pub fn lines(volume: &Volume) -> String {
         let error = path.last_error.as_ref().map(|error| format!(", {error}")).unwrap_or_default();
         let _ = writeln!(
             lines,
-            "{:<11} {}{card}: {}, {}, rtt {} ms, p99 {} ms{error}",
+            "{:<11} {}{card}: {}, {}, MTU {}, rtt {} ms, p99 {} ms{error}",
             format!("path {}", path.path),
             path.name,
             path.state,
             path.stage,
+            octets(piece(&path.negotiated)),
             milliseconds(path.rtt_ns),
             milliseconds(path.latency.p99_ns)
         );
@@ -469,5 +490,47 @@ mod tests {
         );
         assert_eq!(latency(&[]).p50_ns, None);
         assert_eq!(latency(&[0; 70]).max_ns, None);
+    }
+
+    #[test]
+    fn a_volume_says_how_long_the_frames_of_the_paths_that_serve_are() {
+        let facts = |sectors: &str, condition| PathFacts {
+            name: "a > b".into(),
+            condition,
+            stage: Stage::Ready,
+            lost_since_ns: None,
+            rtt_ns: None,
+            latency: vec![],
+            counters: vec![],
+            last_error: None,
+            negotiated: vec![("SectorsPerFrame".into(), sectors.into())],
+        };
+        let shown = |paths: Vec<PathFacts>| {
+            let facts = VolumeFacts {
+                guest: "web1".into(),
+                slot: 1,
+                volume: "aoe:e11.1".into(),
+                read_only: false,
+                condition: Condition::Ready,
+                stage: Stage::Ready,
+                stalled_since_ns: None,
+                retry: 0,
+                sectors: None,
+                pending: 0,
+                rtt_ns: None,
+                latency: vec![],
+                counters: vec![],
+                last_error: None,
+                negotiated: vec![("SectorsPerFrame".into(), "9".into())],
+                settings: vec![],
+                paths,
+            };
+            pieces(&volume(&facts, 0))
+        };
+        let (active, lost) = (PathCondition::Active, PathCondition::Lost);
+        assert_eq!(shown(vec![facts("2", active), facts("17", active)]), "1024-8704");
+        assert_eq!(shown(vec![facts("17", active), facts("17", active)]), "8704");
+        assert_eq!(shown(vec![facts("2", lost), facts("17", active)]), "8704");
+        assert_eq!(shown(vec![facts("2", lost)]), "4608");
     }
 }

@@ -1,9 +1,10 @@
-//! A node with two network cards, each on a wire of its own with all targets on both:
-//! one cable after the other is cut and healed under a guest that writes and compares.
+//! A node with two network cards, each on a wire of its own with all targets on both; the
+//! card for disks has its address by DHCP, and its wire takes long frames. One cable after
+//! the other is cut and healed under a guest that writes and compares.
 
 use super::directory;
 use super::storage_faults::{disk, finished};
-use crate::lab::{HOST, Lab, NODE, NODE_MAC, SECOND_HOST, SECOND_TAP};
+use crate::lab::{HOST, Lab, NODE, NODE_MAC, SECOND_HOST, SECOND_NODE, SECOND_NODE_MAC, SECOND_TAP};
 use crate::machine::{self, Boot, CPUS, Machine, Shape};
 use crate::measure::machine_monitor::Monitor;
 use crate::operator::Operator;
@@ -19,10 +20,16 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-const STORAGE_MAC: &str = "52:54:00:77:01:02";
+/// What fits on the card's wire, and sectors of an AoE frame there and on the other one.
+const LONG_MTU: u16 = 9000;
+const LONG_SECTORS: &str = "17";
+const USUAL_SECTORS: &str = "2";
 const NODE_LIMIT: Duration = Duration::from_secs(60);
 const WRITING_LIMIT: Duration = Duration::from_secs(60);
 const FINISH_LIMIT: Duration = Duration::from_secs(30);
+const ADDRESS_LIMIT: Duration = Duration::from_secs(10);
+/// What goes over each path at least while the guest writes.
+const WRITTEN_BYTES_MIN: u64 = 1 << 20;
 /// Until all paths of all disks serve again.
 const HEALED_LIMIT: Duration = Duration::from_secs(10);
 /// No request of the guest takes longer, with one cable in.
@@ -32,8 +39,7 @@ const SECONDS: u64 = 30;
 
 /// An image whose node has a second card, for disks.
 pub(super) fn image() -> Result<DevImage> {
-    let addressing = Addressing::Static { address: [10, 88, 0, 2], prefix: 24, gateway: None };
-    let card = StorageCard { mac: None, addressing: Some(addressing), mtu: 1500 };
+    let card = StorageCard { mac: None, addressing: Some(Addressing::Dhcp), mtu: LONG_MTU };
     let out = Some(target().join("image/two-cards.img"));
     build_image(&Options { out, storage_cards: vec![card], ..Options::default() })
 }
@@ -48,7 +54,7 @@ fn start(directory: &Path) -> Result<World> {
     let _ = std::fs::remove_dir_all(directory);
     std::fs::create_dir_all(directory)?;
     let mut lab = Lab::start(directory, &image.path)?;
-    lab.add_second_wire()?;
+    lab.add_second_wire(LONG_MTU)?;
     storage::fio_disk(&directory.join("fio.img"))?;
     disk(&directory.join("aoe.img"), 64)?;
     disk(&directory.join("iscsi.img"), 64)?;
@@ -62,7 +68,7 @@ fn start(directory: &Path) -> Result<World> {
     let mut command = machine::command(&shape, "tap0", NODE_MAC, &serial);
     command
         .args(["-netdev", &format!("tap,id=second,ifname={SECOND_TAP},script=no,downscript=no")])
-        .args(["-device", &format!("virtio-net-pci,netdev=second,mac={STORAGE_MAC}")])
+        .args(["-device", &format!("virtio-net-pci,netdev=second,mac={SECOND_NODE_MAC}")])
         .args(["-qmp", &format!("unix:{},server=on,wait=off", monitor(directory).display())]);
     let started = Instant::now();
     let process = Process::start(&mut command, &directory.join("qemu.log"))?;
@@ -71,25 +77,70 @@ fn start(directory: &Path) -> Result<World> {
     Ok(World { lab, machine, operator, directory: directory.to_path_buf() })
 }
 
-/// The state of each path: volume, card, state.
-fn paths(operator: &Operator) -> Result<Vec<[String; 3]>> {
+/// What is told of a path.
+#[derive(Debug)]
+struct Told {
+    volume: String,
+    card: String,
+    state: String,
+    /// Sectors of a frame, of AoE.
+    sectors: String,
+    written: u64,
+}
+
+impl Told {
+    fn serves(&self) -> bool {
+        let sectors = match (self.volume.starts_with("aoe:"), self.card == SECOND_NODE_MAC) {
+            (true, true) => LONG_SECTORS,
+            (true, false) => USUAL_SECTORS,
+            (false, _) => "",
+        };
+        matches!(self.state.as_str(), "active" | "standby") && self.sectors == sectors
+    }
+
+    fn is_lost(&self) -> bool {
+        self.card == SECOND_NODE_MAC && self.state == "lost"
+    }
+}
+
+fn paths(operator: &Operator) -> Result<Vec<Told>> {
     let told = operator.json(&["storage", "path", "list"])?;
     let path = |path: &Value| {
         let text = |at: &str| path.pointer(at).and_then(Value::as_str).unwrap_or_default().to_string();
-        ["/volume", "/negotiated/Card", "/state"].map(text)
+        Told {
+            volume: text("/volume"),
+            card: text("/negotiated/Card"),
+            state: text("/state"),
+            sectors: text("/negotiated/SectorsPerFrame"),
+            written: path.pointer("/counters/bytes_written").and_then(Value::as_u64).unwrap_or_default(),
+        }
     };
     Ok(told.as_array().context("no list of paths")?.iter().map(path).collect())
 }
 
-/// Waits until three disks have two paths each that serve.
+/// Waits until three disks have two paths each that serve, with frames as long as the wires
+/// take.
 fn wait_for_paths(operator: &Operator) -> Result<()> {
     let deadline = Instant::now() + HEALED_LIMIT;
     loop {
         let paths = paths(operator)?;
-        if paths.len() == 6 && paths.iter().all(|[_, _, state]| state == "active" || state == "standby") {
+        if paths.len() == 6 && paths.iter().all(Told::serves) {
             return Ok(());
         }
         ensure!(Instant::now() < deadline, "not all paths serve: {paths:?}");
+        sleep(Duration::from_millis(200));
+    }
+}
+
+/// Waits until the card for disks has its address; what the node says of its cards then.
+fn wait_for_address(operator: &Operator) -> Result<Value> {
+    let deadline = Instant::now() + ADDRESS_LIMIT;
+    loop {
+        let node = operator.json(&["node", "info"])?;
+        if node.pointer("/cards/1/address").is_some_and(Value::is_string) {
+            return Ok(node);
+        }
+        ensure!(Instant::now() < deadline, "the card for disks has no address: {node}");
         sleep(Duration::from_millis(200));
     }
 }
@@ -100,10 +151,13 @@ pub(super) fn cables_are_cut_and_disks_go_on() -> Result<()> {
     let files = storage::guest(&target())?;
     let mut world = start(&directory)?;
     world.operator.wait_for_node(NODE_LIMIT).with_context(|| world.machine.serial_text())?;
-    let node = world.operator.json(&["node", "info"])?;
-    let told = |key: &str| node.pointer(&format!("/cards/1/{key}")).and_then(Value::as_str);
+    let node = wait_for_address(&world.operator)?;
+    let told = |key: &str| node.pointer(&format!("/cards/1/{key}")).cloned().unwrap_or_default();
+    let address = format!("{SECOND_NODE}/24");
     ensure!(
-        [told("mac"), told("state"), told("address")] == [STORAGE_MAC, "up", "10.88.0.2/24"].map(Some),
+        ["mac", "state", "address"].map(told) == [SECOND_NODE_MAC, "up", &address]
+            && [0, 1].map(|card| node.pointer(&format!("/cards/{card}/mtu")).and_then(Value::as_u64))
+                == [Some(1500), Some(u64::from(LONG_MTU))],
         "the node says {node}"
     );
     let volume = format!("iscsi://{HOST}/{}/1", target_name(1));
@@ -122,13 +176,19 @@ pub(super) fn cables_are_cut_and_disks_go_on() -> Result<()> {
         if tap == SECOND_TAP && seconds > 2 {
             let paths = paths(&world.operator)?;
             // The first disk is idle: its path is missed when it is next used.
-            let lost = paths.iter().filter(|[_, card, state]| card == STORAGE_MAC && state == "lost");
-            ensure!(lost.count() >= 2, "the paths of the card without a cable are not lost: {paths:?}");
+            ensure!(
+                paths.iter().filter(|path| path.is_lost()).count() >= 2,
+                "the paths of the card without a cable are not lost: {paths:?}"
+            );
         }
         world.lab.set_link_of(tap, true)?;
     }
     wait_for_paths(&world.operator)?;
     links_that_say_so(&world)?;
+    for path in paths(&world.operator)?.iter().filter(|path| !path.volume.starts_with("aoe:e11.1")) {
+        println!("  {} by {}: wrote {} KiB", path.volume, path.card, path.written >> 10);
+        ensure!(path.written >= WRITTEN_BYTES_MIN, "hardly anything was written by {path:?}");
+    }
     println!("  five cuts took {} s", began.elapsed().as_secs());
     ensure!(began.elapsed() < Duration::from_secs(SECONDS), "fio ended before the last cut was healed");
     world.wait_for_console("writer", "TEST all finished", Duration::from_secs(SECONDS) + FINISH_LIMIT)?;
@@ -142,9 +202,9 @@ fn links_that_say_so(world: &World) -> Result<()> {
     monitor.command_with("set_link", json!({ "name": "second", "up": false }))?;
     sleep(Duration::from_millis(500));
     let (node, paths) = (world.operator.json(&["node", "info"])?, paths(&world.operator)?);
-    let lost = paths.iter().filter(|[_, card, state]| card == STORAGE_MAC && state == "lost");
     ensure!(
-        lost.count() == 3 && node.pointer("/cards/1/state").is_some_and(|state| state == "down"),
+        paths.iter().filter(|path| path.is_lost()).count() == 3
+            && node.pointer("/cards/1/state").is_some_and(|state| state == "down"),
         "the link is down: {paths:?} {node}"
     );
     monitor.command_with("set_link", json!({ "name": "second", "up": true }))?;
