@@ -378,6 +378,7 @@ impl Requests {
     }
 
     /// Where a fragment's octets from `offset` are, if they are all one request's.
+    #[inline(always)]
     pub(crate) fn locate(
         &self,
         fragment: &Fragment,

@@ -98,7 +98,7 @@ struct Stream<'a>(&'a [u8]);
 impl Source for Stream<'_> {
     type Error = core::convert::Infallible;
 
-    fn take(&mut self, places: [&mut [u8]; 3]) -> Result<usize, Self::Error> {
+    fn take<const N: usize>(&mut self, places: [&mut [u8]; N]) -> Result<usize, Self::Error> {
         let before = self.0.len();
         for place in places {
             let (piece, rest) = self.0.split_at(place.len().min(self.0.len()));

@@ -126,30 +126,34 @@ pub fn run(initiator: &mut Initiator, job: &Job) -> Result<Measured, Failure> {
         Extent::Time(time) => (u64::MAX, began_ns.saturating_add(nanoseconds(time))),
     };
     let (mut under_way, mut latency) = (0usize, Latency::default());
-    let mut submit = |initiator: &mut Initiator, number| {
-        initiator.submit(number, operation, first + places.next() * u64::from(block), block)
-    };
-    while under_way < job.depth && more > 0 {
-        submit(initiator, under_way)?;
-        more -= 1;
-        under_way += 1;
-    }
-    while under_way > 0 {
-        initiator.turn(Duration::from_secs(1))?;
-        let now_ns = initiator.now_ns();
-        if now_ns >= until_ns {
-            more = 0;
-        }
-        while let Some(number) = initiator.finished()? {
-            let Some(since_ns) = since_ns.get_mut(number) else { continue };
-            latency.record(now_ns - *since_ns);
-            if more > 0 {
-                *since_ns = now_ns;
-                submit(initiator, number)?;
-                more -= 1;
-            } else {
-                under_way -= 1;
+    let mut unused = 0..job.depth;
+    'job: loop {
+        // A number that is not under way.
+        let number = loop {
+            if let Some(number) = unused.next() {
+                break number;
             }
+            if let Some(number) = initiator.finished()? {
+                let since_ns = since_ns.get(number).copied().unwrap_or_default();
+                latency.record(initiator.now_ns() - since_ns);
+                under_way -= 1;
+                break number;
+            }
+            if under_way == 0 {
+                break 'job;
+            }
+            initiator.turn(Duration::from_secs(1))?;
+            if initiator.now_ns() >= until_ns {
+                more = 0;
+            }
+        };
+        if more > 0 {
+            if let Some(since_ns) = since_ns.get_mut(number) {
+                *since_ns = initiator.now_ns();
+            }
+            initiator.submit(number, operation, first + places.next() * u64::from(block), block)?;
+            more -= 1;
+            under_way += 1;
         }
     }
     let ended_ns = initiator.now_ns();

@@ -4,8 +4,11 @@
 const STEP_BITS: u32 = 6;
 const STEPS: u64 = 1 << STEP_BITS;
 
+/// The last one takes all from about five hours on.
+const BUCKETS: usize = 39 << STEP_BITS;
+
 /// Times in nanoseconds.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Latency {
     counts: Vec<u64>,
     total: u64,
@@ -27,25 +30,21 @@ fn longest(bucket: usize) -> u64 {
     ((step + 1) << doublings) - 1
 }
 
+impl Default for Latency {
+    fn default() -> Self {
+        Self { counts: vec![0; BUCKETS], total: 0, sum_ns: 0, longest_ns: 0 }
+    }
+}
+
 impl Latency {
     /// Counts one.
     pub fn record(&mut self, time_ns: u64) {
-        let bucket = bucket(time_ns);
-        match self.counts.get_mut(bucket) {
-            Some(count) => *count += 1,
-            None => self.count_first(bucket),
+        if let Some(count) = self.counts.get_mut(bucket(time_ns).min(BUCKETS - 1)) {
+            *count += 1;
         }
         self.total += 1;
         self.sum_ns += time_ns;
         self.longest_ns = self.longest_ns.max(time_ns);
-    }
-
-    #[cold]
-    fn count_first(&mut self, bucket: usize) {
-        self.counts.resize(bucket + 1, 0);
-        if let Some(count) = self.counts.get_mut(bucket) {
-            *count = 1;
-        }
     }
 
     /// How many were counted.

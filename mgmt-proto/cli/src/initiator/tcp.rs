@@ -67,7 +67,7 @@ impl Source for Incoming<'_> {
     type Error = Errno;
 
     #[inline(always)]
-    fn take(&mut self, places: [&mut [u8]; 3]) -> Result<usize, Errno> {
+    fn take<const N: usize>(&mut self, places: [&mut [u8]; N]) -> Result<usize, Errno> {
         match readv(self.0, &mut places.map(IoSliceMut::new)) {
             Ok(0) => Err(Errno::CONNRESET),
             Err(Errno::AGAIN | Errno::INTR) => Ok(0),
@@ -155,7 +155,7 @@ impl Link {
 
     /// Sends until TCP takes no more or there is nothing more; false while there is no
     /// connection yet.
-    #[inline]
+    #[inline(always)]
     fn send(
         &mut self,
         session: &mut Session,
@@ -205,34 +205,24 @@ impl Link {
     }
 }
 
-/// Waits; which links have anything to take, a bit for each.
-fn wait(links: &[Link], pause: &rustix::event::Timespec) -> io::Result<u32> {
-    let came = PollFlags::IN | PollFlags::HUP | PollFlags::ERR;
-    let out = |link: &Link| if link.has_rest() { PollFlags::OUT } else { PollFlags::empty() };
-    // Mostly there is one.
-    if let [link @ Link::Open { stream, .. }] = links {
-        let mut wanted = [PollFd::new(stream, PollFlags::IN | out(link))];
-        return match poll(&mut wanted, Some(pause)) {
-            Ok(_) | Err(Errno::INTR) => {
-                Ok(u32::from(wanted.first().is_some_and(|it| it.revents().intersects(came))))
-            }
-            Err(error) => Err(error.into()),
-        };
+/// What is waited for on a connection.
+fn wanted<'a>(stream: &'a TcpStream, link: &Link) -> PollFd<'a> {
+    let out = if link.has_rest() { PollFlags::OUT } else { PollFlags::empty() };
+    PollFd::new(stream, PollFlags::IN | out)
+}
+
+/// Waits until one of them has anything, or the pause is over.
+#[inline(always)]
+fn wait(wanted: &mut [PollFd<'_>], pause: &rustix::event::Timespec) -> io::Result<()> {
+    match poll(wanted, Some(pause)) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
     }
-    let mut numbers = Vec::new();
-    let mut wanted = Vec::new();
-    for (number, link) in links.iter().enumerate() {
-        if let Link::Open { stream, .. } = link {
-            wanted.push(PollFd::new(stream, PollFlags::IN | out(link)));
-            numbers.push(number);
-        }
-    }
-    match poll(&mut wanted, Some(pause)) {
-        Ok(_) | Err(Errno::INTR) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let ready = numbers.into_iter().zip(&wanted).filter(|(_, it)| it.revents().intersects(came));
-    Ok(ready.fold(0, |bits, (number, _)| bits | 1 << number))
+}
+
+/// Whether there is anything to take, if only that the connection is gone.
+fn has_come(polled: &PollFd<'_>) -> bool {
+    polled.revents().intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR)
 }
 
 /// One turn, from the time `now_ns` on; returns the time when the waiting ended.
@@ -244,26 +234,88 @@ pub(super) fn turn(
     (clock, now_ns): (Clock, u64),
     limit_ns: u64,
 ) -> io::Result<u64> {
-    let mut limit_ns = limit_ns;
-    for (path, link) in links.iter_mut().enumerate() {
+    Turn { session, memory, buffer, clock, now_ns, limit_ns }.run(links)
+}
+
+/// What a turn works on.
+struct Turn<'a> {
+    session: &'a mut Session,
+    memory: &'a mut Memory,
+    buffer: &'a mut [u8],
+    clock: Clock,
+    now_ns: u64,
+    limit_ns: u64,
+}
+
+impl Turn<'_> {
+    #[inline(always)]
+    fn run(mut self, links: &mut [Link]) -> io::Result<u64> {
+        // Mostly there is one.
+        let [link] = links else { return self.run_all(links) };
+        self.begin(0, link);
+        let pause = self.pause();
+        let Link::Open { stream, .. } = &*link else {
+            wait(&mut [], &pause)?;
+            return Ok(self.clock.now_ns());
+        };
+        let mut polled = [wanted(stream, link)];
+        wait(&mut polled, &pause)?;
+        self.now_ns = self.clock.now_ns();
+        if polled.first().is_some_and(has_come) {
+            self.end(0, link);
+        }
+        Ok(self.now_ns)
+    }
+
+    #[cold]
+    fn run_all(mut self, links: &mut [Link]) -> io::Result<u64> {
+        for (path, link) in links.iter_mut().enumerate() {
+            self.begin(path, link);
+        }
+        let (mut numbers, mut polled) = (Vec::new(), Vec::new());
+        for (number, link) in links.iter().enumerate() {
+            if let Link::Open { stream, .. } = link {
+                polled.push(wanted(stream, link));
+                numbers.push(number);
+            }
+        }
+        wait(&mut polled, &self.pause())?;
+        self.now_ns = self.clock.now_ns();
+        let ready: Vec<bool> = polled.iter().map(has_come).collect();
+        for (path, _) in numbers.into_iter().zip(ready).filter(|(_, ready)| *ready) {
+            if let Some(link) = links.get_mut(path) {
+                self.end(path, link);
+            }
+        }
+        Ok(self.now_ns)
+    }
+
+    fn pause(&self) -> rustix::event::Timespec {
+        pause(self.session.next_deadline(), self.now_ns, self.limit_ns)
+    }
+
+    /// Opens, closes and sends as the session wants.
+    #[inline(always)]
+    fn begin(&mut self, path: usize, link: &mut Link) {
+        let (session, now_ns) = (&mut *self.session, self.now_ns);
         if !session.is_calm() || !matches!(link, Link::Open { .. }) {
             link.open_or_close(session, path, now_ns);
         }
-        match link.send(session, path, now_ns, memory, buffer) {
+        match link.send(session, path, now_ns, self.memory, self.buffer) {
             Ok(true) => {}
-            Ok(false) => limit_ns = limit_ns.min(CONNECTING_NS),
+            Ok(false) => self.limit_ns = self.limit_ns.min(CONNECTING_NS),
             Err(_) => link.lose(session, path, now_ns),
         }
     }
-    let ready = wait(links, &pause(session.next_deadline(), now_ns, limit_ns))?;
-    let now_ns = clock.now_ns();
-    for (path, link) in links.iter_mut().enumerate() {
-        if ready & 1 << path != 0
-            && let Link::Open { stream, .. } = link
-            && session.receive_from(path, &mut Incoming(stream), buffer, now_ns, memory).is_err()
+
+    /// Takes what has come.
+    #[inline(always)]
+    fn end(&mut self, path: usize, link: &mut Link) {
+        let (session, now_ns) = (&mut *self.session, self.now_ns);
+        if let Link::Open { stream, .. } = link
+            && session.receive_from(path, &mut Incoming(stream), self.buffer, now_ns, self.memory).is_err()
         {
             link.lose(session, path, now_ns);
         }
     }
-    Ok(now_ns)
 }

@@ -72,10 +72,14 @@ impl Session {
 
     /// When [`Self::poll`] or [`Self::connect`] is next needed.
     #[must_use]
+    #[inline(always)]
     pub fn next_deadline(&self) -> Option<u64> {
-        if self.is_calm() && !self.shared.requests.has_ready() {
-            return Some(self.calm_until_ns);
-        }
+        let usual = self.is_calm() && !self.shared.requests.has_ready();
+        if usual { Some(self.calm_until_ns) } else { self.find_deadline() }
+    }
+
+    #[cold]
+    fn find_deadline(&self) -> Option<u64> {
         let mut next_ns = self.shared.requests.next_deadline();
         for path in &self.paths {
             let path_ns = path.next_deadline(&self.shared);

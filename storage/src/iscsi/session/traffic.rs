@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::transfer::{Guess, Next, Outlet, Piece};
+use super::transfer::{Next, NextData, Outlet, Piece};
 use super::{Payload, Session};
 use crate::block::Octets;
 use crate::iscsi::pdu::HEADER_BYTES;
@@ -20,7 +20,7 @@ pub trait Source {
     ///
     /// # Errors
     /// The connection is gone.
-    fn take(&mut self, places: [&mut [u8]; 3]) -> Result<usize, Self::Error>;
+    fn take<const N: usize>(&mut self, places: [&mut [u8]; N]) -> Result<usize, Self::Error>;
 }
 
 impl Session {
@@ -62,6 +62,7 @@ impl Session {
     ///
     /// # Errors
     /// The connection is gone; tell [`Self::on_disconnected`].
+    #[inline(always)]
     pub fn receive_from<S: Source>(
         &mut self,
         path: usize,
@@ -76,26 +77,25 @@ impl Session {
             let Some(it) = self.paths.get_mut(path) else { break };
             let Some((header, rest)) = buffer.split_first_chunk_mut() else { break };
             let (count, room);
-            if let Some(place) = it.direct(&self.shared)
-                && let Some(data) = place.find(memory)
+            if let Some(next) = it.next_data(&self.shared)
+                && let Some(data) = next.find(memory)
+                && let Some((behind, _)) = rest.split_first_chunk_mut()
             {
-                // The data to its place, and the header behind it.
-                (count, room) =
-                    (source.take([data, header, &mut []])?, place.length.wrapping_add(HEADER_BYTES));
-                if count > 0 {
-                    it.took_direct(&mut self.shared, count.min(place.length));
-                    self.receive_next(path, header.get(..count.saturating_sub(place.length)), memory);
+                if next.begun {
+                    room = next.length.wrapping_add(HEADER_BYTES);
+                    count = source.take([data, header])?;
+                    self.receive_begun(path, next.length, count, header, memory);
+                } else {
+                    room = next.length.wrapping_add(2 * HEADER_BYTES);
+                    count = source.take([header, data, behind])?;
+                    self.receive_guessed(path, &next, count, [header, behind], memory);
                 }
-            } else if let Some(guess) = it.guess(&self.shared)
-                && let Some(data) = guess.place.find(memory)
-                && let Some((next, _)) = rest.split_first_chunk_mut()
-            {
-                room = guess.place.length.wrapping_add(2 * HEADER_BYTES);
-                count = source.take([header, data, next])?;
-                self.receive_guessed(path, &guess, count, [header, next], memory);
             } else {
-                (count, room) = (source.take([header, rest, &mut []])?, buffer.len());
-                self.receive(path, buffer.get(..count).unwrap_or_default(), now_ns, memory);
+                (count, room) = (source.take([buffer])?, buffer.len());
+                if count > 0 {
+                    it.heard_ns = now_ns;
+                    self.receive_some(path, buffer.get(..count).unwrap_or_default(), memory);
+                }
             }
             if count < room {
                 break;
@@ -113,23 +113,39 @@ impl Session {
         }
     }
 
+    /// Takes so many octets of data, which are where they belong, and of the header behind.
+    #[inline(always)]
+    fn receive_begun(
+        &mut self,
+        path: usize,
+        length: usize,
+        count: usize,
+        header: &[u8; HEADER_BYTES],
+        payload: &mut dyn Payload,
+    ) {
+        if let Some(it) = self.paths.get_mut(path).filter(|_| count > 0) {
+            it.took_direct(&mut self.shared, count.min(length));
+            self.receive_next(path, header.get(..count.saturating_sub(length)), payload);
+        }
+    }
+
     /// Takes so many octets of a header, data at the place where they belong if the header is
     /// as guessed, and the header behind it.
     #[inline(always)]
     fn receive_guessed(
         &mut self,
         path: usize,
-        guess: &Guess,
+        guess: &NextData,
         count: usize,
         [header, next]: [&[u8; HEADER_BYTES]; 2],
         memory: &mut impl Octets,
     ) {
         let Some(it) = self.paths.get_mut(path) else { return };
         let data = count.wrapping_sub(HEADER_BYTES);
-        let place = data.min(guess.place.length);
+        let place = data.min(guess.length);
         if count >= HEADER_BYTES && it.takes_guessed(&mut self.shared, header, guess, place) {
             it.heard_ns = self.shared.now_ns;
-            self.receive_next(path, next.get(..data.saturating_sub(guess.place.length)), memory);
+            self.receive_next(path, next.get(..data.saturating_sub(guess.length)), memory);
         } else if count > 0 {
             self.receive_unguessed(path, guess, count, [header, next], memory);
         }
@@ -140,13 +156,13 @@ impl Session {
     fn receive_unguessed(
         &mut self,
         path: usize,
-        guess: &Guess,
+        guess: &NextData,
         count: usize,
         [header, next]: [&[u8; HEADER_BYTES]; 2],
         memory: &mut impl Octets,
     ) {
         let mut bytes = header.to_vec();
-        bytes.extend_from_slice(guess.place.find(memory).unwrap_or_default());
+        bytes.extend_from_slice(guess.find(memory).unwrap_or_default());
         bytes.extend_from_slice(next);
         bytes.truncate(count);
         let now_ns = self.shared.now_ns;
@@ -167,6 +183,7 @@ impl Session {
     /// The same, for callers who can send from several places at once: `pieces` names
     /// requests' octets that belong in between, and were not copied. Together they are
     /// not much more than the buffer holds.
+    #[inline(always)]
     pub fn transmit_pieces(
         &mut self,
         path: usize,
@@ -178,7 +195,7 @@ impl Session {
         self.send(path, Outlet::new(buffer, Some(pieces)), now_ns, payload)
     }
 
-    #[inline]
+    #[inline(always)]
     fn send(&mut self, path: usize, mut outlet: Outlet<'_>, now_ns: u64, payload: &mut dyn Payload) -> usize {
         self.poll(now_ns);
         let mut calm = self.is_calm();

@@ -97,26 +97,23 @@ pub(super) struct Arriving {
     ends: bool,
 }
 
-/// Where octets of a request are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+/// Where data that comes next belongs.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NextData {
+    tag: u32,
+    /// Its header has come; otherwise, all of this is guessed.
+    pub(super) begun: bool,
     id: RequestId,
     offset: usize,
     pub(super) length: usize,
 }
 
-impl Place {
+impl NextData {
+    /// The place itself.
     #[inline(always)]
     pub(super) fn find<'a>(&self, memory: &'a mut impl Octets) -> Option<&'a mut [u8]> {
         memory.find(self.id, self.offset, self.length)
     }
-}
-
-/// What comes next, most likely.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Guess {
-    tag: u32,
-    pub(super) place: Place,
 }
 
 impl Path {
@@ -335,36 +332,23 @@ impl Path {
         self.pauses = 0;
     }
 
-    /// Where a read's octets belong, if they are all one request's.
+    /// Where the next octets of the connection belong, if they are a request's; or those
+    /// behind the next header, if it is like the last one, and for the command whose turn
+    /// it is.
     #[inline(always)]
-    fn place(shared: &Shared, task: &Task, offset: usize, length: usize) -> Option<Place> {
+    pub(super) fn next_data(&self, shared: &Shared) -> Option<NextData> {
+        let (task, offset, length) = match &self.arriving {
+            Some(Arriving { tag, offset, left, .. }) => (self.tasks.get(*tag)?, *offset, *left),
+            None if self.long == 0 || !self.receives_transfers() => return None,
+            None => {
+                let task = self.tasks.expected().filter(|task| !task.outward)?;
+                let left = usize::try_from(task.length.wrapping_sub(task.moved)).unwrap_or(0);
+                (task, usize::try_from(task.moved).unwrap_or(0), left.min(self.long))
+            }
+        };
         let TaskKind::Fragment(fragment) = &task.kind else { return None };
         let (id, offset) = shared.requests.locate(fragment, offset, length)?;
-        Some(Place { id, offset, length })
-    }
-
-    /// Where the next octets of the connection belong, if they are a request's.
-    #[inline(always)]
-    pub(super) fn direct(&self, shared: &Shared) -> Option<Place> {
-        let Arriving { tag, offset, left, .. } = self.arriving.as_ref()?;
-        Self::place(shared, self.tasks.get(*tag)?, *offset, *left)
-    }
-
-    /// Where data of the next PDU belongs if it is like the last one, and for the command
-    /// whose turn it is.
-    #[inline(always)]
-    pub(super) fn guess(&self, shared: &Shared) -> Option<Guess> {
-        if self.long == 0 || self.arriving.is_some() || !self.receives_transfers() {
-            return None;
-        }
-        let task = self.tasks.expected()?;
-        let offset = usize::try_from(task.moved).unwrap_or(0);
-        let left = usize::try_from(task.length).unwrap_or(0).wrapping_sub(offset);
-        if task.outward || left == 0 {
-            return None;
-        }
-        let place = Self::place(shared, task, offset, left.min(self.long))?;
-        Some(Guess { tag: task.tag, place })
+        Some(NextData { tag: task.tag, begun: self.arriving.is_some(), id, offset, length })
     }
 
     /// Takes a header and so many octets of data, if it is as was guessed, and as usual: they
@@ -374,13 +358,13 @@ impl Path {
         &mut self,
         shared: &mut Shared,
         header: &Basic,
-        guess: &Guess,
+        guess: &NextData,
         octets: usize,
     ) -> bool {
         if number(header, 16) != guess.tag || octet(header, 0) != opcode::DATA_IN {
             return false;
         }
-        let whole = usize::try_from(number(header, 4)).is_ok_and(|it| it >= guess.place.length);
+        let whole = usize::try_from(number(header, 4)).is_ok_and(|it| it >= guess.length);
         let Some(arriving) = self.accept(shared, header).filter(|_| whole) else { return false };
         self.advance(shared, arriving, octets);
         true
