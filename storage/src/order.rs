@@ -82,7 +82,7 @@ impl Order {
         self.entries.get_mut(usize::from(place))
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn submit(&mut self, request: Request, now_ns: u64) -> Result<(), SubmitError> {
         let sized = match request.operation {
             Operation::Flush => request.sectors == 0,

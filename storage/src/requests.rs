@@ -59,6 +59,7 @@ impl Requests {
         }
     }
 
+    #[inline(always)]
     pub(crate) fn submit(&mut self, request: Request, now_ns: u64) -> Result<(), SubmitError> {
         if self.order.len().wrapping_add(self.completions.len()).wrapping_sub(self.taken) >= REQUESTS_MAX {
             return Err(SubmitError::Full);
@@ -109,7 +110,7 @@ impl Requests {
 
     /// Time passes, before [`Self::calm_until_ns`].
     pub(crate) fn pass_time(&mut self, now_ns: u64) {
-        self.now_ns = self.now_ns.max(now_ns);
+        self.now_ns = now_ns;
     }
 
     /// Until then time changes nothing here.
@@ -445,8 +446,9 @@ pub(crate) fn octets(sectors: u32) -> usize {
 
 /// Where a piece of a fragment is, if its group is one request and it lies within that.
 fn alone(group: &Entry, fragment: &Fragment, offset: usize, length: usize) -> Option<(RequestId, usize)> {
-    let at = octets(fragment.first).saturating_add(offset);
-    let within = at.saturating_add(length) <= octets(group.request.sectors);
+    // No request is so long that this could wrap.
+    let at = octets(fragment.first).wrapping_add(offset);
+    let within = at.wrapping_add(length) <= octets(group.request.sectors);
     (within && group.joined().is_empty()).then_some((group.request.id, at))
 }
 

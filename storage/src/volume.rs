@@ -147,6 +147,7 @@ impl Volume {
     ///
     /// # Errors
     /// Nothing was accepted.
+    #[inline(always)]
     pub fn submit(&mut self, request: Request, now_ns: u64) -> Result<(), SubmitError> {
         match self {
             Self::Aoe(target) => target.submit(request, now_ns),

@@ -103,6 +103,7 @@ impl Session {
     ///
     /// # Errors
     /// Nothing was accepted.
+    #[inline(always)]
     pub fn submit(&mut self, request: Request, now_ns: u64) -> Result<(), SubmitError> {
         if self.shared.config.read_only && request.operation.writes() {
             return Err(SubmitError::ReadOnly);

@@ -167,7 +167,8 @@ impl Link {
         let Self::Open { stream, rest, at, pieces } = self else {
             return Ok(matches!(self, Self::None));
         };
-        while let Some(piece) = rest.get(*at..).filter(|piece| !piece.is_empty()) {
+        while *at < rest.len() {
+            let piece = rest.get(*at..).unwrap_or_default();
             match give(send(&*stream, piece, SendFlags::NOSIGNAL))? {
                 0 => return Ok(true),
                 taken => *at += taken,
@@ -179,7 +180,7 @@ impl Link {
             if length == 0 {
                 return Ok(true);
             }
-            let made = buffer.get(..length).unwrap_or_default();
+            let Some(made) = buffer.get(..length) else { return Ok(true) };
             let (taken, all) = match pieces.as_slice() {
                 [] => (give(send(&*stream, made, SendFlags::NOSIGNAL))?, length),
                 [Piece { after, id, offset, length: octets }] if *after == length => {
@@ -215,8 +216,8 @@ fn wanted<'a>(stream: &'a TcpStream, link: &Link) -> PollFd<'a> {
 #[inline(always)]
 fn wait(wanted: &mut [PollFd<'_>], pause: &rustix::event::Timespec) -> io::Result<()> {
     match poll(wanted, Some(pause)) {
-        Ok(_) | Err(Errno::INTR) => Ok(()),
-        Err(error) => Err(error.into()),
+        Err(error) if error != Errno::INTR => Err(error.into()),
+        _ => Ok(()),
     }
 }
 

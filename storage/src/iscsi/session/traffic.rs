@@ -88,7 +88,7 @@ impl Session {
                 } else {
                     room = next.length.wrapping_add(2 * HEADER_BYTES);
                     count = source.take([header, data, behind])?;
-                    self.receive_guessed(path, &next, count, [header, behind], memory);
+                    self.receive_guessed(path, next, count, [header, behind], memory);
                 }
             } else {
                 (count, room) = (source.take([buffer])?, buffer.len());
@@ -108,7 +108,7 @@ impl Session {
     /// Takes what has come of a header.
     #[inline(always)]
     fn receive_next(&mut self, path: usize, header: Option<&[u8]>, payload: &mut dyn Payload) {
-        if let Some(header) = header.filter(|header| !header.is_empty()) {
+        if let Some(header) = header {
             self.receive_some(path, header, payload);
         }
     }
@@ -125,7 +125,9 @@ impl Session {
     ) {
         if let Some(it) = self.paths.get_mut(path).filter(|_| count > 0) {
             it.took_direct(&mut self.shared, count.min(length));
-            self.receive_next(path, header.get(..count.saturating_sub(length)), payload);
+            if count > length {
+                self.receive_next(path, header.get(..count.wrapping_sub(length)), payload);
+            }
         }
     }
 
@@ -135,7 +137,7 @@ impl Session {
     fn receive_guessed(
         &mut self,
         path: usize,
-        guess: &NextData,
+        guess: NextData,
         count: usize,
         [header, next]: [&[u8; HEADER_BYTES]; 2],
         memory: &mut impl Octets,
@@ -145,7 +147,9 @@ impl Session {
         let place = data.min(guess.length);
         if count >= HEADER_BYTES && it.takes_guessed(&mut self.shared, header, guess, place) {
             it.heard_ns = self.shared.now_ns;
-            self.receive_next(path, next.get(..data.saturating_sub(guess.length)), memory);
+            if data > place {
+                self.receive_next(path, next.get(..data.wrapping_sub(place)), memory);
+            }
         } else if count > 0 {
             self.receive_unguessed(path, guess, count, [header, next], memory);
         }
@@ -156,7 +160,7 @@ impl Session {
     fn receive_unguessed(
         &mut self,
         path: usize,
-        guess: &NextData,
+        guess: NextData,
         count: usize,
         [header, next]: [&[u8; HEADER_BYTES]; 2],
         memory: &mut impl Octets,

@@ -143,7 +143,10 @@ impl Path {
                 && self.resume_ns <= shared.now_ns
                 && !shared.unit.ten_byte
         };
-        self.plain && self.output.is_empty() && self.sending.is_none() && (calm || usual())
+        if !self.plain || !self.output.is_empty() || self.sending.is_some() {
+            return false;
+        }
+        calm || usual()
     }
 
     /// Writes a read or write to the outlet, if it is as usual and all of it has room.
@@ -358,7 +361,7 @@ impl Path {
         &mut self,
         shared: &mut Shared,
         header: &Basic,
-        guess: &NextData,
+        guess: NextData,
         octets: usize,
     ) -> bool {
         if number(header, 16) != guess.tag || octet(header, 0) != opcode::DATA_IN {
