@@ -116,13 +116,6 @@ fn iscsi_fails_over_within_three_seconds() {
     println!("iSCSI: the slowest request took {} ms", SLOWEST_NS[1].load(Ordering::Relaxed) / MS);
 }
 
-/// Seeds far beyond the usual share that have found something: a reset of the unit, left
-/// behind on a lost path, that ended another path's commands.
-#[test]
-fn seeds_that_found_bugs() {
-    iscsi(11_656);
-}
-
 /// Seeds until a world finds the bug.
 fn seeds_to_find(bug: Bug, world: fn(u64)) -> Option<u64> {
     let found = (1..=3_000).find(|seed| {

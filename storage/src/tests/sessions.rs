@@ -9,21 +9,23 @@ use super::iscsi_connection::Connection;
 use super::iscsi_target::IscsiTarget;
 use super::{MS, Random, SECOND, iscsi_world};
 use crate::iscsi::pdu::{FLAG_FINAL, Header, NO_TAG, opcode};
-use crate::iscsi::{Portal, Session, SessionConfig, SessionKind};
+use crate::iscsi::{PathPolicy, Portal, Session, SessionConfig, SessionKind};
 use crate::{BlockError, Lba, Operation, PathState, Request, RequestId, VolumeState};
 
-/// A session and the target's end of its first path; PDUs of some kinds are kept
-/// from the target.
+/// A session and the target's ends of its paths; PDUs of some kinds are kept from the
+/// target.
 struct Bench {
     session: Session,
     target: IscsiTarget,
+    /// Which paths are connected.
+    connected: Vec<bool>,
     memory: Memory,
     random: Random,
     now: u64,
     /// Operation codes of PDUs that the target never sees.
     swallowed: Vec<u8>,
-    /// What it saw.
-    seen: Vec<Header>,
+    /// What it saw, and on which path.
+    seen: Vec<(usize, Header)>,
     connects: Vec<Portal>,
 }
 
@@ -31,9 +33,12 @@ impl Bench {
     fn new(config: SessionConfig) -> Self {
         let mut target = IscsiTarget::new(1);
         target.healed = true;
+        let portals = 0..config.portals.len();
+        target.connections = portals.clone().map(connection).collect();
         Self {
             session: Session::new(config),
             target,
+            connected: portals.map(|_| false).collect(),
             memory: Memory(BTreeMap::new()),
             random: Random::new(3),
             now: 0,
@@ -51,23 +56,29 @@ impl Bench {
     }
 
     fn step(&mut self) {
-        if let Some(portal) = self.session.connect(0, self.now) {
-            self.connects.push(portal);
-            let mut connection = Connection::new(0, false, false, 16, 1);
-            connection.attention = false;
-            self.target.connections = vec![connection];
-            self.session.on_connected(0, self.now);
+        for path in 0..self.connected.len() {
+            self.step_path(path);
         }
-        let Some(connection) = self.target.connections.first_mut() else {
-            self.now += MS;
+        self.now += MS;
+    }
+
+    fn step_path(&mut self, path: usize) {
+        if let Some(portal) = self.session.connect(path, self.now) {
+            self.connects.push(portal);
+            self.target.connections[path] = connection(path);
+            self.connected[path] = true;
+            self.session.on_connected(path, self.now);
+        }
+        if !self.connected[path] {
             return self.session.poll(self.now);
-        };
+        }
         let mut buffer = [0; 8_192];
-        let length = self.session.transmit(0, &mut buffer, self.now, &mut self.memory);
+        let length = self.session.transmit(path, &mut buffer, self.now, &mut self.memory);
         let mut rest = &buffer[..length];
+        let connection = &mut self.target.connections[path];
         while let Some(header) = rest.first_chunk::<48>().map(|basic| Header(*basic)) {
             let total = 48 + header.data_length().next_multiple_of(4);
-            self.seen.push(header);
+            self.seen.push((path, header));
             if self.swallowed.contains(&header.opcode()) {
                 let counts = header.u8(0) & 0x40 == 0 && header.opcode() != opcode::DATA_OUT;
                 connection.command_number = connection.command_number.wrapping_add(u32::from(counts));
@@ -76,17 +87,20 @@ impl Bench {
             }
             rest = &rest[total..];
         }
-        self.target.work(0, self.now, &mut self.random);
-        let output = core::mem::take(&mut self.target.connections[0].output);
+        self.target.work(path, self.now, &mut self.random);
+        let output = core::mem::take(&mut self.target.connections[path].output);
         // Torn where headers mostly end, and elsewhere.
         for piece in output.chunks(48) {
-            self.session.receive(0, piece, self.now, &mut self.memory);
+            self.session.receive(path, piece, self.now, &mut self.memory);
         }
-        if self.session.disconnect_wanted(0) {
-            self.target.connections.clear();
-            self.session.on_disconnected(0, self.now);
+        if self.session.disconnect_wanted(path) {
+            self.disconnect(path);
         }
-        self.now += MS;
+    }
+
+    fn disconnect(&mut self, path: usize) {
+        self.connected[path] = false;
+        self.session.on_disconnected(path, self.now);
     }
 
     fn run(&mut self, for_ns: u64) {
@@ -112,8 +126,14 @@ impl Bench {
     }
 
     fn sent(&self, code: u8) -> Vec<Header> {
-        self.seen.iter().filter(|header| header.opcode() == code).copied().collect()
+        self.seen.iter().map(|(_, header)| *header).filter(|header| header.opcode() == code).collect()
     }
+}
+
+fn connection(path: usize) -> Connection {
+    let mut connection = Connection::new(path, false, false, 16, 1);
+    connection.attention = false;
+    connection
 }
 
 fn config() -> SessionConfig {
@@ -453,4 +473,30 @@ fn nothing_received_is_no_sign_of_life() {
     bench.swallowed.clear();
     bench.run(SECOND);
     assert_eq!((bench.result(), bench.connects.len()), (Some(Ok(())), 2));
+}
+
+/// A path is lost with a reset of the unit under way, which the target may have carried out:
+/// that ends the commands of the other paths without a word.
+#[test]
+fn commands_of_other_paths_are_issued_again_after_a_reset_that_was_left_on_a_lost_one() {
+    let mut bench =
+        Bench::ready(SessionConfig { policy: PathPolicy::RoundRobin, ..iscsi_world::config(2, 7) });
+    bench.swallowed = vec![opcode::SCSI_COMMAND, opcode::MANAGEMENT];
+    bench.submit(1, Operation::Read, 0, 1);
+    // It is stuck, and so is what is asked about it: the unit is reset, and the path is lost.
+    bench.run(34 * SECOND);
+    bench.submit(2, Operation::Read, 8, 1);
+    while bench.sent(opcode::MANAGEMENT).len() < 2 {
+        assert!(bench.now < 40 * SECOND);
+        bench.step();
+    }
+    let (lost, reset) = *bench.seen.iter().rfind(|(_, it)| it.opcode() == opcode::MANAGEMENT).unwrap();
+    assert_eq!(reset.u8(1), 0x85);
+    let (other, _) = *bench.seen.iter().rfind(|(_, it)| it.opcode() == opcode::SCSI_COMMAND).unwrap();
+    assert_ne!(lost, other, "the second request is on the other path");
+    assert_eq!(bench.session.unfinished().len(), 2);
+    bench.swallowed.clear();
+    bench.disconnect(lost);
+    bench.run(2 * SECOND);
+    assert_eq!([bench.result(), bench.result()], [Some(Ok(())); 2]);
 }
