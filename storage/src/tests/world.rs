@@ -100,15 +100,18 @@ pub(super) fn fail_over<W: World>(mut world: W, seed: u64) -> u64 {
     finish(world, seed)
 }
 
-/// The next way is cut as soon as the one before is healed, or soon after, whether that is
-/// known to serve again or not: no request takes longer than three seconds from its
+/// The next way is cut as soon as the one before is healed, or soon after; or, if it is to be
+/// `known`, as soon as that serves again. No request takes longer than three seconds from its
 /// submission or, if it was under way then, from the last cut.
-pub(super) fn fail_over_again<W: World>(mut world: W, seed: u64) -> u64 {
+pub(super) fn fail_over_again<W: World>(mut world: W, seed: u64, known: bool) -> u64 {
     if !can_fail_over(&mut world) {
         return 0;
     }
     wait_for_both_ways(&mut world, seed);
     for _ in 0..CLOSE_CUTS {
+        if known {
+            wait_for_both_ways(&mut world, seed);
+        }
         let node = world.node();
         node.guest.counted_from_ns = node.now;
         cut_one_way(&mut world, seed);
