@@ -246,7 +246,7 @@ impl Initiator {
     ///
     /// # Errors
     /// When the volume does not take it.
-    #[inline]
+    #[inline(always)]
     pub fn submit(
         &mut self,
         number: usize,

@@ -78,7 +78,8 @@ pub(super) struct Task {
     pub(super) started_ns: u64,
     /// When the target last moved it on.
     pub(super) touched_ns: u64,
-    /// The next one, of those that are none.
+    /// Its neighbours: in the order in which they were begun, or among those that are none.
+    pub(super) before: u8,
     pub(super) after: u8,
     /// What few commands have.
     pub(super) own: Option<Box<Own>>,
@@ -107,6 +108,7 @@ impl Task {
         r2t_number: 0,
         started_ns: 0,
         touched_ns: 0,
+        before: table::NOWHERE,
         after: table::NOWHERE,
         own: None,
     };

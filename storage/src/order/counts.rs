@@ -7,18 +7,20 @@ use crate::block::{Operation, Request};
 
 /// Sectors of a region, as a power of two: 4 KiB.
 const REGION_BITS: u32 = 3;
+/// Numbers that are told apart, as a power of two.
+const TABLE_BITS: u32 = 11;
 /// A request of more regions than this may touch any.
 const REGIONS_MAX: u64 = 32;
 
 /// Counts of numbers by remainder. As many as make it rare that a few dozen requests
 /// under way look like something that they are not.
-struct Table([u16; 1024]);
+struct Table([u16; 1 << TABLE_BITS]);
 
 /// Numbers that follow each other, or are multiples of a power of two, spread well.
 #[inline(always)]
 fn remainder(number: u64) -> usize {
-    let [low, high, ..] = (number ^ (number >> 10)).to_le_bytes();
-    usize::from(u16::from_le_bytes([low, high & 3]))
+    let [low, high, ..] = (number ^ (number >> TABLE_BITS)).to_le_bytes();
+    usize::from(u16::from_le_bytes([low, high])) % (1 << TABLE_BITS)
 }
 
 impl Table {
@@ -122,7 +124,7 @@ struct Tables {
 
 impl Counts {
     pub(super) fn new() -> Self {
-        let table = || Table([0; 1024]);
+        let table = || Table([0; 1 << TABLE_BITS]);
         let touched = || Touched { regions: table(), wide: 0, requests: 0 };
         Self(Box::new(Tables { names: table(), reads: touched(), writes: touched() }))
     }

@@ -40,6 +40,10 @@ pub(super) struct Connection {
     pub(super) slow_until: u64,
     /// A surprise is the initiator's fault: not if it is lied to.
     pub(super) strict: bool,
+    /// Octets of a Data-In PDU at most.
+    pub(super) data_in_max: usize,
+    /// Reads that are answered when those behind them are.
+    later: Vec<(u32, Vec<u8>)>,
     asks: u32,
 }
 
@@ -70,6 +74,8 @@ impl Connection {
             attention: true,
             slow_until: 0,
             strict: true,
+            data_in_max: 1_536,
+            later: Vec::new(),
             asks: 0,
         }
     }
@@ -202,15 +208,31 @@ impl Connection {
     }
 
     pub(super) fn data_in(&mut self, tag: u32, data: &[u8]) {
-        let pieces: Vec<_> = data.chunks(1_536).collect();
+        let pieces: Vec<_> = data.chunks(self.data_in_max).collect();
         for (number, piece) in pieces.iter().enumerate() {
             let last = number + 1 == pieces.len();
             let mut header = Header::new(opcode::DATA_IN, if last { FLAG_FINAL | 1 } else { 0 });
             header.set_u32(16, tag);
             header.set_u32(20, NO_TAG);
             header.set_u32(36, number as u32);
-            header.set_u32(40, number as u32 * 1_536);
+            header.set_u32(40, (number * self.data_in_max) as u32);
             self.send(header, piece, last);
+        }
+    }
+
+    /// Answers a read, or lets others overtake it.
+    pub(super) fn read(&mut self, tag: u32, data: &[u8], overtaken: bool) {
+        if overtaken {
+            self.later.push((tag, data.to_vec()));
+        } else {
+            self.data_in(tag, data);
+        }
+    }
+
+    /// Answers all that were overtaken.
+    pub(super) fn catch_up(&mut self) {
+        for (tag, data) in core::mem::take(&mut self.later) {
+            self.data_in(tag, &data);
         }
     }
 

@@ -25,6 +25,8 @@ pub(super) struct IscsiTarget {
     pub(super) transfer: u8,
     /// It resets units when asked.
     pub(super) resets: bool,
+    /// Reads overtake each other.
+    pub(super) shuffles: bool,
     /// It behaves as well as it can.
     pub(super) healed: bool,
     pub(super) holder: u64,
@@ -48,6 +50,7 @@ impl IscsiTarget {
             long_flush: false,
             transfer: 0,
             resets: true,
+            shuffles: false,
             healed: false,
             holder: 0,
             registered: Vec::new(),
@@ -59,6 +62,7 @@ impl IscsiTarget {
         loop {
             let connection = &mut self.connections[index];
             if connection.slow_until > now {
+                connection.catch_up();
                 return true;
             }
             if connection.full && random.chance(5) && !self.healed {
@@ -66,10 +70,16 @@ impl IscsiTarget {
             }
             let connection = &mut self.connections[index];
             let (header, data) = match connection.take() {
-                Taken::Nothing => return true,
+                Taken::Nothing => {
+                    connection.catch_up();
+                    return true;
+                }
                 Taken::Damaged => return false,
                 Taken::Pdu(header, data) => (header, data),
             };
+            if header.opcode() != opcode::SCSI_COMMAND {
+                connection.catch_up();
+            }
             if header.u8(0) & 0x40 == 0 && header.opcode() != opcode::DATA_OUT {
                 connection.count(&header);
                 if self.healed || !random.chance(20) {
@@ -194,7 +204,9 @@ impl IscsiTarget {
             }
             0x88 => {
                 let from = first as usize * 512;
-                connection.data_in(tag, &self.disk[from..from + blocks as usize * 512]);
+                // Whichever; it must not cost a random number, or seeds would mean others.
+                let overtaken = self.shuffles && (tag >> 8) % 3 == 0;
+                connection.read(tag, &self.disk[from..from + blocks as usize * 512], overtaken);
             }
             0x42 | 0x93 if !self.thin => connection.respond(tag, 2, Some([5, 0x20, 0])),
             0x8a | 0x42 | 0x93 | 0x5f => {

@@ -68,6 +68,7 @@ pub(super) fn build(seed: u64) -> IscsiWorld {
     target.long_flush = random.chance(20);
     target.transfer = [0, 3, 5][random.below(3) as usize];
     target.resets = random.chance(80);
+    target.shuffles = seed % 4 == 2;
     let mut session = Session::new(config);
     let mut guest = Guest::new();
     guest.discards = target.thin;
@@ -184,9 +185,14 @@ impl IscsiWorld {
         }
         let (digests, initial_r2t, window) = (self.digests, self.initial_r2t, self.window);
         let number = self.node.random.next() as u32;
-        let connections = &mut self.target_of(path).connections;
-        connections.push(Connection::new(path, digests, initial_r2t, window, number));
-        self.pipes[path].connection = Some(connections.len() - 1);
+        let target = self.target_of(path);
+        let mut connection = Connection::new(path, digests, initial_r2t, window, number);
+        if target.shuffles {
+            connection.data_in_max = 8_192;
+        }
+        target.connections.push(connection);
+        let index = target.connections.len() - 1;
+        self.pipes[path].connection = Some(index);
         self.session().on_connected(path, now);
     }
 
@@ -225,7 +231,7 @@ impl IscsiWorld {
         if !self.direct {
             return session.receive(path, piece, now, memory);
         }
-        let (mut stream, mut buffer) = (Stream(piece), vec![0; 4_096]);
+        let (mut stream, mut buffer) = (Stream(piece), vec![0; 16_384]);
         while !stream.0.is_empty() {
             session.receive_from(path, &mut stream, &mut buffer, now, memory).unwrap();
         }

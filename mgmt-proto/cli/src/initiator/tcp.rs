@@ -16,8 +16,9 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 const CONNECTING_NS: u64 = 1_000_000;
 /// Slices that the operating system takes at once.
 const SLICES_MAX: usize = 1024;
-/// Slices that are not worth a trip to the allocator.
-const FEW_SLICES: usize = 17;
+/// Slices of two, and of eight requests.
+const FEW: usize = 5;
+const MORE: usize = 17;
 
 /// A path's connection.
 #[derive(Default)]
@@ -94,20 +95,32 @@ fn parts<'a>(made: &'a [u8], pieces: &[Piece], memory: &'a Memory, mut take: imp
 
 /// Sends octets of a buffer and of requests; tells how many TCP took.
 fn send_mixed(stream: &TcpStream, made: &[u8], pieces: &[Piece], memory: &Memory) -> Result<usize, Errno> {
-    let count = 2 * pieces.len() + 1;
-    let mut few = [IoSlice::new(&[]); FEW_SLICES];
-    if let Some(few) = few.get_mut(..count) {
-        let mut places = few.iter_mut();
-        parts(made, pieces, memory, |part| {
-            if let Some(place) = places.next() {
-                *place = IoSlice::new(part);
-            }
-        });
-        return give(writev(stream, few));
+    match 2 * pieces.len() + 1 {
+        ..=FEW => send_few::<FEW>(stream, made, pieces, memory),
+        ..=MORE => send_few::<MORE>(stream, made, pieces, memory),
+        count => {
+            let mut many = Vec::with_capacity(count);
+            parts(made, pieces, memory, |part| many.push(IoSlice::new(part)));
+            give(writev(stream, many.get(..SLICES_MAX).unwrap_or(&many)))
+        }
     }
-    let mut many = Vec::with_capacity(count);
-    parts(made, pieces, memory, |part| many.push(IoSlice::new(part)));
-    give(writev(stream, many.get(..SLICES_MAX).unwrap_or(&many)))
+}
+
+/// The same for so few pieces that they are not worth a trip to the allocator.
+fn send_few<const MOST: usize>(
+    stream: &TcpStream,
+    made: &[u8],
+    pieces: &[Piece],
+    memory: &Memory,
+) -> Result<usize, Errno> {
+    let mut slices = [IoSlice::new(&[]); MOST];
+    let mut places = slices.iter_mut();
+    parts(made, pieces, memory, |part| {
+        if let Some(place) = places.next() {
+            *place = IoSlice::new(part);
+        }
+    });
+    give(writev(stream, &slices))
 }
 
 /// Keeps what TCP did not take.

@@ -72,6 +72,8 @@ pub(super) struct Path {
     pub(super) arriving: Option<Arriving>,
     /// Octets of the last PDU's data, if they were many: so they may be of the next.
     pub(super) long: usize,
+    /// So many PDUs are not guessed: the last guess was wrong.
+    pub(super) doubt: u32,
     pub(super) segment: Segment,
     pub(super) held: Vec<u8>,
     pub(super) text: Vec<u8>,
@@ -140,6 +142,7 @@ impl Path {
             immediate_max: 0,
             arriving: None,
             long: 0,
+            doubt: 0,
             segment: Segment::Ignored,
             held: Vec::new(),
             text: Vec::new(),

@@ -6,9 +6,12 @@ use super::transfer::{Next, NextData, Outlet, Piece};
 use super::{Payload, Session};
 use crate::block::Octets;
 use crate::iscsi::pdu::HEADER_BYTES;
+use crate::planted::{Bug, planted};
 
 /// Octets taken off a connection before anything else is looked at.
 const TAKEN_AT_ONCE: usize = 2 << 20;
+/// PDUs that are not guessed after one that was guessed wrongly.
+const DOUBTED_PDUS: u32 = 16;
 
 /// A connection whose octets can be put to several places at once.
 pub trait Source {
@@ -75,21 +78,37 @@ impl Session {
         let mut taken = 0usize;
         while taken < TAKEN_AT_ONCE {
             let Some(it) = self.paths.get_mut(path) else { break };
-            let Some((header, rest)) = buffer.split_first_chunk_mut() else { break };
             let (count, room);
-            if let Some(next) = it.next_data(&self.shared)
+            // What is guessed wrongly must have room in the buffer.
+            let guessed_max = buffer.len().saturating_sub(2 * HEADER_BYTES);
+            if let Some(next) = it.next_data(&self.shared, guessed_max)
                 && let Some(data) = next.find(memory)
-                && let Some((behind, _)) = rest.split_first_chunk_mut()
+                && let Some((header, rest)) = buffer.split_first_chunk_mut()
             {
                 if next.begun {
                     room = next.length.wrapping_add(HEADER_BYTES);
                     count = source.take([data, header])?;
                     self.receive_begun(path, next.length, count, header, memory);
                 } else {
+                    let (gap, rest) = rest.split_at_mut(next.length.min(rest.len()));
+                    let Some((behind, _)) = rest.split_first_chunk_mut() else { break };
                     room = next.length.wrapping_add(2 * HEADER_BYTES);
                     count = source.take([header, data, behind])?;
-                    self.receive_guessed(path, next, count, [header, behind], memory);
+                    if !self.receive_guessed(path, next, count, [header, behind], memory) {
+                        // As if it had come to the buffer alone.
+                        if !planted(Bug::WrongGuessKept) {
+                            gap.copy_from_slice(next.find(memory).unwrap_or_default());
+                        }
+                        self.receive_unguessed(path, buffer.get(..count).unwrap_or_default(), memory);
+                    }
                 }
+            } else if it.long > 0 {
+                // A header by itself tells where its data belongs.
+                room = HEADER_BYTES;
+                let Some(header) = buffer.get_mut(..room) else { break };
+                count = source.take([header])?;
+                it.doubt = it.doubt.saturating_sub(1);
+                self.receive(path, buffer.get(..count).unwrap_or_default(), now_ns, memory);
             } else {
                 (count, room) = (source.take([buffer])?, buffer.len());
                 if count > 0 {
@@ -132,7 +151,7 @@ impl Session {
     }
 
     /// Takes so many octets of a header, data at the place where they belong if the header is
-    /// as guessed, and the header behind it.
+    /// as guessed, and the header behind it. False, if it is not.
     #[inline(always)]
     fn receive_guessed(
         &mut self,
@@ -141,36 +160,28 @@ impl Session {
         count: usize,
         [header, next]: [&[u8; HEADER_BYTES]; 2],
         memory: &mut impl Octets,
-    ) {
-        let Some(it) = self.paths.get_mut(path) else { return };
+    ) -> bool {
+        let Some(it) = self.paths.get_mut(path).filter(|_| count > 0) else { return true };
         let data = count.wrapping_sub(HEADER_BYTES);
         let place = data.min(guess.length);
-        if count >= HEADER_BYTES && it.takes_guessed(&mut self.shared, header, guess, place) {
-            it.heard_ns = self.shared.now_ns;
-            if data > place {
-                self.receive_next(path, next.get(..data.wrapping_sub(place)), memory);
-            }
-        } else if count > 0 {
-            self.receive_unguessed(path, guess, count, [header, next], memory);
+        if count < HEADER_BYTES || !it.takes_guessed(&mut self.shared, header, guess, place) {
+            return false;
         }
+        it.heard_ns = self.shared.now_ns;
+        if data > place {
+            self.receive_next(path, next.get(..data.wrapping_sub(place)), memory);
+        }
+        true
     }
 
-    /// The same, for something else than was guessed.
+    /// Takes octets that are not as was guessed.
     #[cold]
-    fn receive_unguessed(
-        &mut self,
-        path: usize,
-        guess: NextData,
-        count: usize,
-        [header, next]: [&[u8; HEADER_BYTES]; 2],
-        memory: &mut impl Octets,
-    ) {
-        let mut bytes = header.to_vec();
-        bytes.extend_from_slice(guess.find(memory).unwrap_or_default());
-        bytes.extend_from_slice(next);
-        bytes.truncate(count);
-        let now_ns = self.shared.now_ns;
-        self.receive(path, &bytes, now_ns, memory);
+    fn receive_unguessed(&mut self, path: usize, bytes: &[u8], payload: &mut dyn Payload) {
+        if let Some(it) = self.paths.get_mut(path) {
+            it.doubt = DOUBTED_PDUS;
+            it.heard_ns = self.shared.now_ns;
+            self.receive_some(path, bytes, payload);
+        }
     }
 
     /// Writes octets for the connection into `buffer`; all must reach TCP.

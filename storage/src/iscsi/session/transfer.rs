@@ -336,17 +336,21 @@ impl Path {
     }
 
     /// Where the next octets of the connection belong, if they are a request's; or those
-    /// behind the next header, if it is like the last one, and for the command whose turn
-    /// it is.
+    /// behind the next header, if it is like the last one, and for the oldest command: a
+    /// guess, of so many octets at most.
     #[inline(always)]
-    pub(super) fn next_data(&self, shared: &Shared) -> Option<NextData> {
+    pub(super) fn next_data(&self, shared: &Shared, guessed_max: usize) -> Option<NextData> {
         let (task, offset, length) = match &self.arriving {
             Some(Arriving { tag, offset, left, .. }) => (self.tasks.get(*tag)?, *offset, *left),
-            None if self.long == 0 || !self.receives_transfers() => return None,
+            None if self.long == 0 || self.doubt > 0 || !self.receives_transfers() => return None,
             None => {
-                let task = self.tasks.expected().filter(|task| !task.outward)?;
+                let task = self.tasks.oldest().filter(|task| !task.outward)?;
                 let left = usize::try_from(task.length.wrapping_sub(task.moved)).unwrap_or(0);
-                (task, usize::try_from(task.moved).unwrap_or(0), left.min(self.long))
+                let length = left.min(self.long);
+                if length > guessed_max {
+                    return None;
+                }
+                (task, usize::try_from(task.moved).unwrap_or(0), length)
             }
         };
         let TaskKind::Fragment(fragment) = &task.kind else { return None };

@@ -23,15 +23,15 @@ pub(in crate::iscsi) struct Tasks {
     /// The first free one, which are a list.
     free: u8,
     used: usize,
-    /// The one begun last, and the one that is likely to be answered next.
+    /// The ends of the list of the others, in the order in which they were begun.
+    oldest: u8,
     newest: u8,
-    expected: u8,
     serial: u32,
 }
 
 impl Tasks {
     pub(in crate::iscsi) const fn new(serial: u32) -> Self {
-        Self { places: Vec::new(), free: NOWHERE, used: 0, newest: NOWHERE, expected: NOWHERE, serial }
+        Self { places: Vec::new(), free: NOWHERE, used: 0, oldest: NOWHERE, newest: NOWHERE, serial }
     }
 
     pub(in crate::iscsi) const fn len(&self) -> usize {
@@ -64,11 +64,11 @@ impl Tasks {
         let place = core::mem::replace(&mut self.free, task.after);
         task.tag = tag;
         task.after = NOWHERE;
-        let newest = core::mem::replace(&mut self.newest, place);
-        if self.expected == NOWHERE {
-            self.expected = place;
-        } else if let Some(newest) = self.places.get_mut(usize::from(newest)).filter(|it| it.tag != NO_TAG) {
-            newest.after = place;
+        task.before = core::mem::replace(&mut self.newest, place);
+        let before = usize::from(task.before);
+        match self.places.get_mut(before) {
+            Some(before) => before.after = place,
+            None => self.oldest = place,
         }
         self.places.get_mut(usize::from(place))
     }
@@ -87,16 +87,23 @@ impl Tasks {
         let [place, ..] = tag.to_le_bytes();
         let Some(task) = self.places.get_mut(usize::from(place)) else { return };
         task.tag = NO_TAG;
-        self.expected = task.after;
-        task.after = self.free;
+        let (before, after) = (task.before, core::mem::replace(&mut task.after, self.free));
         self.free = place;
         self.used = self.used.wrapping_sub(1);
+        match self.places.get_mut(usize::from(before)) {
+            Some(before) => before.after = after,
+            None => self.oldest = after,
+        }
+        match self.places.get_mut(usize::from(after)) {
+            Some(after) => after.before = before,
+            None => self.newest = before,
+        }
     }
 
     /// Takes a command in; it is given its tag. No more than [`ISCSI_COMMANDS_MAX`].
     pub(in crate::iscsi) fn add(&mut self, task: Task) -> u32 {
         let Some(place) = self.place() else { return NO_TAG };
-        *place = Task { tag: place.tag, ..task };
+        *place = Task { tag: place.tag, before: place.before, ..task };
         place.tag
     }
 
@@ -132,11 +139,10 @@ impl Tasks {
         self.places.get_mut(usize::from(place)).filter(|task| task.tag == tag && tag != NO_TAG)
     }
 
-    /// The command that is likely to be answered next: the one begun after the one that
-    /// ended last.
+    /// The command that was begun first.
     #[inline]
-    pub(in crate::iscsi) fn expected(&self) -> Option<&Task> {
-        self.places.get(usize::from(self.expected)).filter(|task| task.tag != NO_TAG)
+    pub(in crate::iscsi) fn oldest(&self) -> Option<&Task> {
+        self.places.get(usize::from(self.oldest))
     }
 
     /// The same, to look at.
@@ -160,7 +166,7 @@ impl Tasks {
 
     /// Takes all of them out, the oldest first.
     pub(in crate::iscsi) fn take_all(&mut self) -> Vec<Task> {
-        (self.free, self.used, self.newest, self.expected) = (NOWHERE, 0, NOWHERE, NOWHERE);
+        (self.free, self.used, self.oldest, self.newest) = (NOWHERE, 0, NOWHERE, NOWHERE);
         let mut all: Vec<Task> = self.places.drain(..).filter(|task| task.tag != NO_TAG).collect();
         let serial = self.serial << 8;
         all.sort_by_key(|task| core::cmp::Reverse(serial.wrapping_sub(task.tag & !0xff)));
@@ -186,6 +192,7 @@ mod tests {
             r2t_number: 0,
             started_ns: 0,
             touched_ns: 0,
+            before: NOWHERE,
             after: NOWHERE,
             own: None,
         }
@@ -208,6 +215,13 @@ mod tests {
             tags.push(tag);
         }
         assert_eq!((tasks.len(), tasks.iter().count()), (40, 40));
+        let mut in_order = Vec::new();
+        while let Some((tag, number)) = tasks.oldest().map(|task| (task.tag, task.command_number)) {
+            in_order.push(number);
+            tasks.end(tag);
+        }
+        assert!(in_order.is_sorted() && in_order.len() == 40 && tasks.is_empty(), "{in_order:?}");
+        (200..240).for_each(|number| _ = tasks.add(task(number)));
         let numbers: Vec<u32> = tasks.take_all().iter().map(|task| task.command_number).collect();
         assert!(numbers.is_sorted() && numbers.len() == 40 && tasks.is_empty(), "{numbers:?}");
     }
