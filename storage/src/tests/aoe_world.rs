@@ -132,7 +132,7 @@ pub(super) fn build(seed: u64) -> AoeWorld {
         sources: (0..networks).map(|it| Source { mac: source(it), mtu }).collect(),
         macs: if configured { macs } else { Vec::new() },
         read_only: false,
-        reserve: false,
+        reserve: seed.is_multiple_of(5),
         hold_writes_until_ns: 0,
         seed,
     });

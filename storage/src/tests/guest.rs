@@ -54,6 +54,9 @@ pub(super) struct Guest {
     pub(super) bad: std::ops::Range<u64>,
     pub(super) deadline_ns: Option<u64>,
     pub(super) discards: bool,
+    /// It only writes, and always to the same place, as a journal's owner does: each write
+    /// waits for the one before.
+    pub(super) journals: bool,
 }
 
 fn sectors(request: &Request) -> std::ops::Range<usize> {
@@ -75,6 +78,7 @@ impl Guest {
             bad: 0..0,
             deadline_ns: None,
             discards: false,
+            journals: false,
         }
     }
 
@@ -91,6 +95,7 @@ impl Guest {
 
     pub(super) fn submit(&mut self, volume: &mut Volume, random: &mut Random, now: u64) {
         let operation = match random.below(20) {
+            _ if self.journals => Operation::Write,
             0 | 1 => Operation::Flush,
             2 => Operation::WriteZeroes,
             3 if self.discards => Operation::Discard,
@@ -103,7 +108,7 @@ impl Guest {
         let room = SECTORS - u64::from(count);
         let lba =
             after.filter(|lba| random.chance(40) && *lba <= room).unwrap_or_else(|| random.below(room + 1));
-        let lba = if operation == Operation::Flush { 0 } else { lba };
+        let lba = if operation == Operation::Flush || self.journals { 0 } else { lba };
         let id = RequestId(self.next_id);
         self.next_id += 1;
         self.submitted += 1;

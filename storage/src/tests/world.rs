@@ -108,6 +108,8 @@ pub(super) fn fail_over_again<W: World>(mut world: W, seed: u64, known: bool) ->
         return 0;
     }
     wait_for_both_ways(&mut world, seed);
+    let node = world.node();
+    node.guest.journals = node.random.chance(50);
     for _ in 0..CLOSE_CUTS {
         if known {
             wait_for_both_ways(&mut world, seed);
