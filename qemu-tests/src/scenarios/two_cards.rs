@@ -1,6 +1,7 @@
 //! A node with two network cards, each on a wire of its own with all targets on both; the
-//! card for disks has its address by DHCP, and its wire takes long frames. One cable after
-//! the other is cut and healed under a guest that writes and compares.
+//! card for disks has its address by DHCP and takes nothing over of what it sends, and its
+//! wire takes long frames. One cable after the other is cut and healed under a guest that
+//! writes and compares.
 
 use super::directory;
 use super::storage_faults::{disk, finished};
@@ -34,6 +35,8 @@ const WRITTEN_BYTES_MIN: u64 = 1 << 20;
 const HEALED_LIMIT: Duration = Duration::from_secs(10);
 /// No request of the guest takes longer, with one cable in.
 const FAILOVER_LIMIT_US: u64 = 3_000_000;
+/// A card that neither completes checksums nor cuts segments.
+const PLAIN_CARD: &str = "virtio-net-pci,csum=off,host_tso4=off,host_tso6=off,host_ufo=off";
 /// How long fio runs.
 const SECONDS: u64 = 30;
 
@@ -68,7 +71,7 @@ fn start(directory: &Path) -> Result<World> {
     let mut command = machine::command(&shape, "tap0", NODE_MAC, &serial);
     command
         .args(["-netdev", &format!("tap,id=second,ifname={SECOND_TAP},script=no,downscript=no")])
-        .args(["-device", &format!("virtio-net-pci,netdev=second,mac={SECOND_NODE_MAC}")])
+        .args(["-device", &format!("{PLAIN_CARD},netdev=second,mac={SECOND_NODE_MAC}")])
         .args(["-qmp", &format!("unix:{},server=on,wait=off", monitor(directory).display())]);
     let started = Instant::now();
     let process = Process::start(&mut command, &directory.join("qemu.log"))?;
