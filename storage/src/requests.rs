@@ -193,7 +193,8 @@ impl Requests {
     }
 
     /// The next request to send, if it is a read or write that goes out in one piece as
-    /// it is, and writes no more than so many octets. Otherwise, or unless they [are usual](Self::are_usual), ask for the next fragment.
+    /// it is, and writes no more than so many octets. Otherwise, or unless they
+    /// [are usual](Self::are_usual), ask for the next fragment.
     #[inline(always)]
     pub(crate) fn next_whole(&mut self, shape: &Shape, octets_max: usize) -> Option<&Entry> {
         let request = self.order.turn()?;

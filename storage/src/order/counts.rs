@@ -72,7 +72,9 @@ impl Touched {
     #[inline(never)]
     fn add_long(&mut self, first: u64, last: u64) -> bool {
         if last.wrapping_sub(first) < REGIONS_MAX {
-            (first..=last).fold(false, |any, region| self.regions.add(region) || any)
+            let mut any = false;
+            (first..=last).for_each(|region| any |= self.regions.add(region));
+            any
         } else {
             self.wide = self.wide.wrapping_add(1);
             true

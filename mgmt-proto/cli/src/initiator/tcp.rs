@@ -95,15 +95,16 @@ fn parts<'a>(made: &'a [u8], pieces: &[Piece], memory: &'a Memory, mut take: imp
 
 /// Sends octets of a buffer and of requests; tells how many TCP took.
 fn send_mixed(stream: &TcpStream, made: &[u8], pieces: &[Piece], memory: &Memory) -> Result<usize, Errno> {
-    match 2 * pieces.len() + 1 {
-        ..=FEW => send_few::<FEW>(stream, made, pieces, memory),
-        ..=MORE => send_few::<MORE>(stream, made, pieces, memory),
-        count => {
-            let mut many = Vec::with_capacity(count);
-            parts(made, pieces, memory, |part| many.push(IoSlice::new(part)));
-            give(writev(stream, many.get(..SLICES_MAX).unwrap_or(&many)))
-        }
+    let count = 2 * pieces.len() + 1;
+    if count <= FEW {
+        return send_few::<FEW>(stream, made, pieces, memory);
     }
+    if count <= MORE {
+        return send_few::<MORE>(stream, made, pieces, memory);
+    }
+    let mut many = Vec::with_capacity(count);
+    parts(made, pieces, memory, |part| many.push(IoSlice::new(part)));
+    give(writev(stream, many.get(..SLICES_MAX).unwrap_or(&many)))
 }
 
 /// The same for so few pieces that they are not worth a trip to the allocator.
