@@ -70,8 +70,9 @@ pub(super) struct Path {
     /// Octets that go with a command that writes.
     pub(super) immediate_max: usize,
     pub(super) arriving: Option<Arriving>,
-    /// Octets of the last PDU's data, if they were many: so they may be of the next.
-    pub(super) long: usize,
+    /// Octets of the last PDU's data, if it was taken whole, as those of reads and writes
+    /// are; zero after others.
+    pub(super) usual: usize,
     /// So many PDUs are not guessed: the last guess was wrong.
     pub(super) doubt: u32,
     pub(super) segment: Segment,
@@ -141,7 +142,7 @@ impl Path {
             plain: false,
             immediate_max: 0,
             arriving: None,
-            long: 0,
+            usual: 0,
             doubt: 0,
             segment: Segment::Ignored,
             held: Vec::new(),
@@ -317,7 +318,7 @@ impl Path {
         self.header = None;
         self.plain = false;
         self.arriving = None;
-        self.long = 0;
+        self.usual = 0;
         self.held.clear();
         self.text.clear();
         self.text_pieces = 0;

@@ -55,6 +55,8 @@ impl Session {
     fn receive_unusual(&mut self, path: usize, bytes: &[u8], payload: &mut dyn Payload) {
         if let Some(path) = self.paths.get_mut(path) {
             path.receive(&mut self.shared, bytes, payload);
+            // Whatever was usual in there: a part of a header may wait for its rest.
+            path.usual = 0;
         }
         self.settle();
     }
@@ -102,7 +104,7 @@ impl Session {
                         self.receive_unguessed(path, buffer.get(..count).unwrap_or_default(), memory);
                     }
                 }
-            } else if it.long > 0 {
+            } else if it.expects_much() {
                 // A header by itself tells where its data belongs.
                 room = HEADER_BYTES;
                 let Some(header) = buffer.get_mut(..room) else { break };

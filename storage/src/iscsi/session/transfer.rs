@@ -315,7 +315,7 @@ impl Path {
         task.touched_ns = shared.now_ns;
         self.take_window(number(header, 28), number(header, 32));
         self.status_number = self.status_number.wrapping_add(u32::from(ends));
-        self.long = if left >= LONG_OCTETS { left } else { 0 };
+        self.usual = left;
         Some(Arriving { tag, offset, left, ends })
     }
 
@@ -335,6 +335,16 @@ impl Path {
         self.pauses = 0;
     }
 
+    /// Whether the next PDU is likely to be data of a read: the last one was, and much.
+    fn may_guess(&self) -> bool {
+        self.expects_much() && self.doubt == 0 && matches!(self.state, State::Full)
+    }
+
+    /// Whether much data is likely to come next.
+    pub(super) const fn expects_much(&self) -> bool {
+        self.usual >= LONG_OCTETS
+    }
+
     /// Where the next octets of the connection belong, if they are a request's; or those
     /// behind the next header, if it is like the last one, and for the oldest command: a
     /// guess, of so many octets at most.
@@ -342,11 +352,11 @@ impl Path {
     pub(super) fn next_data(&self, shared: &Shared, guessed_max: usize) -> Option<NextData> {
         let (task, offset, length) = match &self.arriving {
             Some(Arriving { tag, offset, left, .. }) => (self.tasks.get(*tag)?, *offset, *left),
-            None if self.long == 0 || self.doubt > 0 || !self.receives_transfers() => return None,
+            None if !self.may_guess() => return None,
             None => {
                 let task = self.tasks.oldest().filter(|task| !task.outward)?;
                 let left = usize::try_from(task.length.wrapping_sub(task.moved)).unwrap_or(0);
-                let length = left.min(self.long);
+                let length = left.min(self.usual);
                 if length > guessed_max {
                     return None;
                 }
