@@ -21,7 +21,7 @@ pub(super) const IQN: &str = "iqn.2026-11.lab.redoubt:initiators";
 const DISK_MIB: u64 = 64;
 /// Requests of the shorter and the longer run: their difference is free of what only
 /// happens once.
-const RUNS: [u64; 2] = [1000, 3000];
+const RUNS: [u64; 2] = [1000, 9000];
 /// Seconds at the wire's limit, and how often.
 const SECONDS: &str = "3";
 const TIMES: usize = 5;
