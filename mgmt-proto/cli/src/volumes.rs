@@ -461,15 +461,15 @@ pub fn lines(volume: &Volume) -> String {
     for path in &volume.paths {
         let card = path.negotiated.get("Card").filter(|card| !path.name.contains(card.as_str()));
         let card = card.map(|card| format!(" from {card}")).unwrap_or_default();
+        let mtu = piece(&path.negotiated).map(|mtu| format!(", MTU {mtu}")).unwrap_or_default();
         let error = path.last_error.as_ref().map(|error| format!(", {error}")).unwrap_or_default();
         let _ = writeln!(
             lines,
-            "{:<11} {}{card}: {}, {}, MTU {}, rtt {} ms, p99 {} ms{error}",
+            "{:<11} {}{card}: {}, {}{mtu}, rtt {} ms, p99 {} ms{error}",
             format!("path {}", path.path),
             path.name,
             path.state,
             path.stage,
-            octets(piece(&path.negotiated)),
             milliseconds(path.rtt_ns),
             milliseconds(path.latency.p99_ns)
         );

@@ -199,7 +199,7 @@ web      2  iscsi://10.0.0.1/iqn.a:b/1  ro      stalled      12.3      7  1/2   
     let (out, _) = workstation.expect(0, &["storage", "path", "list", "-o", "name"]);
     assert_eq!(out, "10.0.0.1\n10.0.1.1\n10.0.0.1\n10.0.1.1\n");
     let (out, _) = workstation.expect(0, &["storage", "path", "ls", "aoe:e1.1"]);
-    assert!(out.starts_with("Volume    Path  Name      Card  State   Stage  Lost(s)"), "{out}");
+    assert!(out.starts_with("Volume    Path  Name      Card  MTU  State   Stage  Lost(s)"), "{out}");
     assert!(out.contains("12.3") && out.lines().count() == 3);
 }
 
