@@ -54,6 +54,8 @@ pub(crate) enum Bug {
     AttentionIsError,
     /// A connection that went silent is kept for ever.
     SilenceAccepted,
+    /// Lost paths are left to TCP's pauses while the other one says nothing.
+    LostPathsLeft,
     /// The survivors of a path do not wait for what it left behind.
     FenceForgotten,
     /// A path to another disk is used.

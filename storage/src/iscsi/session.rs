@@ -34,6 +34,9 @@ pub use traffic::Source;
 pub use transfer::Piece;
 use unit::{FlushForm, Unit};
 
+/// How often lost paths are tried while the active one says nothing.
+const HURRY_NS: u64 = 600_000_000;
+
 /// What all paths share.
 struct Shared {
     config: SessionConfig,
@@ -62,6 +65,8 @@ pub struct Session {
     paths: Vec<Path>,
     active: usize,
     failovers: u64,
+    /// When lost paths were last tried because the active one says nothing.
+    hurried_ns: u64,
     /// Until then nothing but requests and their data needs to be looked after: all
     /// paths are as they should be. Whatever else happens makes it zero.
     calm_until_ns: u64,
@@ -95,6 +100,7 @@ impl Session {
             paths,
             active: 0,
             failovers: 0,
+            hurried_ns: 0,
             calm_until_ns: 0,
         }
     }
@@ -289,8 +295,30 @@ impl Session {
             }
             path.poll(&mut self.shared);
         }
+        self.hurry_others();
         self.settle();
         self.calm_until_ns = self.find_calm();
+    }
+
+    /// The active path says nothing, or is lost: whatever another one waits for may be over.
+    /// TCP's own pauses are longer than a request may wait for another path.
+    fn hurry_others(&mut self) {
+        let now_ns = self.shared.now_ns;
+        if !self.hurries() || now_ns < self.hurried_ns.saturating_add(HURRY_NS) {
+            return;
+        }
+        self.hurried_ns = now_ns;
+        for path in &mut self.paths {
+            path.try_anew(now_ns);
+        }
+    }
+
+    /// Whether lost paths are wanted.
+    fn hurries(&self) -> bool {
+        let silent = |path: &Path| !path.is_ready() || path.pinged_ns.is_some();
+        let others = || self.paths.iter().any(|path| !path.is_ready());
+        let several = self.shared.several && !planted(Bug::LostPathsLeft);
+        several && self.paths.get(self.active).is_some_and(silent) && others()
     }
 
     #[inline]

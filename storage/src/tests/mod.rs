@@ -81,13 +81,11 @@ fn aoe_failing_over(seed: u64) {
 }
 
 fn aoe_failing_over_again(seed: u64) {
-    SLOWEST_NS[2].fetch_max(world::fail_over_again(aoe_world::build(seed), seed, false), Ordering::Relaxed);
+    SLOWEST_NS[2].fetch_max(world::fail_over_again(aoe_world::build(seed), seed), Ordering::Relaxed);
 }
 
-/// A way that is back is known to be only when TCP has tried to connect once more: its pauses
-/// are longer than ours.
 fn iscsi_failing_over_again(seed: u64) {
-    SLOWEST_NS[3].fetch_max(world::fail_over_again(iscsi_world::build(seed), seed, true), Ordering::Relaxed);
+    SLOWEST_NS[3].fetch_max(world::fail_over_again(iscsi_world::build(seed), seed), Ordering::Relaxed);
 }
 
 fn iscsi_failing_over(seed: u64) {
@@ -209,4 +207,5 @@ fn every_bug_planted_in_iscsi_is_found() {
         Bug::DeadlineIgnored,
     ];
     finds_all(&bugs, iscsi);
+    finds_all(&[Bug::LostPathsLeft], iscsi_failing_over_again);
 }

@@ -100,10 +100,10 @@ pub(super) fn fail_over<W: World>(mut world: W, seed: u64) -> u64 {
     finish(world, seed)
 }
 
-/// The next way is cut as soon as the one before is healed, or soon after; or, if it is to be
-/// `known`, as soon as that serves again. No request takes longer than three seconds from its
-/// submission or, if it was under way then, from the last cut.
-pub(super) fn fail_over_again<W: World>(mut world: W, seed: u64, known: bool) -> u64 {
+/// The next way is cut as soon as the one before is healed, or soon after. No request takes
+/// longer than three seconds from its submission or, if it was under way then, from the last
+/// cut.
+pub(super) fn fail_over_again<W: World>(mut world: W, seed: u64) -> u64 {
     if !can_fail_over(&mut world) {
         return 0;
     }
@@ -111,9 +111,6 @@ pub(super) fn fail_over_again<W: World>(mut world: W, seed: u64, known: bool) ->
     let node = world.node();
     node.guest.journals = node.random.chance(50);
     for _ in 0..CLOSE_CUTS {
-        if known {
-            wait_for_both_ways(&mut world, seed);
-        }
         let node = world.node();
         node.guest.counted_from_ns = node.now;
         cut_one_way(&mut world, seed);

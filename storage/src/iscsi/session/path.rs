@@ -20,6 +20,9 @@ use crate::limits::{BACKOFF_NS_MAX, ISCSI_RECEIVE_SEGMENT_MAX};
 use crate::requests::Fragment;
 
 const BACKOFF_FIRST_NS: u64 = 100_000_000;
+/// An attempt to connect that is given up for a new one, if the path is wanted: TCP has
+/// sent its second SYN by then, and would wait two seconds until the third (RFC 6298).
+const ATTEMPT_NS: u64 = 1_200_000_000;
 /// Seconds that a target may keep us waiting before a new login (Time2Wait).
 const WAIT_NS_MAX: u64 = BACKOFF_NS_MAX;
 
@@ -221,6 +224,20 @@ impl Path {
         self.failures = 0;
         if let State::Idle { retry_ns } = &mut self.state {
             *retry_ns = (*retry_ns).min(now_ns);
+        }
+    }
+
+    /// The next try is now, even if one is under way that has not come to anything for a
+    /// while.
+    pub(super) fn try_anew(&mut self, now_ns: u64) {
+        match self.state {
+            State::Idle { .. } => self.hurry(now_ns),
+            State::Connecting { since_ns } if now_ns.saturating_sub(since_ns) >= ATTEMPT_NS => {
+                self.failures = 0;
+                self.stage = Stage::Silent;
+                self.state = State::Broken;
+            }
+            _ => {}
         }
     }
 

@@ -6,7 +6,8 @@ use alloc::vec::Vec;
 
 use super::path::{Path, State};
 use super::{
-    DiscoveredTarget, PathState, PathStatus, Portal, Session, Shared, Stage, VolumeState, VolumeStatus, scsi,
+    DiscoveredTarget, HURRY_NS, PathState, PathStatus, Portal, Session, Shared, Stage, VolumeState,
+    VolumeStatus, scsi,
 };
 
 impl Session {
@@ -80,7 +81,8 @@ impl Session {
 
     #[cold]
     fn find_deadline(&self) -> Option<u64> {
-        let mut next_ns = self.shared.requests.next_deadline();
+        let hurry_ns = self.hurries().then(|| self.hurried_ns.saturating_add(HURRY_NS));
+        let mut next_ns = [hurry_ns, self.shared.requests.next_deadline()].into_iter().flatten().min();
         for path in &self.paths {
             let path_ns = path.next_deadline(&self.shared);
             next_ns = next_ns.map_or(path_ns, |next_ns| Some(path_ns.map_or(next_ns, |it| it.min(next_ns))));
