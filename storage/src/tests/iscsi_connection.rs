@@ -208,15 +208,25 @@ impl Connection {
     }
 
     pub(super) fn data_in(&mut self, tag: u32, data: &[u8]) {
-        let pieces: Vec<_> = data.chunks(self.data_in_max).collect();
-        for (number, piece) in pieces.iter().enumerate() {
-            let last = number + 1 == pieces.len();
+        // Large ones are of two sizes, whichever.
+        let odd = self.data_in_max > 4_608 && (tag >> 8) % 2 == 1;
+        let most = if odd { 4_608 } else { self.data_in_max };
+        let sizes: Vec<usize> = data.chunks(most).map(<[u8]>::len).collect();
+        self.data_in_pieces(tag, data, &sizes);
+    }
+
+    /// Data-In PDUs of these sizes.
+    pub(super) fn data_in_pieces(&mut self, tag: u32, data: &[u8], sizes: &[usize]) {
+        let mut offset = 0;
+        for (number, size) in sizes.iter().enumerate() {
+            let last = number + 1 == sizes.len();
             let mut header = Header::new(opcode::DATA_IN, if last { FLAG_FINAL | 1 } else { 0 });
             header.set_u32(16, tag);
             header.set_u32(20, NO_TAG);
             header.set_u32(36, number as u32);
-            header.set_u32(40, (number * self.data_in_max) as u32);
-            self.send(header, piece, last);
+            header.set_u32(40, offset as u32);
+            self.send(header, &data[offset..offset + size], last);
+            offset += size;
         }
     }
 

@@ -94,7 +94,7 @@ pub(super) fn build(seed: u64) -> IscsiWorld {
 }
 
 /// What has come of a connection.
-struct Stream<'a>(&'a [u8]);
+pub(super) struct Stream<'a>(pub(super) &'a [u8]);
 
 impl Source for Stream<'_> {
     type Error = core::convert::Infallible;

@@ -98,8 +98,8 @@ impl Session {
                     count = source.take([header, data, behind])?;
                     if !self.receive_guessed(path, next, count, [header, behind], memory) {
                         // As if it had come to the buffer alone.
-                        if !planted(Bug::WrongGuessKept) {
-                            gap.copy_from_slice(next.find(memory).unwrap_or_default());
+                        if let Some(data) = next.find(memory).filter(|_| !planted(Bug::WrongGuessKept)) {
+                            gap.iter_mut().zip(data).for_each(|(octet, came)| *octet = *came);
                         }
                         self.receive_unguessed(path, buffer.get(..count).unwrap_or_default(), memory);
                     }
