@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use super::transfer::{Next, NextData, Outlet, Piece};
+use super::transfer::{Next, Outlet, Piece};
 use super::{Payload, Session};
 use crate::block::Octets;
 use crate::iscsi::pdu::HEADER_BYTES;
@@ -92,16 +92,15 @@ impl Session {
                     count = source.take([data, header])?;
                     self.receive_begun(path, next.length, count, header, memory);
                 } else {
-                    let (gap, rest) = rest.split_at_mut(next.length.min(rest.len()));
-                    let Some((behind, _)) = rest.split_first_chunk_mut() else { break };
+                    let behind = rest.get_mut(next.length..).and_then(<[u8]>::first_chunk_mut);
+                    let Some(behind) = behind else { break };
                     room = next.length.wrapping_add(2 * HEADER_BYTES);
                     count = source.take([header, data, behind])?;
-                    if !self.receive_guessed(path, next, count, [header, behind], memory) {
-                        // As if it had come to the buffer alone.
-                        if let Some(data) = next.find(memory).filter(|_| !planted(Bug::WrongGuessKept)) {
-                            gap.iter_mut().zip(data).for_each(|(octet, came)| *octet = *came);
-                        }
-                        self.receive_unguessed(path, buffer.get(..count).unwrap_or_default(), memory);
+                    if count == 0 {
+                        break;
+                    }
+                    if !self.receive_guessed(path, next.tag, next.length, count, [header, behind], memory) {
+                        self.receive_unguessed(path, count, buffer, memory);
                     }
                 }
             } else if it.expects_much() {
@@ -158,15 +157,16 @@ impl Session {
     fn receive_guessed(
         &mut self,
         path: usize,
-        guess: NextData,
+        tag: u32,
+        length: usize,
         count: usize,
         [header, next]: [&[u8; HEADER_BYTES]; 2],
         memory: &mut impl Octets,
     ) -> bool {
-        let Some(it) = self.paths.get_mut(path).filter(|_| count > 0) else { return true };
+        let Some(it) = self.paths.get_mut(path) else { return true };
         let data = count.wrapping_sub(HEADER_BYTES);
-        let place = data.min(guess.length);
-        if count < HEADER_BYTES || !it.takes_guessed(&mut self.shared, header, guess, place) {
+        let place = data.min(length);
+        if count < HEADER_BYTES || !it.takes_guessed(&mut self.shared, header, (tag, length), place) {
             return false;
         }
         it.heard_ns = self.shared.now_ns;
@@ -176,14 +176,21 @@ impl Session {
         true
     }
 
-    /// Takes octets that are not as was guessed.
+    /// Takes so many octets that are not as was guessed, as if all had come to the buffer:
+    /// data is behind its header then.
     #[cold]
-    fn receive_unguessed(&mut self, path: usize, bytes: &[u8], payload: &mut dyn Payload) {
-        if let Some(it) = self.paths.get_mut(path) {
-            it.doubt = DOUBTED_PDUS;
-            it.heard_ns = self.shared.now_ns;
-            self.receive_some(path, bytes, payload);
+    fn receive_unguessed(&mut self, path: usize, count: usize, buffer: &mut [u8], memory: &mut impl Octets) {
+        let Some(it) = self.paths.get_mut(path) else { return };
+        // Nothing has changed: it is the same place.
+        if let Some(next) = it.next_data(&self.shared, usize::MAX)
+            && let Some(data) = next.find(memory).filter(|_| !planted(Bug::WrongGuessKept))
+        {
+            let gap = buffer.iter_mut().skip(HEADER_BYTES);
+            gap.zip(data).for_each(|(octet, came)| *octet = *came);
         }
+        it.doubt = DOUBTED_PDUS;
+        it.heard_ns = self.shared.now_ns;
+        self.receive_some(path, buffer.get(..count).unwrap_or_default(), memory);
     }
 
     /// Writes octets for the connection into `buffer`; all must reach TCP.

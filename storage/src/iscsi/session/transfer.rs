@@ -100,7 +100,7 @@ pub(super) struct Arriving {
 /// Where data that comes next belongs.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NextData {
-    tag: u32,
+    pub(super) tag: u32,
     /// Its header has come; otherwise, all of this is guessed.
     pub(super) begun: bool,
     id: RequestId,
@@ -375,12 +375,12 @@ impl Path {
         &mut self,
         shared: &mut Shared,
         header: &Basic,
-        guess: NextData,
+        (tag, length): (u32, usize),
         octets: usize,
     ) -> bool {
         // Less data than was guessed has the next header behind it, among the data.
-        let all = || usize::try_from(number(header, 4)).is_ok_and(|length| length >= guess.length);
-        if number(header, 16) != guess.tag || octet(header, 0) != opcode::DATA_IN || !all() {
+        let all = || usize::try_from(number(header, 4)).is_ok_and(|all| all >= length);
+        if number(header, 16) != tag || octet(header, 0) != opcode::DATA_IN || !all() {
             return false;
         }
         let Some(arriving) = self.accept(shared, header) else { return false };
