@@ -103,7 +103,7 @@ impl Session {
                         self.receive_unguessed(path, count, buffer, memory);
                     }
                 }
-            } else if it.expects_much() {
+            } else if it.expects_header() {
                 // A header by itself tells where its data belongs.
                 room = HEADER_BYTES;
                 let Some(header) = buffer.get_mut(..room) else { break };

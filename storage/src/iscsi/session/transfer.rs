@@ -341,8 +341,14 @@ impl Path {
     }
 
     /// Whether much data is likely to come next.
-    pub(super) const fn expects_much(&self) -> bool {
+    const fn expects_much(&self) -> bool {
         self.usual >= LONG_OCTETS
+    }
+
+    /// Whether a header comes next, most likely with much data: not more of what is for
+    /// several requests, which has no place of its own.
+    pub(super) const fn expects_header(&self) -> bool {
+        self.expects_much() && self.arriving.is_none()
     }
 
     /// Where the next octets of the connection belong, if they are a request's; or those
