@@ -40,6 +40,8 @@ pub(super) struct Outgoing {
     /// Octets of all frames in the queue.
     queued_bytes: usize,
     spare: Vec<Vec<u8>>,
+    /// Octets of those.
+    spare_bytes: usize,
     pub(super) translations: Translations,
 }
 
@@ -51,6 +53,8 @@ const HEADERS_MIN: usize = 14 + 20 + 20;
 const SHORT_MAX: usize = 600;
 /// Buffers kept for reuse.
 const SPARE_MAX: usize = 64;
+/// Their octets: a buffer stays as long as the longest frame that it was used for.
+const SPARE_BYTES_MAX: usize = 512 * 1024;
 
 impl Outgoing {
     pub(super) fn new(frame_bytes_max: usize, accepts: Accepts) -> Self {
@@ -64,6 +68,7 @@ impl Outgoing {
             queue: VecDeque::new(),
             queued_bytes: 0,
             spare: Vec::new(),
+            spare_bytes: 0,
             translations: Translations::default(),
         }
     }
@@ -105,9 +110,17 @@ impl Outgoing {
 
     /// A frame that was popped is used up.
     pub(super) fn reuse(&mut self, frame: OwnFrame) {
-        if self.spare.len() < SPARE_MAX {
+        let bytes = self.spare_bytes.saturating_add(frame.buffer.len());
+        if self.spare.len() < SPARE_MAX && bytes <= SPARE_BYTES_MAX {
+            self.spare_bytes = bytes;
             self.spare.push(frame.buffer);
         }
+    }
+
+    fn take_spare(&mut self) -> Vec<u8> {
+        let buffer = self.spare.pop().unwrap_or_default();
+        self.spare_bytes = self.spare_bytes.saturating_sub(buffer.len());
+        buffer
     }
 }
 
@@ -139,7 +152,7 @@ impl<'a> Sender<'a> {
 
 impl TxToken for Sender<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let mut buffer = self.outgoing.spare.pop().unwrap_or_default();
+        let mut buffer = self.outgoing.take_spare();
         let frame = blank(&mut buffer, len);
         let result = f(frame);
         if self.outgoing.translations.outgoing(frame) {
@@ -224,6 +237,22 @@ mod tests {
             let headers = if length > SHORT_MAX { HEADERS_MAX } else { length };
             assert_eq!(frame.len(), length);
             assert!(frame[..headers].iter().all(|octet| *octet == 0), "{used} {length}");
+        }
+    }
+    #[test]
+    fn buffers_that_are_kept_are_bounded() {
+        let mut outgoing = Outgoing::new(1_514, Accepts { checksum: true, tso4: true, tso6: false });
+        for length in [1_514, HOST_LARGE_FRAME_BYTES_MAX] {
+            for _ in 0..2 * SPARE_MAX {
+                Sender::new(&mut outgoing).consume(length, |_| ());
+            }
+            let frames: Vec<OwnFrame> = core::iter::from_fn(|| outgoing.pop()).collect();
+            assert_eq!((frames.len(), outgoing.queued_bytes), (2 * SPARE_MAX, 0));
+            frames.into_iter().for_each(|frame| outgoing.reuse(frame));
+            let kept = outgoing.spare.iter().map(Vec::len).sum::<usize>();
+            assert_eq!(kept, outgoing.spare_bytes);
+            assert!(!outgoing.spare.is_empty() && outgoing.spare.len() <= SPARE_MAX);
+            assert!(kept <= SPARE_BYTES_MAX);
         }
     }
 }
