@@ -22,6 +22,8 @@ const DISK_MIB: u64 = 64;
 /// Requests of the shorter and the longer run: their difference is free of what only
 /// happens once.
 const RUNS: [u64; 2] = [1000, 9000];
+/// How often: at depth, it matters how many answers come at a time.
+const ROUNDS: usize = 3;
 /// What a request may cost, of what it costs libiscsi.
 const OF_LIBISCSI: f64 = 0.5;
 /// Seconds at the wire's limit, and how often.
@@ -166,20 +168,23 @@ impl Bench<'_> {
         let (cli, peer) = (self.programs.cli.display(), self.programs.peer.display());
         for operation in ["read", "write"] {
             for depth in [1, 32] {
-                let ours = self.each(|count| {
-                    words(format!(
-                        "{cli} --yes storage bench {volume} --{operation} --depth {depth} --count {count}"
-                    ))
-                })?;
-                let sectors = DISK_MIB << 11;
-                let theirs = self.each(|count| {
-                    words(format!("{peer} 127.0.0.1 {IQN} 1 {operation} {count} {depth} {sectors}"))
-                })?;
+                let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+                for _ in 0..ROUNDS {
+                    ours.push(self.each(|count| {
+                        words(format!(
+                            "{cli} --yes storage bench {volume} --{operation} --depth {depth} --count {count}"
+                        ))
+                    })?);
+                    let sectors = DISK_MIB << 11;
+                    theirs.push(self.each(|count| {
+                        words(format!("{peer} 127.0.0.1 {IQN} 1 {operation} {count} {depth} {sectors}"))
+                    })?);
+                }
+                let ratios = ours.iter().zip(&theirs).map(|(ours, theirs)| ours / theirs).collect();
                 let name = format!("iSCSI: 4 KiB {operation}, depth {depth}, instructions");
-                table.add(&format!("{name}, ours"), ours, "count");
-                table.add(&format!("{name}, libiscsi"), theirs, "count");
-                let name = format!("{name}, ours / libiscsi");
-                table.add_with_budget(&name, vec![ours / theirs], "ratio", OF_LIBISCSI);
+                table.add_samples(&format!("{name}, ours"), ours, "count");
+                table.add_samples(&format!("{name}, libiscsi"), theirs, "count");
+                table.add_with_budget(&format!("{name}, ours / libiscsi"), ratios, "ratio", OF_LIBISCSI);
             }
         }
         table.add(
