@@ -36,6 +36,8 @@ use unit::{FlushForm, Unit};
 
 /// How often lost paths are tried while the active one says nothing.
 const HURRY_NS: u64 = 600_000_000;
+/// A volume that has stalled for so long is left to the usual pauses: its target is down.
+const HURRIES_NS: u64 = 5_000_000_000;
 
 /// What all paths share.
 struct Shared {
@@ -317,7 +319,10 @@ impl Session {
     fn hurries(&self) -> bool {
         let silent = |path: &Path| !path.is_ready() || path.pinged_ns.is_some();
         let others = || self.paths.iter().any(|path| !path.is_ready());
-        let several = self.shared.several && !planted(Bug::LostPathsLeft);
+        let shared = &self.shared;
+        let since_ns = shared.stalled_since_ns.unwrap_or(shared.now_ns);
+        let lately = shared.served && shared.now_ns.saturating_sub(since_ns) < HURRIES_NS;
+        let several = shared.several && lately && !planted(Bug::LostPathsLeft);
         several && self.paths.get(self.active).is_some_and(silent) && others()
     }
 

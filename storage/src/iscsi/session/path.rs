@@ -231,6 +231,8 @@ impl Path {
     /// while.
     pub(super) fn try_anew(&mut self, now_ns: u64) {
         match self.state {
+            // Who was refused is not let in for asking sooner.
+            _ if self.refused => {}
             State::Idle { .. } => self.hurry(now_ns),
             State::Connecting { since_ns } if now_ns.saturating_sub(since_ns) >= ATTEMPT_NS => {
                 self.failures = 0;
