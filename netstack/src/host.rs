@@ -35,6 +35,8 @@ use cookie::Baker;
 pub use counters::HostCounters;
 pub use device::OwnFrame;
 use device::{FrameDevice, Outgoing};
+pub use gate::Caller;
+use gate::{Callers, Guard};
 
 /// How the node gets its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,6 +183,8 @@ pub struct Host {
     outgoing: Outgoing,
     lease: Option<Lease>,
     listeners: Vec<Listener>,
+    guard: Option<Guard>,
+    callers: Callers,
     connections: Vec<Connection>,
     next_id: u64,
     random: u64,
@@ -222,6 +226,8 @@ impl Host {
             outgoing,
             lease: None,
             listeners: Vec::new(),
+            guard: None,
+            callers: Callers::default(),
             connections: Vec::new(),
             next_id: 1,
             random: config.seed | 1,
@@ -293,12 +299,10 @@ impl Host {
     pub fn receive(&mut self, frame: &[u8], offload: &Offload, now_ns: u64) {
         self.counters.received_frames = self.counters.received_frames.wrapping_add(1);
         let (connections, sockets) = (&self.connections, &self.sockets);
-        // A segment that opens a connection and finds no socket that listens right
-        // now is answered below, without one.
-        let listeners = &self.listeners;
+        let guard = self.guard.map(|guard| guard.port);
         let mut gated = false;
         let mut open = |port: u16, opening: bool| {
-            gated = listeners.iter().any(|listener| listener.port == port);
+            gated = guard == Some(port);
             gated
                 || connections.iter().any(|connection| {
                     connection.local_port == port
@@ -332,7 +336,8 @@ impl Host {
     /// # Errors
     /// The port is zero or taken, or memory or listeners are used up.
     pub fn listen(&mut self, port: u16, backlog: usize, options: TcpOptions) -> Result<(), HostError> {
-        if port == 0 || self.listeners.iter().any(|listener| listener.port == port) {
+        let is_guarded = self.guard.is_some_and(|guard| guard.port == port);
+        if port == 0 || is_guarded || self.listeners.iter().any(|listener| listener.port == port) {
             return Err(HostError::BadAddress);
         }
         let backlog = backlog.clamp(1, HOST_BACKLOG_MAX);
@@ -437,6 +442,7 @@ impl Host {
             let offset = u16::try_from(self.random % EPHEMERAL_COUNT).unwrap_or(0);
             let port = EPHEMERAL_FIRST.saturating_add(offset);
             let taken = self.connections.iter().any(|each| each.local_port == port)
+                || self.guard.is_some_and(|guard| guard.port == port)
                 || self.listeners.iter().any(|listener| listener.port == port);
             // At most HOST_SOCKETS_MAX of the ports are taken: this ends.
             if !taken {

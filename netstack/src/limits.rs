@@ -22,15 +22,22 @@ pub const VIRTIO_RESET_POLLS_MAX: u32 = 100_000;
 /// Capabilities followed in a PCI function's list; a longer list is a loop.
 pub const PCI_CAPABILITIES_MAX: usize = 48;
 
-/// TCP connections and listening sockets of the host together.
+/// TCP connections and listening sockets of the host together, besides those of its
+/// guarded port.
 pub const HOST_SOCKETS_MAX: usize = 64;
+/// Connections of the guarded port.
+pub const HOST_GUARDED_SOCKETS_MAX: usize = 32;
+/// Peers at the guarded port who wait to be looked at.
+pub const HOST_CALLERS_MAX: usize = 256;
+/// Peers there to whom is said again what they may not have heard.
+pub const HOST_UNHEARD_MAX: usize = 64;
 /// Ports the host listens on.
 pub const HOST_LISTENERS_MAX: usize = 4;
 /// Listening sockets (simultaneous half-open connections) per port.
 pub const HOST_BACKLOG_MAX: usize = 8;
 /// Established connections waiting for `accept`, per listener.
 pub const HOST_ACCEPTS_PENDING_MAX: usize = 8;
-/// Buffer memory of all TCP sockets together.
+/// Buffer memory of all TCP sockets together, besides those of the guarded port.
 pub const HOST_BUFFER_BYTES_MAX: usize = 12 * 1024 * 1024;
 /// Frames the host stack may have waiting for the wire; sockets stop sending here.
 pub const HOST_FRAMES_MAX: usize = 256;

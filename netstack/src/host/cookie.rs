@@ -1,5 +1,4 @@
-//! Handshakes without memory: what a SYN is answered with while strangers crowd the
-//! listening sockets.
+//! Handshakes without memory: what a SYN is answered with at a guarded port.
 //!
 //! The sequence number of the answer says all that must be known when the third
 //! segment comes: when it was made, the client's segment size, and 24 bits that
@@ -47,6 +46,7 @@ pub(super) struct Segment {
     pub(super) acknowledgement: Option<u32>,
     pub(super) window: u16,
     pub(super) segment_bytes: Option<u16>,
+    pub(super) payload_bytes: usize,
 }
 
 /// The TCP part of a frame, where it is one.
@@ -96,7 +96,17 @@ impl Segment {
             acknowledgement: tcp.ack_number.map(|number| number.0.cast_unsigned()),
             window: tcp.window_len,
             segment_bytes: tcp.max_seg_size,
+            payload_bytes: tcp.payload.len(),
         })
+    }
+
+    /// The payload of the frame that this was read from.
+    pub(super) fn payload<'a>(&self, frame: &'a [u8]) -> Option<&'a [u8]> {
+        let ethernet = EthernetFrame::new_checked(frame).ok()?;
+        let packet = Ipv4Packet::new_checked(ethernet.payload()).ok()?;
+        let tcp = TcpPacket::new_checked(packet.payload()).ok()?;
+        let payload = tcp.payload();
+        (payload.len() == self.payload_bytes).then_some(payload)
     }
 
     /// The answer to this SYN that needs no memory.
@@ -115,19 +125,60 @@ impl Segment {
         frame((self.local_mac, tuple.local), (self.peer_mac, tuple.peer), &tcp)
     }
 
-    /// The SYN that came before this third segment, as the socket must see it.
-    pub(super) fn opening(&self, segment_bytes: u16) -> Vec<u8> {
+    /// What a peer hears that has no socket: octets, or that the connection is over.
+    pub(super) fn reply(&self, control: TcpControl, payload: &[u8]) -> Vec<u8> {
         let tuple = self.tuple;
+        let next = if control == TcpControl::Rst { self.end() } else { self.sequence };
         let tcp = TcpRepr {
-            src_port: tuple.peer_port,
-            dst_port: tuple.local_port,
-            control: TcpControl::Syn,
-            seq_number: TcpSeqNumber(self.sequence.wrapping_sub(1).cast_signed()),
-            window_len: self.window,
-            max_seg_size: Some(segment_bytes),
+            src_port: tuple.local_port,
+            dst_port: tuple.peer_port,
+            control,
+            seq_number: TcpSeqNumber(self.acknowledgement.unwrap_or(0).cast_signed()),
+            ack_number: Some(TcpSeqNumber(next.cast_signed())),
+            window_len: WINDOW_BYTES,
+            payload,
             ..EMPTY
         };
-        frame((self.peer_mac, tuple.peer), (self.local_mac, tuple.local), &tcp)
+        frame((self.local_mac, tuple.local), (self.peer_mac, tuple.peer), &tcp)
+    }
+
+    /// The SYN by which a socket begins after this segment's payload.
+    pub(super) fn opening(&self, segment_bytes: u16) -> Vec<u8> {
+        let tcp = TcpRepr {
+            control: TcpControl::Syn,
+            seq_number: TcpSeqNumber(self.end().wrapping_sub(1).cast_signed()),
+            max_seg_size: Some(segment_bytes),
+            ..self.as_peer()
+        };
+        self.forged(&tcp)
+    }
+
+    /// The third segment of the handshake that begins so.
+    pub(super) fn acknowledging(&self, number: u32) -> Vec<u8> {
+        let tcp = TcpRepr {
+            seq_number: TcpSeqNumber(self.end().cast_signed()),
+            ack_number: Some(TcpSeqNumber(number.cast_signed())),
+            ..self.as_peer()
+        };
+        self.forged(&tcp)
+    }
+
+    fn end(&self) -> u32 {
+        // A segment's payload is shorter than 2^16.
+        self.sequence.wrapping_add(u32::try_from(self.payload_bytes).unwrap_or(0))
+    }
+
+    const fn as_peer(&self) -> TcpRepr<'static> {
+        TcpRepr {
+            src_port: self.tuple.peer_port,
+            dst_port: self.tuple.local_port,
+            window_len: self.window,
+            ..EMPTY
+        }
+    }
+
+    fn forged(&self, tcp: &TcpRepr<'_>) -> Vec<u8> {
+        frame((self.peer_mac, self.tuple.peer), (self.local_mac, self.tuple.local), tcp)
     }
 
     /// An ARP answer by which the stack knows the neighbour, who has just shown
@@ -228,10 +279,10 @@ impl Baker {
         self.make(&syn.tuple, syn.sequence, now_ns / TIME_NS, size_index)
     }
 
-    /// The cookie that a third segment acknowledges, and the segment size in it;
-    /// None where it is not one of ours, or too old.
-    pub(super) fn check(&self, ack: &Segment, now_ns: u64) -> Option<(u32, u16)> {
-        let cookie = ack.acknowledgement?.wrapping_sub(1);
+    /// The cookie that a segment acknowledges besides `greeted` octets, and the segment
+    /// size in it; None where it is not one of ours, or too old.
+    pub(super) fn check(&self, ack: &Segment, greeted: u32, now_ns: u64) -> Option<(u32, u16)> {
+        let cookie = ack.acknowledgement?.wrapping_sub(1).wrapping_sub(greeted);
         let now = now_ns / TIME_NS;
         let age = now.wrapping_sub(u64::from(cookie >> 27)) & 31;
         let time = now.checked_sub(age).filter(|_| age <= 1)?;
@@ -239,5 +290,20 @@ impl Baker {
         let size = SEGMENT_BYTES.get(usize::try_from(size_index).ok()?)?;
         let client_sequence = ack.sequence.wrapping_sub(1);
         (self.make(&ack.tuple, client_sequence, time, size_index) == cookie).then_some((cookie, *size))
+    }
+
+    /// 32 octets that no other connection gets, and nobody can foretell.
+    pub(super) fn challenge(&self, segment: &Segment, cookie: u32) -> [u8; 32] {
+        Sha256::new()
+            .chain_update(b"challenge")
+            .chain_update(self.secret)
+            .chain_update(segment.tuple.peer.octets())
+            .chain_update(segment.tuple.local.octets())
+            .chain_update(segment.tuple.peer_port.to_be_bytes())
+            .chain_update(segment.tuple.local_port.to_be_bytes())
+            .chain_update(segment.sequence.to_be_bytes())
+            .chain_update(cookie.to_be_bytes())
+            .finalize()
+            .into()
     }
 }

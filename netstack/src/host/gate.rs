@@ -1,5 +1,10 @@
-//! Connections that began with a cookie: the stack's own sequence numbers are
-//! unlike those the peer was told, so both directions are translated.
+//! A guarded port: nobody gets a socket there before he has said the right thing.
+//!
+//! TCP's handshake needs no memory (a cookie), nor does the talk before a socket: one
+//! segment of a given length each way. What the peer says, the owner of the port looks at,
+//! and lets it in or not. So whoever has not proved anything holds nothing of the node's.
+//! A socket then begins after both segments. The stack's own sequence numbers are unlike
+//! those the peer was told, so both directions are translated.
 
 use alloc::vec::Vec;
 
@@ -7,7 +12,95 @@ use smoltcp::wire::{IpAddress, TcpControl, TcpSeqNumber};
 
 use super::cookie::{Segment, Tuple, tcp_of};
 use super::device::FrameDevice;
-use super::{ConnectionId, Host, Role, instant, tcp};
+use super::{Connection, ConnectionId, Host, HostError, Role, TcpOptions, instant, tcp};
+use crate::limits::{HOST_CALLERS_MAX, HOST_GUARDED_SOCKETS_MAX, HOST_UNHEARD_MAX};
+
+/// Pauses before what was said without a socket is said again, and at last forgotten, in
+/// milliseconds.
+const AGAIN_MS: [u64; 3] = [300, 900, 2_000];
+
+/// A port, and how long what is said there is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Guard {
+    pub(super) port: u16,
+    options: TcpOptions,
+    /// Octets that the peer hears first.
+    greeting_bytes: u32,
+    /// Octets that it says then, in one segment.
+    words_bytes: usize,
+}
+
+/// A peer at a guarded port, who has no socket.
+#[derive(Debug)]
+pub struct Caller {
+    segment: Segment,
+    cookie: u32,
+    segment_bytes: u16,
+    challenge: [u8; 32],
+    words: Option<Vec<u8>>,
+}
+
+impl Caller {
+    /// 32 octets that no other connection has.
+    #[must_use]
+    pub const fn challenge(&self) -> &[u8; 32] {
+        &self.challenge
+    }
+
+    /// What it said; None when it waits to be greeted.
+    #[must_use]
+    pub fn words(&self) -> Option<&[u8]> {
+        self.words.as_deref()
+    }
+}
+
+/// Somebody who may not have heard what he was told.
+#[derive(Clone, Copy, Debug)]
+struct Unheard {
+    /// What it was told in answer to.
+    segment: Segment,
+    next_ms: u64,
+    count: usize,
+}
+
+/// Who is at guarded ports.
+#[derive(Debug, Default)]
+pub(super) struct Callers {
+    waiting: alloc::collections::VecDeque<Caller>,
+    /// A courtesy: the oldest is forgotten for a newer one.
+    unheard: alloc::collections::VecDeque<Unheard>,
+}
+
+impl Callers {
+    fn heard(&mut self, tuple: &Tuple) {
+        self.unheard.retain(|it| it.segment.tuple != *tuple);
+    }
+
+    fn told(&mut self, segment: Segment, now_ns: u64) {
+        // What is only said again is known already.
+        let same = |it: &Unheard| (it.segment.tuple, it.segment.control) == (segment.tuple, segment.control);
+        if self.unheard.iter().any(same) {
+            return;
+        }
+        self.heard(&segment.tuple);
+        if self.unheard.len() >= HOST_UNHEARD_MAX {
+            self.unheard.pop_front();
+        }
+        let [pause_ms, ..] = AGAIN_MS;
+        self.unheard.push_back(Unheard { segment, next_ms: now_ns / 1_000_000 + pause_ms, count: 1 });
+    }
+
+    fn push(&mut self, caller: Caller) {
+        if self.waiting.len() < HOST_CALLERS_MAX {
+            self.waiting.push_back(caller);
+        }
+    }
+
+    /// When something is to be said again.
+    pub(super) fn next_ms(&self) -> Option<u64> {
+        self.unheard.iter().map(|it| it.next_ms).min()
+    }
+}
 
 /// One translated connection.
 #[derive(Clone, Copy, Debug)]
@@ -94,85 +187,198 @@ impl Host {
             }
             return false;
         }
-        let known = self.connection_of(&tuple).is_some();
+        let Some(guard) = self.guard.filter(|guard| guard.port == tuple.local_port) else { return false };
         match (segment.control, segment.acknowledgement) {
-            (TcpControl::Syn, None) if !known && self.is_crowded(tuple.local_port) => {
-                if self.outgoing.has_reply_room() {
-                    let answer = segment.answer(self.baker.cookie(&segment, now_ns));
-                    self.outgoing.push(answer);
-                    self.counters.cookies_sent = self.counters.cookies_sent.wrapping_add(1);
-                }
+            (TcpControl::Syn, None) => {
+                self.answer_opening(segment, now_ns);
                 true
             }
-            (TcpControl::None | TcpControl::Psh | TcpControl::Fin, Some(_)) if !known => {
-                let Some((cookie, size)) = self.baker.check(&segment, now_ns) else { return false };
-                self.open(frame, &segment, cookie, size, now_ns);
+            (TcpControl::None | TcpControl::Psh | TcpControl::Fin, Some(_)) => {
+                self.hear(&guard, frame, segment, now_ns)
+            }
+            (TcpControl::Rst, _) => {
+                self.callers.heard(&tuple);
                 true
             }
             _ => false,
         }
     }
 
-    /// Whether half of a listener's sockets are taken by handshakes.
-    fn is_crowded(&self, port: u16) -> bool {
-        let Some(listener) = self.listeners.iter().find(|it| it.port == port) else { return false };
-        let listening = self.connections.iter().filter(|it| it.local_port == port && self.listens(it.handle));
-        listening.count() * 2 <= listener.backlog
-    }
-
-    fn listens(&self, handle: super::SocketHandle) -> bool {
-        self.sockets.get::<tcp::Socket>(handle).is_listening()
-    }
-
-    fn connection_of(&self, tuple: &Tuple) -> Option<ConnectionId> {
-        let remote = (IpAddress::Ipv4(tuple.peer), tuple.peer_port).into();
-        self.connections
-            .iter()
-            .find(|it| {
-                it.local_port == tuple.local_port
-                    && self.sockets.get::<tcp::Socket>(it.handle).remote_endpoint() == Some(remote)
-            })
-            .map(|it| it.id)
-    }
-
-    /// Gives a socket to a peer that answered a cookie.
-    fn open(&mut self, frame: &[u8], segment: &Segment, cookie: u32, size: u16, now_ns: u64) {
-        let tuple = segment.tuple;
-        self.refill_backlogs();
-        if !self.connections.iter().any(|it| it.local_port == tuple.local_port && self.listens(it.handle)) {
-            self.drop_oldest_half_open(tuple.local_port);
-            self.refill_backlogs();
-        }
-        if !self.outgoing.has_room() {
+    fn answer_opening(&mut self, segment: Segment, now_ns: u64) {
+        if !self.outgoing.has_reply_room() {
             return;
         }
-        self.ingress(&segment.neighbour(), now_ns);
-        self.outgoing.translations.expected = Some((tuple, None));
-        self.ingress(&segment.opening(size), now_ns);
-        let mut device = FrameDevice { incoming: None, outgoing: &mut self.outgoing };
-        self.interface.poll_egress(instant(now_ns), &mut device, &mut self.sockets);
-        let number = self.outgoing.translations.expected.take().and_then(|(_, number)| number);
-        let Some(id) = self.connection_of(&tuple) else { return };
-        let Some(number) = number else {
-            self.remove(id);
-            return;
+        let answer = segment.answer(self.baker.cookie(&segment, now_ns));
+        self.outgoing.push(answer);
+        self.callers.told(segment, now_ns);
+        self.counters.cookies_sent = self.counters.cookies_sent.wrapping_add(1);
+    }
+
+    /// Hears a peer without a socket; false when it has answered no cookie.
+    fn hear(&mut self, guard: &Guard, frame: &[u8], segment: Segment, now_ns: u64) -> bool {
+        // A probe whether the connection is alive repeats the octet before (RFC 9293,
+        // 3.8.4).
+        let probe = Segment { sequence: segment.sequence.wrapping_add(1), payload_bytes: 0, ..segment };
+        let probe = Some(probe).filter(|_| segment.payload_bytes <= 1);
+        // Its words were lost, and it has heard the greeting again.
+        let words_bytes = u32::try_from(guard.words_bytes).unwrap_or(0);
+        let after = Segment { sequence: segment.sequence.wrapping_sub(words_bytes), ..segment };
+        let after = Some(after).filter(|_| segment.payload_bytes == 0);
+        let checked = core::iter::once(segment).chain(probe).chain(after).find_map(|segment| {
+            let said = |greeted| self.baker.check(&segment, greeted, now_ns);
+            let found = said(0).map(|found| (found, false));
+            let found = found.or_else(|| said(guard.greeting_bytes).map(|found| (found, true)));
+            found.map(|(found, is_greeted)| (segment, found, is_greeted))
+        });
+        let Some((segment, (cookie, segment_bytes), is_greeted)) = checked else { return false };
+        let caller = |words| Caller {
+            segment,
+            cookie,
+            segment_bytes,
+            challenge: self.baker.challenge(&segment, cookie),
+            words,
         };
-        let offset = cookie.wrapping_sub(number);
+        self.callers.heard(&segment.tuple);
+        if segment.control == TcpControl::Fin || segment.payload_bytes > guard.words_bytes {
+            self.dismiss(&caller(None));
+        } else if !is_greeted {
+            let caller = caller(None);
+            self.callers.push(caller);
+        } else if segment.payload_bytes == guard.words_bytes {
+            let caller = caller(segment.payload(frame).map(<[u8]>::to_vec));
+            self.callers.push(caller);
+        }
+        // Part of the words is as good as none: who is honest says all of them again.
+        true
+    }
+
+    /// Guards a port: whoever connects hears a greeting of `greeting_bytes` octets, and
+    /// has a socket only once the caller of this function liked the `words_bytes` octets
+    /// that it said then.
+    ///
+    /// # Errors
+    /// The port is zero or taken, or another one is guarded already.
+    pub fn guard(
+        &mut self,
+        port: u16,
+        options: TcpOptions,
+        greeting_bytes: usize,
+        words_bytes: usize,
+    ) -> Result<(), HostError> {
+        let greeting_bytes = u32::try_from(greeting_bytes).map_err(|_| HostError::Exhausted)?;
+        if port == 0 || self.listeners.iter().any(|listener| listener.port == port) {
+            return Err(HostError::BadAddress);
+        }
+        if self.guard.is_some() {
+            return Err(HostError::Exhausted);
+        }
+        self.guard = Some(Guard { port, options, greeting_bytes, words_bytes });
+        Ok(())
+    }
+
+    /// The next who waits to be greeted, or let in. Who is neither may come again.
+    pub fn next_caller(&mut self) -> Option<Caller> {
+        self.callers.waiting.pop_front()
+    }
+
+    /// Whether somebody waits.
+    #[must_use]
+    pub fn has_callers(&self) -> bool {
+        !self.callers.waiting.is_empty()
+    }
+
+    /// Greets somebody.
+    pub fn greet(&mut self, caller: &Caller, greeting: &[u8], now_ns: u64) {
+        if self.outgoing.has_reply_room() {
+            self.outgoing.push(caller.segment.reply(TcpControl::Psh, greeting));
+            self.callers.told(caller.segment, now_ns);
+        }
+    }
+
+    /// Ends somebody's connection.
+    pub fn dismiss(&mut self, caller: &Caller) {
+        if self.outgoing.has_reply_room() {
+            self.outgoing.push(caller.segment.reply(TcpControl::Rst, &[]));
+        }
+    }
+
+    /// Says again what may not have been heard.
+    pub(super) fn repeat(&mut self, now_ns: u64) {
+        let now_ms = now_ns / 1_000_000;
+        let mut due = Vec::new();
+        self.callers.unheard.retain_mut(|it| {
+            if now_ms < it.next_ms {
+                return true;
+            }
+            let Some(pause_ms) = AGAIN_MS.get(it.count) else { return false };
+            due.push(it.segment);
+            it.next_ms = now_ms.saturating_add(*pause_ms);
+            it.count += 1;
+            true
+        });
+        for segment in due {
+            if !self.outgoing.has_reply_room() {
+                return;
+            }
+            if segment.control == TcpControl::Syn {
+                let answer = segment.answer(self.baker.cookie(&segment, now_ns));
+                self.outgoing.push(answer);
+            } else if let Some((cookie, segment_bytes)) = self.baker.check(&segment, 0, now_ns) {
+                let challenge = self.baker.challenge(&segment, cookie);
+                self.callers.push(Caller { segment, cookie, segment_bytes, challenge, words: None });
+            }
+        }
+    }
+
+    /// Gives a socket to somebody whose words were right: it begins after them.
+    pub fn admit(&mut self, caller: &Caller, now_ns: u64) -> Option<ConnectionId> {
+        let (guard, segment) = (self.guard?, caller.segment);
+        if !self.outgoing.has_room() || !self.make_guarded_room(guard.port) {
+            return None;
+        }
+        let id = self.add_socket(guard.port, guard.options, Role::Owned).ok()?;
+        let number = self.open(id, caller, now_ns);
+        let Some(number) = number.filter(|_| self.state(id) == super::ConnectionState::Connecting) else {
+            self.remove(id);
+            return None;
+        };
+        let offset = caller.cookie.wrapping_add(guard.greeting_bytes).wrapping_sub(number);
+        let tuple = segment.tuple;
         self.outgoing.translations.table.push(Translation { id, tuple, offset });
         self.counters.cookies_redeemed = self.counters.cookies_redeemed.wrapping_add(1);
-        self.ingress(&translated(frame, offset), now_ns);
+        self.ingress(&segment.acknowledging(number.wrapping_add(1)), now_ns);
+        Some(id)
     }
 
-    /// Makes room for somebody who is there for somebody who may not be.
-    fn drop_oldest_half_open(&mut self, port: u16) {
-        let half_open = self.connections.iter().filter(|it| {
-            it.local_port == port
-                && matches!(it.role, Role::Backlog { .. })
-                && self.sockets.get::<tcp::Socket>(it.handle).state() == tcp::State::SynReceived
-        });
-        if let Some(id) = half_open.map(|it| it.id).min_by_key(|id| id.0) {
-            self.counters.half_open_reaped = self.counters.half_open_reaped.wrapping_add(1);
+    /// Lets a socket shake hands with a peer that has done so long since; the number that
+    /// the socket began with.
+    fn open(&mut self, id: ConnectionId, caller: &Caller, now_ns: u64) -> Option<u32> {
+        let segment = &caller.segment;
+        let handle = self.handle(id)?;
+        self.sockets.get_mut::<tcp::Socket>(handle).listen(segment.tuple.local_port).ok()?;
+        self.ingress(&segment.neighbour(), now_ns);
+        self.outgoing.translations.expected = Some((segment.tuple, None));
+        self.ingress(&segment.opening(caller.segment_bytes), now_ns);
+        let mut device = FrameDevice { incoming: None, outgoing: &mut self.outgoing };
+        self.interface.poll_egress(instant(now_ns), &mut device, &mut self.sockets);
+        self.outgoing.translations.expected.take().and_then(|(_, number)| number)
+    }
+
+    /// Whether a guarded port may have one more socket. One that only has something to
+    /// deliver still makes room.
+    fn make_guarded_room(&mut self, port: u16) -> bool {
+        let guarded = |it: &&Connection| it.local_port == port;
+        if self.connections.iter().filter(guarded).count() < HOST_GUARDED_SOCKETS_MAX {
+            return true;
+        }
+        let released = |it: &Connection| match it.role {
+            Role::Released { since_ms } => Some((since_ms, it.id)),
+            _ => None,
+        };
+        let oldest = self.connections.iter().filter(guarded).filter_map(released).min();
+        if let Some((_, id)) = oldest {
             self.remove(id);
         }
+        oldest.is_some()
     }
 }

@@ -17,6 +17,7 @@ impl Host {
         self.interface.poll_maintenance(instant(now_ns));
         self.poll_dhcp();
         self.tend_connections(now_ns);
+        self.repeat(now_ns);
     }
 
     /// The second half: whatever sockets have to say waits in [`Self::transmit`].

@@ -13,13 +13,14 @@ impl Host {
         options: TcpOptions,
         role: Role,
     ) -> Result<ConnectionId, HostError> {
-        let used: usize = self.connections.iter().map(|connection| connection.bytes).sum();
+        // What is guarded has a share of its own, which [`Self::admit`] counts.
+        let guarded = |port: u16| self.guard.is_some_and(|guard| guard.port == port);
+        let others = self.connections.iter().filter(|connection| !guarded(connection.local_port));
+        let (count, used) =
+            others.fold((0, 0), |(count, used), it| (count + 1, it.bytes.saturating_add(used)));
         let bytes = options.bytes();
-        if self.connections.len() >= HOST_SOCKETS_MAX
-            || used.saturating_add(bytes) > HOST_BUFFER_BYTES_MAX
-            || options.receive_bytes == 0
-            || options.transmit_bytes == 0
-        {
+        let is_full = count >= HOST_SOCKETS_MAX || bytes.saturating_add(used) > HOST_BUFFER_BYTES_MAX;
+        if is_full && !guarded(local_port) || options.receive_bytes == 0 || options.transmit_bytes == 0 {
             return Err(HostError::Exhausted);
         }
         let mut socket = tcp::Socket::new(
@@ -153,7 +154,7 @@ impl Host {
             }
             _ => None,
         });
-        due.min()
+        due.chain(self.callers.next_ms()).min()
     }
 }
 

@@ -7,6 +7,7 @@ use std::vec::Vec;
 use super::*;
 use crate::limits::HOST_LARGE_FRAME_BYTES_MAX;
 
+mod guard;
 mod large;
 
 const MS: u64 = 1_000_000;
@@ -230,7 +231,7 @@ fn closed_ports_are_silent_and_floods_pass() {
         exchange(&mut client, &mut server, step * MS, &mut random, 0);
     }
     assert_eq!(client.state(id), ConnectionState::Established);
-    assert!(server.counters().half_open_reaped >= 2 && server.counters().cookies_sent >= 60);
+    assert!(server.counters().half_open_reaped >= 2);
 }
 
 #[test]
@@ -381,148 +382,4 @@ fn mutated_frames_never_panic() {
         }
     }
     assert!(server.connections.len() <= HOST_SOCKETS_MAX);
-}
-
-/// A frame from a stranger of an address of its own.
-fn foreign_syn(random: &mut Random) -> Vec<u8> {
-    let mut frame = syn(22, random.next() as u16);
-    let address = [10, 0, 0, 3 + (random.next() % 250) as u8];
-    frame[26..30].copy_from_slice(&address);
-    frame[34..36].copy_from_slice(&(1024 + random.next() as u16 % 60_000).to_be_bytes());
-    // Both checksums again: the packet's own and TCP's.
-    frame[24..26].copy_from_slice(&[0, 0]);
-    let mut packet = smoltcp::wire::Ipv4Packet::new_unchecked(&mut frame[14..]);
-    packet.fill_checksum();
-    let (from, to) = (packet.src_addr(), packet.dst_addr());
-    smoltcp::wire::TcpPacket::new_unchecked(packet.payload_mut()).fill_checksum(&from.into(), &to.into());
-    frame
-}
-
-#[test]
-fn a_client_gets_in_at_once_while_a_flood_goes_on() {
-    for loss in [0, 5] {
-        let mut random = Random(0x5eed_0051 + loss);
-        let mut server = host(1, 79);
-        server.listen(22, 8, TcpOptions::MANAGEMENT).unwrap();
-        let mut client = host(2, 80);
-        let flood = |server: &mut Host, random: &mut Random, now| {
-            for _ in 0..20 {
-                server.receive(&foreign_syn(random), &Offload::None, now);
-                server.poll(now);
-            }
-        };
-        for step in 0..100 {
-            flood(&mut server, &mut random, step * MS);
-            frames(&mut server);
-        }
-        let id = client.connect(Ipv4Addr::new(10, 0, 0, 1), 22, TcpOptions::MANAGEMENT).unwrap();
-        let (mut there, mut accepted_at, mut sent, mut echoed) = (None, 0, 0, 0);
-        let (mut up, mut down) = (Vec::new(), Vec::new());
-        let text: Vec<u8> = (0..100_000u32).map(|index| ((index * 7) >> 2) as u8).collect();
-        for step in 100..60_000 {
-            flood(&mut server, &mut random, step * MS);
-            exchange(&mut client, &mut server, step * MS, &mut random, loss);
-            if there.is_none() {
-                there = server.accept(22);
-                accepted_at = step;
-            }
-            let Some(peer) = there else { continue };
-            sent += client.write(id, &text[sent..(sent + 3000).min(text.len())]);
-            let mut buffer = [0; 4000];
-            let count = server.read(peer, &mut buffer);
-            up.extend_from_slice(&buffer[..count]);
-            echoed += server.write(peer, &up[echoed..]);
-            let count = client.read(id, &mut buffer);
-            down.extend_from_slice(&buffer[..count]);
-            if down.len() == text.len() {
-                break;
-            }
-        }
-        assert!(up == text && down == text, "loss {loss}: {} and {} octets", up.len(), down.len());
-        assert!(loss != 0 || accepted_at <= 102, "accepted after {} ms", accepted_at - 100);
-        let counters = server.counters();
-        assert!(counters.cookies_sent > 1000 && counters.cookies_redeemed >= 1, "{counters:?}");
-        assert!(server.connections.len() <= 9, "the flood holds {} sockets", server.connections.len());
-    }
-}
-
-#[test]
-fn nobody_is_answered_who_is_no_station() {
-    let mut random = Random(0x5eed_0053);
-    let mut server = host(1, 82);
-    server.listen(22, 4, TcpOptions::MANAGEMENT).unwrap();
-    let cookies = |server: &mut Host, alter: &dyn Fn(&mut [u8]), random: &mut Random| {
-        for _ in 0..50 {
-            let mut frame = foreign_syn(random);
-            alter(&mut frame);
-            let mut packet = smoltcp::wire::Ipv4Packet::new_unchecked(&mut frame[14..]);
-            packet.fill_checksum();
-            let (from, to) = (packet.src_addr(), packet.dst_addr());
-            smoltcp::wire::TcpPacket::new_unchecked(packet.payload_mut())
-                .fill_checksum(&from.into(), &to.into());
-            server.receive(&frame, &Offload::None, MS);
-            server.poll(MS);
-            frames(server);
-        }
-        server.counters().cookies_sent
-    };
-    let some = cookies(&mut server, &|_| (), &mut random);
-    assert!(some > 30, "{some}");
-    let from = |address: [u8; 4]| move |frame: &mut [u8]| frame[26..30].copy_from_slice(&address);
-    for address in [[255; 4], [224, 0, 0, 1], [0; 4], [127, 0, 0, 1], [10, 0, 0, 1]] {
-        assert_eq!(cookies(&mut server, &from(address), &mut random), some, "{address:?}");
-    }
-    assert_eq!(cookies(&mut server, &|frame| frame[..6].fill(0xff), &mut random), some, "to all stations");
-    assert_eq!(cookies(&mut server, &|frame| frame[6] |= 1, &mut random), some, "from a group");
-}
-
-#[test]
-fn only_a_fresh_cookie_opens() {
-    use super::cookie::{Baker, Segment};
-    let baker = Baker::new([9; 16]);
-    let opening = Segment::parse(&syn(22, 7)).unwrap();
-    let made_at = 1_000_000 * MS;
-    let cookie = baker.cookie(&opening, made_at);
-    let third = |cookie: u32| Segment {
-        sequence: opening.sequence.wrapping_add(1),
-        acknowledgement: Some(cookie.wrapping_add(1)),
-        ..opening
-    };
-    let (number, size) = baker.check(&third(cookie), made_at + 1).unwrap();
-    assert_eq!((number, size), (cookie, 1460));
-    assert!(baker.check(&third(cookie), made_at + 31_000 * MS).is_some());
-    assert!(baker.check(&third(cookie), made_at + 65_000 * MS).is_none(), "too old");
-    assert!(baker.check(&third(cookie), made_at - 33_000 * MS).is_none(), "from the future");
-    assert!(Baker::new([8; 16]).check(&third(cookie), made_at).is_none(), "another node's");
-    for bit in 0..32 {
-        assert!(baker.check(&third(cookie ^ 1 << bit), made_at).is_none(), "bit {bit}");
-    }
-    let mut other = third(cookie);
-    other.tuple.peer_port ^= 1;
-    assert!(baker.check(&other, made_at).is_none(), "another client's");
-    other = third(cookie);
-    other.sequence ^= 1;
-    assert!(baker.check(&other, made_at).is_none(), "another beginning's");
-}
-
-#[test]
-fn garbled_segments_never_panic_the_gate() {
-    let mut random = Random(0x5eed_0052);
-    let mut server = host(1, 81);
-    server.listen(22, 2, TcpOptions::MANAGEMENT).unwrap();
-    for step in 0..30_000u64 {
-        let mut frame = foreign_syn(&mut random);
-        for _ in 0..random.next() % 4 {
-            let at = random.next() as usize % frame.len();
-            frame[at] ^= 1 << (random.next() % 8);
-        }
-        if random.chance(20) {
-            frame[47] = random.next() as u8;
-        }
-        frame.truncate(if random.chance(10) { random.next() as usize % 60 } else { 60 });
-        server.receive(&frame, &Offload::None, step * MS / 10);
-        server.poll(step * MS / 10);
-        frames(&mut server);
-    }
-    assert!(server.connections.len() <= 4);
 }
