@@ -68,10 +68,19 @@ pub const CARD_STUCK_NS: u64 = 100_000_000;
 pub const REQUESTS_PER_TURN: usize = 64;
 /// Commands carried out before frames get their turn.
 pub const COMMANDS_PER_TURN: usize = 32;
-/// Most operators connected at a time.
+/// Most sessions at a time.
 pub const SESSIONS_MAX: usize = 16;
-/// Connections to the one door that may be in their TCP handshake.
-pub const MANAGEMENT_BACKLOG: usize = 4;
+/// Most sessions of one key.
+pub const SESSIONS_OF_KEY: usize = 4;
+/// Sessions that are for admins alone.
+pub const SESSIONS_OF_ADMINS: usize = 2;
+/// Most operators who have signed and whose first record has not come.
+pub const BEGUN_MAX: usize = 8;
+/// Most of these of one key.
+pub const BEGUN_OF_KEY: usize = 2;
+/// Callers at the one door that are looked at before frames get their turn.
+pub const CALLERS_PER_TURN: usize = 8;
+const _: () = assert!(SESSIONS_MAX + BEGUN_MAX < netstack::limits::HOST_GUARDED_SOCKETS_MAX);
 /// How long a new guest's disks may take to answer, in nanoseconds.
 pub const START_TIMEOUT_NS: u64 = 15_000_000_000;
 /// How long a guest may take to give a disk back, in nanoseconds.

@@ -8,6 +8,7 @@ use image_builder::{dev, seal, settings};
 use keys::PublicKey;
 use keys::public::fingerprint;
 use mgmt_proto::manifest::AoeCards;
+use sha2::{Digest as _, Sha256};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -155,6 +156,8 @@ fn print_report(report: &Report, with_parts: bool) {
         println!("operator         {} {:?}", fingerprint(&operator.key), operator.role);
     }
     println!("name             {}", manifest.name);
+    let encoded = manifest.encode().unwrap_or_default();
+    println!("manifest         {}", hex::encode(Sha256::digest(encoded)));
     println!("addressing       {}", manifest.addressing);
     println!("mtu              {}", manifest.mtu);
     for card in &manifest.storage_cards {

@@ -1,10 +1,12 @@
 //! The operator's end of a session, as a state machine over bytes.
 
 use crate::envelope::{self, Binding};
-use crate::handshake::{ANSWER_BYTES, Initiator, Keys, OperatorKey, PeerFault, SessionId};
+use crate::handshake::{
+    ANSWER_BYTES, GREETING_BYTES, Initiator, Keys, Meant, OperatorKey, PeerFault, Proved, SessionId,
+};
 use crate::job::Progress;
 use crate::limits::{BLOB_CHUNK_BYTES, RECEIVE_BYTES};
-use crate::record::{self, KIND_COMMAND, KIND_DATA, KIND_OUTCOME, KIND_PROGRESS, LENGTH_BYTES};
+use crate::record::{self, KIND_COMMAND, KIND_DATA, KIND_HERE, KIND_OUTCOME, KIND_PROGRESS, LENGTH_BYTES};
 use crate::verb::{Outcome, Request};
 use alloc::vec::Vec;
 use zeroize::Zeroizing;
@@ -27,17 +29,23 @@ pub enum Message {
 pub struct Client {
     keys: Keys,
     binding: Binding,
+    proved: Proved,
     counter: u64,
     received: Vec<u8>,
 }
 
 impl Connecting {
-    /// Starts; `seed` must be fresh random bytes.
+    /// Answers the node's first message; `seed` must be fresh random bytes.
     ///
     /// # Errors
-    /// When the key cannot sign.
-    pub fn new(key: &dyn OperatorKey, seed: [u8; 32]) -> Result<Self, PeerFault> {
-        Initiator::new(key, seed).map(|initiator| Self { initiator })
+    /// What is wrong with that message, or the key cannot sign.
+    pub fn new(
+        key: &dyn OperatorKey,
+        meant: &Meant,
+        greeting: &[u8; GREETING_BYTES],
+        seed: [u8; 32],
+    ) -> Result<Self, PeerFault> {
+        Initiator::new(key, meant, greeting, seed).map(|initiator| Self { initiator })
     }
 
     /// What to send first.
@@ -47,14 +55,15 @@ impl Connecting {
     }
 
     /// Takes the node's answer, [`ANSWER_BYTES`] long. The caller then compares
-    /// [`Client::node`] with the node it wanted.
+    /// [`Client::proved`] with the node it wanted, and sends its first record within
+    /// 5 s: without it there is no session.
     ///
     /// # Errors
     /// Why the answer is not believed.
     pub fn finish(self, answer: &[u8; ANSWER_BYTES]) -> Result<Client, PeerFault> {
-        let (keys, node, boot_nonce) = self.initiator.finish(answer)?;
-        let binding = Binding { node, boot_nonce, session: keys.session };
-        Ok(Client { keys, binding, counter: 0, received: Vec::new() })
+        let (keys, proved) = self.initiator.finish(answer)?;
+        let binding = Binding { node: proved.key, boot_nonce: proved.boot_nonce, session: keys.session };
+        Ok(Client { keys, binding, proved, counter: 0, received: Vec::new() })
     }
 }
 
@@ -63,6 +72,12 @@ impl Client {
     #[must_use]
     pub const fn node(&self) -> &[u8; 32] {
         &self.binding.node
+    }
+
+    /// What the node proved of itself.
+    #[must_use]
+    pub const fn proved(&self) -> &Proved {
+        &self.proved
     }
 
     /// The nonce of the node's boot.
@@ -75,6 +90,15 @@ impl Client {
     #[must_use]
     pub const fn place(&self) -> (SessionId, u64) {
         (self.binding.session, self.counter)
+    }
+
+    /// The bytes by which the session begins to count, where the first command may take
+    /// longer than the node waits: somebody may have to allow its signature.
+    ///
+    /// # Errors
+    /// Too many records.
+    pub fn here(&mut self) -> Result<Vec<u8>, PeerFault> {
+        self.seal(KIND_HERE, &[])
     }
 
     /// The bytes that carry a request.

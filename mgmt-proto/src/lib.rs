@@ -5,7 +5,7 @@
 //! * [`machine`]: the description of a guest; [`disk`]: what is set for its disks;
 //! * [`volume`]: what a node tells of its volumes;
 //! * [`secret`]: what is never printed;
-//! * [`handshake`]: how two ends come to trust each other;
+//! * [`handshake`]: how two ends come to trust each other; [`door`]: the node's side of it;
 //! * [`record`]: the encrypted frames after that;
 //! * [`envelope`]: a signed command, verified before it is decoded;
 //! * [`job`]: long work;
@@ -28,6 +28,7 @@ pub mod code;
 mod codec;
 pub mod config;
 pub mod disk;
+pub mod door;
 pub mod envelope;
 pub mod facts;
 pub mod handshake;

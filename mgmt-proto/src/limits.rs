@@ -1,5 +1,7 @@
 //! Every bound of the protocol in one place.
 
+use crate::door::Lane;
+
 /// Most bytes of a guest's name.
 pub const NAME_BYTES: usize = 63;
 /// Most disks of a guest.
@@ -42,8 +44,28 @@ pub const RECORD_BYTES: usize = MESSAGE_BYTES + 1024;
 pub const RECEIVE_BYTES: usize = RECORD_BYTES + 64;
 /// Most bytes an end keeps of what it has to send.
 pub const TRANSMIT_BYTES: usize = 4 * RECORD_BYTES;
-/// How long a peer may take to prove who it is, in nanoseconds.
-pub const HANDSHAKE_TIMEOUT_NS: u64 = 5_000_000_000;
+/// How long an operator may take for its first record after the handshake, in nanoseconds.
+pub const FIRST_RECORD_NS: u64 = 5_000_000_000;
+/// How long a node uses one ephemeral key for new connections, in nanoseconds.
+pub const EPHEMERAL_FRESH_NS: u64 = 10_000_000_000;
+/// When it wipes it, in nanoseconds.
+pub const EPHEMERAL_NS: u64 = 15_000_000_000;
+/// How often each operator with a pass may knock.
+pub const PERSONAL_LANE: Lane = Lane { burst: 8, interval_ns: 125_000_000 };
+/// How often all others may who know a key of the node.
+pub const FAST_LANE: Lane = Lane { burst: 16, interval_ns: 62_500_000 };
+/// How often all may who know none.
+pub const SLOW_LANE: Lane = Lane { burst: 8, interval_ns: 125_000_000 };
+/// Knocks remembered, so that none is answered twice.
+pub const KNOCKS_REMEMBERED: usize = 8_576;
+// All that are let through within the life of an ephemeral key.
+const _: () = assert!(
+    (PERSONAL_LANE.within(EPHEMERAL_NS) * 64
+        + FAST_LANE.within(EPHEMERAL_NS)
+        + SLOW_LANE.within(EPHEMERAL_NS))
+        == 8_576
+        && OPERATORS == 64
+);
 /// How long an idle session is kept, in nanoseconds.
 pub const IDLE_TIMEOUT_NS: u64 = 120_000_000_000;
 /// Most operators a node knows.

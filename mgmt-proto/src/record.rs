@@ -9,6 +9,9 @@ use crate::limits::RECORD_BYTES;
 use alloc::vec::Vec;
 use chacha20poly1305::aead::Aead;
 use chacha20poly1305::{ChaCha20Poly1305, KeyInit, Nonce};
+use ed25519_dalek::SigningKey;
+use x25519_dalek::StaticSecret;
+use zeroize::ZeroizeOnDrop;
 
 /// Bytes that sealing adds.
 pub const TAG_BYTES: usize = 16;
@@ -22,7 +25,7 @@ fn nonce(counter: u64) -> Nonce {
     Nonce::from(bytes)
 }
 
-/// Seals records in order.
+/// Seals records in order. Its key is wiped when it is dropped.
 pub struct Sealer {
     cipher: ChaCha20Poly1305,
     counter: u64,
@@ -47,7 +50,7 @@ impl Sealer {
     }
 }
 
-/// Opens records in order.
+/// Opens records in order. Its key is wiped when it is dropped.
 pub struct Opener {
     cipher: ChaCha20Poly1305,
     counter: u64,
@@ -68,6 +71,14 @@ impl Opener {
         Ok(plain)
     }
 }
+
+/// The ciphers wipe their keys, which hold one feature of their crate.
+const _: fn() = || {
+    const fn is_wiped<T: ZeroizeOnDrop>() {}
+    is_wiped::<ChaCha20Poly1305>();
+    is_wiped::<StaticSecret>();
+    is_wiped::<SigningKey>();
+};
 
 /// Length of the sealed record at the start of `bytes`, once its length is there.
 ///
@@ -96,5 +107,7 @@ pub(crate) const KIND_COMMAND: u8 = 1;
 pub(crate) const KIND_DATA: u8 = 2;
 /// First byte of a record: the outcome of the oldest unanswered command.
 pub(crate) const KIND_OUTCOME: u8 = 3;
+/// First byte of a record: the operator is there, and nothing else.
+pub(crate) const KIND_HERE: u8 = 5;
 /// First byte of a record: how far the job is that the session waits for.
 pub(crate) const KIND_PROGRESS: u8 = 4;

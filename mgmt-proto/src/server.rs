@@ -1,16 +1,18 @@
 //! The node's end of a session, as a state machine over bytes.
 //!
-//! It sends nothing until the other end has proved to be a trusted operator, and
-//! ends at the first thing that does not belong.
+//! It begins when an operator has proved to be one, sends the node's own proof, and
+//! counts once the operator's first record has opened. It ends at the first thing
+//! that does not belong.
 
 use crate::envelope::{self, Binding, Verified};
-use crate::handshake::{self, HELLO_BYTES, Keys, PeerFault};
+use crate::handshake::{Keys, PeerFault};
 use crate::job::Progress;
-use crate::limits::{HANDSHAKE_TIMEOUT_NS, IDLE_TIMEOUT_NS, RECEIVE_BYTES, TRANSMIT_BYTES};
-use crate::record::{self, KIND_COMMAND, KIND_DATA, KIND_OUTCOME, KIND_PROGRESS, LENGTH_BYTES};
+use crate::limits::{FIRST_RECORD_NS, IDLE_TIMEOUT_NS, RECEIVE_BYTES, TRANSMIT_BYTES};
+use crate::record::{self, KIND_COMMAND, KIND_DATA, KIND_HERE, KIND_OUTCOME, KIND_PROGRESS, LENGTH_BYTES};
 use crate::trust::{Role, Trust};
 use crate::verb::{Outcome, Request};
 use alloc::boxed::Box;
+use alloc::string::String;
 use alloc::vec::Vec;
 use ed25519_dalek::SigningKey;
 use serde::Serialize;
@@ -22,6 +24,12 @@ pub struct Identity {
     pub key: SigningKey,
     /// The nonce of this boot.
     pub boot_nonce: [u8; 32],
+    /// The name that was sealed.
+    pub name: String,
+    /// SHA-256 of the settings that were sealed.
+    pub manifest: [u8; 32],
+    /// Keys it had before, by which it is known still.
+    pub former: Vec<[u8; 32]>,
 }
 
 /// What an operator sent.
@@ -33,46 +41,69 @@ pub enum Incoming {
     Data(Vec<u8>),
 }
 
+/// What a look at what was received gave.
+enum Step {
+    /// No whole record.
+    Waits,
+    /// The operator is there.
+    Here,
+    Came(Incoming),
+}
+
+/// Wiped when the session ends.
 struct Established {
     keys: Keys,
     binding: Binding,
-    operator: [u8; 32],
     expected: u64,
-}
-
-enum Stage {
-    Hello,
-    Established(Box<Established>),
-    Ended,
 }
 
 /// One session.
 pub struct Server {
-    stage: Stage,
+    /// None when it is over.
+    established: Option<Box<Established>>,
+    operator: [u8; 32],
+    /// The first record has opened: nobody has replayed or only begun a handshake.
+    is_confirmed: bool,
     received: Vec<u8>,
     transmit: Vec<u8>,
     deadline_ns: u64,
 }
 
 impl Server {
-    /// A session with a peer that has just connected.
-    #[must_use]
-    pub const fn new(now_ns: u64) -> Self {
+    /// A session with an operator who has signed, and `answer` to be sent.
+    pub(crate) fn new(
+        keys: Keys,
+        operator: [u8; 32],
+        identity: &Identity,
+        answer: &[u8],
+        now_ns: u64,
+    ) -> Self {
+        let node = identity.key.verifying_key().to_bytes();
+        let binding = Binding { node, boot_nonce: identity.boot_nonce, session: keys.session };
         Self {
-            stage: Stage::Hello,
+            established: Some(Box::new(Established { keys, binding, expected: 1 })),
+            operator,
+            is_confirmed: false,
             received: Vec::new(),
-            transmit: Vec::new(),
-            deadline_ns: now_ns.saturating_add(HANDSHAKE_TIMEOUT_NS),
+            transmit: answer.to_vec(),
+            deadline_ns: now_ns.saturating_add(FIRST_RECORD_NS),
         }
     }
 
-    /// Whether the peer has proved who it is.
+    /// Whether the operator is there: its first record has opened.
     #[must_use]
     pub const fn is_established(&self) -> bool {
-        matches!(self.stage, Stage::Established(_))
+        self.is_confirmed
     }
 
-    /// When the session ends for lack of anything.
+    /// Whose session it is.
+    #[must_use]
+    pub const fn operator(&self) -> &[u8; 32] {
+        &self.operator
+    }
+
+    /// When the session ends for lack of anything. Of several, the one that is silent
+    /// longest is the first.
     #[must_use]
     pub const fn deadline_ns(&self) -> u64 {
         self.deadline_ns
@@ -81,11 +112,7 @@ impl Server {
     /// How many bytes may be received now.
     #[must_use]
     pub fn room(&self) -> usize {
-        match self.stage {
-            Stage::Hello => HELLO_BYTES.saturating_sub(self.received.len()),
-            Stage::Established(_) => RECEIVE_BYTES.saturating_sub(self.received.len()),
-            Stage::Ended => 0,
-        }
+        if self.established.is_some() { RECEIVE_BYTES.saturating_sub(self.received.len()) } else { 0 }
     }
 
     /// Takes bytes, at most [`Self::room`].
@@ -105,64 +132,55 @@ impl Server {
     ///
     /// # Errors
     /// The peer did something wrong; the session is over and nothing is said.
-    pub fn next(
-        &mut self,
-        identity: &Identity,
-        trust: &Trust,
-        random: &mut dyn FnMut() -> [u8; 32],
-        now_ns: u64,
-    ) -> Result<Option<Incoming>, PeerFault> {
-        let result = self.advance(identity, trust, random, now_ns);
+    pub fn next(&mut self, trust: &Trust, now_ns: u64) -> Result<Option<Incoming>, PeerFault> {
+        let result = self.advance(trust, now_ns);
         if result.is_err() {
             self.end();
         }
         result
     }
 
+    /// Wipes the keys and drops what waits.
     fn end(&mut self) {
-        self.stage = Stage::Ended;
+        self.established = None;
         self.received = Vec::new();
         self.transmit = Vec::new();
     }
 
-    fn advance(
-        &mut self,
-        identity: &Identity,
-        trust: &Trust,
-        random: &mut dyn FnMut() -> [u8; 32],
-        now_ns: u64,
-    ) -> Result<Option<Incoming>, PeerFault> {
-        if matches!(self.stage, Stage::Hello) {
-            let Some(hello) = self.received.first_chunk::<HELLO_BYTES>().copied() else { return Ok(None) };
-            self.received.clear();
-            let operator = handshake::verify_hello(&hello)?;
-            trust.role(&operator).ok_or(PeerFault::Stranger)?;
-            let (keys, answer) = handshake::answer(&hello, &identity.key, &identity.boot_nonce, random())?;
-            self.transmit.extend_from_slice(&answer);
-            let node = identity.key.verifying_key().to_bytes();
-            let binding = Binding { node, boot_nonce: identity.boot_nonce, session: keys.session };
-            self.stage = Stage::Established(Box::new(Established { keys, binding, operator, expected: 1 }));
+    fn advance(&mut self, trust: &Trust, now_ns: u64) -> Result<Option<Incoming>, PeerFault> {
+        loop {
+            match self.advance_one(trust, now_ns)? {
+                Step::Waits => return Ok(None),
+                Step::Here => {}
+                Step::Came(incoming) => return Ok(Some(incoming)),
+            }
         }
-        let Stage::Established(established) = &mut self.stage else { return Ok(None) };
-        let Some(length) = record::length(&self.received)? else { return Ok(None) };
-        let Some(sealed) = self.received.get(LENGTH_BYTES..LENGTH_BYTES + length) else { return Ok(None) };
+    }
+
+    fn advance_one(&mut self, trust: &Trust, now_ns: u64) -> Result<Step, PeerFault> {
+        let Some(established) = &mut self.established else { return Ok(Step::Waits) };
+        let Some(length) = record::length(&self.received)? else { return Ok(Step::Waits) };
+        let Some(sealed) = self.received.get(LENGTH_BYTES..LENGTH_BYTES + length) else {
+            return Ok(Step::Waits);
+        };
         let plain = Zeroizing::new(established.keys.opener.open(sealed)?);
         self.received.drain(..LENGTH_BYTES + length);
+        self.is_confirmed = true;
         self.deadline_ns = now_ns.saturating_add(IDLE_TIMEOUT_NS);
+        // The role is looked up each time: revocation holds at once.
+        let role = trust.role(&self.operator).ok_or(PeerFault::Stranger)?;
         match plain.split_first() {
             Some((&KIND_COMMAND, command)) => {
-                // The role is looked up each time: revocation holds at once.
-                let role = trust.role(&established.operator).ok_or(PeerFault::Stranger)?;
-                let verified = envelope::open(
-                    command,
-                    &established.operator,
-                    &established.binding,
-                    established.expected,
-                )?;
+                let binding = &established.binding;
+                let verified = envelope::open(command, &self.operator, binding, established.expected)?;
                 established.expected += 1;
-                Ok(Some(Incoming::Command(Box::new(verified), role)))
+                Ok(Step::Came(Incoming::Command(Box::new(verified), role)))
             }
-            Some((&KIND_DATA, bytes)) => Ok(Some(Incoming::Data(bytes.to_vec()))),
+            // Whoever may not announce a blob any more may not go on with one either.
+            Some((&KIND_DATA, bytes)) if role >= Role::Operator => {
+                Ok(Step::Came(Incoming::Data(bytes.to_vec())))
+            }
+            Some((&KIND_HERE, [])) => Ok(Step::Here),
             _ => Err(PeerFault::Unexpected),
         }
     }
@@ -187,7 +205,7 @@ impl Server {
     }
 
     fn send_record<T: Serialize>(&mut self, kind: u8, body: &T) -> Result<(), PeerFault> {
-        let Stage::Established(established) = &mut self.stage else { return Err(PeerFault::Unexpected) };
+        let Some(established) = &mut self.established else { return Err(PeerFault::Unexpected) };
         let mut plain = alloc::vec![kind];
         plain.extend(postcard::to_allocvec(body).map_err(|_| PeerFault::Length)?);
         if self.transmit.len() + plain.len() > TRANSMIT_BYTES {

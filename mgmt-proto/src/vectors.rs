@@ -5,15 +5,17 @@ use crate::bundle::{Bundle, Grant, Scope};
 use crate::code::{Code, Failure};
 use crate::config::{self, Config, GuestConfig, KeptGuest};
 use crate::disk::{Digests, DiskSetting, GuestSettings, Limit, Policy};
+use crate::door::Door;
 use crate::envelope::{Binding, seal};
-use crate::handshake::{Initiator, OperatorKey, answer, verify_hello};
+use crate::handshake::{ANSWER_BYTES, Initiator, Meant, OperatorKey};
 use crate::job::{JobFacts, JobPage, JobState, Progress, Unit};
 use crate::machine::{Action, Disk, Machine, NetworkCard};
 use crate::manifest::{self, Manifest, StorageCard};
 use crate::node_key::KeyLink;
 use crate::secret::Secret;
+use crate::server::Identity;
 use crate::state::{Imported, KeptFacts, StateCondition, StateFacts, StateVolume};
-use crate::trust::{Operator, Role, required};
+use crate::trust::{Operator, Role, Trust, required};
 use crate::verb::{CardCondition, CardFacts, CardUse, Discover, Fault, Reply, Request, Traffic};
 use crate::volume::{
     BlockFacts, Condition, PathCondition, PathFacts, Plugged, Stage, VolumeFacts, VolumePage,
@@ -121,7 +123,7 @@ fn limits() -> Vec<Limit> {
 }
 
 /// The ways to discover, in the order of the wire.
-fn discoveries() -> Vec<Discover> {
+pub(crate) fn discoveries() -> Vec<Discover> {
     let settings = disk_settings().into_iter().skip(8).collect();
     vec![
         Discover::Aoe,
@@ -450,16 +452,47 @@ fn the_document_names_every_request() {
 #[test]
 fn the_handshake_and_a_command_are_as_ever() {
     let operator = SigningKey::from_bytes(&[7; 32]);
-    let node = SigningKey::from_bytes(&[9; 32]);
-    let initiator = Initiator::new(&operator, [0x11; 32]).unwrap();
-    let hello = *initiator.hello();
-    assert_eq!(verify_hello(&hello), Ok(operator.public()));
-    let (keys, reply) = answer(&hello, &node, &[5; 32], [0x22; 32]).unwrap();
-    let binding =
-        Binding { node: node.verifying_key().to_bytes(), boot_nonce: [5; 32], session: keys.session };
-    let command = seal(&operator, &binding, 1, &Request::List).unwrap();
-    let now = [hex(&hello), hex(&reply), hex(&command)];
+    let identity = Identity {
+        key: SigningKey::from_bytes(&[9; 32]),
+        boot_nonce: [5; 32],
+        name: "node".to_string(),
+        manifest: [6; 32],
+        former: Vec::new(),
+    };
+    let trust = Trust::sealed([1; 32], &[Operator { key: operator.public(), role: Role::Admin }], "node");
+    // What they are made of; the name is `node`, E, e and F are of these X25519 keys.
+    let inputs = [
+        ("operator-key", [7; 32]),
+        ("node-key", [9; 32]),
+        ("boot-nonce", [5; 32]),
+        ("manifest", [6; 32]),
+        ("E", [0x11; 32]),
+        ("e", [0x22; 32]),
+        ("F", [0x44; 32]),
+    ];
+    let line = |(name, bytes): (&str, [u8; 32])| alloc::format!("{name} {}", hex(&bytes));
+    let mut now: Vec<String> = inputs.map(line).into();
+    let known = Some(identity.key.verifying_key().to_bytes());
+    // At first contact, with the key and the name, and with the pass of the time before.
+    let mut meant = Meant::default();
+    for challenge in [0x33, 0x34, 0x35] {
+        let mut door = Door::default();
+        let greeting = door.greeting(&[challenge; 32], &mut || [0x11; 32], 0);
+        let initiator = Initiator::new(&operator, &meant, &greeting, [0x22; 32]).unwrap();
+        let hello = *initiator.hello();
+        let node = (&identity, &trust);
+        let server = door.knock(&[challenge; 32], &hello, node, &mut || [0x44; 32], 0).unwrap();
+        let answer: [u8; ANSWER_BYTES] = server.transmit().try_into().unwrap();
+        let (mut keys, proved) = initiator.finish(&answer).unwrap();
+        assert_eq!((proved.key, &*proved.name, proved.manifest), (known.unwrap(), "node", [6; 32]));
+        meant = Meant { key: known, pass: meant.key.and(Some(proved.pass)), name: "node".to_string() };
+        let binding = Binding { node: proved.key, boot_nonce: proved.boot_nonce, session: keys.session };
+        let command = seal(&operator, &binding, 1, &Request::List).unwrap();
+        let record = keys.sealer.seal(&[&[1][..], &command].concat()).unwrap();
+        let lines = [&greeting[..], &hello, &answer, &keys.session, &proved.pass, &command, &record];
+        let names = ["greeting", "hello", "answer", "session", "pass", "command", "record"];
+        now.extend(names.iter().zip(lines).map(|(name, bytes)| alloc::format!("{name} {}", hex(bytes))));
+    }
     let kept: Vec<&str> = HANDSHAKE.lines().collect();
-    assert_eq!(now, *kept);
-    assert!(initiator.finish(&reply).is_ok());
+    assert_eq!(now, *kept, "{}", now.join("\n"));
 }

@@ -40,7 +40,7 @@ impl Operator {
     /// The command line for people, for what the environment already says.
     #[must_use]
     pub fn shown(&self) -> String {
-        format!("{} -n {} -i {} --fresh-identity", self.program.display(), self.node, self.identity.display())
+        format!("{} -n {} -i {} --accept-new-key", self.program.display(), self.node, self.identity.display())
     }
 
     /// A command of this operator's.
@@ -48,7 +48,7 @@ impl Operator {
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.program);
         command
-            .arg("--fresh-identity")
+            .arg("--accept-new-key")
             .args(arguments)
             .env("HOME", &self.home)
             .env_remove("XDG_CONFIG_HOME")

@@ -8,7 +8,7 @@
 //! * [`blobs`], `uploads`: kernels and initrds;
 //! * [`network`], [`nic`], [`stacks`], `cards`: frames, cards, addresses;
 //! * [`volumes`]: disks and the sessions behind them;
-//! * [`sessions`], [`commands`], [`facts`]: operators and what they ask;
+//! * [`sessions`], `places`, [`commands`], [`facts`]: operators and what they ask;
 //! * [`jobs`]: what takes long of it;
 //! * [`storage`], [`disks`]: what they ask of volumes and of guests' disks;
 //! * [`audit`]: what they did; `trust`: who they are;
@@ -27,6 +27,7 @@ pub mod lifecycle;
 mod lockdown;
 pub mod network;
 pub mod nic;
+mod places;
 pub mod revisions;
 pub mod sessions;
 pub mod settings;
@@ -39,18 +40,22 @@ mod uploads;
 pub mod volumes;
 
 use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use hv_abi::DomainId;
 use hv_abi::domain::STATE_CRASHED;
 use hv_abi::event::{self, Event};
 use mgmt_proto::facts::CardCondition;
+use mgmt_proto::handshake::{GREETING_BYTES, HELLO_BYTES};
 use mgmt_proto::node_key::KeyLink;
 use mgmt_proto::server::Identity;
 use mgmt_proto::trust::Trust;
 
+use sha2::{Digest as _, Sha256};
+
 use crate::hypervisor::Hypervisor;
-use crate::limits::{COMMANDS_PER_TURN, MANAGEMENT_BACKLOG};
+use crate::limits::COMMANDS_PER_TURN;
 use crate::node::audit::AuditLog;
 use crate::node::blobs::Blobs;
 use crate::node::disks::Coming;
@@ -137,7 +142,6 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let secret = random.last_chunk().copied().unwrap_or_default();
         let (network, wires) = cards::connect(&mut hypervisor, cards, &settings, (seed(0), secret), now_ns)?;
         let mac = network.nic.mac();
-        let port = settings.manifest.port;
         let mut node = Self {
             hypervisor,
             identity,
@@ -146,7 +150,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             locked_under: None,
             wall_base_ns: None,
             network,
-            sessions: Sessions::new(port),
+            sessions: Sessions::default(),
             jobs: Jobs::default(),
             guests: Vec::new(),
             next_guest: 1,
@@ -184,7 +188,18 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Opens the one door; false when that is not possible.
     fn listen(&mut self) -> bool {
         let port = self.settings.manifest.port;
-        self.network.stacks.first.listen(port, MANAGEMENT_BACKLOG, TcpOptions::MANAGEMENT).is_ok()
+        self.log_key();
+        let first = &mut self.network.stacks.first;
+        first.guard(port, TcpOptions::MANAGEMENT, GREETING_BYTES, HELLO_BYTES).is_ok()
+    }
+
+    /// Says by which key operators know the node, for who looks at its own console.
+    fn log_key(&mut self) {
+        let key = self.identity.key.verifying_key().to_bytes();
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let digest: [u8; 32] = Sha256::digest(key).into();
+        let short = digest.first_chunk::<16>().map(|short| hex(short)).unwrap_or_default();
+        self.hypervisor.log(&format!("node: its key is SHA256:{short}, {}", hex(&key)));
     }
 
     /// Keeps guests off dom0's home CPU where the owner wants it.
@@ -336,7 +351,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         // Whoever sent something may have sent more than fitted, and a command may
         // have begun what the next turn goes on with.
         let first = &mut self.network.stacks.first;
-        let mut busy = self.sessions.poll(first, &mut self.hypervisor, &mut self.blobs, now_ns);
+        let who = (&self.identity, &self.trust);
+        let mut busy = self.sessions.poll(first, &mut self.hypervisor, &mut self.blobs, who, now_ns);
         self.tell_time(now_ns);
         self.settle_uploads(now_ns);
         for _ in 0..COMMANDS_PER_TURN {
@@ -344,7 +360,6 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 &mut self.network.stacks.first,
                 &mut self.hypervisor,
                 &mut self.blobs,
-                &self.identity,
                 &self.trust,
                 now_ns,
             );

@@ -2,24 +2,33 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::cmp::Reverse;
-use core::net::Ipv4Addr;
 
 use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::door::Door;
+use mgmt_proto::handshake::PeerFault;
 use mgmt_proto::job::Progress;
 use mgmt_proto::limits::PROGRESS_MS_MIN;
 use mgmt_proto::server::{Identity, Incoming, Server};
 use mgmt_proto::trust::{Role, Trust};
 use mgmt_proto::verb::{Outcome, Reply, Request};
-use netstack::host::{ConnectionId, ConnectionState, Host};
+use netstack::host::{Caller, ConnectionId, ConnectionState, Host};
 
 use crate::guest_memory::GuestMemory;
 use crate::hypervisor::Hypervisor;
-use crate::limits::{SESSIONS_MAX, UPLOAD_SILENT_NS};
+use crate::limits::{
+    BEGUN_MAX, BEGUN_OF_KEY, CALLERS_PER_TURN, SESSIONS_MAX, SESSIONS_OF_ADMINS, SESSIONS_OF_KEY,
+    UPLOAD_SILENT_NS,
+};
 use crate::node::audit::Asked;
 use crate::node::blobs::Blobs;
 use crate::node::jobs::Asker;
+use crate::node::places::{Places, Taken, Verdict};
 use crate::node::uploads::{Announced, Upload};
+
+/// Places of sessions.
+const SESSIONS: Places = Places { all: SESSIONS_MAX, of_key: SESSIONS_OF_KEY, of_admins: SESSIONS_OF_ADMINS };
+/// Places of those whose first record has not come.
+const BEGUN: Places = Places { all: BEGUN_MAX, of_key: BEGUN_OF_KEY, of_admins: SESSIONS_OF_ADMINS };
 
 /// A job that a session waits for before its next command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,11 +49,13 @@ pub struct Session<M> {
     progress_ms: u32,
     /// What its next change supposes.
     expected: Option<(Option<String>, u64)>,
+    /// It made room for another one.
+    is_over: bool,
 }
 
 /// All connections.
 pub struct Sessions<M> {
-    port: u16,
+    door: Door,
     sessions: Vec<Session<M>>,
     /// Whose turn it is, so that a busy operator does not keep others waiting.
     turn: usize,
@@ -62,23 +73,19 @@ pub struct Command {
     pub asked: Option<Asked>,
 }
 
-/// Of strangers, each with its address and when its time is over: the one of those who
-/// share an address with most others whose time is over first.
-fn loser(strangers: &[(usize, Option<Ipv4Addr>, u64)]) -> Option<usize> {
-    let alike =
-        |address: &Option<Ipv4Addr>| strangers.iter().filter(|(_, other, _)| other == address).count();
-    let order =
-        |(_, address, deadline_ns): &&(usize, Option<Ipv4Addr>, u64)| (Reverse(alike(address)), *deadline_ns);
-    strangers.iter().min_by_key(order).map(|(index, ..)| *index)
+impl<M> Default for Sessions<M> {
+    fn default() -> Self {
+        Self { door: Door::default(), sessions: Vec::new(), turn: 0 }
+    }
+}
+
+fn seed<H: Hypervisor>(hypervisor: &mut H) -> [u8; 32] {
+    let mut seed = [0; 32];
+    hypervisor.random(&mut seed);
+    seed
 }
 
 impl<M: GuestMemory> Sessions<M> {
-    /// Connections to a port that the stack already listens on.
-    #[must_use]
-    pub const fn new(port: u16) -> Self {
-        Self { port, sessions: Vec::new(), turn: 0 }
-    }
-
     /// Operators connected now.
     #[must_use]
     pub const fn count(&self) -> usize {
@@ -97,17 +104,18 @@ impl<M: GuestMemory> Sessions<M> {
         self.sessions.iter().any(|session| session.connection == connection)
     }
 
-    /// Accepts, reads, and drops what is dead or too slow; true when bytes came, so
-    /// that there may be more.
+    /// Lets operators in, reads, and drops what is dead or too slow; true when something
+    /// came, so that there may be more.
     pub fn poll<H: Hypervisor<Memory = M>>(
         &mut self,
         host: &mut Host,
         hypervisor: &mut H,
         blobs: &mut Blobs<M>,
+        who: (&Identity, &Trust),
         now_ns: u64,
     ) -> bool {
-        self.accept(host, now_ns);
-        let mut any = false;
+        self.answer_callers(host, hypervisor, who, now_ns);
+        let mut any = host.has_callers();
         let mut index = 0;
         while let Some(session) = self.sessions.get_mut(index) {
             let read = session.read(host, now_ns);
@@ -133,21 +141,42 @@ impl<M: GuestMemory> Sessions<M> {
         any
     }
 
-    /// Takes new connections. When there are too many, those who have proved
-    /// nothing make room: a stranger who only connects must not lock operators out.
-    fn accept(&mut self, host: &mut Host, now_ns: u64) {
-        loop {
-            let full = self.sessions.len() >= SESSIONS_MAX;
-            let loser = if full { self.loser(host) } else { None };
-            if full && loser.is_none() {
-                return;
+    /// Greets who has connected, and lets in who has proved to be an operator.
+    fn answer_callers<H: Hypervisor<Memory = M>>(
+        &mut self,
+        host: &mut Host,
+        hypervisor: &mut H,
+        (identity, trust): (&Identity, &Trust),
+        now_ns: u64,
+    ) {
+        self.door.tend(now_ns);
+        for _ in 0..CALLERS_PER_TURN {
+            let Some(caller) = host.next_caller() else { return };
+            let mut random = || seed(hypervisor);
+            let Some(hello) = caller.words() else {
+                let greeting = self.door.greeting(caller.challenge(), &mut random, now_ns);
+                host.greet(&caller, &greeting, now_ns);
+                continue;
+            };
+            let server = hello.try_into().map_err(|_| PeerFault::Length).and_then(|hello| {
+                self.door.knock(caller.challenge(), hello, (identity, trust), &mut random, now_ns)
+            });
+            match server {
+                Ok(server) => self.begin(host, &caller, server, trust, now_ns),
+                // Its TCP says all of it again, until it is its turn.
+                Err(PeerFault::Busy) => {}
+                Err(_) => host.dismiss(&caller),
             }
-            let Some(connection) = host.accept(self.port) else { return };
-            if let Some(loser) = loser {
-                // It never got as far as an upload.
-                host.abort(self.sessions.swap_remove(loser).connection, now_ns);
-            }
-            let server = Server::new(now_ns);
+        }
+    }
+
+    /// Gives a place to an operator who has signed, until its first record comes.
+    fn begin(&mut self, host: &mut Host, caller: &Caller, server: Server, trust: &Trust, now_ns: u64) {
+        if !self.make_room(host, (BEGUN, false), server.operator(), trust, now_ns) {
+            host.dismiss(caller);
+            return;
+        }
+        if let Some(connection) = host.admit(caller, now_ns) {
             self.sessions.push(Session {
                 connection,
                 server,
@@ -155,22 +184,44 @@ impl<M: GuestMemory> Sessions<M> {
                 waiting: None,
                 progress_ms: 0,
                 expected: None,
+                is_over: false,
             });
         }
     }
 
-    /// Who makes room: the oldest that has proved nothing, of the address that has most
-    /// of them. Whoever comes again and again pushes out himself.
-    fn loser(&self, host: &Host) -> Option<usize> {
-        let address = |session: &Session<M>| host.peer(session.connection).map(|(address, _)| address);
-        let strangers: Vec<(usize, Option<Ipv4Addr>, u64)> = self
-            .sessions
-            .iter()
-            .enumerate()
-            .filter(|(_, session)| !session.server.is_established())
-            .map(|(index, session)| (index, address(session), session.server.deadline_ns()))
+    /// Makes room for one more session of a key, among those that count or those that do
+    /// not yet; false when there is none.
+    fn make_room(
+        &mut self,
+        host: &mut Host,
+        (places, counts): (Places, bool),
+        key: &[u8; 32],
+        trust: &Trust,
+        now_ns: u64,
+    ) -> bool {
+        let is_admin = |key: &[u8; 32]| trust.role(key) == Some(Role::Admin);
+        let taken = self.sessions.iter().enumerate();
+        let taken = taken.filter(|(_, it)| !it.is_over && it.server.is_established() == counts);
+        let taken: Vec<Taken> = taken
+            .map(|(index, session)| {
+                let key = *session.server.operator();
+                let is_busy = session.waiting.is_some() || session.upload.is_some();
+                let busy = session.server.deadline_ns() | u64::from(is_busy) << 63;
+                Taken { index, key, is_admin: is_admin(&key), busy }
+            })
             .collect();
-        loser(&strangers)
+        match places.find(&taken, key, is_admin(key)) {
+            Verdict::Free => true,
+            Verdict::None => false,
+            Verdict::InPlaceOf(index) => {
+                if let Some(session) = self.sessions.get_mut(index) {
+                    // It is taken away when there is nobody who goes by its index.
+                    session.is_over = true;
+                    host.abort(session.connection, now_ns);
+                }
+                true
+            }
+        }
     }
 
     /// The next command of any session that waits for nothing. Blob data is
@@ -180,21 +231,25 @@ impl<M: GuestMemory> Sessions<M> {
         host: &mut Host,
         hypervisor: &mut H,
         blobs: &mut Blobs<M>,
-        identity: &Identity,
         trust: &Trust,
         now_ns: u64,
     ) -> Option<Command> {
         let count = self.sessions.len();
         for step in 0..count {
             let index = self.turn.wrapping_add(step) % count;
-            let Some(session) = self.sessions.get_mut(index) else { break };
-            while session.waiting.is_none() && session.server.can_send() {
-                let mut random = || {
-                    let mut seed = [0; 32];
-                    hypervisor.random(&mut seed);
-                    seed
-                };
-                match session.server.next(identity, trust, &mut random, now_ns) {
+            while let Some(session) = self.sessions.get_mut(index)
+                && !session.is_over
+                && session.waiting.is_none()
+                && session.server.can_send()
+            {
+                let was_established = session.server.is_established();
+                let next = session.server.next(trust, now_ns);
+                let begins = !was_established && session.server.is_established();
+                if begins && !self.confirm(host, index, trust, now_ns) {
+                    break;
+                }
+                let Some(session) = self.sessions.get_mut(index) else { break };
+                match next {
                     Ok(None) => break,
                     Ok(Some(Incoming::Data(bytes))) => session.take_data(&bytes, hypervisor, blobs, now_ns),
                     Ok(Some(Incoming::Command(verified, role))) => {
@@ -214,6 +269,21 @@ impl<M: GuestMemory> Sessions<M> {
             }
         }
         None
+    }
+
+    /// A session counts, since its first record has opened; false when there is no room.
+    fn confirm(&mut self, host: &mut Host, index: usize, trust: &Trust, now_ns: u64) -> bool {
+        let Some(session) = self.sessions.get_mut(index) else { return false };
+        let key = *session.server.operator();
+        // Not among those who might give way for it.
+        session.is_over = true;
+        let has_room = self.make_room(host, (SESSIONS, true), &key, trust, now_ns);
+        let Some(session) = self.sessions.get_mut(index) else { return false };
+        session.is_over = !has_room;
+        if !has_room {
+            host.abort(session.connection, now_ns);
+        }
+        has_room
     }
 
     /// Begins to receive the blob that session `index` announced.
@@ -361,7 +431,7 @@ impl<M: GuestMemory> Sessions<M> {
             session.waiting.filter(|waiting| waiting.every_ns != 0).map(|waiting| waiting.next_ns)
         };
         let deadlines = self.sessions.iter().map(|session| session.server.deadline_ns());
-        deadlines.chain(self.sessions.iter().filter_map(progress)).min()
+        deadlines.chain(self.sessions.iter().filter_map(progress)).chain(self.door.next_deadline()).min()
     }
 }
 
@@ -408,23 +478,5 @@ impl<M: GuestMemory> Session<M> {
         } else {
             self.upload = Some(upload);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::loser;
-    use core::net::Ipv4Addr;
-
-    #[test]
-    fn whoever_comes_most_often_makes_room() {
-        let address = |last| Some(Ipv4Addr::new(10, 0, 0, last));
-        assert_eq!(loser(&[]), None);
-        assert_eq!(loser(&[(3, address(1), 50)]), Some(3));
-        // The oldest of all, while nobody has more than another.
-        assert_eq!(loser(&[(3, address(1), 50), (4, address(2), 40)]), Some(4));
-        // The oldest of those of one address, though another's is older.
-        let crowd = [(0, address(2), 10), (1, address(1), 30), (5, address(1), 20), (6, None, 5)];
-        assert_eq!(loser(&crowd), Some(5));
     }
 }

@@ -141,7 +141,13 @@ impl Settings {
             }
         };
         hypervisor.random(&mut boot_nonce);
-        let identity = Identity { key: SigningKey::from_bytes(&key), boot_nonce };
+        let identity = Identity {
+            key: SigningKey::from_bytes(&key),
+            boot_nonce,
+            name: self.manifest.name.clone(),
+            manifest: Sha256::digest(self.manifest.encode().unwrap_or_default()).into(),
+            former: links.iter().map(|link| link.from).collect(),
+        };
         record.zeroize();
         key.zeroize();
         (identity, own, links)

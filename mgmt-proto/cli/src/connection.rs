@@ -1,20 +1,23 @@
 //! A session with a node over TCP, blocking.
 
+mod establish;
 mod look;
 mod upload;
 
+pub use establish::wrong_key;
+use establish::{establish, is_timeout, set_timeouts};
 pub use look::{Before, Cursor, Piece};
 
 use crate::exit;
-use mgmt_proto::client::{Client, Connecting, Message};
+use mgmt_proto::client::{Client, Message};
 use mgmt_proto::code::{Code, Failure};
-use mgmt_proto::handshake::{ANSWER_BYTES, OperatorKey, PeerFault, SessionId};
+use mgmt_proto::handshake::{Meant, OperatorKey, PeerFault, Proved, SessionId};
 use mgmt_proto::job::Progress;
 use mgmt_proto::manifest::DEFAULT_PORT;
 use mgmt_proto::node_key::{KeyLink, leads};
 use mgmt_proto::verb::{Outcome, Reply, Request};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 /// How long connecting may take unless told otherwise.
@@ -41,6 +44,8 @@ pub struct Connection {
     is_told: bool,
     /// The revision that changes suppose.
     supposed: Option<u64>,
+    /// The node has the key that it is known by: it may be told secrets.
+    is_known: bool,
 }
 
 /// Hears how far a job is: its verb and object, and none at its end.
@@ -62,7 +67,8 @@ pub fn with_port(address: &str) -> String {
 
 impl Connection {
     /// Connects and proves both ends to each other. With `expected_node`, the
-    /// node must have that key; without, the caller looks at [`Self::node`].
+    /// node must have that key; without, the caller looks at [`Self::proved`], and the node
+    /// is told no secret before [`Self::know`].
     ///
     /// # Errors
     /// [`Code::Unreachable`] or [`Code::Refused`].
@@ -71,10 +77,18 @@ impl Connection {
         key: &K,
         expected_node: Option<&[u8; 32]>,
     ) -> Result<Self, Failure> {
-        Self::open_within(address, key, expected_node, CONNECT_TIMEOUT)
+        let meant = Meant { key: expected_node.copied(), ..Meant::default() };
+        let mut connection = Self::open_within(address, key, &meant, CONNECT_TIMEOUT)?;
+        if let Some(expected) = expected_node {
+            if expected != connection.node() {
+                return Err(wrong_key(connection.address(), connection.node(), expected));
+            }
+            connection.know();
+        }
+        Ok(connection)
     }
 
-    /// As [`Self::open`], trying again until it succeeds or the time is over:
+    /// As [`Self::open_within`], trying again until it succeeds or the time is over:
     /// for a node that is being started.
     ///
     /// # Errors
@@ -82,13 +96,13 @@ impl Connection {
     pub fn wait_for<K: OperatorKey + Clone + Send + 'static>(
         address: &str,
         key: &K,
-        expected_node: Option<&[u8; 32]>,
+        meant: &Meant,
         timeout: Duration,
     ) -> Result<Self, Failure> {
         let deadline = Instant::now() + timeout;
         loop {
             let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
-            match Self::open_within(address, key, expected_node, left.min(ATTEMPT_TIMEOUT)) {
+            match Self::open_within(address, key, meant, left.min(ATTEMPT_TIMEOUT)) {
                 // A port forwarder accepts for a node that does not listen yet,
                 // and then closes: that looks like a refusal.
                 Err(failure)
@@ -102,18 +116,20 @@ impl Connection {
         }
     }
 
-    /// As [`Self::open`], with a limit of time.
+    /// Connects to the node that is meant within a time. Who has that node's key lets
+    /// in whoever means it, also by one that it had before: the caller compares
+    /// [`Self::node`], and says whether it [knows](Self::know) the node.
     ///
     /// # Errors
     /// As [`Self::open`].
     pub fn open_within<K: OperatorKey + Clone + Send + 'static>(
         address: &str,
         key: &K,
-        expected_node: Option<&[u8; 32]>,
+        meant: &Meant,
         timeout: Duration,
     ) -> Result<Self, Failure> {
         let address = with_port(address);
-        let (stream, client) = establish(&address, key, expected_node, timeout)?;
+        let (stream, client) = establish(&address, key, meant, timeout)?;
         Ok(Self {
             stream,
             client,
@@ -123,7 +139,19 @@ impl Connection {
             told: None,
             is_told: false,
             supposed: None,
+            is_known: false,
         })
+    }
+
+    /// The node is the one that was meant, by its key: from now on it may be told secrets.
+    pub const fn know(&mut self) {
+        self.is_known = true;
+    }
+
+    /// What the node proved of itself.
+    #[must_use]
+    pub const fn proved(&self) -> &Proved {
+        self.client.proved()
     }
 
     /// Sets how long an answer may take.
@@ -201,6 +229,9 @@ impl Connection {
     }
 
     fn exchange(&mut self, request: &Request, told: &mut dyn FnMut(&Progress)) -> Outcome {
+        if !self.is_known && request.has_secret() {
+            return Err(self.not_told());
+        }
         let bytes = self.client.command(self.key.as_ref(), request).map_err(own_fault)?;
         let place = self.client.place();
         let timeout = self.answer_timeout;
@@ -369,87 +400,22 @@ impl Connection {
         self.key_links().is_ok_and(|links| leads(&links, known, &now))
     }
 
+    /// The failure for a request with secrets to a node that may be another than is meant.
+    fn not_told(&self) -> Failure {
+        let key = keys::public::fingerprint(self.node());
+        let remedy = format!(
+            "compare {key} with what the node shows on its console; then try again, or with --accept-new-key, \
+             or pin it with --node-key where it makes a new key at each boot"
+        );
+        let message = "its key is not known yet, and it is not told secrets before that";
+        Failure::new(Code::Refused, &self.address, message, remedy)
+    }
+
     /// The failure for a reply that does not belong to its request.
     #[must_use]
     pub fn unexpected(&self) -> Failure {
         peer_fault(&self.address, PeerFault::Unexpected)
     }
-}
-
-/// Connects, and proves both ends to each other.
-fn establish(
-    address: &str,
-    key: &dyn OperatorKey,
-    expected_node: Option<&[u8; 32]>,
-    timeout: Duration,
-) -> Result<(TcpStream, Client), Failure> {
-    let deadline = Instant::now() + timeout;
-    let mut stream = connect(address, deadline)?;
-    let seed = keys::random::bytes::<32>().map_err(|error| exit::key(&error))?;
-    let connecting = Connecting::new(key, *seed).map_err(own_fault)?;
-    let mut answer = [0; ANSWER_BYTES];
-    let exchanged = set_timeouts(&stream, deadline)
-        .and_then(|()| stream.write_all(connecting.hello()))
-        .and_then(|()| stream.read_exact(&mut answer));
-    exchanged.map_err(|error| handshake_failure(address, &error))?;
-    let client = connecting.finish(&answer).map_err(|fault| peer_fault(address, fault))?;
-    if let Some(expected) = expected_node.filter(|expected| *expected != client.node()) {
-        return Err(wrong_key(address, client.node(), expected));
-    }
-    Ok((stream, client))
-}
-
-/// The failure for a node that has not the key it should have.
-pub(crate) fn wrong_key(address: &str, found: &[u8; 32], expected: &[u8; 32]) -> Failure {
-    let message = format!("the node has the key {} and not {}", hex::encode(found), hex::encode(expected));
-    Failure::new(Code::Refused, address, message, "this is another node, or somebody in between")
-}
-
-fn connect(address: &str, deadline: Instant) -> Result<TcpStream, Failure> {
-    let unreachable = |message: String, remedy| Failure::new(Code::Unreachable, address, message, remedy);
-    let resolved: Vec<SocketAddr> = address
-        .to_socket_addrs()
-        .map_err(|error| unreachable(format!("no such host: {error}"), "check -n"))?
-        .collect();
-    let mut last = unreachable("no such host".into(), "check -n");
-    for candidate in resolved {
-        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        match TcpStream::connect_timeout(&candidate, left) {
-            Ok(stream) => {
-                stream.set_nodelay(true).map_err(|error| broken(address, &error))?;
-                return Ok(stream);
-            }
-            Err(error) if is_timeout(&error) => {
-                last = unreachable("no answer".into(), "is the node up? --wait keeps trying");
-            }
-            Err(error) => last = unreachable(error.to_string(), "is the node up? --wait keeps trying"),
-        }
-    }
-    Err(last)
-}
-
-fn set_timeouts(stream: &TcpStream, deadline: Instant) -> std::io::Result<()> {
-    let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-    stream.set_read_timeout(Some(left))?;
-    stream.set_write_timeout(Some(left))
-}
-
-fn is_timeout(error: &std::io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock)
-}
-
-fn handshake_failure(address: &str, error: &std::io::Error) -> Failure {
-    // A node says nothing to a stranger and resets the connection.
-    if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) {
-        return Failure::new(
-            Code::Refused,
-            address,
-            "the node closed the connection without a word",
-            "it does not trust this key: check -i against the operators sealed into its image",
-        );
-    }
-    let message = if is_timeout(error) { "no answer".into() } else { error.to_string() };
-    Failure::new(Code::Unreachable, address, message, "is this a node? --wait keeps trying")
 }
 
 fn broken(address: &str, error: &std::io::Error) -> Failure {

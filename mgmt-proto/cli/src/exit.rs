@@ -2,6 +2,7 @@
 
 use keys::KeyError;
 use mgmt_proto::code::{Code, Failure};
+use std::fs::File;
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -40,6 +41,21 @@ pub fn usage(object: impl Into<String>, message: impl Into<String>, remedy: impl
 pub fn file(path: &Path, error: &std::io::Error) -> Failure {
     let code = if error.kind() == ErrorKind::NotFound { Code::NotFound } else { Code::Usage };
     Failure::new(code, path.display().to_string(), error.to_string(), "")
+}
+
+/// Holds a file of the operator's against other sessions until it is dropped.
+///
+/// # Errors
+/// Failures of the file beside it.
+pub fn lock(path: &Path) -> Result<File, Failure> {
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory).map_err(|error| file(directory, &error))?;
+    }
+    let path = path.with_extension("lock");
+    let failed = |error: std::io::Error| file(&path, &error);
+    let lock = File::options().create(true).append(true).open(&path).map_err(failed)?;
+    lock.lock().map_err(failed)?;
+    Ok(lock)
 }
 
 /// The failure of a key.

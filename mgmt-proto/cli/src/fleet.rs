@@ -4,6 +4,9 @@
 //! [nodes.a1]
 //! address = "10.0.0.2"
 //! node_key = "64 hexadecimal digits"
+//! # What its owner sealed: compared while its key is not known.
+//! name = "rack-a-1"
+//! manifest = "64 hexadecimal digits, from `image-builder verify`"
 //!
 //! [nodes.a2]
 //! address = "10.0.0.3:7411"
@@ -54,6 +57,10 @@ pub struct Node {
     pub fresh_identity: bool,
     /// The node's key, 64 hexadecimal digits.
     pub node_key: Option<String>,
+    /// The name that its owner sealed.
+    pub name: Option<String>,
+    /// SHA-256 of the settings that its owner sealed, 64 hexadecimal digits.
+    pub manifest: Option<String>,
 }
 
 /// A node that is meant.
@@ -69,6 +76,10 @@ pub struct Target {
     pub fresh_identity: bool,
     /// The node's key, if it is pinned.
     pub node_key: Option<[u8; 32]>,
+    /// The name it must prove, if one is said.
+    pub called: Option<String>,
+    /// The sealed settings it must have, if they are said.
+    pub manifest: Option<[u8; 32]>,
     /// What may have been meant, if no node of the fleet has this name.
     pub near: Option<String>,
 }
@@ -114,7 +125,9 @@ impl Fleet {
             fleet.expand(&format!("@{group}"), 0).map_err(place)?;
         }
         for node in fleet.nodes.values() {
-            node.node_key.as_deref().map(parse_node_key).transpose().map_err(place)?;
+            for digits in [&node.node_key, &node.manifest] {
+                digits.as_deref().map(parse_node_key).transpose().map_err(place)?;
+            }
         }
         Ok(fleet)
     }
@@ -183,6 +196,8 @@ impl Fleet {
             identity: identity.unwrap_or_else(|| directory.join("operator.key")),
             fresh_identity: node.is_some_and(|node| node.fresh_identity) || context.fresh_identity,
             node_key: pinned.map(parse_node_key).transpose()?,
+            called: node.and_then(|node| node.name.clone()),
+            manifest: node.and_then(|node| node.manifest.as_deref()).map(parse_node_key).transpose()?,
             near: near.map(Into::into),
         })
     }

@@ -8,7 +8,6 @@ use crate::exit;
 use keys::Existing;
 use mgmt_proto::code::{Code, Failure};
 use std::fmt::Write;
-use std::fs::File;
 use std::path::Path;
 
 /// What to do about a node's key.
@@ -44,7 +43,7 @@ pub fn check(path: &Path, address: &str, node: &[u8; 32], policy: Policy) -> Res
         return Ok(Verdict::Fresh);
     }
     // Several sessions may begin at once; the lock ends with this function.
-    let _lock = lock(path)?;
+    let _lock = exit::lock(path)?;
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
@@ -76,17 +75,6 @@ pub fn check(path: &Path, address: &str, node: &[u8; 32], policy: Policy) -> Res
     let _ = writeln!(lines, "{address} {key}");
     keys::file::write(path, lines.as_bytes(), 0o600, Existing::Replace).map_err(|error| exit::key(&error))?;
     Ok(if known.is_some() { Verdict::Replaced } else { Verdict::First })
-}
-
-fn lock(path: &Path) -> Result<File, Failure> {
-    if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory).map_err(|error| exit::file(directory, &error))?;
-    }
-    let path = path.with_extension("lock");
-    let failed = |error: std::io::Error| exit::file(&path, &error);
-    let file = File::options().create(true).append(true).open(&path).map_err(failed)?;
-    file.lock().map_err(failed)?;
-    Ok(file)
 }
 
 /// The key that is remembered for an address with its port.

@@ -5,7 +5,7 @@
 //! * [`connection`]: a session over TCP;
 //! * [`agent`]: keys in files and in an ssh-agent;
 //! * [`fleet`]: nodes, groups and their keys; [`rollout`]: one verb on many nodes;
-//! * [`known_nodes`]: which key a node had last time;
+//! * [`known_nodes`]: which key a node had last time; [`passes`]: by what it knows the operator;
 //! * [`settings`]: the operator's configuration file;
 //! * [`vm_file`]: the description of a guest in a file; [`vm_text`]: of one on a node;
 //!   [`disk_text`]: of a disk;
@@ -50,6 +50,7 @@ pub mod kernel_image;
 pub mod known_nodes;
 pub mod metrics;
 pub mod nearest;
+pub mod passes;
 pub mod rollout;
 pub mod session;
 pub mod settings;

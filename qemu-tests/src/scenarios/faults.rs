@@ -8,6 +8,7 @@ use crate::test_guest::{Description, Flavour, find};
 use crate::world::{World, build};
 use anyhow::{Context, Result, ensure};
 use ed25519_dalek::SigningKey;
+use mgmt_proto::handshake::Meant;
 use mgmt_proto::verb::{Fault, GuestFacts, NodeFacts, Reply, Request, State};
 use redoubt::Connection;
 use std::time::{Duration, Instant};
@@ -72,7 +73,8 @@ fn log_length(world: &World) -> Result<usize> {
 }
 
 fn connect(key: &SigningKey) -> Result<Connection> {
-    let mut connection = Connection::open_within(NODE, key, None, ATTEMPT).map_err(anyhow::Error::msg)?;
+    let mut connection =
+        Connection::open_within(NODE, key, &Meant::default(), ATTEMPT).map_err(anyhow::Error::msg)?;
     connection.set_answer_timeout(ATTEMPT);
     Ok(connection)
 }

@@ -85,6 +85,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             self.hypervisor.log("node: has the key it had before; sessions under the other one end");
             let first = &mut self.network.stacks.first;
             self.sessions.end_all(first, &mut self.hypervisor, &mut self.blobs, now_ns);
+            self.log_key();
         }
     }
 

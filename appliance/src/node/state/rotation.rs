@@ -65,17 +65,24 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let durable = |rotation: &mut Rotation| self.state.changes.is_confirmed(rotation.batch);
         if let Some(Rotation { key, links, .. }) = self.state.rotation.take_if(durable) {
             self.identity.key = key;
-            self.key_links = links;
+            self.set_key_links(links);
             self.keep_own();
             self.hypervisor.log("node: has another key, which the one before has signed");
+            self.log_key();
         }
+    }
+
+    /// By keys that it had before the node is known still.
+    fn set_key_links(&mut self, links: Vec<KeyLink>) {
+        self.identity.former = links.iter().map(|link| link.from).collect();
+        self.key_links = links;
     }
 
     /// Reads which keys the node had before.
     pub(super) fn take_key_links(&mut self) {
         if let Some(value) = self.state.value(LINKS) {
             match node_key::decode(&value) {
-                Some(links) => self.key_links = links,
+                Some(links) => self.set_key_links(links),
                 None => self.hypervisor.log("node: the keys it had before cannot be read"),
             }
         }

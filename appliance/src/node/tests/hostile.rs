@@ -45,17 +45,25 @@ fn a_recorded_session_does_nothing_again() {
         ("altered", altered),
         ("without greeting", recorded[hello..].to_vec()),
     ] {
-        let connection = world.operator.connect(NODE_ADDRESS, PORT, TcpOptions::MANAGEMENT).unwrap();
-        let (mut written, until_ns) = (0, world.now_ns + 10 * SECOND);
-        while !matches!(
-            world.operator.state(connection),
-            ConnectionState::Closed | ConnectionState::PeerClosed
-        ) {
-            assert!(world.now_ns < until_ns, "{text}: not dropped");
-            written += world.operator.write(connection, &bytes[written..]);
-            world.step(until_ns);
+        // At once, and after the greeting in a segment of its own.
+        for is_patient in [false, true] {
+            let connection = world.operator.connect(NODE_ADDRESS, PORT, TcpOptions::MANAGEMENT).unwrap();
+            let (mut written, mut heard, until_ns) = (0, 0, world.now_ns + 10 * SECOND);
+            while !matches!(
+                world.operator.state(connection),
+                ConnectionState::Closed | ConnectionState::PeerClosed
+            ) {
+                assert!(world.now_ns < until_ns, "{text}: not dropped");
+                heard += world.operator.read(connection, &mut [0; 256]);
+                let end = if is_patient && written < hello { hello.min(bytes.len()) } else { bytes.len() };
+                if !is_patient || heard > 0 {
+                    written += world.operator.write(connection, &bytes[written..end]);
+                }
+                world.step(until_ns);
+            }
+            assert!(heard <= mgmt_proto::handshake::GREETING_BYTES, "{text}");
+            world.operator.abort(connection, world.now_ns);
         }
-        world.operator.abort(connection, world.now_ns);
     }
     let other = world.connect(Who::Admin);
     world.sessions[other].outgoing.extend_from_slice(&recorded[hello..]);

@@ -14,6 +14,7 @@ mod guests;
 mod hostile;
 mod jobs;
 mod lockdown;
+mod lockout;
 mod management;
 mod network;
 mod power;

@@ -13,7 +13,7 @@ use alloc::vec::Vec;
 
 use mgmt_proto::audit;
 use mgmt_proto::disk::{GuestSettings, Limit};
-use mgmt_proto::handshake::HELLO_BYTES;
+use mgmt_proto::handshake::{GREETING_BYTES, HELLO_BYTES};
 use mgmt_proto::machine::{Disk, Machine};
 use mgmt_proto::verb::{Fault, Reply, Request};
 use netstack::host::TcpOptions;
@@ -202,14 +202,22 @@ fn record(world: &mut World) -> Recording {
     Recording { hello: hello.to_vec(), records, wire }
 }
 
-/// Says this on a connection of its own, as far as the node listens.
+/// Says this on a connection of its own once the node has greeted, as far as the node
+/// listens: the first message in a segment of its own.
 fn say(world: &mut World, bytes: &[u8]) {
     let connection = world.operator.connect(NODE_ADDRESS, PORT, TcpOptions::MANAGEMENT).unwrap();
     let (mut written, until_ns) = (0, world.now_ns + 20 * MS);
+    let (mut heard, mut greeting) = (0, [0; 256]);
     while world.now_ns < until_ns {
-        written += world.operator.write(connection, &bytes[written..]);
+        heard += world.operator.read(connection, &mut greeting);
+        if heard >= GREETING_BYTES {
+            let end = if written < HELLO_BYTES { bytes.len().min(HELLO_BYTES) } else { bytes.len() };
+            written += world.operator.write(connection, &bytes[written..end]);
+        }
         world.step(until_ns);
     }
+    assert_eq!(heard, GREETING_BYTES, "and nothing else");
+    assert!(written >= bytes.len().min(HELLO_BYTES));
     world.operator.abort(connection, world.now_ns);
     world.run(MS);
 }

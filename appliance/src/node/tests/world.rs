@@ -12,7 +12,7 @@ use ed25519_dalek::SigningKey;
 use hv_abi::event::{self, Event};
 use mgmt_proto::client::{Client, Connecting, Message};
 use mgmt_proto::code::{Code, Failure};
-use mgmt_proto::handshake::ANSWER_BYTES;
+use mgmt_proto::handshake::{ANSWER_BYTES, GREETING_BYTES, Meant};
 use mgmt_proto::job::Progress;
 use mgmt_proto::machine::{Action, Machine, NetworkCard};
 use mgmt_proto::manifest::{self, Manifest};
@@ -59,6 +59,8 @@ impl Who {
 }
 
 pub(super) enum Stage {
+    /// Waits to be greeted; without a node that is meant it is the one that greets.
+    Called(Option<Meant>, [u8; 32]),
     Hello(Option<Connecting>),
     Open(Client),
     Dead,
@@ -94,6 +96,8 @@ pub(super) struct World {
     pub(super) turns: u64,
     pub(super) operator: Host,
     pub(super) sessions: Vec<OperatorSession>,
+    /// What nodes gave operators: by whom, by which key of a node, and the pass.
+    pub(super) passes: Vec<(Who, [u8; 32], [u8; 32])>,
     pub(super) aoe: Vec<AoeTarget>,
     pub(super) iscsi: Option<IscsiTarget>,
     /// Frames the node sent.
@@ -183,6 +187,7 @@ impl World {
             turns: 0,
             operator: Host::new(&config, now_ns).unwrap(),
             sessions: Vec::new(),
+            passes: Vec::new(),
             aoe: Vec::new(),
             iscsi: None,
             wire: Vec::new(),
@@ -364,18 +369,24 @@ impl World {
         moved | self.collect_storage()
     }
 
-    fn poll_operator(&mut self) {
-        for session in &mut self.sessions {
+    pub(super) fn poll_operator(&mut self) {
+        for index in 0..self.sessions.len() {
+            let session = &mut self.sessions[index];
             let count = self.operator.write(session.connection, &session.outgoing);
             session.sent.extend(session.outgoing.drain(..count));
             let mut buffer = [0; 4096];
             loop {
+                let session = &self.sessions[index];
                 let count = self.operator.read(session.connection, &mut buffer);
                 if count == 0 {
                     break;
                 }
-                session.take(&buffer[..count]);
+                if let Stage::Called(None, seed) = session.stage {
+                    self.sessions[index].stage = Stage::Called(Some(self.known(session.who)), seed);
+                }
+                self.sessions[index].take(&buffer[..count]);
             }
+            let session = &mut self.sessions[index];
             if matches!(
                 self.operator.state(session.connection),
                 ConnectionState::Closed | ConnectionState::PeerClosed
@@ -407,18 +418,28 @@ impl World {
         }
     }
 
-    /// Connects; the index of the session.
+    /// Connects as who knows the node; the index of the session.
     pub(super) fn dial(&mut self, who: Who) -> usize {
+        self.dial_as(who, None)
+    }
+
+    /// What an operator knows of the node that is there.
+    pub(super) fn known(&self, who: Who) -> Meant {
+        let key = self.node.identity.key.verifying_key().to_bytes();
+        let pass = self.passes.iter().find(|(whose, node, _)| (*whose, *node) == (who, key));
+        Meant { key: Some(key), pass: pass.map(|(.., pass)| *pass), name: String::new() }
+    }
+
+    /// Connects to the node that is meant.
+    pub(super) fn dial_as(&mut self, who: Who, meant: Option<Meant>) -> usize {
         let connection = self.operator.connect(NODE_ADDRESS, PORT, TcpOptions::MANAGEMENT).unwrap();
         let mut seed = [0; 32];
         seed.fill_with(|| self.random.byte());
-        let connecting = Connecting::new(&who.key(), seed).unwrap();
-        let outgoing = connecting.hello().to_vec();
         self.sessions.push(OperatorSession {
             connection,
-            stage: Stage::Hello(Some(connecting)),
+            stage: Stage::Called(meant, seed),
             who,
-            outgoing,
+            outgoing: Vec::new(),
             incoming: Vec::new(),
             sent: Vec::new(),
             outcomes: VecDeque::new(),
@@ -431,6 +452,10 @@ impl World {
     pub(super) fn connect(&mut self, who: Who) -> usize {
         let session = self.dial(who);
         self.until("an open session", |world| matches!(world.sessions[session].stage, Stage::Open(_)));
+        let Stage::Open(client) = &self.sessions[session].stage else { panic!("it is open") };
+        let (key, pass) = (client.proved().key, client.proved().pass);
+        self.passes.retain(|(whose, node, _)| (*whose, *node) != (who, key));
+        self.passes.push((who, key, pass));
         session
     }
 
@@ -545,11 +570,21 @@ impl World {
 impl OperatorSession {
     fn take(&mut self, bytes: &[u8]) {
         match &mut self.stage {
+            Stage::Called(meant, seed) => {
+                self.incoming.extend_from_slice(bytes);
+                let Some(greeting) = self.incoming.first_chunk::<GREETING_BYTES>() else { return };
+                let meant = meant.take().unwrap();
+                let connecting = Connecting::new(&self.who.key(), &meant, greeting, *seed).unwrap();
+                self.outgoing.extend_from_slice(connecting.hello());
+                self.incoming.drain(..GREETING_BYTES);
+                self.stage = Stage::Hello(Some(connecting));
+            }
             Stage::Hello(connecting) => {
                 self.incoming.extend_from_slice(bytes);
                 if let Some(answer) = self.incoming.first_chunk::<ANSWER_BYTES>() {
                     let mut client = connecting.take().unwrap().finish(answer).unwrap();
                     client.receive(&self.incoming[ANSWER_BYTES..]).unwrap();
+                    self.outgoing.extend(client.here().unwrap());
                     self.stage = Stage::Open(client);
                 }
             }

@@ -1,7 +1,7 @@
 //! Requests that only look, asked again when their session breaks; and streams that go on
 //! where they stood.
 
-use super::{ATTEMPT_TIMEOUT, Connection, RETRY_PAUSE, establish};
+use super::{ATTEMPT_TIMEOUT, Connection, Meant, RETRY_PAUSE, establish, wrong_key};
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::verb::{Reply, Request, Stream};
 use std::time::Instant;
@@ -127,7 +127,12 @@ impl Connection {
     /// with the same dom0.
     pub(super) fn reopen(&mut self) -> Result<bool, Failure> {
         let (node, boot) = (*self.client.node(), *self.client.boot_nonce());
-        let (stream, client) = establish(&self.address, self.key.as_ref(), Some(&node), ATTEMPT_TIMEOUT)?;
+        let proved = self.client.proved();
+        let meant = Meant { key: Some(node), pass: Some(proved.pass), name: proved.name.clone() };
+        let (stream, client) = establish(&self.address, self.key.as_ref(), &meant, ATTEMPT_TIMEOUT)?;
+        if *client.node() != node {
+            return Err(wrong_key(&self.address, client.node(), &node));
+        }
         (self.stream, self.client, self.is_told) = (stream, client, false);
         Ok(*self.client.boot_nonce() == boot)
     }

@@ -140,6 +140,12 @@ fn a_vm_file_says_what_is_set_for_its_disks() {
          disk = [\"aoe:e1.1,reserve\", {{ volume = \"{ISCSI}\", secret = \"alice.secret\", timeout = \"30s\" }}]\n"
     );
     let file = workstation.file("web.vm", &text);
+    // Not to a node whose key was never seen, or is not compared.
+    for arguments in [&["check"][..], &["--fresh-identity", "create"]] {
+        let (_, error) = workstation.expect(5, &[arguments, &[as_text(&file)]].concat());
+        assert!(error.contains("is not told secrets") && error.contains("SHA256:"), "{error}");
+    }
+    assert!(node.state.lock().unwrap().settings.disks.is_empty());
     let (_, error) = workstation.expect(0, &["check", "-v", as_text(&file)]);
     assert!(!error.contains("sesame"));
     workstation.expect(0, &["create", as_text(&file)]);

@@ -6,8 +6,9 @@ use mgmt_proto::audit::{self, Entry, Head, Page};
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::config::{Config, GuestConfig, KeptGuest};
 use mgmt_proto::disk::GuestSettings;
+use mgmt_proto::door::Door;
 use mgmt_proto::envelope::Verified;
-use mgmt_proto::handshake::OperatorKey;
+use mgmt_proto::handshake::{HELLO_BYTES, OperatorKey, PeerFault};
 use mgmt_proto::job::JobFacts;
 use mgmt_proto::limits::AUDIT_ENTRIES;
 use mgmt_proto::node_key::KeyLink;
@@ -26,7 +27,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::jobs;
 use crate::streams::Streams;
@@ -407,10 +408,52 @@ pub(crate) struct FakeNode {
     pub(crate) identity: SigningKey,
 }
 
-pub(crate) fn serve(mut stream: TcpStream, state: &Mutex<World>, identity: &Identity, trust: &Trust) {
-    let (mut server, mut is_told) = (Server::new(0), false);
+/// The door of a node, and since when it is there.
+pub(crate) struct FakeDoor(Mutex<Door>, Instant);
+
+impl FakeDoor {
+    pub(crate) fn new() -> Self {
+        Self(Mutex::default(), Instant::now())
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.1.elapsed().as_nanos().try_into().unwrap()
+    }
+
+    /// The four steps up to the node's proof.
+    fn knock(&self, stream: &mut TcpStream, identity: &Identity, trust: &Trust) -> Option<Server> {
+        let mut random = || *keys::random::bytes().unwrap();
+        let challenge = random();
+        let greeting = self.0.lock().unwrap().greeting(&challenge, &mut random, self.now_ns());
+        stream.write_all(&greeting).ok()?;
+        let mut hello = [0; HELLO_BYTES];
+        stream.read_exact(&mut hello).ok()?;
+        loop {
+            let node = (identity, trust);
+            let now_ns = self.now_ns();
+            match self.0.lock().unwrap().knock(&challenge, &hello, node, &mut random, now_ns) {
+                Err(PeerFault::Busy) => {}
+                result => return result.ok(),
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+pub(crate) fn serve(
+    mut stream: TcpStream,
+    state: &Mutex<World>,
+    identity: &Identity,
+    trust: &Trust,
+    door: &FakeDoor,
+) {
+    let Some(mut server) = door.knock(&mut stream, identity, trust) else { return };
+    let mut is_told = false;
     let mut buffer = [0; 8192];
-    let mut random = || *keys::random::bytes().unwrap();
+    if stream.write_all(server.transmit()).is_err() {
+        return;
+    }
+    server.sent(server.transmit().len());
     loop {
         let room = server.room().min(buffer.len());
         let Ok(count) = stream.read(&mut buffer[..room]) else { return };
@@ -418,7 +461,7 @@ pub(crate) fn serve(mut stream: TcpStream, state: &Mutex<World>, identity: &Iden
             return;
         }
         loop {
-            let outcome = match server.next(identity, trust, &mut random, 0) {
+            let outcome = match server.next(trust, 0) {
                 Ok(Some(Incoming::Command(verified, _))) => {
                     let is_new =
                         matches!(verified.get(), Request::BlobResume { .. } | Request::Progress { .. });
@@ -475,16 +518,20 @@ impl FakeNode {
         let state = Arc::new(Mutex::new(World::default()));
         let identity = identity();
         let operators = vec![Operator { key: operator, role: Role::Admin }];
-        let (shared, key) = (Arc::clone(&state), identity.clone());
+        let (shared, key, door) = (Arc::clone(&state), identity.clone(), Arc::new(FakeDoor::new()));
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let (shared, key, operators) = (Arc::clone(&shared), key.clone(), operators.clone());
+                let door = Arc::clone(&door);
                 std::thread::spawn(move || {
-                    let rotated = shared.lock().unwrap().node_keys.last().cloned();
-                    let key = rotated.unwrap_or(key);
+                    let keys = shared.lock().unwrap().node_keys.clone();
+                    let key = keys.last().cloned().unwrap_or(key);
+                    let former = keys.iter().rev().skip(1).map(OperatorKey::public).collect();
                     let boot_nonce = [5 + shared.lock().unwrap().boot; 32];
-                    let identity = Identity { key, boot_nonce };
-                    serve(stream.unwrap(), &shared, &identity, &Trust::sealed([1; 32], &operators, "fake"));
+                    let name = "fake".to_string();
+                    let identity = Identity { key, boot_nonce, name, manifest: [6; 32], former };
+                    let trust = Trust::sealed([1; 32], &operators, "fake");
+                    serve(stream.unwrap(), &shared, &identity, &trust, &door);
                 });
             }
         });

@@ -198,4 +198,18 @@ fn names_that_lead_nowhere() {
         format!("[nodes.x]\naddress = \"{}\"\nnode_key = \"{}\"\n", rack.nodes[0].address, "ab".repeat(32));
     let file = rack.workstation.file("pinned.toml", &pinned);
     rack.workstation.expect(5, &["--fleet", as_text(&file), "-n", "x", "list"]);
+    // What its owner sealed counts, whatever key it has; its name is known to the node first.
+    let address = &rack.nodes[0].address;
+    let sealed = |name: &str, manifest: &str| {
+        let text = format!(
+            "[nodes.x]\naddress = \"{address}\"\nname = \"{name}\"\nmanifest = \"{manifest}\"\n\
+             fresh_identity = true\n"
+        );
+        as_text(&rack.workstation.file("sealed.toml", &text)).to_string()
+    };
+    let list = |code, file: &str| rack.workstation.expect(code, &["--fleet", file, "-n", "x", "list"]).1;
+    let manifest = "06".repeat(32);
+    list(0, &sealed("fake", &manifest));
+    assert!(list(5, &sealed("fake", &"07".repeat(32))).contains("sealed settings are 0606"));
+    assert!(list(5, &sealed("other", &manifest)).contains("it is not called other"));
 }

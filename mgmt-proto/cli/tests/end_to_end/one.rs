@@ -1,9 +1,9 @@
 //! One node: the library, and a guest's life on the command line.
 
-use crate::fake::{FakeNode, Workstation, as_text, operator, serve};
+use crate::fake::{FakeDoor, FakeNode, Workstation, as_text, operator, serve};
 use ed25519_dalek::SigningKey;
 use mgmt_proto::code::{Code, Failure};
-use mgmt_proto::handshake::OperatorKey;
+use mgmt_proto::handshake::{Meant, OperatorKey};
 use mgmt_proto::server::Identity;
 use mgmt_proto::trust::{Operator, Role, Trust};
 use mgmt_proto::verb::{Reply, Request};
@@ -48,7 +48,7 @@ fn strangers_and_impostors() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let timeout = std::time::Duration::from_millis(200);
-    let silent = Connection::open_within(&address, &operator(), None, timeout);
+    let silent = Connection::open_within(&address, &operator(), &Meant::default(), timeout);
     assert_eq!(code(silent), Code::Unreachable, "somebody who says nothing");
     drop(listener);
     assert_eq!(code(Connection::open(&address, &operator(), None)), Code::Unreachable);
@@ -59,14 +59,22 @@ fn waiting_for_a_node_that_starts() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let timeout = std::time::Duration::from_secs(20);
-    let waiter = std::thread::spawn(move || Connection::wait_for(&address, &operator(), None, timeout));
+    let waiter =
+        std::thread::spawn(move || Connection::wait_for(&address, &operator(), &Meant::default(), timeout));
     // A port forwarder accepts and closes.
     drop(listener.accept().unwrap());
     let (stream, _) = listener.accept().unwrap();
     let operators = vec![Operator { key: operator().public(), role: Role::Admin }];
-    let identity = Identity { key: SigningKey::from_bytes(&[9; 32]), boot_nonce: [5; 32] };
+    let identity = Identity {
+        key: SigningKey::from_bytes(&[9; 32]),
+        boot_nonce: [5; 32],
+        name: "fake".to_string(),
+        manifest: [6; 32],
+        former: Vec::new(),
+    };
     let server = std::thread::spawn(move || {
-        serve(stream, &Mutex::default(), &identity, &Trust::sealed([1; 32], &operators, "fake"));
+        let trust = Trust::sealed([1; 32], &operators, "fake");
+        serve(stream, &Mutex::default(), &identity, &trust, &FakeDoor::new());
     });
     assert!(waiter.join().unwrap().is_ok());
     server.join().unwrap();

@@ -180,7 +180,8 @@ fn a_node_s_new_key_is_followed_from_the_one_that_was_known() {
     // A key that none before signed is refused, and the known one stays.
     node.state.lock().unwrap().node_keys = vec![SigningKey::from_bytes(&[0x99; 32])];
     let (_, error) = workstation.expect(5, &["list"]);
-    assert!(error.contains("the node's key changed from"), "{error}");
+    assert!(error.contains("either its key is not SHA256:") && error.contains("--accept-new-key"), "{error}");
+    assert!(error.contains("it does not trust this key"), "{error}");
 }
 
 #[test]
