@@ -51,19 +51,19 @@ pub const EPHEMERAL_FRESH_NS: u64 = 10_000_000_000;
 /// When it wipes it, in nanoseconds.
 pub const EPHEMERAL_NS: u64 = 15_000_000_000;
 /// How often each operator with a pass may knock.
-pub const PERSONAL_LANE: Lane = Lane { burst: 8, interval_ns: 125_000_000 };
+pub const PERSONAL_LANE: Lane = Lane { burst: 32, interval_ns: 62_500_000 };
 /// How often all others may who know a key of the node.
 pub const FAST_LANE: Lane = Lane { burst: 16, interval_ns: 62_500_000 };
 /// How often all may who know none.
 pub const SLOW_LANE: Lane = Lane { burst: 8, interval_ns: 125_000_000 };
 /// Knocks remembered, so that none is answered twice.
-pub const KNOCKS_REMEMBERED: usize = 8_576;
+pub const KNOCKS_REMEMBERED: usize = 17_792;
 // All that are let through within the life of an ephemeral key.
 const _: () = assert!(
     (PERSONAL_LANE.within(EPHEMERAL_NS) * 64
         + FAST_LANE.within(EPHEMERAL_NS)
         + SLOW_LANE.within(EPHEMERAL_NS))
-        == 8_576
+        == 17_792
         && OPERATORS == 64
 );
 /// How long an idle session is kept, in nanoseconds.

@@ -472,7 +472,7 @@ fn the_handshake_and_a_command_are_as_ever() {
     ];
     let line = |(name, bytes): (&str, [u8; 32])| alloc::format!("{name} {}", hex(&bytes));
     let mut now: Vec<String> = inputs.map(line).into();
-    let known = Some(identity.key.verifying_key().to_bytes());
+    let known = identity.key.verifying_key().to_bytes();
     // At first contact, with the key and the name, and with the pass of the time before.
     let mut meant = Meant::default();
     for challenge in [0x33, 0x34, 0x35] {
@@ -484,8 +484,8 @@ fn the_handshake_and_a_command_are_as_ever() {
         let server = door.knock(&[challenge; 32], &hello, node, &mut || [0x44; 32], 0).unwrap();
         let answer: [u8; ANSWER_BYTES] = server.transmit().try_into().unwrap();
         let (mut keys, proved) = initiator.finish(&answer).unwrap();
-        assert_eq!((proved.key, &*proved.name, proved.manifest), (known.unwrap(), "node", [6; 32]));
-        meant = Meant { key: known, pass: meant.key.and(Some(proved.pass)), name: "node".to_string() };
+        assert_eq!((proved.key, &*proved.name, proved.manifest), (known, "node", [6; 32]));
+        meant = Meant { key: Some(known), pass: meant.key.and(Some(proved.pass)), name: "node".to_string() };
         let binding = Binding { node: proved.key, boot_nonce: proved.boot_nonce, session: keys.session };
         let command = seal(&operator, &binding, 1, &Request::List).unwrap();
         let record = keys.sealer.seal(&[&[1][..], &command].concat()).unwrap();

@@ -50,8 +50,7 @@ pub(super) fn floods_and_scans() -> Result<()> {
     let second =
         Operator::new(&built.cli, &built.image.operator_key_path, &world.directory.join("second"), NODE);
 
-    run(Command::new("ip").args(["address", "add", &format!("{STRANGER}/24"), "dev", "br0"]))?;
-
+    add_strangers()?;
     scan()?;
     let idle = median(&second)?;
     println!("  idle: list takes {} ms", idle.as_millis());
@@ -72,6 +71,11 @@ pub(super) fn floods_and_scans() -> Result<()> {
     let facts = world.operator.json(&["node", "info"])?;
     ensure!(facts.get("dom0_starts").and_then(Value::as_u64) == Some(1), "dom0 failed: {facts}");
     Ok(())
+}
+
+/// Gives the strangers' machine its address.
+pub(super) fn add_strangers() -> Result<()> {
+    run(Command::new("ip").args(["address", "add", &format!("{STRANGER}/24"), "dev", "br0"])).map(drop)
 }
 
 /// All ports of both protocols, by nmap.
@@ -130,7 +134,7 @@ fn no_slower(operator: &Operator, idle: Duration, when: &str) -> Result<()> {
 }
 
 /// SYNs of senders that do not exist, for as long as `meanwhile` takes.
-fn flood(meanwhile: impl FnOnce() -> Result<()>) -> Result<u64> {
+pub(super) fn flood(meanwhile: impl FnOnce() -> Result<()>) -> Result<u64> {
     let interface = pnet_datalink::interfaces().into_iter().find(|interface| interface.name == "br0");
     let interface = interface.context("no bridge")?;
     let Channel::Ethernet(mut sender, _) =
@@ -164,7 +168,7 @@ fn flood(meanwhile: impl FnOnce() -> Result<()>) -> Result<u64> {
 }
 
 /// A connection of the strangers' machine to the door.
-fn connect(limit: Duration) -> Result<TcpStream> {
+pub(super) fn connect(limit: Duration) -> Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     let own: SocketAddr = format!("{STRANGER}:0").parse()?;
     socket.bind(&own.into())?;
@@ -172,7 +176,7 @@ fn connect(limit: Duration) -> Result<TcpStream> {
     Ok(socket.into())
 }
 
-/// Connections that say nothing; the node drops the oldest, so some may be gone.
+/// Connections that say nothing, of which the node knows nothing.
 fn strangers(count: usize) -> Result<Vec<TcpStream>> {
     let open: Vec<TcpStream> = (0..count).filter_map(|_| connect(Duration::from_millis(500)).ok()).collect();
     ensure!(!open.is_empty(), "no connection was taken");

@@ -9,6 +9,7 @@ use crate::programs::target;
 use crate::test_guest::{Description, Flavour, find};
 use crate::world::{Built, World, build};
 use anyhow::{Context, Result, bail, ensure};
+use mgmt_proto::handshake::{GREETING_BYTES, HELLO_BYTES};
 use mgmt_proto::manifest::DEFAULT_PORT;
 use pnet_datalink::Channel;
 use serde_json::Value;
@@ -142,14 +143,27 @@ fn replay(world: &World, built: &Built) -> Result<()> {
     world.operator.run(&["unpause", "bystander"])?;
     let bytes = record.lock().map(|bytes| bytes.clone()).unwrap_or_default();
     ensure!(bytes.len() > 100, "nothing was recorded");
-    // Whole; and cut, with the rest never sent.
-    for length in [bytes.len(), bytes.len() - 1, bytes.len() / 2] {
+    // Whole; and cut, with the rest never sent. At once, and as an operator says it.
+    for (length, is_patient) in
+        [bytes.len(), bytes.len() - 1, bytes.len() / 2].into_iter().flat_map(|it| [(it, true), (it, false)])
+    {
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
         stream.set_read_timeout(Some(Duration::from_millis(500)))?;
-        let _ = stream.write_all(bytes.get(..length).unwrap_or_default());
+        let said = bytes.get(..length).unwrap_or_default();
         let mut answer = Vec::new();
+        if is_patient {
+            let mut greeting = [0; GREETING_BYTES];
+            stream.read_exact(&mut greeting).context("the node does not greet")?;
+            let (hello, rest) = said.split_at_checked(HELLO_BYTES).unwrap_or((said, &[]));
+            stream.write_all(hello)?;
+            let _ = stream.read_to_end(&mut answer);
+            let _ = stream.write_all(rest);
+        } else {
+            let _ = stream.write_all(said);
+        }
         let _ = stream.read_to_end(&mut answer);
         println!("  {length} of {} recorded bytes again: {} bytes of answer", bytes.len(), answer.len());
+        ensure!(answer.len() <= GREETING_BYTES, "a recording was answered");
         let now = state(world)?;
         ensure!(now != "paused", "a replayed session paused the guest");
     }

@@ -9,6 +9,7 @@ mod floods;
 mod frames;
 mod hostile_network;
 mod hot_plug;
+mod lockout;
 mod neighbours;
 mod netboot;
 mod refusals;
@@ -37,6 +38,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "dom0_faults_are_contained", run: faults::dom0_faults_are_contained },
     Scenario { name: "hostile_network", run: hostile_network::hostile_network },
     Scenario { name: "floods_and_scans", run: floods::floods_and_scans },
+    Scenario { name: "an_admin_gets_in_under_siege", run: lockout::lockout },
     Scenario { name: "state_outlives_power_cuts", run: state::state_outlives_power_cuts },
     Scenario {
         name: "state_outlives_power_cuts_on_a_local_disk",
