@@ -116,6 +116,21 @@ fn a_command_and_its_outcome() {
 }
 
 #[test]
+fn data_of_who_may_send_no_blob_any_more_ends_the_session() {
+    for (role, fault) in [(None, PeerFault::Stranger), (Some(Role::Viewer), PeerFault::Unexpected)] {
+        let mut world = world();
+        let (mut client, mut server) = world.connect();
+        server.receive(&client.data(&[1]).unwrap()).unwrap();
+        assert!(matches!(world.next(&mut server), Ok(Some(Incoming::Data(_)))));
+        let left = role.map(|role| Operator { key: world.operator.public(), role });
+        world.trust = Trust::sealed([1; 32], left.as_slice(), "node");
+        server.receive(&client.data(&[2]).unwrap()).unwrap();
+        assert_eq!(world.next(&mut server).unwrap_err(), fault);
+        assert_eq!(server.room(), 0, "the session is over");
+    }
+}
+
+#[test]
 fn replays_find_no_ear() {
     let mut world = world();
     let (mut client, mut server) = world.connect();

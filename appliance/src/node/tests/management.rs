@@ -174,6 +174,46 @@ fn many_silent_connections_do_not_lock_operators_out() {
 }
 
 #[test]
+fn a_fifth_session_of_a_key_ends_its_idlest() {
+    let mut world = World::new(12);
+    let admin = world.connect(Who::Admin);
+    let sessions: Vec<usize> = (0..4).map(|_| world.connect(Who::Viewer)).collect();
+    world.run(SECOND);
+    world.done(sessions[0], &Request::NodeInfo);
+    let fifth = world.connect(Who::Viewer);
+    world.run(100 * MS);
+    assert!(world.is_dead(sessions[1]), "the one that was silent longest");
+    for session in [admin, sessions[0], sessions[2], sessions[3], fifth] {
+        world.done(session, &Request::NodeInfo);
+    }
+    assert_eq!(world.node.sessions.count(), 5);
+}
+
+#[test]
+fn a_session_counts_once_its_first_record_has_come() {
+    let mut world = World::new(13);
+    // Two that send none, which is all that a key may have.
+    for expected in [1, 2, 2] {
+        let session = world.dial(Who::Viewer);
+        world.until("the node's proof", |world| {
+            let session = &mut world.sessions[session];
+            let is_proved = matches!(session.stage, Stage::Open(_));
+            if is_proved {
+                session.outgoing.clear();
+            }
+            is_proved
+        });
+        world.run(100 * MS);
+        assert_eq!(world.node.sessions.count(), expected);
+    }
+    assert!(world.is_dead(0) && !world.is_dead(1), "the third took the place of the first");
+    world.run(4 * SECOND);
+    assert_eq!(world.node.sessions.count(), 2);
+    world.run(2 * SECOND);
+    assert_eq!(world.node.sessions.count(), 0);
+}
+
+#[test]
 fn a_guest_is_shown_as_it_was_created_without_its_secrets() {
     let mut world = World::new(11);
     let (session, mut machine) = world.ready();
