@@ -95,6 +95,36 @@ fn a_client_gets_in_at_once_while_a_flood_goes_on() {
     }
 }
 
+/// A peer on the same machine leaves checksums to the card.
+#[test]
+fn segments_that_somebody_vouches_for_need_no_checksum() {
+    for (offload, is_taken) in [(Offload::None, false), (Offload::Verified, true)] {
+        let (mut server, mut client) = (guarded(89), host(2, 90));
+        let id = client.connect(Ipv4Addr::new(10, 0, 0, 1), 22, TcpOptions::MANAGEMENT).unwrap();
+        let mut admitted = None;
+        for step in 0..100 {
+            let now = step * MS;
+            client.poll(now);
+            for mut frame in frames(&mut client) {
+                if frame[12..14] == [8, 0] {
+                    frame[50..52].fill(0xee);
+                }
+                server.receive(&frame, &offload, now);
+            }
+            admitted = admitted.or(serve(&mut server, now));
+            server.poll(now);
+            for frame in frames(&mut server) {
+                client.receive(&frame, &Offload::None, now);
+            }
+            let mut greeting = [0; 8];
+            if client.read(id, &mut greeting) == 8 {
+                client.write(id, &[&greeting[..], b"open"].concat());
+            }
+        }
+        assert_eq!(admitted.is_some(), is_taken, "{offload:?}");
+    }
+}
+
 #[test]
 fn wrong_words_end_a_connection_and_hold_nothing() {
     let (mut server, mut client, mut random) = (guarded(83), host(2, 84), Random(9));
