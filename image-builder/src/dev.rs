@@ -127,6 +127,7 @@ pub fn seal_image(pieces: &Pieces, options: &Options, key_directory: &Path) -> R
         aoe: AoeCards::All,
         port: options.port,
         fault_injection: options.fault_injection,
+        trust_serial_min: 0,
         dom0_cpu: options.dom0_cpu,
         state: options.state.as_ref().map(|state| state.checked(key_directory)).transpose()?,
     };

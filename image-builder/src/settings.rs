@@ -57,6 +57,9 @@ pub struct Settings {
     /// Where the node keeps what it must not forget.
     #[serde(default)]
     pub state: Option<State>,
+    /// Least serial of the trust bundle under which more than reading is obeyed.
+    #[serde(default)]
+    pub trust_serial_min: u64,
     /// Who may command the node.
     pub operators: Vec<Operator>,
 }
@@ -209,6 +212,7 @@ impl Settings {
             aoe,
             port: self.port,
             fault_injection: self.fault_injection,
+            trust_serial_min: self.trust_serial_min,
             dom0_cpu: match self.dom0_cpu {
                 Dom0Cpu::Auto => manifest::Dom0Cpu::Auto,
                 Dom0Cpu::Own => manifest::Dom0Cpu::Own,

@@ -3,7 +3,7 @@
 //! ```toml
 //! state = "aoe:e9.0"         # or iscsi://[user@]portal/iqn/lun, virtio:0
 //! state = { volume = "iscsi://node7@10.0.0.1/iqn.2026-11.example:state/1",
-//!           secret_file = "state.secret", reserve = true, wait_s = 60 }
+//!           secret_file = "state.secret", reserve = true, wait_s = 60, initialise = "never" }
 //! ```
 
 use anyhow::{Context, Result, ensure};
@@ -12,7 +12,7 @@ use mgmt_proto::disk::{self, DiskSetting};
 use mgmt_proto::limits::VOLUME_BYTES;
 use mgmt_proto::machine::Disk;
 use mgmt_proto::secret::Secret;
-use mgmt_proto::state::{StateVolume, WAIT_S};
+use mgmt_proto::state::{Initialise, StateVolume, WAIT_S};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::path::Path;
@@ -41,6 +41,9 @@ pub struct Volume {
     pub wait_s: u32,
     /// File of the secret of the user in its name (CHAP), relative to the settings' own.
     pub secret_file: Option<String>,
+    /// What the node does with an empty one: "empty" formats it, "never" refuses it.
+    #[serde(default)]
+    pub initialise: Initialise,
     /// No other node may write to it, where the target can see to that.
     #[serde(default)]
     pub reserve: bool,
@@ -57,9 +60,13 @@ impl State {
     /// Names what makes no sense.
     pub fn checked(&self, directory: &Path) -> Result<StateVolume> {
         let written = match self {
-            Self::Name(volume) => {
-                Volume { volume: volume.clone(), wait_s: WAIT_S, secret_file: None, reserve: false }
-            }
+            Self::Name(volume) => Volume {
+                volume: volume.clone(),
+                wait_s: WAIT_S,
+                secret_file: None,
+                initialise: Initialise::Empty,
+                reserve: false,
+            },
             Self::Volume(written) => written.clone(),
         };
         let local = written.volume.strip_prefix("virtio:").map(|number| number.parse::<u8>().is_ok());
@@ -89,6 +96,7 @@ impl State {
         Ok(StateVolume {
             volume: written.volume,
             settings,
+            initialise: written.initialise,
             wait_s: written.wait_s,
             key: Secret::new(Vec::new()),
         })
@@ -124,6 +132,9 @@ mod tests {
         assert_eq!((state.volume.as_str(), state.wait_s), ("virtio:0", 0));
         let state = parse("state = { volume = \"iscsi://10.0.0.1/iqn.a:b/1\", reserve = true }").unwrap();
         assert_eq!(state.settings, [DiskSetting::Reserve]);
+        assert_eq!(state.initialise, Initialise::Empty);
+        let state = parse("state = { volume = \"virtio:0\", initialise = \"never\" }").unwrap();
+        assert_eq!(state.initialise, Initialise::Never);
         for (text, error) in [
             ("state = \"nfs:/x\"", "no volume"),
             ("state = \"virtio:first\"", "no volume"),

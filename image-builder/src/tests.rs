@@ -42,6 +42,7 @@ fn manifest(owner: &SigningKey) -> Manifest {
         aoe: AoeCards::All,
         port: 7411,
         fault_injection: false,
+        trust_serial_min: 0,
         dom0_cpu: mgmt_proto::manifest::Dom0Cpu::Auto,
         state: None,
     }

@@ -14,7 +14,7 @@ use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
 /// Version of this structure.
-pub const VERSION: u16 = 5;
+pub const VERSION: u16 = 6;
 /// Payloads of the wire's frames that a node can be told of, in octets: the least
 /// every IPv4 host takes (RFC 791, 3.1), and what cards with large frames share.
 pub const MTU_RANGE: RangeInclusive<u16> = 576..=9000;
@@ -136,6 +136,8 @@ pub struct Manifest {
     pub dom0_cpu: Dom0Cpu,
     /// Where the node keeps what it must not forget; without, nothing is kept.
     pub state: Option<StateVolume>,
+    /// Least serial of the trust bundle under which more than reading is obeyed; 0 for any.
+    pub trust_serial_min: u64,
 }
 
 impl Manifest {

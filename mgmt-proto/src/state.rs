@@ -17,12 +17,33 @@ pub struct StateVolume {
     pub volume: String,
     /// What is set for it.
     pub settings: Vec<DiskSetting>,
+    /// What the node does with an empty one.
+    pub initialise: Initialise,
     /// How long the node waits for it before it takes connections without, in
     /// seconds; 0 is for ever.
     pub wait_s: u32,
-    /// 32 bytes with which everything on it is encrypted. Whoever has the image has
-    /// them too.
+    /// 32 bytes from which the keys are derived that encrypt and authenticate what is on
+    /// it. A reader of the image has them too.
     pub key: Secret,
+}
+
+/// What a node does with a state volume that is all zeroes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Initialise {
+    /// Formats it, and says so.
+    #[default]
+    Empty,
+    /// Refuses it: there must be state on it.
+    Never,
+}
+
+/// What protects the state volume from who can write to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StateProtection {
+    /// A key that is in the image: a reader of the boot wire can forge state.
+    #[default]
+    ImageKey,
 }
 
 /// Whether a node keeps its state.
@@ -69,6 +90,15 @@ pub struct StateFacts {
     pub serial: [u8; 16],
     /// The node's key was made since power-on and is not kept.
     pub fresh_identity: bool,
+    /// The volume was empty and was formatted since power-on.
+    pub formatted: bool,
+    /// What protects it.
+    pub protection: StateProtection,
+    /// Why it is not known which trust bundle holds, if it is not: then the node obeys only
+    /// requests that read.
+    pub doubt: Option<String>,
+    /// Least serial of the trust bundle, as sealed; 0 for none.
+    pub trust_serial_min: u64,
     /// Serial of the trust bundle that holds.
     pub trust_serial: u64,
     /// Serial of the one that is kept.
@@ -84,11 +114,11 @@ pub struct StateFacts {
 }
 
 impl StateFacts {
-    /// Whether the node obeys only requests that look: its state volume has not come since
-    /// power-on, and with it whom to trust.
+    /// Whether the node obeys only requests that read: its state volume was not opened since
+    /// power-on, or does not tell whom to trust.
     #[must_use]
     pub fn only_looks(&self) -> bool {
-        !self.volume.is_empty() && self.fresh_identity
+        self.doubt.is_some() || (!self.volume.is_empty() && self.fresh_identity)
     }
 }
 

@@ -1,5 +1,7 @@
 //! The bytes of version 1, kept for ever.
 
+mod state;
+
 use crate::audit::Entry;
 use crate::bundle::{Bundle, Grant, Scope};
 use crate::code::{Code, Failure};
@@ -14,7 +16,7 @@ use crate::manifest::{self, Manifest, StorageCard};
 use crate::node_key::KeyLink;
 use crate::secret::Secret;
 use crate::server::Identity;
-use crate::state::{Imported, KeptFacts, StateCondition, StateFacts, StateVolume};
+use crate::state::{Initialise, StateVolume};
 use crate::trust::{Operator, Role, Trust, required};
 use crate::verb::{CardCondition, CardFacts, CardUse, Discover, Fault, Reply, Request, Traffic};
 use crate::volume::{
@@ -223,36 +225,6 @@ fn replies() -> Vec<Reply> {
     ]
 }
 
-/// The replies about what a node keeps.
-fn state_replies() -> Vec<Reply> {
-    vec![
-        Reply::State(StateFacts {
-            condition: StateCondition::Kept,
-            volume: volume(),
-            problem: Some("p".to_string()),
-            serial: [0xdd; 16],
-            fresh_identity: true,
-            trust_serial: 300,
-            kept_trust_serial: 2,
-            audit_entries: 3,
-            bytes: [4, 5],
-            kernel_bytes: [6, 7],
-            guests: vec![KeptFacts {
-                name: "web1".to_string(),
-                order: 8,
-                kernel: [0xee; 32],
-                ramdisk: Some([0xff; 32]),
-                problem: Some("q".to_string()),
-            }],
-        }),
-        Reply::Imported(Imported {
-            guests: vec![("web1".to_string(), Some("r".to_string()))],
-            trust_serial: 300,
-            trust_changed: true,
-        }),
-    ]
-}
-
 /// The replies about long work, the node's keys, traffic and uploads.
 fn job_replies() -> Vec<Reply> {
     let job = JobFacts {
@@ -310,7 +282,7 @@ fn cards() -> Vec<CardFacts> {
 
 /// All replies that have vectors.
 pub(crate) fn all_replies() -> Vec<Reply> {
-    replies().into_iter().chain(state_replies()).chain(job_replies()).collect()
+    replies().into_iter().chain(state::replies()).chain(job_replies()).collect()
 }
 
 /// A failure with everything said.
@@ -350,9 +322,11 @@ pub(crate) fn manifest() -> Manifest {
         state: Some(StateVolume {
             volume: volume(),
             settings: vec![DiskSetting::Reserve],
+            initialise: Initialise::Never,
             wait_s: 30,
             key: Secret::new(vec![9; 32]),
         }),
+        trust_serial_min: 5,
     }
 }
 

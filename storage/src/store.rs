@@ -14,6 +14,7 @@
 //! volume was damaged and the store refuses to open, rather than go back in time.
 
 mod changing;
+mod key;
 mod opening;
 mod record;
 
@@ -22,6 +23,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Bound;
+pub use key::StoreKey;
 use record::{Change, Digest, Found, Header, Place};
 
 /// Octets of a block: the unit of this store, of any size of sector.
@@ -63,6 +65,8 @@ pub enum StoreError {
     Blank,
     /// It holds somebody else's data.
     Foreign,
+    /// It holds a store that this key does not authenticate.
+    Unauthentic,
     /// What was confirmed is no longer all there.
     Damaged,
     /// It has fewer than [`BLOCKS_MIN`].
@@ -76,6 +80,9 @@ impl core::fmt::Display for StoreError {
         formatter.write_str(match self {
             Self::Blank => "is empty: it has not been formatted",
             Self::Foreign => "holds data that is not a node's state",
+            Self::Unauthentic => {
+                "holds no state under this image's key: it is another node's or another owner's, or was altered"
+            }
             Self::Damaged => "is damaged: what was confirmed is not all there",
             Self::TooSmall => "is smaller than 16 MiB",
             Self::Volume => "could not be read or written",
@@ -128,6 +135,7 @@ enum Phase {
 pub struct Store {
     phase: Phase,
     outstanding: bool,
+    key: StoreKey,
     identity: [u8; 16],
     /// The half in use, 0 or 1.
     half: u64,
@@ -163,13 +171,15 @@ pub struct Store {
 }
 
 impl Store {
-    /// Begins to open a volume of `blocks`; `seed` is random.
+    /// Begins to open a volume of `blocks` whose header and records `key` authenticates;
+    /// `seed` is random.
     #[must_use]
-    pub const fn open(blocks: u64, seed: u64) -> Self {
+    pub const fn open(blocks: u64, key: StoreKey, seed: u64) -> Self {
         let phase = if blocks < BLOCKS_MIN { Phase::Stopped(StoreError::TooSmall) } else { Phase::Headers };
         Self {
             phase,
             outstanding: false,
+            key,
             identity: [0; 16],
             half: 0,
             generation: 0,
@@ -199,8 +209,8 @@ impl Store {
     /// Begins to format a volume of `blocks`, whatever it holds. `identity`, which
     /// tells volumes apart, and `seed` are random.
     #[must_use]
-    pub fn format(blocks: u64, identity: [u8; 16], seed: u64) -> Self {
-        let mut store = Self::open(blocks, seed);
+    pub fn format(blocks: u64, key: StoreKey, identity: [u8; 16], seed: u64) -> Self {
+        let mut store = Self::open(blocks, key, seed);
         if store.phase == Phase::Headers {
             store.phase = Phase::WriteBlank;
             (store.identity, store.half) = (identity, 1);
@@ -364,7 +374,7 @@ impl Store {
     /// Takes what waits into the next record, or the other half if this one is full.
     fn begin_transaction(&mut self) {
         let place = self.place();
-        let (bytes, digest) = record::encode(&place, &self.pending);
+        let (bytes, digest) = record::encode(&self.key, &place, &self.pending);
         if self.tail + blocks_of(bytes.len()) > (self.half + 1) * HALF_BLOCKS {
             self.begin_copy();
             return;
@@ -390,7 +400,7 @@ impl Store {
         self.generation += 1;
         self.log = self.random.next();
         self.sequence = 0;
-        self.last = Header::seed(&self.identity, self.log);
+        self.last = Header::seed(&self.key, &self.identity, self.log);
         self.tail = self.half * HALF_BLOCKS + 1;
         let mut changes: Vec<Change> = Vec::new();
         let mut bytes = 0;
@@ -410,7 +420,7 @@ impl Store {
             records: self.sequence,
             last: self.last,
         };
-        self.output = header.to_block();
+        self.output = header.to_block(&self.key);
         self.phase = if self.copy.is_empty() { Phase::WriteHeader } else { Phase::Copy(0) };
     }
 
@@ -420,7 +430,7 @@ impl Store {
             return;
         }
         let place = self.place();
-        let (record, digest) = record::encode(&place, changes);
+        let (record, digest) = record::encode(&self.key, &place, changes);
         self.copy.push(record);
         (self.last, self.sequence) = (digest, place.sequence);
         self.entries.extend(changes.drain(..).filter_map(|(key, value)| value.map(|value| (key, value))));

@@ -4,6 +4,8 @@
 //! only who can sign the next bundle ends it; a restart of dom0 does not, nor a power
 //! cut where state is kept.
 
+use alloc::string::String;
+
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::trust::{is_look, is_rescue};
 use mgmt_proto::verb::{Outcome, Reply, Request};
@@ -27,12 +29,46 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let remedy = "bring the volume back: see `redoubt node state`";
             return Some(Failure::new(Code::Policy, self.state.volume(), message, remedy));
         }
+        if let Some(why) = self.trust_doubt()
+            && !is_look(request)
+            && !(matches!(request, Request::TrustUpdate { .. }) && self.has_minimum())
+        {
+            let message = alloc::format!(
+                "{why}: the node does not know which keys were revoked, and obeys only requests that read"
+            );
+            let remedy = if self.has_minimum() {
+                "push a bundle of at least that serial: `key bundle push`"
+            } else {
+                "seal an image with `trust_serial_min = N`, then push bundle N: `key bundle push`"
+            };
+            let name = self.settings.manifest.name.clone();
+            return Some(Failure::new(Code::Policy, name, message, remedy));
+        }
         if self.is_locked() && !is_rescue(request) {
             let remedy = "bring a trust bundle that the roots have signed: `key bundle push`";
             let name = self.settings.manifest.name.clone();
             return Some(Failure::new(Code::Policy, name, "the node is locked down", remedy));
         }
         None
+    }
+
+    /// Whether the owner sealed a least serial of the trust bundle.
+    const fn has_minimum(&self) -> bool {
+        self.settings.manifest.trust_serial_min > 0
+    }
+
+    /// Whether the bundle that holds is one that the owner sealed as new enough.
+    pub(super) fn is_above_minimum(&self) -> bool {
+        self.has_minimum() && self.trust.bundle().serial >= self.settings.manifest.trust_serial_min
+    }
+
+    /// Why it is not known whom the owner trusts now, if it is not.
+    pub(super) fn trust_doubt(&self) -> Option<String> {
+        let (serial, minimum) = (self.trust.bundle().serial, self.settings.manifest.trust_serial_min);
+        if serial < minimum {
+            return Some(alloc::format!("trust bundle {serial} is older than {minimum}, which was sealed"));
+        }
+        self.lost_trust.map(String::from)
     }
 
     /// Locks the node down, at once. It is acknowledged when it is kept, if the node keeps

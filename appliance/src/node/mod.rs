@@ -80,6 +80,8 @@ pub struct Node<H: Hypervisor, N> {
     trust: Trust,
     /// The bundle under which the node was locked down, if it was.
     locked_under: Option<u64>,
+    /// Why it is not known which trust bundle holds, if it is not: see `lockdown`.
+    lost_trust: Option<&'static str>,
     /// Nanoseconds since 1970 when the monotonic clock was zero, once asked for.
     wall_base_ns: Option<u64>,
     network: Network<N>,
@@ -134,6 +136,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let mut random = [0; 32];
         hypervisor.random(&mut random);
         let (identity, own, key_links) = settings.identity(&mut hypervisor);
+
         let manifest = &settings.manifest;
         let trust = Trust::sealed(manifest.owner, &manifest.operators, &manifest.name);
         let seeds = random.as_chunks::<8>().0;
@@ -148,6 +151,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             key_links,
             trust,
             locked_under: None,
+            lost_trust: None,
             wall_base_ns: None,
             network,
             sessions: Sessions::default(),
@@ -174,7 +178,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         node.adopt(now_ns);
         node.audit.ensure(&mut node.hypervisor);
         node.revisions.begin(node.audit.end());
-        node.restore_trust(now_ns);
+        node.restore_trust(own, now_ns);
         if node.state.is_door_open() {
             if !node.listen() {
                 return Err(StartError::Door);

@@ -15,6 +15,7 @@ use crate::node::Node;
 use crate::node::audit::RING_BYTES;
 use crate::node::jobs::Asker;
 use crate::node::nic::Nic;
+use crate::node::state::OwnFlags;
 
 /// Bytes that are reserved behind the audit log; none is used before a bundle comes.
 pub(super) const KEPT_BYTES: u64 = 2 << 20;
@@ -42,15 +43,28 @@ fn restore<M: GuestMemory>(trust: &mut Trust, memory: &M) -> bool {
 }
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
-    /// Goes on with what an earlier dom0 kept.
-    pub(super) fn restore_trust(&mut self, now_ns: u64) {
+    /// Continues with what an earlier dom0 kept, if this is a restart.
+    pub(super) fn restore_trust(&mut self, own: Option<OwnFlags>, now_ns: u64) {
         self.tell_time(now_ns);
-        if let Some(memory) = self.audit.memory()
-            && !restore(&mut self.trust, memory)
-        {
-            self.hypervisor.log("node: the trust bundle was lost: who was sealed into the image commands");
+        let restored = match self.audit.memory() {
+            Some(memory) => restore(&mut self.trust, memory),
+            None => own.is_none(),
+        };
+        if own.is_some_and(|own| own.doubtful) {
+            self.lost_trust = Some("it was not known before dom0 restarted which trust bundle holds");
+        } else if !restored {
+            self.lose_trust("the trust bundle in the node's memory was lost");
         }
         self.restore_lockdown();
+    }
+
+    /// It is no longer known which bundle holds: until it is, only requests that read are
+    /// obeyed.
+    pub(super) fn lose_trust(&mut self, why: &'static str) {
+        let text = alloc::format!("node: {why}: only requests that read are obeyed");
+        self.hypervisor.log(&text);
+        self.lost_trust = Some(why);
+        self.keep_own();
     }
 
     /// Tells what depends on it the time of day.
@@ -66,6 +80,10 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let name = self.settings.manifest.name.clone();
         if let Err(refused) = self.trust.update(signed) {
             return Some(Err(refusal(&name, &refused)));
+        }
+        if self.is_above_minimum() {
+            self.lost_trust = None;
+            self.keep_own();
         }
         self.write_trust_to_memory();
         let serial = self.trust.bundle().serial;

@@ -1,7 +1,7 @@
 //! What is printed of a node's state: what it keeps, and where.
 
 use crate::table::Table;
-use mgmt_proto::state::{Imported, KeptFacts, StateCondition, StateFacts};
+use mgmt_proto::state::{Imported, KeptFacts, StateCondition, StateFacts, StateProtection};
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -18,7 +18,7 @@ pub struct State {
     pub serial: Option<String>,
     /// The node's key was made since power-on and is not kept.
     pub fresh_identity: bool,
-    /// all, or looks: what the node obeys while its volume has not come since power-on.
+    /// all, or looks: what the node obeys while it does not know whom its owner trusts.
     pub obeys: &'static str,
     /// Serial of the trust bundle that holds.
     pub trust_serial: u64,
@@ -36,6 +36,14 @@ pub struct State {
     pub kernel_bytes_max: u64,
     /// Guests that start with the node, in their order.
     pub guests: Vec<Kept>,
+    /// Why it does not know whom its owner trusts, or null.
+    pub doubt: Option<String>,
+    /// The volume was empty and was formatted since power-on.
+    pub formatted: bool,
+    /// image-key: who reads the image on the boot wire can forge what is on the volume.
+    pub protection: &'static str,
+    /// Least serial of the trust bundle, as sealed; 0 for none.
+    pub trust_serial_min: u64,
 }
 
 /// A guest that starts with the node.
@@ -104,6 +112,12 @@ pub fn state(facts: &StateFacts) -> State {
         serial: (facts.serial != [0; 16]).then(|| hex::encode(facts.serial)),
         fresh_identity: facts.fresh_identity,
         obeys: if facts.only_looks() { "looks" } else { "all" },
+        doubt: facts.doubt.clone(),
+        formatted: facts.formatted,
+        protection: match facts.protection {
+            StateProtection::ImageKey => "image-key",
+        },
+        trust_serial_min: facts.trust_serial_min,
         trust_serial: facts.trust_serial,
         kept_trust_serial: facts.kept_trust_serial,
         audit_entries: facts.audit_entries,
@@ -122,6 +136,9 @@ pub fn summary(facts: &StateFacts) -> String {
     let volume = &facts.volume;
     let problem = facts.problem.as_deref().unwrap_or("is not open yet");
     let looks = "until it comes the node obeys only requests that look";
+    if let Some(doubt) = &facts.doubt {
+        return format!("{doubt}: the node obeys only requests that look");
+    }
     match facts.condition {
         StateCondition::Failed if facts.only_looks() => {
             format!("nothing is kept: {volume} {problem}; {looks}")
@@ -133,7 +150,8 @@ pub fn summary(facts: &StateFacts) -> String {
         }
         StateCondition::Kept => {
             let trouble = facts.problem.as_ref().map(|why| format!(", which {why}")).unwrap_or_default();
-            format!("kept on {volume}{trouble}, serial {}", hex::encode(facts.serial))
+            let formatted = if facts.formatted { ", formatted since power-on" } else { "" };
+            format!("kept on {volume}{trouble}, serial {}{formatted}", hex::encode(facts.serial))
         }
         StateCondition::Failed => format!("nothing is kept: {volume} {problem}; {forgotten}"),
     }
@@ -150,7 +168,15 @@ pub fn lines(facts: &StateFacts) -> String {
         serial => format!("{serial} is kept"),
     };
     let _ = writeln!(text, "trust    bundle {}, {kept}", facts.trust_serial);
+    if facts.trust_serial_min > 0 {
+        let _ = writeln!(text, "         at least {} is needed, as sealed", facts.trust_serial_min);
+    }
     if facts.condition == StateCondition::Kept {
+        let _ = match facts.protection {
+            StateProtection::ImageKey => {
+                writeln!(text, "proof    keyed by the image: forgeable by readers of the boot wire")
+            }
+        };
         let kib = |[used, room]: [u64; 2]| format!("{} of {} KiB", used >> 10, room >> 10);
         let _ = writeln!(text, "audit    {} entries", facts.audit_entries);
         let _ = writeln!(text, "room     settings {}, kernels {}", kib(facts.bytes), kib(facts.kernel_bytes));
@@ -223,6 +249,12 @@ mod tests {
             ..StateFacts::default()
         };
         assert_eq!(summary(&facts), format!("kept on aoe:e9.0, serial {}", "ab".repeat(16)));
+        assert!(lines(&facts).contains("forgeable by readers of the boot wire\n"));
+        let doubtful = StateFacts { doubt: Some("bundle 1 is too old".into()), ..facts.clone() };
+        assert_eq!(summary(&doubtful), "bundle 1 is too old: the node obeys only requests that look");
+        assert_eq!(state(&doubtful).obeys, "looks");
+        let formatted = StateFacts { formatted: true, ..facts.clone() };
+        assert!(summary(&formatted).ends_with(", formatted since power-on"));
         assert!(lines(&facts).contains("web       3  010101010101  -"), "{}", lines(&facts));
         let failed = StateFacts {
             condition: StateCondition::Failed,

@@ -10,7 +10,7 @@ impl Store {
     /// The header of one half; with both it is clear where to go on.
     pub(super) fn header_read(&mut self, block: &[u8]) {
         if let Some(slot) = self.headers.iter_mut().find(|slot| slot.is_none()) {
-            *slot = Some(Header::find(block));
+            *slot = Some(Header::find(&self.key, block));
         }
         let [Some(first), Some(second)] = self.headers else { return };
         let newer = match (first, second) {
@@ -24,14 +24,14 @@ impl Store {
             self.phase = match (first, second) {
                 (Found::Blank, Found::Blank) => Phase::Inspect(0),
                 (Found::Foreign, _) | (_, Found::Foreign) => Phase::Stopped(StoreError::Foreign),
-                _ => Phase::Stopped(StoreError::Damaged),
+                _ => Phase::Stopped(StoreError::Unauthentic),
             };
             return;
         };
         (self.half, self.identity, self.generation) = (half, header.identity, header.generation);
         (self.promised, self.promised_last) = (header.records, header.last);
         self.log = header.log;
-        self.last = Header::seed(&self.identity, self.log);
+        self.last = Header::seed(&self.key, &self.identity, self.log);
         self.tail = half * HALF_BLOCKS + 1;
         self.buffer_first = self.tail;
         self.phase = Phase::Replay;
@@ -50,14 +50,14 @@ impl Store {
                 self.buffer_first = self.tail;
                 return;
             }
-            let found = record::decode(bytes).filter(|(place, ..)| *place == self.place());
+            let found = record::decode(&self.key, bytes).filter(|(place, ..)| *place == self.place());
             let Some((place, digest, changes)) = found else { break };
             self.tail += blocks_of(length.unwrap_or(0));
             (self.last, self.sequence) = (digest, place.sequence);
             for (key, value) in changes {
                 self.apply(&key, value);
             }
-            // This program never wrote that much: digests without a key prove nothing.
+            // This program never writes that much.
             if self.bytes > STORE_BYTES_MAX || self.entries.len() > STORE_KEYS_MAX {
                 self.phase = Phase::Stopped(StoreError::Damaged);
                 return;
@@ -97,7 +97,7 @@ impl Store {
         let is_damaged = (0..blocks).any(|block| {
             bytes
                 .get(block * BLOCK_BYTES..)
-                .and_then(record::decode)
+                .and_then(|bytes| record::decode(&self.key, bytes))
                 .is_some_and(|(place, ..)| place.log == self.log && place.sequence > self.sequence)
         });
         let next = first + blocks as u64;

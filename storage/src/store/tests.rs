@@ -1,6 +1,8 @@
 //! The store against a disk that forgets, tears and garbles what was not flushed.
 
-use super::{BLOCK_BYTES, BLOCKS_MIN, HALF_BLOCKS, Store, StoreError, StoreOperation, StoreRefusal};
+use super::{
+    BLOCK_BYTES, BLOCKS_MIN, HALF_BLOCKS, Store, StoreError, StoreKey, StoreOperation, StoreRefusal,
+};
 use crate::limits::{STORE_BYTES_MAX, STORE_VALUE_BYTES_MAX};
 use crate::random::Random;
 use alloc::collections::BTreeMap;
@@ -92,16 +94,20 @@ fn settle(store: &mut Store, disk: &mut Disk) {
     while step(store, disk) {}
 }
 
+fn key() -> StoreKey {
+    StoreKey::new([0x6b; 32])
+}
+
 fn formatted() -> (Store, Disk) {
     let mut disk = Disk::new();
-    let mut store = Store::format(BLOCKS_MIN, [3; 16], 1);
+    let mut store = Store::format(BLOCKS_MIN, key(), [3; 16], 1);
     settle(&mut store, &mut disk);
     assert!(store.is_open());
     (store, disk)
 }
 
 fn reopened(disk: &mut Disk, seed: u64) -> Store {
-    let mut store = Store::open(BLOCKS_MIN, seed);
+    let mut store = Store::open(BLOCKS_MIN, key(), seed);
     settle(&mut store, disk);
     store
 }
@@ -145,7 +151,7 @@ fn a_volume_that_is_not_ours_is_left_alone() {
     disk.write(0, &[0x55; BLOCK_BYTES]);
     disk.flush();
     assert_eq!(reopened(&mut disk, 1).error(), Some(StoreError::Foreign));
-    assert_eq!(Store::open(BLOCKS_MIN - 1, 1).error(), Some(StoreError::TooSmall));
+    assert_eq!(Store::open(BLOCKS_MIN - 1, key(), 1).error(), Some(StoreError::TooSmall));
     let mut store = reopened(&mut disk, 1);
     assert_eq!(store.put("key", b""), Err(StoreRefusal::Closed));
 }
@@ -254,7 +260,7 @@ fn damage_is_not_taken_for_a_torn_end() {
     assert_eq!(reopened(&mut disk, 2).error(), None);
 }
 
-/// Everything on a volume may be somebody else's: its digests are sound here.
+/// Written with the key: its MACs are sound.
 #[test]
 fn a_volume_that_holds_more_than_may_be_is_refused() {
     let (store, mut disk) = formatted();
@@ -262,7 +268,7 @@ fn a_volume_that_holds_more_than_may_be_is_refused() {
     for record in 0..2 {
         let changes: Vec<_> =
             (0..10_000).map(|number| (format!("{record}{number:04}"), Some(Vec::new()))).collect();
-        let (bytes, digest) = super::record::encode(&place, &changes);
+        let (bytes, digest) = super::record::encode(&key(), &place, &changes);
         disk.write(block, &bytes);
         block += (bytes.len() / BLOCK_BYTES) as u64;
         (place.sequence, place.before) = (place.sequence + 1, digest);
@@ -326,7 +332,7 @@ fn confirmed_changes_survive_cuts_and_transactions_are_whole() {
             let confirmed = store.confirmed();
             disk.cut(&mut random);
             // Twice, also while it opens again.
-            let mut opening = Store::open(BLOCKS_MIN, random.next());
+            let mut opening = Store::open(BLOCKS_MIN, key(), random.next());
             for _ in 0..random.next() % 8 {
                 step(&mut opening, &mut disk);
             }

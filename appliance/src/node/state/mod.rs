@@ -30,9 +30,9 @@ use alloc::vec::Vec;
 
 use hv_abi::MAX_DOMAINS;
 use mgmt_proto::node_key;
-use mgmt_proto::state::{StateCondition, StateFacts, StateVolume};
+use mgmt_proto::state::{Initialise, StateCondition, StateFacts, StateProtection, StateVolume};
 use storage::limits::STORE_BYTES_MAX;
-use storage::store::{Store, StoreError, StoreOperation};
+use storage::store::{Store, StoreError, StoreKey, StoreOperation};
 
 use crate::hypervisor::Hypervisor;
 use crate::local_disk::{DiskWork, LocalDisk};
@@ -102,6 +102,8 @@ pub(super) struct State<M> {
     /// The guests that start with the node were begun since power-on.
     started: bool,
     fresh_identity: bool,
+    /// The volume was empty and was formatted since power-on.
+    formatted: bool,
     /// Another key for the node is on its way.
     rotation: Option<rotation::Rotation>,
 }
@@ -113,17 +115,19 @@ pub(super) struct OwnFlags {
     pub(super) kept: bool,
     /// The guests that start with the node were begun.
     pub(super) started: bool,
+    /// It was not known which trust bundle holds.
+    pub(super) doubtful: bool,
 }
 
 impl OwnFlags {
     /// As a byte.
     pub(super) const fn byte(self) -> u8 {
-        self.kept as u8 | (self.started as u8) << 1
+        self.kept as u8 | (self.started as u8) << 1 | (self.doubtful as u8) << 2
     }
 
     /// From a byte.
     pub(super) const fn from_byte(byte: u8) -> Self {
-        Self { kept: byte & 1 != 0, started: byte & 2 != 0 }
+        Self { kept: byte & 1 != 0, started: byte & 2 != 0, doubtful: byte & 4 != 0 }
     }
 }
 
@@ -155,6 +159,7 @@ impl<M> State<M> {
             door_ns,
             started: own.started,
             fresh_identity: !own.kept,
+            formatted: false,
             rotation: None,
         }
     }
@@ -187,6 +192,11 @@ impl<M> State<M> {
     /// Whether a volume was sealed that was never opened since power-on.
     pub(super) const fn is_awaited(&self) -> bool {
         self.sealed.is_some() && self.fresh_identity
+    }
+
+    /// The key of the store's header and records, from the image.
+    fn store_key(&self) -> Option<StoreKey> {
+        sealing::store_key(self.sealed.as_ref()?.key.expose())
     }
 
     /// When something is to be done without an event.
@@ -299,7 +309,10 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let Some(sectors) = self.volumes.state_sectors() else { return };
         self.state.blocks = sectors / BLOCK_SECTORS;
         let seed = self.random_number();
-        self.state.store = Some(Store::open(self.state.blocks, seed));
+        let Some(key) = self.state.store_key() else {
+            return self.fail_state("has no key: the image was not sealed for it", now_ns);
+        };
+        self.state.store = Some(Store::open(self.state.blocks, key, seed));
         self.state.phase = Phase::Opening;
         self.drive_store(now_ns);
     }
@@ -309,15 +322,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         match store.error() {
             None if store.is_open() => self.state_opened(now_ns),
             None => {}
-            Some(StoreError::Blank) => {
-                let text = alloc::format!("node: formats its state volume {}", self.state.volume());
-                self.hypervisor.log(&text);
-                let mut identity = [0; 16];
-                self.hypervisor.random(&mut identity);
-                let seed = self.random_number();
-                self.state.store = Some(Store::format(self.state.blocks, identity, seed));
-                self.drive_store(now_ns);
-            }
+            Some(StoreError::Blank) => self.format_state(now_ns),
             Some(StoreError::Volume) => {
                 self.state.store = None;
                 self.state.phase = Phase::Connecting;
@@ -325,6 +330,29 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             }
             Some(error) => self.fail_state(&error.to_string(), now_ns),
         }
+    }
+
+    /// The volume is empty: formats it, unless there must be state on it.
+    fn format_state(&mut self, now_ns: u64) {
+        if !self.state.fresh_identity {
+            return self.fail_state("is empty, and held this node's state since power-on", now_ns);
+        }
+        let initialise = self.state.sealed.as_ref().map(|sealed| sealed.initialise);
+        if initialise == Some(Initialise::Never) {
+            return self.fail_state("is empty, and is never initialised: so the image was sealed", now_ns);
+        }
+        let Some(key) = self.state.store_key() else { return };
+        let text = alloc::format!(
+            "node: formats its state volume {}, which is empty: no earlier trust bundle, lockdown or guest counts",
+            self.state.volume()
+        );
+        self.hypervisor.log(&text);
+        let mut identity = [0; 16];
+        self.hypervisor.random(&mut identity);
+        let seed = self.random_number();
+        self.state.store = Some(Store::format(self.state.blocks, key, identity, seed));
+        self.state.formatted = true;
+        self.drive_store(now_ns);
     }
 
     /// The next operation of the store, if it has one.
@@ -388,7 +416,11 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// Keeps what the node itself is for the next dom0.
     pub(super) fn keep_own(&mut self) {
-        let flags = OwnFlags { kept: !self.state.fresh_identity, started: self.state.started };
+        let flags = OwnFlags {
+            kept: !self.state.fresh_identity,
+            started: self.state.started,
+            doubtful: self.lost_trust.is_some(),
+        };
         let mut record = self.identity.key.to_bytes().to_vec();
         record.push(flags.byte());
         record.extend(node_key::encode(&self.key_links));
@@ -424,6 +456,10 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             problem: self.state_problem(),
             serial: store.map_or([0; 16], Store::identity),
             fresh_identity: state.fresh_identity,
+            formatted: state.formatted,
+            protection: StateProtection::ImageKey,
+            doubt: self.trust_doubt(),
+            trust_serial_min: self.settings.manifest.trust_serial_min,
             trust_serial: self.trust.bundle().serial,
             kept_trust_serial: state.trust_serial,
             audit_entries: state.history.kept(),

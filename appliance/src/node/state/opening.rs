@@ -1,4 +1,4 @@
-//! What the node does when its state volume has come: whose state it is, which key
+//! What the node does when its state volume is there: whose state it is, which key
 //! the node has, whom it listens to.
 
 use alloc::string::String;
@@ -18,11 +18,18 @@ pub(super) const IDENTITY: &str = "identity";
 /// Serial and number of the bundles that are kept.
 const TRUST: &str = "trust";
 const TRUST_PREFIX: &str = "trust/";
-/// Serial of the bundle under which the node was locked down.
+/// Serial of the bundle that held, then 1 if the node was locked down under it.
 const LOCKDOWN: &str = "lockdown";
 
 fn link_key(serial: u64, index: usize) -> String {
     alloc::format!("{TRUST_PREFIX}{serial:016x}/{index:02}")
+}
+
+fn decode_lockdown(value: &[u8]) -> Option<(u64, bool)> {
+    match value.split_first_chunk::<8>()? {
+        (serial, [locked @ 0..=1]) => Some((u64::from_le_bytes(*serial), *locked == 1)),
+        _ => None,
+    }
 }
 
 impl<M> State<M> {
@@ -56,13 +63,11 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let Some(store) = &self.state.store else { return };
         let key = self.state.sealed.as_ref().map(|sealed| sealed.key.expose()).unwrap_or_default();
         self.state.sealing = Sealing::new(key, store.identity());
-        if store.with_prefix("").next().is_none() {
-            let identity = self.identity.key.to_bytes();
-            let change = self.sealed_value(IDENTITY, &identity);
-            let Some(change) = change else {
+        // New, or a cut of power came before its first transaction was durable.
+        if store.get(IDENTITY).is_none() {
+            let Some(batch) = self.found_state() else {
                 return self.fail_state("has no key: the image was not sealed for it", now_ns);
             };
-            let batch = self.state.changes.add(alloc::vec![change]);
             self.state.phase = Phase::Founding(batch);
             return;
         }
@@ -73,6 +78,20 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         };
         self.take_identity(SigningKey::from_bytes(&identity), now_ns);
         self.enter_kept(now_ns);
+    }
+
+    /// Puts onto a new volume, in one transaction, who the node is, which bundle holds and
+    /// whether it is locked down: none of these is ever absent from then on.
+    fn found_state(&mut self) -> Option<u64> {
+        let identity = self.identity.key.to_bytes();
+        let identity = self.sealed_value(IDENTITY, &identity)?;
+        let links = self.link_changes()?;
+        if !links.is_empty() {
+            self.state.changes.add_many(links);
+        }
+        let trust = self.trust_change()?;
+        let lockdown = self.lockdown_change()?;
+        Some(self.state.changes.add(alloc::vec![identity, trust, lockdown]))
     }
 
     /// The node is who it was before the power went.
@@ -119,13 +138,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let manifest = &self.settings.manifest;
         let sealed = Trust::sealed(manifest.owner, &manifest.operators, &manifest.name);
         let Some((serial, links)) = self.state.links() else {
-            if !self.state.keys(TRUST).is_empty() {
-                self.hypervisor.log("node: the trust bundle on the state volume cannot be read");
-            }
-            if self.trust.bundle().serial > 0 {
-                self.keep_trust();
-            }
-            return;
+            return self.take_no_trust("the state volume does not say which trust bundle holds");
         };
         // An image that was sealed anew may begin with roots that came later.
         let restored = (0..=links.len()).find_map(|first| {
@@ -138,23 +151,31 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             Some(trust) if serial > self.trust.bundle().serial => {
                 self.state.trust_serial = serial;
                 self.trust = trust;
+                self.lost_trust = None;
                 self.write_trust_to_memory();
             }
             Some(_) => {
                 self.state.trust_serial = serial;
+                self.lost_trust = None;
                 if self.trust.bundle().serial > serial {
                     self.keep_trust();
                 }
+            }
+            None if self.trust.bundle().serial > serial && self.lost_trust.is_none() => {
+                self.keep_trust();
             }
             None => {
-                let text = alloc::format!(
-                    "node: trust bundle {serial} on the state volume does not follow from what was sealed"
-                );
-                self.hypervisor.log(&text);
-                if self.trust.bundle().serial > serial {
-                    self.keep_trust();
-                }
+                self.lose_trust("the trust bundle on the state volume does not follow from what was sealed");
             }
+        }
+    }
+
+    /// The volume names no bundle: the one in memory holds, where there is one.
+    fn take_no_trust(&mut self, why: &'static str) {
+        if self.trust.bundle().serial > 0 && self.lost_trust.is_none() {
+            self.keep_trust();
+        } else {
+            self.lose_trust(why);
         }
     }
 
@@ -162,8 +183,17 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// that holds now.
     fn take_lockdown(&mut self, was_locked: bool) {
         let serial = self.trust.bundle().serial;
-        let kept = self.state.value(LOCKDOWN).and_then(|value| <[u8; 8]>::try_from(value.as_slice()).ok());
-        let is_kept = kept.map(u64::from_le_bytes) == Some(serial);
+        let kept = self.state.value(LOCKDOWN).and_then(|value| decode_lockdown(&value));
+        match kept {
+            _ if self.lost_trust.is_some() => {}
+            None => self.lose_trust("the state volume does not say whether the node is locked down"),
+            // The node that wrote this knew a later bundle than the one that holds.
+            Some((under, _)) if under > serial => {
+                self.lose_trust("the trust bundle on the state volume is older than its lockdown record");
+            }
+            Some(_) => {}
+        }
+        let is_kept = kept == Some((serial, true));
         if was_locked && !is_kept {
             self.keep_lockdown();
         }
@@ -173,24 +203,44 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         }
     }
 
-    /// Puts the lockdown onto the volume.
+    /// Whether the node is locked down, and the bundle that holds.
+    fn lockdown_change(&mut self) -> Option<Change> {
+        let mut value = self.trust.bundle().serial.to_le_bytes().to_vec();
+        value.push(u8::from(self.is_locked()));
+        self.sealed_value(LOCKDOWN, &value)
+    }
+
+    /// Puts onto the volume whether the node is locked down.
     pub(in crate::node) fn keep_lockdown(&mut self) -> Option<u64> {
-        let serial = self.trust.bundle().serial;
-        let change = self.sealed_value(LOCKDOWN, &serial.to_le_bytes())?;
+        let change = self.lockdown_change()?;
         Some(self.state.changes.add(alloc::vec![change]))
+    }
+
+    /// The signed bundles that lead to the one that holds.
+    fn link_changes(&mut self) -> Option<Vec<Change>> {
+        let serial = self.trust.bundle().serial;
+        let links = self.trust.links().to_vec();
+        links
+            .iter()
+            .enumerate()
+            .map(|(index, link)| self.sealed_value(&link_key(serial, index), link))
+            .collect()
+    }
+
+    /// Which bundle holds, and how many links lead to it.
+    fn trust_change(&mut self) -> Option<Change> {
+        let mut head = self.trust.bundle().serial.to_le_bytes().to_vec();
+        head.push(u8::try_from(self.trust.links().len()).unwrap_or(u8::MAX));
+        self.sealed_value(TRUST, &head)
     }
 
     /// Puts the bundle that holds onto the volume: links first, then what names them.
     pub(in crate::node) fn keep_trust(&mut self) -> Option<u64> {
         let serial = self.trust.bundle().serial;
-        let links = self.trust.links().to_vec();
-        let mut changes: Vec<Change> = Vec::new();
-        for (index, link) in links.iter().enumerate() {
-            changes.push(self.sealed_value(&link_key(serial, index), link)?);
-        }
-        let mut head = serial.to_le_bytes().to_vec();
-        head.push(u8::try_from(links.len()).unwrap_or(u8::MAX));
-        changes.push(self.sealed_value(TRUST, &head)?);
+        let mut changes = self.link_changes()?;
+        changes.push(self.trust_change()?);
+        // After the bundle: a lockdown record never names a later one than holds.
+        changes.push(self.lockdown_change()?);
         let own = alloc::format!("{TRUST_PREFIX}{serial:016x}/");
         let old = self.state.keys(TRUST_PREFIX).into_iter().filter(|key| !key.starts_with(&own));
         changes.extend(old.map(|key| (key, None)));

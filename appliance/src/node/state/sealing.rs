@@ -1,6 +1,9 @@
 //! What is on the state volume is sealed: whoever has only the volume can neither
 //! read a value nor make one, nor put one in the place of another.
 //!
+//! The image's key for the state serves nothing itself: values and the store's chain have
+//! keys of their own, derived from it.
+//!
 //! Spec: RFC 8439 (ChaCha20-Poly1305); draft-irtf-cfrg-xchacha-03 (the longer nonce,
 //! which may be random).
 //!
@@ -12,11 +15,30 @@ use alloc::vec::Vec;
 
 use chacha20poly1305::aead::{Aead, Payload};
 use chacha20poly1305::{KeyInit, XChaCha20Poly1305, XNonce};
+use hmac::{Hmac, Mac as _};
+use sha2::Sha256;
+use storage::store::StoreKey;
 use zeroize::Zeroizing;
 
 const LABEL: &[u8] = b"redoubt state 1";
+const VALUES_LABEL: &[u8] = b"redoubt state values 1";
+const CHAIN_LABEL: &[u8] = b"redoubt state chain 1";
 /// Bytes of a nonce.
 pub(super) const NONCE_BYTES: usize = 24;
+
+/// A key for one purpose from the one in the image; None if that is none.
+fn derive(key: &[u8], label: &[u8]) -> Option<Zeroizing<[u8; 32]>> {
+    let key: &[u8; 32] = key.try_into().ok()?;
+    let hmac = <Hmac<Sha256> as KeyInit>::new_from_slice(key).ok()?;
+    Some(Zeroizing::new(hmac.chain_update(label).finalize().into_bytes().into()))
+}
+
+/// The key under which header and records of the store are authentic; None if the image
+/// has none.
+#[must_use]
+pub(super) fn store_key(key: &[u8]) -> Option<StoreKey> {
+    derive(key, CHAIN_LABEL).map(|key| StoreKey::new(*key))
+}
 
 /// The key of one volume.
 pub(super) struct Sealing {
@@ -28,8 +50,8 @@ impl Sealing {
     /// With the key that was sealed into the image; None if it is none.
     #[must_use]
     pub(super) fn new(key: &[u8], volume: [u8; 16]) -> Option<Self> {
-        let key: &[u8; 32] = key.try_into().ok()?;
-        Some(Self { cipher: XChaCha20Poly1305::new(key.into()), volume })
+        let key = derive(key, VALUES_LABEL)?;
+        Some(Self { cipher: XChaCha20Poly1305::new((&*key).into()), volume })
     }
 
     fn context(&self, key: &str) -> Vec<u8> {

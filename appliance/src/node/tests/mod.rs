@@ -24,6 +24,7 @@ mod restart;
 mod revisions;
 mod roles;
 mod state;
+mod state_forgery;
 mod storage;
 mod targets;
 mod trust;

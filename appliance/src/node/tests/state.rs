@@ -14,7 +14,7 @@ use mgmt_proto::limits::NODE_KEYS;
 use mgmt_proto::machine::{Action, Disk, Machine};
 use mgmt_proto::node_key::{KeyLink, leads};
 use mgmt_proto::secret::Secret;
-use mgmt_proto::state::{StateCondition, StateFacts, StateVolume};
+use mgmt_proto::state::{Initialise, StateCondition, StateFacts, StateVolume};
 use mgmt_proto::trust::Role;
 use mgmt_proto::verb::{Reply, Request, State};
 
@@ -29,6 +29,7 @@ pub(super) fn state_settings(volume: &str, wait_s: u32) -> Settings {
     settings.manifest.state = Some(StateVolume {
         volume: volume.to_string(),
         settings: Vec::new(),
+        initialise: Initialise::Empty,
         wait_s,
         key: Secret::new(vec![0x5e; 32]),
     });

@@ -206,7 +206,7 @@ fn the_fields_stay_in_their_order() {
     assert_eq!(
         fields(&of(&["node", "state"])),
         "condition volume problem serial fresh_identity obeys trust_serial kept_trust_serial audit_entries bytes \
-         bytes_max kernel_bytes kernel_bytes_max guests"
+         bytes_max kernel_bytes kernel_bytes_max guests doubt formatted protection trust_serial_min"
     );
     let audit = of(&["audit", "show"]);
     assert_eq!(fields(&audit), "format version node node_key oldest head entries");
