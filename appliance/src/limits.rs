@@ -62,6 +62,8 @@ pub const FRAMES_PER_TURN: usize = 128;
 pub const CARDS_MAX: usize = 1 + mgmt_proto::limits::STORAGE_CARDS;
 /// Pause between looks at the cards' links, in nanoseconds.
 pub const CARDS_LOOK_NS: u64 = 100_000_000;
+/// How long what no guest may claim is known before it is asked anew, in nanoseconds.
+pub const PROTECT_NS: u64 = 10_000_000;
 /// How long one card that takes nothing may hold the others back, in nanoseconds.
 pub const CARD_STUCK_NS: u64 = 100_000_000;
 /// Disk requests taken from one guest before the others get their turn.

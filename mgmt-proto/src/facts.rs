@@ -132,6 +132,71 @@ pub struct CardFacts {
     pub bytes: [u64; 2],
 }
 
+/// Why frames that a guest sent went nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DropReason {
+    /// Shorter than its headers say, or with too many VLAN tags.
+    Malformed,
+    /// Longer than the wire's frames.
+    Giant,
+    /// From a hardware address that is not the card's.
+    SourceMac,
+    /// It spoke AoE.
+    AoeFromGuest,
+    /// To a group that is for neighbours on the link alone.
+    LinkLocal,
+    /// It sends more than it may.
+    Rate,
+    /// To its own address.
+    NoDestination,
+    /// To the node itself.
+    Node,
+    /// ARP that claims a protected address, or another's hardware address.
+    ArpClaim,
+    /// From a protected IPv4 address.
+    Ipv4Claim,
+    /// A claim of a protected address over IPv6.
+    Ipv6Claim,
+    /// From an address that is not among those of its card.
+    Address,
+    /// An answer of a DHCP server.
+    DhcpServer,
+    /// A router advertisement.
+    RouterAdvertisement,
+    /// A redirect.
+    Redirect,
+    /// A fragment that hides what it carries.
+    HiddenHeader,
+    /// A frame with a VLAN tag.
+    Tagged,
+}
+
+impl DropReason {
+    /// In one word, as it is shown.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Giant => "giant",
+            Self::SourceMac => "source-mac",
+            Self::AoeFromGuest => "aoe",
+            Self::LinkLocal => "link-local-group",
+            Self::Rate => "rate",
+            Self::NoDestination => "no-destination",
+            Self::Node => "to-node",
+            Self::ArpClaim => "arp-claim",
+            Self::Ipv4Claim => "ipv4-claim",
+            Self::Ipv6Claim => "ipv6-claim",
+            Self::Address => "address",
+            Self::DhcpServer => "dhcp-server",
+            Self::RouterAdvertisement => "router-advertisement",
+            Self::Redirect => "redirect",
+            Self::HiddenHeader => "hidden-header",
+            Self::Tagged => "vlan-tag",
+        }
+    }
+}
+
 /// A guest's condition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestFacts {
@@ -153,6 +218,8 @@ pub struct GuestFacts {
     pub exits: u64,
     /// Frames received and sent by its network cards.
     pub frames: [u64; 2],
+    /// Frames that its network cards sent and that were dropped, by reason.
+    pub drops: Vec<(DropReason, u64)>,
     /// Its disks.
     pub disks: Vec<DiskFacts>,
 }

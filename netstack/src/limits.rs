@@ -2,6 +2,10 @@
 
 /// Ports of the virtual switch: uplink, host and guests.
 pub const SWITCH_PORTS_MAX: usize = 64;
+/// Guests' first drops that wait to be told of.
+pub const FIRST_DROPS_MAX: usize = 256;
+/// IPv6 extension headers of a guest's packet followed to find what it carries.
+pub const GUARD_EXTENSIONS_MAX: usize = 8;
 /// Nested VLAN tags followed to find a frame's EtherType; more is malformed.
 pub const VLAN_TAGS_MAX: usize = 2;
 /// Octets of the largest frame accepted anywhere, without frame check sequence.

@@ -10,16 +10,27 @@
 //! 1. A frame is at least a header long and at most the port's maximum, or is to be
 //!    cut into such frames.
 //! 2. A guest sends only from its own MAC, never the AoE EtherType (tagged or
-//!    not), never to a reserved link-local group.
+//!    not), never to a reserved link-local group, and claims no address that the node
+//!    protects: see [`guard`].
 //! 3. The uplink never sends from a MAC that is ours: that is a loop or a spoof.
 //! 4. AoE passes between the uplink and the host alone: guests neither see nor
 //!    speak the storage protocol.
-//! 5. Groups flood, known stations are reached directly, unknown ones are behind
+//! 5. The node's own stack and the guests never see each other's frames: what it learns,
+//!    it learns from the wire.
+//! 6. Groups flood, known stations are reached directly, unknown ones are behind
 //!    the uplink. Nothing returns through the port it came from.
 
+use alloc::vec::Vec;
+
 use crate::frame::{ETHERTYPE_AOE, HEADER_BYTES, Header, MacAddress};
-use crate::limits::SWITCH_PORTS_MAX;
+use crate::limits::{FIRST_DROPS_MAX, SWITCH_PORTS_MAX};
 use crate::offload::Offload;
+
+mod drops;
+pub mod guard;
+
+pub use drops::{DropReason, Drops, FirstDrop};
+use guard::{Policy, Protected};
 
 const _: () = assert!(SWITCH_PORTS_MAX <= 64, "Destinations is a 64-bit set");
 
@@ -48,6 +59,7 @@ pub struct Destinations(u64);
 impl Destinations {
     /// No port.
     pub const NONE: Self = Self(0);
+    const UPLINK_ONLY: Self = Self::only(UPLINK);
     const UPLINK_AND_HOST: Self = Self(Self::only(UPLINK).0 | Self::only(HOST).0);
 
     const fn only(port: PortId) -> Self {
@@ -80,44 +92,6 @@ impl Destinations {
             Some(PortId(lowest))
         })
     }
-}
-
-/// Why a frame was not forwarded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DropReason {
-    /// Shorter than a header, or with too many VLAN tags.
-    Malformed,
-    /// Longer than the switch's maximum.
-    Giant,
-    /// The ingress port is not attached.
-    NoPort,
-    /// Sent from a MAC that is not the port's.
-    SourceMac,
-    /// A guest spoke AoE.
-    AoeFromGuest,
-    /// A guest addressed a reserved link-local group.
-    LinkLocal,
-    /// The port's rate limit is used up.
-    Rate,
-    /// Nobody to send it to (the destination is behind the ingress port).
-    NoDestination,
-}
-
-/// Frames dropped, by reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Drops {
-    /// See [`DropReason::Malformed`] and [`DropReason::Giant`].
-    pub malformed: u64,
-    /// See [`DropReason::SourceMac`].
-    pub source_mac: u64,
-    /// See [`DropReason::AoeFromGuest`].
-    pub aoe_from_guest: u64,
-    /// See [`DropReason::LinkLocal`].
-    pub link_local: u64,
-    /// See [`DropReason::Rate`].
-    pub rate: u64,
-    /// See [`DropReason::NoDestination`].
-    pub no_destination: u64,
 }
 
 /// What went through a port.
@@ -171,9 +145,10 @@ impl Bucket {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Port {
     mac: MacAddress,
+    policy: Policy,
     bucket: Option<Bucket>,
     counters: PortCounters,
 }
@@ -197,6 +172,9 @@ pub struct Switch {
     uplink: PortCounters,
     /// Index 0 stands for the uplink, which has no address of its own.
     ports: [Option<Port>; SWITCH_PORTS_MAX],
+    protected: Protected,
+    /// Not yet told of.
+    first_drops: Vec<FirstDrop>,
     /// Those that are attached, which may be few.
     attached: Destinations,
 }
@@ -210,7 +188,9 @@ impl Switch {
         let mut switch = Self {
             frame_bytes_max: mtu.saturating_add(HEADER_BYTES),
             uplink: PortCounters::default(),
-            ports: [None; SWITCH_PORTS_MAX],
+            ports: [const { None }; SWITCH_PORTS_MAX],
+            protected: Protected::default(),
+            first_drops: Vec::new(),
             attached: Destinations::NONE,
         };
         switch.occupy(HOST, host)?;
@@ -225,7 +205,8 @@ impl Switch {
             return Err(AttachError::DuplicateMac);
         }
         let slot = self.ports.get_mut(usize::from(port.0)).ok_or(AttachError::Full)?;
-        *slot = Some(Port { mac, bucket: None, counters: PortCounters::default() });
+        *slot =
+            Some(Port { mac, policy: Policy::default(), bucket: None, counters: PortCounters::default() });
         self.attached.0 |= Destinations::only(port).0;
         Ok(())
     }
@@ -251,6 +232,23 @@ impl Switch {
             *slot = None;
             self.attached = self.attached.without(port);
         }
+    }
+
+    /// Sets what a guest's port may claim.
+    pub fn set_policy(&mut self, port: PortId, policy: Policy) {
+        if let Some(port) = self.port_mut(port) {
+            port.policy = policy;
+        }
+    }
+
+    /// Sets whose addresses no guest may claim.
+    pub fn protect(&mut self, protected: Protected) {
+        self.protected = protected;
+    }
+
+    /// The next frame of a guest that was the first one to be dropped for its reason.
+    pub fn take_first_drop(&mut self) -> Option<FirstDrop> {
+        self.first_drops.pop()
     }
 
     /// Limits what a guest's port may send, or lifts the limit.
@@ -306,26 +304,55 @@ impl Switch {
             return Err(DropReason::Giant);
         }
         let aoe = header.ethertype == ETHERTYPE_AOE;
-        if ingress == UPLINK {
+        let audience = if ingress == UPLINK {
             if self.port_of(header.source).is_some() {
                 return Err(DropReason::SourceMac);
             }
+            if aoe { Destinations::UPLINK_AND_HOST } else { Destinations(u64::MAX) }
         } else {
             let port = self.port(ingress).ok_or(DropReason::NoPort)?;
             if header.source != port.mac {
                 return Err(DropReason::SourceMac);
             }
-            if ingress != HOST && aoe {
-                return Err(DropReason::AoeFromGuest);
+            if ingress == HOST {
+                Destinations::UPLINK_ONLY
+            } else {
+                self.guard(&header, port, frame).map_err(|(reason, _)| reason)?;
+                Destinations(u64::MAX).without(HOST)
             }
-            if ingress != HOST && header.destination.is_link_local() {
-                return Err(DropReason::LinkLocal);
-            }
-        }
-        let audience = if aoe { Destinations::UPLINK_AND_HOST } else { Destinations(u64::MAX) };
+        };
         let wanted = self.wanted(header.destination);
         let destinations = Destinations(wanted.0 & audience.0).without(ingress);
         if destinations.is_empty() { Err(DropReason::NoDestination) } else { Ok(destinations) }
+    }
+
+    /// What a guest may not send, wherever to.
+    fn guard(&self, header: &Header, port: &Port, frame: &[u8]) -> Result<(), guard::Blocked> {
+        if header.ethertype == ETHERTYPE_AOE {
+            return Err((DropReason::AoeFromGuest, None));
+        }
+        if header.destination.is_link_local() {
+            return Err((DropReason::LinkLocal, None));
+        }
+        if self.port(HOST).is_some_and(|host| host.mac == header.destination) {
+            return Err((DropReason::Node, None));
+        }
+        guard::check(port.mac, &port.policy, &self.protected, frame)
+    }
+
+    /// Says once what is dropped of a guest, and why.
+    fn report(&mut self, ingress: PortId, frame: &[u8], reason: DropReason) {
+        if ingress.0 < GUEST_FIRST || self.first_drops.len() >= FIRST_DROPS_MAX {
+            return;
+        }
+        let header = Header::parse(frame);
+        let blocked = match (&header, self.port(ingress)) {
+            (Some(header), Some(port)) => self.guard(header, port, frame).err(),
+            _ => None,
+        };
+        let claimed = blocked.filter(|(it, _)| *it == reason).and_then(|(_, claimed)| claimed);
+        let source = header.map(|header| header.source);
+        self.first_drops.push(FirstDrop { port: ingress, reason, source, claimed });
     }
 
     fn wanted(&self, destination: MacAddress) -> Destinations {
@@ -359,14 +386,18 @@ impl Switch {
             if affordable { Ok(destinations) } else { Err(DropReason::Rate) }
         });
         let octets = octets as u64;
+        let mut first = None;
         if let Some(counters) = self.counters_mut(ingress) {
             match decision {
                 Ok(_) => {
                     counters.ingress_frames = counters.ingress_frames.wrapping_add(pieces);
                     counters.ingress_bytes = counters.ingress_bytes.wrapping_add(octets);
                 }
-                Err(reason) => counters.drops.count(reason),
+                Err(reason) => first = (counters.drops.count(reason) == 1).then_some(reason),
             }
+        }
+        if let Some(reason) = first {
+            self.report(ingress, frame, reason);
         }
         for port in decision.unwrap_or_default().iter() {
             if let Some(counters) = self.counters_mut(port) {
@@ -382,20 +413,6 @@ impl Switch {
             return Some(&mut self.uplink);
         }
         self.port_mut(port).map(|port| &mut port.counters)
-    }
-}
-
-impl Drops {
-    fn count(&mut self, reason: DropReason) {
-        let counter = match reason {
-            DropReason::Malformed | DropReason::Giant => &mut self.malformed,
-            DropReason::SourceMac => &mut self.source_mac,
-            DropReason::AoeFromGuest => &mut self.aoe_from_guest,
-            DropReason::LinkLocal => &mut self.link_local,
-            DropReason::Rate => &mut self.rate,
-            DropReason::NoDestination | DropReason::NoPort => &mut self.no_destination,
-        };
-        *counter = counter.wrapping_add(1);
     }
 }
 

@@ -68,6 +68,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             first_run_ns: info.first_run_ns,
             exits: info.exits,
             frames: self.network.frames(guest.number),
+            drops: self.network.drops(guest.number),
             disks: guest
                 .machine
                 .disks

@@ -240,6 +240,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             return self.deadline_ns;
         }
         self.look_at_cards(now_ns);
+        self.protect_addresses(now_ns);
         let mut busy = self.network.receive(&mut self.guests, &mut self.volumes, now_ns);
         self.network.stacks.tend(now_ns);
         self.volumes.poll(&mut self.network.stacks, &mut self.guests, now_ns);
@@ -259,6 +260,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         }
         self.network.flush();
         self.log_addresses();
+        self.log_drops();
         self.stop_if_asked(now_ns);
         // Completions of the second poll may have made room for more.
         busy |= self.guests.iter().any(Guest::has_disk_work);

@@ -17,6 +17,7 @@ use crate::node::nic::Nic;
 use crate::node::stacks::Stacks;
 use crate::node::volumes::Volumes;
 
+mod protection;
 mod storage_card;
 
 pub use storage_card::{Moved, StorageCard};
@@ -63,6 +64,8 @@ pub struct Network<N> {
     outlet: Outlet,
     /// AoE frames that left by the first card, beside the switch.
     aoe: Moved,
+    /// When it is next asked whose addresses no guest may claim.
+    protect_at_ns: u64,
 }
 
 /// Why a guest's card was not attached.
@@ -91,6 +94,7 @@ impl<N: Nic> Network<N> {
             switch,
             ports: Vec::new(),
             buffers: Buffers::new(),
+            protect_at_ns: 0,
         })
     }
 

@@ -2,6 +2,7 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::net::Ipv4Addr;
 
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::door::Door;
@@ -90,6 +91,12 @@ impl<M: GuestMemory> Sessions<M> {
     #[must_use]
     pub const fn count(&self) -> usize {
         self.sessions.len()
+    }
+
+    /// The addresses of operators with a session.
+    pub fn operators(&self, host: &Host) -> impl Iterator<Item = Ipv4Addr> {
+        let established = self.sessions.iter().filter(|session| session.server.is_established());
+        established.filter_map(|session| Some(host.peer(session.connection)?.0))
     }
 
     /// The connection of a session.

@@ -134,6 +134,7 @@ mod connection;
 mod discovery;
 mod errand;
 mod frames;
+mod portals;
 mod settings;
 mod state;
 mod status;

@@ -14,6 +14,8 @@
 //! * everything that acts: [`Done`];
 //! * any of these on several nodes: an array of [`Result`].
 
+use std::collections::BTreeMap;
+
 use crate::cards::Card;
 use crate::rollout::NodeResult;
 use crate::table;
@@ -178,6 +180,8 @@ pub struct Guest {
     pub frames_received: u64,
     /// Frames its network cards sent.
     pub frames_sent: u64,
+    /// Frames its network cards sent that were dropped, by reason.
+    pub frames_dropped: BTreeMap<&'static str, u64>,
     /// destroy, restart or preserve.
     pub on_poweroff: &'static str,
     /// destroy, restart or preserve.
@@ -408,6 +412,7 @@ pub fn guest(facts: &GuestFacts) -> Guest {
         macs: machine.network_cards.iter().map(|card| mac_text(card.mac)).collect(),
         frames_received,
         frames_sent,
+        frames_dropped: facts.drops.iter().map(|(reason, count)| (reason.name(), *count)).collect(),
         on_poweroff: action(machine.on_poweroff),
         on_reboot: action(machine.on_reboot),
         on_crash: action(machine.on_crash),

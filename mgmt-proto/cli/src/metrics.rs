@@ -232,6 +232,7 @@ fn guests(text: &mut Text, up: &[(String, Sample)]) {
             text.sample(&sample_name(name, kind), &labels, &value(guest));
         }
     }
+    drops(text, up);
     traffic(text, up);
     for (name, kind, help, value) in DISK {
         text.family(name, kind, help);
@@ -246,6 +247,17 @@ fn guests(text: &mut Text, up: &[(String, Sample)]) {
                 ];
                 text.sample(&sample_name(name, kind), &labels, &value(disk));
             }
+        }
+    }
+}
+
+/// Frames that guests sent and that were dropped.
+fn drops(text: &mut Text, up: &[(String, Sample)]) {
+    text.family("redoubt_guest_dropped_frames", Kind::Counter, "Frames sent that were dropped, by reason.");
+    for (node, guest) in each_guest(up) {
+        for (reason, count) in &guest.drops {
+            let labels = [("node", node), ("guest", guest.machine.name.as_str()), ("reason", reason.name())];
+            text.sample("redoubt_guest_dropped_frames_total", &labels, &count.to_string());
         }
     }
 }

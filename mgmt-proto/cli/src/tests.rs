@@ -4,7 +4,7 @@ use crate::vm_file::{Source, VmFile};
 use crate::{connection, exit, json, support, table};
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::machine::{Action, Disk, Machine, NetworkCard};
-use mgmt_proto::verb::{DiskFacts, Found, GuestFacts, NodeFacts, State};
+use mgmt_proto::verb::{DiskFacts, DropReason, Found, GuestFacts, NodeFacts, State};
 use std::path::Path;
 
 const FULL: &str = r#"
@@ -147,6 +147,7 @@ fn guest(name: &str, id: u32, state: State) -> GuestFacts {
         first_run_ns: 2,
         exits: 99,
         frames: [5, 6],
+        drops: vec![(DropReason::ArpClaim, 3), (DropReason::Tagged, 1)],
         disks: vec![DiskFacts {
             volume: "aoe:e11.1".into(),
             sectors: 2048,
@@ -206,6 +207,7 @@ fn the_json_of_a_guest_and_a_node() {
             "bytes_written": 1024, "retries": 0
         }],
         "macs": ["02:00:00:00:00:01"], "frames_received": 5, "frames_sent": 6,
+        "frames_dropped": { "arp-claim": 3, "vlan-tag": 1 },
         "on_poweroff": "destroy", "on_reboot": "restart", "on_crash": "destroy"
     });
     assert_eq!(value, expected);

@@ -2,6 +2,7 @@
 
 mod audit;
 mod capture;
+mod claims;
 mod dhcp;
 mod disks;
 mod driver;

@@ -59,7 +59,7 @@ fn guests_and_wire_exchange_frames() {
 /// A large TCP segment with the header that leaves its cutting to others.
 fn large(to: [u8; 6], from: [u8; 6], payload: u16) -> ([u8; 12], Vec<u8>) {
     let mut frame = [&to[..], &from, &[8, 0, 0x45, 0], &(40 + payload).to_be_bytes()].concat();
-    frame.extend([0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+    frame.extend([0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, 21, 10, 0, 0, 2]);
     frame.extend([0, 1, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x10, 0, 0, 0, 0, 0, 0]);
     frame.extend((0..payload).map(|at| (at / 3).to_le_bytes()[0]));
     ([1, 1, 54, 0, 0xe8, 3, 34, 0, 16, 0, 0, 0], frame)

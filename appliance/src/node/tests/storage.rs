@@ -608,7 +608,7 @@ fn disks_that_came_later_are_there_after_a_reboot() {
     world.offer_buffers(&mut card, 4);
     let mut frame = vec![0xff; 60];
     frame[6..12].copy_from_slice(&guest_mac(7));
-    frame[12..14].copy_from_slice(&[8, 0]);
+    frame[12..14].copy_from_slice(&[0x88, 0xb5]);
     world.send_frame(&mut card, &frame);
     world.run(SECOND);
     assert!(world.wire.iter().any(|sent| sent[6..12] == guest_mac(7)));

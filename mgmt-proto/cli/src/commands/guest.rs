@@ -151,6 +151,9 @@ fn lines(facts: &GuestFacts) -> String {
         lines.push(("vif", mac));
     }
     lines.push(("frames", format!("{} received, {} sent", guest.frames_received, guest.frames_sent)));
+    for (reason, count) in guest.frames_dropped {
+        lines.push(("dropped", format!("{reason} {count}")));
+    }
     lines.push((
         "on",
         format!("poweroff {}, reboot {}, crash {}", guest.on_poweroff, guest.on_reboot, guest.on_crash),

@@ -200,6 +200,7 @@ impl World {
                     first_run_ns: 0,
                     exits: 0,
                     frames: [0; 2],
+                    drops: Vec::new(),
                     disks,
                 });
                 Ok(Reply::Created(id))

@@ -1,0 +1,273 @@
+//! Literal frames, each attack and its harmless neighbour; then seeded mutation.
+
+extern crate std;
+use std::string::ToString;
+use std::vec;
+use std::vec::Vec;
+
+use super::*;
+
+const GUEST: MacAddress = MacAddress([2, 0x11, 0, 0, 0, 1]);
+const NODE: [u8; 4] = [10, 0, 0, 1];
+const GATEWAY: [u8; 4] = [10, 0, 0, 254];
+const PORTAL: [u8; 4] = [10, 0, 0, 3];
+const GATEWAY_MAC: MacAddress = MacAddress([0, 0x1b, 0x21, 1, 2, 3]);
+
+fn protected() -> Protected {
+    Protected {
+        own: vec![NODE.into(), GATEWAY.into()],
+        peers: vec![PORTAL.into()],
+        stations: vec![GATEWAY_MAC],
+    }
+}
+
+fn ethernet(ethertype: u16, packet: &[u8]) -> Vec<u8> {
+    [&[0xff; 6][..], &GUEST.0, &ethertype.to_be_bytes(), packet].concat()
+}
+
+fn arp(operation: u8, hardware: MacAddress, sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
+    let packet = [&[0, 1, 8, 0, 6, 4, 0, operation][..], &hardware.0, &sender, &[0; 6], &target].concat();
+    ethernet(0x0806, &packet)
+}
+
+fn ipv4(source: [u8; 4], protocol: u8, fragment: u16, payload: &[u8]) -> Vec<u8> {
+    let [high, low] = fragment.to_be_bytes();
+    let header = [0x45, 0, 0, (20 + payload.len()) as u8, 0, 0, high, low, 64, protocol, 0, 0];
+    ethernet(0x0800, &[&header[..], &source, &[10, 0, 0, 9], payload].concat())
+}
+
+fn udp(from: u16, to: u16, body: &[u8]) -> Vec<u8> {
+    let length = (8 + body.len()) as u16;
+    [&from.to_be_bytes()[..], &to.to_be_bytes(), &length.to_be_bytes(), &[0, 0], body].concat()
+}
+
+fn boot(operation: u8, client: MacAddress) -> Vec<u8> {
+    let mut body = vec![0; 240];
+    body[0] = operation;
+    body[28..34].copy_from_slice(&client.0);
+    body
+}
+
+fn ipv6(source: &str, next: u8, payload: &[u8]) -> Vec<u8> {
+    let source: Ipv6Addr = source.parse().unwrap();
+    let header = [0x60, 0, 0, 0, 0, payload.len() as u8, next, 255];
+    ethernet(0x86dd, &[&header[..], &source.octets(), &[0xff; 16], payload].concat())
+}
+
+fn advertisement(target: &str) -> Vec<u8> {
+    let target: Ipv6Addr = target.parse().unwrap();
+    [&[136, 0, 0, 0, 0x20, 0, 0, 0][..], &target.octets(), &[2, 1], &GUEST.0].concat()
+}
+
+fn free(frame: &[u8]) -> Result<(), DropReason> {
+    check(GUEST, &Policy::default(), &protected(), frame).map_err(|(reason, _)| reason)
+}
+
+/// As a port that was given addresses.
+fn bound(addresses: &[(&str, u8)], frame: &[u8]) -> Result<(), DropReason> {
+    let addresses = addresses
+        .iter()
+        .map(|(address, length)| Prefix { address: address.parse().unwrap(), length: *length });
+    let policy = Policy { addresses: addresses.collect(), closed: false };
+    check(GUEST, &policy, &protected(), frame).map_err(|(reason, _)| reason)
+}
+
+#[test]
+fn arp_claims_no_protected_address() {
+    for address in [NODE, GATEWAY, PORTAL] {
+        // Request, reply, and operations that some receivers take for one (RFC 903, RFC 2390).
+        for operation in [1, 2, 3, 4, 8, 9, 0] {
+            let frame = arp(operation, GUEST, address, NODE);
+            let blocked = check(GUEST, &Policy::default(), &protected(), &frame).unwrap_err();
+            assert_eq!(blocked, (DropReason::ArpClaim, Some(IpAddr::from(address))), "{operation}");
+        }
+    }
+    assert_eq!(free(&arp(1, GUEST, [10, 0, 0, 9], NODE)), Ok(()));
+    assert_eq!(free(&arp(1, GUEST, [0; 4], NODE)), Ok(()), "a probe");
+    assert_eq!(free(&arp(2, GATEWAY_MAC, [10, 0, 0, 9], NODE)), Err(DropReason::ArpClaim));
+    assert_eq!(free(&arp(1, GATEWAY_MAC, [0; 4], NODE)), Err(DropReason::ArpClaim));
+    let whole = arp(1, GUEST, [10, 0, 0, 9], NODE);
+    for length in 14..42 {
+        assert_eq!(free(&whole[..length]), Err(DropReason::Malformed), "{length}");
+    }
+    // Behind a SNAP header it is the same packet.
+    let mut snap = ethernet(36, &[0xaa, 0xaa, 3, 0, 0, 0, 8, 6]);
+    snap.extend_from_slice(&arp(2, GUEST, GATEWAY, NODE)[14..]);
+    assert_eq!(free(&snap), Err(DropReason::ArpClaim));
+}
+
+#[test]
+fn no_source_is_a_protected_address() {
+    for address in [NODE, GATEWAY, PORTAL] {
+        assert_eq!(free(&ipv4(address, 6, 0, &[0; 20])), Err(DropReason::Ipv4Claim));
+        assert_eq!(free(&ipv4(address, 17, 100, &[0; 8])), Err(DropReason::Ipv4Claim), "a later fragment");
+        let [a, b, c, d] = address;
+        let mapped = std::format!("::ffff:{a}.{b}.{c}.{d}");
+        assert_eq!(free(&ipv6(&mapped, 59, &[])), Err(DropReason::Ipv6Claim));
+    }
+    assert_eq!(free(&ipv4([10, 0, 0, 9], 6, 0, &[0; 20])), Ok(()));
+    // The gateway's own link-local address, as sender and as target.
+    assert_eq!(free(&ipv6("fe80::21b:21ff:fe01:203", 59, &[])), Err(DropReason::Ipv6Claim));
+    let claim = advertisement("fe80::21b:21ff:fe01:203");
+    assert_eq!(free(&ipv6("fe80::9", 58, &claim)), Err(DropReason::Ipv6Claim));
+    assert_eq!(free(&ipv6("fe80::9", 58, &advertisement("fe80::9"))), Ok(()));
+}
+
+#[test]
+fn an_address_that_was_given_wins_over_peers_only() {
+    for (address, passes) in [(PORTAL, true), (NODE, false), (GATEWAY, false)] {
+        let text = Ipv4Addr::from(address).to_string();
+        let given = [(text.as_str(), 32)];
+        assert_eq!(bound(&given, &arp(2, GUEST, address, NODE)).is_ok(), passes);
+        assert_eq!(bound(&given, &ipv4(address, 6, 0, &[0; 20])).is_ok(), passes);
+    }
+}
+
+#[test]
+fn a_port_with_addresses_has_no_others() {
+    let given = [("10.0.0.8", 30), ("2001:db8::", 64)];
+    for last in 0..=255u8 {
+        let inside = (8..12).contains(&last);
+        let passes = |frame: &[u8]| bound(&given, frame).is_ok();
+        assert_eq!(passes(&arp(1, GUEST, [10, 0, 0, last], NODE)), inside, "{last}");
+        assert_eq!(passes(&ipv4([10, 0, 0, last], 6, 0, &[0; 20])), inside, "{last}");
+    }
+    assert_eq!(bound(&given, &ipv6("2001:db8::7", 59, &[])), Ok(()));
+    assert_eq!(bound(&given, &ipv6("2001:db8:0:1::7", 59, &[])), Err(DropReason::Address));
+    let claim = advertisement("2001:db8:0:1::7");
+    assert_eq!(bound(&given, &ipv6("fe80::7", 58, &claim)), Err(DropReason::Address));
+    // What every host needs before it has an address.
+    assert_eq!(bound(&given, &arp(1, GUEST, [0; 4], [10, 0, 0, 8])), Ok(()));
+    assert_eq!(bound(&given, &arp(1, GUEST, [169, 254, 3, 4], NODE)), Ok(()));
+    assert_eq!(bound(&given, &ipv6("::", 58, &[135; 24])), Ok(()));
+    let request = |client| ipv4([0; 4], 17, 0, &udp(68, 67, &boot(1, client)));
+    assert_eq!(bound(&given, &request(GUEST)), Ok(()));
+    assert_eq!(bound(&given, &request(GATEWAY_MAC)), Err(DropReason::Address));
+    assert_eq!(bound(&given, &ipv4([0; 4], 17, 0, &udp(53, 53, &[0; 8]))), Err(DropReason::Address));
+    assert_eq!(bound(&given, &ethernet(0x88b5, &[0; 46])), Err(DropReason::Address));
+    assert_eq!(free(&ethernet(0x88b5, &[0; 46])), Ok(()));
+    let closed = Policy { closed: true, ..Policy::default() };
+    let frame = arp(1, GUEST, [0; 4], NODE);
+    assert_eq!(check(GUEST, &closed, &protected(), &frame), Err((DropReason::Address, None)));
+}
+
+#[test]
+fn only_clients_speak_dhcp() {
+    let from = [10, 0, 0, 9];
+    let answer = udp(67, 68, &boot(2, GUEST));
+    assert_eq!(free(&ipv4(from, 17, 0, &answer)), Err(DropReason::DhcpServer));
+    assert_eq!(free(&ipv4(from, 17, 0x2000, &answer)), Err(DropReason::DhcpServer), "in fragments");
+    assert_eq!(free(&ipv4(from, 17, 0, &udp(4011, 68, &boot(2, GUEST)))), Err(DropReason::DhcpServer), "PXE");
+    assert_eq!(
+        free(&ipv4(from, 17, 0, &udp(67, 67, &boot(2, GUEST)))),
+        Err(DropReason::DhcpServer),
+        "a relay"
+    );
+    assert_eq!(free(&ipv4([0; 4], 17, 0, &answer)), Err(DropReason::DhcpServer));
+    let v6 = |to, kind| free(&ipv6("fe80::9", 17, &udp(547, to, &[kind, 0, 0, 1])));
+    assert_eq!(
+        (v6(546, 2), v6(547, 7), v6(547, 1)),
+        (Err(DropReason::DhcpServer), Err(DropReason::DhcpServer), Ok(()))
+    );
+    // A PXE client's way: discover, request, boot server discovery, TFTP.
+    assert_eq!(free(&ipv4([0; 4], 17, 0, &udp(68, 67, &boot(1, GUEST)))), Ok(()));
+    assert_eq!(free(&ipv4(from, 17, 0, &udp(68, 67, &boot(1, GUEST)))), Ok(()));
+    assert_eq!(free(&ipv4(from, 17, 0, &udp(68, 4011, &boot(1, GUEST)))), Ok(()));
+    assert_eq!(free(&ipv4(from, 17, 0, &udp(2070, 69, b"\0\x01pxelinux.0\0octet\0"))), Ok(()));
+}
+
+#[test]
+fn routers_and_redirects() {
+    let v6 = |next, payload: &[u8]| free(&ipv6("fe80::9", next, payload));
+    let advertisement = [134, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
+    assert_eq!(v6(58, &advertisement), Err(DropReason::RouterAdvertisement));
+    assert_eq!(v6(58, &[137; 40]), Err(DropReason::Redirect));
+    assert_eq!(v6(58, &[133, 0, 0, 0, 0, 0, 0, 0]), Ok(()), "a solicitation");
+    assert_eq!(free(&ipv4([10, 0, 0, 9], 1, 0, &[5; 8])), Err(DropReason::Redirect));
+    assert_eq!(free(&ipv4([10, 0, 0, 9], 1, 0, &[9; 8])), Err(DropReason::RouterAdvertisement));
+    assert_eq!(free(&ipv4([10, 0, 0, 9], 1, 0, &[8; 8])), Ok(()), "a ping");
+    // RFC 7113: behind extension headers, of each kind.
+    for kind in [0, 43, 60, 135, 139, 140, 253, 254] {
+        let behind = [&[58, 0, 0, 0, 0, 0, 0, 0][..], &advertisement].concat();
+        assert_eq!(v6(kind, &behind), Err(DropReason::RouterAdvertisement), "{kind}");
+        assert_eq!(v6(kind, &behind[..7]), Err(DropReason::HiddenHeader), "{kind}");
+        assert_eq!(v6(kind, &behind[..8]), Err(DropReason::HiddenHeader), "{kind}");
+    }
+    let authenticated = [&[58, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0][..], &advertisement].concat();
+    assert_eq!(v6(51, &authenticated), Err(DropReason::RouterAdvertisement));
+    let mut long = Vec::new();
+    (0..20).for_each(|_| long.extend_from_slice(&[60, 0, 0, 0, 0, 0, 0, 0]));
+    assert_eq!(v6(60, &long), Err(DropReason::HiddenHeader), "longer than is followed");
+}
+
+#[test]
+fn fragments_hide_nothing() {
+    let v6 = |payload: &[u8]| free(&ipv6("fe80::9", 44, payload));
+    // The first fragment ends within the chain; then with the advertisement in it.
+    assert_eq!(v6(&[60, 0, 0, 1, 0, 0, 0, 1, 58, 1]), Err(DropReason::HiddenHeader));
+    assert_eq!(v6(&[58, 0, 0, 1, 0, 0, 0, 1]), Err(DropReason::HiddenHeader));
+    assert_eq!(v6(&[58, 0, 0, 1, 0, 0, 0, 1, 134, 0]), Err(DropReason::HiddenHeader), "RFC 6980");
+    assert_eq!(v6(&[58, 0, 0, 0, 0, 0, 0, 1, 136, 0]), Err(DropReason::HiddenHeader), "an atomic one");
+    assert_eq!(v6(&[58, 0, 0, 1, 0, 0, 0, 1, 128, 0]), Ok(()), "a large ping");
+    assert_eq!(v6(&[17, 0, 0, 1, 0, 0, 0, 1, 2, 0x23]), Err(DropReason::HiddenHeader));
+    assert_eq!(v6(&[58, 0, 0, 0x10, 0, 0, 0, 1, 134, 0]), Ok(()), "not the first one");
+    let v4 = |protocol, fragment, length| free(&ipv4([10, 0, 0, 9], protocol, fragment, &vec![0; length]));
+    assert_eq!(v4(6, 0x2000, 8), Err(DropReason::HiddenHeader), "RFC 1858");
+    assert_eq!(v4(6, 1, 40), Err(DropReason::HiddenHeader), "RFC 1858, overwriting");
+    assert_eq!(v4(17, 0x2000, 7), Err(DropReason::HiddenHeader));
+    assert_eq!((v4(17, 0x2000, 8), v4(17, 1, 8), v4(6, 2, 8)), (Ok(()), Ok(()), Ok(())));
+}
+
+#[test]
+fn no_tag_leaves() {
+    for tag in [0x8100u16, 0x88a8, 0x9100, 0x9200, 0x9300, 0x88e7, 0x893f, 0x88e5] {
+        // With an identifier, and for priority alone.
+        for information in [5, 0] {
+            let packet = [&[0, information, 8, 0][..], &ipv4([10, 0, 0, 9], 6, 0, &[0; 20])[14..]].concat();
+            assert_eq!(free(&ethernet(tag, &packet)), Err(DropReason::Tagged), "{tag:#x}");
+        }
+    }
+}
+
+#[test]
+fn mutated_frames_never_claim_what_is_protected() {
+    let mut state = 0x5eed_00a1_u64;
+    let mut random = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let bases = [
+        arp(1, GUEST, [10, 0, 0, 9], NODE),
+        ipv4([10, 0, 0, 9], 17, 0, &udp(68, 67, &boot(1, GUEST))),
+        ipv4(NODE, 6, 0, &[0; 20]),
+        ipv6("fe80::9", 60, &[58, 0, 0, 0, 0, 0, 0, 0, 134, 0, 0, 0, 0, 0, 0, 0]),
+        ipv6("fe80::9", 58, &advertisement("fe80::9")),
+    ];
+    let mut passed = 0;
+    for round in 0..300_000 {
+        let mut frame = bases[random() as usize % bases.len()].clone();
+        for _ in 0..=random() % 4 {
+            let at = 12 + random() as usize % (frame.len() - 12);
+            frame[at] = if random() % 2 == 0 { random() as u8 } else { NODE[random() as usize % 4] };
+        }
+        frame.truncate(12 + random() as usize % (frame.len() - 11));
+        if free(&frame).is_err() {
+            continue;
+        }
+        passed += 1;
+        // An independent statement of what must not be: by offset alone.
+        let at = |offset: usize| frame.get(offset..offset + 4) == Some(&NODE[..]);
+        match frame.get(12..14) {
+            Some([8, 6]) => assert!(!at(28), "round {round}"),
+            Some([8, 0]) => assert!(!at(26), "round {round}"),
+            Some([0x86, 0xdd]) if frame[20] == 58 => {
+                assert!(!matches!(frame[54], 134 | 137), "round {round}")
+            }
+            Some([0x81, 0] | [0x88, 0xa8] | [0x91, 0]) => panic!("round {round}"),
+            _ => {}
+        }
+    }
+    assert!(passed > 10_000, "{passed}");
+}
