@@ -64,6 +64,8 @@ pub const CARDS_MAX: usize = 1 + mgmt_proto::limits::STORAGE_CARDS;
 pub const CARDS_LOOK_NS: u64 = 100_000_000;
 /// How long what no guest may claim is known before it is asked anew, in nanoseconds.
 pub const PROTECT_NS: u64 = 10_000_000;
+/// Pause between two log lines of claims of the node's own address, in nanoseconds.
+pub const CLAIM_LOG_NS: u64 = 60_000_000_000;
 /// How long one card that takes nothing may hold the others back, in nanoseconds.
 pub const CARD_STUCK_NS: u64 = 100_000_000;
 /// Disk requests taken from one guest before the others get their turn.

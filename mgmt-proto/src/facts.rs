@@ -38,6 +38,19 @@ pub struct NodeFacts {
     pub fresh_identity: bool,
     /// TSC frequency in kHz.
     pub tsc_khz: u64,
+    /// Claims of the node's own addresses by others on the wire.
+    pub claims: AddressClaims,
+    /// Portals that moved to another station.
+    pub portals_moved: u64,
+}
+
+/// Claims of the node's own addresses by other stations (RFC 5227, 2.4).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddressClaims {
+    /// How many.
+    pub count: u64,
+    /// The last one's hardware address.
+    pub by: Option<[u8; 6]>,
 }
 
 /// What a guest is doing.

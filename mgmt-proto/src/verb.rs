@@ -7,8 +7,8 @@ use crate::code::Failure;
 use crate::config::GuestConfig;
 use crate::disk::{DiskSetting, GuestSettings, Limit};
 pub use crate::facts::{
-    CardCondition, CardFacts, CardUse, DiskFacts, DropReason, Found, GuestFacts, NodeFacts, State, Stream,
-    Traffic,
+    AddressClaims, CardCondition, CardFacts, CardUse, DiskFacts, DropReason, Found, GuestFacts, NodeFacts,
+    State, Stream, Traffic,
 };
 use crate::job::JobPage;
 use crate::machine::{Digest, Disk, Machine};

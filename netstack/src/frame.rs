@@ -99,9 +99,38 @@ impl Header {
     }
 }
 
+/// A frame without the tag that gives it a priority and no VLAN (IEEE 802.1Q, 9.6: VLAN
+/// identifier 0): it is what an untagged one is.
+pub fn without_priority_tag(frame: &mut [u8]) -> &mut [u8] {
+    let tagged = matches!(frame.get(12..16), Some([0x81, 0, high, 0]) if high & 0x0f == 0);
+    if !tagged {
+        return frame;
+    }
+    frame.copy_within(..12, 4);
+    frame.get_mut(4..).unwrap_or_default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_tag_for_priority_alone_is_taken_off() {
+        let addresses = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+        let untagged = |tag: [u8; 4]| {
+            let mut frame = [&addresses[..], &tag, &[8, 0, 0x45]].concat();
+            without_priority_tag(&mut frame).to_vec()
+        };
+        for high in [0x00, 0x20, 0xe0, 0x10] {
+            assert_eq!(untagged([0x81, 0, high, 0]), [&addresses[..], &[8, 0, 0x45]].concat());
+        }
+        for tag in [[0x81, 0, 0, 1], [0x81, 0, 0x21, 0], [0x88, 0xa8, 0, 0], [8, 0, 0x45, 0]] {
+            assert_eq!(untagged(tag), [&addresses[..], &tag, &[8, 0, 0x45]].concat());
+        }
+        for length in 0..16 {
+            assert_eq!(without_priority_tag(&mut [0x81; 16][..length]).len(), length);
+        }
+    }
 
     #[test]
     fn plain_tagged_and_truncated_headers() {

@@ -11,32 +11,39 @@ use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
 use smoltcp::iface::{Config as InterfaceConfig, Interface, SocketHandle, SocketSet};
-use smoltcp::socket::{dhcpv4, tcp};
+use smoltcp::phy::Medium;
+use smoltcp::socket::tcp;
 use smoltcp::time::{Duration, Instant};
-use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr, Ipv4Cidr};
+use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr};
 
-use crate::frame::{HEADER_BYTES, MacAddress};
+use crate::frame::{ETHERTYPE_ARP, HEADER_BYTES, Header, MacAddress};
 use crate::limits::{
     HALF_OPEN_AGE_CROWDED_MS, HALF_OPEN_AGE_MAX_MS, HOST_ACCEPTS_PENDING_MAX, HOST_BACKLOG_MAX,
     HOST_BUFFER_BYTES_MAX, HOST_LISTENERS_MAX, HOST_SOCKETS_MAX,
 };
 use crate::offload::{Accepts, Offload, is_sound};
 
+mod arp;
 mod cookie;
 mod counters;
 mod device;
+mod dhcp;
 mod filter;
 mod gate;
+mod neighbours;
 mod pace;
 mod slots;
 mod streams;
 
+pub use arp::Claims;
 use cookie::Baker;
 pub use counters::HostCounters;
 pub use device::OwnFrame;
 use device::{FrameDevice, Outgoing};
+use dhcp::Dhcp;
 pub use gate::Caller;
 use gate::{Callers, Guard};
+pub use neighbours::Moved;
 
 /// How the node gets its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +90,16 @@ pub struct Lease {
     pub gateway: Option<Ipv4Addr>,
     /// The DHCP server that granted it; `None` for a static address.
     pub server: Option<Ipv4Addr>,
+}
+
+impl Lease {
+    /// Whether an address is on the link. A gateway that is not, behind a network of one
+    /// address, is all the same: it is asked for there.
+    #[must_use]
+    pub fn is_direct(&self, address: Ipv4Addr) -> bool {
+        let mask = u32::MAX.checked_shl(32_u32.saturating_sub(u32::from(self.prefix))).unwrap_or(0);
+        self.address.to_bits() & mask == address.to_bits() & mask
+    }
 }
 
 /// Buffers and timers of a connection.
@@ -179,7 +196,7 @@ struct Connection {
 pub struct Host {
     interface: Interface,
     sockets: SocketSet<'static>,
-    dhcp: Option<SocketHandle>,
+    dhcp: Option<Dhcp>,
     outgoing: Outgoing,
     lease: Option<Lease>,
     listeners: Vec<Listener>,
@@ -191,6 +208,7 @@ pub struct Host {
     counters: HostCounters,
     mac: MacAddress,
     baker: Baker,
+    claims: Claims,
 }
 
 /// A released connection that the peer will not let go of is cut after this.
@@ -213,11 +231,11 @@ impl Host {
         if !config.mac.is_station() {
             return Err(HostError::BadAddress);
         }
-        let mut outgoing = Outgoing::new(config.mtu.clamp(576, 9_000) + HEADER_BYTES, config.accepts);
-        let hardware = HardwareAddress::Ethernet(EthernetAddress(config.mac.0));
-        let mut settings = InterfaceConfig::new(hardware);
+        let frame_bytes_max = config.mtu.clamp(576, 9_000) + HEADER_BYTES;
+        let mut outgoing = Outgoing::new(config.mac, frame_bytes_max, config.accepts);
+        let mut settings = InterfaceConfig::new(HardwareAddress::Ip);
         settings.random_seed = config.seed;
-        let mut device = FrameDevice { incoming: None, outgoing: &mut outgoing };
+        let mut device = FrameDevice { incoming: None, outgoing: &mut outgoing, medium: Medium::Ip };
         let interface = Interface::new(settings, &mut device, instant(now_ns));
         let mut host = Self {
             interface,
@@ -234,15 +252,11 @@ impl Host {
             counters: HostCounters::default(),
             mac: config.mac,
             baker: Baker::new(config.secret),
+            claims: Claims::default(),
         };
         match config.addressing {
             Addressing::Dhcp => {
-                let mut socket = dhcpv4::Socket::new();
-                let mut retry = socket.get_retry_config();
-                retry.discover_timeout = Duration::from_millis(1_000);
-                retry.initial_request_timeout = Duration::from_millis(1_000);
-                socket.set_retry_config(retry);
-                host.dhcp = Some(host.sockets.add(socket));
+                host.dhcp = Some(Dhcp::new(config.mac, config.seed, &mut host.outgoing, now_ns));
             }
             Addressing::Static { address, prefix, gateway } => {
                 let unusable = address.is_unspecified()
@@ -260,6 +274,7 @@ impl Host {
 
     fn set_lease(&mut self, lease: Option<Lease>) {
         self.lease = lease;
+        self.outgoing.set_lease(lease);
         self.interface.update_ip_addrs(|addresses| {
             addresses.clear();
             if let Some(lease) = lease {
@@ -268,11 +283,6 @@ impl Host {
                 let _ = addresses.push(cidr);
             }
         });
-        self.interface.routes_mut().remove_default_ipv4_route();
-        if let Some(gateway) = lease.and_then(|lease| lease.gateway) {
-            // One route always fits: the old default was just removed.
-            let _ = self.interface.routes_mut().add_default_ipv4_route(gateway);
-        }
     }
 
     /// The address in use, and where it came from.
@@ -298,6 +308,11 @@ impl Host {
     /// not complete, or that the card has found right, is not.
     pub fn receive(&mut self, frame: &[u8], offload: &Offload, now_ns: u64) {
         self.counters.received_frames = self.counters.received_frames.wrapping_add(1);
+        self.outgoing.now_ns = now_ns;
+        if Header::parse(frame).is_some_and(|it| it.ethertype == ETHERTYPE_ARP && it.tags == 0) {
+            self.receive_arp(frame, now_ns);
+            return;
+        }
         let (connections, sockets) = (&self.connections, &self.sockets);
         let guard = self.guard.map(|guard| guard.port);
         let mut gated = false;
@@ -321,14 +336,29 @@ impl Host {
             self.counters.damaged_frames = self.counters.damaged_frames.wrapping_add(1);
             return;
         }
-        if !(gated && self.gate(frame, now_ns)) {
+        if filter::is_udp(frame) {
+            if let Some(dhcp) = &mut self.dhcp {
+                dhcp.ingress(frame, &mut self.outgoing, now_ns);
+            }
+        } else if frame.get(..6) == Some(&self.mac.0) && !(gated && self.gate(frame, now_ns)) {
             self.ingress(frame, now_ns);
         }
     }
 
+    /// Gives the stack a packet. What it says at once is sent to where that came from, if it
+    /// is not known better: nothing is learned from a packet.
     fn ingress(&mut self, frame: &[u8], now_ns: u64) {
-        let mut device = FrameDevice { incoming: Some(frame), outgoing: &mut self.outgoing };
+        let packet = frame.get(HEADER_BYTES..);
+        self.outgoing.begin_reply(frame);
+        let medium = Medium::Ip;
+        let mut device = FrameDevice { incoming: packet, outgoing: &mut self.outgoing, medium };
         self.interface.poll_ingress_single(instant(now_ns), &mut device, &mut self.sockets);
+        self.outgoing.end_reply();
+    }
+
+    /// The next address that moved to another station.
+    pub fn next_moved(&mut self) -> Option<Moved> {
+        self.outgoing.neighbours.next_moved()
     }
 
     /// Listens on `port` with `backlog` simultaneous handshakes.

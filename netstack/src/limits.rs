@@ -43,6 +43,14 @@ pub const HOST_BACKLOG_MAX: usize = 8;
 pub const HOST_ACCEPTS_PENDING_MAX: usize = 8;
 /// Buffer memory of all TCP sockets together, besides those of the guarded port.
 pub const HOST_BUFFER_BYTES_MAX: usize = 12 * 1024 * 1024;
+/// Neighbours the host knows or asks for: more than it has sockets.
+pub const NEIGHBOURS_MAX: usize = 160;
+/// Frames that wait for one neighbour's answer.
+pub const NEIGHBOUR_FRAMES_MAX: usize = 4;
+/// Octets of all frames that wait for answers.
+pub const NEIGHBOURS_PARKED_BYTES_MAX: usize = 256 * 1024;
+/// Addresses that moved and were not yet told of.
+pub const NEIGHBOUR_MOVES_MAX: usize = 64;
 /// Frames the host stack may have waiting for the wire; sockets stop sending here.
 pub const HOST_FRAMES_MAX: usize = 256;
 /// Their octets, when they are all of the longest that a wire carries.

@@ -39,6 +39,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             guests: u32::try_from(self.guests.len()).unwrap_or(u32::MAX),
             fresh_identity: self.state.is_fresh(),
             tsc_khz: info.tsc_khz,
+            claims: self.address_claims(),
+            portals_moved: self.neighbourhood.portals_moved,
         }
     }
 

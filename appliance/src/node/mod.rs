@@ -25,6 +25,7 @@ pub mod guest;
 pub mod jobs;
 pub mod lifecycle;
 mod lockdown;
+mod neighbourhood;
 pub mod network;
 pub mod nic;
 mod places;
@@ -99,6 +100,7 @@ pub struct Node<H: Hypervisor, N> {
     gone: Vec<(u64, usize)>,
     /// What outlives a power cut.
     state: State<H::Memory>,
+    neighbourhood: neighbourhood::Neighbourhood,
     address_logged: bool,
     addresses_seen: u64,
     /// How the cards were when they were last looked at, when that is next done, and
@@ -166,6 +168,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             gone: Vec::new(),
             state: State::new(settings.manifest.state.clone(), own, now_ns),
             settings,
+            neighbourhood: neighbourhood::Neighbourhood::default(),
             address_logged: false,
             addresses_seen: 0,
             cards_seen: Vec::new(),
@@ -261,6 +264,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.network.flush();
         self.log_addresses();
         self.log_drops();
+        self.log_neighbours(now_ns);
         self.stop_if_asked(now_ns);
         // Completions of the second poll may have made room for more.
         busy |= self.guests.iter().any(Guest::has_disk_work);

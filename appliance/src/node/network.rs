@@ -3,7 +3,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use netstack::frame::MacAddress;
+use netstack::frame::{MacAddress, without_priority_tag};
 use netstack::host::{Host, HostConfig};
 use netstack::offload::{Accepts, Offload};
 use netstack::switch::{Destinations, HOST, PortId, Switch, UPLINK};
@@ -44,6 +44,16 @@ struct Buffers {
 impl Buffers {
     fn new() -> Self {
         Self { frame: vec![0; LARGE_FRAME_BYTES_MAX], scratch: vec![0; LARGE_FRAME_BYTES_MAX] }
+    }
+}
+
+/// A frame that arrived, without a tag that is for priority alone. One that others are to
+/// complete has headers where its sender said.
+fn received<'a>(buffer: &'a mut [u8], length: usize, offload: &Offload) -> &'a [u8] {
+    let frame = buffer.get_mut(..length).unwrap_or_default();
+    match offload {
+        Offload::None | Offload::Verified => without_priority_tag(frame),
+        Offload::Checksum(_) | Offload::Segments(..) => frame,
     }
 }
 
@@ -216,7 +226,7 @@ impl<N: Nic> Network<N> {
         while moved < FRAMES_PER_TURN {
             let Some((length, offload)) = self.nic.receive(&mut buffers.frame) else { return false };
             moved += offload.on_wire(length).0;
-            let frame = buffers.frame.get(..length).unwrap_or_default();
+            let frame = received(&mut buffers.frame, length, &offload);
             let Ok(destinations) = self.switch.admit(UPLINK, frame, &offload, now_ns) else { continue };
             if frame.get(12..14) == Some(&ETHERTYPE_AOE) {
                 volumes.receive_frame(0, frame, guests, now_ns);

@@ -24,11 +24,6 @@ enum Reach {
     Direct,
 }
 
-fn is_direct(lease: &Lease, address: Ipv4Addr) -> bool {
-    let mask = u32::MAX.checked_shl(32_u32.saturating_sub(u32::from(lease.prefix))).unwrap_or(0);
-    lease.address.to_bits() & mask == address.to_bits() & mask
-}
-
 impl Stacks {
     /// The first card's stack alone.
     #[must_use]
@@ -113,7 +108,7 @@ impl Stacks {
     pub fn reaching(&self, address: Ipv4Addr) -> Vec<usize> {
         let reach = |card: usize| {
             let lease = self.get(card)?.lease()?;
-            match is_direct(&lease, address) {
+            match lease.is_direct(address) {
                 true => Some(Reach::Direct),
                 false => lease.gateway.map(|_| Reach::Routed),
             }

@@ -60,6 +60,12 @@ pub struct Node {
     pub fresh_identity: bool,
     /// TSC frequency in kHz.
     pub tsc_khz: u64,
+    /// Claims of its own addresses by other stations on the wire.
+    pub address_claims: u64,
+    /// The last station that did, or null.
+    pub address_claimed_by: Option<String>,
+    /// Portals that moved to another station.
+    pub portals_moved: u64,
     /// Its network cards; empty where a node does not say.
     pub cards: Vec<Card>,
 }
@@ -333,6 +339,9 @@ pub fn node(address: &str, key: &[u8; 32], facts: &NodeFacts, cards: Vec<Card>) 
         guests: facts.guests,
         fresh_identity: facts.fresh_identity,
         tsc_khz: facts.tsc_khz,
+        address_claims: facts.claims.count,
+        address_claimed_by: facts.claims.by.map(mac_text),
+        portals_moved: facts.portals_moved,
         cards,
     }
 }

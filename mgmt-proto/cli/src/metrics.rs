@@ -77,7 +77,7 @@ type OfGuest = fn(&GuestFacts) -> String;
 type OfDisk = fn(&DiskFacts) -> String;
 type OfCard = fn(&Card) -> String;
 
-const NODE: [(&str, Kind, &str, OfNode); 8] = [
+const NODE: [(&str, Kind, &str, OfNode); 10] = [
     ("redoubt_node_uptime_seconds", Kind::Gauge, "Time since power-on.", |it| seconds(it.uptime_ns)),
     ("redoubt_node_cpus", Kind::Gauge, "CPUs in use.", |it| it.cpus.to_string()),
     ("redoubt_node_memory_bytes", Kind::Gauge, "Usable RAM.", |it| it.memory_bytes.to_string()),
@@ -90,6 +90,12 @@ const NODE: [(&str, Kind, &str, OfNode); 8] = [
     ("redoubt_node_dom0_memory_bytes", Kind::Gauge, "RAM dom0 uses.", |it| it.dom0_bytes.to_string()),
     ("redoubt_node_dom0_starts", Kind::Counter, "Starts of dom0 since power-on.", |it| {
         it.dom0_starts.to_string()
+    }),
+    ("redoubt_node_address_claims", Kind::Counter, "Claims of its addresses by others on the wire.", |it| {
+        it.claims.count.to_string()
+    }),
+    ("redoubt_node_portals_moved", Kind::Counter, "Portals that moved to another station.", |it| {
+        it.portals_moved.to_string()
     }),
     ("redoubt_node_guests", Kind::Gauge, "Guests on the node.", |it| it.guests.to_string()),
 ];

@@ -13,8 +13,8 @@ use core::net::Ipv4Addr;
 use sha2::{Digest, Sha256};
 use smoltcp::phy::{Checksum, ChecksumCapabilities};
 use smoltcp::wire::{
-    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr,
-    IpAddress, IpProtocol, Ipv4Packet, Ipv4Repr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
+    EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, IpAddress, IpProtocol, Ipv4Packet,
+    Ipv4Repr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
 };
 
 /// How long a cookie's time lasts; it is good in the next one, too.
@@ -182,28 +182,6 @@ impl Segment {
 
     fn forged(&self, tcp: &TcpRepr<'_>) -> Vec<u8> {
         frame((self.peer_mac, self.tuple.peer), (self.local_mac, self.tuple.local), tcp)
-    }
-
-    /// An ARP answer by which the stack knows the neighbour, who has just shown
-    /// that it receives what is sent there.
-    pub(super) fn neighbour(&self) -> Vec<u8> {
-        let arp = ArpRepr::EthernetIpv4 {
-            operation: ArpOperation::Reply,
-            source_hardware_addr: self.peer_mac,
-            source_protocol_addr: self.tuple.peer,
-            target_hardware_addr: self.local_mac,
-            target_protocol_addr: self.tuple.local,
-        };
-        let mut bytes = vec![0; EthernetFrame::<&[u8]>::header_len() + arp.buffer_len()];
-        let mut frame = EthernetFrame::new_unchecked(&mut bytes);
-        let ethernet = EthernetRepr {
-            src_addr: self.peer_mac,
-            dst_addr: self.local_mac,
-            ethertype: EthernetProtocol::Arp,
-        };
-        ethernet.emit(&mut frame);
-        arp.emit(&mut ArpPacket::new_unchecked(frame.payload_mut()));
-        bytes
     }
 }
 

@@ -2,12 +2,17 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::net::Ipv4Addr;
 use core::num::{NonZeroU16, NonZeroUsize};
 
 use smoltcp::phy::{Checksum, Device, DeviceCapabilities, Medium, PacketMeta, RxToken, TxToken};
 use smoltcp::time::Instant;
 
+use super::Lease;
+use super::arp::Arp;
 use super::gate::Translations;
+use super::neighbours::{Neighbours, Sent};
+use crate::frame::{ETHERTYPE_ARP, ETHERTYPE_IPV4, HEADER_BYTES, MacAddress};
 use crate::limits::{
     HOST_FRAMES_BYTES_MAX, HOST_FRAMES_MAX, HOST_LARGE_FRAME_BYTES_MAX, HOST_REPLY_FRAMES_MAX,
 };
@@ -43,6 +48,15 @@ pub(super) struct Outgoing {
     /// Octets of those.
     spare_bytes: usize,
     pub(super) translations: Translations,
+    pub(super) neighbours: Neighbours,
+    /// The time of what is done now.
+    pub(super) now_ns: u64,
+    mac: MacAddress,
+    lease: Option<Lease>,
+    /// From where the packet came that the stack is given.
+    reply_to: Option<(Ipv4Addr, MacAddress)>,
+    /// The server that the DHCP client asks for.
+    dhcp_question: Option<Ipv4Addr>,
 }
 
 /// Octets of Ethernet's, IPv4's and TCP's headers with all options.
@@ -57,7 +71,7 @@ const SPARE_MAX: usize = 64;
 const SPARE_BYTES_MAX: usize = 512 * 1024;
 
 impl Outgoing {
-    pub(super) fn new(frame_bytes_max: usize, accepts: Accepts) -> Self {
+    pub(super) fn new(mac: MacAddress, frame_bytes_max: usize, accepts: Accepts) -> Self {
         // As many whole pieces as fit: the last one is not short where more follows.
         let piece = frame_bytes_max.saturating_sub(HEADERS_MIN).max(1);
         let pieces = HOST_LARGE_FRAME_BYTES_MAX.saturating_sub(HEADERS_MIN) / piece;
@@ -70,6 +84,12 @@ impl Outgoing {
             spare: Vec::new(),
             spare_bytes: 0,
             translations: Translations::default(),
+            neighbours: Neighbours::default(),
+            now_ns: 0,
+            mac,
+            lease: None,
+            reply_to: None,
+            dhcp_question: None,
         }
     }
 
@@ -117,6 +137,104 @@ impl Outgoing {
         }
     }
 
+    pub(super) fn set_lease(&mut self, lease: Option<Lease>) {
+        let network = |lease: &Option<Lease>| lease.map(|it| (it.address, it.prefix));
+        if network(&lease) != network(&self.lease) {
+            self.neighbours.clear();
+        }
+        self.lease = lease;
+    }
+
+    /// The neighbour that packets to an address are given to.
+    pub(super) fn next_hop(&self, target: Ipv4Addr) -> Option<Ipv4Addr> {
+        let lease = self.lease?;
+        if lease.is_direct(target) { Some(target) } else { lease.gateway }
+    }
+
+    /// The stack is given a packet from there.
+    pub(super) fn begin_reply(&mut self, frame: &[u8]) {
+        let source = frame.get(6..).and_then(|rest| rest.first_chunk()).map(|mac| MacAddress(*mac));
+        self.reply_to = address_at(frame, 26).zip(source.filter(|mac| mac.is_station()));
+        if let Some((address, mac)) = self.reply_to
+            && let Some(hop) = self.next_hop(address)
+        {
+            self.neighbours.heard(hop, mac);
+        }
+    }
+
+    pub(super) fn end_reply(&mut self) {
+        self.reply_to = None;
+    }
+
+    /// The server that the DHCP client asks for, and the node's address.
+    pub(super) fn take_dhcp_question(&mut self) -> Option<(Ipv4Addr, Ipv4Addr)> {
+        self.dhcp_question.take().zip(self.lease.map(|lease| lease.address))
+    }
+
+    fn write_header(&self, frame: &mut [u8]) {
+        if let Some(source) = frame.get_mut(6..12) {
+            source.copy_from_slice(&self.mac.0);
+        }
+        if let Some(ethertype) = frame.get_mut(12..14) {
+            ethertype.copy_from_slice(&ETHERTYPE_IPV4.to_be_bytes());
+        }
+    }
+
+    /// Leads a packet of the stack's to its neighbour, who may have to be found first.
+    fn dispatch(&mut self, frame: OwnFrame) {
+        let Some(target) = address_at(frame.octets(), 30) else { return self.reuse(frame) };
+        if target.is_broadcast() {
+            return self.enqueue_to(MacAddress::BROADCAST, frame);
+        }
+        let Some(hop) = self.next_hop(target) else { return self.reuse(frame) };
+        let reply = self.reply_to.filter(|(address, _)| *address == target);
+        if let Some((_, mac)) = reply.filter(|_| self.neighbours.station(hop).is_none()) {
+            return self.enqueue_to(mac, frame);
+        }
+        match self.neighbours.send(hop, frame, self.now_ns) {
+            Sent::To(mac, frame) => {
+                self.enqueue_to(mac, frame);
+                self.ask();
+            }
+            Sent::Parked => self.ask(),
+            Sent::Dropped(frame) => {
+                self.reuse(frame);
+                self.ask();
+            }
+        }
+    }
+
+    fn enqueue_to(&mut self, mac: MacAddress, mut frame: OwnFrame) {
+        if let Some(destination) = frame.buffer.get_mut(..6) {
+            destination.copy_from_slice(&mac.0);
+        }
+        self.enqueue(frame);
+    }
+
+    /// Asks for neighbours, as far as that is due.
+    pub(super) fn ask(&mut self) {
+        let Some(lease) = self.lease else { return };
+        while self.has_reply_room()
+            && let Some(question) = self.neighbours.next_question(self.now_ns)
+        {
+            self.push(Arp::question((self.mac, lease.address), question.target, question.to));
+        }
+    }
+
+    /// A station claims an address without being asked.
+    pub(super) fn heard_claim(&mut self, address: Ipv4Addr, mac: MacAddress) {
+        self.neighbours.claimed(address, mac, self.now_ns);
+        self.ask();
+    }
+
+    /// A station answers; what waited for it is sent.
+    pub(super) fn heard_answer(&mut self, address: Ipv4Addr, mac: MacAddress) {
+        for frame in self.neighbours.answered(address, mac, self.now_ns) {
+            self.enqueue_to(mac, frame);
+        }
+        self.ask();
+    }
+
     fn take_spare(&mut self) -> Vec<u8> {
         let buffer = self.spare.pop().unwrap_or_default();
         self.spare_bytes = self.spare_bytes.saturating_sub(buffer.len());
@@ -124,10 +242,12 @@ impl Outgoing {
     }
 }
 
-/// One poll's view: at most one frame comes in, any number go out.
+/// One poll's view: at most one frame, or packet, comes in, any number go out.
 pub(super) struct FrameDevice<'a> {
     pub(super) incoming: Option<&'a [u8]>,
     pub(super) outgoing: &'a mut Outgoing,
+    /// Whether the stack knows of Ethernet.
+    pub(super) medium: Medium,
 }
 
 pub(super) struct Incoming<'a>(&'a [u8]);
@@ -142,22 +262,31 @@ pub(super) struct Sender<'a> {
     outgoing: &'a mut Outgoing,
     /// Octets of the pieces that the payload is to be cut into.
     size: Option<NonZeroU16>,
+    /// Octets of a header that the stack does not write.
+    skip: usize,
 }
 
 impl<'a> Sender<'a> {
-    const fn new(outgoing: &'a mut Outgoing) -> Self {
-        Self { outgoing, size: None }
+    const fn new(outgoing: &'a mut Outgoing, medium: Medium) -> Self {
+        let skip = if matches!(medium, Medium::Ip) { HEADER_BYTES } else { 0 };
+        Self { outgoing, size: None, skip }
     }
 }
 
 impl TxToken for Sender<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
         let mut buffer = self.outgoing.take_spare();
-        let frame = blank(&mut buffer, len);
-        let result = f(frame);
-        if self.outgoing.translations.outgoing(frame) {
+        let length = len.saturating_add(self.skip);
+        let frame = blank(&mut buffer, length);
+        let result = f(frame.get_mut(self.skip..).unwrap_or_default());
+        if self.skip > 0 {
+            self.outgoing.write_header(frame);
+        }
+        if frame.get(12..14) == Some(&ETHERTYPE_ARP.to_be_bytes()) {
+            self.outgoing.dhcp_question = address_at(frame, 38);
+        } else if self.outgoing.translations.outgoing(frame) {
             let offload = Offload::of_stack(frame, self.size);
-            self.outgoing.enqueue(OwnFrame { buffer, length: len, offload });
+            self.outgoing.dispatch(OwnFrame { buffer, length, offload });
         }
         result
     }
@@ -165,6 +294,10 @@ impl TxToken for Sender<'_> {
     fn set_meta(&mut self, meta: PacketMeta) {
         self.size = meta.segmentation_offload_size;
     }
+}
+
+fn address_at(frame: &[u8], at: usize) -> Option<Ipv4Addr> {
+    frame.get(at..)?.first_chunk::<4>().map(|octets| Ipv4Addr::from(*octets))
 }
 
 /// Makes a frame of so many octets in the buffer of one that was sent: headers begin as
@@ -193,21 +326,26 @@ impl Device for FrameDevice<'_> {
         if !self.outgoing.has_reply_room() {
             return None;
         }
-        self.incoming.take().map(|frame| (Incoming(frame), Sender::new(self.outgoing)))
+        let medium = self.medium;
+        self.incoming.take().map(|frame| (Incoming(frame), Sender::new(self.outgoing, medium)))
     }
 
     fn transmit(&mut self, _timestamp: Instant) -> Option<Sender<'_>> {
-        self.outgoing.has_room().then_some(Sender::new(self.outgoing))
+        let medium = self.medium;
+        self.outgoing.has_room().then_some(Sender::new(self.outgoing, medium))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
         let mut capabilities = DeviceCapabilities::default();
-        capabilities.medium = Medium::Ethernet;
-        capabilities.max_transmission_unit = self.outgoing.frame_bytes_max;
+        let skip = if self.medium == Medium::Ip { HEADER_BYTES } else { 0 };
+        capabilities.medium = self.medium;
+        capabilities.max_transmission_unit = self.outgoing.frame_bytes_max.saturating_sub(skip);
         // What is received was looked at before, or need not be; what is sent is left to
         // whoever takes it.
         capabilities.checksum.tcp = Checksum::None;
-        capabilities.segmentation.tcpv4 = self.outgoing.large_frame_bytes_max;
+        let large = self.outgoing.large_frame_bytes_max;
+        capabilities.segmentation.tcpv4 =
+            large.and_then(|bytes| NonZeroUsize::new(bytes.get().saturating_sub(skip)));
         capabilities
     }
 }
@@ -218,7 +356,7 @@ mod tests {
 
     #[test]
     fn frames_are_bounded_by_their_octets_too() {
-        let mut outgoing = Outgoing::new(1514, Accepts::default());
+        let mut outgoing = Outgoing::new(MacAddress([2; 6]), 1514, Accepts::default());
         while outgoing.has_room() {
             outgoing.push(alloc::vec![0; HOST_LARGE_FRAME_BYTES_MAX]);
         }
@@ -241,10 +379,14 @@ mod tests {
     }
     #[test]
     fn buffers_that_are_kept_are_bounded() {
-        let mut outgoing = Outgoing::new(1_514, Accepts { checksum: true, tso4: true, tso6: false });
+        let mut outgoing =
+            Outgoing::new(MacAddress([2; 6]), 1_514, Accepts { checksum: true, tso4: true, tso6: false });
         for length in [1_514, HOST_LARGE_FRAME_BYTES_MAX] {
             for _ in 0..2 * SPARE_MAX {
-                Sender::new(&mut outgoing).consume(length, |_| ());
+                Sender::new(&mut outgoing, Medium::Ethernet).consume(length, |frame| {
+                    // To all: there is nobody to ask for.
+                    frame[30..34].fill(0xff);
+                });
             }
             let frames: Vec<OwnFrame> = core::iter::from_fn(|| outgoing.pop()).collect();
             assert_eq!((frames.len(), outgoing.queued_bytes), (2 * SPARE_MAX, 0));

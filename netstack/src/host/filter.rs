@@ -1,9 +1,9 @@
-//! What reaches the TCP/IP stack: only what a declared port or ARP or ping can use.
+//! What reaches the TCP/IP stack: only what a declared port or ping can use.
 //!
 //! The stack behind would answer closed ports and unknown protocols with resets
 //! and ICMP errors, which tells a scanner what is there. Silence tells nothing.
 
-use crate::frame::{ETHERTYPE_ARP, ETHERTYPE_IPV4, Header};
+use crate::frame::{ETHERTYPE_IPV4, Header};
 
 const PROTOCOL_ICMP: u8 = 1;
 const PROTOCOL_TCP: u8 = 6;
@@ -21,10 +21,14 @@ pub(super) fn wanted(frame: &[u8], dhcp: bool, open: &mut dyn FnMut(u16, bool) -
         return false;
     }
     match header.ethertype {
-        ETHERTYPE_ARP => true,
         ETHERTYPE_IPV4 => frame.get(header.payload_offset..).is_some_and(|packet| ipv4(packet, dhcp, open)),
         _ => false,
     }
+}
+
+/// Whether a frame that is [`wanted`] is a datagram.
+pub(super) fn is_udp(frame: &[u8]) -> bool {
+    frame.get(23) == Some(&PROTOCOL_UDP)
 }
 
 /// RFC 791 section 3.1.

@@ -8,6 +8,7 @@
 
 use alloc::vec::Vec;
 
+use smoltcp::phy::Medium;
 use smoltcp::wire::{IpAddress, TcpControl, TcpSeqNumber};
 
 use super::cookie::{Segment, Tuple, tcp_of};
@@ -356,10 +357,10 @@ impl Host {
         let segment = &caller.segment;
         let handle = self.handle(id)?;
         self.sockets.get_mut::<tcp::Socket>(handle).listen(segment.tuple.local_port).ok()?;
-        self.ingress(&segment.neighbour(), now_ns);
         self.outgoing.translations.expected = Some((segment.tuple, None));
         self.ingress(&segment.opening(caller.segment_bytes), now_ns);
-        let mut device = FrameDevice { incoming: None, outgoing: &mut self.outgoing };
+        let medium = Medium::Ip;
+        let mut device = FrameDevice { incoming: None, outgoing: &mut self.outgoing, medium };
         self.interface.poll_egress(instant(now_ns), &mut device, &mut self.sockets);
         self.outgoing.translations.expected.take().and_then(|(_, number)| number)
     }

@@ -1,6 +1,13 @@
 //! Time passes in the stack, and frames leave it.
 
-use super::{FrameDevice, Host, Ipv4Cidr, Lease, OwnFrame, dhcpv4, instant};
+use alloc::vec::Vec;
+
+use smoltcp::phy::Medium;
+use smoltcp::socket::tcp;
+use smoltcp::wire::IpAddress;
+
+use super::{FrameDevice, Host, OwnFrame, Role, instant};
+use crate::limits::NEIGHBOURS_MAX;
 use crate::offload::Offload;
 
 impl Host {
@@ -15,15 +22,26 @@ impl Host {
     /// connections that are gone. Say nothing yet.
     pub fn tend(&mut self, now_ns: u64) {
         self.interface.poll_maintenance(instant(now_ns));
-        self.poll_dhcp();
+        if let Some(lease) = self.dhcp.as_mut().and_then(|dhcp| dhcp.poll(now_ns)) {
+            self.set_lease(lease);
+        }
         self.tend_connections(now_ns);
+        if self.outgoing.neighbours.len() * 2 > NEIGHBOURS_MAX {
+            self.mark_neighbours();
+        }
         self.repeat(now_ns);
     }
 
     /// The second half: whatever sockets have to say waits in [`Self::transmit`].
     pub fn egress(&mut self, now_ns: u64) {
         let now = instant(now_ns);
-        let mut device = FrameDevice { incoming: None, outgoing: &mut self.outgoing };
+        self.outgoing.now_ns = now_ns;
+        self.outgoing.ask();
+        if let Some(dhcp) = &mut self.dhcp {
+            dhcp.egress(&mut self.outgoing, now_ns);
+        }
+        let medium = Medium::Ip;
+        let mut device = FrameDevice { incoming: None, outgoing: &mut self.outgoing, medium };
         // Once per socket is not once per frame: go on until all is said or the
         // frame queue is full.
         loop {
@@ -46,7 +64,9 @@ impl Host {
             .and_then(|at| u64::try_from(at.total_micros()).ok())
             .map(|at_us| at_us.saturating_mul(1_000));
         let tending = self.next_tending_ms().map(|at_ms| at_ms.saturating_mul(1_000_000).max(now_ns));
-        stack.into_iter().chain(tending).min()
+        let dhcp = self.dhcp.as_mut().and_then(|dhcp| dhcp.next_deadline(now_ns));
+        let neighbours = self.outgoing.neighbours.next_deadline().map(|at_ns| at_ns.max(now_ns));
+        [stack, tending, dhcp, neighbours].into_iter().flatten().min()
     }
 
     /// The next outgoing frame; give its buffer [back](Self::reuse).
@@ -80,18 +100,17 @@ impl Host {
         self.counters.transmitted_frames = self.counters.transmitted_frames.wrapping_add(frames as u64);
     }
 
-    fn poll_dhcp(&mut self) {
-        let Some(handle) = self.dhcp else { return };
-        let lease = match self.sockets.get_mut::<dhcpv4::Socket>(handle).poll() {
-            None => return,
-            Some(dhcpv4::Event::Deconfigured) => None,
-            Some(dhcpv4::Event::Configured(config)) => Some(Lease {
-                address: Ipv4Cidr::address(&config.address),
-                prefix: config.address.prefix_len(),
-                gateway: config.router,
-                server: Some(config.server.address),
-            }),
-        };
-        self.set_lease(lease);
+    /// Whoever an own connection leads to stays known.
+    fn mark_neighbours(&mut self) {
+        let owned = self.connections.iter().filter(|it| matches!(it.role, Role::Owned | Role::Pending));
+        let peers = owned.filter_map(|it| self.sockets.get::<tcp::Socket>(it.handle).remote_endpoint());
+        let hops: Vec<_> = peers
+            .filter_map(|peer| match peer.addr {
+                IpAddress::Ipv4(address) => self.outgoing.next_hop(address),
+                IpAddress::Ipv6(_) => None,
+            })
+            .collect();
+        let gateway = self.lease.and_then(|lease| lease.gateway);
+        self.outgoing.neighbours.mark_in_use(|it| hops.contains(&it) || gateway == Some(it));
     }
 }

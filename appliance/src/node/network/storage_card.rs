@@ -5,7 +5,7 @@ use netstack::frame::MacAddress;
 use netstack::host::Lease;
 use netstack::offload::Offload;
 
-use super::{Buffers, ETHERTYPE_AOE};
+use super::{Buffers, ETHERTYPE_AOE, received};
 use crate::guest_memory::GuestMemory;
 use crate::limits::{CARD_STUCK_NS, FRAMES_PER_TURN};
 use crate::node::guest::Guest;
@@ -121,7 +121,7 @@ impl<N: Nic> StorageCard<N> {
             let (frames, longest) = offload.on_wire(length);
             taken += frames;
             self.moved.count(RECEIVED, length, &offload);
-            let frame = buffers.frame.get(..length).unwrap_or_default();
+            let frame = received(&mut buffers.frame, length, &offload);
             if !self.is_for_us(frame, longest) {
                 continue;
             }

@@ -14,6 +14,7 @@ mod fleet;
 mod guests;
 mod hostile;
 mod jobs;
+mod liars;
 mod lockdown;
 mod lockout;
 mod management;

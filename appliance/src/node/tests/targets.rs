@@ -173,7 +173,12 @@ fn stack(mac: [u8; 6], address: Ipv4Addr) -> Host {
 
 impl IscsiTarget {
     pub(super) fn new(sectors: usize) -> Self {
-        let host = stack([2, 0, 0, 0, 0, 3], ISCSI_ADDRESS);
+        Self::at(sectors, [2, 0, 0, 0, 0, 3])
+    }
+
+    /// At a station of this address.
+    pub(super) fn at(sectors: usize, mac: [u8; 6]) -> Self {
+        let host = stack(mac, ISCSI_ADDRESS);
         Self {
             host,
             second: None,

@@ -136,6 +136,10 @@ fn lines(node: &json::Node, facts: &NodeFacts, fingerprint: String, kept: String
     let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
     let kib = |bytes: u64| format!("{} KiB", bytes >> 10);
     let fresh = if facts.fresh_identity { " (new at this boot)" } else { "" };
+    let claimed = match &node.address_claimed_by {
+        Some(mac) => format!("its address, {} times, last by {mac}", node.address_claims),
+        None => "by no other station".into(),
+    };
     [
         ("node", node.node.clone()),
         ("key", format!("{fingerprint}{fresh}")),
@@ -151,6 +155,8 @@ fn lines(node: &json::Node, facts: &NodeFacts, fingerprint: String, kept: String
         ("uptime", format!("{} s", table::seconds(node.uptime_ns))),
         ("mac", node.mac.clone()),
         ("address", node.address.clone().unwrap_or_else(|| "none".into())),
+        ("claimed", claimed),
+        ("moved", format!("{} portals", node.portals_moved)),
         ("guests", node.guests.to_string()),
         ("state", kept),
     ]

@@ -171,7 +171,7 @@ fn the_shapes_stay() {
             "  cmdline: \"\"\n  disks:\n  - volume: aoe:e1.1\n    read_only: false\n    bytes: 1048576\n",
             "    state: ready\n    stalled_since_ns: null\n    reads: 0\n    writes: 0\n",
             "    flushes: 0\n    bytes_read: 0\n    bytes_written: 0\n    retries: 0\n  macs: []\n",
-            "  frames_received: 0\n  frames_sent: 0\n  on_poweroff: destroy\n  on_reboot: restart\n",
+            "  frames_received: 0\n  frames_sent: 0\n  frames_dropped: {}\n  on_poweroff: destroy\n  on_reboot: restart\n",
             "  on_crash: destroy\n",
         )
     );
@@ -196,7 +196,8 @@ fn the_fields_stay_in_their_order() {
     assert_eq!(
         fields(&of(&["node", "info"])),
         "node node_key version image_sha256 image_bytes cpus memory_bytes memory_free_bytes hypervisor_bytes \
-         dom0_bytes uptime_ns dom0_starts mac address guests fresh_identity tsc_khz cards"
+         dom0_bytes uptime_ns dom0_starts mac address guests fresh_identity tsc_khz \
+         address_claims address_claimed_by portals_moved cards"
     );
     assert_eq!(
         fields(&of(&["node", "info"])["cards"][0]),

@@ -19,14 +19,14 @@ fn foreign_syn(random: &mut Random) -> Vec<u8> {
 }
 
 /// A port that greets with eight octets and wants twelve.
-fn guarded(seed: u64) -> Host {
+pub(super) fn guarded(seed: u64) -> Host {
     let mut server = host(1, seed);
     server.guard(22, TcpOptions::MANAGEMENT, 8, 12).unwrap();
     server
 }
 
 /// Greets and lets in whoever says the words.
-fn serve(server: &mut Host, now: u64) -> Option<ConnectionId> {
+pub(super) fn serve(server: &mut Host, now: u64) -> Option<ConnectionId> {
     let mut admitted = None;
     while let Some(caller) = server.next_caller() {
         match caller.words() {

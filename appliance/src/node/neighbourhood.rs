@@ -1,0 +1,65 @@
+//! What the node notices of who is on the wire: claims of its own addresses, and portals
+//! that moved to another station.
+
+use alloc::format;
+
+use mgmt_proto::facts::AddressClaims;
+
+use crate::hypervisor::Hypervisor;
+use crate::limits::CLAIM_LOG_NS;
+use crate::node::Node;
+use crate::node::nic::Nic;
+
+/// What was noticed so far, and told.
+#[derive(Debug, Default)]
+pub(super) struct Neighbourhood {
+    /// Portals that moved.
+    pub(super) portals_moved: u64,
+    /// Claims of which the log has heard.
+    logged: u64,
+    /// When it may hear of the next one.
+    next_log_ns: u64,
+}
+
+impl<H: Hypervisor, N: Nic> Node<H, N> {
+    /// Claims of the node's addresses, on all cards.
+    pub(super) fn address_claims(&self) -> AddressClaims {
+        let stacks = &self.network.stacks;
+        let all = (0..stacks.cards()).filter_map(|card| Some(stacks.get(card)?.claims()));
+        all.fold(AddressClaims::default(), |sum, claims| AddressClaims {
+            count: sum.count.saturating_add(claims.count),
+            by: claims.by.map(|mac| mac.0).or(sum.by),
+        })
+    }
+
+    /// Says that another station claims an address of the node, not more often than once in
+    /// a while, and each portal that moved.
+    pub(super) fn log_neighbours(&mut self, now_ns: u64) {
+        let claims = self.address_claims();
+        let news = claims.count != self.neighbourhood.logged && now_ns >= self.neighbourhood.next_log_ns;
+        if let Some(mac) = claims.by.filter(|_| news) {
+            self.neighbourhood.logged = claims.count;
+            self.neighbourhood.next_log_ns = now_ns.saturating_add(CLAIM_LOG_NS);
+            let mac = mgmt_proto::machine::mac_text(mac);
+            let text = format!(
+                "node: {mac} claims an address of this node, which is defended; {} claims so far",
+                claims.count
+            );
+            self.hypervisor.log(&text);
+        }
+        let mut portals = None;
+        for card in 0..self.network.stacks.cards() {
+            while let Some(moved) =
+                self.network.stacks.get_mut(card).and_then(netstack::host::Host::next_moved)
+            {
+                let portals = portals.get_or_insert_with(|| self.volumes.portals());
+                let is_portal = portals.contains(&moved.address);
+                self.neighbourhood.portals_moved += u64::from(is_portal);
+                let what = if is_portal { "portal" } else { "neighbour" };
+                let text =
+                    format!("node: {what} {} moved from {} to {}", moved.address, moved.from, moved.to);
+                self.hypervisor.log(&text);
+            }
+        }
+    }
+}
