@@ -72,8 +72,16 @@ pub trait Hypervisor {
     /// # Errors
     /// See [`hv_abi::call::Call::StoreGet`].
     fn store_get(&mut self, key: usize, target: &mut [u8]) -> Result<usize, Error>;
-    /// Reads the node's log from a running offset: bytes read, next offset.
-    fn log_read(&mut self, from: u64, target: &mut [u8]) -> (usize, u64);
+    /// Reads one of the logs ([`hv_abi::previous`], `LOG_*`) from a running offset: bytes
+    /// read, next offset.
+    fn log_read(&mut self, which: u64, from: u64, target: &mut [u8]) -> (usize, u64);
+    /// Sets how long the node stands still after the hypervisor failed.
+    ///
+    /// # Errors
+    /// See [`hv_abi::call::Call::RestartDelay`].
+    fn restart_delay(&mut self, milliseconds: u64) -> Result<(), Error>;
+    /// Makes the hypervisor fail, by a panic or by a loop without end.
+    fn break_hypervisor(&mut self, hang: bool);
     /// Restarts the machine or turns it off; returns only in tests.
     fn reset(&mut self, power_off: bool);
     /// Keeps dom0's home CPU free of guests, or shares it with them.

@@ -10,7 +10,8 @@ use anyhow::{Context, Result};
 use ed25519_dalek::SigningKey;
 use keys::{Existing, KeyError, PublicKey};
 use mgmt_proto::manifest::{
-    self, Addressing, AoeCards, DEFAULT_MTU, DEFAULT_PORT, Dom0Cpu, Manifest, StorageCard,
+    self, Addressing, AoeCards, DEFAULT_MTU, DEFAULT_PORT, DEFAULT_RESTART_DELAY_S, Dom0Cpu, Manifest,
+    StorageCard,
 };
 use mgmt_proto::trust::{Operator, Role};
 use std::path::{Path, PathBuf};
@@ -32,6 +33,8 @@ pub struct Options {
     pub port: u16,
     /// Whether an admin may make dom0 fail.
     pub fault_injection: bool,
+    /// How long the node stands still after its hypervisor failed.
+    pub restart_delay_s: u16,
     /// Whether dom0 shares its home CPU with guests.
     pub dom0_cpu: Dom0Cpu,
     /// Where the node keeps what it must not forget.
@@ -48,6 +51,7 @@ impl Default for Options {
             storage_cards: Vec::new(),
             port: DEFAULT_PORT,
             fault_injection: false,
+            restart_delay_s: DEFAULT_RESTART_DELAY_S,
             // These images are made for emulators, and QEMU without KVM may lose a
             // guest on its first CPU (README, Limits).
             dom0_cpu: Dom0Cpu::Own,
@@ -128,6 +132,7 @@ pub fn seal_image(pieces: &Pieces, options: &Options, key_directory: &Path) -> R
         port: options.port,
         fault_injection: options.fault_injection,
         trust_serial_min: 0,
+        restart_delay_s: options.restart_delay_s,
         dom0_cpu: options.dom0_cpu,
         state: options.state.as_ref().map(|state| state.checked(key_directory)).transpose()?,
     };

@@ -169,6 +169,7 @@ fn print_report(report: &Report, with_parts: bool) {
     println!("port             {}", manifest.port);
     println!("fault injection  {}", manifest.fault_injection);
     println!("dom0 CPU         {}", format!("{:?}", manifest.dom0_cpu).to_lowercase());
+    println!("restart delay    {} s", manifest.restart_delay_s);
     match &manifest.state {
         None => println!("state            none: nothing is kept"),
         Some(state) if state.wait_s == 0 => println!("state            {}, waited for", state.volume),

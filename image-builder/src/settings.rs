@@ -7,6 +7,7 @@
 //! addressing = "dhcp"        # or { address = "10.0.0.2/24", gateway = "10.0.0.1" }
 //! storage_cards = [ { addressing = "dhcp" } ]   # and aoe: see [`crate::cards`]
 //! fault_injection = false
+//! restart_delay_s = 10       # how long a node stands still after its hypervisor failed
 //! dom0_cpu = "auto"          # dom0's home CPU: "own", "shared"; auto: own from 4 CPUs on
 //! state = "aoe:e9.0"         # what is kept across power-off: see [`crate::state`]
 //! operators = [
@@ -20,7 +21,9 @@ use crate::state::State;
 use anyhow::{Context, Result, bail, ensure};
 use keys::PublicKey;
 use mgmt_proto::limits::{NAME_BYTES, OPERATORS};
-use mgmt_proto::manifest::{self, DEFAULT_MTU, DEFAULT_PORT, MTU_RANGE, Manifest};
+use mgmt_proto::manifest::{
+    self, DEFAULT_MTU, DEFAULT_PORT, DEFAULT_RESTART_DELAY_S, MTU_RANGE, Manifest, RESTART_DELAY_MAX_S,
+};
 use mgmt_proto::trust;
 use serde::Deserialize;
 use std::net::Ipv4Addr;
@@ -60,6 +63,9 @@ pub struct Settings {
     /// Least serial of the trust bundle under which more than reading is obeyed.
     #[serde(default)]
     pub trust_serial_min: u64,
+    /// How long the node stands still after its hypervisor failed.
+    #[serde(default = "default_restart_delay")]
+    pub restart_delay_s: u16,
     /// Who may command the node.
     pub operators: Vec<Operator>,
 }
@@ -76,6 +82,10 @@ pub(crate) const fn default_mtu() -> u16 {
 pub(crate) fn checked_mtu(mtu: u16) -> Result<u16> {
     ensure!(MTU_RANGE.contains(&mtu), "mtu: {} to {} are possible", MTU_RANGE.start(), MTU_RANGE.end());
     Ok(mtu)
+}
+
+const fn default_restart_delay() -> u16 {
+    DEFAULT_RESTART_DELAY_S
 }
 
 const fn default_port() -> u16 {
@@ -200,6 +210,10 @@ impl Settings {
             };
             operators.push(trust::Operator { key, role });
         }
+        ensure!(
+            self.restart_delay_s <= RESTART_DELAY_MAX_S,
+            "restart_delay_s: at most {RESTART_DELAY_MAX_S}"
+        );
         let (storage_cards, aoe) = cards::checked(&self.storage_cards, self.aoe)?;
         Ok(Manifest {
             version: manifest::VERSION,
@@ -213,6 +227,7 @@ impl Settings {
             port: self.port,
             fault_injection: self.fault_injection,
             trust_serial_min: self.trust_serial_min,
+            restart_delay_s: self.restart_delay_s,
             dom0_cpu: match self.dom0_cpu {
                 Dom0Cpu::Auto => manifest::Dom0Cpu::Auto,
                 Dom0Cpu::Own => manifest::Dom0Cpu::Own,

@@ -42,6 +42,7 @@ fn manifest(owner: &SigningKey) -> Manifest {
         aoe: AoeCards::All,
         port: 7411,
         fault_injection: false,
+        restart_delay_s: 10,
         trust_serial_min: 0,
         dom0_cpu: mgmt_proto::manifest::Dom0Cpu::Auto,
         state: None,
@@ -181,6 +182,8 @@ fn settings_as_written() {
     let addressing = Addressing::Static { address: [10, 0, 0, 2], prefix: 24, gateway: Some([10, 0, 0, 1]) };
     assert_eq!((manifest.name.as_str(), manifest.port, manifest.addressing), ("n7", 99, addressing));
     assert_eq!(parse("addressing = \"dhcp\"\nOPERATORS").unwrap().addressing, Addressing::Dhcp);
+    assert_eq!(parse("restart_delay_s = 0\nOPERATORS").unwrap().restart_delay_s, 0);
+    assert_eq!(manifest.restart_delay_s, 10);
     assert!(manifest.storage_cards.is_empty() && manifest.aoe == AoeCards::All);
     let manifest = parse(
         "storage_cards = [{ mac = \"02:00:00:00:00:07\", mtu = 9000 }, { addressing = \"dhcp\" }]\n\
@@ -200,6 +203,7 @@ fn settings_that_make_no_sense() {
         ("colour = 1\nOPERATORS", "unknown field `colour`"),
         ("port = 0\nOPERATORS", "port"),
         ("port = 70000\nOPERATORS", "port"),
+        ("restart_delay_s = 3601\nOPERATORS", "at most 3600"),
         ("name = \"a b\"\nOPERATORS", "name"),
         ("addressing = \"auto\"\nOPERATORS", "addressing is \"dhcp\" or"),
         ("addressing = { address = \"10.0.0.2\" }\nOPERATORS", "prefix length"),

@@ -244,6 +244,7 @@ pub fn subject(request: &Request) -> Option<(&'static str, &str)> {
     Some(match request {
         Request::NodeInfo
         | Request::NodeLog { .. }
+        | Request::PreviousLog { .. }
         | Request::StorageDiscover(_)
         | Request::BlobMissing(_)
         | Request::Check(_)

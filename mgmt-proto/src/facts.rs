@@ -1,6 +1,7 @@
 //! What a node tells of itself and its guests.
 
 use crate::machine::{Digest, Machine};
+use crate::platform::Platform;
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -42,6 +43,8 @@ pub struct NodeFacts {
     pub claims: AddressClaims,
     /// Portals that moved to another station.
     pub portals_moved: u64,
+    /// The machine under it.
+    pub platform: Platform,
 }
 
 /// Claims of the node's own addresses by other stations (RFC 5227, 2.4).

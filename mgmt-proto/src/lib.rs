@@ -37,6 +37,7 @@ pub mod limits;
 pub mod machine;
 pub mod manifest;
 pub mod node_key;
+pub mod platform;
 pub mod record;
 pub mod secret;
 pub mod server;

@@ -14,7 +14,7 @@ use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
 /// Version of this structure.
-pub const VERSION: u16 = 6;
+pub const VERSION: u16 = 7;
 /// Payloads of the wire's frames that a node can be told of, in octets: the least
 /// every IPv4 host takes (RFC 791, 3.1), and what cards with large frames share.
 pub const MTU_RANGE: RangeInclusive<u16> = 576..=9000;
@@ -22,6 +22,11 @@ pub const MTU_RANGE: RangeInclusive<u16> = 576..=9000;
 pub const DEFAULT_MTU: u16 = 1500;
 /// Where a node listens unless told otherwise.
 pub const DEFAULT_PORT: u16 = 7411;
+
+/// How long a failed node stands still unless told otherwise.
+pub const DEFAULT_RESTART_DELAY_S: u16 = 10;
+/// How long it may at most.
+pub const RESTART_DELAY_MAX_S: u16 = 3600;
 
 /// How the node gets its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,6 +143,9 @@ pub struct Manifest {
     pub state: Option<StateVolume>,
     /// Least serial of the trust bundle under which more than reading is obeyed; 0 for any.
     pub trust_serial_min: u64,
+    /// How long the node stands still after its hypervisor failed, before it restarts; at
+    /// most [`RESTART_DELAY_MAX_S`].
+    pub restart_delay_s: u16,
 }
 
 impl Manifest {
@@ -155,6 +163,7 @@ impl Manifest {
         let cards = &manifest.storage_cards;
         let sane = manifest.port != 0
             && MTU_RANGE.contains(&manifest.mtu)
+            && manifest.restart_delay_s <= RESTART_DELAY_MAX_S
             && cards.len() <= STORAGE_CARDS
             && cards.iter().all(|card| MTU_RANGE.contains(&card.mtu));
         (manifest.version == VERSION && sane).then_some(manifest)
@@ -214,6 +223,14 @@ mod tests {
         assert_eq!(with(&[card; STORAGE_CARDS]).map(|it| it.storage_cards.len()), Some(STORAGE_CARDS));
         assert_eq!(with(&[card; STORAGE_CARDS + 1]), None);
         assert_eq!(with(&[StorageCard { mtu: 9001, ..card }]), None);
+    }
+
+    #[test]
+    fn a_failed_node_stands_still_for_an_hour_at_most() {
+        for (restart_delay_s, fits) in [(0, true), (3600, true), (3601, false)] {
+            let manifest = Manifest { restart_delay_s, ..crate::vectors::manifest() };
+            assert_eq!(Manifest::decode(&manifest.encode().unwrap()).is_some(), fits, "{restart_delay_s}");
+        }
     }
 
     /// Version 5, as bytes.

@@ -173,6 +173,7 @@ pub const fn required(request: &Request) -> Role {
     match request {
         Request::NodeInfo
         | Request::NodeLog { .. }
+        | Request::PreviousLog { .. }
         | Request::StorageDiscover(_)
         | Request::BlobMissing(_)
         | Request::Check(_)

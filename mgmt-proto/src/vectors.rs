@@ -109,6 +109,7 @@ pub(crate) fn requests() -> Vec<Request> {
         Request::GuestShow { name: name() },
         Request::Rename { name: name(), to: "db".to_string() },
         Request::Revision { of: Some(name()), expected: Some(300) },
+        Request::PreviousLog { from: 300 },
     ]
 }
 
@@ -327,6 +328,7 @@ pub(crate) fn manifest() -> Manifest {
             key: Secret::new(vec![9; 32]),
         }),
         trust_serial_min: 5,
+        restart_delay_s: 10,
     }
 }
 

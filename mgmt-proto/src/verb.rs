@@ -319,6 +319,11 @@ pub enum Request {
         /// What the next change supposes.
         expected: Option<u64>,
     },
+    /// The log of the run before this one, from a byte offset.
+    PreviousLog {
+        /// Offset, 0 for the oldest that was kept.
+        from: u64,
+    },
 }
 
 impl Request {
@@ -351,6 +356,7 @@ impl Request {
             Self::Revision { of, .. } => of.as_deref(),
             Self::NodeInfo
             | Self::NodeLog { .. }
+            | Self::PreviousLog { .. }
             | Self::NodeStop { .. }
             | Self::StorageDiscover(_)
             | Self::BlobMissing(_)
@@ -422,7 +428,7 @@ impl Request {
     }
 }
 
-/// Ways for dom0 to fail.
+/// Ways for dom0, or what is under it, to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fault {
     /// A panic.
@@ -431,6 +437,10 @@ pub enum Fault {
     Access,
     /// A loop without end.
     Hang,
+    /// A panic of the hypervisor.
+    HypervisorPanic,
+    /// A loop without end in the hypervisor, on dom0's CPU.
+    HypervisorHang,
 }
 
 /// What a node answers.

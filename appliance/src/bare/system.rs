@@ -167,9 +167,17 @@ impl Hypervisor for SystemCalls {
         call(Call::StoreGet, arguments).map(|(length, _)| hv_x86::to_usize(length))
     }
 
-    fn log_read(&mut self, from: u64, target: &mut [u8]) -> (usize, u64) {
-        let arguments = [from, target.as_mut_ptr() as u64, target.len() as u64, 0];
+    fn log_read(&mut self, which: u64, from: u64, target: &mut [u8]) -> (usize, u64) {
+        let arguments = [from, target.as_mut_ptr() as u64, target.len() as u64, which];
         call(Call::LogRead, arguments).map_or((0, from), |(count, next)| (hv_x86::to_usize(count), next))
+    }
+
+    fn restart_delay(&mut self, milliseconds: u64) -> Result<(), Error> {
+        order(Call::RestartDelay, [milliseconds, 0, 0, 0])
+    }
+
+    fn break_hypervisor(&mut self, hang: bool) {
+        let _ = order(Call::Break, [u64::from(hang), 0, 0, 0]);
     }
 
     fn reset(&mut self, power_off: bool) {

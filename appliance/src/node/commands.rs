@@ -4,6 +4,7 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use hv_abi::previous::{LOG_NOW, LOG_PREVIOUS};
 use mgmt_proto::audit::Result as Recorded;
 use mgmt_proto::bundle::Lacks;
 use mgmt_proto::code::{Code, Failure};
@@ -162,19 +163,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     fn answer_now(&mut self, request: Request, now_ns: u64) -> Outcome {
         match request {
             Request::NodeInfo => Ok(Reply::Node(self.node_facts(now_ns))),
-            Request::NodeLog { from } => {
-                let mut bytes = vec![0; STREAM_BYTES];
-                let (mut length, mut next) = (0, from);
-                while let Some(rest) = bytes.get_mut(length..).filter(|rest| !rest.is_empty()) {
-                    let (count, after) = self.hypervisor.log_read(next, rest);
-                    (length, next) = (length + count, after);
-                    if count == 0 {
-                        break;
-                    }
-                }
-                bytes.truncate(length);
-                Ok(Reply::Stream(Stream { bytes, next }))
-            }
+            Request::NodeLog { from } => Ok(Reply::Stream(self.read_log(LOG_NOW, from))),
+            Request::PreviousLog { from } => Ok(Reply::Stream(self.read_log(LOG_PREVIOUS, from))),
             Request::NodeStop { power_off } => {
                 self.stopping.get_or_insert((power_off, now_ns.saturating_add(STOP_DELAY_NS)));
                 Ok(Reply::Done)
@@ -325,6 +315,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             Fault::Hang => loop {
                 core::hint::spin_loop();
             },
+            Fault::HypervisorPanic => self.hypervisor.break_hypervisor(false),
+            Fault::HypervisorHang => self.hypervisor.break_hypervisor(true),
         }
         Ok(Reply::Done)
     }

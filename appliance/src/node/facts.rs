@@ -1,14 +1,22 @@
 //! What the node tells of itself and its guests.
 
 use alloc::string::String;
+use alloc::vec;
 use alloc::vec::Vec;
 
-use mgmt_proto::verb::{GuestFacts, NodeFacts, State, Traffic};
+use hv_abi::domain::{NodeInfo, WATCHDOG_I6300ESB, WATCHDOG_PROCESSOR, WATCHDOG_TCO};
+use hv_abi::previous::{self, LOG_CAUSE};
+use mgmt_proto::limits::STREAM_BYTES;
+use mgmt_proto::platform::{Ended, Platform, Watchdog};
+use mgmt_proto::verb::{GuestFacts, NodeFacts, State, Stream, Traffic};
 
 use crate::hypervisor::Hypervisor;
 use crate::node::Node;
 use crate::node::guest::{Guest, Life};
 use crate::node::nic::Nic;
+
+/// Most bytes of why the run before ended.
+const CAUSE_BYTES: usize = 480;
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// What the guests' network cards moved.
@@ -41,7 +49,46 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             tsc_khz: info.tsc_khz,
             claims: self.address_claims(),
             portals_moved: self.neighbourhood.portals_moved,
+            platform: self.platform(&info),
         }
+    }
+
+    /// The machine under this node, as its hypervisor tells of it.
+    fn platform(&mut self, info: &NodeInfo) -> Platform {
+        let mut cause = vec![0; CAUSE_BYTES];
+        let (length, _) = self.hypervisor.log_read(LOG_CAUSE, 0, &mut cause);
+        cause.truncate(length);
+        let known = [
+            (WATCHDOG_PROCESSOR, Watchdog::Processor),
+            (WATCHDOG_TCO, Watchdog::Tco),
+            (WATCHDOG_I6300ESB, Watchdog::I6300esb),
+        ];
+        Platform {
+            ended: previous::Ended::from_number(info.previous_end).map(|ended| match ended {
+                previous::Ended::Cut => Ended::Cut,
+                previous::Ended::Ordered => Ended::Ordered,
+                previous::Ended::Failed => Ended::Failed,
+                previous::Ended::Hung => Ended::Hung,
+                previous::Ended::MachineCheck => Ended::MachineCheck,
+            }),
+            cause: String::from_utf8_lossy(&cause).into_owned(),
+            watchdogs: known.iter().filter(|(bit, _)| info.watchdogs & bit != 0).map(|(_, it)| *it).collect(),
+        }
+    }
+
+    /// Part of one of the logs.
+    pub(super) fn read_log(&mut self, which: u64, from: u64) -> Stream {
+        let mut bytes = vec![0; STREAM_BYTES];
+        let (mut length, mut next) = (0, from);
+        while let Some(rest) = bytes.get_mut(length..).filter(|rest| !rest.is_empty()) {
+            let (count, after) = self.hypervisor.log_read(which, next, rest);
+            (length, next) = (length + count, after);
+            if count == 0 {
+                break;
+            }
+        }
+        bytes.truncate(length);
+        Stream { bytes, next }
     }
 
     pub(super) fn guest_facts(&mut self, index: usize) -> Option<GuestFacts> {

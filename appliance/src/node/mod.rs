@@ -177,7 +177,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             stopping: None,
             deadline_ns: 0,
         };
-        node.take_cpu();
+        node.instruct_hypervisor();
         node.adopt(now_ns);
         node.audit.ensure(&mut node.hypervisor);
         node.revisions.begin(node.audit.end());
@@ -209,8 +209,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.hypervisor.log(&format!("node: its key is SHA256:{short}, {}", hex(&key)));
     }
 
-    /// Keeps guests off dom0's home CPU where the owner wants it.
-    fn take_cpu(&mut self) {
+    /// Tells the hypervisor what was sealed for it: whether guests keep off dom0's home
+    /// CPU, and what follows when it fails.
+    fn instruct_hypervisor(&mut self) {
         let cpus = self.hypervisor.node_info().cpus;
         let own = self.settings.manifest.dom0_cpu.owns(cpus);
         match self.hypervisor.own_cpu(own) {
@@ -220,6 +221,10 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             }
             Ok(()) => {}
             Err(error) => self.hypervisor.log(&format!("node: guests share dom0's CPU: {error:?}")),
+        }
+        let delay_ms = u64::from(self.settings.manifest.restart_delay_s) * 1000;
+        if let Err(error) = self.hypervisor.restart_delay(delay_ms) {
+            self.hypervisor.log(&format!("node: restart_delay_s is not taken: {error:?}"));
         }
     }
 

@@ -61,8 +61,9 @@ pub enum Call {
     StorePut = 18,
     /// `(key, pointer, capacity) -> length`: reads them back.
     StoreGet = 19,
-    /// `(offset, pointer, capacity) -> length, next offset`: reads the node's log
-    /// from a running byte offset; what was overwritten is skipped.
+    /// `(offset, pointer, capacity, which) -> length, next offset`: reads the node's
+    /// log, or another of `previous::LOG_*`, from a running byte offset; what was
+    /// overwritten is skipped.
     LogRead = 20,
     /// `(how)`: 0 resets the machine, 1 turns it off.
     Reset = 21,
@@ -73,6 +74,12 @@ pub enum Call {
     /// `(own)`: 1 keeps dom0's home CPU free of vCPUs, 0 shares it.
     /// [`Error::Refused`] where it is the only CPU.
     OwnCpu = 24,
+    /// `(milliseconds)`: how long the node stands still after it failed, before it
+    /// restarts. At most [`crate::MAX_RESTART_DELAY_MS`].
+    RestartDelay = 25,
+    /// `(how)`: makes the hypervisor fail, to show what follows: 0 by a panic, 1 by
+    /// a loop without end on the CPU that asks. Does not return.
+    Break = 26,
 }
 
 impl Call {
@@ -105,6 +112,8 @@ impl Call {
             22 => Self::Schedule,
             23 => Self::InjectNmi,
             24 => Self::OwnCpu,
+            25 => Self::RestartDelay,
+            26 => Self::Break,
             _ => return None,
         })
     }
@@ -166,7 +175,7 @@ mod tests {
                 assert_eq!(call as u64, number);
             }
         }
-        assert_eq!(Call::from_number(25), None);
+        assert_eq!(Call::from_number(27), None);
     }
 
     #[test]

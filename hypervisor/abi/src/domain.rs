@@ -114,4 +114,16 @@ pub struct NodeInfo {
     pub tsc_khz: u64,
     /// Wall clock in nanoseconds since 1970 when the monotonic clock was zero.
     pub wall_clock_base_ns: u64,
+    /// How the run before ended: a number of [`crate::previous::Ended`], or 0 where
+    /// memory does not say.
+    pub previous_end: u32,
+    /// Who notices when a processor hangs: a set of `WATCHDOG_*`.
+    pub watchdogs: u32,
 }
+
+/// Another processor notices.
+pub const WATCHDOG_PROCESSOR: u32 = 1 << 0;
+/// The chipset notices: ICH9's TCO.
+pub const WATCHDOG_TCO: u32 = 1 << 1;
+/// The chipset notices: an i6300ESB's timer.
+pub const WATCHDOG_I6300ESB: u32 = 1 << 2;

@@ -9,7 +9,8 @@
 //! * [`domain`]: guests as the hypervisor sees them;
 //! * [`boot`]: what dom0 finds when it starts;
 //! * [`image`]: the parts of the one file;
-//! * [`device`]: handles through which drivers reach hardware.
+//! * [`device`]: handles through which drivers reach hardware;
+//! * [`previous`]: how the run before ended.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -19,6 +20,7 @@ pub mod device;
 pub mod domain;
 pub mod event;
 pub mod image;
+pub mod previous;
 
 /// Most domains at a time.
 pub const MAX_DOMAINS: usize = 64;
@@ -32,6 +34,9 @@ pub const MAX_DOORBELLS: usize = 64;
 pub const MAX_INTERRUPTS: usize = 64;
 /// Bytes the hypervisor keeps for dom0 for each domain across dom0's restart.
 pub const STORE_BYTES: usize = 16 * 1024;
+
+/// Longest time that a node may stand still after it failed.
+pub const MAX_RESTART_DELAY_MS: u64 = 3_600_000;
 
 /// A domain: index of its slot in the low byte, generation above, so that a
 /// number is not soon used again for another guest.

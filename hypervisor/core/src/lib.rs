@@ -14,6 +14,7 @@ pub mod cpuid;
 pub mod decode;
 pub mod frames;
 pub mod guest_page;
+pub mod kept;
 pub mod lapic;
 pub mod msr;
 pub mod ring;

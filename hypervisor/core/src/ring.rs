@@ -30,15 +30,26 @@ impl<const N: usize> Ring<N> {
     pub fn read(&self, from: u64, target: &mut [u8]) -> (usize, u64) {
         let mut next = from.clamp(self.written.saturating_sub(N as u64), self.written);
         let mut count = 0;
-        for slot in target {
-            if next == self.written {
+        // In one piece up to the end of the buffer, then from its start.
+        while let (Some(rest), true) = (target.get_mut(count..), next < self.written) {
+            let piece = self.bytes.get(hv_x86::to_usize(next % N as u64)..).unwrap_or_default();
+            let left = hv_x86::to_usize(self.written - next);
+            let length = piece.len().min(rest.len()).min(left);
+            let (Some(to), Some(from)) = (rest.get_mut(..length), piece.get(..length)) else { break };
+            if length == 0 {
                 break;
             }
-            *slot = self.bytes.get(hv_x86::to_usize(next % N as u64)).copied().unwrap_or(0);
-            next += 1;
-            count += 1;
+            to.copy_from_slice(from);
+            next += length as u64;
+            count += length;
         }
         (count, next)
+    }
+
+    /// How many bytes were ever written.
+    #[must_use]
+    pub const fn written(&self) -> u64 {
+        self.written
     }
 }
 
@@ -64,5 +75,8 @@ mod tests {
         ring.write(b"g");
         assert_eq!(ring.read(6, &mut target), (1, 7));
         assert_eq!(target[0], b'g');
+        assert_eq!(ring.read(4, &mut target[..2]), (2, 6));
+        assert_eq!(&target[..2], b"ef");
+        assert_eq!((ring.read(4, &mut []), ring.written()), ((0, 4), 7));
     }
 }

@@ -47,6 +47,8 @@ pub(crate) struct Cpu {
     pub(crate) host_vmcb: u64,
     /// What the timer is set for.
     pub(crate) armed_ns: AtomicU64,
+    /// Where it was when it was told to stop for good.
+    pub(crate) stopped_at: AtomicU64,
     tss_page: Mutex<FrameBox<Page>>,
     gdt: Mutex<[u64; 8]>,
 }
@@ -140,6 +142,7 @@ impl Cpu {
             asids: Mutex::new(Asids::new(number, asid_count)),
             host_vmcb: host.address(),
             armed_ns: AtomicU64::new(u64::MAX),
+            stopped_at: AtomicU64::new(0),
             tss_page: Mutex::new(tss),
             gdt: Mutex::new([0; 8]),
         };

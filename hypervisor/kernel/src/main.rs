@@ -9,6 +9,7 @@
 //! * `memory`, `frame`, `nested`: physical memory and page tables;
 //! * `cpu`, `apic`, `smp`, `clock`: processors and time;
 //! * `domain`, `vcpu`, `svm`, `exits`: guests;
+//! * `failure`, `kept`: what follows when this program fails;
 //! * `dom0`, `address_space`, `elf`, `syscall`, `store`, `pci`, `power`: dom0 and what it may ask.
 #![no_std]
 #![no_main]
@@ -22,7 +23,9 @@ mod dom0;
 mod domain;
 mod elf;
 mod exits;
+mod failure;
 mod frame;
+mod kept;
 mod log;
 mod memory;
 mod nested;
@@ -43,6 +46,7 @@ use crate::log::info;
 use crate::vendor::{Host, Machine};
 use core::sync::atomic::{AtomicBool, Ordering};
 use hv_abi::image::{DIRECTORY_OFFSET, MAX_FILE_BYTES, PAYLOAD_ADDRESS};
+use hv_abi::previous::Ended;
 use hv_core::boot_params::{BYTES, BootParams};
 use hv_core::scheduler::Pick;
 
@@ -77,6 +81,7 @@ extern "C" fn rust_boot(params: u64) -> ! {
     let payload = find_payload();
     let end = PAYLOAD_ADDRESS + payload.len() as u64;
     memory::init(&params, PAYLOAD_ADDRESS..end);
+    kept::find();
     if let Some(feature) = cpu::missing_feature() {
         panic!("this processor lacks {feature}; guests cannot run here");
     }
@@ -191,6 +196,5 @@ extern "C" fn rust_exception(frame: &[u64; 7]) -> ! {
 
 #[panic_handler]
 fn panic(information: &core::panic::PanicInfo<'_>) -> ! {
-    log::last_words(format_args!("hypervisor failed: {information}"));
-    raw::halt()
+    failure::fail(Ended::Failed, format_args!("{information}"))
 }

@@ -194,8 +194,8 @@ pub(crate) fn init(params: &BootParams<'_>, image: Range<u64>) {
     let bitmap = early_slice::<u64>(&mut next, bitmap_words(chunks));
     let mut frames = Frames::new(free, bitmap);
     // Below 1 MiB are firmware data and the trampoline; then comes the image,
-    // the first page tables, this program and the tables just made.
-    let kept = [0..0x10_0000, image, BOOT_TABLES..next];
+    // what outlives a reset, the first page tables, this program and the tables just made.
+    let kept = [0..0x10_0000, image, crate::kept::PLACE..next];
     for range in ranges() {
         add_except(&mut frames, range.0..range.1, &kept);
     }

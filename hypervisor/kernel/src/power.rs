@@ -3,6 +3,7 @@
 use crate::cpu::{self, VECTOR_STOP};
 use crate::log::info;
 use crate::{apic, raw};
+use hv_abi::previous::Ended;
 use hv_core::acpi::SoftOff;
 use spin::Once;
 
@@ -24,6 +25,14 @@ pub(crate) fn off(power: bool) -> ! {
     if power && let Some(Some(soft_off)) = SOFT_OFF.get() {
         raw::port_write(soft_off.port, 2, u32::from(soft_off.value));
     }
+    if !power {
+        crate::kept::write(Ended::Ordered, format_args!("an operator asked for a restart"));
+    }
+    reset()
+}
+
+/// Resets the machine at once.
+pub(crate) fn reset() -> ! {
     // The reset register of chipsets since the PIIX3, then the keyboard
     // controller's reset line.
     raw::port_write(0xcf9, 1, 2);

@@ -168,6 +168,12 @@ pub(crate) fn write_debug([a, b, c, d]: [u64; 4]) {
     };
 }
 
+/// Writes a cache line back to memory.
+pub(crate) fn flush_line(address: u64) {
+    // SAFETY: the line is mapped; its contents stay the same.
+    unsafe { asm!("clflush [{0}]", in(reg) address, options(nostack, preserves_flags)) };
+}
+
 /// Stops this CPU for good.
 pub(crate) fn halt() -> ! {
     loop {

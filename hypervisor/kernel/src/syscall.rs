@@ -2,10 +2,11 @@
 
 use crate::address_space::{self, copy_in, copy_out};
 use crate::dom0::{self, Dom0};
-use crate::{clock, cpu, domain, log, memory, pci, power, store, vcpu};
+use crate::{clock, cpu, domain, failure, kept, log, memory, pci, power, store, vcpu};
 use hv_abi::MAX_INTERRUPTS;
 use hv_abi::call::{Call, Error};
 use hv_abi::domain::{DomainSpec, NodeInfo, VcpuState};
+use hv_abi::previous::LOG_NOW;
 use hv_core::lapic::Message;
 use hv_x86::to_usize;
 use zerocopy::{FromZeros, IntoBytes};
@@ -125,11 +126,23 @@ fn dispatch_machine(dom0: &mut Dom0, call: Call, [a, b, c, d]: [u64; 4]) -> Resu
         Call::LogRead => {
             let mut buffer = [0; 1024];
             let target = buffer.get_mut(..to_usize(c.min(1024))).ok_or(Error::Argument)?;
-            let (count, next) = log::read(a, target);
+            let (count, next) = match d {
+                LOG_NOW => log::read(a, target),
+                _ => kept::read(d, a, target),
+            };
             copy_out(b, target.get(..count).unwrap_or(&[]))?;
             return Ok((count as u64, next));
         }
         Call::Reset => power::off(a == 1),
+        Call::RestartDelay => {
+            if !failure::set_delay(a) {
+                return Err(Error::Argument);
+            }
+        }
+        Call::Break if a == 0 => panic!("an operator asked for a panic"),
+        Call::Break => loop {
+            core::hint::spin_loop();
+        },
         _ => return Err(Error::Call),
     }
     Ok((0, 0))
@@ -145,6 +158,7 @@ fn node_info() -> NodeInfo {
         dom0_starts: dom0::starts(),
         tsc_khz: clock::scale().khz,
         wall_clock_base_ns: clock::wall_base_ns(),
+        previous_end: kept::previous_end().map_or(0, |ended| ended as u32),
         ..NodeInfo::default()
     };
     // Everything that is neither free nor dom0's nor a guest's is the

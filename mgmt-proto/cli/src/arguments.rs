@@ -317,6 +317,10 @@ pub(crate) enum FaultKind {
     Access,
     /// A loop without end
     Hang,
+    /// A panic of the hypervisor: the machine restarts
+    HypervisorPanic,
+    /// A loop without end in the hypervisor: the watchdog restarts the machine
+    HypervisorHang,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -360,6 +364,9 @@ pub(crate) enum Node {
         /// Go on as it grows
         #[arg(short, long)]
         follow: bool,
+        /// That of the run before this one, as memory kept it over the restart
+        #[arg(long, conflicts_with = "follow")]
+        previous: bool,
     },
     /// Write what a guest's cards send and receive to a capture file, until Ctrl+C
     Pcap(Pcap),

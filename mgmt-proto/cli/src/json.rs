@@ -20,6 +20,7 @@ use crate::cards::Card;
 use crate::rollout::NodeResult;
 use crate::table;
 use mgmt_proto::machine::{Action, mac_text};
+use mgmt_proto::platform::Ended;
 use mgmt_proto::verb::{DiskFacts, Found, GuestFacts, NodeFacts, State};
 use serde::Serialize;
 
@@ -68,6 +69,12 @@ pub struct Node {
     pub portals_moved: u64,
     /// Its network cards; empty where a node does not say.
     pub cards: Vec<Card>,
+    /// How the run before this one ended, or null where memory did not keep it.
+    pub previous_end: Option<&'static str>,
+    /// Why, as memory kept it.
+    pub previous_cause: String,
+    /// What notices that a processor hangs; empty for nothing.
+    pub watchdogs: Vec<&'static str>,
 }
 
 /// The key of a node.
@@ -343,6 +350,9 @@ pub fn node(address: &str, key: &[u8; 32], facts: &NodeFacts, cards: Vec<Card>) 
         address_claimed_by: facts.claims.by.map(mac_text),
         portals_moved: facts.portals_moved,
         cards,
+        previous_end: facts.platform.ended.map(Ended::name),
+        previous_cause: facts.platform.cause.clone(),
+        watchdogs: facts.platform.watchdogs.iter().map(|it| it.name()).collect(),
     }
 }
 

@@ -13,6 +13,7 @@ mod lockout;
 mod neighbours;
 mod netboot;
 mod refusals;
+mod ring0;
 mod shapes;
 mod state;
 mod storage_faults;
@@ -36,6 +37,10 @@ pub struct Scenario {
 pub const ALL: &[Scenario] = &[
     Scenario { name: "kernel_boot_and_refusals", run: refusals::kernel_boot_and_refusals },
     Scenario { name: "dom0_faults_are_contained", run: faults::dom0_faults_are_contained },
+    Scenario {
+        name: "the_node_restarts_when_its_hypervisor_fails",
+        run: ring0::the_node_restarts_when_its_hypervisor_fails,
+    },
     Scenario { name: "hostile_network", run: hostile_network::hostile_network },
     Scenario { name: "floods_and_scans", run: floods::floods_and_scans },
     Scenario { name: "an_admin_gets_in_under_siege", run: lockout::lockout },
@@ -64,6 +69,7 @@ pub fn prepare() -> Result<()> {
     state::image(state::AOE)?;
     state::image(state::LOCAL)?;
     two_cards::image()?;
+    ring0::image()?;
     crate::test_guest::prepare(&programs::target())
 }
 

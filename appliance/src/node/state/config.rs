@@ -35,6 +35,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             ("dom0_cpu", alloc::format!("{:?}", manifest.dom0_cpu).to_lowercase()),
             ("fault_injection", manifest.fault_injection.to_string()),
             ("state", self.state.volume().to_string()),
+            ("restart_delay_s", manifest.restart_delay_s.to_string()),
         ];
         words.into_iter().map(|(key, value)| (key.to_string(), value)).collect()
     }

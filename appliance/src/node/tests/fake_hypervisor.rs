@@ -10,7 +10,9 @@ use core::cell::{Ref, RefCell, RefMut};
 use hv_abi::call::Error;
 use hv_abi::domain::{
     DomainInfo, DomainSpec, NodeInfo, STATE_CRASHED, STATE_NEW, STATE_PAUSED, STATE_RUNNING, VcpuState,
+    WATCHDOG_I6300ESB, WATCHDOG_PROCESSOR,
 };
+use hv_abi::previous::{Ended, LOG_NOW, LOG_PREVIOUS};
 use hv_abi::{DomainId, MAX_DOMAINS, STORE_BYTES};
 
 use crate::fault::GuestFault;
@@ -66,6 +68,7 @@ pub(super) struct FakeMachine {
     /// What the node asked for, in order.
     pub(super) resets: Vec<bool>,
     pub(super) dom0_owns_cpu: bool,
+    pub(super) restart_delay_ms: u64,
     /// The next creations that fail for lack of memory.
     pub(super) refuse_creations: usize,
     generation: u32,
@@ -84,6 +87,7 @@ impl FakeHypervisor {
             log: Vec::new(),
             resets: Vec::new(),
             dom0_owns_cpu: false,
+            restart_delay_ms: 0,
             refuse_creations: 0,
             generation: 1,
             own_record: Vec::new(),
@@ -227,7 +231,14 @@ impl Hypervisor for FakeHypervisor {
 
     fn node_info(&mut self) -> NodeInfo {
         let memory_free_bytes = self.machine().memory_free_bytes;
-        NodeInfo { memory_bytes: 512 << 20, memory_free_bytes, cpus: 2, ..NodeInfo::default() }
+        NodeInfo {
+            memory_bytes: 512 << 20,
+            memory_free_bytes,
+            cpus: 2,
+            previous_end: Ended::Failed as u32,
+            watchdogs: WATCHDOG_PROCESSOR | WATCHDOG_I6300ESB,
+            ..NodeInfo::default()
+        }
     }
 
     fn store_put(&mut self, key: usize, bytes: &[u8]) -> Result<(), Error> {
@@ -254,12 +265,25 @@ impl Hypervisor for FakeHypervisor {
         Ok(record.len())
     }
 
-    fn log_read(&mut self, from: u64, target: &mut [u8]) -> (usize, u64) {
-        let text = self.machine().log.join("\n").into_bytes();
+    fn log_read(&mut self, which: u64, from: u64, target: &mut [u8]) -> (usize, u64) {
+        let text = match which {
+            LOG_NOW => self.machine().log.join("\n").into_bytes(),
+            LOG_PREVIOUS => b"[    1.000000] the last line\n".to_vec(),
+            _ => b"panicked at power.rs".to_vec(),
+        };
         let rest = text.get(usize::try_from(from).unwrap()..).unwrap_or_default();
         let count = rest.len().min(target.len());
         target[..count].copy_from_slice(&rest[..count]);
-        (count, from + count as u64)
+        (count, from.min(text.len() as u64) + count as u64)
+    }
+
+    fn restart_delay(&mut self, milliseconds: u64) -> Result<(), Error> {
+        self.machine().restart_delay_ms = milliseconds;
+        Ok(())
+    }
+
+    fn break_hypervisor(&mut self, hang: bool) {
+        self.log(if hang { "hypervisor hangs" } else { "hypervisor panics" });
     }
 
     fn reset(&mut self, power_off: bool) {

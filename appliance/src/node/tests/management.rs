@@ -8,6 +8,7 @@ use mgmt_proto::code::Code;
 use mgmt_proto::disk::{DiskSetting, GuestSettings, Limit};
 use mgmt_proto::machine::Disk;
 use mgmt_proto::manifest;
+use mgmt_proto::platform::{Ended, Platform, Watchdog};
 use mgmt_proto::secret::Secret;
 use mgmt_proto::verb::{Fault, Reply, Request};
 use netstack::host::{ConnectionState, TcpOptions};
@@ -31,6 +32,40 @@ fn a_static_node_answers_and_then_sleeps() {
     let turns = world.turns - before;
     assert!(turns < 120, "{turns} turns in a minute of nothing");
     assert!(world.done(session, &Request::List) == Reply::Guests(vec![]));
+}
+
+#[test]
+fn the_end_of_the_run_before_is_told() {
+    let mut world = World::new(3);
+    let session = world.connect(Who::Viewer);
+    let Reply::Node(facts) = world.done(session, &Request::NodeInfo) else { panic!() };
+    let watchdogs = vec![Watchdog::Processor, Watchdog::I6300esb];
+    let cause = "panicked at power.rs".to_string();
+    assert_eq!(facts.platform, Platform { ended: Some(Ended::Failed), cause, watchdogs });
+    let log = |world: &mut World, from| {
+        let reply = world.done(session, &Request::PreviousLog { from });
+        let Reply::Stream(stream) = reply else { panic!("{reply:?}") };
+        (stream.bytes, stream.next)
+    };
+    assert_eq!(log(&mut world, 0), (b"[    1.000000] the last line\n".to_vec(), 29));
+    assert_eq!(log(&mut world, 24), (b"line\n".to_vec(), 29));
+    assert_eq!(log(&mut world, u64::MAX).0, b"");
+    assert_eq!(world.hypervisor.machine().restart_delay_ms, 10_000, "as its owner sealed it");
+}
+
+#[test]
+fn the_hypervisor_fails_where_that_is_sealed_to_be_allowed() {
+    let mut settings = settings();
+    let mut world = World::with(4, settings.clone());
+    let session = world.connect(Who::Admin);
+    let ask = Request::InjectFault(Fault::HypervisorHang);
+    assert_eq!(world.refused(session, &ask).code, Code::Policy);
+    settings.manifest.fault_injection = true;
+    let mut world = World::with(5, settings);
+    let session = world.connect(Who::Admin);
+    world.done(session, &ask);
+    world.done(session, &Request::InjectFault(Fault::HypervisorPanic));
+    assert!(world.logged("hypervisor hangs") && world.logged("hypervisor panics"));
 }
 
 #[test]

@@ -72,6 +72,7 @@ const TABLE: &[(&str, Role, bool)] = &[
     ("GuestShow", Role::Viewer, true),
     ("Rename", Role::Operator, true),
     ("Revision", Role::Viewer, true),
+    ("PreviousLog", Role::Viewer, false),
 ];
 
 /// When the bundles were issued, which the node's clock is never behind.

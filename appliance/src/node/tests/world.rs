@@ -140,6 +140,7 @@ pub(super) fn settings() -> Settings {
             aoe: manifest::AoeCards::All,
             port: PORT,
             fault_injection: false,
+            restart_delay_s: 10,
             trust_serial_min: 0,
             dom0_cpu: manifest::Dom0Cpu::Own,
             state: None,

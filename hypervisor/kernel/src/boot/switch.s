@@ -99,7 +99,7 @@ interrupt_entries:
 # Stack: vector, error, RIP, CS, RFLAGS, RSP, SS.
 interrupt_common:
     cmpq $2, (%rsp)
-    je 9f
+    je interrupt_nmi
     testb $3, 24(%rsp)
     jnz interrupt_from_user
     cmpq $32, (%rsp)
@@ -116,6 +116,14 @@ interrupt_common:
     popq %rax
 9:  addq $16, %rsp
     iretq
+# Of no meaning but one: the node failed on another CPU, and this one is to stop.
+interrupt_nmi:
+    cmpb $0, STOP_AT_NMI(%rip)
+    je 9b
+    movq %rsp, %rdi
+    andq $-16, %rsp
+    callq rust_stopped
+    ud2
 interrupt_exception:
     cld
     movq %rsp, %rdi

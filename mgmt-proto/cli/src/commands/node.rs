@@ -25,7 +25,7 @@ pub(crate) fn run(scope: &Scope<'_>, verb: &Node) -> Result<Answer, Failure> {
         Node::Config(verb) => state::config(scope, verb),
         Node::Key(NodeKey::Show) => key(scope),
         Node::Key(NodeKey::Rotate) => rotate_key(scope),
-        Node::Log { .. } => log(scope),
+        Node::Log { previous, .. } => log(scope, *previous),
         Node::Lockdown => lockdown(scope),
         Node::Pcap(_) => Err(exit::usage("pcap", "is for one node", "name one with -n")),
         Node::Reboot => stop(scope, false),
@@ -104,6 +104,8 @@ pub(crate) fn inject_fault(scope: &Scope<'_>, kind: FaultKind) -> Result<Answer,
         FaultKind::Panic => Fault::Panic,
         FaultKind::Access => Fault::Access,
         FaultKind::Hang => Fault::Hang,
+        FaultKind::HypervisorPanic => Fault::HypervisorPanic,
+        FaultKind::HypervisorHang => Fault::HypervisorHang,
     };
     let mut connection = scope.open()?;
     if !scope.dry_run {
@@ -140,6 +142,11 @@ fn lines(node: &json::Node, facts: &NodeFacts, fingerprint: String, kept: String
         Some(mac) => format!("its address, {} times, last by {mac}", node.address_claims),
         None => "by no other station".into(),
     };
+    let ended = match &node.previous_end {
+        None => "not kept".into(),
+        Some(ended) => format!("{ended}: {}", node.previous_cause),
+    };
+    let watchdog = if node.watchdogs.is_empty() { "none".into() } else { node.watchdogs.join(", ") };
     [
         ("node", node.node.clone()),
         ("key", format!("{fingerprint}{fresh}")),
@@ -158,6 +165,8 @@ fn lines(node: &json::Node, facts: &NodeFacts, fingerprint: String, kept: String
         ("claimed", claimed),
         ("moved", format!("{} portals", node.portals_moved)),
         ("guests", node.guests.to_string()),
+        ("last run", ended),
+        ("watchdog", watchdog),
         ("state", kept),
     ]
     .iter()
@@ -168,9 +177,18 @@ fn lines(node: &json::Node, facts: &NodeFacts, fingerprint: String, kept: String
 
 /// Everything from an offset on.
 pub(crate) fn read_log(connection: &mut Connection, from: &mut u64) -> Result<Vec<u8>, Failure> {
+    read_stream(connection, from, |from| Request::NodeLog { from })
+}
+
+/// Everything of a stream from an offset on.
+fn read_stream(
+    connection: &mut Connection,
+    from: &mut u64,
+    ask: impl Fn(u64) -> Request,
+) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     loop {
-        let Reply::Stream(stream) = connection.request(Request::NodeLog { from: *from })? else {
+        let Reply::Stream(stream) = connection.request(ask(*from))? else {
             return Err(connection.unexpected());
         };
         *from = stream.next;
@@ -181,10 +199,14 @@ pub(crate) fn read_log(connection: &mut Connection, from: &mut u64) -> Result<Ve
     }
 }
 
-fn log(scope: &Scope<'_>) -> Result<Answer, Failure> {
+fn log(scope: &Scope<'_>, previous: bool) -> Result<Answer, Failure> {
     let mut connection = scope.open()?;
     let mut next = 0;
-    let bytes = read_log(&mut connection, &mut next)?;
+    let bytes = if previous {
+        read_stream(&mut connection, &mut next, |from| Request::PreviousLog { from })?
+    } else {
+        read_log(&mut connection, &mut next)?
+    };
     let log = json::log(connection.address(), &bytes, next);
     Ok(Answer::lines(&log, connection.address(), String::from_utf8_lossy(&bytes).into_owned()))
 }

@@ -159,7 +159,9 @@ impl World {
                 let head = Head::sign(&key, self.log.len() as u64, digest);
                 Ok(Reply::Audit(Page { entries, oldest: 0, head }))
             }
-            Request::NodeLog { .. } | Request::Capture { .. } => self.execute_on_streams(&request),
+            Request::NodeLog { .. } | Request::PreviousLog { .. } | Request::Capture { .. } => {
+                self.execute_on_streams(&request)
+            }
             Request::BlobMissing(_) | Request::BlobPut { .. } | Request::BlobResume { .. } => {
                 self.execute_on_blobs(request)
             }

@@ -112,6 +112,7 @@ fn a_guest_s_life_on_the_command_line() {
     assert_eq!(error, "error: db: no guest has that name or ID (see `redoubt list`)\n");
     assert_eq!(workstation.expect(0, &["shutdown", "-a"]).0, "web: shutdown requested\n");
     assert_eq!(workstation.expect(0, &["node", "log"]).0, "one\ntwo\n");
+    assert_eq!(workstation.expect(0, &["node", "log", "--previous"]).0, "the last line\n");
     workstation.expect(0, &["node", "poweroff"]);
     workstation.expect(10, &["reboot", "web"]);
 }

@@ -64,6 +64,7 @@ impl World {
                 Stream { bytes: record.repeat(usize::try_from(count).unwrap()), next: end }
             }
             Request::NodeLog { from } => part(&self.streams.log, self.streams.lost, *from),
+            Request::PreviousLog { from } => part(b"the last line\n", 0, *from),
             other => panic!("{other:?}"),
         }))
     }

@@ -1,0 +1,64 @@
+//! The memory that outlives a warm reset: written as this run goes on and ends, read once
+//! at the start of the next.
+
+use crate::failure::Line;
+use crate::{log, memory};
+use core::fmt::{self, Write};
+use hv_abi::previous::{Ended, LOG_CAUSE, LOG_PREVIOUS};
+use hv_core::kept::{self, AREA_BYTES, CAUSE_BYTES, Kept};
+use spin::Mutex;
+
+/// Where it lies: below the first page tables, above where an image may reach.
+pub(crate) const PLACE: u64 = memory::BOOT_TABLES - (AREA_BYTES as u64).next_multiple_of(4096);
+
+/// What was found at the start.
+static FOUND: Mutex<([u8; AREA_BYTES], Option<Kept>)> = Mutex::new(([0; AREA_BYTES], None));
+
+/// Takes what the run before left, so that this one can write over it.
+pub(crate) fn find() {
+    let mut found = FOUND.lock();
+    if memory::read(PLACE, &mut found.0) {
+        found.1 = kept::read(&mut found.0);
+    }
+    if let Some(kept) = found.1 {
+        let cause = core::str::from_utf8(kept.cause(&found.0)).unwrap_or_default();
+        log::info!("the run before this one: {:?}: {cause}", kept.ended);
+    }
+}
+
+/// How the run before ended.
+pub(crate) fn previous_end() -> Option<Ended> {
+    FOUND.lock().1.map(|kept| kept.ended)
+}
+
+/// Reads its log, or why it ended.
+pub(crate) fn read(which: u64, from: u64, target: &mut [u8]) -> (usize, u64) {
+    let found = FOUND.lock();
+    let source = match (&found.1, which) {
+        (Some(kept), LOG_PREVIOUS) => kept.log(&found.0),
+        (Some(kept), LOG_CAUSE) => kept.cause(&found.0),
+        _ => &[],
+    };
+    let rest = source.get(hv_x86::to_usize(from)..).unwrap_or_default();
+    target.iter_mut().zip(rest).for_each(|(to, byte)| *to = *byte);
+    let count = rest.len().min(target.len());
+    (count, from.min(source.len() as u64) + count as u64)
+}
+
+/// Keeps how this run ends, or would if it were cut off now, and the end of its log.
+pub(crate) fn write(ended: Ended, cause: fmt::Arguments<'_>) {
+    if !memory::is_ram(PLACE, memory::BOOT_TABLES) {
+        return;
+    }
+    let mut line = Line::<CAUSE_BYTES>::new();
+    let _ = line.write_fmt(cause);
+    let area = memory::direct(PLACE) as *mut [u8; AREA_BYTES];
+    // SAFETY: this memory is kept out of the allocator; one CPU at a time writes it: the
+    // one that watches, or the one that fails after all others stopped.
+    let area = unsafe { &mut *area };
+    kept::write(area, ended, line.bytes(), log::tail);
+    // A reset loses what is only in the caches.
+    for offset in (0..AREA_BYTES).step_by(64) {
+        crate::raw::flush_line(memory::direct(PLACE) + offset as u64);
+    }
+}
