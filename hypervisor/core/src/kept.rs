@@ -97,9 +97,12 @@ pub fn read(area: &mut [u8; AREA_BYTES]) -> Option<Kept> {
     if !area.starts_with(&MAGIC) || u64::from_le_bytes(sum) != checksum(area, log_bytes) {
         return None;
     }
-    for byte in area.iter_mut().skip(CAUSE_START) {
-        if *byte != b'\n' && !(0x20..0x7f).contains(byte) {
-            *byte = b'.';
+    for (at, byte) in area.iter_mut().enumerate().skip(CAUSE_START) {
+        match *byte {
+            // The cause is one line.
+            b'\n' if at < LOG_START => *byte = b' ',
+            b'\n' | 0x20..0x7f => {}
+            _ => *byte = b'.',
         }
     }
     Some(Kept { ended, cause_bytes, log_bytes })
@@ -141,9 +144,9 @@ mod tests {
 
     #[test]
     fn only_printable_bytes_come_out() {
-        let mut area = area(b"\x1b[2Jcleared\x00\xff", b"line\r\n\x07\x9b31m\n");
+        let mut area = area(b"\x1b[2Jcleared\x00\xff\nnow", b"line\r\n\x07\x9b31m\n");
         let kept = read(&mut area).unwrap();
-        assert_eq!(kept.cause(&area), b".[2Jcleared..");
+        assert_eq!(kept.cause(&area), b".[2Jcleared.. now");
         assert_eq!(kept.log(&area), b"line.\n..31m\n");
     }
 

@@ -19,4 +19,5 @@ pub mod lapic;
 pub mod msr;
 pub mod ring;
 pub mod scheduler;
+pub mod watch;
 pub mod xsave;

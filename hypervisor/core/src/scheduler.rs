@@ -49,9 +49,10 @@ struct Entry {
     alone: bool,
 }
 
+/// All zeroes, so that a table of them takes no room in the image.
 const FREE: Entry = Entry {
     state: State::Free,
-    weight: 256,
+    weight: 0,
     budget_ns: 0,
     used_ns: 0,
     period_start_ns: 0,
@@ -59,7 +60,7 @@ const FREE: Entry = Entry {
     started_ns: 0,
     total_ns: 0,
     last_cpu: 0,
-    timer_ns: u64::MAX,
+    timer_ns: 0,
     alone: false,
 };
 
@@ -114,7 +115,7 @@ impl<const N: usize> Scheduler<N> {
     /// Adds a stopped vCPU; `cap_percent` is its own share of one CPU.
     pub fn add(&mut self, slot: usize, weight: u32, cap_percent: u32) {
         if let Some(entry) = self.entries.get_mut(slot) {
-            *entry = Entry { state: State::Stopped, ..FREE };
+            *entry = Entry { state: State::Stopped, timer_ns: u64::MAX, ..FREE };
             self.end = self.end.max(slot + 1);
             self.set_parameters(slot, weight, cap_percent);
         }

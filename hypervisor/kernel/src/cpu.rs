@@ -5,11 +5,11 @@ use crate::frame::{FrameBox, Page};
 use crate::memory;
 use crate::raw;
 use crate::vendor::{Host, Machine};
+use crate::watch::Mutex;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use hv_core::asid::Asids;
 use hv_x86::{PAGE_SIZE, cpuid, msr, reg};
-use spin::Mutex;
 
 /// Most CPUs in use.
 pub(crate) const MAX_CPUS: usize = 64;
@@ -49,6 +49,10 @@ pub(crate) struct Cpu {
     pub(crate) armed_ns: AtomicU64,
     /// Where it was when it was told to stop for good.
     pub(crate) stopped_at: AtomicU64,
+    /// What it does: see [`crate::watch`].
+    pub(crate) progress: AtomicU64,
+    /// When it looks at the others next.
+    pub(crate) look_ns: AtomicU64,
     tss_page: Mutex<FrameBox<Page>>,
     gdt: Mutex<[u64; 8]>,
 }
@@ -143,6 +147,8 @@ impl Cpu {
             host_vmcb: host.address(),
             armed_ns: AtomicU64::new(u64::MAX),
             stopped_at: AtomicU64::new(0),
+            progress: AtomicU64::new(0),
+            look_ns: AtomicU64::new(0),
             tss_page: Mutex::new(tss),
             gdt: Mutex::new([0; 8]),
         };

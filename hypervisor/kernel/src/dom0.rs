@@ -9,16 +9,18 @@ use crate::cpu::Cpu;
 use crate::log::info;
 use crate::memory;
 use crate::registers::Registers;
-use crate::{clock, cpu, domain, syscall};
+use crate::watch::Mutex;
+use crate::{clock, cpu, domain, syscall, watch};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use hv_abi::boot::{self, BootInfo};
 use hv_abi::call::Error;
 use hv_abi::event::{self, Event};
 use hv_abi::image::{Image, PART_DOM0};
+use hv_core::watch::Doing;
 use hv_x86::page::{CACHE_DISABLE, NO_EXECUTE, WRITABLE, WRITE_THROUGH};
 use hv_x86::{PAGE_SIZE, reg, to_usize};
 use sha2::{Digest, Sha256};
-use spin::{Mutex, Once};
+use spin::Once;
 use zerocopy::{FromZeros, IntoBytes};
 
 /// How long dom0 may compute without waiting before it counts as hung.
@@ -200,8 +202,11 @@ pub(crate) fn service(cpu: &'static Cpu) {
             }
         }
         crate::arm(cpu, now + TICK_NS, now);
+        watch::look(cpu, now);
+        watch::note(cpu, Doing::Dom0);
         // SAFETY: the registers are dom0's; ring 3 reaches only its own pages.
         let call = unsafe { enter_user(&raw mut dom0.registers) } == 1;
+        watch::note(cpu, Doing::Ring0);
         let pending = cpu.take_pending();
         crate::handle_pending(cpu, &pending);
         if call {

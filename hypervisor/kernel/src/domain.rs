@@ -5,6 +5,7 @@ use crate::log::info;
 use crate::nested::Nested;
 use crate::slot::Slot;
 use crate::vcpu::{self, Vcpu};
+use crate::watch::Mutex;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use hv_abi::call::Error;
 use hv_abi::domain::{DomainInfo, DomainSpec, STATE_CRASHED, STATE_NEW, STATE_PAUSED, STATE_RUNNING};
@@ -12,7 +13,6 @@ use hv_abi::{MAX_DOMAIN_VCPUS, MAX_DOMAINS, MAX_DOORBELLS, MAX_VCPUS};
 use hv_core::lapic::Message;
 use hv_core::scheduler::{Scheduler, State};
 use hv_x86::{LARGE_PAGE_SIZE, apic};
-use spin::Mutex;
 
 /// The run queue.
 pub(crate) static SCHEDULER: Mutex<Scheduler<MAX_VCPUS>> = Mutex::new(Scheduler::new());

@@ -2,7 +2,7 @@
 //! restarts after a while.
 
 use crate::cpu::{self, Cpu};
-use crate::{apic, clock, kept, log, power, raw};
+use crate::{apic, clock, kept, log, power, raw, watch};
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use hv_abi::MAX_RESTART_DELAY_MS;
@@ -78,6 +78,7 @@ pub(crate) fn fail(ended: Ended, cause: fmt::Arguments<'_>) -> ! {
     kept::write(ended, cause);
     let end = clock::now_ns().saturating_add(delay_ms * 1_000_000);
     while clock::now_ns() < end {
+        watch::feed();
         core::hint::spin_loop();
     }
     power::reset()

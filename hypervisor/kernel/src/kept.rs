@@ -2,11 +2,11 @@
 //! at the start of the next.
 
 use crate::failure::Line;
+use crate::watch::Mutex;
 use crate::{log, memory};
 use core::fmt::{self, Write};
 use hv_abi::previous::{Ended, LOG_CAUSE, LOG_PREVIOUS};
 use hv_core::kept::{self, AREA_BYTES, CAUSE_BYTES, Kept};
-use spin::Mutex;
 
 /// Where it lies: below the first page tables, above where an image may reach.
 pub(crate) const PLACE: u64 = memory::BOOT_TABLES - (AREA_BYTES as u64).next_multiple_of(4096);

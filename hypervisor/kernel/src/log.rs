@@ -1,9 +1,9 @@
 //! The node's log: a ring in memory, mirrored to the first serial port.
 
+use crate::watch::Mutex;
 use crate::{clock, raw};
 use core::fmt::{self, Write};
 use hv_core::ring::Ring;
-use spin::Mutex;
 
 /// Bytes of log that are kept.
 const LOG_BYTES: usize = 64 * 1024;
@@ -91,6 +91,11 @@ pub(crate) fn last_words(arguments: fmt::Arguments<'_>) {
     // SAFETY: every CPU stops after this; nobody else will use the lock.
     unsafe { LOG.force_unlock() };
     let _ = writeln!(LOG.lock(), "{arguments}");
+}
+
+/// Bytes that were ever written.
+pub(crate) fn written() -> u64 {
+    LOG.lock().ring.written()
 }
 
 /// Copies the end of the log, unless whoever failed holds it.

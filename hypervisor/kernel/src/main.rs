@@ -9,7 +9,7 @@
 //! * `memory`, `frame`, `nested`: physical memory and page tables;
 //! * `cpu`, `apic`, `smp`, `clock`: processors and time;
 //! * `domain`, `vcpu`, `svm`, `exits`: guests;
-//! * `failure`, `kept`: what follows when this program fails;
+//! * `failure`, `kept`, `watch`: what follows when this program fails or hangs;
 //! * `dom0`, `address_space`, `elf`, `syscall`, `store`, `pci`, `power`: dom0 and what it may ask.
 #![no_std]
 #![no_main]
@@ -40,6 +40,7 @@ mod svm;
 mod syscall;
 mod vcpu;
 mod vendor;
+mod watch;
 
 use crate::cpu::Cpu;
 use crate::log::info;
@@ -49,6 +50,7 @@ use hv_abi::image::{DIRECTORY_OFFSET, MAX_FILE_BYTES, PAYLOAD_ADDRESS};
 use hv_abi::previous::Ended;
 use hv_core::boot_params::{BYTES, BootParams};
 use hv_core::scheduler::Pick;
+use hv_core::watch::Doing;
 
 core::arch::global_asm!(include_str!("boot/setup16.s"), options(att_syntax));
 core::arch::global_asm!(include_str!("boot/stub.s"), options(att_syntax));
@@ -98,6 +100,7 @@ extern "C" fn rust_boot(params: u64) -> ! {
     let mut line = [0; 1024];
     memory::read(params.command_line_address(), &mut line);
     let length = line.iter().position(|byte| *byte == 0).unwrap_or(line.len());
+    watch::init();
     dom0::init(payload, line.get(..length).unwrap_or(&[]));
     READY.store(true, Ordering::Release);
     run(boot)
@@ -126,16 +129,19 @@ pub(crate) fn run(cpu: &'static Cpu) -> ! {
     loop {
         let pending = cpu.take_pending();
         handle_pending(cpu, &pending);
+        watch::note(cpu, Doing::Ring0);
         if cpu.number == 0 {
             dom0::service(cpu);
         }
         let now = clock::now_ns();
+        watch::look(cpu, now);
         let pick = domain::SCHEDULER.lock().pick(cpu.number, now);
         match pick {
-            Pick::Run(slot, until) => vcpu::run(cpu, slot, until),
+            Pick::Run(slot, until) => vcpu::run(cpu, slot, until.min(watch::next_ns(cpu))),
             Pick::Idle(until) => {
-                arm(cpu, until, now);
+                arm(cpu, until.min(watch::next_ns(cpu)), now);
                 if !cpu.has_pending() && !dom0::wants(cpu, now) {
+                    watch::note(cpu, Doing::Away);
                     idle();
                 }
             }

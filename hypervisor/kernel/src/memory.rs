@@ -1,13 +1,14 @@
 //! Physical memory: the direct map, the frame allocator, page tables.
 
 use crate::log::info;
+use crate::watch::Mutex;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use hv_core::boot_params::{BootParams, E820_USABLE};
 use hv_core::frames::{Frames, bitmap_words, chunks_for};
 use hv_x86::page::{ADDRESS, LARGE, NO_EXECUTE, PRESENT, WRITABLE};
 use hv_x86::{HUGE_PAGE_SIZE, LARGE_PAGE_SIZE, PAGE_SIZE, to_usize};
-use spin::{Mutex, Once};
+use spin::Once;
 
 /// Where all physical memory appears.
 pub(crate) const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;

@@ -3,8 +3,8 @@
 //! Spec: PCI Local Bus 3.0, 3.2.2.3.2.
 
 use crate::raw;
+use crate::watch::Mutex;
 use hv_abi::call::Error;
-use spin::Mutex;
 
 static PORTS: Mutex<()> = Mutex::new(());
 

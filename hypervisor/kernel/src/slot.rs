@@ -1,6 +1,7 @@
 //! A place in a table of what may be there or not.
 
-use spin::{Mutex, MutexGuard, Once};
+use crate::watch::{Guard, Mutex};
+use spin::Once;
 
 /// A locked `Option` that starts empty and as zeroes: a table of them takes no room
 /// in the image, as one of plain options does, whose `None` is some other pattern.
@@ -13,12 +14,12 @@ impl<T> Slot<T> {
     }
 
     /// What is there, for the caller alone.
-    pub(crate) fn lock(&self) -> MutexGuard<'_, Option<T>> {
+    pub(crate) fn lock(&self) -> Guard<'_, Option<T>> {
         self.mutex().lock()
     }
 
     /// The same, unless somebody has it.
-    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, Option<T>>> {
+    pub(crate) fn try_lock(&self) -> Option<Guard<'_, Option<T>>> {
         self.mutex().try_lock()
     }
 

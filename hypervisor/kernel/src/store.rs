@@ -2,9 +2,9 @@
 //! more of its own, in frames taken when first needed.
 
 use crate::frame::{FrameBox, Page};
+use crate::watch::Mutex;
 use hv_abi::call::Error;
 use hv_abi::{MAX_DOMAINS, STORE_BYTES};
-use spin::Mutex;
 
 const PAGES: usize = STORE_BYTES / 4096;
 

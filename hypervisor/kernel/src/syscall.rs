@@ -2,7 +2,7 @@
 
 use crate::address_space::{self, copy_in, copy_out};
 use crate::dom0::{self, Dom0};
-use crate::{clock, cpu, domain, failure, kept, log, memory, pci, power, store, vcpu};
+use crate::{clock, cpu, domain, failure, kept, log, memory, pci, power, store, vcpu, watch};
 use hv_abi::MAX_INTERRUPTS;
 use hv_abi::call::{Call, Error};
 use hv_abi::domain::{DomainSpec, NodeInfo, VcpuState};
@@ -158,6 +158,7 @@ fn node_info() -> NodeInfo {
         dom0_starts: dom0::starts(),
         tsc_khz: clock::scale().khz,
         wall_clock_base_ns: clock::wall_base_ns(),
+        watchdogs: watch::watchdogs(),
         previous_end: kept::previous_end().map_or(0, |ended| ended as u32),
         ..NodeInfo::default()
     };

@@ -9,13 +9,14 @@ use crate::frame::{FrameBox, Page};
 use crate::registers::Registers;
 use crate::slot::Slot;
 use crate::vendor::{Entry, Event as Given, Exit, Host, Machine};
-use crate::{apic, clock, exits, raw};
+use crate::{apic, clock, exits, raw, watch};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use hv_abi::MAX_VCPUS;
 use hv_abi::call::Error;
 use hv_abi::domain::VcpuState;
 use hv_core::lapic::{Address, Lapic, Now};
 use hv_core::scheduler::State;
+use hv_core::watch::Doing;
 use hv_x86::{Exception, reg};
 
 use forwarded::report_access;
@@ -333,7 +334,9 @@ impl Inner {
         let event = self.next_event();
         let window = self.nmi || self.lapic.pending().is_some();
         self.silent_eoi.offer(&self.lapic, self.domain);
+        watch::note(cpu, Doing::Away);
         let exit = self.machine.run(cpu, &mut self.registers, &Entry { event, window, task_priority_class });
+        watch::note(cpu, Doing::Ring0);
         self.silent_eoi.take(&mut self.lapic, self.domain);
         if let Some(vector) = self.machine.untaken_interrupt() {
             self.lapic.take_back(vector);

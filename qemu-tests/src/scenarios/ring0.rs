@@ -28,14 +28,40 @@ struct Case {
     cause: &'static str,
 }
 
-const CASES: &[Case] = &[Case {
-    fault: "hypervisor-panic",
-    cpus: CPUS,
-    devices: &[],
-    watchdogs: &[],
-    ended: "failed",
-    cause: "an operator asked for a panic",
-}];
+const CASES: &[Case] = &[
+    Case {
+        fault: "hypervisor-panic",
+        cpus: CPUS,
+        devices: &[],
+        watchdogs: &["processor", "tco"],
+        ended: "failed",
+        cause: "an operator asked for a panic",
+    },
+    Case {
+        fault: "hypervisor-hang",
+        cpus: CPUS,
+        devices: &[],
+        watchdogs: &["processor", "tco"],
+        ended: "hung",
+        cause: "cpu 0 hangs",
+    },
+    Case {
+        fault: "hypervisor-hang",
+        cpus: 1,
+        devices: &["-device", "i6300esb"],
+        watchdogs: &["i6300esb"],
+        ended: "cut",
+        cause: "watchdog",
+    },
+    Case {
+        fault: "hypervisor-hang",
+        cpus: 1,
+        devices: &["-global", "ICH9-LPC.noreboot=false"],
+        watchdogs: &["tco"],
+        ended: "cut",
+        cause: "watchdog",
+    },
+];
 
 /// The image whose hypervisor fails on request.
 ///

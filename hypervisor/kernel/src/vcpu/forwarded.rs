@@ -2,12 +2,12 @@
 
 use super::{Inner, Vcpu, by_slot};
 use crate::domain;
+use crate::watch::Guard;
 use core::sync::atomic::Ordering;
 use hv_abi::call::Error;
 use hv_abi::event;
 use hv_abi::event::Event;
 use hv_core::decode::Access;
-use spin::MutexGuard;
 
 /// An access that dom0 answers.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +30,7 @@ pub(crate) struct Forwarded {
 
 /// The state of a vCPU that waits for dom0, and None of one that does not (any
 /// more): that one may be in guest mode for long, with its lock.
-fn lock_waiting(vcpu: &Vcpu) -> Option<MutexGuard<'_, Option<Inner>>> {
+fn lock_waiting(vcpu: &Vcpu) -> Option<Guard<'_, Option<Inner>>> {
     while vcpu.waits_for_answer() {
         if let Some(guard) = vcpu.inner.try_lock() {
             return Some(guard);
