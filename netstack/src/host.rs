@@ -356,6 +356,11 @@ impl Host {
         self.outgoing.end_reply();
     }
 
+    /// Stations that the stack talks to, as far as it knows where they are.
+    pub fn stations(&self) -> impl Iterator<Item = (Ipv4Addr, MacAddress)> {
+        self.outgoing.neighbours.stations()
+    }
+
     /// The next address that moved to another station.
     pub fn next_moved(&mut self) -> Option<Moved> {
         self.outgoing.neighbours.next_moved()

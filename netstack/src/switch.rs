@@ -342,10 +342,14 @@ impl Switch {
 
     /// Says once what is dropped of a guest, and why.
     fn report(&mut self, ingress: PortId, frame: &[u8], reason: DropReason) {
-        if ingress.0 < GUEST_FIRST || self.first_drops.len() >= FIRST_DROPS_MAX {
+        let header = Header::parse(frame);
+        // Of what the wire brings, only that another station there has a guest's address.
+        let of_guest = ingress.0 >= GUEST_FIRST
+            || (reason == DropReason::SourceMac
+                && header.and_then(|header| self.port_of(header.source)).is_some_and(|it| it != HOST));
+        if !of_guest || self.first_drops.len() >= FIRST_DROPS_MAX {
             return;
         }
-        let header = Header::parse(frame);
         let blocked = match (&header, self.port(ingress)) {
             (Some(header), Some(port)) => self.guard(header, port, frame).err(),
             _ => None,

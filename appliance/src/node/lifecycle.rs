@@ -145,21 +145,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 "destroy it or choose another name",
             ));
         }
-        for card in &machine.network_cards {
-            let owner = self.guests.iter().find(|guest| guest.machine.network_cards.contains(card));
-            if let Some(owner) = owner {
-                let message = alloc::format!("guest {} has the same MAC", owner.machine.name);
-                return Err(Failure::new(Code::Conflict, name, message, "give vif another mac"));
-            }
-            if self.network.has_mac(card.mac) {
-                return Err(Failure::new(
-                    Code::Conflict,
-                    name,
-                    "a vif has the node's own MAC",
-                    "give vif another mac",
-                ));
-            }
-        }
+        self.check_cards(machine)?;
         self.check_disks(machine)
     }
 

@@ -17,6 +17,7 @@ use crate::node::nic::Nic;
 use crate::node::stacks::Stacks;
 use crate::node::volumes::Volumes;
 
+mod admission;
 mod protection;
 mod storage_card;
 

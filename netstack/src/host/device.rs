@@ -143,6 +143,11 @@ impl Outgoing {
             self.neighbours.clear();
         }
         self.lease = lease;
+        // A guest that has its hardware address must be refused, so that is asked for now.
+        if let Some(gateway) = lease.and_then(|lease| lease.gateway) {
+            self.neighbours.expect(gateway, self.now_ns);
+            self.ask();
+        }
     }
 
     /// The neighbour that packets to an address are given to.

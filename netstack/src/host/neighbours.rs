@@ -113,6 +113,18 @@ impl Neighbours {
         found.mac.filter(|_| matches!(found.phase, Phase::Known | Phase::Probing { .. }))
     }
 
+    /// Those that have answered, and where they are.
+    pub(super) fn stations(&self) -> impl Iterator<Item = (Ipv4Addr, MacAddress)> {
+        self.table.iter().filter_map(|it| Some((it.address, it.mac?)))
+    }
+
+    /// Asks for an address before there is anything to send to it.
+    pub(super) fn expect(&mut self, address: Ipv4Addr, now_ns: u64) {
+        if self.find(address).is_none() {
+            self.add(address, now_ns);
+        }
+    }
+
     /// Sends a frame to an address, or begins to ask for it.
     pub(super) fn send(&mut self, address: Ipv4Addr, frame: OwnFrame, now_ns: u64) -> Sent {
         let parked_bytes = self.parked_bytes;

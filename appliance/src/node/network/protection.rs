@@ -8,9 +8,9 @@ use core::net::Ipv4Addr;
 use mgmt_proto::facts::DropReason as Reason;
 use netstack::frame::MacAddress;
 use netstack::switch::guard::Protected;
-use netstack::switch::{DropReason, FirstDrop};
+use netstack::switch::{DropReason, FirstDrop, UPLINK};
 
-use super::Network;
+use super::{Network, Port};
 use crate::hypervisor::Hypervisor;
 use crate::limits::PROTECT_NS;
 use crate::node::Node;
@@ -42,6 +42,13 @@ const fn told(reason: DropReason) -> Option<Reason> {
 
 /// What a guest's frame had that made it be dropped, in words.
 fn in_words(drop: &FirstDrop) -> Option<String> {
+    if drop.port == UPLINK {
+        let mac = drop.source?;
+        return Some(format!(
+            "shares its MAC {mac} with a machine on the wire, which this node does not hear: \
+             give one of them another"
+        ));
+    }
     let name = told(drop.reason)?.name();
     let from = drop.source.map(|mac| format!(" from {mac}")).unwrap_or_default();
     let claimed = drop.claimed.map(|address| format!(", address {address}")).unwrap_or_default();
@@ -70,7 +77,11 @@ impl<N: Nic> Network<N> {
     /// what is said of it.
     fn next_first_drop(&mut self) -> Option<(u64, String)> {
         while let Some(drop) = self.switch.take_first_drop() {
-            let port = self.ports.iter().find(|port| port.id == drop.port);
+            let of_port = |port: &&Port| match drop.port {
+                UPLINK => self.switch.mac(port.id) == drop.source,
+                id => port.id == id,
+            };
+            let port = self.ports.iter().find(of_port);
             if let (Some(port), Some(text)) = (port, in_words(&drop)) {
                 return Some((port.guest, text));
             }

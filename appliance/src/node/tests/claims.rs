@@ -1,16 +1,17 @@
 //! Guests that claim what is not theirs: addresses, leases, the management port.
 
-use alloc::string::String;
+use alloc::string::{String, ToString as _};
 use alloc::vec;
 use alloc::vec::Vec;
 
+use mgmt_proto::code::Code;
 use mgmt_proto::facts::DropReason;
 use mgmt_proto::machine::Disk;
 use mgmt_proto::manifest::Addressing;
 use mgmt_proto::verb::Request;
 
 use super::driver::Device;
-use super::targets::IscsiTarget;
+use super::targets::{AoeTarget, IscsiTarget};
 use super::world::*;
 
 const ALL: [u8; 6] = [0xff; 6];
@@ -181,4 +182,52 @@ fn no_tagged_frame_of_a_guest_leaves() {
     assert_eq!(dropped(&mut world, session, DropReason::Tagged), 4);
     assert!(world.logged("dropped: vlan-tag"));
     assert_eq!(dropped(&mut world, session, DropReason::Malformed), 0);
+}
+
+#[test]
+fn no_guest_has_the_hardware_address_of_a_station_that_the_node_needs() {
+    let mut settings = settings();
+    let address = NODE_ADDRESS.octets();
+    settings.manifest.addressing = Addressing::Static { address, prefix: 24, gateway: Some(OPERATOR) };
+    let mut world = World::with(66, settings);
+    world.run(SECOND);
+    let known: Vec<_> = world.node.network.stacks.first.stations().map(|(_, mac)| mac.0).collect();
+    assert_eq!(known, [OPERATOR_MAC], "the gateway is asked for before it is needed");
+    let (session, machine) = world.ready();
+    world.iscsi = Some(IscsiTarget::new(64));
+    world.aoe.push(AoeTarget::new(7, 3, 64));
+    let mut victim = sibling(&machine, "victim", 2);
+    victim.disks = vec![
+        Disk { volume: String::from("iscsi://10.0.0.3/iqn.t:x/1"), read_only: false },
+        Disk { volume: String::from("aoe:e7.3"), read_only: false },
+    ];
+    let victim = world.create(session, &victim);
+    let mut disk = world.bring_up(victim, 0);
+    assert_eq!(world.disk_write(&mut disk, 0, &[1; 512]), 0);
+    let portal_mac = world.iscsi.as_ref().unwrap().host.mac().0;
+    let target_mac = world.aoe[0].mac;
+    for (mac, words) in [
+        (OPERATOR_MAC, "the node's gateway 10.0.0.2 has the same MAC"),
+        (portal_mac, "the portal 10.0.0.3 has the same MAC"),
+        (target_mac, "an AoE target in use has the same MAC"),
+    ] {
+        let mut attacker = sibling(&machine, "attacker", 1);
+        attacker.network_cards[0].mac = mac;
+        let failure = world.refused(session, &Request::Create { machine: attacker.clone(), paused: false });
+        assert!(failure.code == Code::Conflict && failure.to_string().contains(words), "{failure}");
+        assert_eq!(world.refused(session, &Request::Check(attacker)), failure);
+    }
+    assert_eq!(world.disk_read(&mut disk, 0, 1), [1; 512]);
+}
+
+#[test]
+fn a_machine_on_the_wire_with_a_guests_hardware_address_is_told_of_once() {
+    let (mut world, _session, _disk, _card) = attacked(67);
+    for _ in 0..3 {
+        world.deliver([&NODE_MAC[..], &guest_mac(1), &[8, 6], &[0; 46]].concat());
+        world.run(SECOND);
+    }
+    let said = "guest attacker shares its MAC 02:11:00:00:00:01 with a machine on the wire";
+    let lines = world.hypervisor.machine().log.iter().filter(|line| line.contains(said)).count();
+    assert_eq!(lines, 1);
 }

@@ -104,8 +104,8 @@ fn what_cannot_be_is_refused_by_name() {
     odd_disk.disks = vec![Disk { volume: "floppy:a".to_string(), read_only: false }];
     for (machine, code, words) in [
         (sibling(&machine, "first", 2), Code::Conflict, "name exists"),
-        (sibling(&machine, "second", 1), Code::Conflict, "first has the same MAC"),
-        (own_mac, Code::Conflict, "node's own MAC"),
+        (sibling(&machine, "second", 1), Code::Conflict, "guest first has the same MAC"),
+        (own_mac, Code::Conflict, "the node itself has the same MAC"),
         (large, Code::Capacity, "4096 MiB"),
         (no_kernel, Code::Usage, "kernel"),
         (unknown, Code::NotFound, "kernel"),

@@ -53,6 +53,14 @@ pub(super) struct StateDisk {
 }
 
 impl StateDisk {
+    /// The session that carries it.
+    pub(super) const fn volume(&self) -> Option<&Volume> {
+        match &self.carrier {
+            Carrier::Session { volume, .. } => Some(volume),
+            Carrier::Local(_) => None,
+        }
+    }
+
     /// The session that carries it, and its connections.
     pub(super) fn session(&mut self) -> Option<(&mut Volume, &mut Connections)> {
         match &mut self.carrier {
