@@ -133,6 +133,8 @@ pub fn seal_image(pieces: &Pieces, options: &Options, key_directory: &Path) -> R
         fault_injection: options.fault_injection,
         trust_serial_min: 0,
         restart_delay_s: options.restart_delay_s,
+        guest_addresses_required: false,
+        card_grants: Vec::new(),
         dom0_cpu: options.dom0_cpu,
         state: options.state.as_ref().map(|state| state.checked(key_directory)).transpose()?,
     };

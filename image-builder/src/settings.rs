@@ -10,6 +10,10 @@
 //! restart_delay_s = 10       # how long a node stands still after its hypervisor failed
 //! dom0_cpu = "auto"          # dom0's home CPU: "own", "shared"; auto: own from 4 CPUs on
 //! state = "aoe:e9.0"         # what is kept across power-off: see [`crate::state`]
+//! guest_addresses_required = false   # a guest's vif without `ip` sends nothing
+//! card_grants = [                    # what guests' cards may beyond plain ones
+//!     { guests = ["fw*"], allow = { macs = 8, vrrp = [51], router = true, trunk = [100] } },
+//! ]
 //! operators = [
 //!     { key = "redoubt-ed25519 … alice", role = "admin" },
 //!     { key_file = "bob.pub", role = "viewer" },
@@ -20,11 +24,13 @@ use crate::cards::{self, Aoe, StorageCard};
 use crate::state::State;
 use anyhow::{Context, Result, bail, ensure};
 use keys::PublicKey;
-use mgmt_proto::limits::{NAME_BYTES, OPERATORS};
+use mgmt_proto::bundle::Scope;
+use mgmt_proto::limits::{CARD_GRANTS, CARD_MACS, NAME_BYTES, OPERATORS};
 use mgmt_proto::manifest::{
     self, DEFAULT_MTU, DEFAULT_PORT, DEFAULT_RESTART_DELAY_S, MTU_RANGE, Manifest, RESTART_DELAY_MAX_S,
 };
 use mgmt_proto::trust;
+use mgmt_proto::vif::{self, Privileges};
 use serde::Deserialize;
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -66,8 +72,24 @@ pub struct Settings {
     /// How long the node stands still after its hypervisor failed.
     #[serde(default = "default_restart_delay")]
     pub restart_delay_s: u16,
+    /// A guest's network card without IP addresses sends nothing.
+    #[serde(default)]
+    pub guest_addresses_required: bool,
+    /// What guests' network cards may beyond plain ones.
+    #[serde(default)]
+    pub card_grants: Vec<CardGrant>,
     /// Who may command the node.
     pub operators: Vec<Operator>,
+}
+
+/// What the cards of some guests may.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CardGrant {
+    /// Of which guests; all without it.
+    pub guests: Option<Vec<String>>,
+    /// The most that they may.
+    pub allow: Privileges,
 }
 
 fn default_name() -> String {
@@ -215,6 +237,11 @@ impl Settings {
             "restart_delay_s: at most {RESTART_DELAY_MAX_S}"
         );
         let (storage_cards, aoe) = cards::checked(&self.storage_cards, self.aoe)?;
+        let card_grants: Vec<vif::CardGrant> = self.card_grants.iter().map(CardGrant::sealed).collect();
+        ensure!(
+            vif::are_sound(&card_grants),
+            "card_grants: up to {CARD_GRANTS}, with macs up to {CARD_MACS}, vrrp from 1 to 255, trunk from 1 to 4094"
+        );
         Ok(Manifest {
             version: manifest::VERSION,
             owner,
@@ -234,7 +261,16 @@ impl Settings {
                 Dom0Cpu::Shared => manifest::Dom0Cpu::Shared,
             },
             state: self.state.as_ref().map(|state| state.checked(directory)).transpose()?,
+            guest_addresses_required: self.guest_addresses_required,
+            card_grants,
         })
+    }
+}
+
+impl CardGrant {
+    fn sealed(&self) -> vif::CardGrant {
+        let guests = self.guests.clone().map_or(Scope::All, Scope::Named);
+        vif::CardGrant { nodes: Scope::All, guests, privileges: self.allow.clone() }
     }
 }
 

@@ -17,6 +17,7 @@
 use crate::codec;
 use crate::limits::{BUNDLE_BYTES, NAME_BYTES, OPERATORS, REVOKED, ROOTS, SCOPE_PATTERNS};
 use crate::trust::Role;
+use crate::vif::{self, CardGrant};
 use alloc::string::String;
 use alloc::vec::Vec;
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
@@ -24,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 /// Version of this structure.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 const LABEL: &[u8] = b"redoubt trust 1";
 const SIGNATURE_BYTES: usize = 32 + 64;
 
@@ -53,7 +54,7 @@ impl Scope {
         }
     }
 
-    fn is_sound(&self) -> bool {
+    pub(crate) fn is_sound(&self) -> bool {
         match self {
             Self::All => true,
             Self::Named(patterns) => {
@@ -142,6 +143,8 @@ pub struct Bundle {
     pub grants: Vec<Grant>,
     /// Keys that may nothing, whatever else is said of them.
     pub revoked: Vec<[u8; 32]>,
+    /// What guests' network cards may beyond plain ones.
+    pub card_grants: Vec<CardGrant>,
 }
 
 /// Why a bundle is refused.
@@ -309,6 +312,7 @@ impl Bundle {
             && (1..=self.roots.len()).contains(&threshold)
             && self.grants.len() <= OPERATORS
             && self.revoked.len() <= REVOKED
+            && vif::are_sound(&self.card_grants)
             && are_distinct(&self.roots)
             && are_distinct(&grants)
             && self.roots.iter().chain(&grants).all(|key| verifying(key).is_some())

@@ -44,6 +44,7 @@ pub mod server;
 pub mod state;
 pub mod trust;
 pub mod verb;
+pub mod vif;
 pub mod volume;
 
 #[cfg(test)]

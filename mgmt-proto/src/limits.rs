@@ -8,6 +8,16 @@ pub const NAME_BYTES: usize = 63;
 pub const DISKS: usize = 8;
 /// Most network cards of a guest.
 pub const NETWORK_CARDS: usize = 4;
+/// Most addresses and prefixes of a network card.
+pub const CARD_ADDRESSES: usize = 16;
+/// Most hardware addresses of a network card besides its own.
+pub const CARD_MACS: usize = 32;
+/// Most virtual routers of a network card.
+pub const CARD_ROUTERS: usize = 8;
+/// Most VLANs of a network card.
+pub const CARD_VLANS: usize = 32;
+/// Most grants of what network cards may.
+pub const CARD_GRANTS: usize = 32;
 /// Most vCPUs of a guest.
 pub const VCPUS: u32 = 32;
 /// Least memory of a guest in bytes.

@@ -2,6 +2,7 @@
 
 use crate::code::{Code, Failure};
 use crate::limits;
+use crate::vif::{self, Prefix, Privileges};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -31,10 +32,22 @@ pub struct Disk {
 }
 
 /// A network card of a guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkCard {
     /// Its address.
     pub mac: [u8; 6],
+    /// The only IP addresses that it may have; empty is any that the node does not protect.
+    pub addresses: Vec<Prefix>,
+    /// What it may beyond a plain card.
+    pub privileges: Privileges,
+}
+
+impl NetworkCard {
+    /// A plain card.
+    #[must_use]
+    pub fn plain(mac: [u8; 6]) -> Self {
+        Self { mac, ..Self::default() }
+    }
 }
 
 /// Reads a MAC address: six bytes in hexadecimal, with colons.
@@ -150,6 +163,9 @@ impl Machine {
             }
             if self.network_cards.iter().take(index).any(|other| other.mac == card.mac) {
                 return Err(wrong(format!("vif {index} has the MAC of another"), "give each its own"));
+            }
+            if let Some((what, remedy)) = vif::fault(&card.addresses, &card.privileges) {
+                return Err(wrong(format!("vif {index} {what}"), remedy));
             }
         }
         Ok(())

@@ -5,6 +5,7 @@ use crate::limits::{MANIFEST_BYTES, STORAGE_CARDS};
 use crate::machine::mac_text;
 use crate::state::StateVolume;
 use crate::trust::Operator;
+use crate::vif::{self, CardGrant};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -146,6 +147,10 @@ pub struct Manifest {
     /// How long the node stands still after its hypervisor failed, before it restarts; at
     /// most [`RESTART_DELAY_MAX_S`].
     pub restart_delay_s: u16,
+    /// A guest's network card without IP addresses sends nothing.
+    pub guest_addresses_required: bool,
+    /// What guests' network cards may beyond plain ones, until a trust bundle holds.
+    pub card_grants: Vec<CardGrant>,
 }
 
 impl Manifest {
@@ -165,7 +170,8 @@ impl Manifest {
             && MTU_RANGE.contains(&manifest.mtu)
             && manifest.restart_delay_s <= RESTART_DELAY_MAX_S
             && cards.len() <= STORAGE_CARDS
-            && cards.iter().all(|card| MTU_RANGE.contains(&card.mtu));
+            && cards.iter().all(|card| MTU_RANGE.contains(&card.mtu))
+            && vif::are_sound(&manifest.card_grants);
         (manifest.version == VERSION && sane).then_some(manifest)
     }
 }

@@ -3,6 +3,7 @@
 use crate::bundle::{self, Bundle, Grant, Lacks, Refused, Scope};
 use crate::limits::{OPERATORS, TRUST_LINKS};
 use crate::verb::Request;
+use crate::vif::{CardGrant, Privileges};
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -62,8 +63,16 @@ impl Trust {
             threshold: 1,
             grants: operators.iter().take(OPERATORS).map(grant).collect(),
             revoked: Vec::new(),
+            card_grants: Vec::new(),
         };
         Self { bundle, links: Vec::new(), last_changed_roots: false, node: node.into(), now_s: 0 }
+    }
+
+    /// The same with what was sealed for guests' network cards.
+    #[must_use]
+    pub fn with_card_grants(mut self, grants: &[CardGrant]) -> Self {
+        self.bundle.card_grants = grants.to_vec();
+        self
     }
 
     /// Tells the time, in seconds since 1970.
@@ -91,6 +100,12 @@ impl Trust {
     #[must_use]
     pub fn covers_guest(&self, key: &[u8; 32], guest: &str) -> bool {
         self.bundle.grant(key, &self.node, self.now_s).is_ok_and(|grant| grant.guests.covers(guest))
+    }
+
+    /// What a guest's network cards may beyond plain ones.
+    pub fn privileges<'a>(&'a self, guest: &'a str) -> impl Iterator<Item = &'a Privileges> + Clone {
+        let here = |grant: &&CardGrant| grant.nodes.covers(&self.node) && grant.guests.covers(guest);
+        self.bundle.card_grants.iter().filter(here).map(|grant| &grant.privileges)
     }
 
     /// What holds. Serial 0 is what was sealed.

@@ -46,7 +46,7 @@ fn machine() -> Machine {
         ramdisk: Some([2; 32]),
         command_line: "console=hvc0".to_string(),
         disks: vec![Disk { volume: "aoe:e11.1".to_string(), read_only: true }],
-        network_cards: vec![NetworkCard { mac: [2, 0, 0, 0, 0, 1] }],
+        network_cards: vec![NetworkCard::plain([2, 0, 0, 0, 0, 1])],
         on_poweroff: Action::Destroy,
         on_reboot: Action::Restart,
         on_crash: Action::Preserve,

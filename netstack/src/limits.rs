@@ -2,6 +2,9 @@
 
 /// Ports of the virtual switch: uplink, host and guests.
 pub const SWITCH_PORTS_MAX: usize = 64;
+/// A further hardware address of a guest's port makes room for another when it was not seen
+/// for so long (IEEE 802.1Q, 8.8.3: the usual ageing time).
+pub const LEARNED_IDLE_NS: u64 = 300_000_000_000;
 /// Guests' first drops that wait to be told of.
 pub const FIRST_DROPS_MAX: usize = 256;
 /// IPv6 extension headers of a guest's packet followed to find what it carries.

@@ -2,22 +2,25 @@
 //!
 //! It decides, and never touches a frame: [`Switch::forward`] is a pure function
 //! from an ingress port and a frame's bytes to a set of ports. Addresses are known
-//! from configuration alone, so nothing a guest sends can move another's traffic.
+//! from configuration alone, so nothing a guest sends can move another's traffic; what a
+//! port with further addresses is seen to send from is its own until it is idle.
 //!
 //! Spec: IEEE 802.1Q clause 8.6 (forwarding), table 8-1 (reserved addresses).
 //!
 //! Rules, in the order they are checked:
 //! 1. A frame is at least a header long and at most the port's maximum, or is to be
 //!    cut into such frames.
-//! 2. A guest sends only from its own MAC, never the AoE EtherType (tagged or
-//!    not), never to a reserved link-local group, and claims no address that the node
-//!    protects: see [`guard`].
+//! 2. A guest sends only from its own MAC and those that it was given, never the AoE
+//!    EtherType (tagged or not), never to a reserved link-local group, and claims no address
+//!    that the node protects: see [`guard`].
 //! 3. The uplink never sends from a MAC that is ours: that is a loop or a spoof.
 //! 4. AoE passes between the uplink and the host alone: guests neither see nor
 //!    speak the storage protocol.
 //! 5. The node's own stack and the guests never see each other's frames: what it learns,
-//!    it learns from the wire.
-//! 6. Groups flood, known stations are reached directly, unknown ones are behind
+//!    it learns from the wire. A port that is for management reaches one TCP port, and is
+//!    answered.
+//! 6. Tagged frames pass between the wire and the ports that are in their VLAN.
+//! 7. Groups flood, known stations are reached directly, unknown ones are behind
 //!    the uplink. Nothing returns through the port it came from.
 
 use alloc::vec::Vec;
@@ -28,9 +31,17 @@ use crate::offload::Offload;
 
 mod drops;
 pub mod guard;
+mod learned;
+mod policy;
+mod rate;
 
 pub use drops::{DropReason, Drops, FirstDrop};
-use guard::{Policy, Protected};
+use guard::Protected;
+use learned::Learned;
+use policy::virtual_router;
+pub use policy::{Policy, Prefix};
+use rate::Bucket;
+pub use rate::Rate;
 
 const _: () = assert!(SWITCH_PORTS_MAX <= 64, "Destinations is a 64-bit set");
 
@@ -109,48 +120,20 @@ pub struct PortCounters {
     pub drops: Drops,
 }
 
-/// A limit on what a port may send into the switch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
-    /// Sustained octets per second.
-    pub bytes_per_second: u64,
-    /// Octets that may be sent at once after a pause.
-    pub burst_bytes: u64,
-}
-
-/// A full token bucket counts octets times nanoseconds-per-second, so that no
-/// fraction is ever lost to rounding.
-const UNIT: u128 = 1_000_000_000;
-
-#[derive(Clone, Copy, Debug)]
-struct Bucket {
-    rate: Rate,
-    level: u128,
-    filled_ns: u64,
-}
-
-impl Bucket {
-    fn take(&mut self, bytes: usize, now_ns: u64) -> bool {
-        let elapsed_ns = now_ns.saturating_sub(self.filled_ns);
-        self.filled_ns = self.filled_ns.max(now_ns);
-        let capacity = u128::from(self.rate.burst_bytes) * UNIT;
-        let gained = u128::from(elapsed_ns) * u128::from(self.rate.bytes_per_second);
-        self.level = self.level.saturating_add(gained).min(capacity);
-        let cost = (bytes as u128) * UNIT;
-        let affordable = self.level >= cost;
-        if affordable {
-            self.level -= cost;
-        }
-        affordable
-    }
-}
-
 #[derive(Clone, Debug)]
 struct Port {
     mac: MacAddress,
     policy: Policy,
     bucket: Option<Bucket>,
     counters: PortCounters,
+}
+
+impl Port {
+    /// Whether a frame is for the node's management port, and its port may reach that.
+    fn reaches_node(&self, header: &Header, frame: &[u8]) -> bool {
+        let port = self.policy.management.filter(|_| header.source == self.mac);
+        port.is_some_and(|port| guard::is_for_management(&self.policy, port, frame))
+    }
 }
 
 /// Why a port could not be attached.
@@ -173,6 +156,9 @@ pub struct Switch {
     /// Index 0 stands for the uplink, which has no address of its own.
     ports: [Option<Port>; SWITCH_PORTS_MAX],
     protected: Protected,
+    learned: Learned,
+    /// Ports that reach the node's management port.
+    managers: Destinations,
     /// Not yet told of.
     first_drops: Vec<FirstDrop>,
     /// Those that are attached, which may be few.
@@ -190,6 +176,8 @@ impl Switch {
             uplink: PortCounters::default(),
             ports: [const { None }; SWITCH_PORTS_MAX],
             protected: Protected::default(),
+            learned: Learned::default(),
+            managers: Destinations::NONE,
             first_drops: Vec::new(),
             attached: Destinations::NONE,
         };
@@ -208,6 +196,7 @@ impl Switch {
         *slot =
             Some(Port { mac, policy: Policy::default(), bucket: None, counters: PortCounters::default() });
         self.attached.0 |= Destinations::only(port).0;
+        self.learned.forget(mac);
         Ok(())
     }
 
@@ -231,13 +220,20 @@ impl Switch {
         {
             *slot = None;
             self.attached = self.attached.without(port);
+            self.managers = self.managers.without(port);
+            self.learned.forget_port(port);
         }
     }
 
     /// Sets what a guest's port may claim.
     pub fn set_policy(&mut self, port: PortId, policy: Policy) {
-        if let Some(port) = self.port_mut(port) {
-            port.policy = policy;
+        let Some(slot) = self.port_mut(port).filter(|slot| slot.policy != policy) else { return };
+        let is_manager = policy.management.is_some();
+        slot.policy = policy;
+        self.learned.forget_port(port);
+        self.managers = self.managers.without(port);
+        if is_manager {
+            self.managers.0 |= Destinations::only(port).0;
         }
     }
 
@@ -254,11 +250,7 @@ impl Switch {
     /// Limits what a guest's port may send, or lifts the limit.
     pub fn set_rate(&mut self, port: PortId, rate: Option<Rate>, now_ns: u64) {
         if let Some(port) = self.port_mut(port) {
-            port.bucket = rate.map(|rate| Bucket {
-                rate,
-                level: u128::from(rate.burst_bytes) * UNIT,
-                filled_ns: now_ns,
-            });
+            port.bucket = rate.map(|rate| Bucket::new(rate, now_ns));
         }
     }
 
@@ -308,17 +300,19 @@ impl Switch {
             if self.port_of(header.source).is_some() {
                 return Err(DropReason::SourceMac);
             }
-            if aoe { Destinations::UPLINK_AND_HOST } else { Destinations(u64::MAX) }
+            if aoe { Destinations::UPLINK_AND_HOST } else { self.in_vlan(&header, frame) }
         } else {
             let port = self.port(ingress).ok_or(DropReason::NoPort)?;
-            if header.source != port.mac {
+            if !self.may_send_from(ingress, port, header.source) {
                 return Err(DropReason::SourceMac);
             }
             if ingress == HOST {
-                Destinations::UPLINK_ONLY
+                let managers = if header.destination.is_group() { Destinations::NONE } else { self.managers };
+                Destinations(managers.0 | Destinations::UPLINK_ONLY.0)
             } else {
                 self.guard(&header, port, frame).map_err(|(reason, _)| reason)?;
-                Destinations(u64::MAX).without(HOST)
+                let vlan = self.in_vlan(&header, frame);
+                if port.reaches_node(&header, frame) { vlan } else { vlan.without(HOST) }
             }
         };
         let wanted = self.wanted(header.destination);
@@ -334,10 +328,53 @@ impl Switch {
         if header.destination.is_link_local() {
             return Err((DropReason::LinkLocal, None));
         }
-        if self.port(HOST).is_some_and(|host| host.mac == header.destination) {
+        let to_node = self.port(HOST).is_some_and(|host| host.mac == header.destination);
+        if to_node && !port.reaches_node(header, frame) {
             return Err((DropReason::Node, None));
         }
-        guard::check(port.mac, &port.policy, &self.protected, frame)
+        guard::check(header.source, &port.policy, &self.protected, frame)
+    }
+
+    /// The ports that a frame may reach for its VLAN; only the wire is in all of them.
+    fn in_vlan(&self, header: &Header, frame: &[u8]) -> Destinations {
+        if header.tags == 0 {
+            return Destinations(u64::MAX);
+        }
+        let Some(vlan) = guard::vlan(frame).filter(|_| header.tags == 1) else {
+            return Destinations::UPLINK_ONLY;
+        };
+        let is_in = |port: &PortId| self.port(*port).is_some_and(|port| port.policy.trunk.contains(&vlan));
+        let ports = self.guests().iter().filter(is_in);
+        ports.fold(Destinations::UPLINK_ONLY, |all, port| Destinations(all.0 | Destinations::only(port).0))
+    }
+
+    /// Whether a port sends from its own hardware address, or from one that its owner lets it
+    /// have and that is nobody else's.
+    fn may_send_from(&self, ingress: PortId, port: &Port, source: MacAddress) -> bool {
+        if source == port.mac || port.policy.has_router(source) {
+            return true;
+        }
+        if port.policy.macs == 0 || !source.is_station() || virtual_router(source).is_some() {
+            return false;
+        }
+        match self.learned.port_of(source) {
+            Some(known) => known == ingress,
+            None => {
+                let taken = self.port_of(source).is_some() || self.protected.stations.contains(&source);
+                !taken && self.learned.count(ingress) < port.policy.macs
+            }
+        }
+    }
+
+    /// Notes where hardware addresses are that no port has of its own.
+    fn learn(&mut self, ingress: PortId, frame: &[u8], now_ns: u64) {
+        let source = frame.get(6..).and_then(|rest| rest.first_chunk()).map(|mac| MacAddress(*mac));
+        let Some(source) = source else { return };
+        if ingress == UPLINK {
+            self.learned.forget(source);
+        } else if self.port(ingress).is_some_and(|port| port.mac != source) {
+            self.learned.see(source, ingress, now_ns);
+        }
     }
 
     /// Says once what is dropped of a guest, and why.
@@ -366,7 +403,8 @@ impl Switch {
         } else if destination.is_group() {
             Destinations(Destinations::UPLINK_AND_HOST.0 | self.guests().0)
         } else {
-            Destinations::only(self.port_of(destination).unwrap_or(UPLINK))
+            let known = self.port_of(destination).or_else(|| self.learned.port_of(destination));
+            Destinations::only(known.unwrap_or(UPLINK))
         }
     }
 
@@ -384,11 +422,18 @@ impl Switch {
         let (pieces, longest) = offload.on_wire(frame.len());
         let octets = offload.octets_on_wire(frame.len());
         let pieces = pieces as u64;
+        let further = self.port(ingress).map_or(0, |port| port.policy.macs);
+        if further > 0 && self.learned.count(ingress) >= further {
+            self.learned.expire(ingress, now_ns);
+        }
         let decision = self.forward(ingress, frame, longest).and_then(|destinations| {
             let bucket = self.port_mut(ingress).and_then(|port| port.bucket.as_mut());
             let affordable = bucket.is_none_or(|bucket| bucket.take(octets, now_ns));
             if affordable { Ok(destinations) } else { Err(DropReason::Rate) }
         });
+        if decision.is_ok() {
+            self.learn(ingress, frame, now_ns);
+        }
         let octets = octets as u64;
         let mut first = None;
         if let Some(counters) = self.counters_mut(ingress) {

@@ -140,7 +140,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let (identity, own, key_links) = settings.identity(&mut hypervisor);
 
         let manifest = &settings.manifest;
-        let trust = Trust::sealed(manifest.owner, &manifest.operators, &manifest.name);
+        let trust = Trust::sealed(manifest.owner, &manifest.operators, &manifest.name)
+            .with_card_grants(&manifest.card_grants);
         let seeds = random.as_chunks::<8>().0;
         let seed = |index: usize| seeds.get(index).copied().map_or(0, u64::from_le_bytes);
         // Other bytes than those that seed generators whose output strangers see.

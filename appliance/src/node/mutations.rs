@@ -37,7 +37,7 @@ fn machine() -> Machine {
     Machine {
         ramdisk: Some([2; 32]),
         disks: vec![Disk { volume: "aoe:e1.1".to_string(), read_only: false }],
-        network_cards: vec![NetworkCard { mac: [2, 0, 0, 0, 0, 7] }],
+        network_cards: vec![NetworkCard::plain([2, 0, 0, 0, 0, 7])],
         ..super::tests::machine()
     }
 }

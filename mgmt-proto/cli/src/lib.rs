@@ -59,6 +59,7 @@ pub mod support;
 pub mod table;
 pub mod top;
 pub mod trust_file;
+mod vif_text;
 pub mod vm_file;
 pub mod vm_text;
 pub mod volumes;

@@ -34,7 +34,7 @@ fn parse(text: &str, overrides: &[&str]) -> Result<VmFile, Failure> {
 fn a_vm_file_with_everything() {
     let file = parse(FULL, &[]).unwrap();
     let disk = |volume: &str, read_only| Disk { volume: volume.into(), read_only };
-    let derived = file.machine.network_cards[1];
+    let derived = file.machine.network_cards[1].clone();
     let expected = Machine {
         name: "web".into(),
         memory_bytes: 1 << 30,
@@ -49,7 +49,7 @@ fn a_vm_file_with_everything() {
             disk("iscsi://10.0.0.1/iqn.2026-11.example:web/1", true),
             disk("aoe:e2.0", false),
         ],
-        network_cards: vec![NetworkCard { mac: [2, 0, 0, 0, 0, 10] }, derived],
+        network_cards: vec![NetworkCard::plain([2, 0, 0, 0, 0, 10]), derived.clone()],
         on_poweroff: Action::Preserve,
         on_reboot: Action::Destroy,
         on_crash: Action::Restart,

@@ -16,9 +16,13 @@
 //! guests = [ "web*" ]             # all without it
 //! from = "2026-12-01"             # at once without it; times are UTC
 //! until = "2027-12-01T12:00:00Z"  # for ever without it
+//!
+//! [[card_grant]]                  # what guests' network cards may beyond plain ones
+//! guests = [ "fw*" ]              # and nodes, as above
+//! allow = { macs = 8, vrrp = [51], router = true, dhcp_server = true, trunk = [100] }
 //! ```
 
-use crate::exit;
+use crate::{exit, vif_text};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -26,11 +30,12 @@ use keys::PublicKey;
 use mgmt_proto::bundle::{Bundle, Grant, Scope, VERSION};
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::trust::Role;
+use mgmt_proto::vif;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// The file as written.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrustFile {
     /// Of the bundle it becomes.
@@ -46,6 +51,23 @@ pub struct TrustFile {
     /// Who may command.
     #[serde(default, rename = "operator")]
     pub operators: Vec<Operator>,
+    /// What guests' network cards may beyond plain ones.
+    #[serde(default, rename = "card_grant", skip_serializing_if = "Vec::is_empty")]
+    pub card_grants: Vec<CardGrant>,
+}
+
+/// What the cards of some guests may.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CardGrant {
+    /// On which nodes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<Vec<String>>,
+    /// Of which guests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guests: Option<Vec<String>>,
+    /// The most that they may.
+    pub allow: toml::Table,
 }
 
 /// Somebody who may command.
@@ -152,6 +174,23 @@ fn line(bytes: [u8; 32], comment: &str) -> String {
     PublicKey { bytes, comment: comment.into() }.to_string()
 }
 
+impl CardGrant {
+    fn from_vif(grant: &vif::CardGrant) -> Self {
+        let allow = vif_text::privileges(&grant.privileges);
+        Self { nodes: names(&grant.nodes), guests: names(&grant.guests), allow }
+    }
+
+    fn to_vif(&self, origin: &str) -> Result<vif::CardGrant, Failure> {
+        let privileges = self.allow.clone().try_into();
+        Ok(vif::CardGrant {
+            nodes: scope(self.nodes.as_ref()),
+            guests: scope(self.guests.as_ref()),
+            privileges: privileges
+                .map_err(|error: toml::de::Error| wrong(origin, format!("card_grant: {}", error.message())))?,
+        })
+    }
+}
+
 impl TrustFile {
     /// Reads a file.
     ///
@@ -196,6 +235,7 @@ impl TrustFile {
             roots: bundle.roots.iter().map(|root| line(*root, "")).collect(),
             revoked: bundle.revoked.iter().map(|key| line(*key, "")).collect(),
             operators: bundle.grants.iter().map(operator).collect(),
+            card_grants: bundle.card_grants.iter().map(CardGrant::from_vif).collect(),
         }
     }
 
@@ -229,6 +269,7 @@ impl TrustFile {
             threshold: self.threshold,
             grants,
             revoked: all(&self.revoked)?,
+            card_grants: self.card_grants.iter().map(|it| it.to_vif(origin)).collect::<Result<_, _>>()?,
         })
     }
 

@@ -9,7 +9,7 @@
 //! ramdisk = "initrd.img"
 //! cmdline = "root=/dev/vda console=ttyS0"
 //! disk    = [ "aoe:e11.1,rw", "iscsi://10.0.0.1/iqn.2026-11.example:web/1,ro" ]
-//! vif     = [ "mac=02:00:00:00:00:01", "" ]
+//! vif     = [ "mac=02:00:00:00:00:01,ip=10.0.0.5", "" ]   # see [`crate::vif_text`]
 //! disk_bytes_per_s = "50M"        # of all disks together
 //! autostart = 10                  # starts with the node; lower numbers first
 //! ```
@@ -27,11 +27,11 @@ use crate::disk_text::{self, Ask, DiskText};
 use crate::exit::usage;
 use crate::kernel_image;
 use crate::nearest::nearest;
+use crate::vif_text;
 use mgmt_proto::code::Failure;
 use mgmt_proto::disk::GuestSettings;
-use mgmt_proto::machine::{Action, Machine, NetworkCard, parse_mac};
+use mgmt_proto::machine::{Action, Machine};
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use toml::de::DeTable;
 
@@ -75,7 +75,7 @@ struct Raw {
     disk_bytes_per_s: Option<Quantity>,
     disk_operations_per_s: Option<Quantity>,
     disk_burst: Option<Quantity>,
-    vif: Option<Vec<String>>,
+    vif: Option<Vec<toml::Value>>,
     on_poweroff: Option<Word>,
     on_reboot: Option<Word>,
     on_crash: Option<Word>,
@@ -366,8 +366,8 @@ impl Raw {
             network_cards: cards
                 .iter()
                 .enumerate()
-                .map(|(index, text)| {
-                    network_card(text, &name, index)
+                .map(|(index, value)| {
+                    vif_text::from_toml(value, &name, index)
                         .map_err(|(message, remedy)| usage(format!("{origin}: vif {index}"), message, remedy))
                 })
                 .collect::<Result<_, _>>()?,
@@ -415,35 +415,4 @@ fn bytes(quantity: &Quantity) -> Result<u64, String> {
         }
     };
     number.checked_mul(1 << unit).ok_or_else(|| format!("{number} is too much memory"))
-}
-
-type Wrong = (String, &'static str);
-
-fn network_card(text: &str, name: &str, index: usize) -> Result<NetworkCard, Wrong> {
-    let mut mac = None;
-    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-        match part.split_once('=') {
-            Some(("mac", value)) => {
-                let parsed = parse_mac(value.trim());
-                let remedy = "write mac=02:00:00:00:00:01";
-                mac = Some(parsed.ok_or_else(|| (format!("{value:?} is no MAC address"), remedy))?);
-            }
-            _ => {
-                return Err((format!("{part:?} is not known"), "known is mac=; all cards are on one switch"));
-            }
-        }
-    }
-    Ok(NetworkCard { mac: mac.unwrap_or_else(|| derived_mac(name, index)) })
-}
-
-/// A MAC that stays with a name: locally administered, unicast (IEEE 802-2014,
-/// 8.2.2 and 8.4).
-fn derived_mac(name: &str, index: usize) -> [u8; 6] {
-    let digest = Sha256::digest(format!("redoubt vif {name} {index}"));
-    let mut mac = [0; 6];
-    for (target, byte) in mac.iter_mut().zip(digest.as_slice()) {
-        *target = *byte;
-    }
-    mac[0] = mac[0] & 0xfc | 0x02;
-    mac
 }

@@ -1,5 +1,6 @@
 //! A guest of a node as a VM file, from which it can be created again.
 
+use crate::vif_text;
 use mgmt_proto::config::GuestConfig;
 use mgmt_proto::disk::{Digests, DiskSetting, Limit, Policy};
 use mgmt_proto::machine::{Action, Disk};
@@ -106,7 +107,7 @@ fn pairs(config: &GuestConfig) -> Vec<(String, Value)> {
         ("kernel", digest(&machine.kernel)),
     ];
     pairs.extend(machine.ramdisk.iter().map(|ramdisk| ("ramdisk", digest(ramdisk))));
-    let cards = machine.network_cards.iter().map(|card| text(format!("mac={}", mac(card.mac))));
+    let cards = machine.network_cards.iter().map(vif_text::value);
     pairs.extend([
         ("cmdline", text(&machine.command_line)),
         ("disk", Value::Array(disks(config))),

@@ -11,6 +11,7 @@
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::policy::Policy;
 use super::DropReason;
 use crate::frame::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, MacAddress};
 use crate::limits::GUARD_EXTENSIONS_MAX;
@@ -30,54 +31,12 @@ const LENGTH_MAX: u16 = 1500;
 /// 802.1BR, MACsec and Cisco's metadata.
 const TAGS: [u16; 9] = [0x8100, 0x88a8, 0x9100, 0x9200, 0x9300, 0x88e7, 0x893f, 0x88e5, 0x8909];
 
-/// A range of addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Prefix {
-    /// An address in it.
-    pub address: IpAddr,
-    /// Leading bits that its addresses share.
-    pub length: u8,
-}
-
-impl Prefix {
-    /// Whether an address is in the range.
-    #[must_use]
-    pub fn contains(&self, address: IpAddr) -> bool {
-        let same = |own: u128, other: u128, bits: u32| {
-            let rest = bits.saturating_sub(u32::from(self.length));
-            (own ^ other).checked_shr(rest).unwrap_or(0) == 0
-        };
-        match (self.address, address) {
-            (IpAddr::V4(own), IpAddr::V4(other)) => {
-                same(u128::from(own.to_bits()), u128::from(other.to_bits()), 32)
-            }
-            (IpAddr::V6(own), IpAddr::V6(other)) => same(own.to_bits(), other.to_bits(), 128),
-            _ => false,
-        }
-    }
-}
-
-/// What a guest's port may send.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Policy {
-    /// The only addresses it may have; empty is any that is not protected.
-    pub addresses: Vec<Prefix>,
-    /// Nothing leaves it, whatever its addresses: a node that requires them was given none.
-    pub closed: bool,
-}
-
-impl Policy {
-    fn grants(&self, address: IpAddr) -> bool {
-        self.addresses.iter().any(|prefix| prefix.contains(address))
-    }
-}
-
 /// Whose addresses no guest may claim.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Protected {
     /// The node's own, its gateways' and its DHCP servers'.
     pub own: Vec<Ipv4Addr>,
-    /// Portals in use and operators with a session. A port that was given such an address
+    /// Portals in use and operators with a session. A port that was given this very address
     /// has it.
     pub peers: Vec<Ipv4Addr>,
     /// Hardware addresses of the node and of those, from which IPv6 addresses are made.
@@ -88,7 +47,7 @@ impl Protected {
     fn covers(&self, address: IpAddr, policy: &Policy) -> bool {
         let v4 = |address: &Ipv4Addr| {
             self.own.contains(address)
-                || (self.peers.contains(address) && !policy.grants(IpAddr::V4(*address)))
+                || (self.peers.contains(address) && !policy.names(IpAddr::V4(*address)))
         };
         match address {
             IpAddr::V4(address) => v4(&address),
@@ -96,7 +55,7 @@ impl Protected {
                 // RFC 4291, 2.5.5.2: an IPv4 address as an IPv6 one.
                 address.to_ipv4_mapped().is_some_and(|address| v4(&address))
                     || (station_of(address).is_some_and(|mac| self.stations.contains(&mac))
-                        && !policy.grants(IpAddr::V6(address)))
+                        && !policy.names(IpAddr::V6(address)))
             }
         }
     }
@@ -126,7 +85,12 @@ struct Guard<'a> {
     protected: &'a Protected,
 }
 
-/// Decides whether a guest's port with the address `mac` may send a frame.
+/// The VLAN of a frame with an 802.1Q tag (IEEE 802.1Q, 9.6).
+pub(super) fn vlan(frame: &[u8]) -> Option<u16> {
+    (word(frame, 12) == Some(TAGS[0])).then(|| word(frame, 14)).flatten().map(|control| control & 0xfff)
+}
+
+/// Decides whether a guest's port may send a frame from its hardware address `mac`.
 ///
 /// # Errors
 /// Why not.
@@ -136,13 +100,17 @@ pub fn check(mac: MacAddress, policy: &Policy, protected: &Protected, frame: &[u
     if policy.closed {
         return Err((DropReason::Address, None));
     }
-    let ethertype = word(frame, 12).ok_or(malformed)?;
+    let at = match vlan(frame) {
+        Some(vlan) if policy.trunk.contains(&vlan) => 16,
+        _ => 12,
+    };
+    let ethertype = word(frame, at).ok_or(malformed)?;
     let (ethertype, offset) = match ethertype {
         // A packet behind a SNAP header is one all the same.
-        0..=LENGTH_MAX if octets(frame, 14) == Some([0xaa, 0xaa, 3, 0, 0]) => {
-            (word(frame, 20).ok_or(malformed)?, 22)
+        0..=LENGTH_MAX if octets(frame, at + 2) == Some([0xaa, 0xaa, 3, 0, 0]) => {
+            (word(frame, at + 8).ok_or(malformed)?, at + 10)
         }
-        _ => (ethertype, 14),
+        _ => (ethertype, at + 2),
     };
     if TAGS.contains(&ethertype) {
         return Err((DropReason::Tagged, None));
@@ -173,6 +141,15 @@ impl Guard<'_> {
         Err((DropReason::Address, Some(address)))
     }
 
+    /// Whether the port may send from an address: a router sends what others sent it.
+    fn source(&self, address: IpAddr, reason: DropReason) -> Result<(), Blocked> {
+        let is_own = match address {
+            IpAddr::V4(address) => self.protected.own.contains(&address),
+            IpAddr::V6(_) => self.protected.covers(address, &Policy::default()),
+        };
+        if self.policy.router && !is_own { Ok(()) } else { self.own(address, reason) }
+    }
+
     /// RFC 826: whatever the operation, receivers merge the sender's two addresses.
     fn arp(&self, packet: &[u8]) -> Result<(), Blocked> {
         let malformed = (DropReason::Malformed, None);
@@ -183,7 +160,7 @@ impl Guard<'_> {
         let sender = Ipv4Addr::from(octets::<4>(packet, 14).ok_or(malformed)?);
         let hardware = MacAddress(octets(packet, 8).ok_or(malformed)?);
         octets::<4>(packet, 24).ok_or(malformed)?;
-        if hardware != self.mac {
+        if hardware != self.mac && !self.policy.has_router(hardware) {
             return Err((DropReason::ArpClaim, Some(sender.into())));
         }
         if sender.is_unspecified() {
@@ -219,15 +196,15 @@ impl Guard<'_> {
         if source.is_unspecified() {
             return if offset == 0 && protocol == UDP { self.dhcp_request(payload) } else { Err(malformed) };
         }
-        self.own(source.into(), DropReason::Ipv4Claim)?;
+        self.source(source.into(), DropReason::Ipv4Claim)?;
         if offset != 0 {
             return Ok(());
         }
         match protocol {
-            UDP if is_dhcp_answer(payload) => Err((DropReason::DhcpServer, Some(source.into()))),
+            UDP if !self.policy.dhcp_server && is_dhcp_answer(payload) => Err((DropReason::DhcpServer, Some(source.into()))),
             // RFC 792 redirect, RFC 1256 router advertisement.
             ICMP if payload.first() == Some(&5) => Err((DropReason::Redirect, Some(source.into()))),
-            ICMP if payload.first() == Some(&9) => {
+            ICMP if payload.first() == Some(&9) && !self.policy.router => {
                 Err((DropReason::RouterAdvertisement, Some(source.into())))
             }
             _ => Ok(()),
@@ -251,7 +228,7 @@ impl Guard<'_> {
             return Err(malformed);
         }
         let source = Ipv6Addr::from(octets::<16>(packet, 8).ok_or(malformed)?);
-        self.own(source.into(), DropReason::Ipv6Claim)?;
+        self.source(source.into(), DropReason::Ipv6Claim)?;
         let next = *packet.get(6).ok_or(malformed)?;
         let hidden = (DropReason::HiddenHeader, Some(source.into()));
         let (upper, payload, fragmented) = match upper_header(next, packet.get(40..).ok_or(malformed)?) {
@@ -262,7 +239,7 @@ impl Guard<'_> {
         match upper {
             ICMPV6 => self.icmpv6(payload, fragmented, source),
             UDP if payload.len() < PORTS_BYTES => Err(hidden),
-            UDP if is_dhcpv6_answer(payload) => Err((DropReason::DhcpServer, Some(source.into()))),
+            UDP if !self.policy.dhcp_server && is_dhcpv6_answer(payload) => Err((DropReason::DhcpServer, Some(source.into()))),
             TCP if payload.len() < TCP_FLAGS_BYTES => Err(hidden),
             _ => Ok(()),
         }
@@ -276,7 +253,7 @@ impl Guard<'_> {
             return Err(hidden);
         }
         match kind {
-            134 => Err((DropReason::RouterAdvertisement, Some(source.into()))),
+            134 if !self.policy.router => Err((DropReason::RouterAdvertisement, Some(source.into()))),
             137 => Err((DropReason::Redirect, Some(source.into()))),
             // A neighbour advertisement speaks of its target (RFC 4861, 4.4).
             136 => {
@@ -285,6 +262,23 @@ impl Guard<'_> {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// Whether a frame is for the node's TCP port `port`, or asks where the node is, from an
+/// address that its own port was given.
+pub(super) fn is_for_management(policy: &Policy, port: u16, frame: &[u8]) -> bool {
+    let packet = frame.get(14..).unwrap_or_default();
+    let address = |at| octets::<4>(packet, at).map(|address| IpAddr::V4(address.into()));
+    let named = |at| address(at).is_some_and(|address| policy.names(address));
+    match word(frame, 12) {
+        Some(ETHERTYPE_ARP) => word(packet, 6) == Some(1) && named(14),
+        Some(ETHERTYPE_IPV4) => {
+            // Neither options nor fragments: what is behind them is not guessed at.
+            let plain = packet.first() == Some(&0x45) && word(packet, 6).is_some_and(|it| it & 0x3fff == 0);
+            plain && packet.get(9) == Some(&TCP) && word(packet, 22) == Some(port) && named(12)
+        }
+        _ => false,
     }
 }
 

@@ -99,7 +99,9 @@ fn every_port_source_destination_and_type() {
                             }
                         };
                         // The node's stack is on the wire alone.
-                        let apart = (port == HOST && candidate != UPLINK) || (guest && candidate == HOST);
+                        let apart = (port == HOST && candidate != UPLINK)
+                            || (guest && candidate == HOST)
+                            || (kind.len() > 1 && !aoe && candidate != UPLINK);
                         let expected = addressed && candidate != port && !apart;
                         let got = result.is_ok_and(|set| set.contains(candidate));
                         assert_eq!(got, expected, "{port:?} {source} {target} {kind:x?}");
@@ -134,7 +136,8 @@ fn attach_detach_and_duplicates() {
 
 #[test]
 fn lengths() {
-    let (switch, a, b) = switch();
+    let (mut switch, a, b) = switch();
+    switch.set_policy(b, Policy { trunk: [7].into(), ..Policy::default() });
     let mut long = frame(GUEST_B, GUEST_A, &[0x0800]);
     long.resize(1514, 0);
     assert!(forward(&switch, a, &long).unwrap().contains(b));
@@ -197,4 +200,143 @@ fn mutated_frames_never_escape_the_rules() {
             }
         }
     }
+}
+
+/// A frame in a VLAN.
+fn tagged(vlan: u8, destination: MacAddress, source: MacAddress) -> Vec<u8> {
+    let mut frame = frame(destination, source, &[0x0800]);
+    frame.splice(12..12, [0x81, 0, 0, vlan]);
+    frame
+}
+
+#[test]
+fn a_trunk_is_in_its_vlans_alone() {
+    let (mut switch, a, b) = switch();
+    let c = switch.attach_guest(MacAddress([2, 0, 0, 0, 0, 0xc])).unwrap();
+    switch.set_policy(a, Policy { trunk: [5, 6].into(), ..Policy::default() });
+    switch.set_policy(b, Policy { trunk: [6, 7].into(), ..Policy::default() });
+    let reached = |switch: &Switch, from, frame: &[u8]| -> Vec<PortId> {
+        forward(switch, from, frame).unwrap_or_default().iter().collect()
+    };
+    for (vlan, from_wire, from_a) in [
+        (4, [].into(), None),
+        (5, Vec::from([a]), Some(Vec::from([UPLINK]))),
+        (6, [a, b].into(), Some([UPLINK, b].into())),
+        (7, [b].into(), None),
+    ] {
+        assert_eq!(reached(&switch, UPLINK, &tagged(vlan, MULTICAST, STRANGER)), from_wire);
+        match from_a {
+            Some(ports) => assert_eq!(reached(&switch, a, &tagged(vlan, MULTICAST, GUEST_A)), ports),
+            None => assert_eq!(
+                forward(&switch, a, &tagged(vlan, MULTICAST, GUEST_A)),
+                Err(DropReason::Tagged)
+            ),
+        }
+    }
+    let inner = frame(MULTICAST, STRANGER, &[0x88a8, 0x8100, 0x0800]);
+    assert_eq!(reached(&switch, UPLINK, &inner), []);
+    // Another guest's station is not found out of its VLANs.
+    assert_eq!(forward(&switch, a, &tagged(5, GUEST_B, GUEST_A)), Err(DropReason::NoDestination));
+    assert_eq!(reached(&switch, a, &tagged(6, GUEST_B, GUEST_A)), [b]);
+    assert_eq!(reached(&switch, UPLINK, &frame(MULTICAST, STRANGER, &[0x0800])), [HOST, a, b, c]);
+}
+
+fn admit(switch: &mut Switch, port: PortId, frame: &[u8], now_s: u64) -> Result<Destinations, DropReason> {
+    switch.admit(port, frame, &Offload::None, now_s * 1_000_000_000)
+}
+
+#[test]
+fn further_hardware_addresses_are_learned_within_bounds() {
+    let (mut switch, a, b) = switch();
+    let nested = |last| MacAddress([2, 0, 0, 0, 9, last]);
+    let from = |source| frame(MacAddress::BROADCAST, source, &[0x0800]);
+    assert_eq!(admit(&mut switch, a, &from(nested(1)), 0), Err(DropReason::SourceMac));
+    for port in [a, b] {
+        switch.set_policy(port, Policy { macs: 2, ..Policy::default() });
+    }
+    switch.protect(Protected { stations: [nested(9)].into(), ..Protected::default() });
+    for taken in [HOST_MAC, GUEST_B, nested(9), MULTICAST, MacAddress([0; 6])] {
+        assert_eq!(admit(&mut switch, a, &from(taken), 0), Err(DropReason::SourceMac), "{taken}");
+    }
+    assert!(admit(&mut switch, a, &from(nested(1)), 0).is_ok());
+    assert!(admit(&mut switch, a, &from(nested(2)), 1).is_ok());
+    assert_eq!(admit(&mut switch, a, &from(nested(3)), 1), Err(DropReason::SourceMac), "two are two");
+    assert_eq!(admit(&mut switch, b, &from(nested(1)), 1), Err(DropReason::SourceMac), "it is another's");
+    // What is for it goes there, and not to the wire.
+    let answer = frame(nested(1), GUEST_B, &[0x0800]);
+    assert_eq!(admit(&mut switch, b, &answer, 1).unwrap().iter().collect::<Vec<_>>(), [a]);
+    // An idle one makes room, one in use does not.
+    assert!(admit(&mut switch, a, &from(nested(2)), 200).is_ok());
+    assert!(admit(&mut switch, a, &from(nested(3)), 300).is_ok());
+    assert_eq!(admit(&mut switch, a, &from(nested(1)), 300), Err(DropReason::SourceMac));
+    // A station that speaks from the wire is there; a port that is gone has none.
+    assert!(admit(&mut switch, UPLINK, &from(nested(3)), 301).is_ok());
+    assert!(admit(&mut switch, b, &from(nested(3)), 301).is_ok());
+    switch.detach_guest(b);
+    assert!(admit(&mut switch, a, &from(nested(3)), 302).is_ok());
+    // A new guest's own address is nobody's else.
+    let c = switch.attach_guest(nested(3)).unwrap();
+    assert_eq!(admit(&mut switch, a, &from(nested(3)), 303), Err(DropReason::SourceMac));
+    let to_c = frame(nested(3), GUEST_A, &[0x0800]);
+    assert_eq!(admit(&mut switch, a, &to_c, 303).unwrap().iter().collect::<Vec<_>>(), [c]);
+}
+
+#[test]
+fn a_virtual_routers_address_moves_between_its_ports() {
+    let (mut switch, a, b) = switch();
+    let c = switch.attach_guest(MacAddress([2, 0, 0, 0, 0, 0xc])).unwrap();
+    let router = |id| MacAddress([0, 0, 0x5e, 0, 1, id]);
+    for port in [a, b] {
+        switch.set_policy(port, Policy { vrrp: [51].into(), ..Policy::default() });
+    }
+    switch.set_policy(c, Policy { macs: 4, ..Policy::default() });
+    let from = |id| frame(MacAddress::BROADCAST, router(id), &[0x0800]);
+    let to = |switch: &mut Switch| {
+        let frame = frame(router(51), MacAddress([2, 0, 0, 0, 0, 0xc]), &[0x0800]);
+        admit(switch, c, &frame, 1).unwrap().iter().collect::<Vec<_>>()
+    };
+    assert_eq!(to(&mut switch), [UPLINK]);
+    for port in [a, b, a] {
+        assert!(admit(&mut switch, port, &from(51), 1).is_ok());
+        assert_eq!(to(&mut switch), [port]);
+        assert_eq!(admit(&mut switch, port, &from(52), 1), Err(DropReason::SourceMac));
+    }
+    assert_eq!(admit(&mut switch, c, &from(51), 1), Err(DropReason::SourceMac), "macs are no routers");
+    // The one on the wire takes over.
+    assert!(admit(&mut switch, UPLINK, &from(51), 2).is_ok());
+    assert_eq!(to(&mut switch), [UPLINK]);
+}
+
+#[test]
+fn one_port_reaches_the_management_port_and_is_answered() {
+    let (mut switch, a, b) = switch();
+    let address = Prefix { address: "10.9.9.9".parse().unwrap(), length: 32 };
+    switch.set_policy(
+        a,
+        Policy { addresses: [address].into(), management: Some(7411), ..Policy::default() },
+    );
+    let segment = |destination, source, port: u16| {
+        let mut frame = frame(destination, source, &[0x0800]);
+        frame[23] = 6;
+        frame[36..38].copy_from_slice(&port.to_be_bytes());
+        frame
+    };
+    let reached = |switch: &Switch, from, frame: &[u8]| -> Vec<PortId> {
+        forward(switch, from, frame).unwrap_or_default().iter().collect()
+    };
+    assert_eq!(reached(&switch, a, &segment(HOST_MAC, GUEST_A, 7411)), [HOST]);
+    assert_eq!(forward(&switch, a, &segment(HOST_MAC, GUEST_A, 3260)), Err(DropReason::Node));
+    assert_eq!(forward(&switch, b, &segment(HOST_MAC, GUEST_B, 7411)), Err(DropReason::Node));
+    let mut question = frame(MacAddress::BROADCAST, GUEST_A, &[0x0806]);
+    question[14..32].copy_from_slice(&[0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 0xa, 10, 9, 9, 9]);
+    assert_eq!(reached(&switch, a, &question), [UPLINK, HOST, b]);
+    question[21] = 2;
+    assert_eq!(reached(&switch, a, &question), [UPLINK, b], "an answer to nobody's question");
+    // The node's frames go to that port, but not those for all.
+    assert_eq!(reached(&switch, HOST, &frame(GUEST_A, HOST_MAC, &[0x0800])), [a]);
+    assert_eq!(reached(&switch, HOST, &frame(GUEST_B, HOST_MAC, &[0x0800])), []);
+    assert_eq!(reached(&switch, HOST, &frame(MacAddress::BROADCAST, HOST_MAC, &[0x0806])), [UPLINK]);
+    switch.set_policy(a, Policy::default());
+    assert_eq!(forward(&switch, a, &segment(HOST_MAC, GUEST_A, 7411)), Err(DropReason::Node));
+    assert_eq!(reached(&switch, HOST, &frame(GUEST_A, HOST_MAC, &[0x0800])), []);
 }

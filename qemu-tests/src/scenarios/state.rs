@@ -149,6 +149,7 @@ fn write_bundle(image: &DevImage, serial: u64, path: &Path) -> Result<()> {
             name: format!("serial-{serial}"),
         }],
         revoked: Vec::new(),
+        card_grants: Vec::new(),
     };
     std::fs::write(path, bundle.sign(&[&owner]).context("the bundle is unsound")?)?;
     Ok(())

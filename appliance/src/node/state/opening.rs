@@ -136,7 +136,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// kept, verified from the sealed root.
     fn take_trust(&mut self) {
         let manifest = &self.settings.manifest;
-        let sealed = Trust::sealed(manifest.owner, &manifest.operators, &manifest.name);
+        let sealed = Trust::sealed(manifest.owner, &manifest.operators, &manifest.name)
+            .with_card_grants(&manifest.card_grants);
         let Some((serial, links)) = self.state.links() else {
             return self.take_no_trust("the state volume does not say which trust bundle holds");
         };

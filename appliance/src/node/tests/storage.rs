@@ -582,7 +582,7 @@ fn a_guest_that_keeps_a_disk_is_made_to_let_go() {
 #[test]
 fn disks_that_came_later_are_there_after_a_reboot() {
     let (mut world, session, mut machine) = world(72);
-    machine.network_cards = vec![mgmt_proto::machine::NetworkCard { mac: guest_mac(7) }];
+    machine.network_cards = vec![mgmt_proto::machine::NetworkCard::plain(guest_mac(7))];
     create(&mut world, session, &machine, &[(AOE, vec![])]);
     world.done(session, &attach("aoe:e7.4"));
     world.done(session, &attach(ISCSI));

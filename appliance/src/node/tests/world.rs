@@ -142,6 +142,8 @@ pub(super) fn settings() -> Settings {
             fault_injection: false,
             restart_delay_s: 10,
             trust_serial_min: 0,
+            guest_addresses_required: false,
+            card_grants: Vec::new(),
             dom0_cpu: manifest::Dom0Cpu::Own,
             state: None,
         },
@@ -647,7 +649,7 @@ pub(super) fn machine(name: &str, kernel: [u8; 32]) -> Machine {
 pub(super) fn sibling(machine: &Machine, name: &str, last: u8) -> Machine {
     let mut other = machine.clone();
     other.name = name.to_string();
-    other.network_cards = vec![NetworkCard { mac: guest_mac(last) }];
+    other.network_cards = vec![NetworkCard::plain(guest_mac(last))];
     other
 }
 

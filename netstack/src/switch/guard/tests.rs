@@ -6,6 +6,7 @@ use std::vec;
 use std::vec::Vec;
 
 use super::*;
+use crate::switch::Prefix;
 
 const GUEST: MacAddress = MacAddress([2, 0x11, 0, 0, 0, 1]);
 const NODE: [u8; 4] = [10, 0, 0, 1];
@@ -68,7 +69,7 @@ fn bound(addresses: &[(&str, u8)], frame: &[u8]) -> Result<(), DropReason> {
     let addresses = addresses
         .iter()
         .map(|(address, length)| Prefix { address: address.parse().unwrap(), length: *length });
-    let policy = Policy { addresses: addresses.collect(), closed: false };
+    let policy = Policy { addresses: addresses.collect(), ..Policy::default() };
     check(GUEST, &policy, &protected(), frame).map_err(|(reason, _)| reason)
 }
 
@@ -245,6 +246,14 @@ fn mutated_frames_never_claim_what_is_protected() {
         ipv6("fe80::9", 60, &[58, 0, 0, 0, 0, 0, 0, 0, 134, 0, 0, 0, 0, 0, 0, 0]),
         ipv6("fe80::9", 58, &advertisement("fe80::9")),
     ];
+    let everything = Policy {
+        router: true,
+        dhcp_server: true,
+        trunk: (1..4095).collect(),
+        vrrp: vec![51],
+        macs: 8,
+        ..Policy::default()
+    };
     let mut passed = 0;
     for round in 0..300_000 {
         let mut frame = bases[random() as usize % bases.len()].clone();
@@ -253,12 +262,17 @@ fn mutated_frames_never_claim_what_is_protected() {
             frame[at] = if random() % 2 == 0 { random() as u8 } else { NODE[random() as usize % 4] };
         }
         frame.truncate(12 + random() as usize % (frame.len() - 11));
+        // An independent statement of what must not be: by offset alone.
+        let at = |offset: usize| frame.get(offset..offset + 4) == Some(&NODE[..]);
+        let _ = is_for_management(&everything, 7411, &frame);
+        if with(&everything, &frame).is_ok() {
+            let is_claim = matches!(frame[12..14], [8, 6]) && at(28) || matches!(frame[12..14], [8, 0]) && at(26);
+            assert!(!is_claim, "round {round}: whatever it was given");
+        }
         if free(&frame).is_err() {
             continue;
         }
         passed += 1;
-        // An independent statement of what must not be: by offset alone.
-        let at = |offset: usize| frame.get(offset..offset + 4) == Some(&NODE[..]);
         match frame.get(12..14) {
             Some([8, 6]) => assert!(!at(28), "round {round}"),
             Some([8, 0]) => assert!(!at(26), "round {round}"),
@@ -270,4 +284,122 @@ fn mutated_frames_never_claim_what_is_protected() {
         }
     }
     assert!(passed > 10_000, "{passed}");
+}
+
+fn with(policy: &Policy, frame: &[u8]) -> Result<(), DropReason> {
+    check(GUEST, policy, &protected(), frame).map_err(|(reason, _)| reason)
+}
+
+#[test]
+fn a_range_takes_no_portal_but_its_very_address_does() {
+    let frame = arp(1, GUEST, PORTAL, NODE);
+    assert_eq!(bound(&[("10.0.0.0", 24)], &frame), Err(DropReason::ArpClaim));
+    assert_eq!(bound(&[("10.0.0.3", 32)], &frame), Ok(()));
+    assert_eq!(bound(&[("10.0.0.1", 32)], &arp(1, GUEST, NODE, PORTAL)), Err(DropReason::ArpClaim));
+}
+
+#[test]
+fn a_router_forwards_and_advertises_but_claims_nothing() {
+    let router = Policy {
+        addresses: vec![Prefix { address: "10.0.0.77".parse().unwrap(), length: 32 }],
+        router: true,
+        ..Policy::default()
+    };
+    let foreign = ipv4([192, 0, 2, 9], 6, 0, &[0; 20]);
+    assert_eq!(with(&Policy { router: false, ..router.clone() }, &foreign), Err(DropReason::Address));
+    assert_eq!(with(&router, &foreign), Ok(()));
+    // An operator's packets may come through it, the node's own never.
+    assert_eq!(with(&router, &ipv4(PORTAL, 6, 0, &[0; 20])), Ok(()));
+    for address in [NODE, GATEWAY] {
+        assert_eq!(with(&router, &ipv4(address, 6, 0, &[0; 20])), Err(DropReason::Ipv4Claim));
+    }
+    for address in [NODE, GATEWAY, PORTAL] {
+        assert_eq!(with(&router, &arp(2, GUEST, address, NODE)), Err(DropReason::ArpClaim));
+    }
+    let stranger = arp(2, GUEST, [10, 0, 0, 78], NODE);
+    assert_eq!(with(&router, &stranger), Err(DropReason::Address));
+    let advertises = ipv6("fe80::1", 58, &[134, 0, 0, 0, 64, 0, 0, 0]);
+    assert_eq!(with(&router, &advertises), Ok(()));
+    assert_eq!(free(&advertises), Err(DropReason::RouterAdvertisement));
+    let claims = ipv6("fe80::1", 58, &advertisement("fe80::21b:21ff:fe01:203"));
+    assert_eq!(with(&router, &claims), Err(DropReason::Ipv6Claim));
+    let redirects = ipv6("fe80::1", 58, &[137, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(with(&router, &redirects), Err(DropReason::Redirect));
+}
+
+#[test]
+fn a_dhcp_server_answers_from_its_own_address() {
+    let server = Policy { dhcp_server: true, ..Policy::default() };
+    let answer = |source| ipv4(source, 17, 0, &udp(67, 68, &boot(2, GUEST)));
+    assert_eq!(free(&answer([10, 0, 0, 77])), Err(DropReason::DhcpServer));
+    assert_eq!(with(&server, &answer([10, 0, 0, 77])), Ok(()));
+    assert_eq!(with(&server, &answer(GATEWAY)), Err(DropReason::Ipv4Claim));
+    let answer = ipv6("fe80::77", 17, &udp(547, 546, &[2]));
+    assert_eq!(free(&answer), Err(DropReason::DhcpServer));
+    assert_eq!(with(&server, &answer), Ok(()));
+}
+
+#[test]
+fn a_trunk_passes_its_vlans_and_looks_into_them() {
+    let trunk = Policy { trunk: vec![100, 101], ..Policy::default() };
+    let tagged = |tags: &[[u8; 4]], frame: &[u8]| {
+        [&frame[..12], &tags.concat(), &frame[12..]].concat()
+    };
+    let harmless = ipv4([10, 0, 0, 77], 6, 0, &[0; 20]);
+    for (tags, passes) in [
+        (&[[0x81, 0, 0, 100]][..], true),
+        (&[[0x81, 0, 0xe0, 101]], true),
+        (&[[0x81, 0, 0, 102]], false),
+        (&[[0x81, 0, 1, 100]], false),
+        (&[[0x81, 0, 0, 0]], false),
+        (&[[0x88, 0xa8, 0, 100]], false),
+        (&[[0x81, 0, 0, 100], [0x81, 0, 0, 100]], false),
+        (&[[0x81, 0, 0, 100], [0x88, 0xa8, 0, 5]], false),
+    ] {
+        let expected = if passes { Ok(()) } else { Err(DropReason::Tagged) };
+        assert_eq!(with(&trunk, &tagged(tags, &harmless)), expected, "{tags:?}");
+        assert_eq!(free(&tagged(tags, &harmless)), Err(DropReason::Tagged));
+    }
+    let tag = [[0x81, 0, 0, 100]];
+    assert_eq!(with(&trunk, &tagged(&tag, &arp(1, GUEST, NODE, PORTAL))), Err(DropReason::ArpClaim));
+    assert_eq!(with(&trunk, &tagged(&tag, &ipv4(NODE, 6, 0, &[0; 20]))), Err(DropReason::Ipv4Claim));
+    let snap = [&[0xff; 6][..], &GUEST.0, &[0, 60, 0xaa, 0xaa, 3, 0, 0, 0, 8, 6], &[0; 28]].concat();
+    assert_eq!(with(&trunk, &tagged(&tag, &snap)), Err(DropReason::Malformed));
+}
+
+#[test]
+fn a_virtual_router_claims_by_its_own_hardware_address() {
+    let master = Policy { vrrp: vec![51], ..Policy::default() };
+    let mac = |id| MacAddress([0, 0, 0x5e, 0, 1, id]);
+    assert_eq!(with(&master, &arp(2, mac(51), [10, 0, 0, 77], NODE)), Ok(()));
+    assert_eq!(with(&master, &arp(2, mac(52), [10, 0, 0, 77], NODE)), Err(DropReason::ArpClaim));
+    assert_eq!(with(&master, &arp(2, mac(51), GATEWAY, NODE)), Err(DropReason::ArpClaim));
+    assert_eq!(free(&arp(2, mac(51), [10, 0, 0, 77], NODE)), Err(DropReason::ArpClaim));
+}
+
+#[test]
+fn management_is_one_port_from_one_address() {
+    let policy = Policy {
+        addresses: vec![
+            Prefix { address: "10.0.0.77".parse().unwrap(), length: 32 },
+            Prefix { address: "10.1.0.0".parse().unwrap(), length: 16 },
+        ],
+        ..Policy::default()
+    };
+    let segment = |port: u16| [&[0x30, 0][..], &port.to_be_bytes(), &[0; 16]].concat();
+    let own = [10, 0, 0, 77];
+    let is_for = |frame: &[u8]| is_for_management(&policy, 7411, frame);
+    assert!(is_for(&ipv4(own, 6, 0, &segment(7411))));
+    assert!(is_for(&ipv4(own, 6, 0x4000, &segment(7411))));
+    assert!(is_for(&arp(1, GUEST, own, NODE)));
+    assert!(!is_for(&arp(2, GUEST, own, NODE)), "nothing is learned from it");
+    assert!(!is_for(&ipv4(own, 6, 0, &segment(3260))));
+    assert!(!is_for(&ipv4(own, 17, 0, &segment(7411))));
+    assert!(!is_for(&ipv4(own, 6, 0x2000, &segment(7411))));
+    assert!(!is_for(&ipv4(own, 6, 1, &segment(7411))));
+    assert!(!is_for(&ipv4([10, 0, 0, 78], 6, 0, &segment(7411))));
+    assert!(!is_for(&ipv4([10, 1, 0, 1], 6, 0, &segment(7411))), "a range is no address");
+    let mut options = ipv4(own, 6, 0, &segment(7411));
+    options[14] = 0x46;
+    assert!(!is_for(&options));
 }
