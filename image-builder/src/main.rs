@@ -167,6 +167,12 @@ fn print_report(report: &Report, with_parts: bool) {
         println!("aoe              on storage cards only");
     }
     println!("port             {}", manifest.port);
+    if manifest.guest_addresses_required {
+        println!("guests' vifs     send nothing without ip");
+    }
+    for grant in &manifest.card_grants {
+        println!("card grant       {grant}");
+    }
     println!("fault injection  {}", manifest.fault_injection);
     println!("dom0 CPU         {}", format!("{:?}", manifest.dom0_cpu).to_lowercase());
     println!("restart delay    {} s", manifest.restart_delay_s);

@@ -44,6 +44,8 @@ fn manifest(owner: &SigningKey) -> Manifest {
         fault_injection: false,
         restart_delay_s: 10,
         trust_serial_min: 0,
+        guest_addresses_required: false,
+        card_grants: Vec::new(),
         dom0_cpu: mgmt_proto::manifest::Dom0Cpu::Auto,
         state: None,
     }

@@ -3,7 +3,7 @@
 mod state;
 
 use crate::audit::Entry;
-use crate::bundle::{Bundle, Grant, Scope};
+use crate::bundle::{self, Bundle, Grant, Scope};
 use crate::code::{Code, Failure};
 use crate::config::{self, Config, GuestConfig, KeptGuest};
 use crate::disk::{Digests, DiskSetting, GuestSettings, Limit, Policy};
@@ -19,6 +19,7 @@ use crate::server::Identity;
 use crate::state::{Initialise, StateVolume};
 use crate::trust::{Operator, Role, Trust, required};
 use crate::verb::{CardCondition, CardFacts, CardUse, Discover, Fault, Reply, Request, Traffic};
+use crate::vif::{CardGrant, Prefix, Privileges};
 use crate::volume::{
     BlockFacts, Condition, PathCondition, PathFacts, Plugged, Stage, VolumeFacts, VolumePage,
 };
@@ -46,11 +47,34 @@ fn machine() -> Machine {
         ramdisk: Some([2; 32]),
         command_line: "console=hvc0".to_string(),
         disks: vec![Disk { volume: "aoe:e11.1".to_string(), read_only: true }],
-        network_cards: vec![NetworkCard::plain([2, 0, 0, 0, 0, 1])],
+        network_cards: vec![NetworkCard {
+            mac: [2, 0, 0, 0, 0, 1],
+            addresses: vec![
+                Prefix { address: [10, 0, 0, 5].into(), length: 32 },
+                Prefix { address: [0xfd00, 0, 0, 0, 0, 0, 0, 0].into(), length: 64 },
+            ],
+            privileges: privileges(),
+        }],
         on_poweroff: Action::Destroy,
         on_reboot: Action::Restart,
         on_crash: Action::Preserve,
     }
+}
+
+fn privileges() -> Privileges {
+    Privileges {
+        macs: 8,
+        vrrp: vec![51],
+        router: true,
+        dhcp_server: false,
+        trunk: vec![300],
+        management: true,
+    }
+}
+
+fn card_grant() -> CardGrant {
+    let guests = Scope::Named(vec!["fw*".to_string()]);
+    CardGrant { nodes: Scope::All, guests, privileges: privileges() }
 }
 
 /// One of each, in the order of the wire.
@@ -207,7 +231,7 @@ fn replies() -> Vec<Reply> {
         Reply::Attached(9),
         Reply::Disks(vec![block]),
         Reply::Trust(Bundle {
-            version: 1,
+            version: bundle::VERSION,
             serial: 300,
             issued_s: 2,
             roots: vec![[0xaa; 32]],
@@ -222,6 +246,7 @@ fn replies() -> Vec<Reply> {
                 name: "ann".to_string(),
             }],
             revoked: vec![[0xcc; 32]],
+            card_grants: vec![card_grant()],
         }),
     ]
 }
@@ -329,6 +354,8 @@ pub(crate) fn manifest() -> Manifest {
         }),
         trust_serial_min: 5,
         restart_delay_s: 10,
+        guest_addresses_required: true,
+        card_grants: vec![card_grant()],
     }
 }
 

@@ -115,13 +115,32 @@ impl Privileges {
         (self.management && !any(&|it| it.management)).then(|| "management".into())
     }
 
+    /// What of it is granted, where grants may have become fewer since it was asked for.
+    #[must_use]
+    pub fn granted<'a>(&self, grants: impl Iterator<Item = &'a Self> + Clone) -> Self {
+        let any = |has: &dyn Fn(&Self) -> bool| grants.clone().any(has);
+        let vrrp = self.vrrp.iter().copied().filter(|id| any(&|it| it.vrrp.contains(id)));
+        let trunk = self.trunk.iter().copied().filter(|id| any(&|it| it.trunk.contains(id)));
+        Self {
+            macs: grants.clone().map(|it| it.macs.min(self.macs)).max().unwrap_or(0),
+            vrrp: vrrp.collect(),
+            router: self.router && any(&|it| it.router),
+            dhcp_server: self.dhcp_server && any(&|it| it.dhcp_server),
+            trunk: trunk.collect(),
+            management: self.management && any(&|it| it.management),
+        }
+    }
+
     /// What is wrong with it, if something is, and what would be right.
     pub(crate) fn fault(&self) -> Option<(String, &'static str)> {
         if usize::from(self.macs) > limits::CARD_MACS {
             return Some((format!("asks for macs = {}", self.macs), "at most 32"));
         }
         if self.vrrp.len() > limits::CARD_ROUTERS || self.vrrp.contains(&0) {
-            return Some(("names no virtual routers, or too many".into(), "vrrp has up to 8 numbers from 1 to 255"));
+            return Some((
+                "names no virtual routers, or too many".into(),
+                "vrrp has up to 8 numbers from 1 to 255",
+            ));
         }
         let is_vlan = |id: &u16| (1..=4094).contains(id);
         if self.trunk.len() > limits::CARD_VLANS || !self.trunk.iter().all(is_vlan) {
@@ -165,6 +184,20 @@ pub struct CardGrant {
     pub privileges: Privileges,
 }
 
+impl fmt::Display for CardGrant {
+    /// Guests, then what they may.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = |scope: &Scope| match scope {
+            Scope::All => String::from("*"),
+            Scope::Named(names) => names.join(" "),
+        };
+        if self.nodes != Scope::All {
+            write!(formatter, "on {}: ", words(&self.nodes))?;
+        }
+        write!(formatter, "{}: {}", words(&self.guests), self.privileges)
+    }
+}
+
 /// Whether grants are ones, and not too many.
 #[must_use]
 pub fn are_sound(grants: &[CardGrant]) -> bool {
@@ -177,11 +210,17 @@ pub fn are_sound(grants: &[CardGrant]) -> bool {
 /// Checks what a card has beyond its hardware address; what is wrong, and the remedy.
 pub(crate) fn fault(addresses: &[Prefix], privileges: &Privileges) -> Option<(String, &'static str)> {
     if addresses.len() > limits::CARD_ADDRESSES || !addresses.iter().all(Prefix::is_sound) {
-        return Some(("has too many addresses, or none that are".into(), "ip has up to 16 addresses or prefixes"));
+        return Some((
+            "has too many addresses, or none that are".into(),
+            "ip has up to 16 addresses or prefixes",
+        ));
     }
     let has_own = addresses.iter().any(|prefix| prefix.is_one() && prefix.address.is_ipv4());
     if privileges.management && !has_own {
-        return Some(("is for management and has no IPv4 address".into(), "give it one: ip = [\"10.0.0.5\"]"));
+        return Some((
+            "is for management and has no IPv4 address".into(),
+            "give it one: ip = [\"10.0.0.5\"]",
+        ));
     }
     privileges.fault()
 }
@@ -233,6 +272,27 @@ mod tests {
             assert_eq!(asked.beyond([granted].iter()), Some(missing.into()));
         }
         assert_eq!(half.to_string(), "macs=8, vrrp=[51], router");
+        // What is left when grants were taken back.
+        assert_eq!(asked.granted([all()].iter()), asked);
+        assert_eq!(asked.granted([].iter()), Privileges::default());
+        assert_eq!(asked.granted([half.clone()].iter()), half);
+        let fewer = Privileges { macs: 3, trunk: [200, 300].into(), ..Privileges::default() };
+        let left = Privileges { macs: 3, trunk: [200].into(), ..Privileges::default() };
+        assert_eq!(asked.granted([fewer].iter()), left);
+    }
+
+    #[test]
+    fn grants_in_words() {
+        let named = |name: &str| Scope::Named([name.to_string()].into());
+        let grant = CardGrant { nodes: named("rack1*"), guests: named("fw*"), privileges: all() };
+        let words = "macs=8, vrrp=[51, 52], router, dhcp_server, trunk=[100, 200], management";
+        assert_eq!(grant.to_string(), format!("on rack1*: fw*: {words}"));
+        let grant = CardGrant { nodes: Scope::All, guests: Scope::All, ..grant };
+        assert_eq!(grant.to_string(), format!("*: {words}"));
+        assert!(are_sound(core::slice::from_ref(&grant)));
+        assert!(!are_sound(&alloc::vec![grant.clone(); limits::CARD_GRANTS + 1]));
+        let unnamed = CardGrant { guests: named(""), ..grant };
+        assert!(!are_sound(&[unnamed]));
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::limits::{
 use crate::offload::{Accepts, Offload, is_sound};
 
 mod arp;
+mod attached;
 mod cookie;
 mod counters;
 mod device;

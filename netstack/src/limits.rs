@@ -36,6 +36,10 @@ pub const HOST_SOCKETS_MAX: usize = 64;
 pub const HOST_GUARDED_SOCKETS_MAX: usize = 32;
 /// Peers at the guarded port who wait to be looked at.
 pub const HOST_CALLERS_MAX: usize = 256;
+/// Of these, from one guest that reaches the port.
+pub const HOST_ATTACHED_CALLERS_MAX: usize = 4;
+/// Connections there of all guests together.
+pub const HOST_ATTACHED_SOCKETS_MAX: usize = 2;
 /// Peers there to whom is said again what they may not have heard.
 pub const HOST_UNHEARD_MAX: usize = 64;
 /// Ports the host listens on.

@@ -77,7 +77,9 @@ impl Destinations {
         Self(1 << port.0)
     }
 
-    const fn without(self, port: PortId) -> Self {
+    /// The set less a port.
+    #[must_use]
+    pub const fn without(self, port: PortId) -> Self {
         Self(self.0 & !(1 << port.0))
     }
 

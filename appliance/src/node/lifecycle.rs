@@ -223,6 +223,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             }
         }
         self.guests.push(guest);
+        self.police_cards();
         Ok(number)
     }
 
@@ -398,6 +399,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         for (card, config) in machine.network_cards.iter().enumerate() {
             let _ = self.network.attach(number, first_card + card, config.mac);
         }
+        self.police_cards();
         for (device, (disk, settings)) in machine.disks.iter().zip(&settings.disks).enumerate() {
             if !self.volumes.is_open(number, device)
                 && let Err(failure) = self.volumes.open(number, device, disk, settings, now_ns)

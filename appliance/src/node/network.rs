@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use netstack::frame::{MacAddress, without_priority_tag};
 use netstack::host::{Host, HostConfig};
 use netstack::offload::{Accepts, Offload};
-use netstack::switch::{Destinations, HOST, PortId, Switch, UPLINK};
+use netstack::switch::{Destinations, HOST, Policy, PortId, Switch, UPLINK};
 
 use crate::devices::virtio::net::Taken;
 use crate::guest_memory::GuestMemory;
@@ -77,6 +77,8 @@ pub struct Network<N> {
     aoe: Moved,
     /// When it is next asked whose addresses no guest may claim.
     protect_at_ns: u64,
+    /// The trust bundle by which guests' cards were last told what they may.
+    policed_serial: Option<u64>,
 }
 
 /// Why a guest's card was not attached.
@@ -106,6 +108,7 @@ impl<N: Nic> Network<N> {
             ports: Vec::new(),
             buffers: Buffers::new(),
             protect_at_ns: 0,
+            policed_serial: None,
         })
     }
 
@@ -163,6 +166,13 @@ impl<N: Nic> Network<N> {
         })?;
         self.ports.push(Port { id, guest, device });
         Ok(())
+    }
+
+    /// Sets what a guest's card may send.
+    fn set_policy(&mut self, guest: u64, device: usize, policy: Policy) {
+        if let Some(port) = self.ports.iter().find(|port| port.guest == guest && port.device == device) {
+            self.switch.set_policy(port.id, policy);
+        }
     }
 
     /// Whether an address is in use on this node.
@@ -282,6 +292,10 @@ impl<N: Nic> Network<N> {
             let port = self.ports.iter().find(|port| port.guest == number && port.device == device);
             let Some(port) = port.map(|port| port.id) else { continue };
             if let Ok(destinations) = self.switch.admit(port, frame, &offload, now_ns) {
+                if destinations.contains(HOST) {
+                    self.stacks.first.receive_attached(frame, &offload, now_ns);
+                }
+                let destinations = destinations.without(HOST);
                 self.deliver(destinations, frame, &offload, &mut buffers.scratch, guests, now_ns);
             }
         }

@@ -19,9 +19,10 @@ use std::collections::BTreeMap;
 use crate::cards::Card;
 use crate::rollout::NodeResult;
 use crate::table;
-use mgmt_proto::machine::{Action, mac_text};
 use mgmt_proto::platform::Ended;
+use mgmt_proto::machine::{Action, NetworkCard, mac_text};
 use mgmt_proto::verb::{DiskFacts, Found, GuestFacts, NodeFacts, State};
+use mgmt_proto::vif::Privileges;
 use serde::Serialize;
 
 /// Facts about a node.
@@ -201,6 +202,19 @@ pub struct Guest {
     pub on_reboot: &'static str,
     /// destroy, restart or preserve.
     pub on_crash: &'static str,
+    /// Its network cards.
+    pub vifs: Vec<Vif>,
+}
+
+/// A guest's network card.
+#[derive(Clone, Debug, Serialize)]
+pub struct Vif {
+    /// Hardware address.
+    pub mac: String,
+    /// The only IP addresses and prefixes that it may have; any without.
+    pub ip: Vec<String>,
+    /// What it asks to do beyond a plain card, as far as the owner grants it.
+    pub allowed: Privileges,
 }
 
 /// A disk of a guest.
@@ -435,7 +449,13 @@ pub fn guest(facts: &GuestFacts) -> Guest {
         on_poweroff: action(machine.on_poweroff),
         on_reboot: action(machine.on_reboot),
         on_crash: action(machine.on_crash),
+        vifs: machine.network_cards.iter().map(vif).collect(),
     }
+}
+
+fn vif(card: &NetworkCard) -> Vif {
+    let ip = card.addresses.iter().map(ToString::to_string).collect();
+    Vif { mac: mac_text(card.mac), ip, allowed: card.privileges.clone() }
 }
 
 /// A volume.

@@ -185,8 +185,9 @@ impl CardGrant {
         Ok(vif::CardGrant {
             nodes: scope(self.nodes.as_ref()),
             guests: scope(self.guests.as_ref()),
-            privileges: privileges
-                .map_err(|error: toml::de::Error| wrong(origin, format!("card_grant: {}", error.message())))?,
+            privileges: privileges.map_err(|error: toml::de::Error| {
+                wrong(origin, format!("card_grant: {}", error.message()))
+            })?,
         })
     }
 }

@@ -67,7 +67,10 @@ fn from_text(text: &str) -> Result<Table, Wrong> {
                 table.insert(key.into(), Value::String(value.trim().into()));
             }
             Some((key, _)) if privilege_names().contains(&key) => {
-                return Err((format!("{part:?} is not for text"), "write a table: { macs = 8, router = true }"));
+                return Err((
+                    format!("{part:?} is not for text"),
+                    "write a table: { macs = 8, router = true }",
+                ));
             }
             _ => return Err((format!("{part:?} is not known"), REMEDY)),
         }

@@ -1,5 +1,6 @@
 use super::{Bundle, Denied, Grant, Refused, Scope, VERSION, assemble, message, split};
 use crate::trust::Role;
+use crate::vif::{CardGrant, Privileges};
 use alloc::string::{String, ToString as _};
 use alloc::vec;
 use alloc::vec::Vec;
@@ -38,6 +39,7 @@ fn bundle(serial: u64) -> Bundle {
         threshold: 2,
         grants: vec![grant(10, Role::Admin)],
         revoked: Vec::new(),
+        card_grants: Vec::new(),
     }
 }
 
@@ -165,7 +167,7 @@ fn a_bundle_that_contradicts_itself_is_refused() {
         let refused = holds.successor(&signed(&next, &[1, 2, 3]), NODE, NOW_S);
         assert_eq!(refused, Err(Refused::Unsound), "{what}");
     }
-    let newer = Bundle { version: 2, ..bundle(2) };
+    let newer = Bundle { version: 3, ..bundle(2) };
     assert_eq!(holds.successor(&signed(&newer, &[1, 2]), NODE, NOW_S), Err(Refused::Version));
     let mut longer = bundle(2).encode().unwrap();
     longer.push(0);
@@ -235,11 +237,11 @@ fn altered_bytes_are_never_accepted() {
     assert_eq!(split(&[33; 4000]).unwrap_err(), Refused::Length);
 }
 
-/// The bytes of version 1: a bundle with one root and one operator.
+/// The bytes of version 2: a bundle with one root, one operator and one card grant.
 #[test]
-fn the_bytes_of_version_1_are_these() {
+fn the_bytes_of_version_2_are_these() {
     let bundle = Bundle {
-        version: 1,
+        version: 2,
         serial: 7,
         issued_s: 300,
         roots: vec![[0xaa; 32]],
@@ -254,12 +256,18 @@ fn the_bytes_of_version_1_are_these() {
             name: "ann".to_string(),
         }],
         revoked: vec![[0xcc; 32]],
+        card_grants: vec![CardGrant {
+            nodes: Scope::All,
+            guests: Scope::Named(vec!["fw1".to_string()]),
+            privileges: Privileges { macs: 8, trunk: vec![300], router: true, ..Privileges::default() },
+        }],
     };
-    let mut expected = vec![1, 7, 0xac, 2, 1];
+    let mut expected = vec![2, 7, 0xac, 2, 1];
     expected.extend([0xaa; 32]);
     expected.extend([1, 1]);
     expected.extend([0xbb; 32]);
     expected.extend(*b"\x01\x00\x01\x01\x04web*\x01\x00\x03ann\x01");
     expected.extend([0xcc; 32]);
+    expected.extend(*b"\x01\x00\x01\x01\x03fw1\x08\x00\x01\x00\x01\xac\x02\x00");
     assert_eq!(postcard::to_allocvec(&bundle).unwrap(), expected);
 }

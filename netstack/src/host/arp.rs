@@ -120,20 +120,25 @@ impl Host {
         let to_us = frame.get(..6) == Some(&self.mac.0) && arp.target == lease.address;
         match arp.operation {
             ArpOperation::Request if arp.target == lease.address => {
-                let answer = Arp {
-                    operation: ArpOperation::Reply,
-                    sender_mac: self.mac,
-                    sender: lease.address,
-                    target_mac: arp.sender_mac,
-                    target: arp.sender,
-                };
-                if self.outgoing.has_reply_room() {
-                    self.outgoing.push(answer.frame(arp.sender_mac));
-                }
+                self.answer_for(lease.address, &arp);
                 self.outgoing.heard_claim(arp.sender, arp.sender_mac);
             }
             ArpOperation::Reply if to_us => self.outgoing.heard_answer(arp.sender, arp.sender_mac),
             _ => self.outgoing.heard_claim(arp.sender, arp.sender_mac),
+        }
+    }
+
+    /// Says that the node has an address.
+    pub(super) fn answer_for(&mut self, address: Ipv4Addr, question: &Arp) {
+        let answer = Arp {
+            operation: ArpOperation::Reply,
+            sender_mac: self.mac,
+            sender: address,
+            target_mac: question.sender_mac,
+            target: question.sender,
+        };
+        if self.outgoing.has_reply_room() {
+            self.outgoing.push(answer.frame(question.sender_mac));
         }
     }
 

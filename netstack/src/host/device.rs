@@ -10,6 +10,7 @@ use smoltcp::time::Instant;
 
 use super::Lease;
 use super::arp::Arp;
+use super::attached::Attached;
 use super::gate::Translations;
 use super::neighbours::{Neighbours, Sent};
 use crate::frame::{ETHERTYPE_ARP, ETHERTYPE_IPV4, HEADER_BYTES, MacAddress};
@@ -49,6 +50,7 @@ pub(super) struct Outgoing {
     spare_bytes: usize,
     pub(super) translations: Translations,
     pub(super) neighbours: Neighbours,
+    pub(super) attached: Attached,
     /// The time of what is done now.
     pub(super) now_ns: u64,
     mac: MacAddress,
@@ -85,6 +87,7 @@ impl Outgoing {
             spare_bytes: 0,
             translations: Translations::default(),
             neighbours: Neighbours::default(),
+            attached: Attached::default(),
             now_ns: 0,
             mac,
             lease: None,
@@ -190,6 +193,9 @@ impl Outgoing {
         let Some(target) = address_at(frame.octets(), 30) else { return self.reuse(frame) };
         if target.is_broadcast() {
             return self.enqueue_to(MacAddress::BROADCAST, frame);
+        }
+        if let Some(mac) = self.attached.station(target) {
+            return self.enqueue_to(mac, frame);
         }
         let Some(hop) = self.next_hop(target) else { return self.reuse(frame) };
         let reply = self.reply_to.filter(|(address, _)| *address == target);
@@ -301,7 +307,7 @@ impl TxToken for Sender<'_> {
     }
 }
 
-fn address_at(frame: &[u8], at: usize) -> Option<Ipv4Addr> {
+pub(super) fn address_at(frame: &[u8], at: usize) -> Option<Ipv4Addr> {
     frame.get(at..)?.first_chunk::<4>().map(|octets| Ipv4Addr::from(*octets))
 }
 

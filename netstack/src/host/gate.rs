@@ -9,12 +9,14 @@
 use alloc::vec::Vec;
 
 use smoltcp::phy::Medium;
-use smoltcp::wire::{IpAddress, TcpControl, TcpSeqNumber};
+use smoltcp::wire::{EthernetAddress, IpAddress, TcpControl, TcpSeqNumber};
 
 use super::cookie::{Segment, Tuple, tcp_of};
 use super::device::FrameDevice;
 use super::{Connection, ConnectionId, Host, HostError, Role, TcpOptions, instant, tcp};
-use crate::limits::{HOST_CALLERS_MAX, HOST_GUARDED_SOCKETS_MAX, HOST_UNHEARD_MAX};
+use crate::limits::{
+    HOST_ATTACHED_CALLERS_MAX, HOST_CALLERS_MAX, HOST_GUARDED_SOCKETS_MAX, HOST_UNHEARD_MAX,
+};
 
 /// Pauses before what was said without a socket is said again, and at last forgotten, in
 /// milliseconds.
@@ -97,6 +99,11 @@ impl Callers {
         }
     }
 
+    /// How many wait who came from a station.
+    fn waiting_from(&self, mac: EthernetAddress) -> usize {
+        self.waiting.iter().filter(|caller| caller.segment.peer_mac == mac).count()
+    }
+
     /// When something is to be said again.
     pub(super) fn next_ms(&self) -> Option<u64> {
         self.unheard.iter().map(|it| it.next_ms).min()
@@ -146,6 +153,11 @@ impl Translations {
 
     fn offset(&self, tuple: &Tuple) -> Option<u32> {
         self.table.iter().find(|it| it.tuple == *tuple).map(|it| it.offset)
+    }
+
+    /// The peers of all of them.
+    pub(super) fn peers(&self) -> impl Iterator<Item = core::net::Ipv4Addr> {
+        self.table.iter().map(|it| it.tuple.peer)
     }
 
     pub(super) fn forget(&mut self, id: ConnectionId) {
@@ -240,6 +252,11 @@ impl Host {
             words,
         };
         self.callers.heard(&segment.tuple);
+        // A guest has a share of its own, so that others are heard beside it.
+        let is_attached = self.outgoing.attached.station(segment.tuple.peer).is_some();
+        if is_attached && self.callers.waiting_from(segment.peer_mac) >= HOST_ATTACHED_CALLERS_MAX {
+            return true;
+        }
         if segment.control == TcpControl::Fin || segment.payload_bytes > guard.words_bytes {
             self.dismiss(&caller(None));
         } else if !is_greeted {
@@ -334,7 +351,8 @@ impl Host {
     /// Gives a socket to somebody whose words were right: it begins after them.
     pub fn admit(&mut self, caller: &Caller, now_ns: u64) -> Option<ConnectionId> {
         let (guard, segment) = (self.guard?, caller.segment);
-        if !self.outgoing.has_room() || !self.make_guarded_room(guard.port) {
+        let is_full = self.is_attached_full(&segment.tuple) || !self.make_guarded_room(guard.port);
+        if is_full || !self.outgoing.has_room() {
             return None;
         }
         let id = self.add_socket(guard.port, guard.options, Role::Owned).ok()?;

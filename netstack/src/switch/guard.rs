@@ -11,8 +11,8 @@
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::policy::Policy;
 use super::DropReason;
+use super::policy::Policy;
 use crate::frame::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, MacAddress};
 use crate::limits::GUARD_EXTENSIONS_MAX;
 
@@ -201,7 +201,9 @@ impl Guard<'_> {
             return Ok(());
         }
         match protocol {
-            UDP if !self.policy.dhcp_server && is_dhcp_answer(payload) => Err((DropReason::DhcpServer, Some(source.into()))),
+            UDP if !self.policy.dhcp_server && is_dhcp_answer(payload) => {
+                Err((DropReason::DhcpServer, Some(source.into())))
+            }
             // RFC 792 redirect, RFC 1256 router advertisement.
             ICMP if payload.first() == Some(&5) => Err((DropReason::Redirect, Some(source.into()))),
             ICMP if payload.first() == Some(&9) && !self.policy.router => {
@@ -239,7 +241,9 @@ impl Guard<'_> {
         match upper {
             ICMPV6 => self.icmpv6(payload, fragmented, source),
             UDP if payload.len() < PORTS_BYTES => Err(hidden),
-            UDP if !self.policy.dhcp_server && is_dhcpv6_answer(payload) => Err((DropReason::DhcpServer, Some(source.into()))),
+            UDP if !self.policy.dhcp_server && is_dhcpv6_answer(payload) => {
+                Err((DropReason::DhcpServer, Some(source.into())))
+            }
             TCP if payload.len() < TCP_FLAGS_BYTES => Err(hidden),
             _ => Ok(()),
         }

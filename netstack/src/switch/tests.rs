@@ -227,10 +227,9 @@ fn a_trunk_is_in_its_vlans_alone() {
         assert_eq!(reached(&switch, UPLINK, &tagged(vlan, MULTICAST, STRANGER)), from_wire);
         match from_a {
             Some(ports) => assert_eq!(reached(&switch, a, &tagged(vlan, MULTICAST, GUEST_A)), ports),
-            None => assert_eq!(
-                forward(&switch, a, &tagged(vlan, MULTICAST, GUEST_A)),
-                Err(DropReason::Tagged)
-            ),
+            None => {
+                assert_eq!(forward(&switch, a, &tagged(vlan, MULTICAST, GUEST_A)), Err(DropReason::Tagged))
+            }
         }
     }
     let inner = frame(MULTICAST, STRANGER, &[0x88a8, 0x8100, 0x0800]);
@@ -311,10 +310,7 @@ fn a_virtual_routers_address_moves_between_its_ports() {
 fn one_port_reaches_the_management_port_and_is_answered() {
     let (mut switch, a, b) = switch();
     let address = Prefix { address: "10.9.9.9".parse().unwrap(), length: 32 };
-    switch.set_policy(
-        a,
-        Policy { addresses: [address].into(), management: Some(7411), ..Policy::default() },
-    );
+    switch.set_policy(a, Policy { addresses: [address].into(), management: Some(7411), ..Policy::default() });
     let segment = |destination, source, port: u16| {
         let mut frame = frame(destination, source, &[0x0800]);
         frame[23] = 6;

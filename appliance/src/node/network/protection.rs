@@ -104,12 +104,22 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         if now_ns < network.protect_at_ns {
             return;
         }
+        // What a bundle grants holds for guests that run, too.
+        let serial = self.trust.bundle().serial;
+        if network.policed_serial != Some(serial) {
+            network.policed_serial = Some(serial);
+            self.police_cards();
+        }
+        let network = &mut self.network;
         network.protect_at_ns = now_ns.saturating_add(PROTECT_NS);
         let own = network.own_addresses();
         let mut peers = self.volumes.portals();
         peers.extend(self.sessions.operators(&network.stacks.first));
         let cards = network.storage.iter().map(|card| card.nic.mac());
-        let stations = core::iter::once(network.nic.mac()).chain(cards).map(MacAddress).collect();
+        let own_stations = core::iter::once(network.nic.mac()).chain(cards).map(MacAddress);
+        let stacks = (0..network.stacks.cards()).filter_map(|card| network.stacks.get(card));
+        let known = stacks.flat_map(|host| host.stations().map(|(_, station)| station));
+        let stations = own_stations.chain(known).collect();
         network.switch.protect(Protected { own, peers, stations });
     }
 

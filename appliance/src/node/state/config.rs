@@ -25,6 +25,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     fn sealed_settings(&self) -> Vec<(String, String)> {
         let manifest = &self.settings.manifest;
         let cards = manifest.storage_cards.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let grants = manifest.card_grants.iter().map(ToString::to_string).collect::<Vec<_>>();
         let words = [
             ("name", manifest.name.clone()),
             ("port", manifest.port.to_string()),
@@ -36,6 +37,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             ("fault_injection", manifest.fault_injection.to_string()),
             ("state", self.state.volume().to_string()),
             ("restart_delay_s", manifest.restart_delay_s.to_string()),
+            ("guest_addresses_required", manifest.guest_addresses_required.to_string()),
+            ("card_grants", grants.join("; ")),
         ];
         words.into_iter().map(|(key, value)| (key.to_string(), value)).collect()
     }

@@ -31,6 +31,7 @@ mod storage;
 mod targets;
 mod trust;
 mod uploads;
+mod vifs;
 mod wires;
 mod world;
 

@@ -155,7 +155,7 @@ const CHALLENGE: [u8; 16] = [0x5a; 16];
 pub(super) const ISCSI_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 3);
 const SECOND_MAC: [u8; 6] = [2, 0, 0, 0, 1, 3];
 
-fn stack(mac: [u8; 6], address: Ipv4Addr) -> Host {
+pub(super) fn stack(mac: [u8; 6], address: Ipv4Addr) -> Host {
     let config = HostConfig {
         mac: MacAddress(mac),
         mtu: 1500,

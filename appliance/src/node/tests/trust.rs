@@ -48,6 +48,7 @@ pub(super) fn bundle(serial: u64, grants: Vec<Grant>) -> Bundle {
         threshold: 1,
         grants,
         revoked: Vec::new(),
+        card_grants: Vec::new(),
     }
 }
 

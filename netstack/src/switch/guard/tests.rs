@@ -266,7 +266,8 @@ fn mutated_frames_never_claim_what_is_protected() {
         let at = |offset: usize| frame.get(offset..offset + 4) == Some(&NODE[..]);
         let _ = is_for_management(&everything, 7411, &frame);
         if with(&everything, &frame).is_ok() {
-            let is_claim = matches!(frame[12..14], [8, 6]) && at(28) || matches!(frame[12..14], [8, 0]) && at(26);
+            let is_claim =
+                matches!(frame[12..14], [8, 6]) && at(28) || matches!(frame[12..14], [8, 0]) && at(26);
             assert!(!is_claim, "round {round}: whatever it was given");
         }
         if free(&frame).is_err() {
@@ -342,9 +343,7 @@ fn a_dhcp_server_answers_from_its_own_address() {
 #[test]
 fn a_trunk_passes_its_vlans_and_looks_into_them() {
     let trunk = Policy { trunk: vec![100, 101], ..Policy::default() };
-    let tagged = |tags: &[[u8; 4]], frame: &[u8]| {
-        [&frame[..12], &tags.concat(), &frame[12..]].concat()
-    };
+    let tagged = |tags: &[[u8; 4]], frame: &[u8]| [&frame[..12], &tags.concat(), &frame[12..]].concat();
     let harmless = ipv4([10, 0, 0, 77], 6, 0, &[0; 20]);
     for (tags, passes) in [
         (&[[0x81, 0, 0, 100]][..], true),

@@ -46,6 +46,7 @@ fn bundle(serial: u64, granted: &[u8], revoked: &[u8]) -> Bundle {
         threshold: 1,
         grants: granted.iter().map(grant).collect(),
         revoked: revoked.iter().map(|number| public(*number)).collect(),
+        card_grants: Vec::new(),
     }
 }
 

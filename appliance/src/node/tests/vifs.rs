@@ -1,0 +1,242 @@
+//! What guests' cards may beyond plain ones: as their owner grants it, and no more.
+
+use alloc::string::ToString as _;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::net::Ipv4Addr;
+
+use mgmt_proto::bundle::Scope;
+use mgmt_proto::code::Code;
+use mgmt_proto::facts::DropReason;
+use mgmt_proto::handshake::GREETING_BYTES;
+use mgmt_proto::machine::{Disk, Machine};
+use mgmt_proto::manifest::Addressing;
+use mgmt_proto::verb::Request;
+use mgmt_proto::vif::{CardGrant, Privileges};
+use netstack::host::{ConnectionState, TcpOptions};
+use netstack::offload::Offload;
+
+use super::driver::Device;
+use super::targets::{IscsiTarget, stack};
+use super::trust::{bundle, everybody, rooted, update};
+use super::world::*;
+
+const ALL: [u8; 6] = [0xff; 6];
+const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 77);
+
+fn everything() -> Privileges {
+    Privileges {
+        macs: 2,
+        vrrp: vec![51],
+        router: true,
+        dhcp_server: true,
+        trunk: vec![100],
+        management: true,
+    }
+}
+
+/// What guests called `fw` and something may.
+fn grants() -> Vec<CardGrant> {
+    let guests = Scope::Named(vec!["fw*".to_string()]);
+    vec![CardGrant { nodes: Scope::All, guests, privileges: everything() }]
+}
+
+/// A guest whose card has an address and asks for something.
+fn asking(machine: &Machine, name: &str, last: u8, privileges: Privileges) -> Machine {
+    let mut machine = sibling(machine, name, last);
+    machine.network_cards[0].addresses = vec!["10.0.0.77".parse().unwrap()];
+    machine.network_cards[0].privileges = privileges;
+    machine
+}
+
+fn create(machine: &Machine) -> Request {
+    Request::Create { machine: machine.clone(), paused: false }
+}
+
+/// An ARP request that says where the guest is.
+fn claim(mac: [u8; 6], address: [u8; 4]) -> Vec<u8> {
+    let target = [10, 0, 0, 2];
+    [&ALL[..], &mac, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1], &mac, &address, &[0; 6], &target].concat()
+}
+
+fn left(world: &mut World, card: &mut Device, frame: &[u8]) -> bool {
+    world.wire.clear();
+    world.send_frame(card, frame);
+    world.wire.iter().any(|sent| sent == frame)
+}
+
+fn dropped(world: &mut World, session: usize, name: &str, reason: DropReason) -> u64 {
+    let facts = world.facts(session, name).unwrap();
+    facts.drops.iter().find(|(it, _)| *it == reason).map_or(0, |(_, count)| *count)
+}
+
+#[test]
+fn nothing_is_had_without_a_grant() {
+    let mut settings = settings();
+    settings.manifest.card_grants = grants();
+    let mut world = World::with(70, settings);
+    let (session, machine) = world.ready();
+    for (privileges, words) in [
+        (Privileges { macs: 1, ..Privileges::default() }, "macs = 1"),
+        (Privileges { vrrp: vec![51], ..Privileges::default() }, "vrrp = [51]"),
+        (Privileges { router: true, ..Privileges::default() }, "router"),
+        (Privileges { dhcp_server: true, ..Privileges::default() }, "dhcp_server"),
+        (Privileges { trunk: vec![100], ..Privileges::default() }, "trunk = [100]"),
+        (Privileges { management: true, ..Privileges::default() }, "management"),
+    ] {
+        let failure = world.refused(session, &create(&asking(&machine, "web2", 1, privileges)));
+        let expected = alloc::format!("vif 0 asks for {words}, which the owner has not granted");
+        assert_eq!((failure.code, failure.message), (Code::Policy, expected));
+        assert_eq!(failure.object, "web2");
+    }
+    let beyond = Privileges { trunk: vec![101], ..everything() };
+    let failure = world.refused(session, &create(&asking(&machine, "fw1", 1, beyond)));
+    assert!(failure.message.contains("trunk = [101]"), "{failure}");
+    world.create(session, &asking(&machine, "fw1", 1, everything()));
+}
+
+#[test]
+fn a_bundle_grants_and_takes_back() {
+    let mut world = rooted(71);
+    let (session, machine) = world.ready();
+    let firewall = asking(&machine, "fw1", 1, Privileges { management: false, ..everything() });
+    assert_eq!(world.refused(session, &create(&firewall)).code, Code::Policy);
+    let mut next = bundle(1, everybody());
+    next.card_grants = grants();
+    world.done(session, &update(&next, &[1]));
+    let domain = world.create(session, &firewall);
+    let mut card = world.bring_up(domain, 0);
+    let nested = claim([2, 0, 0, 0, 7, 7], GUEST.octets());
+    let mut tagged = claim(guest_mac(1), GUEST.octets());
+    tagged.splice(12..12, [0x81, 0, 0, 100]);
+    let router = claim([0, 0, 0x5e, 0, 1, 51], GUEST.octets());
+    for frame in [&nested, &tagged, &router] {
+        assert!(left(&mut world, &mut card, frame));
+    }
+    // The next one does not: what runs may it no longer.
+    world.done(session, &update(&bundle(2, everybody()), &[1]));
+    world.run(SECOND);
+    for frame in [&nested, &tagged, &router] {
+        assert!(!left(&mut world, &mut card, frame));
+    }
+    assert!(left(&mut world, &mut card, &claim(guest_mac(1), GUEST.octets())));
+    assert_eq!(dropped(&mut world, session, "fw1", DropReason::SourceMac), 2);
+    assert_eq!(dropped(&mut world, session, "fw1", DropReason::Tagged), 1);
+}
+
+#[test]
+fn a_card_with_addresses_has_no_others() {
+    let mut settings = settings();
+    settings.manifest.guest_addresses_required = true;
+    let mut world = World::with(72, settings);
+    let (session, machine) = world.ready();
+    let failure = world.refused(session, &create(&sibling(&machine, "free", 2)));
+    assert!(failure.code == Code::Usage && failure.message.contains("no ip"), "{failure}");
+    let domain = world.create(session, &asking(&machine, "bound", 1, Privileges::default()));
+    let mut card = world.bring_up(domain, 0);
+    assert!(left(&mut world, &mut card, &claim(guest_mac(1), GUEST.octets())));
+    assert!(left(&mut world, &mut card, &claim(guest_mac(1), [0; 4])), "a probe");
+    assert!(!left(&mut world, &mut card, &claim(guest_mac(1), [10, 0, 0, 78])));
+    assert_eq!(dropped(&mut world, session, "bound", DropReason::Address), 1);
+    // A restart keeps them.
+    world.done(session, &Request::Reboot { name: "bound".to_string() });
+    world.run(SECOND);
+    let domain = world.hypervisor.guests()[0];
+    let mut card = world.bring_up(domain, 0);
+    assert!(!left(&mut world, &mut card, &claim(guest_mac(1), [10, 0, 0, 78])));
+}
+
+#[test]
+fn no_guest_is_to_be_what_the_node_depends_on() {
+    let mut settings = settings();
+    let gateway = Some([10, 0, 0, 254]);
+    let address = NODE_ADDRESS.octets();
+    settings.manifest.addressing = Addressing::Static { address, prefix: 24, gateway };
+    let mut world = World::with(73, settings);
+    let (session, machine) = world.ready();
+    world.iscsi = Some(IscsiTarget::new(64));
+    let mut victim = sibling(&machine, "victim", 2);
+    let volume = "iscsi://10.0.0.3/iqn.t:x/1".to_string();
+    victim.disks = vec![Disk { volume, read_only: false }];
+    world.create(session, &victim);
+    for (address, words) in [
+        ("10.0.0.1", "vif 0 is to have 10.0.0.1, which is the node's own"),
+        ("10.0.0.254", "vif 0 is to have 10.0.0.254, which is the gateway's"),
+        ("10.0.0.3", "vif 0 is to have 10.0.0.3, which is an iSCSI portal's"),
+    ] {
+        let mut attacker = sibling(&machine, "attacker", 1);
+        attacker.network_cards[0].addresses = vec![address.parse().unwrap()];
+        let failure = world.refused(session, &create(&attacker));
+        assert!(failure.code == Code::Conflict && failure.message.starts_with(words), "{failure}");
+    }
+    // A range around them is no claim, and gives none.
+    let mut ranged = sibling(&machine, "ranged", 1);
+    ranged.network_cards[0].addresses = vec!["10.0.0.0/24".parse().unwrap()];
+    let domain = world.create(session, &ranged);
+    let mut card = world.bring_up(domain, 0);
+    assert!(left(&mut world, &mut card, &claim(guest_mac(1), [10, 0, 0, 9])));
+    for address in [[10, 0, 0, 1], [10, 0, 0, 254], [10, 0, 0, 3], [10, 0, 0, 2]] {
+        assert!(!left(&mut world, &mut card, &claim(guest_mac(1), address)), "{address:?}");
+    }
+}
+
+/// What a guest's own stack hears at a port of the node.
+fn heard(world: &mut World, card: &mut Device, port: u16) -> (ConnectionState, Vec<u8>) {
+    let mut host = stack(guest_mac(1), GUEST);
+    let options = TcpOptions::MANAGEMENT;
+    let connection = host.connect(NODE_ADDRESS, port, options).unwrap();
+    let mut bytes = vec![0; 4096];
+    let mut length = 0;
+    for _ in 0..100 {
+        host.poll(world.now_ns);
+        let mut frames = Vec::new();
+        collect_whole(&mut host, &mut frames);
+        for frame in frames {
+            world.send_frame(card, &frame);
+        }
+        world.run(10 * MS);
+        while let Some(frame) = world.take_frame(card) {
+            host.receive(&frame, &Offload::Verified, world.now_ns);
+            world.offer_buffers(card, 1);
+        }
+        length += host.read(connection, &mut bytes[length..]);
+    }
+    bytes.truncate(length);
+    (host.state(connection), bytes)
+}
+
+#[test]
+fn a_card_for_management_reaches_that_port_alone() {
+    let mut settings = settings();
+    settings.manifest.card_grants = grants();
+    let mut world = World::with(74, settings);
+    let (session, machine) = world.ready();
+    let admin = Privileges { management: true, ..Privileges::default() };
+    let mut nowhere = asking(&machine, "fw0", 3, admin.clone());
+    nowhere.network_cards[0].addresses = vec!["10.0.0.0/24".parse().unwrap()];
+    assert!(world.refused(session, &create(&nowhere)).message.contains("no IPv4 address"));
+    let domain = world.create(session, &asking(&machine, "fw1", 1, admin.clone()));
+    let mut card = world.bring_up(domain, 0);
+    world.offer_buffers(&mut card, 64);
+    let (state, greeting) = heard(&mut world, &mut card, PORT);
+    assert_eq!((state, greeting.len()), (ConnectionState::Established, GREETING_BYTES));
+    let known = world.node.network.stacks.first.stations().count();
+    let (state, _) = heard(&mut world, &mut card, 3260);
+    assert_eq!(state, ConnectionState::Connecting);
+    // Nothing was learned of it, and its address stays where it is configured.
+    assert_eq!(world.node.network.stacks.first.stations().count(), known);
+    let failure = world.refused(session, &create(&asking(&machine, "fw2", 2, admin)));
+    assert!(failure.code == Code::Conflict && failure.message.contains("management port"), "{failure}");
+    world.done(session, &Request::NodeInfo);
+}
+
+#[test]
+fn a_plain_card_reaches_no_port_of_the_node() {
+    let mut world = World::new(75);
+    let (session, machine) = world.ready();
+    let domain = world.create(session, &asking(&machine, "fw1", 1, Privileges::default()));
+    let mut card = world.bring_up(domain, 0);
+    world.offer_buffers(&mut card, 64);
+    let (state, greeting) = heard(&mut world, &mut card, PORT);
+    assert_eq!((state, greeting), (ConnectionState::Connecting, Vec::new()));
+}
