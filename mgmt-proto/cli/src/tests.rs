@@ -208,7 +208,14 @@ fn the_json_of_a_guest_and_a_node() {
         }],
         "macs": ["02:00:00:00:00:01"], "frames_received": 5, "frames_sent": 6,
         "frames_dropped": { "arp-claim": 3, "vlan-tag": 1 },
-        "on_poweroff": "destroy", "on_reboot": "restart", "on_crash": "destroy"
+        "on_poweroff": "destroy", "on_reboot": "restart", "on_crash": "destroy",
+        "vifs": [{
+            "mac": "02:00:00:00:00:01", "ip": [],
+            "allowed": {
+                "macs": 0, "vrrp": [], "router": false, "dhcp_server": false, "trunk": [],
+                "management": false
+            }
+        }]
     });
     assert_eq!(value, expected);
     let facts =

@@ -172,7 +172,7 @@ fn the_shapes_stay() {
             "    state: ready\n    stalled_since_ns: null\n    reads: 0\n    writes: 0\n",
             "    flushes: 0\n    bytes_read: 0\n    bytes_written: 0\n    retries: 0\n  macs: []\n",
             "  frames_received: 0\n  frames_sent: 0\n  frames_dropped: {}\n  on_poweroff: destroy\n  on_reboot: restart\n",
-            "  on_crash: destroy\n",
+            "  on_crash: destroy\n  vifs: []\n",
         )
     );
     let log = of(&["-o", "json", "node", "log"]);
