@@ -1,5 +1,6 @@
 //! The bytes of version 1, kept for ever.
 
+mod cards;
 mod state;
 
 use crate::audit::Entry;
@@ -19,7 +20,7 @@ use crate::server::Identity;
 use crate::state::{Initialise, StateVolume};
 use crate::trust::{Operator, Role, Trust, required};
 use crate::verb::{CardCondition, CardFacts, CardUse, Discover, Fault, Reply, Request, Traffic};
-use crate::vif::{CardGrant, Prefix, Privileges};
+use crate::vif::Prefix;
 use crate::volume::{
     BlockFacts, Condition, PathCondition, PathFacts, Plugged, Stage, VolumeFacts, VolumePage,
 };
@@ -53,28 +54,12 @@ fn machine() -> Machine {
                 Prefix { address: [10, 0, 0, 5].into(), length: 32 },
                 Prefix { address: [0xfd00, 0, 0, 0, 0, 0, 0, 0].into(), length: 64 },
             ],
-            privileges: privileges(),
+            privileges: cards::privileges(),
         }],
         on_poweroff: Action::Destroy,
         on_reboot: Action::Restart,
         on_crash: Action::Preserve,
     }
-}
-
-fn privileges() -> Privileges {
-    Privileges {
-        macs: 8,
-        vrrp: vec![51],
-        router: true,
-        dhcp_server: false,
-        trunk: vec![300],
-        management: true,
-    }
-}
-
-fn card_grant() -> CardGrant {
-    let guests = Scope::Named(vec!["fw*".to_string()]);
-    CardGrant { nodes: Scope::All, guests, privileges: privileges() }
 }
 
 /// One of each, in the order of the wire.
@@ -246,7 +231,7 @@ fn replies() -> Vec<Reply> {
                 name: "ann".to_string(),
             }],
             revoked: vec![[0xcc; 32]],
-            card_grants: vec![card_grant()],
+            card_grants: vec![cards::grant()],
         }),
     ]
 }
@@ -355,7 +340,7 @@ pub(crate) fn manifest() -> Manifest {
         trust_serial_min: 5,
         restart_delay_s: 10,
         guest_addresses_required: true,
-        card_grants: vec![card_grant()],
+        card_grants: vec![cards::grant()],
     }
 }
 
