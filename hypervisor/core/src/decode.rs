@@ -45,6 +45,14 @@ pub struct Access {
     pub action: Action,
 }
 
+impl Access {
+    /// Whether the device is written, not read.
+    #[must_use]
+    pub const fn is_write(&self) -> bool {
+        !matches!(self.action, Action::Load { .. })
+    }
+}
+
 /// The code segment's mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -322,6 +330,9 @@ mod tests {
         assert_eq!(access(&[0xa1, 1, 2, 3, 4], Mode::Bits32).unwrap().length, 5);
         assert_eq!(access(&[0x89, 0xc8], Mode::Long), None, "register operand");
         assert_eq!(access(&[0xc7, 0x08, 0, 0, 0, 0], Mode::Long), None, "not MOV");
+        let writes = |bytes: &[u8]| access(bytes, Mode::Long).unwrap().is_write();
+        assert!(writes(&[0x89, 0x08]) && writes(&[0xc6, 0x43, 0x14, 0x0f]));
+        assert!(!writes(&[0x8b, 0x07]) && !writes(&[0x0f, 0xb7, 0x47, 0x10]));
     }
 
     #[test]

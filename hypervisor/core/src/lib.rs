@@ -16,6 +16,7 @@ pub mod frames;
 pub mod guest_page;
 pub mod kept;
 pub mod lapic;
+pub mod machine_check;
 pub mod msr;
 pub mod ring;
 pub mod scheduler;

@@ -14,7 +14,7 @@ use hv_x86::{PAGE_SIZE, cpuid, msr, reg};
 /// Most CPUs in use.
 pub(crate) const MAX_CPUS: usize = 64;
 /// Bytes of a CPU's stack in ring 0.
-const STACK_BYTES: u64 = 32 * 1024;
+pub(crate) const STACK_BYTES: u64 = 32 * 1024;
 /// Vector of the local timer.
 pub(crate) const VECTOR_TIMER: u8 = 0xf0;
 /// Vector: look at the running vCPU's requests.
@@ -53,6 +53,8 @@ pub(crate) struct Cpu {
     pub(crate) progress: AtomicU64,
     /// When it looks at the others next.
     pub(crate) look_ns: AtomicU64,
+    /// When it looks at its machine-check banks next.
+    pub(crate) banks_ns: AtomicU64,
     tss_page: Mutex<FrameBox<Page>>,
     gdt: Mutex<[u64; 8]>,
 }
@@ -112,18 +114,16 @@ struct DescriptorPointer {
 }
 
 impl Cpu {
-    /// Makes the block of the next CPU; returns it with the top of its stack.
-    pub(crate) fn create(apic_id: u32) -> Option<(&'static Self, u64)> {
+    /// Makes the block of the next CPU.
+    pub(crate) fn create(apic_id: u32) -> Option<&'static Self> {
         let number = COUNT.load(Ordering::Relaxed);
         let slot = CPUS.get(number as usize)?;
         let frame = memory::take_frame()?;
-        let stack = memory::take_contiguous(hv_x86::to_usize(STACK_BYTES / PAGE_SIZE))?;
         // Stacks of the interrupts that must not trust the current one: #DF, NMI
-        // and #MC (APM 8.9.4), a third of this page each is enough to log.
-        let emergency = memory::take_contiguous(3)?;
+        // and #MC (APM 8.9.4), of a page each.
         let mut tss = FrameBox::<Page>::new()?;
-        for (ist, offset) in (1..=3_u64).zip([0x24, 0x2c, 0x34]) {
-            let top = memory::direct(emergency + ist * PAGE_SIZE);
+        for offset in [0x24, 0x2c, 0x34] {
+            let top = memory::map_stack(PAGE_SIZE)?;
             if let Some(slot) = tss.get_mut(offset..offset + 8) {
                 slot.copy_from_slice(&top.to_le_bytes());
             }
@@ -149,6 +149,7 @@ impl Cpu {
             stopped_at: AtomicU64::new(0),
             progress: AtomicU64::new(0),
             look_ns: AtomicU64::new(0),
+            banks_ns: AtomicU64::new(0),
             tss_page: Mutex::new(tss),
             gdt: Mutex::new([0; 8]),
         };
@@ -159,7 +160,7 @@ impl Cpu {
         unsafe { pointer.write(cpu) };
         slot.store(pointer, Ordering::Release);
         COUNT.store(number + 1, Ordering::Release);
-        by_number(number).map(|cpu| (cpu, memory::direct(stack + STACK_BYTES)))
+        by_number(number)
     }
 
     /// Makes this block the running CPU's own: tables, registers, system calls.
@@ -189,9 +190,13 @@ impl Cpu {
         if features & 1 << 20 != 0 {
             cr4 |= reg::CR4_SMAP;
         }
+        if raw::cpuid(7, 0).ecx & 1 << 2 != 0 {
+            cr4 |= reg::CR4_UMIP;
+        }
         // SAFETY: the features were checked; ring 0 never touches user pages.
         unsafe { x86_64::registers::control::Cr4::write_raw(cr4) };
         raw::set_xcr0(host_xcr0());
+        crate::machine_check::enable();
     }
 
     fn load_tables(&self) {

@@ -309,6 +309,12 @@ impl Dom0 {
     /// A fault: memory that is backed on first touch, or the end of this dom0.
     fn exception(&mut self) {
         let registers = &self.registers;
+        if registers.vector == 18 {
+            // Not worth telling apart whether it could go on: the next one can.
+            crate::machine_check::contain();
+            self.restart("of a machine check");
+            return;
+        }
         if registers.vector == 14 && address_space::touch(registers.cr2) {
             return;
         }

@@ -336,6 +336,11 @@ pub(crate) fn crash(slot: usize, cause: &str) {
     notify(slot);
 }
 
+/// The slot of the domain whose memory a host address is.
+pub(crate) fn owner_of(host: u64) -> Option<usize> {
+    (0..MAX_DOMAINS).find(|slot| with_slot(*slot, |domain| domain.nested.holds(host)) == Some(true))
+}
+
 /// Sets a doorbell; width zero removes it.
 pub(crate) fn set_doorbell(id: u32, gpa: u64, width: u64, index: u64) -> Result<(), Error> {
     let width =

@@ -55,6 +55,11 @@ pub(crate) fn handle(vcpu: &Vcpu, inner: &mut Inner, exit: Exit) -> Next {
             }
         }
         Exit::Exception(exception) => inner.exception = Some(exception),
+        Exit::MachineCheck => {
+            if !crate::machine_check::contain() {
+                return Next::Crash("machine check");
+            }
+        }
         Exit::TripleFault => {
             inner.machine.log_state(inner.domain, inner.index);
             return Next::Crash("triple fault");
@@ -185,7 +190,11 @@ fn nested_fault(vcpu: &Vcpu, inner: &mut Inner, fault: &MemoryFault) -> Next {
         return Next::Continue;
     };
     let next_rip = inner.machine.rip().wrapping_add(u64::from(access.length));
-    let write = !matches!(access.action, Action::Load { .. });
+    let write = access.is_write();
+    if write != fault.write {
+        // Another vCPU has put this instruction there since: it faults by itself.
+        return Next::Continue;
+    }
     let value = match access.action {
         Action::StoreRegister { register, .. } => {
             decode::stored(*inner.registers.by_number(register), &access)

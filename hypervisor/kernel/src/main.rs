@@ -27,6 +27,7 @@ mod failure;
 mod frame;
 mod kept;
 mod log;
+mod machine_check;
 mod memory;
 mod nested;
 mod pci;
@@ -64,7 +65,9 @@ const BOOT_STACK_BYTES: usize = 64 * 1024;
 core::arch::global_asm!(
     ".section .bss",
     ".balign 4096",
-    ".skip {size}",
+    ".globl boot_stack_guard",
+    "boot_stack_guard:",
+    ".skip 4096 + {size}",
     "boot_stack_top:",
     ".section .text",
     size = const BOOT_STACK_BYTES,
@@ -89,7 +92,7 @@ extern "C" fn rust_boot(params: u64) -> ! {
     }
     let ready = memory::protect_image().and_then(|()| cpu::init_interrupts()).and_then(|()| Host::init());
     let boot = ready.and_then(|()| Cpu::create(apic::id()));
-    let Some((boot, _)) = boot else { panic!("not enough memory to start") };
+    let Some(boot) = boot else { panic!("not enough memory to start") };
     boot.install();
     Host::enable(boot);
     let rsdp = params.acpi_rsdp().or_else(|| hv_core::acpi::find_rsdp(&memory::Firmware));
@@ -97,6 +100,7 @@ extern "C" fn rust_boot(params: u64) -> ! {
         power::init(hv_core::acpi::soft_off(&memory::Firmware, rsdp));
         smp::start_all(rsdp);
     }
+    memory::drop_identity();
     let mut line = [0; 1024];
     memory::read(params.command_line_address(), &mut line);
     let length = line.iter().position(|byte| *byte == 0).unwrap_or(line.len());
@@ -126,6 +130,8 @@ pub(crate) fn run(cpu: &'static Cpu) -> ! {
     while !READY.load(Ordering::Acquire) {
         core::hint::spin_loop();
     }
+    // The identity mapping is gone by now.
+    x86_64::instructions::tlb::flush_all();
     loop {
         let pending = cpu.take_pending();
         handle_pending(cpu, &pending);
@@ -135,6 +141,7 @@ pub(crate) fn run(cpu: &'static Cpu) -> ! {
         }
         let now = clock::now_ns();
         watch::look(cpu, now);
+        machine_check::poll(cpu, now);
         let pick = domain::SCHEDULER.lock().pick(cpu.number, now);
         match pick {
             Pick::Run(slot, until) => vcpu::run(cpu, slot, until.min(watch::next_ns(cpu))),
@@ -185,14 +192,24 @@ pub(crate) fn handle_pending(cpu: &Cpu, pending: &[u64; 4]) {
 extern "C" fn rust_exception(frame: &[u64; 7]) -> ! {
     let fault = x86_64::registers::control::Cr2::read_raw();
     let [vector, error, rip, _, _, rsp, _] = frame;
+    if *vector == 18 {
+        // Ring 3's is still there between SYSCALL and the first SWAPGS.
+        if !cpu::is_block(raw::read_msr(hv_x86::msr::GS_BASE)) {
+            let own = raw::read_msr(hv_x86::msr::KERNEL_GS_BASE);
+            // SAFETY: this processor's block, which SWAPGS would have put there.
+            unsafe { raw::write_msr(hv_x86::msr::GS_BASE, own) };
+        }
+        machine_check::in_ring0();
+    }
     // In ring 0 it is always this processor's block: see `svm::Svm::holds_host_state`.
     if !cpu::is_block(raw::read_msr(hv_x86::msr::GS_BASE)) {
         panic!("exception {vector} at {rip:#x}: the emulated processor lost its state");
     }
     // The words on the stack tell who was interrupted.
     let mut words = [[0; 8]; 16];
-    let place = memory::stack_address(*rsp);
-    let readable = words.iter_mut().zip(0..).all(|(word, index)| memory::read(place + index * 8, word));
+    let readable = words.iter_mut().zip(0..).all(|(word, index)| {
+        memory::physical(rsp.wrapping_add(index * 8)).is_some_and(|place| memory::read(place, word))
+    });
     let words = words.map(u64::from_le_bytes);
     panic!(
         "exception {vector} error {error:#x} at {rip:#x}, stack {rsp:#x}, address {fault:#x}, words {:x?}",

@@ -6,7 +6,7 @@ use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use hv_core::boot_params::{BootParams, E820_USABLE};
 use hv_core::frames::{Frames, bitmap_words, chunks_for};
-use hv_x86::page::{ADDRESS, LARGE, NO_EXECUTE, PRESENT, WRITABLE};
+use hv_x86::page::{ADDRESS, LARGE, NO_EXECUTE, PRESENT, WRITABLE, index};
 use hv_x86::{HUGE_PAGE_SIZE, LARGE_PAGE_SIZE, PAGE_SIZE, to_usize};
 use spin::Once;
 
@@ -18,6 +18,8 @@ pub(crate) const BOOT_TABLES: u64 = 0xff_0000;
 pub(crate) const PLACE: u64 = 0x100_0000;
 /// Where this program runs.
 const IMAGE: u64 = 0xffff_ffff_8000_0000;
+/// From where on stacks are mapped: behind all that this program may grow to.
+static NEXT_STACK: AtomicU64 = AtomicU64::new(IMAGE + (32 << 20));
 /// Most memory in use: one directory pointer's worth.
 const MAX_MEMORY: u64 = 512 << 30;
 /// Most ranges of usable memory.
@@ -33,6 +35,7 @@ unsafe extern "C" {
     static image_end: u8;
     static text_end: u8;
     static rodata_end: u8;
+    static boot_stack_guard: u8;
 }
 
 /// Virtual address of a physical one.
@@ -69,12 +72,39 @@ pub(crate) fn available_bytes() -> u64 {
     FRAMES.lock().as_ref().map_or(0, Frames::available_bytes)
 }
 
-/// The physical address of a stack's words, for whoever logs them.
-pub(crate) fn stack_address(pointer: u64) -> u64 {
-    match pointer.checked_sub(IMAGE) {
-        Some(offset) => PLACE + offset,
-        None => pointer.wrapping_sub(DIRECT_MAP),
+/// The physical address behind one of ring 0's own.
+pub(crate) fn physical(address: u64) -> Option<u64> {
+    let mut table = Table(BOOT_TABLES);
+    for level in (1..=4).rev() {
+        let entry = table.get(index(address, level));
+        if entry & PRESENT == 0 {
+            return None;
+        }
+        if level == 1 || entry & LARGE != 0 {
+            let mask = (1 << (12 + 9 * (u32::from(level) - 1))) - 1;
+            return Some(entry & ADDRESS & !mask | address & mask);
+        }
+        table = Table(entry & ADDRESS);
     }
+    None
+}
+
+/// Maps a stack with pages below and above that are not there; returns its top.
+pub(crate) fn map_stack(bytes: u64) -> Option<u64> {
+    let bottom = NEXT_STACK.fetch_add(bytes + PAGE_SIZE, Ordering::Relaxed) + PAGE_SIZE;
+    let directory = Table(BOOT_TABLES + 0x7000);
+    for offset in (0..bytes).step_by(4096) {
+        let address = bottom + offset;
+        let table = directory.descend(index(address, 2), PRESENT | WRITABLE)?;
+        table.set(index(address, 1), take_frame()? | PRESENT | WRITABLE | NO_EXECUTE);
+    }
+    Some(bottom + bytes)
+}
+
+/// Takes away what the first page tables had beside ring 0's own places: low memory at its
+/// physical addresses. Each CPU must forget it as well.
+pub(crate) fn drop_identity() {
+    Table(BOOT_TABLES).set(0, 0);
 }
 
 /// Copies from physical memory below the mapped limit.
@@ -240,9 +270,9 @@ fn map_all(end: u64, next: &mut u64) {
     HUGE_PAGES.store(huge, Ordering::Relaxed);
     let mut address = 4 * HUGE_PAGE_SIZE;
     while address < end {
-        let index = to_usize(address / HUGE_PAGE_SIZE);
+        let slot = to_usize(address / HUGE_PAGE_SIZE);
         if huge {
-            pointers.set(index, address | PRESENT | WRITABLE | LARGE);
+            pointers.set(slot, address | PRESENT | WRITABLE | LARGE);
         } else {
             let directory = Table(*next);
             clear(*next, PAGE_SIZE);
@@ -250,11 +280,11 @@ fn map_all(end: u64, next: &mut u64) {
             for entry in 0..512 {
                 directory.set(entry, (address + entry as u64 * LARGE_PAGE_SIZE) | PRESENT | WRITABLE | LARGE);
             }
-            pointers.set(index, directory.0 | PRESENT | WRITABLE);
+            pointers.set(slot, directory.0 | PRESENT | WRITABLE);
         }
         address += HUGE_PAGE_SIZE;
     }
-    let slot = hv_x86::page::index(DIRECT_MAP, 4);
+    let slot = index(DIRECT_MAP, 4);
     root.set(slot, root.get(slot) | NO_EXECUTE);
 }
 
@@ -264,16 +294,18 @@ pub(crate) fn protect_image() -> Option<()> {
     let text = core::ptr::addr_of!(text_end) as u64 - IMAGE;
     let rodata = core::ptr::addr_of!(rodata_end) as u64 - IMAGE;
     let end = core::ptr::addr_of!(image_end) as u64 - IMAGE;
-    for index in 0..8_u64 {
-        let slot = to_usize(index);
-        if index * LARGE_PAGE_SIZE >= end {
+    let guard = core::ptr::addr_of!(boot_stack_guard) as u64 - IMAGE;
+    for large in 0..8_u64 {
+        let slot = to_usize(large);
+        if large * LARGE_PAGE_SIZE >= end {
             directory.set(slot, 0);
             continue;
         }
         let table = Table::new()?;
         for page in 0..512_u64 {
-            let offset = index * LARGE_PAGE_SIZE + page * PAGE_SIZE;
+            let offset = large * LARGE_PAGE_SIZE + page * PAGE_SIZE;
             let flags = match offset {
+                _ if offset == guard => continue,
                 _ if offset < text => PRESENT,
                 _ if offset < rodata => PRESENT | NO_EXECUTE,
                 _ if offset < end => PRESENT | WRITABLE | NO_EXECUTE,

@@ -95,6 +95,19 @@ impl Nested {
         (entry & PRESENT != 0).then_some((entry & ADDRESS & !(size - 1)) | (gpa & (size - 1)))
     }
 
+    /// Whether a host address is this guest's.
+    pub(crate) fn holds(&self, host: u64) -> bool {
+        let within =
+            |entry: u64, size: u64| entry != 0 && host & !(size - 1) == entry & ADDRESS & !(size - 1);
+        (0..512).map(|slot| self.pointers.get(slot)).filter(|pointer| pointer & PRESENT != 0).any(|pointer| {
+            if pointer & LARGE != 0 {
+                return within(pointer, HUGE_PAGE_SIZE);
+            }
+            let directory = Table(pointer & ADDRESS);
+            (0..512).any(|entry| within(directory.get(entry), LARGE_PAGE_SIZE))
+        })
+    }
+
     /// Backs the chunk around `gpa` with zeroed memory.
     pub(crate) fn populate(&mut self, gpa: u64) -> Result<(), Missing> {
         if !self.is_ram(gpa) {

@@ -51,15 +51,20 @@ pub(crate) fn start_all(rsdp: u64) {
             return;
         }
         let before = ARRIVED.load(Ordering::Acquire);
-        let Some((_, stack_top)) = Cpu::create(identifier) else {
+        let created = Cpu::create(identifier).and_then(|_| memory::map_stack(cpu::STACK_BYTES));
+        let Some(stack_top) = created else {
             info!("cpu with APIC id {identifier}: no memory to start it");
             return;
         };
         write_low(stack, &stack_top.to_le_bytes());
         if !start_one(identifier, before) {
+            // Should it come yet, it finds neither tables nor a way to them.
+            apic::send(identifier, DELIVERY_INIT << 8 | ICR_ASSERT);
             missing += 1;
         }
     });
+    // cli; hlt; and again.
+    write_low(0, &[0xfa, 0xf4, 0xeb, 0xfc]);
     info!("cpus: {} running, {missing} not started", ARRIVED.load(Ordering::Acquire));
 }
 

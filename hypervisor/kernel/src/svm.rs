@@ -19,13 +19,13 @@ use hv_core::decode::{MAX_LENGTH, Mode};
 use hv_core::guest_page::Paging;
 use hv_x86::cpuid::{SVM_EDX_DECODE_ASSISTS, SVM_EDX_NRIP_SAVE};
 use hv_x86::svm::{
-    self, EVENT_ERROR_VALID, EVENT_EXCEPTION, EVENT_INTERRUPT, EVENT_NMI, EVENT_SOFTWARE, EVENT_TYPE,
-    EVENT_VALID, INTERCEPT1_CPUID, INTERCEPT1_HLT, INTERCEPT1_INIT, INTERCEPT1_INTR, INTERCEPT1_INVD,
-    INTERCEPT1_INVLPGA, INTERCEPT1_IOIO, INTERCEPT1_MSR, INTERCEPT1_NMI, INTERCEPT1_RDPMC,
-    INTERCEPT1_SHUTDOWN, INTERCEPT1_SMI, INTERCEPT1_TASK_SWITCH, INTERCEPT1_VINTR, INTERCEPT2_CLGI,
-    INTERCEPT2_MONITOR, INTERCEPT2_MWAIT, INTERCEPT2_SKINIT, INTERCEPT2_STGI, INTERCEPT2_VMLOAD,
-    INTERCEPT2_VMMCALL, INTERCEPT2_VMRUN, INTERCEPT2_VMSAVE, INTERCEPT2_WBINVD, INTERCEPT2_XSETBV,
-    VINTR_IGNORE_TPR, VINTR_IRQ, VINTR_MASKING, VINTR_VECTOR_SHIFT, Vmcb,
+    self, EVENT_ERROR_VALID, EVENT_EXCEPTION, EVENT_INTERRUPT, EVENT_NMI, EVENT_VALID, INTERCEPT1_CPUID,
+    INTERCEPT1_HLT, INTERCEPT1_INIT, INTERCEPT1_INTR, INTERCEPT1_INVD, INTERCEPT1_INVLPGA, INTERCEPT1_IOIO,
+    INTERCEPT1_MSR, INTERCEPT1_NMI, INTERCEPT1_RDPMC, INTERCEPT1_SHUTDOWN, INTERCEPT1_SMI,
+    INTERCEPT1_TASK_SWITCH, INTERCEPT1_VINTR, INTERCEPT2_CLGI, INTERCEPT2_MONITOR, INTERCEPT2_MWAIT,
+    INTERCEPT2_SKINIT, INTERCEPT2_STGI, INTERCEPT2_VMLOAD, INTERCEPT2_VMMCALL, INTERCEPT2_VMRUN,
+    INTERCEPT2_VMSAVE, INTERCEPT2_WBINVD, INTERCEPT2_XSETBV, VINTR_IGNORE_TPR, VINTR_IRQ, VINTR_MASKING,
+    VINTR_VECTOR_SHIFT, Vmcb,
 };
 use hv_x86::{Exception, cpuid, low8, low32, msr, reg};
 
@@ -96,8 +96,8 @@ fn permission_maps() -> Option<(u64, u64)> {
 /// Fills the parts of a control block that do not change.
 fn init_control(vmcb: &mut Vmcb, root: u64, tsc_offset: u64) {
     let control = &mut vmcb.control;
-    // #DB and #AC, whose delivery can repeat without end.
-    control.intercept_exceptions = 1 << DEBUG | 1 << ALIGNMENT;
+    // #DB and #AC, whose delivery can repeat without end; #MC, which is the host's.
+    control.intercept_exceptions = 1 << DEBUG | 1 << ALIGNMENT | 1 << MACHINE_CHECK;
     control.intercept1 = INTERCEPT1_INTR
         | INTERCEPT1_NMI
         | INTERCEPT1_SMI
@@ -187,6 +187,7 @@ impl Svm {
             svm::EXIT_MSR => Exit::Msr { write: control.exit_info1 & 1 == 1 },
             svm::EXIT_NPF => Exit::Memory(MemoryFault {
                 gpa: control.exit_info2,
+                write: control.exit_info1 & svm::NPF_WRITE != 0,
                 implicit: control.exit_info1 & (svm::NPF_FETCH | svm::NPF_TABLE_WALK) != 0,
             }),
             svm::EXIT_VMMCALL => Exit::Hypercall(&[0x0f, 0x01, 0xd9]),
@@ -196,6 +197,7 @@ impl Svm {
             svm::EXIT_INVD => Exit::Nothing(&[0x0f, 0x08]),
             svm::EXIT_RDPMC => Exit::Exception(Exception::GENERAL_PROTECTION),
             EXIT_DEBUG => Exit::Exception(Exception { vector: DEBUG, error_code: None }),
+            EXIT_MACHINE_CHECK => Exit::MachineCheck,
             EXIT_ALIGNMENT => Exit::Exception(Exception { vector: ALIGNMENT, error_code: Some(0) }),
             svm::EXIT_INVLPGA | svm::EXIT_VMRUN..=svm::EXIT_SKINIT | svm::EXIT_MONITOR | svm::EXIT_MWAIT => {
                 Exit::Exception(Exception::INVALID_OPCODE)
@@ -213,6 +215,9 @@ const DEBUG: u8 = 1;
 /// Vector of #AC.
 const ALIGNMENT: u8 = 17;
 const EXIT_DEBUG: u32 = svm::EXIT_EXCEPTION + DEBUG as u32;
+/// Vector of #MC.
+const MACHINE_CHECK: u8 = 18;
+const EXIT_MACHINE_CHECK: u32 = svm::EXIT_EXCEPTION + MACHINE_CHECK as u32;
 const EXIT_ALIGNMENT: u32 = svm::EXIT_EXCEPTION + ALIGNMENT as u32;
 
 /// The exit qualification of a port access (APM 15.10.2).
@@ -295,9 +300,8 @@ impl Machine for Svm {
         unsafe { run_guest(registers, address, cpu.host_vmcb) };
         registers.rax = self.vmcb.save.rax;
         registers.rsp = self.vmcb.save.rsp;
-        // A software interrupt happens again by itself: its instruction does.
         let event = self.vmcb.control.exit_interrupt_info;
-        if event & EVENT_VALID != 0 && event & EVENT_TYPE != EVENT_SOFTWARE {
+        if svm::delivered_again(event) {
             self.interrupted = event;
         }
         // Taken, or its delivery has begun.

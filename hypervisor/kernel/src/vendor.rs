@@ -31,6 +31,8 @@ pub(crate) enum Exit {
         /// WRMSR.
         write: bool,
     },
+    /// The processor reports damage.
+    MachineCheck,
     /// An access to an address that has no memory yet, or never will.
     Memory(MemoryFault),
     /// XSETBV.
@@ -74,6 +76,8 @@ pub(crate) struct MemoryFault {
     /// By the processor itself: an instruction fetch or a walk of the guest's own
     /// tables, which no device can answer.
     pub(crate) implicit: bool,
+    /// It was a write.
+    pub(crate) write: bool,
 }
 
 /// What a guest finds when it goes on.

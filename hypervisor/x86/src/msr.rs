@@ -23,6 +23,14 @@ pub const SYSENTER_EIP: u32 = 0x176;
 pub const MCG_CAP: u32 = 0x179;
 /// Machine-check status.
 pub const MCG_STATUS: u32 = 0x17a;
+/// MCG_CAP: there is an MCG_CTL.
+pub const MCG_CAP_CTL: u64 = 1 << 8;
+/// MCG_STATUS: what was interrupted can go on.
+pub const MCG_STATUS_RIPV: u64 = 1 << 0;
+/// Which banks report.
+pub const MCG_CTL: u32 = 0x17b;
+/// Control of the first bank; status, address and more follow, then the next bank.
+pub const MC0_CTL: u32 = 0x400;
 /// Miscellaneous enables.
 pub const MISC_ENABLE: u32 = 0x1a0;
 /// First variable MTRR base.

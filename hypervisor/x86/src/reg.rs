@@ -27,6 +27,8 @@ pub const CR4_MCE: u64 = 1 << 6;
 pub const CR4_OSFXSR: u64 = 1 << 9;
 /// CR4: unmasked SSE exceptions.
 pub const CR4_OSXMMEXCPT: u64 = 1 << 10;
+/// CR4: ring 3 may not read descriptor-table registers.
+pub const CR4_UMIP: u64 = 1 << 11;
 /// CR4: 57-bit linear addresses.
 pub const CR4_LA57: u64 = 1 << 12;
 /// CR4: XSAVE and XCR0.

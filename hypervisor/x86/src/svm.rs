@@ -278,6 +278,20 @@ pub const EVENT_ERROR_VALID: u64 = 1 << 11;
 /// Event: valid.
 pub const EVENT_VALID: u64 = 1 << 31;
 
+/// Whether an event whose delivery an exit interrupted must be injected to happen. One that
+/// the guest's own instruction makes is not: the instruction pointer is still before INT,
+/// INT3 or INTO, which is executed again and pushes its own next address. Injected, #BP and
+/// #OF would push the address of the instruction itself (APM 15.7.2, 15.20).
+#[must_use]
+pub const fn delivered_again(event: u64) -> bool {
+    let by_instruction = match event & EVENT_TYPE {
+        EVENT_SOFTWARE => true,
+        EVENT_EXCEPTION => matches!(event & 0xff, 3 | 4),
+        _ => false,
+    };
+    event & EVENT_VALID != 0 && !by_instruction
+}
+
 /// Exit: first exception vector.
 pub const EXIT_EXCEPTION: u32 = 0x40;
 /// Exit: physical interrupt.
@@ -342,3 +356,29 @@ pub const IOIO_IN: u64 = 1 << 0;
 pub const IOIO_STRING: u64 = 1 << 2;
 /// IOIO information: with a REP prefix.
 pub const IOIO_REP: u64 = 1 << 3;
+
+#[cfg(test)]
+mod tests {
+    use super::delivered_again;
+
+    #[test]
+    fn what_an_instruction_does_again_is_not_injected() {
+        for (event, again) in [
+            (0, false),
+            // An interrupt, an NMI, a page fault with its error code, #DB.
+            (0x8000_0031, true),
+            (0x8000_0202, true),
+            (0x6_8000_0b0e, true),
+            (0x8000_0301, true),
+            // Not valid.
+            (0x0000_0031, false),
+            // INT 80h, and INT3 as software interrupt; #BP and #OF as exceptions.
+            (0x8000_0480, false),
+            (0x8000_0403, false),
+            (0x8000_0303, false),
+            (0x8000_0304, false),
+        ] {
+            assert_eq!(delivered_again(event), again, "{event:#x}");
+        }
+    }
+}

@@ -130,9 +130,11 @@ interrupt_exception:
     andq $-16, %rsp
     callq rust_exception
     ud2
+# Flags are ring 3's still: AC would turn SMAP off, DF copying around.
 interrupt_from_user:
     swapgs
-    cld
+    pushq $2
+    popfq
     movq %rax, %gs:CPU_SCRATCH
     movq %gs:CPU_KERNEL_RSP, %rax
     movq (%rax), %rax
