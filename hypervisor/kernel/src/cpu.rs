@@ -15,6 +15,8 @@ use hv_x86::{PAGE_SIZE, cpuid, msr, reg};
 pub(crate) const MAX_CPUS: usize = 64;
 /// Bytes of a CPU's stack in ring 0.
 pub(crate) const STACK_BYTES: u64 = 32 * 1024;
+/// Vector of #MC, marked where it found a CPU asleep.
+pub(crate) const VECTOR_MACHINE_CHECK: u8 = 18;
 /// Vector of the local timer.
 pub(crate) const VECTOR_TIMER: u8 = 0xf0;
 /// Vector: look at the running vCPU's requests.

@@ -180,6 +180,9 @@ pub(crate) fn handle_pending(cpu: &Cpu, pending: &[u64; 4]) {
     if cpu::has_vector(pending, cpu::VECTOR_STOP) {
         raw::halt();
     }
+    if cpu::has_vector(pending, cpu::VECTOR_MACHINE_CHECK) {
+        machine_check::contain();
+    }
     if cpu::has_vector(pending, cpu::VECTOR_TIMER) {
         cpu.armed_ns.store(u64::MAX, Ordering::Relaxed);
     }

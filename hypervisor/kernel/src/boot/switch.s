@@ -103,9 +103,16 @@ interrupt_common:
     testb $3, 24(%rsp)
     jnz interrupt_from_user
     cmpq $32, (%rsp)
-    jb interrupt_exception
+    jae 8f
+    # A machine check (18) that found a CPU asleep harms nothing it was doing.
+    cmpq $18, (%rsp)
+    jne interrupt_exception
+    cmpq $idle_resume, 16(%rsp)
+    jne interrupt_exception
+    lock btsq $18, %gs:CPU_PENDING
+    jmp 9f
     # In ring 0 interrupts only arrive at two known places; leave a mark.
-    pushq %rax
+8:  pushq %rax
     pushq %rcx
     pushq %rdx
     movq 24(%rsp), %rax
@@ -320,5 +327,6 @@ after_guest:
 idle_wait:
     sti
     hlt
+idle_resume:
     cli
     ret
