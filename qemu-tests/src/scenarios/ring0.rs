@@ -103,6 +103,8 @@ fn fail_once(built: &Built, case: &Case) -> Result<()> {
         "{}",
         field(&before, "watchdogs")
     );
+    // What is kept for a run that is cut off is at most a second old.
+    std::thread::sleep(Duration::from_millis(1500));
     let asked = Instant::now();
     let _ = world.operator.try_run(&["--fresh-identity", "inject-fault", case.fault]);
     let after = loop {
