@@ -19,6 +19,9 @@ pub const LARGE_FRAME_BYTES_MAX: usize = 14 + 4 + 65_535;
 /// Smallest pieces a large segment may be cut into: Linux's smallest segment less
 /// its longest options.
 pub const SEGMENT_BYTES_MIN: u16 = 8;
+/// Most pieces that a guest's large segment is cut into: the longest one, by the segment
+/// size that every host takes (RFC 9293, 3.7.1) less all options.
+pub const SEGMENT_PIECES_MAX: usize = 144;
 /// IPv6 extension headers followed to find TCP.
 pub const IPV6_EXTENSIONS_MAX: usize = 4;
 

@@ -13,7 +13,7 @@ use core::iter::successors;
 use core::num::NonZeroU16;
 
 use crate::frame::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, Header};
-use crate::limits::{IPV6_EXTENSIONS_MAX, SEGMENT_BYTES_MIN};
+use crate::limits::{IPV6_EXTENSIONS_MAX, SEGMENT_BYTES_MIN, SEGMENT_PIECES_MAX};
 
 /// Octets of the header before each frame of a version-1 device.
 pub const NET_HEADER_BYTES: usize = 12;
@@ -267,7 +267,7 @@ impl Offload {
         match Self::parse(header, frame).ok()? {
             // Only who received a frame can say that.
             Self::Verified => Some(Self::None),
-            offload => Some(offload),
+            offload => Some(offload).filter(|it| it.on_wire(frame.len()).0 <= SEGMENT_PIECES_MAX),
         }
     }
 

@@ -14,6 +14,12 @@ use std::time::{Duration, Instant};
 const INSIDE: &str = "REDOUBT_LAB";
 /// The lab's own address.
 pub const HOST: &str = "10.77.0.1";
+/// Address of another node on the same wire, by DHCP.
+pub const OTHER_NODE: &str = "10.77.0.3";
+/// Its MAC.
+pub const OTHER_NODE_MAC: &str = "52:54:00:77:00:03";
+/// Its tap.
+pub const OTHER_TAP: &str = "tap2";
 /// The lab's own address on the second wire.
 pub const SECOND_HOST: &str = "10.88.0.1";
 /// The second wire's tap.
@@ -128,7 +134,8 @@ impl Lab {
             .arg(format!("--tftp-root={}", root.display()))
             .arg(format!("--dhcp-boot={name}"))
             .arg(format!("--dhcp-leasefile={}", directory.join("leases").display()))
-            .arg(format!("--dhcp-host={NODE_MAC},{NODE}"));
+            .arg(format!("--dhcp-host={NODE_MAC},{NODE}"))
+            .arg(format!("--dhcp-host={OTHER_NODE_MAC},{OTHER_NODE}"));
         for number in 1..=16 {
             let (address, mac) = guest_address(number);
             command.arg(format!("--dhcp-host={mac},{address}"));
@@ -159,6 +166,17 @@ impl Lab {
         self.dnsmasq.push(Process::start(&mut command, &self.directory.join("dnsmasq-second.log"))?);
         self.two_wires = true;
         Ok(())
+    }
+
+    /// Adds a tap for the card of another machine on the first wire.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn add_tap(&self, tap: &str) -> Result<()> {
+        let _ = ip(&format!("link del {tap}"));
+        ip(&format!("tuntap add {tap} mode tap"))?;
+        ip(&format!("link set {tap} master br0"))?;
+        ip(&format!("link set {tap} up"))
     }
 
     /// Makes the wire take frames with so much payload; before targets are exported.

@@ -3,6 +3,7 @@
 //! The kernel command line says what it does (`job=...`, see `test_guest/init.sh`).
 
 mod archive;
+pub mod attacker;
 mod ports;
 pub mod storage;
 

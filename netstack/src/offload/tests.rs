@@ -296,3 +296,21 @@ fn scribbled_frames_never_panic_and_say_one_thing() {
     }
     assert!(large > 10_000 && total > 20_000, "{large} of {total}");
 }
+
+#[test]
+fn a_guests_frame_does_not_become_thousands() {
+    let longest = 65_000;
+    for (payload, size, is_taken) in [
+        (longest, 8, false),
+        (longest, 400, false),
+        // What every host takes, less all options; the usual; a short frame of small pieces.
+        (longest, 496, true),
+        (longest, 1448, true),
+        (8 * SEGMENT_PIECES_MAX, 8, true),
+        (8 * SEGMENT_PIECES_MAX + 1, 8, false),
+    ] {
+        let mut frame = frame4(payload);
+        let taken = Offload::of_sender(&header(GSO_TCPV4, size, 34, 16), &mut frame);
+        assert_eq!(taken.is_some(), is_taken, "{payload} by {size}");
+    }
+}

@@ -4,6 +4,7 @@
 //! firmware, targets, kernels and CLI. It returns an error that says what did not
 //! hold; the node's serial output and all logs stay under `target/e2e/NAME`.
 
+mod attacker;
 mod faults;
 mod floods;
 mod frames;
@@ -51,6 +52,7 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario { name: "traffic_is_not_corrupted", run: traffic::traffic_is_not_corrupted },
     Scenario { name: "hostile_guest_neighbour_serves", run: neighbours::hostile_guest_neighbour_serves },
+    Scenario { name: "a_guest_claims_what_others_need", run: attacker::a_guest_claims_what_others_need },
     Scenario { name: "disks_outlive_their_targets", run: storage_faults::disks_outlive_their_targets },
     Scenario { name: "cables_are_cut_and_disks_go_on", run: two_cards::cables_are_cut_and_disks_go_on },
     Scenario { name: "disks_come_and_go", run: hot_plug::disks_come_and_go },

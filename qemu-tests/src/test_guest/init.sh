@@ -120,6 +120,7 @@ case "$job" in
   disk) disk ;;
   scribble) say scribbling; scribble ;;
   high-memory) high_memory ;;
+  attack) say attacking; attacker eth0 "$seconds" "$node" "$node_mac" "$portal" "$other" "$own" || say "failed: $?" ;;
   *) say idle ;;
 esac
 while :; do sleep 1000; done
