@@ -62,6 +62,10 @@ pub const FRAMES_PER_TURN: usize = 128;
 pub const CARDS_MAX: usize = 1 + mgmt_proto::limits::STORAGE_CARDS;
 /// Pause between looks at the cards' links, in nanoseconds.
 pub const CARDS_LOOK_NS: u64 = 100_000_000;
+/// How long a node waits for its address before it says what it hears, in nanoseconds.
+pub const NO_ADDRESS_NS: u64 = 10_000_000_000;
+/// Pause before it says so again, in nanoseconds.
+pub const NO_ADDRESS_AGAIN_NS: u64 = 60_000_000_000;
 /// How long what no guest may claim is known before it is asked anew, in nanoseconds.
 pub const PROTECT_NS: u64 = 10_000_000;
 /// Pause between two log lines of claims of the node's own address, in nanoseconds.

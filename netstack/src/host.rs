@@ -42,6 +42,7 @@ pub use counters::HostCounters;
 pub use device::OwnFrame;
 use device::{FrameDevice, Outgoing};
 use dhcp::Dhcp;
+pub use dhcp::DhcpAnswer;
 pub use gate::Caller;
 use gate::{Callers, Guard};
 pub use neighbours::Moved;
@@ -355,11 +356,6 @@ impl Host {
         let mut device = FrameDevice { incoming: packet, outgoing: &mut self.outgoing, medium };
         self.interface.poll_ingress_single(instant(now_ns), &mut device, &mut self.sockets);
         self.outgoing.end_reply();
-    }
-
-    /// Stations that the stack talks to, as far as it knows where they are.
-    pub fn stations(&self) -> impl Iterator<Item = (Ipv4Addr, MacAddress)> {
-        self.outgoing.neighbours.stations()
     }
 
     /// The next address that moved to another station.

@@ -319,7 +319,11 @@ impl Switch {
         };
         let wanted = self.wanted(header.destination);
         let destinations = Destinations(wanted.0 & audience.0).without(ingress);
-        if destinations.is_empty() { Err(DropReason::NoDestination) } else { Ok(destinations) }
+        match destinations.is_empty() {
+            true if ingress == UPLINK && header.tags > 0 => Err(DropReason::Tagged),
+            true => Err(DropReason::NoDestination),
+            false => Ok(destinations),
+        }
     }
 
     /// What a guest may not send, wherever to.

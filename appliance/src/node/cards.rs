@@ -149,12 +149,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         first.into_iter().chain(others).chain(gone).collect()
     }
 
-    /// Looks at the cards' links now and then, if there are several: what went on over one
+    /// Looks at the cards' links now and then: where there are several, what went on over one
     /// that is down goes on over another at once.
     pub(super) fn look_at_cards(&mut self, now_ns: u64) {
-        if self.network.storage.is_empty() || now_ns < self.cards_look_ns {
+        let has_others = !self.network.storage.is_empty();
+        if now_ns < self.cards_look_ns {
             // An interrupt may have told of a change: it is seen soon.
-            self.cards_look_due = !self.network.storage.is_empty();
+            self.cards_look_due = has_others;
             return;
         }
         self.cards_look_ns = now_ns.saturating_add(CARDS_LOOK_NS);
@@ -178,7 +179,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             };
             self.hypervisor.log(&format!("node: card {mac}: {now}"));
             let up = condition == CardCondition::Up;
-            self.volumes.link_changed(card, up, &mut self.network.stacks, now_ns);
+            if has_others {
+                self.volumes.link_changed(card, up, &mut self.network.stacks, now_ns);
+            }
         }
     }
 
@@ -189,14 +192,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// Says which addresses the node's cards have, whenever that changes.
-    pub(super) fn log_addresses(&mut self) {
+    pub(super) fn log_addresses(&mut self, now_ns: u64) {
+        self.log_address(now_ns);
         let changes = self.network.stacks.changes();
-        let first = self.network.stacks.first.lease().filter(|_| !self.address_logged);
-        if let Some(lease) = first {
-            let text = format!("node: reachable at {}:{}", lease.address, self.settings.manifest.port);
-            self.hypervisor.log(&text);
-            self.address_logged = true;
-        }
         if self.addresses_seen == changes {
             return;
         }

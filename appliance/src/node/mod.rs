@@ -101,7 +101,6 @@ pub struct Node<H: Hypervisor, N> {
     /// What outlives a power cut.
     state: State<H::Memory>,
     neighbourhood: neighbourhood::Neighbourhood,
-    address_logged: bool,
     addresses_seen: u64,
     /// How the cards were when they were last looked at, when that is next done, and
     /// whether anything may have happened since.
@@ -170,7 +169,6 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             state: State::new(settings.manifest.state.clone(), own, now_ns),
             settings,
             neighbourhood: neighbourhood::Neighbourhood::default(),
-            address_logged: false,
             addresses_seen: 0,
             cards_seen: Vec::new(),
             cards_look_ns: 0,
@@ -268,7 +266,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             guest.flush_interrupts(&mut self.hypervisor);
         }
         self.network.flush();
-        self.log_addresses();
+        self.log_addresses(now_ns);
         self.log_drops();
         self.log_neighbours(now_ns);
         self.stop_if_asked(now_ns);

@@ -17,6 +17,7 @@ use crate::node::nic::Nic;
 use crate::node::stacks::Stacks;
 use crate::node::volumes::Volumes;
 
+mod addressing;
 mod admission;
 mod protection;
 mod storage_card;
@@ -79,6 +80,7 @@ pub struct Network<N> {
     protect_at_ns: u64,
     /// The trust bundle by which guests' cards were last told what they may.
     policed_serial: Option<u64>,
+    address_watch: addressing::AddressWatch,
 }
 
 /// Why a guest's card was not attached.
@@ -109,6 +111,7 @@ impl<N: Nic> Network<N> {
             buffers: Buffers::new(),
             protect_at_ns: 0,
             policed_serial: None,
+            address_watch: addressing::AddressWatch::default(),
         })
     }
 

@@ -102,6 +102,11 @@ pub struct Claims {
 }
 
 impl Host {
+    /// Stations that the stack talks to, as far as it knows where they are.
+    pub fn stations(&self) -> impl Iterator<Item = (Ipv4Addr, MacAddress)> {
+        self.outgoing.neighbours.stations()
+    }
+
     /// Claims of the node's own address.
     #[must_use]
     pub const fn claims(&self) -> Claims {

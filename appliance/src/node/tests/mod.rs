@@ -1,5 +1,6 @@
 //! Whole-node tests: a node over a fake hypervisor on a simulated wire.
 
+mod addressing;
 mod audit;
 mod capture;
 mod claims;

@@ -1,0 +1,87 @@
+//! What is told of the first card's address: that it came, changed or went, and why there is
+//! none.
+
+use alloc::format;
+use alloc::string::String;
+
+use mgmt_proto::manifest::Addressing;
+use netstack::host::{DhcpAnswer, Host, Lease};
+use netstack::switch::{DropReason, UPLINK};
+
+use super::Network;
+use crate::hypervisor::Hypervisor;
+use crate::limits::{NO_ADDRESS_AGAIN_NS, NO_ADDRESS_NS};
+use crate::node::Node;
+use crate::node::nic::Nic;
+
+/// What was told last.
+#[derive(Debug, Default)]
+pub(super) struct AddressWatch {
+    told: Option<Lease>,
+    /// When it is next told that there is no address.
+    missing_ns: Option<u64>,
+}
+
+/// Why there is no address, as far as can be heard.
+fn silence(host: &Host, tagged: u64) -> String {
+    match host.dhcp_answer() {
+        Some((DhcpAnswer::Nak, server)) => format!("the server {server} refused (DHCPNAK)"),
+        Some((DhcpAnswer::Offer, server)) => format!("the server {server} offered one and confirmed none"),
+        Some((DhcpAnswer::Ack, server)) => format!("the server {server} answered once and does no longer"),
+        None if tagged > 0 => {
+            format!("no server answered; {tagged} frames came with a VLAN tag: is the port a trunk?")
+        }
+        None => "no server answered".into(),
+    }
+}
+
+impl<N: Nic> Network<N> {
+    /// A line for the log, if there is something to tell of the first card's address.
+    fn address_line(&mut self, port: u16, is_dhcp: bool, now_ns: u64) -> Option<String> {
+        let host = &self.stacks.first;
+        let lease = host.lease();
+        let known = |lease: Option<Lease>| lease.map(|lease| (lease.address, lease.prefix));
+        let watch = &mut self.address_watch;
+        if known(lease) != known(watch.told) {
+            // An address behind a link that is down reaches nobody.
+            if lease.is_some() && !self.nic.is_link_up() {
+                return None;
+            }
+            let before = core::mem::replace(&mut watch.told, lease);
+            watch.missing_ns = None;
+            return Some(match (lease, before) {
+                (Some(lease), _) => format!("node: reachable at {}:{port}", lease.address),
+                (None, before) => {
+                    let server = before.and_then(|lease| lease.server);
+                    let of = server.map(|server| format!(" of {server}")).unwrap_or_default();
+                    let address = before.map(|lease| format!("{}", lease.address)).unwrap_or_default();
+                    format!("node: its address {address} is gone: the lease{of} ended")
+                }
+            });
+        }
+        if lease.is_some() || !is_dhcp {
+            return None;
+        }
+        let due_ns = *watch.missing_ns.get_or_insert(now_ns.saturating_add(NO_ADDRESS_NS));
+        if now_ns < due_ns {
+            return None;
+        }
+        watch.missing_ns = Some(now_ns.saturating_add(NO_ADDRESS_AGAIN_NS));
+        if !self.nic.is_link_up() {
+            return Some("node: no address by DHCP: its link is down".into());
+        }
+        let tagged = self.switch.counters(UPLINK).map_or(0, |uplink| uplink.drops.of(DropReason::Tagged));
+        Some(format!("node: no address by DHCP: {}", silence(host, tagged)))
+    }
+}
+
+impl<H: Hypervisor, N: Nic> Node<H, N> {
+    /// Says what is new of the first card's address.
+    pub(in crate::node) fn log_address(&mut self, now_ns: u64) {
+        let manifest = &self.settings.manifest;
+        let is_dhcp = manifest.addressing == Addressing::Dhcp;
+        if let Some(line) = self.network.address_line(manifest.port, is_dhcp, now_ns) {
+            self.hypervisor.log(&line);
+        }
+    }
+}
