@@ -40,6 +40,8 @@ pub enum DeviceConfig {
     Net {
         /// Its address.
         mac: [u8; 6],
+        /// Longest payload of a frame on its wire.
+        mtu: u16,
     },
     /// A console.
     Console,
@@ -433,7 +435,7 @@ fn build(number: usize, config: &DeviceConfig) -> VirtioDevice {
     let base = base_address(number);
     match config {
         DeviceConfig::Block(config) => VirtioDevice::Block(VirtioBlock::new(config.clone(), base)),
-        DeviceConfig::Net { mac } => VirtioDevice::Net(VirtioNet::new(*mac, base)),
+        DeviceConfig::Net { mac, mtu } => VirtioDevice::Net(VirtioNet::new(*mac, *mtu, base)),
         DeviceConfig::Console => VirtioDevice::Console(VirtioConsole::new(base)),
         DeviceConfig::Rng => VirtioDevice::Rng(VirtioRng::new(base)),
     }

@@ -8,6 +8,7 @@ use hv_abi::event::{self, Event};
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::disk::GuestSettings;
 use mgmt_proto::machine::{Action, Digest, Machine};
+use mgmt_proto::manifest::DEFAULT_MTU;
 
 use crate::devices::output_ring::OutputRing;
 use crate::devices::platform::{DeviceConfig, Platform, PlatformEvent};
@@ -67,6 +68,8 @@ pub enum Wish {
 pub struct Guest<M> {
     /// What the operator asked for.
     pub machine: Machine,
+    /// Longest payload of a frame on the wire that its cards are on.
+    pub mtu: u16,
     /// Where the disks of the description are, in the same order.
     pub slots: Vec<DiskSlot>,
     /// What is set for it and its disks.
@@ -145,6 +148,7 @@ impl<M> Guest<M> {
             uart_read: 0,
             work: 0,
             served: false,
+            mtu: DEFAULT_MTU,
         }
     }
 
@@ -223,7 +227,8 @@ impl<M> Guest<M> {
     fn devices(&self, shapes: &[Shape]) -> Vec<DeviceConfig> {
         let disks = self.machine.disks.iter().zip(shapes).enumerate();
         let disks = disks.map(|(index, (disk, shape))| slots::block(index, disk, shape));
-        let cards = self.machine.network_cards.iter().map(|card| DeviceConfig::Net { mac: card.mac });
+        let (cards, mtu) = (self.machine.network_cards.iter(), self.mtu);
+        let cards = cards.map(|card| DeviceConfig::Net { mac: card.mac, mtu });
         disks.chain(cards).chain([DeviceConfig::Console, DeviceConfig::Rng]).collect()
     }
 

@@ -73,6 +73,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 let memory = self.hypervisor.memory(domain, layout);
                 let mut guest = Guest::new(machine, settings, self.next_guest, created_ns, false);
                 self.next_guest += 1;
+                guest.mtu = self.settings.manifest.mtu;
                 guest.adopt(domain, memory, info.state);
                 self.guests.push(guest);
             } else {
@@ -201,7 +202,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     ) -> Result<u64, Failure> {
         let number = self.next_guest;
         self.next_guest += 1;
-        let guest = Guest::new(machine, settings, number, now_ns, paused);
+        let mut guest = Guest::new(machine, settings, number, now_ns, paused);
+        guest.mtu = self.settings.manifest.mtu;
         for (index, card) in guest.machine.network_cards.iter().enumerate() {
             let device = guest.first_card() + index;
             if self.network.attach(number, device, card.mac).is_err() {

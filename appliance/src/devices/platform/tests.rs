@@ -17,7 +17,7 @@ fn devices() -> Vec<DeviceConfig> {
             discard: false,
             serial: b"root".to_vec(),
         }),
-        DeviceConfig::Net { mac: [2, 0, 0, 0, 0, 1] },
+        DeviceConfig::Net { mac: [2, 0, 0, 0, 0, 1], mtu: 1500 },
         DeviceConfig::Console,
         DeviceConfig::Rng,
     ]

@@ -14,6 +14,7 @@ use crate::limits::{CHAINS_PER_CALL_MAX, FRAME_BUFFERS_MAX, FRAME_BYTES_MAX, LAR
 
 const FEATURE_CHECKSUM: u64 = 1;
 const FEATURE_GUEST_CHECKSUM: u64 = 1 << 1;
+const FEATURE_MTU: u64 = 1 << 3;
 const FEATURE_MAC: u64 = 1 << 5;
 const FEATURE_GUEST_TSO4: u64 = 1 << 7;
 const FEATURE_GUEST_TSO6: u64 = 1 << 8;
@@ -65,19 +66,23 @@ pub struct VirtioNet {
     /// What it did.
     pub counters: NetCounters,
     mac: [u8; 6],
+    /// Longest payload of a frame on the wire.
+    mtu: u16,
     link_up: bool,
 }
 
 impl VirtioNet {
-    /// A card with its registers at `base_address`.
+    /// A card on a wire whose frames carry `mtu` octets, with its registers at
+    /// `base_address`.
     #[must_use]
-    pub fn new(mac: [u8; 6], base_address: u32) -> Self {
+    pub fn new(mac: [u8; 6], mtu: u16, base_address: u32) -> Self {
         let features = FEATURE_CHECKSUM
             | FEATURE_GUEST_CHECKSUM
             | FEATURE_GUEST_TSO4
             | FEATURE_GUEST_TSO6
             | FEATURE_HOST_TSO4
             | FEATURE_HOST_TSO6
+            | FEATURE_MTU
             | FEATURE_MAC
             | FEATURE_MERGE_RECEIVE
             | FEATURE_STATUS;
@@ -85,6 +90,7 @@ impl VirtioNet {
             transport: Transport::new(1, 0x02_0000, features, 2, base_address),
             counters: NetCounters::default(),
             mac,
+            mtu,
             link_up: true,
         }
     }
@@ -208,12 +214,14 @@ impl VirtioNet {
         true
     }
 
-    /// The configuration structure (5.1.4): address and status.
+    /// The configuration structure (5.1.4): address, status, pairs of queues, which are
+    /// not offered, and MTU.
     #[must_use]
-    pub fn config_bytes(&self) -> [u8; 8] {
+    pub fn config_bytes(&self) -> [u8; 12] {
         let [a, b, c, d, e, f] = self.mac;
         let [low, high] = (if self.link_up { LINK_UP } else { 0 }).to_le_bytes();
-        [a, b, c, d, e, f, low, high]
+        let [mtu_low, mtu_high] = self.mtu.to_le_bytes();
+        [a, b, c, d, e, f, low, high, 0, 0, mtu_low, mtu_high]
     }
 }
 

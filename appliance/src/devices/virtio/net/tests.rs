@@ -15,7 +15,7 @@ struct World {
 }
 
 fn world(without: u64) -> World {
-    let mut platform = Platform::new(&[DeviceConfig::Net { mac: MAC }]);
+    let mut platform = Platform::new(&[DeviceConfig::Net { mac: MAC, mtu: 1400 }]);
     let driver = bring_up(&mut platform, 0, without);
     World { memory: FakeMemory::new(4 << 20, 0), platform, driver }
 }
@@ -45,13 +45,17 @@ impl World {
 }
 
 #[test]
-fn configuration_has_the_address_and_the_link() {
+fn configuration_has_the_address_the_link_and_the_mtu() {
     let mut world = world(0);
     let config = world.driver.bar + 0x200;
     for (offset, byte) in (0..).zip(MAC) {
         assert_eq!(world.platform.mmio_read(config + offset, 1), u64::from(byte));
     }
     assert_eq!(world.platform.mmio_read(config + 6, 2), 1);
+    // VIRTIO_NET_F_MTU (5.1.3), and where it is told (5.1.4).
+    let _ = world.platform.mmio_write(world.driver.bar, 4, 0);
+    assert_ne!(world.platform.mmio_read(world.driver.bar + 4, 4) & 1 << 3, 0);
+    assert_eq!(world.platform.mmio_read(config + 10, 2), 1400);
     world.platform.net_mut(0).unwrap().set_link(false);
     assert_eq!(world.platform.mmio_read(config + 6, 2), 0);
     assert_eq!(world.platform.next_interrupt().unwrap().data, 0x30);
@@ -137,7 +141,7 @@ fn without_merging_a_small_buffer_drops_the_frame() {
 
 #[test]
 fn no_frame_moves_before_the_driver_runs() {
-    let mut platform = Platform::new(&[DeviceConfig::Net { mac: MAC }]);
+    let mut platform = Platform::new(&[DeviceConfig::Net { mac: MAC, mtu: 1400 }]);
     let memory = FakeMemory::new(0x1000, 0);
     let net = platform.net_mut(0).unwrap();
     assert!(!net.push_receive(&memory, &[0; 60], [0; NET_HEADER_BYTES]));
