@@ -80,6 +80,8 @@ pub trait Hypervisor {
     /// # Errors
     /// See [`hv_abi::call::Call::RestartDelay`].
     fn restart_delay(&mut self, milliseconds: u64) -> Result<(), Error>;
+    /// Lets both threads of each core run, or the second ones rest.
+    fn run_threads(&mut self, run: bool);
     /// Makes the hypervisor fail, by a panic or by a loop without end.
     fn break_hypervisor(&mut self, hang: bool);
     /// Restarts the machine or turns it off; returns only in tests.

@@ -135,6 +135,7 @@ pub fn seal_image(pieces: &Pieces, options: &Options, key_directory: &Path) -> R
         restart_delay_s: options.restart_delay_s,
         guest_addresses_required: false,
         card_grants: Vec::new(),
+        smt: false,
         dom0_cpu: options.dom0_cpu,
         state: options.state.as_ref().map(|state| state.checked(key_directory)).transpose()?,
     };

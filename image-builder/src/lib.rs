@@ -1,6 +1,7 @@
 //! Composes, seals, signs and verifies the one file.
 //!
 //! * [`programs`]: builds the two bare-metal programs;
+//! * [`speculation`]: holds ring 0's code to what it promises of each exit of a guest;
 //! * [`compose`]: joins them into a file that boot loaders take for a Linux
 //!   kernel, or takes such a file apart;
 //! * [`seal`]: adds the owner's manifest and signature;
@@ -16,6 +17,7 @@ pub mod dev;
 pub mod programs;
 pub mod seal;
 pub mod settings;
+pub mod speculation;
 pub mod state;
 pub mod verify;
 

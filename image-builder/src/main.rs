@@ -175,6 +175,7 @@ fn print_report(report: &Report, with_parts: bool) {
     }
     println!("fault injection  {}", manifest.fault_injection);
     println!("dom0 CPU         {}", format!("{:?}", manifest.dom0_cpu).to_lowercase());
+    println!("smt              {}", if manifest.smt { "on" } else { "off" });
     println!("restart delay    {} s", manifest.restart_delay_s);
     match &manifest.state {
         None => println!("state            none: nothing is kept"),

@@ -62,6 +62,8 @@ pub fn build() -> Result<Programs> {
     for program in [&programs.hypervisor, &programs.dom0] {
         check_freestanding(program)?;
     }
+    let ring0 = std::fs::read(&programs.hypervisor)?;
+    crate::speculation::check(&ring0).context("ring 0 does not keep a guest's predictions out")?;
     Ok(programs)
 }
 

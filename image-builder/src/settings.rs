@@ -8,6 +8,7 @@
 //! storage_cards = [ { addressing = "dhcp" } ]   # and aoe: see [`crate::cards`]
 //! fault_injection = false
 //! restart_delay_s = 10       # how long a node stands still after its hypervisor failed
+//! smt = false                # both threads of a core run
 //! dom0_cpu = "auto"          # dom0's home CPU: "own", "shared"; auto: own from 4 CPUs on
 //! state = "aoe:e9.0"         # what is kept across power-off: see [`crate::state`]
 //! guest_addresses_required = false   # a guest's vif without `ip` sends nothing
@@ -78,6 +79,9 @@ pub struct Settings {
     /// What guests' network cards may beyond plain ones.
     #[serde(default)]
     pub card_grants: Vec<CardGrant>,
+    /// Whether both threads of a core run.
+    #[serde(default)]
+    pub smt: bool,
     /// Who may command the node.
     pub operators: Vec<Operator>,
 }
@@ -255,6 +259,7 @@ impl Settings {
             fault_injection: self.fault_injection,
             trust_serial_min: self.trust_serial_min,
             restart_delay_s: self.restart_delay_s,
+            smt: self.smt,
             dom0_cpu: match self.dom0_cpu {
                 Dom0Cpu::Auto => manifest::Dom0Cpu::Auto,
                 Dom0Cpu::Own => manifest::Dom0Cpu::Own,

@@ -43,6 +43,7 @@ fn manifest(owner: &SigningKey) -> Manifest {
         port: 7411,
         fault_injection: false,
         restart_delay_s: 10,
+        smt: false,
         trust_serial_min: 0,
         guest_addresses_required: false,
         card_grants: Vec::new(),
@@ -185,7 +186,8 @@ fn settings_as_written() {
     assert_eq!((manifest.name.as_str(), manifest.port, manifest.addressing), ("n7", 99, addressing));
     assert_eq!(parse("addressing = \"dhcp\"\nOPERATORS").unwrap().addressing, Addressing::Dhcp);
     assert_eq!(parse("restart_delay_s = 0\nOPERATORS").unwrap().restart_delay_s, 0);
-    assert_eq!(manifest.restart_delay_s, 10);
+    assert_eq!((manifest.restart_delay_s, manifest.smt), (10, false));
+    assert!(parse("smt = true\nOPERATORS").unwrap().smt);
     assert!(manifest.storage_cards.is_empty() && manifest.aoe == AoeCards::All);
     let manifest = parse(
         "storage_cards = [{ mac = \"02:00:00:00:00:07\", mtu = 9000 }, { addressing = \"dhcp\" }]\n\

@@ -15,7 +15,7 @@ use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
 /// Version of this structure.
-pub const VERSION: u16 = 7;
+pub const VERSION: u16 = 8;
 /// Payloads of the wire's frames that a node can be told of, in octets: the least
 /// every IPv4 host takes (RFC 791, 3.1), and what cards with large frames share.
 pub const MTU_RANGE: RangeInclusive<u16> = 576..=9000;
@@ -151,6 +151,9 @@ pub struct Manifest {
     pub guest_addresses_required: bool,
     /// What guests' network cards may beyond plain ones, until a trust bundle holds.
     pub card_grants: Vec<CardGrant>,
+    /// Whether both threads of a core run. What one does shows in how fast the other is, and
+    /// processors have let more than that through.
+    pub smt: bool,
 }
 
 impl Manifest {

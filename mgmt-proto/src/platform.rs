@@ -65,4 +65,8 @@ pub struct Platform {
     pub cause: String,
     /// What notices that a processor hangs.
     pub watchdogs: Vec<Watchdog>,
+    /// Both threads of a core run, as it is sealed.
+    pub smt: bool,
+    /// Threads that rest because another one of their core runs.
+    pub threads_resting: u32,
 }

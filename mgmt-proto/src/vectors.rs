@@ -341,6 +341,7 @@ pub(crate) fn manifest() -> Manifest {
         restart_delay_s: 10,
         guest_addresses_required: true,
         card_grants: vec![cards::grant()],
+        smt: false,
     }
 }
 

@@ -176,6 +176,10 @@ impl Hypervisor for SystemCalls {
         order(Call::RestartDelay, [milliseconds, 0, 0, 0])
     }
 
+    fn run_threads(&mut self, run: bool) {
+        let _ = order(Call::RunThreads, [u64::from(run), 0, 0, 0]);
+    }
+
     fn break_hypervisor(&mut self, hang: bool) {
         let _ = order(Call::Break, [u64::from(hang), 0, 0, 0]);
     }

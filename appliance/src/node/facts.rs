@@ -73,6 +73,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             }),
             cause: String::from_utf8_lossy(&cause).into_owned(),
             watchdogs: known.iter().filter(|(bit, _)| info.watchdogs & bit != 0).map(|(_, it)| *it).collect(),
+            smt: self.settings.manifest.smt,
+            threads_resting: info.threads_resting,
         }
     }
 

@@ -208,9 +208,10 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.hypervisor.log(&format!("node: its key is SHA256:{short}, {}", hex(&key)));
     }
 
-    /// Tells the hypervisor what was sealed for it: whether guests keep off dom0's home
-    /// CPU, and what follows when it fails.
+    /// Tells the hypervisor what was sealed for it: whether both threads of a core run,
+    /// whether guests keep off dom0's home CPU, and what follows when it fails.
     fn instruct_hypervisor(&mut self) {
+        self.hypervisor.run_threads(self.settings.manifest.smt);
         let cpus = self.hypervisor.node_info().cpus;
         let own = self.settings.manifest.dom0_cpu.owns(cpus);
         match self.hypervisor.own_cpu(own) {

@@ -80,6 +80,9 @@ pub enum Call {
     /// `(how)`: makes the hypervisor fail, to show what follows: 0 by a panic, 1 by
     /// a loop without end on the CPU that asks. Does not return.
     Break = 26,
+    /// `(run)`: 1 lets both threads of each core run, 0 lets the second ones rest, as
+    /// they do at first. Not taken back before the next reset.
+    RunThreads = 27,
 }
 
 impl Call {
@@ -114,6 +117,7 @@ impl Call {
             24 => Self::OwnCpu,
             25 => Self::RestartDelay,
             26 => Self::Break,
+            27 => Self::RunThreads,
             _ => return None,
         })
     }
@@ -175,7 +179,7 @@ mod tests {
                 assert_eq!(call as u64, number);
             }
         }
-        assert_eq!(Call::from_number(27), None);
+        assert_eq!(Call::from_number(28), None);
     }
 
     #[test]

@@ -41,6 +41,14 @@ const E1_ECX: u32 = 1 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8;
 /// Leaf 0x8000_0001 EDX: what repeats leaf 1, SYSCALL NX MMXEXT 1GiB RDTSCP LM.
 const E1_EDX: u32 =
     (F1_EDX & 0x0183_f3ff) | 1 << 11 | 1 << 20 | 1 << 22 | E1_EDX_HUGE_PAGES | 1 << 27 | 1 << 29;
+/// Leaf 0x8000_0008 EBX, what there is against speculation and what is not needed: IBPB,
+/// IBRS, STIBP, both always on, IBRS preferred, SSBD, SSB_NO, PSFD, BTC_NO, IBPB_RET.
+const E8_EBX: u32 = 1 << 12 | 31 << 14 | 1 << 24 | 1 << 26 | 7 << 28;
+/// Leaf 0x8000_0021 EAX: LFENCE always serializes, VERW clears, automatic IBRS, SBPB, IBPB
+/// covers branch types, SRSO_NO, SRSO_USER_KERNEL_NO.
+const E21_EAX: u32 = 1 << 2 | 1 << 5 | 1 << 8 | 15 << 27;
+/// Leaf 0x8000_0021 ECX: TSA_SQ_NO, TSA_L1_NO.
+const E21_ECX: u32 = 3 << 1;
 /// State components a guest may enable.
 pub const GUEST_XCR0: u64 = XCR0_X87 | XCR0_SSE | XCR0_AVX;
 
@@ -55,6 +63,8 @@ pub struct Guest {
     pub cr4: u64,
     /// Its XCR0.
     pub xcr0: u64,
+    /// LFENCE serializes on this node.
+    pub lfence: bool,
 }
 
 /// The host's CPUID instruction.
@@ -98,13 +108,22 @@ pub fn leaf(function: u32, subleaf: u32, guest: &Guest, host: Host<'_>) -> Leaf 
                 | KVM_FEATURE_CLOCKSOURCE_STABLE,
             ..Leaf::default()
         },
-        0x8000_0000 => Leaf { eax: own.eax.min(0x8000_0008), ..own },
+        0x8000_0000 => Leaf { eax: own.eax.min(0x8000_0021), ..own },
         0x8000_0001 => Leaf { eax: own.eax, ebx: own.ebx, ecx: own.ecx & E1_ECX, edx: own.edx & E1_EDX },
         // Bit 8: the TSC runs at a constant rate in every state.
         0x8000_0007 => Leaf { edx: own.edx & 1 << 8, ..Leaf::default() },
-        0x8000_0008 => {
-            Leaf { eax: own.eax & 0xffff, ebx: 0, ecx: guest.vcpus.saturating_sub(1) & 0xff, edx: 0 }
-        }
+        0x8000_0008 => Leaf {
+            eax: own.eax & 0xffff,
+            ebx: own.ebx & E8_EBX,
+            ecx: guest.vcpus.saturating_sub(1) & 0xff,
+            edx: 0,
+        },
+        // That LFENCE serializes is also true where ring 0 has made it so.
+        0x8000_0021 => Leaf {
+            eax: own.eax & E21_EAX | u32::from(guest.lfence) << 2,
+            ecx: own.ecx & E21_ECX,
+            ..Leaf::default()
+        },
         _ => Leaf::default(),
     }
 }
@@ -158,7 +177,7 @@ mod tests {
     const ONES: Leaf = Leaf { eax: u32::MAX, ebx: u32::MAX, ecx: u32::MAX, edx: u32::MAX };
 
     fn guest() -> Guest {
-        Guest { vcpu: 3, vcpus: 4, cr4: 0, xcr0: 1 }
+        Guest { vcpu: 3, vcpus: 4, cr4: 0, xcr0: 1, lfence: false }
     }
 
     #[test]
@@ -173,6 +192,10 @@ mod tests {
         assert_eq!(leaf(0x1f, 0, &guest(), &host), Leaf::default());
         assert_eq!(leaf(0xa, 0, &guest(), &host), Leaf::default());
         assert_eq!(leaf(0xd, 0, &guest(), &host).eax, 7);
+        assert_eq!(leaf(0x8000_0008, 0, &guest(), &host).ebx, 0x7507_d000 & !(1 << 25));
+        let last = leaf(0x8000_0021, 0, &guest(), &host);
+        assert_eq!((last.eax, last.ebx, last.ecx, last.edx), (0x7800_0124, 0, 6, 0));
+        assert_eq!(leaf(0x8000_0022, 0, &guest(), &host), Leaf::default());
     }
 
     #[test]
@@ -180,6 +203,9 @@ mod tests {
         let host = |_, _| Leaf::default();
         let one = leaf(1, 0, &guest(), &host);
         assert_eq!(one.ecx & 1, 0);
+        assert_eq!(leaf(0x8000_0021, 0, &guest(), &host).eax, 0);
+        let fenced = Guest { lfence: true, ..guest() };
+        assert_eq!(leaf(0x8000_0021, 0, &fenced, &host).eax, 1 << 2, "as ring 0 has made it");
         assert_eq!(leaf(0xd, 0, &guest(), &host).eax, 0);
         assert_eq!(leaf(0xb, 1, &guest(), &host), Leaf { eax: 2, ebx: 4, ecx: 0x201, edx: 3 });
     }

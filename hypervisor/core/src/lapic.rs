@@ -6,6 +6,7 @@
 
 mod address;
 
+use crate::nospec;
 pub use address::Address;
 
 use crate::clock::Scale;
@@ -234,8 +235,9 @@ impl Lapic {
     }
 
     fn read(&self, offset: u32, now: &Now) -> Option<u32> {
-        let word =
-            |bits: &[u32; 8], first: u32| bits.get(to_usize(u64::from((offset - first) >> 4))).copied();
+        let word = |bits: &[u32; 8], first: u32| {
+            nospec::get(bits, to_usize(u64::from((offset - first) >> 4))).copied()
+        };
         match offset {
             register::VERSION => Some(VERSION),
             register::TPR => Some(u32::from(self.tpr)),
@@ -249,7 +251,9 @@ impl Lapic {
             register::ISR..register::TMR => word(&self.isr, register::ISR),
             register::TMR..register::IRR => Some(0),
             register::IRR..register::ESR => word(&self.irr, register::IRR),
-            register::LVT_TIMER..=register::LVT_ERROR => self.lvt.get(Self::lvt_index(offset)).copied(),
+            register::LVT_TIMER..=register::LVT_ERROR => {
+                nospec::get(&self.lvt, Self::lvt_index(offset)).copied()
+            }
             _ => None,
         }
     }
@@ -328,7 +332,7 @@ impl Lapic {
                 if self.svr & register::SVR_ENABLE == 0 {
                     value |= register::LVT_MASKED;
                 }
-                let index = Self::lvt_index(offset);
+                let index = nospec::index(Self::lvt_index(offset), self.lvt.len());
                 let old = self.lvt.get(index).copied()?;
                 if index == LVT_TIMER && (old ^ value) & register::LVT_TIMER_MODE != 0 {
                     self.timer.deadline_ns = 0;

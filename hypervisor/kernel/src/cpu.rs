@@ -3,9 +3,9 @@
 use crate::apic;
 use crate::frame::{FrameBox, Page};
 use crate::memory;
-use crate::raw;
 use crate::vendor::{Host, Machine};
 use crate::watch::Mutex;
+use crate::{raw, speculation};
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use hv_core::asid::Asids;
@@ -39,6 +39,13 @@ pub(crate) struct Cpu {
     tss: AtomicU64,
     scratch: AtomicU64,
     pending: [AtomicU64; 4],
+    /// What each entry and exit does: `hv_core::speculation::STEP_*`.
+    pub(crate) steps: AtomicU64,
+    /// SPEC_CTRL of the guest, and of ring 0.
+    pub(crate) guest_control: AtomicU64,
+    pub(crate) own_control: AtomicU64,
+    /// The guest of which predictions may be left here; 0 for none.
+    pub(crate) trained: AtomicU32,
     /// Number, 0 for the boot processor.
     pub(crate) number: u32,
     /// Local APIC identifier.
@@ -67,6 +74,9 @@ const _: () = {
     assert!(offset_of!(Cpu, tss) == 24);
     assert!(offset_of!(Cpu, scratch) == 32);
     assert!(offset_of!(Cpu, pending) == 40);
+    assert!(offset_of!(Cpu, steps) == 72);
+    assert!(offset_of!(Cpu, guest_control) == 80);
+    assert!(offset_of!(Cpu, own_control) == 88);
 };
 
 static CPUS: [AtomicPtr<Cpu>; MAX_CPUS] = [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CPUS];
@@ -143,6 +153,10 @@ impl Cpu {
             tss: AtomicU64::new(memory::direct(tss.address())),
             scratch: AtomicU64::new(0),
             pending: [const { AtomicU64::new(0) }; 4],
+            steps: AtomicU64::new(0),
+            guest_control: AtomicU64::new(0),
+            own_control: AtomicU64::new(0),
+            trained: AtomicU32::new(0),
             number,
             apic_id,
             asids: Mutex::new(Asids::new(number, asid_count)),
@@ -199,6 +213,7 @@ impl Cpu {
         unsafe { x86_64::registers::control::Cr4::write_raw(cr4) };
         raw::set_xcr0(host_xcr0());
         crate::machine_check::enable();
+        speculation::set_up();
     }
 
     fn load_tables(&self) {

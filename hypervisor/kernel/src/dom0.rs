@@ -10,7 +10,7 @@ use crate::log::info;
 use crate::memory;
 use crate::registers::Registers;
 use crate::watch::Mutex;
-use crate::{clock, cpu, domain, syscall, watch};
+use crate::{clock, cpu, domain, smp, speculation, syscall, watch};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use hv_abi::boot::{self, BootInfo};
 use hv_abi::call::Error;
@@ -111,7 +111,7 @@ pub(crate) fn starts() -> u32 {
 
 /// Keeps the boot CPU for dom0, or shares it with guests.
 pub(crate) fn own_cpu(own: bool) -> Result<(), Error> {
-    if own && cpu::count() < 2 {
+    if own && smp::running() < 2 {
         return Err(Error::Refused);
     }
     domain::SCHEDULER.lock().keep(0, own);
@@ -203,6 +203,7 @@ pub(crate) fn service(cpu: &'static Cpu) {
         }
         crate::arm(cpu, now + TICK_NS, now);
         watch::look(cpu, now);
+        speculation::before_dom0(cpu);
         watch::note(cpu, Doing::Dom0);
         // SAFETY: the registers are dom0's; ring 3 reaches only its own pages.
         let call = unsafe { enter_user(&raw mut dom0.registers) } == 1;
@@ -375,7 +376,7 @@ impl Dom0 {
         const { assert!(size_of::<BootInfo>() <= 4096) };
         let mut information = BootInfo::new_zeroed();
         information.version = boot::VERSION;
-        information.cpus = cpu::count();
+        information.cpus = smp::running();
         information.image_bytes = payload.len() as u64;
         information.tsc_base = clock::tsc_base();
         information.tsc_to_ns = clock::scale().to_ns;

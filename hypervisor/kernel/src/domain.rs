@@ -307,6 +307,7 @@ pub(crate) fn destroy(id: u32) -> Result<(), Error> {
     }
     let domain = DOMAINS.get(slot).and_then(|domain| domain.lock().take());
     drop(domain);
+    crate::speculation::forget(slot);
     if let Some(events) = EVENTS.get(slot) {
         events.clear();
     }

@@ -3,9 +3,9 @@
 use crate::domain;
 use crate::log::info;
 use crate::nested::Missing;
-use crate::raw;
 use crate::vcpu::{Forwarded, Inner, SilentEoi, Vcpu};
 use crate::vendor::{Exit, Machine, MemoryFault, PortAccess};
+use crate::{raw, speculation};
 use hv_abi::event;
 use hv_core::cpuid::{Guest, allowed_xcr0};
 use hv_core::decode::{self, Action};
@@ -99,7 +99,8 @@ fn cpuid(inner: &mut Inner) {
     let Some(next) = after(inner, &[0x0f, 0xa2]) else { return };
     inner.machine.go_to(next);
     let cr4 = inner.machine.paging().cr4;
-    let guest = Guest { vcpu: inner.index, vcpus: inner.vcpus, cr4, xcr0: raw::xcr0() };
+    let lfence = speculation::plan().lfence;
+    let guest = Guest { vcpu: inner.index, vcpus: inner.vcpus, cr4, xcr0: raw::xcr0(), lfence };
     let registers = &mut inner.registers;
     let leaf = hv_core::cpuid::leaf(low32(registers.rax), low32(registers.rcx), &guest, &raw::cpuid);
     registers.rax = u64::from(leaf.eax);
@@ -294,6 +295,9 @@ fn read_register(inner: &Inner, register: Register) -> Option<u64> {
         Register::TscAux => inner.tsc_aux,
         Register::KvmSystemTime | Register::KvmWallClock => 0,
         Register::KvmPvEoi => inner.silent_eoi.value(),
+        Register::SpecCtrl if speculation::plan().guest_control != 0 => inner.control,
+        Register::SpecCtrl | Register::PredCmd => return None,
+        Register::DeCfg => u64::from(speculation::plan().lfence) << 1,
     })
 }
 
@@ -307,7 +311,8 @@ fn write_register(vcpu: &Vcpu, inner: &mut Inner, register: Register, value: u64
             vcpu.set_address(inner.lapic.address());
         }
         Register::Efer => {
-            let allowed = reg::EFER_SCE | reg::EFER_LME | reg::EFER_LMA | reg::EFER_NXE;
+            let automatic = if speculation::plan().automatic { reg::EFER_AIBRSE } else { 0 };
+            let allowed = reg::EFER_SCE | reg::EFER_LME | reg::EFER_LMA | reg::EFER_NXE | automatic;
             let old = inner.machine.efer();
             let paging = inner.machine.paging().cr0 & reg::CR0_PG != 0;
             if value & !allowed != 0 || (paging && (value ^ old) & reg::EFER_LME != 0) {
@@ -342,6 +347,23 @@ fn write_register(vcpu: &Vcpu, inner: &mut Inner, register: Register, value: u64
             // SAFETY: the auxiliary value is only read by RDTSCP in the guest.
             unsafe { raw::write_msr(hv_x86::msr::TSC_AUX, value) };
         }
+        Register::SpecCtrl => {
+            let allowed = speculation::plan().guest_control;
+            if allowed == 0 || value & !allowed != 0 {
+                return None;
+            }
+            inner.control = value;
+        }
+        Register::PredCmd => {
+            let allowed = speculation::plan().guest_command;
+            if allowed == 0 || value & !allowed != 0 {
+                return None;
+            }
+            // SAFETY: the processor only forgets predictions.
+            unsafe { raw::write_msr(hv_x86::msr::PRED_CMD, value) };
+        }
+        // As it is, it stays.
+        Register::DeCfg => {}
         Register::KvmSystemTime => system_time(inner, value)?,
         Register::KvmWallClock => wall_clock(inner, value)?,
         Register::KvmPvEoi => {

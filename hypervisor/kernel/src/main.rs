@@ -36,6 +36,7 @@ mod raw;
 mod registers;
 mod slot;
 mod smp;
+mod speculation;
 mod store;
 mod svm;
 mod syscall;
@@ -95,6 +96,9 @@ extern "C" fn rust_boot(params: u64) -> ! {
     let Some(boot) = boot else { panic!("not enough memory to start") };
     boot.install();
     Host::enable(boot);
+    if !speculation::plan().keeps_branches() {
+        info!("this processor reports no defence of ring 0's branches against guests");
+    }
     let rsdp = params.acpi_rsdp().or_else(|| hv_core::acpi::find_rsdp(&memory::Firmware));
     if let Some(rsdp) = rsdp {
         power::init(hv_core::acpi::soft_off(&memory::Firmware, rsdp));

@@ -168,6 +168,13 @@ pub(crate) fn write_debug([a, b, c, d]: [u64; 4]) {
     };
 }
 
+/// Clears the buffers of which others could learn (VERW with a memory operand).
+pub(crate) fn clear_buffers() {
+    let selector = 0x10_u16;
+    // SAFETY: reads the selector of ring 0's data segment; only a flag changes.
+    unsafe { asm!("verw [{0}]", in(reg) &raw const selector, options(nostack, readonly)) };
+}
+
 /// Writes a cache line back to memory.
 pub(crate) fn flush_line(address: u64) {
     // SAFETY: the line is mapped; its contents stay the same.

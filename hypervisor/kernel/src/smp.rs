@@ -3,8 +3,10 @@
 use crate::cpu::{self, Cpu};
 use crate::log::info;
 use crate::vendor::{Host, Machine};
-use crate::{apic, clock, memory};
-use core::sync::atomic::{AtomicU32, Ordering};
+use crate::{apic, clock, memory, watch};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use hv_core::speculation::thread_bits;
+use hv_core::watch::Doing;
 use hv_x86::apic::{DELIVERY_INIT, DELIVERY_STARTUP, ICR_ASSERT};
 
 /// Where the trampoline is copied: below 1 MiB, page aligned.
@@ -65,7 +67,7 @@ pub(crate) fn start_all(rsdp: u64) {
     });
     // cli; hlt; and again.
     write_low(0, &[0xfa, 0xf4, 0xeb, 0xfc]);
-    info!("cpus: {} running, {missing} not started", ARRIVED.load(Ordering::Acquire));
+    info!("cpus: {} started, {missing} not started, {} rest", ARRIVED.load(Ordering::Acquire), resting());
 }
 
 /// INIT, then start-up twice if the first is not enough (SDM 8.4.4.1). False when
@@ -86,6 +88,42 @@ fn start_one(identifier: u32, before: u32) -> bool {
     false
 }
 
+/// Whether siblings run.
+static THREADS: AtomicBool = AtomicBool::new(false);
+
+/// Whether both threads of a core run.
+pub(crate) fn threads_run() -> bool {
+    THREADS.load(Ordering::Acquire)
+}
+
+/// Lets siblings run, if the owner wants it: they rest until then.
+pub(crate) fn run_threads(run: bool) {
+    if run && !THREADS.swap(true, Ordering::AcqRel) {
+        siblings().for_each(|cpu| apic::interrupt(cpu.number, cpu::VECTOR_RESCHEDULE));
+    }
+}
+
+/// Whether an earlier processor is another thread of the same core.
+fn is_sibling(cpu: &Cpu) -> bool {
+    let bits = thread_bits(&crate::raw::cpuid);
+    let core = |cpu: &Cpu| cpu.apic_id >> bits;
+    bits != 0 && (0..cpu.number).filter_map(cpu::by_number).any(|other| core(other) == core(cpu))
+}
+
+fn siblings() -> impl Iterator<Item = &'static Cpu> {
+    (0..cpu::count()).filter_map(cpu::by_number).filter(|cpu| is_sibling(cpu))
+}
+
+/// How many processors rest.
+pub(crate) fn resting() -> u32 {
+    if threads_run() { 0 } else { u32::try_from(siblings().count()).unwrap_or(0) }
+}
+
+/// How many run.
+pub(crate) fn running() -> u32 {
+    cpu::count() - resting()
+}
+
 /// Where the other processors arrive, each on its own stack.
 #[unsafe(no_mangle)]
 extern "C" fn rust_secondary() -> ! {
@@ -94,6 +132,14 @@ extern "C" fn rust_secondary() -> ! {
     cpu.install();
     apic::enable();
     Host::enable(cpu);
+    let rests = is_sibling(cpu);
+    if !rests {
+        watch::begin(cpu);
+    }
     ARRIVED.fetch_add(1, Ordering::Release);
+    while rests && !threads_run() {
+        watch::note(cpu, Doing::Away);
+        crate::idle();
+    }
     crate::run(cpu)
 }

@@ -2,7 +2,7 @@
 
 use crate::address_space::{self, copy_in, copy_out};
 use crate::dom0::{self, Dom0};
-use crate::{clock, cpu, domain, failure, kept, log, memory, pci, power, store, vcpu, watch};
+use crate::{clock, cpu, domain, failure, kept, log, memory, pci, power, smp, store, vcpu, watch};
 use hv_abi::MAX_INTERRUPTS;
 use hv_abi::call::{Call, Error};
 use hv_abi::domain::{DomainSpec, NodeInfo, VcpuState};
@@ -139,6 +139,7 @@ fn dispatch_machine(dom0: &mut Dom0, call: Call, [a, b, c, d]: [u64; 4]) -> Resu
                 return Err(Error::Argument);
             }
         }
+        Call::RunThreads => smp::run_threads(a == 1),
         Call::Break if a == 0 => panic!("an operator asked for a panic"),
         Call::Break => loop {
             core::hint::spin_loop();
@@ -154,7 +155,8 @@ fn node_info() -> NodeInfo {
         memory_bytes: memory::usable_bytes(),
         memory_free_bytes: memory::available_bytes(),
         dom0_bytes,
-        cpus: cpu::count(),
+        cpus: smp::running(),
+        threads_resting: smp::resting(),
         dom0_starts: dom0::starts(),
         tsc_khz: clock::scale().khz,
         wall_clock_base_ns: clock::wall_base_ns(),

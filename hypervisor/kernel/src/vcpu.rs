@@ -9,7 +9,7 @@ use crate::frame::{FrameBox, Page};
 use crate::registers::Registers;
 use crate::slot::Slot;
 use crate::vendor::{Entry, Event as Given, Exit, Host, Machine};
-use crate::{apic, clock, exits, raw, watch};
+use crate::{apic, clock, exits, raw, speculation, watch};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use hv_abi::MAX_VCPUS;
 use hv_abi::call::Error;
@@ -50,6 +50,8 @@ pub(crate) struct Inner {
     pub(crate) silent_eoi: SilentEoi,
     pub(crate) xcr0: u64,
     pub(crate) tsc_aux: u64,
+    /// SPEC_CTRL while the guest runs.
+    pub(crate) control: u64,
     pub(crate) domain: usize,
     pub(crate) index: u32,
     pub(crate) vcpus: u32,
@@ -186,6 +188,7 @@ pub(crate) fn create(
         silent_eoi: SilentEoi::OFF,
         xcr0: 1,
         tsc_aux: 0,
+        control: 0,
         domain,
         index,
         vcpus,
@@ -255,6 +258,7 @@ impl Inner {
             vcpu.set_address(self.lapic.address());
             self.machine.real_mode(0);
             self.registers = Registers::ZERO;
+            self.control = 0;
             self.wait_startup = true;
             self.halted = false;
             (self.forwarded, self.exception) = (None, None);
@@ -334,6 +338,7 @@ impl Inner {
         let event = self.next_event();
         let window = self.nmi || self.lapic.pending().is_some();
         self.silent_eoi.offer(&self.lapic, self.domain);
+        speculation::before_guest(cpu, self.domain, self.control);
         watch::note(cpu, Doing::Away);
         let exit = self.machine.run(cpu, &mut self.registers, &Entry { event, window, task_priority_class });
         watch::note(cpu, Doing::Ring0);

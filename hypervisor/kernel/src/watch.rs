@@ -7,7 +7,7 @@ mod chipset;
 
 use crate::cpu::{self, Cpu, MAX_CPUS};
 use crate::{clock, failure, kept, log};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use hv_abi::domain::WATCHDOG_PROCESSOR;
 use hv_abi::previous::Ended;
 use hv_core::watch::{Doing, LOOK_NS, Watched};
@@ -35,12 +35,14 @@ impl RelaxStrategy for Watchful {
     }
 }
 
-/// Processors that look; the others sleep as long as they like.
-const WATCHERS: u32 = 2;
+/// Processors that look, the first one and [`SECOND`]; the others sleep as long as they like.
+const WATCHERS: usize = 2;
+/// The second processor that runs; zero is none.
+static SECOND: AtomicU32 = AtomicU32::new(0);
 
 /// What each watcher remembers of each processor. Only its owner takes it.
-static SEEN: [SpinMutex<[Watched; MAX_CPUS]>; WATCHERS as usize] =
-    [const { SpinMutex::new([Watched::NEW; MAX_CPUS]) }; WATCHERS as usize];
+static SEEN: [SpinMutex<[Watched; MAX_CPUS]>; WATCHERS] =
+    [const { SpinMutex::new([Watched::NEW; MAX_CPUS]) }; WATCHERS];
 /// Bytes of log that are kept for the case that this run is cut off.
 static KEPT: AtomicU64 = AtomicU64::new(0);
 
@@ -51,7 +53,7 @@ pub(crate) fn init() {
 
 /// What notices that a processor hangs.
 pub(crate) fn watchdogs() -> u32 {
-    chipset::kind() | if cpu::count() > 1 { WATCHDOG_PROCESSOR } else { 0 }
+    chipset::kind() | if SECOND.load(Ordering::Relaxed) != 0 { WATCHDOG_PROCESSOR } else { 0 }
 }
 
 /// The chipset goes on waiting.
@@ -65,9 +67,22 @@ pub(crate) fn note(cpu: &Cpu, doing: Doing) {
     cpu.progress.store(hv_core::watch::step(progress, doing), Ordering::Relaxed);
 }
 
+/// A processor begins to run: the second one looks at the first.
+pub(crate) fn begin(cpu: &Cpu) {
+    let _ = SECOND.compare_exchange(0, cpu.number, Ordering::Relaxed, Ordering::Relaxed);
+}
+
+/// Which of those that look a processor is.
+fn place(cpu: &Cpu) -> Option<usize> {
+    match cpu.number {
+        0 => Some(0),
+        number => (number == SECOND.load(Ordering::Relaxed)).then_some(1),
+    }
+}
+
 /// When a processor must look again.
 pub(crate) fn next_ns(cpu: &Cpu) -> u64 {
-    if cpu.number < WATCHERS { cpu.look_ns.load(Ordering::Relaxed) } else { u64::MAX }
+    if place(cpu).is_some() { cpu.look_ns.load(Ordering::Relaxed) } else { u64::MAX }
 }
 
 /// Looks at the others if it is time to; the first processor then also feeds the chipset's
@@ -89,7 +104,7 @@ fn look_at_others(cpu: &Cpu, now_ns: u64) -> bool {
         return false;
     }
     cpu.look_ns.store(now_ns.saturating_add(LOOK_NS), Ordering::Relaxed);
-    let Some(mut seen) = SEEN.get(cpu.number as usize).and_then(SpinMutex::try_lock) else { return false };
+    let Some(mut seen) = place(cpu).and_then(|place| SEEN.get(place)?.try_lock()) else { return false };
     for (number, watched) in (0..cpu::count()).zip(seen.iter_mut()) {
         let progress = cpu::by_number(number).map_or(0, |cpu| cpu.progress.load(Ordering::Relaxed));
         if number != cpu.number && watched.look(progress) {

@@ -11,6 +11,10 @@ pub const APIC_BASE: u32 = 0x1b;
 pub const TSC_ADJUST: u32 = 0x3b;
 /// Microcode update signature (patch level on AMD).
 pub const BIOS_SIGN_ID: u32 = 0x8b;
+/// Speculation control.
+pub const SPEC_CTRL: u32 = 0x48;
+/// Commands to the predictors.
+pub const PRED_CMD: u32 = 0x49;
 /// MTRR capabilities.
 pub const MTRR_CAP: u32 = 0xfe;
 /// SYSENTER code segment.
@@ -75,6 +79,10 @@ pub const INT_PENDING: u32 = 0xc001_0055;
 pub const VM_CR: u32 = 0xc001_0114;
 /// Physical address of the host save area (APM 15.30.4).
 pub const VM_HSAVE_PA: u32 = 0xc001_0117;
+/// AMD branch prediction configuration.
+pub const BP_CFG: u32 = 0xc001_102e;
+/// Zen 2: what decides whether branches are predicted where there are none.
+pub const ZEN2_CHICKEN: u32 = 0xc001_10e3;
 /// AMD decode configuration.
 pub const DE_CFG: u32 = 0xc001_1029;
 

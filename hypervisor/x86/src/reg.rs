@@ -66,6 +66,9 @@ pub const EFER_FFXSR: u64 = 1 << 14;
 /// EFER: translation cache extension.
 pub const EFER_TCE: u64 = 1 << 15;
 
+/// EFER: automatic IBRS.
+pub const EFER_AIBRSE: u64 = 1 << 21;
+
 /// XCR0: x87 state.
 pub const XCR0_X87: u64 = 1 << 0;
 /// XCR0: SSE state.

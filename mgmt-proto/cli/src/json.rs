@@ -76,6 +76,10 @@ pub struct Node {
     pub previous_cause: String,
     /// What notices that a processor hangs; empty for nothing.
     pub watchdogs: Vec<&'static str>,
+    /// Whether both threads of a core run.
+    pub smt: bool,
+    /// Threads that rest because another one of their core runs.
+    pub threads_resting: u32,
 }
 
 /// The key of a node.
@@ -367,6 +371,8 @@ pub fn node(address: &str, key: &[u8; 32], facts: &NodeFacts, cards: Vec<Card>) 
         previous_end: facts.platform.ended.map(Ended::name),
         previous_cause: facts.platform.cause.clone(),
         watchdogs: facts.platform.watchdogs.iter().map(|it| it.name()).collect(),
+        smt: facts.platform.smt,
+        threads_resting: facts.platform.threads_resting,
     }
 }
 

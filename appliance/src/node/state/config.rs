@@ -39,6 +39,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             ("restart_delay_s", manifest.restart_delay_s.to_string()),
             ("guest_addresses_required", manifest.guest_addresses_required.to_string()),
             ("card_grants", grants.join("; ")),
+            ("smt", manifest.smt.to_string()),
         ];
         words.into_iter().map(|(key, value)| (key.to_string(), value)).collect()
     }

@@ -69,6 +69,7 @@ pub(super) struct FakeMachine {
     pub(super) resets: Vec<bool>,
     pub(super) dom0_owns_cpu: bool,
     pub(super) restart_delay_ms: u64,
+    pub(super) threads_run: bool,
     /// The next creations that fail for lack of memory.
     pub(super) refuse_creations: usize,
     generation: u32,
@@ -88,6 +89,7 @@ impl FakeHypervisor {
             resets: Vec::new(),
             dom0_owns_cpu: false,
             restart_delay_ms: 0,
+            threads_run: false,
             refuse_creations: 0,
             generation: 1,
             own_record: Vec::new(),
@@ -231,11 +233,13 @@ impl Hypervisor for FakeHypervisor {
 
     fn node_info(&mut self) -> NodeInfo {
         let memory_free_bytes = self.machine().memory_free_bytes;
+        let threads_resting = if self.machine().threads_run { 0 } else { 2 };
         NodeInfo {
             memory_bytes: 512 << 20,
             memory_free_bytes,
             cpus: 2,
             previous_end: Ended::Failed as u32,
+            threads_resting,
             watchdogs: WATCHDOG_PROCESSOR | WATCHDOG_I6300ESB,
             ..NodeInfo::default()
         }
@@ -280,6 +284,10 @@ impl Hypervisor for FakeHypervisor {
     fn restart_delay(&mut self, milliseconds: u64) -> Result<(), Error> {
         self.machine().restart_delay_ms = milliseconds;
         Ok(())
+    }
+
+    fn run_threads(&mut self, run: bool) {
+        self.machine().threads_run = run;
     }
 
     fn break_hypervisor(&mut self, hang: bool) {

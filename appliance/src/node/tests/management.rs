@@ -41,7 +41,10 @@ fn the_end_of_the_run_before_is_told() {
     let Reply::Node(facts) = world.done(session, &Request::NodeInfo) else { panic!() };
     let watchdogs = vec![Watchdog::Processor, Watchdog::I6300esb];
     let cause = "panicked at power.rs".to_string();
-    assert_eq!(facts.platform, Platform { ended: Some(Ended::Failed), cause, watchdogs });
+    assert_eq!(
+        facts.platform,
+        Platform { ended: Some(Ended::Failed), cause, watchdogs, smt: false, threads_resting: 2 }
+    );
     let log = |world: &mut World, from| {
         let reply = world.done(session, &Request::PreviousLog { from });
         let Reply::Stream(stream) = reply else { panic!("{reply:?}") };
@@ -51,6 +54,19 @@ fn the_end_of_the_run_before_is_told() {
     assert_eq!(log(&mut world, 24), (b"line\n".to_vec(), 29));
     assert_eq!(log(&mut world, u64::MAX).0, b"");
     assert_eq!(world.hypervisor.machine().restart_delay_ms, 10_000, "as its owner sealed it");
+}
+
+#[test]
+fn both_threads_of_a_core_run_where_that_is_sealed() {
+    for (seed, smt) in [(6, false), (7, true)] {
+        let mut settings = settings();
+        settings.manifest.smt = smt;
+        let mut world = World::with(seed, settings);
+        let session = world.connect(Who::Viewer);
+        let Reply::Node(facts) = world.done(session, &Request::NodeInfo) else { panic!() };
+        assert_eq!(world.hypervisor.machine().threads_run, smt);
+        assert_eq!((facts.platform.smt, facts.platform.threads_resting), (smt, if smt { 0 } else { 2 }));
+    }
 }
 
 #[test]

@@ -141,6 +141,7 @@ pub(super) fn settings() -> Settings {
             port: PORT,
             fault_injection: false,
             restart_delay_s: 10,
+            smt: false,
             trust_serial_min: 0,
             guest_addresses_required: false,
             card_grants: Vec::new(),

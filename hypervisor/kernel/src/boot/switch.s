@@ -6,6 +6,13 @@
 .set CPU_TSS, 24
 .set CPU_SCRATCH, 32
 .set CPU_PENDING, 40
+.set CPU_STEPS, 72
+.set CPU_GUEST_CONTROL, 80
+.set CPU_OWN_CONTROL, 88
+# Steps (see hv_core::speculation):
+.set STEP_SWAP, 1
+.set STEP_BARRIER, 2
+.set STEP_CLEAR, 4
 # Offsets into Registers (see registers.rs, asserted there):
 .set R_RAX, 0
 .set R_RBX, 8
@@ -268,7 +275,14 @@ run_guest:
     pushq %r15
     pushq %rdi
     pushq %rdx
-    movq %rsi, %rax
+    # From here to VMRUN nothing branches: ring 0 may be under the guest's SPEC_CTRL.
+    testb $STEP_SWAP, %gs:CPU_STEPS
+    jz 1f
+    movl $0x48, %ecx
+    movl %gs:CPU_GUEST_CONTROL, %eax
+    xorl %edx, %edx
+    wrmsr
+1:  movq %rsi, %rax
     LOAD_XMM %rdi
     movq R_RBX(%rdi), %rbx
     movq R_RCX(%rdi), %rcx
@@ -284,7 +298,10 @@ run_guest:
     movq R_R14(%rdi), %r14
     movq R_R15(%rdi), %r15
     movq R_RDI(%rdi), %rdi
-    clgi
+    testb $STEP_CLEAR, %gs:CPU_STEPS
+    jz 1f
+    verw data_selector(%rip)
+1:  clgi
     sti
     vmload %rax
     vmrun %rax
@@ -310,6 +327,46 @@ after_guest:
     popq %rax
     vmload %rax
     popq %rdi
+    # Before the first return or indirect branch: predictions of the guest's are of no
+    # effect, and its values are in no register.
+    testb $STEP_BARRIER, %gs:CPU_STEPS
+    jz 1f
+    movl $0x49, %ecx
+    movl $1, %eax
+    xorl %edx, %edx
+    wrmsr
+1:  testb $STEP_SWAP, %gs:CPU_STEPS
+    jz 1f
+    movl $0x48, %ecx
+    movl %gs:CPU_OWN_CONTROL, %eax
+    xorl %edx, %edx
+    wrmsr
+1:  lfence
+    xorl %eax, %eax
+    xorl %ebx, %ebx
+    xorl %ecx, %ecx
+    xorl %edx, %edx
+    xorl %esi, %esi
+    xorl %edi, %edi
+    xorl %ebp, %ebp
+    xorl %r8d, %r8d
+    xorl %r9d, %r9d
+    xorl %r10d, %r10d
+    xorl %r11d, %r11d
+    xorl %r12d, %r12d
+    xorl %r13d, %r13d
+    xorl %r14d, %r14d
+    xorl %r15d, %r15d
+    # The return stack: 32 entries that lead to a trap.
+.globl fill_return_stack
+fill_return_stack:
+    .rept 32
+    call 1f
+    int3
+1:
+    .endr
+    addq $(32 * 8), %rsp
+    lfence
     stgi
     nop
     cli
@@ -321,6 +378,10 @@ after_guest:
     popq %rbp
     popq %rbx
     ret
+
+.balign 2
+data_selector:
+    .word 0x10
 
 # Sleeps until an interrupt; the shadow of STI closes the race.
 .globl idle_wait

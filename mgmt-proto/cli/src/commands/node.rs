@@ -147,6 +147,8 @@ fn lines(node: &json::Node, facts: &NodeFacts, fingerprint: String, kept: String
         Some(ended) => format!("{ended}: {}", node.previous_cause),
     };
     let watchdog = if node.watchdogs.is_empty() { "none".into() } else { node.watchdogs.join(", ") };
+    let smt = if node.smt { "on" } else { "off" };
+    let smt = format!("{smt}, {} threads rest", node.threads_resting);
     [
         ("node", node.node.clone()),
         ("key", format!("{fingerprint}{fresh}")),
@@ -167,6 +169,7 @@ fn lines(node: &json::Node, facts: &NodeFacts, fingerprint: String, kept: String
         ("guests", node.guests.to_string()),
         ("last run", ended),
         ("watchdog", watchdog),
+        ("smt", smt),
         ("state", kept),
     ]
     .iter()

@@ -198,7 +198,7 @@ fn the_fields_stay_in_their_order() {
         "node node_key version image_sha256 image_bytes cpus memory_bytes memory_free_bytes hypervisor_bytes \
          dom0_bytes uptime_ns dom0_starts mac address guests fresh_identity tsc_khz \
          address_claims address_claimed_by portals_moved cards \
-         previous_end previous_cause watchdogs"
+         previous_end previous_cause watchdogs smt threads_resting"
     );
     assert_eq!(
         fields(&of(&["node", "info"])["cards"][0]),
