@@ -206,7 +206,8 @@ pub struct Host {
     callers: Callers,
     connections: Vec<Connection>,
     next_id: u64,
-    random: u64,
+    /// Rises with each port that is chosen.
+    ports: u64,
     counters: HostCounters,
     mac: MacAddress,
     baker: Baker,
@@ -236,7 +237,8 @@ impl Host {
         let frame_bytes_max = config.mtu.clamp(576, 9_000) + HEADER_BYTES;
         let mut outgoing = Outgoing::new(config.mac, frame_bytes_max, config.accepts);
         let mut settings = InterfaceConfig::new(HardwareAddress::Ip);
-        settings.random_seed = config.seed;
+        let baker = Baker::new(config.secret);
+        settings.random_seed = baker.derive(*b"tcp ", config.seed);
         let mut device = FrameDevice { incoming: None, outgoing: &mut outgoing, medium: Medium::Ip };
         let interface = Interface::new(settings, &mut device, instant(now_ns));
         let mut host = Self {
@@ -250,15 +252,16 @@ impl Host {
             callers: Callers::default(),
             connections: Vec::new(),
             next_id: 1,
-            random: config.seed | 1,
+            ports: config.seed,
             counters: HostCounters::default(),
             mac: config.mac,
-            baker: Baker::new(config.secret),
+            baker,
             claims: Claims::default(),
         };
         match config.addressing {
             Addressing::Dhcp => {
-                host.dhcp = Some(Dhcp::new(config.mac, config.seed, &mut host.outgoing, now_ns));
+                let seed = host.baker.derive(*b"dhcp", config.seed);
+                host.dhcp = Some(Dhcp::new(config.mac, seed, &mut host.outgoing, now_ns));
             }
             Addressing::Static { address, prefix, gateway } => {
                 let unusable = address.is_unspecified()
@@ -468,10 +471,9 @@ impl Host {
 
     fn ephemeral_port(&mut self) -> u16 {
         loop {
-            self.random ^= self.random << 13;
-            self.random ^= self.random >> 7;
-            self.random ^= self.random << 17;
-            let offset = u16::try_from(self.random % EPHEMERAL_COUNT).unwrap_or(0);
+            self.ports = self.ports.wrapping_add(1);
+            let random = self.baker.derive(*b"port", self.ports);
+            let offset = u16::try_from(random % EPHEMERAL_COUNT).unwrap_or(0);
             let port = EPHEMERAL_FIRST.saturating_add(offset);
             let taken = self.connections.iter().any(|each| each.local_port == port)
                 || self.guard.is_some_and(|guard| guard.port == port)

@@ -55,7 +55,10 @@ extern "C" fn dom0_start(information: *const BootInfo) -> ! {
         stop("node: no network card that can be driven was found");
     }
     let now = || now_ns(information);
-    match Node::new(system::SystemCalls, cards, settings, now()) {
+    let Some(calls) = system::SystemCalls::new(&information.seed) else {
+        stop("node: the processor's source of random numbers is silent or stuck; nothing is started")
+    };
+    match Node::new(calls, cards, settings, now()) {
         Ok(mut node) => {
             if let Some(number) = node.local_disk_wanted() {
                 node.use_local_disk(disk::find(number), now());
@@ -78,14 +81,19 @@ fn run(node: &mut Node<system::SystemCalls, card::Card>, now: &dyn Fn() -> u64) 
     }
 }
 
-/// Monotonic nanoseconds.
-fn now_ns(information: &BootInfo) -> u64 {
+/// The time-stamp counter.
+fn counter() -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: reads a counter.
     unsafe {
         core::arch::asm!("rdtsc", out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags));
     };
-    tsc_to_ns(u64::from(high) << 32 | u64::from(low), information.tsc_base, information.tsc_to_ns)
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// Monotonic nanoseconds.
+fn now_ns(information: &BootInfo) -> u64 {
+    tsc_to_ns(counter(), information.tsc_base, information.tsc_to_ns)
 }
 
 /// Says why and waits for ever: starting again would not help.

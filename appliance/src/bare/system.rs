@@ -8,6 +8,7 @@ use hv_abi::DomainId;
 use hv_abi::call::{Call, Error};
 use hv_abi::domain::{DomainInfo, DomainSpec, NodeInfo, VcpuState};
 use hv_abi::event::Event;
+use hv_abi::random::{Generator, Source};
 use zerocopy::FromZeros;
 
 /// Issues a call with up to four arguments.
@@ -99,9 +100,21 @@ pub(crate) fn fail(cause: fmt::Arguments<'_>) -> ! {
     }
 }
 
-/// The hypervisor below this program.
+/// The hypervisor below this program, and what the program has of its own.
 #[derive(Debug)]
-pub(crate) struct SystemCalls;
+pub(crate) struct SystemCalls {
+    generator: Generator,
+    fault_told: bool,
+}
+
+impl SystemCalls {
+    /// With a generator that the boot's seed goes into; None where the processor's source of
+    /// random numbers is silent or stuck, for then no key that is made is one.
+    pub(crate) fn new(seed: &[u8; 32]) -> Option<Self> {
+        let generator = Generator::new(&mut Own, seed);
+        generator.fault().is_none().then_some(Self { generator, fault_told: false })
+    }
+}
 
 impl Hypervisor for SystemCalls {
     type Memory = Window;
@@ -214,18 +227,47 @@ impl Hypervisor for SystemCalls {
     }
 
     fn random(&mut self, target: &mut [u8]) {
-        for chunk in target.chunks_mut(8) {
-            let (value, good): (u64, u8);
-            // SAFETY: writes two registers; the node's start-up checked for it.
-            unsafe {
-                core::arch::asm!("rdrand {0}", "setc {1}", out(reg) value, out(reg_byte) good, options(nomem, nostack));
-            };
-            if good == 0 {
-                fail(format_args!("the processor's random number generator failed"));
-            }
-            for (byte, random) in chunk.iter_mut().zip(value.to_le_bytes()) {
-                *byte = random;
-            }
+        self.generator.fill(target, &mut Own);
+        if let (Some(fault), false) = (self.generator.fault(), self.fault_told) {
+            self.fault_told = true;
+            log(&alloc::format!("node: the processor's source of random numbers: {fault:?}"));
         }
+    }
+}
+
+/// The processor as this program finds it.
+pub(crate) struct Own;
+
+impl Source for Own {
+    fn seed(&mut self) -> Option<u64> {
+        // Leaf 7 EBX bit 18.
+        if core::arch::x86_64::__cpuid(0).eax < 7
+            || core::arch::x86_64::__cpuid_count(7, 0).ebx & 1 << 18 == 0
+        {
+            return None;
+        }
+        let (value, good): (u64, u8);
+        // SAFETY: writes two registers; support was checked above.
+        unsafe {
+            core::arch::asm!("rdseed {0}", "setc {1}", out(reg) value, out(reg_byte) good, options(nomem, nostack));
+        };
+        (good != 0).then_some(value)
+    }
+
+    fn random(&mut self) -> Option<u64> {
+        // Leaf 1 ECX bit 30.
+        if core::arch::x86_64::__cpuid(1).ecx & 1 << 30 == 0 {
+            return None;
+        }
+        let (value, good): (u64, u8);
+        // SAFETY: writes two registers; support was checked above.
+        unsafe {
+            core::arch::asm!("rdrand {0}", "setc {1}", out(reg) value, out(reg_byte) good, options(nomem, nostack));
+        };
+        (good != 0).then_some(value)
+    }
+
+    fn counter(&mut self) -> u64 {
+        crate::counter()
     }
 }

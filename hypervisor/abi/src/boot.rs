@@ -52,7 +52,7 @@ pub struct BootInfo {
     pub command_line_bytes: u32,
     /// The kernel command line from the boot loader: untrusted.
     pub command_line: [u8; 1024],
-    /// 32 bytes from the processor's random number generator, zero without one.
+    /// 32 bytes of the hypervisor's generator, other ones for each start.
     pub seed: [u8; 32],
 }
 

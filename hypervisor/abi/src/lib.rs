@@ -10,7 +10,8 @@
 //! * [`boot`]: what dom0 finds when it starts;
 //! * [`image`]: the parts of the one file;
 //! * [`device`]: handles through which drivers reach hardware;
-//! * [`previous`]: how the run before ended.
+//! * [`previous`]: how the run before ended;
+//! * [`random`]: the generator of random numbers that each of the two has.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -21,6 +22,7 @@ pub mod domain;
 pub mod event;
 pub mod image;
 pub mod previous;
+pub mod random;
 
 /// Most domains at a time.
 pub const MAX_DOMAINS: usize = 64;

@@ -386,9 +386,7 @@ impl Dom0 {
             information.command_line = *line;
             information.command_line_bytes = u32::try_from(*length).unwrap_or(0);
         }
-        for chunk in information.seed.chunks_exact_mut(8) {
-            chunk.copy_from_slice(&crate::raw::random().unwrap_or(0).to_le_bytes());
-        }
+        crate::random::fill(&mut information.seed);
         let frame = memory::take_frame().ok_or("no memory")?;
         let _ = memory::write(frame, information.as_bytes());
         address_space::map(boot::BOOT_INFO, frame, NO_EXECUTE | address_space::OWNED).ok_or("no memory")?;

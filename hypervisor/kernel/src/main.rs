@@ -32,6 +32,7 @@ mod memory;
 mod nested;
 mod pci;
 mod power;
+mod random;
 mod raw;
 mod registers;
 mod slot;

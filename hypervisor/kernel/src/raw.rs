@@ -19,23 +19,28 @@ pub(crate) fn tsc() -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
-/// A random word, if the processor has one to give.
-pub(crate) fn random() -> Option<u64> {
+/// A word of RDRAND, if the processor has one to give now.
+pub(crate) fn rdrand() -> Option<u64> {
     // Leaf 1 ECX bit 30: RDRAND.
     if cpuid(1, 0).ecx & 1 << 30 == 0 {
         return None;
     }
-    for _ in 0..16 {
-        let (value, good): (u64, u8);
-        // SAFETY: writes two registers; support was checked above.
-        unsafe {
-            asm!("rdrand {0}", "setc {1}", out(reg) value, out(reg_byte) good, options(nomem, nostack))
-        };
-        if good != 0 {
-            return Some(value);
-        }
+    let (value, good): (u64, u8);
+    // SAFETY: writes two registers; support was checked above.
+    unsafe { asm!("rdrand {0}", "setc {1}", out(reg) value, out(reg_byte) good, options(nomem, nostack)) };
+    (good != 0).then_some(value)
+}
+
+/// A word of RDSEED, if the processor has one to give now.
+pub(crate) fn rdseed() -> Option<u64> {
+    // Leaf 7 EBX bit 18: RDSEED.
+    if cpuid(0, 0).eax < 7 || cpuid(7, 0).ebx & 1 << 18 == 0 {
+        return None;
     }
-    None
+    let (value, good): (u64, u8);
+    // SAFETY: writes two registers; support was checked above.
+    unsafe { asm!("rdseed {0}", "setc {1}", out(reg) value, out(reg_byte) good, options(nomem, nostack)) };
+    (good != 0).then_some(value)
 }
 
 /// Reads a port of 1, 2 or 4 bytes.

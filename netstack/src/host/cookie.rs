@@ -235,6 +235,17 @@ impl Baker {
         Self { secret }
     }
 
+    /// A number for a purpose of its own: from those of one purpose nothing follows about
+    /// those of another (RFC 6528, 3; RFC 6056, 3.3.3).
+    pub(super) fn derive(&self, purpose: [u8; 4], input: u64) -> u64 {
+        let digest = Sha256::new()
+            .chain_update(self.secret)
+            .chain_update(purpose)
+            .chain_update(input.to_be_bytes())
+            .finalize();
+        digest.first_chunk().map_or(input, |first| u64::from_be_bytes(*first))
+    }
+
     /// Five bits of time, three of segment size, 24 that vouch for all of it.
     fn make(&self, tuple: &Tuple, client_sequence: u32, time: u64, size_index: u32) -> u32 {
         let digest = Sha256::new()

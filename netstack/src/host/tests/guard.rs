@@ -280,3 +280,15 @@ fn garbled_segments_never_panic_the_gate() {
     }
     assert!(server.connections.is_empty());
 }
+
+#[test]
+fn numbers_of_one_purpose_say_nothing_of_another() {
+    use crate::host::cookie::Baker;
+    let of = |secret, purpose: &[u8; 4], input| Baker::new([secret; 16]).derive(*purpose, input);
+    let all = [of(9, b"port", 1), of(9, b"port", 2), of(9, b"dhcp", 1), of(9, b"tcp ", 1), of(8, b"port", 1)];
+    for (at, one) in all.iter().enumerate() {
+        assert!(all.iter().skip(at + 1).all(|two| one != two), "{all:x?}");
+    }
+    // SHA-256 of sixteen nines, "port" and 1, as any implementation has it.
+    assert_eq!(all[0], 0x5672_09bb_8384_6fd9);
+}
