@@ -79,6 +79,11 @@ mod fake {
             Self { low: RefCell::new(vec![0; low_bytes]), high: RefCell::new(vec![0; high_bytes]) }
         }
 
+        /// Makes the part from 0 longer, with zeros.
+        pub fn grow(&self, low_bytes: usize) {
+            self.low.borrow_mut().resize(low_bytes, 0);
+        }
+
         /// Bytes at an address, for assertions.
         ///
         /// # Panics

@@ -40,6 +40,12 @@ pub trait Hypervisor {
     /// # Errors
     /// See [`hv_abi::call::Call::DomainDestroy`].
     fn domain_destroy(&mut self, domain: DomainId) -> Result<(), Error>;
+    /// Gives a domain that was never started more memory. Windows onto it that were made
+    /// before do not show what was added.
+    ///
+    /// # Errors
+    /// See [`hv_abi::call::Call::DomainGrow`].
+    fn domain_grow(&mut self, domain: DomainId, memory_bytes: u64) -> Result<(), Error>;
     /// Answers a forwarded access.
     ///
     /// # Errors

@@ -53,6 +53,12 @@ pub const BLOBS_MAX: usize = 24;
 pub const UPLOADS_KEPT_MAX: usize = 4;
 /// How long after its last byte such an upload is kept, in nanoseconds.
 pub const UPLOAD_KEPT_NS: u64 = 600_000_000_000;
+/// Most bytes of files that one key sends at a time, or has left unfinished.
+pub const UPLOAD_BYTES_OF_KEY: u64 = 1 << 30;
+/// Memory that an upload takes at a time, in bytes.
+pub const UPLOAD_STEP_BYTES: u64 = 2 << 20;
+/// How long an upload of which no byte comes is its session's, in nanoseconds.
+pub const UPLOAD_IDLE_NS: u64 = 30_000_000_000;
 /// How long a session that uploads may be silent until another one of the same operator
 /// goes on in its place, in nanoseconds.
 pub const UPLOAD_SILENT_NS: u64 = 2_000_000_000;

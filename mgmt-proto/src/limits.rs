@@ -38,6 +38,8 @@ pub const STATIONS: usize = 16;
 pub const SECRET_BYTES: usize = 255;
 /// Most bytes of volumes in one reply.
 pub const VOLUME_PAGE_BYTES: usize = 32 * 1024;
+/// Most blobs that one request asks about.
+pub const DIGESTS: usize = 64;
 /// Most bytes of a kernel or initrd.
 pub const BLOB_BYTES: u64 = 512 << 20;
 /// Most bytes of console or log in one reply.

@@ -147,6 +147,10 @@ impl Hypervisor for SystemCalls {
         order(Call::DomainDestroy, [u64::from(domain.0), 0, 0, 0])
     }
 
+    fn domain_grow(&mut self, domain: DomainId, memory_bytes: u64) -> Result<(), Error> {
+        order(Call::DomainGrow, [u64::from(domain.0), memory_bytes, 0, 0])
+    }
+
     fn complete_exit(&mut self, domain: DomainId, vcpu: u32, value: u64) -> Result<(), Error> {
         order(Call::CompleteExit, [u64::from(domain.0), u64::from(vcpu), value, 0])
     }

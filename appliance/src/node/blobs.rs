@@ -15,10 +15,12 @@ use mgmt_proto::machine::Digest;
 use crate::guest_memory::GuestMemory;
 use crate::hypervisor::Hypervisor;
 use crate::layout::{HIGH_MEMORY_START, LOW_MEMORY_END, MemoryLayout};
-use crate::limits::BLOBS_MAX;
+use crate::limits::{BLOBS_MAX, UPLOAD_STEP_BYTES};
 use crate::node::uploads::{Announced, Unfinished, Upload};
 
 const _: () = assert!(BLOB_BYTES <= LOW_MEMORY_END && LOW_MEMORY_END < HIGH_MEMORY_START);
+
+const MIB: u64 = 1 << 20;
 
 /// First bytes of what is kept for a blob across dom0's restart.
 const RECORD_MAGIC: [u8; 8] = *b"REDOBLOB";
@@ -30,6 +32,9 @@ struct Blob {
     domain: DomainId,
     used_ns: u64,
 }
+
+/// The blobs, and which of them guests need.
+pub(super) type Kept<'a, M> = (&'a mut Blobs<M>, &'a dyn Fn(&Digest) -> bool);
 
 /// All blobs of the node.
 pub struct Blobs<M> {
@@ -92,7 +97,11 @@ impl<M: GuestMemory> Blobs<M> {
             let message = alloc::format!("the file has {length} bytes");
             return Err(Failure::new(Code::Usage, "", message, "1 byte to 512 MiB are possible"));
         }
-        let memory_bytes = domain_bytes(length);
+        self.expect_room(hypervisor, length, needed)?;
+        // What the node reads itself comes whole. An operator's upload takes memory as its
+        // bytes come: announcing one costs nothing.
+        let whole = domain_bytes(length);
+        let memory_bytes = if operator.is_some() { whole.min(UPLOAD_STEP_BYTES) } else { whole };
         let spec = DomainSpec { memory_bytes, vcpus: 1, weight: 256, cap_percent: 0, reserved: 0 };
         let domain = loop {
             if self.blobs.len() < BLOBS_MAX {
@@ -105,13 +114,85 @@ impl<M: GuestMemory> Blobs<M> {
                 }
             }
             if !self.drop_oldest(hypervisor, needed) {
-                let message = alloc::format!("no room for a file of {} MiB", length >> 20);
-                return Err(Failure::new(Code::Capacity, "", message, "destroy a guest"));
+                return Err(self.no_room(hypervisor, length, needed));
             }
         };
         let memory = hypervisor.memory(domain, MemoryLayout::new(memory_bytes));
         let announced = Announced { operator, digest, length: hv_x86::to_usize(length) };
-        Ok(Upload::new(announced, domain, memory, now_ns))
+        Ok(Upload::new(announced, domain, (memory, memory_bytes), now_ns))
+    }
+
+    /// Refuses what cannot fit even if everything that nobody needs is dropped for it.
+    fn expect_room<H: Hypervisor<Memory = M>>(
+        &self,
+        hypervisor: &mut H,
+        length: u64,
+        needed: &dyn Fn(&Digest) -> bool,
+    ) -> Result<(), Failure> {
+        match domain_bytes(length) > self.room(hypervisor, needed) {
+            true => Err(self.no_room(hypervisor, length, needed)),
+            false => Ok(()),
+        }
+    }
+
+    /// Bytes that are free, or would be.
+    fn room<H: Hypervisor<Memory = M>>(&self, hypervisor: &mut H, needed: &dyn Fn(&Digest) -> bool) -> u64 {
+        let droppable = self.blobs.iter().filter(|blob| !needed(&blob.digest));
+        let droppable: u64 = droppable.map(|blob| domain_bytes(blob.length as u64)).sum();
+        hypervisor.node_info().memory_free_bytes + self.unfinished.bytes() + droppable
+    }
+
+    fn no_room<H: Hypervisor<Memory = M>>(
+        &self,
+        hypervisor: &mut H,
+        length: u64,
+        needed: &dyn Fn(&Digest) -> bool,
+    ) -> Failure {
+        let room = self.room(hypervisor, needed);
+        let (message, remedy) = if domain_bytes(length) > room {
+            (
+                alloc::format!(
+                    "no room for a file of {} MiB: {} MiB are free",
+                    length.div_ceil(MIB),
+                    room / MIB
+                ),
+                "destroy a guest, or wait until other files have come: see `redoubt list`",
+            )
+        } else {
+            (alloc::format!("{BLOBS_MAX} files are in use, or no slot is free"), "destroy a guest")
+        };
+        Failure::new(Code::Capacity, "", message, remedy)
+    }
+
+    /// Takes the next bytes of an upload, and memory for them.
+    ///
+    /// # Errors
+    /// The failure to report. The upload is of no use any more.
+    pub fn receive<H: Hypervisor<Memory = M>>(
+        &mut self,
+        hypervisor: &mut H,
+        upload: &mut Upload<M>,
+        bytes: &[u8],
+        needed: &dyn Fn(&Digest) -> bool,
+        now_ns: u64,
+    ) -> Result<(), Failure> {
+        while let Some(memory_bytes) = upload.lacks(bytes.len()) {
+            match hypervisor.domain_grow(upload.domain(), memory_bytes) {
+                Ok(()) => {
+                    let memory = hypervisor.memory(upload.domain(), MemoryLayout::new(memory_bytes));
+                    upload.has_grown(memory, memory_bytes);
+                }
+                Err(Error::NoMemory)
+                    if self.unfinished.drop_oldest(hypervisor) || self.drop_oldest(hypervisor, needed) => {}
+                Err(_) => return Err(self.no_room(hypervisor, upload.announced().length as u64, needed)),
+            }
+        }
+        match upload.push(bytes, now_ns) {
+            true => Ok(()),
+            false => {
+                Err(Failure::new(Code::Integrity, "", "more bytes came than were announced", "send it again"))
+            }
+        }
     }
 
     /// Makes a domain. Unfinished uploads give way to it, oldest first.

@@ -9,8 +9,8 @@ use mgmt_proto::audit::Result as Recorded;
 use mgmt_proto::bundle::Lacks;
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::disk::GuestSettings;
-use mgmt_proto::limits::{INPUT_BYTES, STREAM_BYTES};
-use mgmt_proto::machine::Machine;
+use mgmt_proto::limits::{DIGESTS, STREAM_BYTES};
+use mgmt_proto::machine::{Digest, Machine};
 use mgmt_proto::trust::Role;
 use mgmt_proto::verb::{Discover, Fault, Outcome, Reply, Request, Stream};
 
@@ -23,8 +23,6 @@ use crate::node::sessions::Command;
 
 /// How long the machine goes on after it was told to stop, for the answer to arrive.
 const STOP_DELAY_NS: u64 = 200_000_000;
-/// Most blobs one request may ask about.
-const BLOBS_ASKED: usize = 64;
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Carries a verified command out, records it and answers it, now or later.
@@ -124,9 +122,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 None => return Recorded::Accepted,
                 Some(outcome) => outcome,
             },
-            Request::ConsoleWrite { name, bytes } => self
-                .take_console(session, &name, now_ns)
-                .and_then(|()| self.answer_now(Request::ConsoleWrite { name, bytes }, now_ns)),
+            Request::ConsoleWrite { name, bytes } => self.type_on_console(session, &name, &bytes, now_ns),
             Request::Limit { name, slot, limits } => match self.limit(asker, &name, slot, &limits, now_ns) {
                 None => return Recorded::Accepted,
                 Some(outcome) => outcome,
@@ -169,15 +165,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 self.stopping.get_or_insert((power_off, now_ns.saturating_add(STOP_DELAY_NS)));
                 Ok(Reply::Done)
             }
-            Request::BlobMissing(digests) => {
-                let asked: Vec<_> = digests.into_iter().take(BLOBS_ASKED).collect();
-                for digest in &asked {
-                    self.blobs.touch(digest, now_ns);
-                }
-                Ok(Reply::Missing(
-                    asked.into_iter().filter(|digest| self.blobs.find(digest).is_none()).collect(),
-                ))
-            }
+            Request::BlobMissing(digests) => self.missing(digests, now_ns),
             Request::Check(machine) => {
                 self.check_machine(&machine, &GuestSettings::default()).map(|()| Reply::Done)
             }
@@ -211,10 +199,21 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         }
     }
 
+    fn missing(&mut self, mut digests: Vec<Digest>, now_ns: u64) -> Outcome {
+        if digests.len() > DIGESTS {
+            let message = alloc::format!("asks for {} files; {DIGESTS} at once are possible", digests.len());
+            return Err(Failure::new(Code::Usage, "", message, "ask in several requests"));
+        }
+        for digest in &digests {
+            self.blobs.touch(digest, now_ns);
+        }
+        digests.retain(|digest| self.blobs.find(digest).is_none());
+        Ok(Reply::Missing(digests))
+    }
+
     fn act_on_guest(&mut self, request: Request, now_ns: u64) -> Outcome {
         let name = match &request {
             Request::ConsoleRead { name, .. }
-            | Request::ConsoleWrite { name, .. }
             | Request::Pause { name }
             | Request::Unpause { name }
             | Request::Shutdown { name }
@@ -238,24 +237,6 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 let (count, next) = guest.console.read(from, &mut bytes);
                 bytes.truncate(count);
                 Ok(Reply::Stream(Stream { bytes, next }))
-            }
-            Request::ConsoleWrite { .. } if guest.domain_id().is_none() => {
-                Err(Failure::new(Code::Conflict, &name, "is not running", "see `redoubt list`"))
-            }
-            Request::ConsoleWrite { bytes, .. } => {
-                let bytes = bytes.get(..bytes.len().min(INPUT_BYTES)).unwrap_or_default();
-                let taken = guest.type_input(bytes);
-                guest.note_all_work();
-                if taken < bytes.len() {
-                    let message = alloc::format!("took {taken} of {} bytes", bytes.len());
-                    return Err(Failure::new(
-                        Code::Conflict,
-                        &name,
-                        message,
-                        "the guest does not read its console",
-                    ));
-                }
-                Ok(Reply::Done)
             }
             Request::Pause { .. } => guest.pause(&mut self.hypervisor).map(|()| Reply::Done),
             Request::Unpause { .. } => guest.unpause(&mut self.hypervisor).map(|()| Reply::Done),

@@ -49,6 +49,7 @@ use hv_abi::domain::STATE_CRASHED;
 use hv_abi::event::{self, Event};
 use mgmt_proto::facts::CardCondition;
 use mgmt_proto::handshake::{GREETING_BYTES, HELLO_BYTES};
+use mgmt_proto::machine::Digest;
 use mgmt_proto::node_key::KeyLink;
 use mgmt_proto::server::Identity;
 use mgmt_proto::trust::Trust;
@@ -371,10 +372,12 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.tell_time(now_ns);
         self.settle_uploads(now_ns);
         for _ in 0..COMMANDS_PER_TURN {
+            let guests = &self.guests;
+            let needed = |digest: &Digest| guests.iter().any(|guest| guest.needs(digest));
             let command = self.sessions.next_command(
                 &mut self.network.stacks.first,
                 &mut self.hypervisor,
-                &mut self.blobs,
+                (&mut self.blobs, &needed),
                 &self.trust,
                 now_ns,
             );

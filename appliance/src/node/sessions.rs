@@ -1,5 +1,7 @@
 //! Operators' connections to the one door.
 
+mod uploading;
+
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
@@ -11,20 +13,19 @@ use mgmt_proto::job::Progress;
 use mgmt_proto::limits::PROGRESS_MS_MIN;
 use mgmt_proto::server::{Identity, Incoming, Server};
 use mgmt_proto::trust::{Role, Trust};
-use mgmt_proto::verb::{Outcome, Reply, Request};
+use mgmt_proto::verb::{Outcome, Request};
 use netstack::host::{Caller, ConnectionId, ConnectionState, Host};
 
 use crate::guest_memory::GuestMemory;
 use crate::hypervisor::Hypervisor;
 use crate::limits::{
     BEGUN_MAX, BEGUN_OF_KEY, CALLERS_PER_TURN, SESSIONS_MAX, SESSIONS_OF_ADMINS, SESSIONS_OF_KEY,
-    UPLOAD_SILENT_NS,
 };
 use crate::node::audit::Asked;
-use crate::node::blobs::Blobs;
+use crate::node::blobs::{Blobs, Kept};
 use crate::node::jobs::Asker;
 use crate::node::places::{Places, Taken, Verdict};
-use crate::node::uploads::{Announced, Upload};
+use crate::node::uploads::Upload;
 
 /// Places of sessions.
 const SESSIONS: Places = Places { all: SESSIONS_MAX, of_key: SESSIONS_OF_KEY, of_admins: SESSIONS_OF_ADMINS };
@@ -233,11 +234,11 @@ impl<M: GuestMemory> Sessions<M> {
 
     /// The next command of any session that waits for nothing. Blob data is
     /// taken on the way.
-    pub fn next_command<H: Hypervisor<Memory = M>>(
+    pub(super) fn next_command<H: Hypervisor<Memory = M>>(
         &mut self,
         host: &mut Host,
         hypervisor: &mut H,
-        blobs: &mut Blobs<M>,
+        (blobs, needed): Kept<'_, M>,
         trust: &Trust,
         now_ns: u64,
     ) -> Option<Command> {
@@ -258,7 +259,9 @@ impl<M: GuestMemory> Sessions<M> {
                 let Some(session) = self.sessions.get_mut(index) else { break };
                 match next {
                     Ok(None) => break,
-                    Ok(Some(Incoming::Data(bytes))) => session.take_data(&bytes, hypervisor, blobs, now_ns),
+                    Ok(Some(Incoming::Data(bytes))) => {
+                        session.take_data(&bytes, hypervisor, (&mut *blobs, needed), now_ns);
+                    }
                     Ok(Some(Incoming::Command(verified, role))) => {
                         let asked = Asked::new(*verified.operator(), *verified.proof(), verified.get());
                         let (operator, proof) = (*verified.operator(), *verified.proof());
@@ -291,42 +294,6 @@ impl<M: GuestMemory> Sessions<M> {
             host.abort(session.connection, now_ns);
         }
         has_room
-    }
-
-    /// Begins to receive the blob that session `index` announced.
-    pub fn begin_upload(&mut self, index: usize, upload: Upload<M>) -> Option<Upload<M>> {
-        self.sessions.get_mut(index).and_then(|session| session.upload.replace(upload))
-    }
-
-    /// The upload that session `index` goes on with, if one receives it: itself, or another
-    /// that has been silent for long and ends.
-    ///
-    /// # Errors
-    /// Another one is at it.
-    pub fn take_upload(
-        &mut self,
-        host: &mut Host,
-        index: usize,
-        announced: &Announced,
-        now_ns: u64,
-    ) -> Result<Option<Upload<M>>, Failure> {
-        let is_it = |upload: &mut Upload<M>| upload.announced() == announced;
-        let own = self.sessions.get_mut(index).and_then(|session| session.upload.take_if(is_it));
-        if own.is_some() {
-            return Ok(own);
-        }
-        let silent = |upload: &Upload<M>| now_ns >= upload.last_ns().saturating_add(UPLOAD_SILENT_NS);
-        for session in &mut self.sessions {
-            let Some(upload) = session.upload.take_if(is_it) else { continue };
-            if silent(&upload) {
-                host.abort(session.connection, now_ns);
-                return Ok(Some(upload));
-            }
-            session.upload = Some(upload);
-            let message = "another session sends this file";
-            return Err(Failure::new(Code::Conflict, "", message, "wait until it has ended"));
-        }
-        Ok(None)
     }
 
     /// Answers a command.
@@ -438,7 +405,11 @@ impl<M: GuestMemory> Sessions<M> {
             session.waiting.filter(|waiting| waiting.every_ns != 0).map(|waiting| waiting.next_ns)
         };
         let deadlines = self.sessions.iter().map(|session| session.server.deadline_ns());
-        deadlines.chain(self.sessions.iter().filter_map(progress)).chain(self.door.next_deadline()).min()
+        deadlines
+            .chain(self.sessions.iter().filter_map(progress))
+            .chain(self.door.next_deadline())
+            .chain(self.next_idle_upload())
+            .min()
     }
 }
 
@@ -463,27 +434,6 @@ impl<M: GuestMemory> Session<M> {
                 return any;
             }
             any = true;
-        }
-    }
-
-    fn take_data<H: Hypervisor<Memory = M>>(
-        &mut self,
-        bytes: &[u8],
-        hypervisor: &mut H,
-        blobs: &mut Blobs<M>,
-        now_ns: u64,
-    ) {
-        let Some(mut upload) = self.upload.take() else { return };
-        if !upload.push(bytes, now_ns) {
-            upload.cancel(hypervisor);
-            let failure =
-                Failure::new(Code::Integrity, "", "more bytes came than were announced", "send it again");
-            let _ = self.server.send(&Err(failure));
-        } else if upload.is_complete() {
-            let outcome = blobs.finish(hypervisor, upload, now_ns).map(|()| Reply::Done);
-            let _ = self.server.send(&outcome);
-        } else {
-            self.upload = Some(upload);
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Kernels and initrds on their way in.
 //!
-//! An upload belongs to the session that announced it. When that session ends, what came is
+//! An upload belongs to the session that announced it, and takes memory as its bytes come.
+//! When that session ends, or for a while sends none, what came is
 //! kept for a while, for the same operator to go on with. It is of no use to anyone
 //! before its digest held, and the first to go when memory is needed.
 
@@ -8,13 +9,14 @@ use alloc::vec::Vec;
 
 use hv_abi::DomainId;
 use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::limits::BLOB_BYTES;
 use mgmt_proto::machine::Digest;
 use mgmt_proto::verb::{Outcome, Reply};
 use sha2::{Digest as _, Sha256};
 
 use crate::guest_memory::{Gpa, GuestMemory};
 use crate::hypervisor::Hypervisor;
-use crate::limits::{UPLOAD_KEPT_NS, UPLOADS_KEPT_MAX};
+use crate::limits::{UPLOAD_BYTES_OF_KEY, UPLOAD_KEPT_NS, UPLOAD_STEP_BYTES, UPLOADS_KEPT_MAX};
 use crate::node::Node;
 use crate::node::jobs::Asker;
 use crate::node::nic::Nic;
@@ -36,6 +38,8 @@ pub struct Upload<M> {
     received: usize,
     domain: DomainId,
     memory: M,
+    /// What it has taken of it so far.
+    memory_bytes: u64,
     hasher: Sha256,
     /// When it was announced, or last gone on with.
     last_ns: u64,
@@ -44,8 +48,31 @@ pub struct Upload<M> {
 impl<M: GuestMemory> Upload<M> {
     /// One of which nothing has come, for the memory of a domain that never runs.
     #[must_use]
-    pub fn new(announced: Announced, domain: DomainId, memory: M, now_ns: u64) -> Self {
-        Self { announced, received: 0, domain, memory, hasher: Sha256::new(), last_ns: now_ns }
+    pub fn new(
+        announced: Announced,
+        domain: DomainId,
+        (memory, memory_bytes): (M, u64),
+        now_ns: u64,
+    ) -> Self {
+        Self { announced, received: 0, domain, memory, memory_bytes, hasher: Sha256::new(), last_ns: now_ns }
+    }
+
+    /// The domain whose memory it fills.
+    #[must_use]
+    pub const fn domain(&self) -> DomainId {
+        self.domain
+    }
+
+    /// How much memory it is to have next, if it has too little for so many more bytes.
+    #[must_use]
+    pub fn lacks(&self, more: usize) -> Option<u64> {
+        let end = self.received.saturating_add(more).min(self.announced.length) as u64;
+        (end > self.memory_bytes).then(|| self.memory_bytes.saturating_add(UPLOAD_STEP_BYTES))
+    }
+
+    /// It has more memory from now on.
+    pub fn has_grown(&mut self, memory: M, memory_bytes: u64) {
+        (self.memory, self.memory_bytes) = (memory, memory_bytes);
     }
 
     /// Who sends it, and what.
@@ -137,6 +164,20 @@ impl<M: GuestMemory> Unfinished<M> {
         Some(self.uploads.remove(index))
     }
 
+    /// Bytes of the files that an operator has left unfinished.
+    fn announced_by(&self, operator: &[u8; 32]) -> u64 {
+        let own = self.uploads.iter().filter(|upload| upload.announced.operator == Some(*operator));
+        own.map(|upload| upload.announced.length as u64).sum()
+    }
+
+    /// Drops the oldest of an operator; false when there is none.
+    fn drop_oldest_of<H: Hypervisor<Memory = M>>(&mut self, hypervisor: &mut H, operator: &[u8; 32]) -> bool {
+        let own = |upload: &Upload<M>| upload.announced.operator == Some(*operator);
+        let Some(index) = self.uploads.iter().position(own) else { return false };
+        self.uploads.remove(index).cancel(hypervisor);
+        true
+    }
+
     /// Drops the oldest; false when there is none.
     pub(super) fn drop_oldest<H: Hypervisor<Memory = M>>(&mut self, hypervisor: &mut H) -> bool {
         if self.uploads.is_empty() {
@@ -164,7 +205,7 @@ impl<M: GuestMemory> Unfinished<M> {
     /// Memory that they would give back, in bytes.
     #[must_use]
     pub(super) fn bytes(&self) -> u64 {
-        self.uploads.iter().map(|upload| super::blobs::domain_bytes(upload.announced.length as u64)).sum()
+        self.uploads.iter().map(|upload| upload.memory_bytes).sum()
     }
 
     /// When the first is too old.
@@ -177,6 +218,9 @@ impl<M: GuestMemory> Unfinished<M> {
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Begins to receive a blob from nothing.
     pub(super) fn begin_blob(&mut self, asker: &Asker, digest: Digest, length: u64, now_ns: u64) -> Outcome {
+        if length <= BLOB_BYTES {
+            self.check_quota(asker, length)?;
+        }
         let guests = &self.guests;
         let needed = |digest: &Digest| guests.iter().any(|guest| guest.needs(digest));
         let operator = Some(asker.operator);
@@ -185,6 +229,24 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             old.cancel(&mut self.hypervisor);
         }
         Ok(Reply::Done)
+    }
+
+    /// One operator cannot fill the memory with files that never end: what it has left
+    /// unfinished makes room first.
+    fn check_quota(&mut self, asker: &Asker, length: u64) -> Result<(), Failure> {
+        let under_way = self.sessions.announced_by(asker.session, &asker.operator);
+        let fits = |left: u64| under_way.saturating_add(left).saturating_add(length) <= UPLOAD_BYTES_OF_KEY;
+        while !fits(self.blobs.unfinished.announced_by(&asker.operator)) {
+            if !self.blobs.unfinished.drop_oldest_of(&mut self.hypervisor, &asker.operator) {
+                let message = alloc::format!(
+                    "this key sends files of {} MiB in other sessions already; {} MiB at a time are possible",
+                    under_way >> 20,
+                    UPLOAD_BYTES_OF_KEY >> 20
+                );
+                return Err(Failure::new(Code::Capacity, "", message, "wait until they have come"));
+            }
+        }
+        Ok(())
     }
 
     /// Goes on with a blob that the same operator began to send, or begins.
@@ -211,8 +273,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         Ok(Reply::BlobHeld(held))
     }
 
-    /// Drops uploads that nobody goes on with.
+    /// Takes uploads from sessions that do not go on with them, and drops those that nobody does.
     pub(super) fn settle_uploads(&mut self, now_ns: u64) {
+        self.sessions.end_idle_uploads(&mut self.hypervisor, &mut self.blobs, now_ns);
         let trust = &self.trust;
         let may_go_on = |operator: &[u8; 32]| trust.role(operator).is_some();
         self.blobs.unfinished.tidy(&mut self.hypervisor, now_ns, &may_go_on);

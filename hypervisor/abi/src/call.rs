@@ -83,6 +83,10 @@ pub enum Call {
     /// `(run)`: 1 lets both threads of each core run, 0 lets the second ones rest, as
     /// they do at first. Not taken back before the next reset.
     RunThreads = 27,
+    /// `(domain, memory bytes)`: reserves more memory, so that it has so much.
+    /// [`Error::State`] unless the domain was never started, [`Error::NoMemory`],
+    /// [`Error::Argument`] for less than it has.
+    DomainGrow = 28,
 }
 
 impl Call {
@@ -118,6 +122,7 @@ impl Call {
             25 => Self::RestartDelay,
             26 => Self::Break,
             27 => Self::RunThreads,
+            28 => Self::DomainGrow,
             _ => return None,
         })
     }
@@ -179,7 +184,7 @@ mod tests {
                 assert_eq!(call as u64, number);
             }
         }
-        assert_eq!(Call::from_number(28), None);
+        assert_eq!(Call::from_number(29), None);
     }
 
     #[test]

@@ -231,6 +231,22 @@ pub(crate) fn create(spec: &DomainSpec) -> Result<u32, Error> {
     Ok(id)
 }
 
+/// Gives a domain that was never started more memory.
+pub(crate) fn grow(id: u32, memory_bytes: u64) -> Result<(), Error> {
+    with(id, |domain| {
+        if domain.state != STATE_NEW {
+            return Err(Error::State);
+        }
+        if memory_bytes < domain.nested.memory_bytes()
+            || !memory_bytes.is_multiple_of(LARGE_PAGE_SIZE)
+            || memory_bytes > hv_abi::boot::WINDOW_BYTES / 2
+        {
+            return Err(Error::Argument);
+        }
+        if domain.nested.grow(memory_bytes) { Ok(()) } else { Err(Error::NoMemory) }
+    })?
+}
+
 fn slots_of(id: u32) -> Result<SlotList, Error> {
     with(id, |domain| domain.slots().collect_slots())
 }

@@ -52,6 +52,19 @@ impl Nested {
         Some(Self { root, pointers, memory_bytes, reserved: chunks, populated: 0, promoted: false })
     }
 
+    /// Reserves more, so that there are `memory_bytes`, a multiple of 2 MiB; false when
+    /// there is no memory, or less was asked for.
+    pub(crate) fn grow(&mut self, memory_bytes: u64) -> bool {
+        let Some(more) = memory_bytes.checked_sub(self.memory_bytes) else { return false };
+        let chunks = to_usize(more / LARGE_PAGE_SIZE);
+        let grown = FRAMES.lock().as_mut().is_some_and(|frames| frames.reserve(chunks));
+        if grown {
+            self.memory_bytes = memory_bytes;
+            self.reserved += chunks;
+        }
+        grown
+    }
+
     /// For the control block.
     pub(crate) const fn root(&self) -> u64 {
         self.root.0

@@ -77,6 +77,7 @@ fn dispatch(dom0: &mut Dom0, call: Call) -> Result<(u64, u64), Error> {
         Call::DomainResume => domain::resume(domain_number(a)?)?,
         Call::DomainPause => domain::pause(domain_number(a)?)?,
         Call::DomainDestroy => domain::destroy(domain_number(a)?)?,
+        Call::DomainGrow => domain::grow(domain_number(a)?, b)?,
         Call::CompleteExit => vcpu::complete(domain::vcpu_slot(domain_number(a)?, b)?, c)?,
         Call::InjectMsi => domain::send_to(domain_number(a)?, &Message::from_msi(b, c))?,
         Call::InjectNmi => {

@@ -199,6 +199,25 @@ impl Hypervisor for FakeHypervisor {
         Ok(())
     }
 
+    fn domain_grow(&mut self, domain: DomainId, memory_bytes: u64) -> Result<(), Error> {
+        assert_eq!(memory_bytes % (2 << 20), 0, "whole large pages");
+        let free = self.machine().memory_free_bytes;
+        let more = self.with(domain, |domain| {
+            if domain.state != STATE_NEW {
+                return Err(Error::State);
+            }
+            let more = memory_bytes.checked_sub(domain.spec.memory_bytes).ok_or(Error::Argument)?;
+            if more > free {
+                return Err(Error::NoMemory);
+            }
+            domain.spec.memory_bytes = memory_bytes;
+            domain.memory.grow(usize::try_from(MemoryLayout::new(memory_bytes).low_end()).unwrap());
+            Ok(more)
+        })??;
+        self.machine().memory_free_bytes -= more;
+        Ok(())
+    }
+
     fn complete_exit(&mut self, domain: DomainId, vcpu: u32, value: u64) -> Result<(), Error> {
         self.with(domain, |domain| domain.answers.push((vcpu, value)))
     }

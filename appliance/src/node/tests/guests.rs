@@ -166,6 +166,11 @@ fn the_console_is_read_and_written() {
     assert_eq!(world.hypervisor.domain(domain).answers.last(), Some(&(0, u64::from(b'x'))));
     let failure = world.refused(session, &write(&[7; 4096]));
     assert!(failure.code == Code::Conflict && failure.message.contains("of 4096"), "{failure}");
+    // More than one request takes is not taken by half.
+    for length in [4097, 16_000] {
+        let failure = world.refused(session, &write(&vec![7; length]));
+        assert!(failure.code == Code::Usage && failure.message.contains("4096 at once"), "{failure}");
+    }
     // A guest's own reset keeps what it printed.
     world.port_write(domain, RESET_PORT, 6);
     let Reply::Stream(stream) = world.done(session, &read(2)) else { panic!() };

@@ -175,6 +175,14 @@ fn old_blobs_make_room_and_needed_ones_stay() {
     }
     assert!(world.hypervisor.domains() <= crate::limits::BLOBS_MAX + 1);
     assert_eq!(world.done(session, &Request::BlobMissing(vec![machine.kernel])), Reply::Missing(vec![]));
+    // What is asked about is answered, all of it or nothing.
+    let many: Vec<_> = (0..65).map(|number| [number; 32]).collect();
+    assert_eq!(
+        world.done(session, &Request::BlobMissing(many[..64].to_vec())),
+        Reply::Missing(many[..64].to_vec())
+    );
+    let failure = world.refused(session, &Request::BlobMissing(many));
+    assert!(failure.code == Code::Usage && failure.message.contains("64 at once"), "{failure}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::trust::{bundle, everybody, grant, rooted, update};
 use super::world::*;
-use crate::limits::{UPLOAD_KEPT_NS, UPLOAD_SILENT_NS, UPLOADS_KEPT_MAX};
+use crate::limits::{UPLOAD_IDLE_NS, UPLOAD_KEPT_NS, UPLOAD_SILENT_NS, UPLOAD_STEP_BYTES, UPLOADS_KEPT_MAX};
 
 fn digest(file: &[u8]) -> [u8; 32] {
     Sha256::digest(file).into()
@@ -274,4 +274,107 @@ fn a_revoked_operator_leaves_no_upload_behind() {
     world.done(admin, &update(&bundle(2, vec![grant(Who::Admin, Role::Admin)]), &[1]));
     world.run(SECOND);
     assert_eq!(world.hypervisor.domains(), 0);
+}
+
+#[test]
+fn an_announced_upload_takes_memory_as_its_bytes_come() {
+    let mut world = World::new(1236);
+    let before = world.hypervisor.machine().memory_free_bytes;
+    let announce = |number: u8, length| Request::BlobPut { digest: [number; 32], length };
+    let who = [Who::Admin, Who::Operator];
+    let sessions: Vec<usize> = (0..4).map(|number| world.connect(who[number % 2])).collect();
+    for (number, session) in (1..).zip(&sessions) {
+        world.done(*session, &announce(number, BLOB_BYTES / 2));
+    }
+    let taken = before - world.hypervisor.machine().memory_free_bytes;
+    assert_eq!(taken, 4 * UPLOAD_STEP_BYTES, "four announcements of 256 MiB");
+    // One that goes on takes what it needs and no more, and is right to the last byte.
+    let file = file(&mut world, 5 << 20);
+    let session = sessions[0];
+    assert_eq!(world.held(session, &file), 0);
+    world.send_data(session, &file[..3 << 20]);
+    world.run(SECOND);
+    let taken = before - world.hypervisor.machine().memory_free_bytes;
+    assert_eq!(taken, 5 * UPLOAD_STEP_BYTES);
+    world.send_data(session, &file[3 << 20..]);
+    assert_eq!(world.outcome(session), Ok(Reply::Done));
+    let machine = machine("web", digest(&file));
+    let failure = world.refused(session, &Request::Check(machine));
+    assert!(!failure.message.contains("not on this node"), "{failure}");
+}
+
+#[test]
+fn a_key_uploads_so_much_at_a_time() {
+    let mut world = World::new(1237);
+    world.hypervisor.machine().memory_free_bytes = 4 << 30;
+    let announce = |number: u8, length| Request::BlobPut { digest: [number; 32], length };
+    let sessions: Vec<usize> = (0..4).map(|_| world.connect(Who::Operator)).collect();
+    world.done(sessions[0], &announce(1, BLOB_BYTES));
+    world.done(sessions[1], &announce(2, BLOB_BYTES - 1));
+    let failure = world.refused(sessions[2], &announce(3, 2));
+    assert_eq!(failure.code, Code::Capacity);
+    assert!(failure.message.contains("1023 MiB") && failure.remedy.contains("wait"), "{failure}");
+    world.done(sessions[2], &announce(3, 1));
+    // Its own gives way to its next one, and others are not concerned.
+    world.done(sessions[0], &announce(4, BLOB_BYTES));
+    let other = world.connect(Who::Admin);
+    world.done(other, &announce(5, BLOB_BYTES));
+    // What was left unfinished counts, and makes room.
+    world.send_data(sessions[1], &[7; 30_000]);
+    world.run(SECOND);
+    world.breaks(sessions[1], true);
+    world.done(sessions[2], &announce(6, BLOB_BYTES - 1));
+    let again = Request::BlobResume { digest: [2; 32], length: BLOB_BYTES - 1 };
+    let last = world.connect(Who::Operator);
+    assert_eq!(world.refused(last, &again).code, Code::Capacity);
+}
+
+#[test]
+fn a_session_that_only_asks_other_things_keeps_no_upload() {
+    let mut world = World::new(1238);
+    let file = file(&mut world, 150_000);
+    let session = world.connect(Who::Operator);
+    world.held(session, &file);
+    world.send_data(session, &file[..70_000]);
+    world.run(SECOND);
+    let asked = Request::NodeInfo;
+    for _ in 0..UPLOAD_IDLE_NS / SECOND - 3 {
+        world.done(session, &asked);
+        world.run(SECOND);
+    }
+    assert_eq!(world.hypervisor.domains(), 1);
+    world.run(4 * SECOND);
+    let failure = world.outcome(session).unwrap_err();
+    assert!(failure.code == Code::Deadline && failure.message.contains("30 s"), "{failure}");
+    // It lives, and what it goes on to send is nothing's.
+    world.send_data(session, &file[70_000..]);
+    world.done(session, &asked);
+    // It has the first part still, and only what was announced and never begun is gone.
+    let held = world.held(session, &file);
+    assert_eq!(held, 70_000);
+    world.send_data(session, &file[held..]);
+    assert_eq!(world.outcome(session), Ok(Reply::Done));
+    world.done(session, &Request::BlobPut { digest: [9; 32], length: 1000 });
+    assert_eq!(world.hypervisor.domains(), 2);
+    world.run(UPLOAD_IDLE_NS + SECOND);
+    assert_eq!(world.outcome(session).unwrap_err().code, Code::Deadline);
+    assert_eq!(world.hypervisor.domains(), 1, "the file that is whole");
+}
+
+#[test]
+fn memory_that_runs_out_on_the_way_ends_an_upload_with_the_number() {
+    let mut world = World::new(1239);
+    let session = world.connect(Who::Operator);
+    let file = file(&mut world, 6 << 20);
+    world.held(session, &file);
+    world.hypervisor.machine().memory_free_bytes = 2 << 20;
+    world.send_data(session, &file);
+    let failure = world.outcome(session).unwrap_err();
+    assert_eq!(failure.code, Code::Capacity);
+    assert!(failure.message.contains("a file of 6 MiB"), "{failure}");
+    assert_eq!(world.hypervisor.domains(), 0, "nothing is left of it");
+    // One that cannot fit is refused before a byte of it is sent.
+    let request = Request::BlobPut { digest: [1; 32], length: 64 << 20 };
+    let failure = world.refused(session, &request);
+    assert!(failure.code == Code::Capacity && failure.message.contains("64 MiB: 4 MiB"), "{failure}");
 }

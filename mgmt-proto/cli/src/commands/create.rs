@@ -77,10 +77,7 @@ fn look(scope: &Scope<'_>, file: &Path, overrides: &[String], verb: &'static str
     guest.read_secrets(&mut secrets::ask)?;
     let blobs = guest.read_blobs()?;
     let mut connection = scope.open()?;
-    let asked = blobs.iter().map(|blob| blob.digest).collect();
-    let Reply::Missing(missing) = connection.request(Request::BlobMissing(asked))? else {
-        return Err(connection.unexpected());
-    };
+    let missing = connection.missing(&blobs)?;
     let name = guest.machine.name.clone();
     match connection.request(check_request(guest.machine, guest.settings)) {
         Ok(_) => {}

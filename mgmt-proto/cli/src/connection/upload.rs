@@ -4,7 +4,7 @@ use super::{Connection, RETRY_PAUSE, peer_fault};
 use crate::blobs::Blob;
 use crate::exit;
 use mgmt_proto::code::{Code, Failure};
-use mgmt_proto::limits::{BLOB_BYTES, BLOB_CHUNK_BYTES};
+use mgmt_proto::limits::{BLOB_BYTES, BLOB_CHUNK_BYTES, DIGESTS};
 use mgmt_proto::machine::Digest;
 use mgmt_proto::verb::{Reply, Request};
 use std::fs::File;
@@ -64,14 +64,27 @@ impl Connection {
         blobs: &[Blob],
         progress: &mut dyn FnMut(&Blob, u64),
     ) -> Result<(), Failure> {
-        let asked = blobs.iter().map(|blob| blob.digest).collect();
-        let Reply::Missing(missing) = self.request(Request::BlobMissing(asked))? else {
-            return Err(self.unexpected());
-        };
+        let missing = self.missing(blobs)?;
         for blob in blobs.iter().filter(|blob| missing.contains(&blob.digest)) {
             self.upload_blob(blob, &mut |sent| progress(blob, sent))?;
         }
         Ok(())
+    }
+
+    /// The digests of those files that the node lacks, however many they are.
+    ///
+    /// # Errors
+    /// Of the node, or the way to it.
+    pub fn missing(&mut self, blobs: &[Blob]) -> Result<Vec<Digest>, Failure> {
+        let mut missing = Vec::new();
+        for page in blobs.chunks(DIGESTS) {
+            let asked = page.iter().map(|blob| blob.digest).collect();
+            let Reply::Missing(lacking) = self.request(Request::BlobMissing(asked))? else {
+                return Err(self.unexpected());
+            };
+            missing.extend(lacking);
+        }
+        Ok(missing)
     }
 
     fn upload_blob(&mut self, blob: &Blob, progress: &mut dyn FnMut(u64)) -> Result<(), Failure> {
