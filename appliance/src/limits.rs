@@ -64,6 +64,18 @@ pub const UPLOAD_IDLE_NS: u64 = 30_000_000_000;
 pub const UPLOAD_SILENT_NS: u64 = 2_000_000_000;
 /// Frames taken from one source before the others get their turn.
 pub const FRAMES_PER_TURN: usize = 128;
+/// Entries at once of what one key was refused.
+pub const REFUSAL_BURST: u64 = 16;
+/// Time in which it has one more, in nanoseconds.
+pub const REFUSAL_INTERVAL_NS: u64 = 10_000_000_000;
+/// How long commands of one kind that are refused are gathered, in nanoseconds.
+pub const REFUSAL_WINDOW_NS: u64 = 60_000_000_000;
+/// Kinds that are told apart, of one key.
+pub const REFUSAL_KINDS: usize = 8;
+/// Keys of which that is known.
+pub const REFUSERS_MAX: usize = mgmt_proto::limits::OPERATORS;
+/// Entries that the log of effects has left where only what rescues a node is recorded.
+pub const AUDIT_URGENT: u64 = 64;
 /// Most network cards that the node drives.
 pub const CARDS_MAX: usize = 1 + mgmt_proto::limits::STORAGE_CARDS;
 /// Pause between looks at the cards' links, in nanoseconds.

@@ -12,7 +12,7 @@ pub use command::command;
 use crate::code::Code;
 use crate::codec;
 use crate::envelope::{Binding, Proof};
-use crate::verb::Request;
+use crate::verb::{Discover, Request};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
@@ -21,6 +21,20 @@ use sha2::{Digest as _, Sha256};
 
 const ENTRY_LABEL: &[u8] = b"redoubt audit entry 1";
 const HEAD_LABEL: &[u8] = b"redoubt audit head 1";
+const REFUSALS_HEAD_LABEL: &[u8] = b"redoubt refusals head 1";
+/// The verb of an entry that stands for refused commands of several kinds.
+pub const OTHERS: &str = "others";
+
+/// The two logs of a node. Each is a chain of its own, so that no number of commands that
+/// did nothing pushes out one that did something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Log {
+    /// What had an effect.
+    #[default]
+    Effects,
+    /// What was refused or failed.
+    Refusals,
+}
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +79,9 @@ pub struct Entry {
     pub result: Result,
     /// Digest of the entry before; zero for the first.
     pub previous: [u8; 32],
+    /// How many commands it stands for: 1 in the log of effects. Refused ones of the same
+    /// kind are gathered, and the entry names the last of them.
+    pub count: u32,
 }
 
 /// What is wrong with a copy of a log.
@@ -128,6 +145,7 @@ impl Entry {
             object: object.to_string(),
             result,
             previous: [0; 32],
+            count: 1,
         }
     }
 
@@ -199,29 +217,39 @@ pub struct Head {
     pub signature_s: [u8; 32],
 }
 
-fn head_message(length: u64, digest: &[u8; 32]) -> Vec<u8> {
-    [HEAD_LABEL, &length.to_le_bytes(), digest].concat()
+fn head_message(log: Log, length: u64, digest: &[u8; 32]) -> Vec<u8> {
+    let label = match log {
+        Log::Effects => HEAD_LABEL,
+        Log::Refusals => REFUSALS_HEAD_LABEL,
+    };
+    [label, &length.to_le_bytes(), digest].concat()
 }
 
 impl Head {
     /// Signs the end of a log.
     #[must_use]
-    pub fn sign(key: &SigningKey, length: u64, digest: [u8; 32]) -> Self {
-        let signature = key.sign(&head_message(length, &digest));
+    pub fn sign(key: &SigningKey, log: Log, length: u64, digest: [u8; 32]) -> Self {
+        let signature = key.sign(&head_message(log, length, &digest));
         Self { length, digest, signature_r: *signature.r_bytes(), signature_s: *signature.s_bytes() }
     }
 
-    /// Checks that `node` says so of the entries that end with `last`.
+    /// Checks that `node` says so of the entries of that log that end with `last`.
     ///
     /// # Errors
     /// [`Fault::Head`].
-    pub fn verify(&self, node: &[u8; 32], length: u64, last: &[u8; 32]) -> core::result::Result<(), Fault> {
+    pub fn verify(
+        &self,
+        node: &[u8; 32],
+        log: Log,
+        length: u64,
+        last: &[u8; 32],
+    ) -> core::result::Result<(), Fault> {
         let key = VerifyingKey::from_bytes(node).map_err(|_| Fault::Head)?;
         let signature = Signature::from_components(self.signature_r, self.signature_s);
         if self.length != length || self.digest != *last {
             return Err(Fault::Head);
         }
-        key.verify_strict(&head_message(length, last), &signature).map_err(|_| Fault::Head)
+        key.verify_strict(&head_message(log, length, last), &signature).map_err(|_| Fault::Head)
     }
 }
 
@@ -236,6 +264,18 @@ pub struct Page {
     pub head: Head,
 }
 
+/// Codes with which a command that failed did something all the same, and so belongs to
+/// the log of effects: part of it was done, or it holds and only could not be kept.
+#[must_use]
+pub const fn codes_with_effect(request: &Request) -> &'static [Code] {
+    match request {
+        Request::TrustUpdate { .. } | Request::Lockdown => {
+            &[Code::Storage, Code::Deadline, Code::Capacity, Code::Partial]
+        }
+        _ => &[Code::Partial],
+    }
+}
+
 /// Verb and object of a request that is recorded; None for one that only looks.
 /// Every request is named, so that a new one does not compile until somebody
 /// decides.
@@ -245,18 +285,17 @@ pub fn subject(request: &Request) -> Option<(&'static str, &str)> {
         Request::NodeInfo
         | Request::NodeLog { .. }
         | Request::PreviousLog { .. }
-        | Request::StorageDiscover(_)
         | Request::BlobMissing(_)
         | Request::Check(_)
         | Request::List
         | Request::Info { .. }
         | Request::AuditRead { .. }
+        | Request::RefusalsRead { .. }
         | Request::CheckWith { .. }
         | Request::StorageShow { .. }
         | Request::BlockList { .. }
         | Request::TrustShow
         | Request::StateShow
-        | Request::ConfigExport { .. }
         | Request::NodeKeys
         | Request::Traffic
         | Request::Progress { .. }
@@ -280,6 +319,10 @@ pub fn subject(request: &Request) -> Option<(&'static str, &str)> {
         Request::Reboot { name } => ("reboot", name),
         Request::Destroy { name } => ("destroy", name),
         Request::InjectFault(_) => ("inject-fault", ""),
+        Request::StorageDiscover(Discover::Aoe) => ("storage discover", "aoe"),
+        Request::StorageDiscover(Discover::Iscsi(portal) | Discover::IscsiAs(portal, _)) => {
+            ("storage discover", portal)
+        }
         Request::StorageProbe { volume, .. } => ("storage probe", volume),
         Request::StorageReserve { volume, force: false, .. } => ("storage reserve", volume),
         Request::StorageReserve { volume, force: true, .. } => ("storage reserve --force", volume),
@@ -293,6 +336,7 @@ pub fn subject(request: &Request) -> Option<(&'static str, &str)> {
         Request::TrustUpdate { .. } => ("trust update", ""),
         Request::Autostart { name, order: Some(_) } => ("autostart on", name),
         Request::Autostart { name, order: None } => ("autostart off", name),
+        Request::ConfigExport { .. } => ("config export", ""),
         Request::ConfigImport { .. } => ("config import", ""),
         Request::Lockdown => ("node lockdown", ""),
         Request::Capture { name, .. } => ("capture", name),

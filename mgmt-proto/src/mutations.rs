@@ -188,7 +188,7 @@ fn configurations() {
 #[test]
 fn audit_entries() {
     let entries = vectors::entries(&key());
-    let head = audit::Head::sign(&key(), 2, entries[1].digest());
+    let head = audit::Head::sign(&key(), audit::Log::Effects, 2, entries[1].digest());
     let page = Page { entries: entries.clone(), oldest: 0, head };
     assert!(audit::verify(&entries).is_ok());
     each(9, &encoded(&entries), |round, good, bytes| {
@@ -200,7 +200,8 @@ fn audit_entries() {
             let mut altered = entries.clone();
             altered[at] = entry;
             let node = key().verifying_key().to_bytes();
-            let verified = audit::verify(&altered).and_then(|last| page.head.verify(&node, 2, &last));
+            let verified = audit::verify(&altered)
+                .and_then(|last| page.head.verify(&node, audit::Log::Effects, 2, &last));
             assert!(verified.is_err() || altered == entries, "round {round}, same {is_same}");
         }
     });

@@ -189,12 +189,12 @@ pub const fn required(request: &Request) -> Role {
         Request::NodeInfo
         | Request::NodeLog { .. }
         | Request::PreviousLog { .. }
-        | Request::StorageDiscover(_)
         | Request::BlobMissing(_)
         | Request::Check(_)
         | Request::List
         | Request::Info { .. }
         | Request::AuditRead { .. }
+        | Request::RefusalsRead { .. }
         | Request::CheckWith { .. }
         | Request::StorageShow { .. }
         | Request::BlockList { .. }
@@ -220,6 +220,8 @@ pub const fn required(request: &Request) -> Role {
         | Request::Reboot { .. }
         | Request::Destroy { .. }
         | Request::CreateWith { .. }
+        // It opens connections to wherever it is told.
+        | Request::StorageDiscover(_)
         | Request::StorageProbe { .. }
         | Request::StorageReserve { force: false, .. }
         | Request::StorageRelease { force: false, .. }

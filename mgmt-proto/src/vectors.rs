@@ -119,6 +119,7 @@ pub(crate) fn requests() -> Vec<Request> {
         Request::Rename { name: name(), to: "db".to_string() },
         Request::Revision { of: Some(name()), expected: Some(300) },
         Request::PreviousLog { from: 300 },
+        Request::RefusalsRead { from: 7 },
     ]
 }
 

@@ -324,6 +324,11 @@ pub enum Request {
         /// Offset, 0 for the oldest that was kept.
         from: u64,
     },
+    /// Part of the log of what was refused or failed.
+    RefusalsRead {
+        /// First entry wanted.
+        from: u64,
+    },
 }
 
 impl Request {
@@ -365,6 +370,7 @@ impl Request {
             | Self::List
             | Self::InjectFault(_)
             | Self::AuditRead { .. }
+            | Self::RefusalsRead { .. }
             | Self::StorageShow { .. }
             | Self::StorageProbe { .. }
             | Self::StorageReserve { .. }
@@ -396,6 +402,8 @@ impl Request {
             Self::ConsoleRead { .. }
                 | Self::ConsoleWrite { .. }
                 | Self::Capture { .. }
+                | Self::StorageDiscover(_)
+                | Self::ConfigExport { .. }
                 | Self::BlobPut { .. }
                 | Self::BlobResume { .. }
         );

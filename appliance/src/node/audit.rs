@@ -1,32 +1,46 @@
 //! The log of what operators did, kept in the memory of a domain that never runs:
 //! it survives dom0 and costs it nothing.
 //!
-//! The memory is a ring of slots, each with the length of an entry and the entry.
-//! Slot and sequence number belong together, so a restarted dom0 finds the end by
-//! looking at all of them.
+//! There are two chains: what had an effect, and what was refused or failed. However many
+//! commands fail, none that had an effect is pushed out by them.
+
+mod chain;
+mod refusals;
 
 use alloc::string::ToString;
 use alloc::vec::Vec;
 
 use hv_abi::DomainId;
 use hv_abi::domain::DomainSpec;
-use mgmt_proto::audit::{Entry, Head, Page, Result, subject};
+use mgmt_proto::audit::{Entry, Log, Page, Result, subject};
+use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::envelope::Proof;
-use mgmt_proto::limits::{AUDIT_ENTRIES, AUDIT_ENTRY_BYTES, NAME_BYTES};
+use mgmt_proto::limits::{NAME_BYTES, TRUST_BYTES};
 use mgmt_proto::server::Identity;
 use mgmt_proto::verb::Request;
 
-use crate::guest_memory::{Gpa, GuestMemory};
+use crate::guest_memory::GuestMemory;
 use crate::hypervisor::Hypervisor;
 use crate::layout::MemoryLayout;
+use crate::limits::AUDIT_URGENT;
+#[cfg(test)]
+pub(super) use chain::decode_slot;
+use chain::{Chain, SLOT_BYTES};
+use refusals::{Due, Refusals};
 
 /// What is kept under the domain's slot to know it again.
 const RECORD_MAGIC: [u8; 8] = *b"REDOAUDT";
 /// Bytes of the ring. Behind it is what is kept for [`crate::node::trust`].
 pub(super) const RING_BYTES: u64 = 2 << 20;
 const MEMORY_BYTES: u64 = RING_BYTES + super::trust::KEPT_BYTES;
-const SLOT_BYTES: usize = 2 + AUDIT_ENTRY_BYTES;
 const SLOTS: u64 = RING_BYTES / SLOT_BYTES as u64;
+/// Where what was refused is: behind the trust bundles, in what is kept for them.
+const REFUSALS_AT: u64 = RING_BYTES + (1 << 20);
+const REFUSALS: u64 = 1024;
+const _: () = assert!(
+    TRUST_BYTES as u64 + 4 <= 1 << 20
+        && REFUSALS_AT + REFUSALS * SLOT_BYTES as u64 <= super::trust::LOCKED_AT
+);
 
 /// Who asked for something that is to be recorded, and what.
 #[derive(Clone, Debug)]
@@ -52,33 +66,30 @@ impl Asked {
     }
 }
 
-/// The log.
+/// The logs.
 pub struct AuditLog<M> {
     memory: Option<M>,
-    /// The oldest entry that is there.
-    oldest: u64,
-    length: u64,
-    digest: [u8; 32],
+    effects: Chain,
+    refused: Chain,
+    refusals: Refusals,
     /// The last entry, to record a conversation with a console once.
     last: Option<Entry>,
 }
 
-/// The entry in a slot of the ring; none for what is no entry of that place.
-pub(super) fn decode_slot(slot: u64, bytes: &[u8]) -> Option<Entry> {
-    let (length, rest) = bytes.split_first_chunk::<2>()?;
-    let entry = rest.get(..usize::from(u16::from_le_bytes(*length)))?;
-    // An empty slot has a length of zero, which is no entry.
-    Entry::decode(entry).filter(|entry| entry.sequence % SLOTS == slot)
-}
-
 impl<M: GuestMemory> AuditLog<M> {
-    /// A log without memory, which keeps nothing yet.
+    /// Logs without memory, which keep nothing yet.
     #[must_use]
-    pub const fn new() -> Self {
-        Self { memory: None, oldest: 0, length: 0, digest: [0; 32], last: None }
+    pub fn new() -> Self {
+        Self {
+            memory: None,
+            effects: Chain::new(Log::Effects, 0, SLOTS),
+            refused: Chain::new(Log::Refusals, REFUSALS_AT, REFUSALS),
+            refusals: Refusals::default(),
+            last: None,
+        }
     }
 
-    /// Takes over the log of an earlier dom0; false if the record is not of one.
+    /// Takes over the logs of an earlier dom0; false if the record is not of them.
     pub fn adopt<H: Hypervisor<Memory = M>>(
         &mut self,
         hypervisor: &mut H,
@@ -88,26 +99,14 @@ impl<M: GuestMemory> AuditLog<M> {
         if record != RECORD_MAGIC || self.memory.is_some() {
             return false;
         }
-        self.memory = Some(hypervisor.memory(domain, MemoryLayout::new(MEMORY_BYTES)));
-        let newest = (0..SLOTS).filter_map(|slot| self.read(slot)).max_by_key(|entry| entry.sequence);
-        if let Some(entry) = newest {
-            self.length = entry.sequence.saturating_add(1);
-            self.oldest = entry.sequence;
-            let mut previous = entry.previous;
-            while let Some(before) = self.oldest.checked_sub(1)
-                && let Some(earlier) = self.read(before % SLOTS)
-                && earlier.sequence == before
-                && earlier.digest() == previous
-            {
-                (self.oldest, previous) = (before, earlier.previous);
-            }
-            self.digest = entry.digest();
-            self.last = Some(entry);
-        }
+        let memory = hypervisor.memory(domain, MemoryLayout::new(MEMORY_BYTES));
+        self.last = self.effects.adopt(&memory);
+        self.refused.adopt(&memory);
+        self.memory = Some(memory);
         true
     }
 
-    /// Makes the log's memory unless an earlier dom0 did.
+    /// Makes the logs' memory unless there is one.
     pub fn ensure<H: Hypervisor<Memory = M>>(&mut self, hypervisor: &mut H) {
         if self.memory.is_some() {
             return;
@@ -122,7 +121,7 @@ impl<M: GuestMemory> AuditLog<M> {
             Ok(domain) => {
                 self.memory = Some(hypervisor.memory(domain, MemoryLayout::new(MEMORY_BYTES)));
             }
-            Err(_) => hypervisor.log("node: no memory for the audit log: nothing is recorded"),
+            Err(_) => hypervisor.log("node: no memory for the audit log: nothing is changed"),
         }
     }
 
@@ -134,21 +133,36 @@ impl<M: GuestMemory> AuditLog<M> {
     /// The number of its next entry.
     #[must_use]
     pub const fn end(&self) -> u64 {
-        self.length
+        self.effects.length
     }
 
-    fn read(&self, slot: u64) -> Option<Entry> {
-        let memory = self.memory.as_ref()?;
-        let mut bytes = [0; SLOT_BYTES];
-        memory.read(Gpa(slot * SLOT_BYTES as u64), &mut bytes).ok()?;
-        decode_slot(slot, &bytes)
+    /// Whether a command can be recorded, of which `waiting` entries before it must not be
+    /// overwritten yet. What rescues a node has room left of its own.
+    ///
+    /// # Errors
+    /// The failure to report: what is not recorded is not done.
+    pub fn check_room(&self, waiting: u64, is_rescue: bool) -> core::result::Result<(), Failure> {
+        let most = if is_rescue { SLOTS } else { SLOTS - AUDIT_URGENT };
+        let (message, remedy) = if self.memory.is_none() {
+            ("no memory for the audit log, and what is not recorded is not done".into(), "destroy a guest")
+        } else if waiting >= most {
+            (
+                alloc::format!(
+                    "{waiting} audit entries wait for the state volume, and what is not recorded is not done"
+                ),
+                "bring the volume back: see `redoubt node state`",
+            )
+        } else {
+            return Ok(());
+        };
+        Err(Failure::new(Code::Capacity, "", message, remedy))
     }
 
-    /// Records a command and how it ended. Keys typed into one console in one
-    /// session are one entry, as are looks at one capture: the first.
+    /// Records a command and how it ended. Keys typed into one console in one session are
+    /// one entry, as are looks at one capture or configuration: the first.
     pub fn record(&mut self, asked: &Asked, result: Result, now_ns: u64) {
         let repeated = self.last.as_ref().is_some_and(|last| {
-            (asked.verb.starts_with("console") || asked.verb == "capture")
+            (asked.verb.starts_with("console") || matches!(asked.verb, "capture" | "config export"))
                 && last.verb == asked.verb
                 && last.object == asked.object
                 && last.session == asked.proof.binding.session
@@ -162,22 +176,41 @@ impl<M: GuestMemory> AuditLog<M> {
         self.append(entry);
     }
 
-    /// Adds an entry at the end of the log.
-    pub(super) fn append(&mut self, mut entry: Entry) {
-        (entry.sequence, entry.previous) = (self.length, self.digest);
-        let bytes = entry.encode();
-        let Ok(length) = u16::try_from(bytes.len()) else { return };
-        if bytes.len() > AUDIT_ENTRY_BYTES {
-            return;
+    /// Records a command that did nothing, by itself or with those like it.
+    pub fn refuse(&mut self, asked: &Asked, code: Code, now_ns: u64) {
+        if let Some(due) = self.refusals.note(asked, code, now_ns) {
+            self.append_refusal(&due, now_ns);
         }
-        let slot = [&length.to_le_bytes()[..], &bytes].concat();
-        let at = Gpa(self.length % SLOTS * SLOT_BYTES as u64);
+    }
+
+    /// Makes the entries of what was gathered and is due.
+    pub fn settle(&mut self, now_ns: u64) {
+        for due in self.refusals.take_due(now_ns) {
+            self.append_refusal(&due, now_ns);
+        }
+    }
+
+    /// When that is to be done next.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.refusals.next_deadline()
+    }
+
+    fn append_refusal(&mut self, due: &Due, now_ns: u64) {
+        let Due { asked, code, count } = due;
+        let result = Result::Failed(*code);
+        let mut entry = Entry::new(&asked.proof, &asked.operator, asked.verb, &asked.object, result);
+        (entry.at_ns, entry.count) = (now_ns, *count);
+        if let Some(memory) = &mut self.memory {
+            self.refused.append(memory, entry);
+        }
+    }
+
+    /// Adds an entry at the end of the log of effects.
+    pub(super) fn append(&mut self, entry: Entry) {
         if let Some(memory) = &mut self.memory
-            && memory.write(at, &slot).is_ok()
+            && let Some(entry) = self.effects.append(memory, entry)
         {
-            self.length += 1;
-            self.oldest = self.oldest.max(self.length.saturating_sub(SLOTS));
-            self.digest = entry.digest();
             self.last = Some(entry);
         }
     }
@@ -185,26 +218,26 @@ impl<M: GuestMemory> AuditLog<M> {
     /// Entries ever made.
     #[must_use]
     pub const fn length(&self) -> u64 {
-        self.length
+        self.effects.length
     }
 
     /// An entry by its number, if it is there.
     #[must_use]
     pub fn entry(&self, sequence: u64) -> Option<Entry> {
-        let known = (self.oldest..self.length).contains(&sequence);
-        known.then(|| self.read(sequence % SLOTS)).flatten()
+        self.effects.entry(self.memory.as_ref()?, sequence)
     }
 
     /// All that are there.
     #[must_use]
     pub fn all(&self) -> Vec<Entry> {
-        (self.oldest..self.length).filter_map(|sequence| self.entry(sequence)).collect()
+        (self.effects.oldest..self.effects.length).filter_map(|sequence| self.entry(sequence)).collect()
     }
 
     /// Begins again with the end of a log that was kept elsewhere: a chain.
     pub(super) fn restore(&mut self, tail: &[Entry]) {
         let Some(first) = tail.first() else { return };
-        (self.oldest, self.length, self.digest) = (first.sequence, first.sequence, first.previous);
+        let Chain { oldest, length, digest, .. } = &mut self.effects;
+        (*oldest, *length, *digest) = (first.sequence, first.sequence, first.previous);
         for entry in tail {
             self.append(entry.clone());
         }
@@ -214,12 +247,13 @@ impl<M: GuestMemory> AuditLog<M> {
     /// `shown` ever made.
     #[must_use]
     pub fn page(&self, from: u64, shown: u64, identity: &Identity) -> Page {
-        let shown = shown.min(self.length);
-        let first = from.max(self.oldest);
-        let end = shown.min(first.saturating_add(AUDIT_ENTRIES as u64));
-        let entries: Vec<Entry> = (first..end).filter_map(|sequence| self.read(sequence % SLOTS)).collect();
-        let digest = self.entry(shown).map_or(self.digest, |next| next.previous);
-        Page { entries, oldest: self.oldest, head: Head::sign(&identity.key, shown, digest) }
+        self.effects.page(self.memory.as_ref(), from, shown, identity)
+    }
+
+    /// The same of what was refused or failed.
+    #[must_use]
+    pub fn refusals_page(&self, from: u64, identity: &Identity) -> Page {
+        self.refused.page(self.memory.as_ref(), from, u64::MAX, identity)
     }
 }
 

@@ -5,13 +5,13 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use hv_abi::previous::{LOG_NOW, LOG_PREVIOUS};
-use mgmt_proto::audit::Result as Recorded;
+use mgmt_proto::audit::{self, Result as Recorded};
 use mgmt_proto::bundle::Lacks;
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::disk::GuestSettings;
 use mgmt_proto::limits::{DIGESTS, STREAM_BYTES};
 use mgmt_proto::machine::{Digest, Machine};
-use mgmt_proto::trust::Role;
+use mgmt_proto::trust::{Role, is_rescue};
 use mgmt_proto::verb::{Discover, Fault, Outcome, Reply, Request, Stream};
 
 use crate::hypervisor::Hypervisor;
@@ -29,46 +29,65 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     pub(super) fn execute(&mut self, command: Command, now_ns: u64) {
         let Command { asker, request, role, asked } = command;
         let session = asker.session;
-        let lacks = self.trust.permits(&asker.operator, &request).err();
-        let overtaken = self.overtaken(session, &request);
+        if let Some(failure) = self.refusal(&asker, &request, role, asked.is_some(), now_ns) {
+            let code = failure.code;
+            self.sessions.answer(session, &Err(failure));
+            if let Some(asked) = &asked {
+                self.audit.refuse(asked, code, now_ns);
+            }
+            return;
+        }
         let changed = request.changes().then(|| changed_by(&request));
         // Whoever reads the record must find what ended the node, or dom0.
-        if let (Request::NodeStop { .. } | Request::InjectFault(_), Some(asked)) = (&request, &asked)
-            && lacks.is_none()
-            && overtaken.is_none()
-            && self.barred(&request).is_none()
-        {
+        if let (Request::NodeStop { .. } | Request::InjectFault(_), Some(asked)) = (&request, &asked) {
             self.audit.record(asked, Recorded::Accepted, now_ns);
             self.carry_out(&asker, request, role, now_ns);
             return;
         }
-        let result = if let Some(Lacks::Role(needed)) = lacks {
-            self.sessions.answer(session, &Err(role_missing(needed, role)));
-            Recorded::Failed(Code::Refused)
-        } else if let Some(failure) = self.barred(&request) {
-            self.sessions.answer(session, &Err(failure));
-            Recorded::Failed(Code::Policy)
-        } else if lacks == Some(Lacks::Guest) {
-            self.sessions.answer(session, &Err(not_yours(request.guest().unwrap_or_default())));
-            Recorded::Failed(Code::Refused)
-        } else if let Some(failure) = overtaken {
-            self.sessions.answer(session, &Err(failure));
-            Recorded::Failed(Code::Conflict)
-        } else if let Err(failure) = self.room_for_job(&request, now_ns) {
-            let code = failure.code;
-            self.sessions.answer(session, &Err(failure));
-            Recorded::Failed(code)
-        } else {
-            self.carry_out(&asker, request, role, now_ns)
-        };
-        if let Some(asked) = &asked {
-            self.audit.record(asked, result, now_ns);
+        let with_effect = audit::codes_with_effect(&request);
+        let result = self.carry_out(&asker, request, role, now_ns);
+        match (&asked, result) {
+            (Some(asked), Recorded::Failed(code)) if !with_effect.contains(&code) => {
+                self.audit.refuse(asked, code, now_ns);
+            }
+            (Some(asked), result) => self.audit.record(asked, result, now_ns),
+            (None, _) => {}
         }
         if let Some(guests) = changed
             && !matches!(result, Recorded::Failed(_))
         {
             self.revisions.note(&guests, self.audit.end());
         }
+    }
+
+    /// Why nothing is done, if that is known before anything is.
+    fn refusal(
+        &mut self,
+        asker: &Asker,
+        request: &Request,
+        role: Role,
+        is_recorded: bool,
+        now_ns: u64,
+    ) -> Option<Failure> {
+        let overtaken = self.overtaken(asker.session, request);
+        let lacks = self.trust.permits(&asker.operator, request).err();
+        if let Some(Lacks::Role(needed)) = lacks {
+            return Some(role_missing(needed, role));
+        }
+        if let Some(failure) = self.barred(request) {
+            return Some(failure);
+        }
+        if lacks == Some(Lacks::Guest) {
+            return Some(not_yours(request.guest().unwrap_or_default()));
+        }
+        if is_recorded {
+            self.audit.ensure(&mut self.hypervisor);
+            let room = self.audit.check_room(self.history_waiting(), is_rescue(request));
+            if let Err(failure) = room {
+                return Some(failure);
+            }
+        }
+        overtaken.or_else(|| self.room_for_job(request, now_ns).err())
     }
 
     /// Why a change is not made, if it supposes what is so no longer.
@@ -186,6 +205,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             Request::TrustShow => Ok(Reply::Trust(self.trust.bundle().clone())),
             Request::AuditRead { from } => {
                 Ok(Reply::Audit(self.audit.page(from, self.history_shown(), &self.identity)))
+            }
+            Request::RefusalsRead { from } => {
+                Ok(Reply::Audit(self.audit.refusals_page(from, &self.identity)))
             }
             Request::StateShow => Ok(Reply::State(self.state_facts())),
             Request::NodeKeys => Ok(Reply::NodeKeys(self.key_links.clone())),

@@ -287,8 +287,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let stop = self.stopping.map(|(_, at_ns)| at_ns);
         let state = self.state.next_deadline();
         let uploads = self.blobs.unfinished.next_deadline();
+        let refusals = self.audit.next_deadline();
         let cards = self.next_card_deadline(now_ns);
-        [host, cards, volumes, sessions, starts, disks, stop, state, uploads]
+        [host, cards, volumes, sessions, starts, disks, stop, state, uploads, refusals]
             .into_iter()
             .flatten()
             .min()
@@ -371,6 +372,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let mut busy = self.sessions.poll(first, &mut self.hypervisor, &mut self.blobs, who, now_ns);
         self.tell_time(now_ns);
         self.settle_uploads(now_ns);
+        self.audit.settle(now_ns);
         for _ in 0..COMMANDS_PER_TURN {
             let guests = &self.guests;
             let needed = |digest: &Digest| guests.iter().any(|guest| guest.needs(digest));

@@ -114,11 +114,11 @@ fn slots_of_the_audit_log() {
     let mut good = u16::try_from(encoded.len()).unwrap().to_le_bytes().to_vec();
     good.extend_from_slice(&encoded);
     let used = good.len();
-    assert_eq!(audit::decode_slot(9, &good), Some(entry));
-    assert_eq!(audit::decode_slot(10, &good), None, "of another place");
+    assert_eq!(audit::decode_slot(1024, 9, &good), Some(entry));
+    assert_eq!(audit::decode_slot(1024, 10, &good), None, "of another place");
     good.resize(used + 100, 0xa5);
     each(81, &good, used, |round, bytes| {
-        if let Some(entry) = audit::decode_slot(9, bytes) {
+        if let Some(entry) = audit::decode_slot(1024, 9, bytes) {
             assert!(entry.encode().len() + 2 <= bytes.len(), "round {round}");
         }
     });

@@ -43,7 +43,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         guest.note_all_work();
         if taken < bytes.len() {
             let message = alloc::format!("took {taken} of {} bytes", bytes.len());
-            return Err(Failure::new(Code::Conflict, name, message, "the guest does not read its console"));
+            return Err(Failure::new(Code::Partial, name, message, "the guest does not read its console"));
         }
         Ok(Reply::Done)
     }

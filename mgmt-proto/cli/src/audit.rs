@@ -8,7 +8,7 @@ pub mod trusted;
 use crate::connection::Connection;
 use crate::exit;
 use crate::table::{self, Table};
-use mgmt_proto::audit::{self, Entry, Head};
+use mgmt_proto::audit::{self, Entry, Head, Log};
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::node_key::{KeyLink, leads};
 use mgmt_proto::verb::{Reply, Request};
@@ -45,6 +45,8 @@ pub struct Copy {
     /// From keys that the node had before to the one it has; not there without any.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub key_links: Vec<LinkCopy>,
+    /// Whether it is the log of what was refused or failed.
+    pub refused: bool,
 }
 
 /// That a node's key was followed by another one, which it signed.
@@ -127,6 +129,8 @@ pub struct EntryCopy {
     /// Digest of the entry before; zero for the first.
     #[serde(with = "hex::serde")]
     pub previous: [u8; 32],
+    /// How many commands it stands for.
+    pub count: u32,
 }
 
 /// What a check of a copy found.
@@ -192,6 +196,7 @@ impl EntryCopy {
             request: entry.request,
             signature: joined(&entry.signature_r, &entry.signature_s),
             previous: entry.previous,
+            count: entry.count,
         }
     }
 
@@ -219,20 +224,25 @@ impl EntryCopy {
             object: self.object.clone(),
             result,
             previous: self.previous,
+            count: self.count,
         })
     }
 }
 
 impl Copy {
-    /// Fetches the log from an entry on, to its end.
+    /// Fetches a log from an entry on, to its end.
     ///
     /// # Errors
     /// Of the node, or the way to it.
-    pub fn fetch(connection: &mut Connection, from: u64) -> Result<Self, Failure> {
+    pub fn fetch(connection: &mut Connection, log: Log, from: u64) -> Result<Self, Failure> {
         let mut entries: Vec<EntryCopy> = Vec::new();
         let (mut next, mut oldest) = (from, None);
         loop {
-            let Reply::Audit(page) = connection.request(Request::AuditRead { from: next })? else {
+            let request = match log {
+                Log::Effects => Request::AuditRead { from: next },
+                Log::Refusals => Request::RefusalsRead { from: next },
+            };
+            let Reply::Audit(page) = connection.request(request)? else {
                 return Err(connection.unexpected());
             };
             let oldest = *oldest.get_or_insert(page.oldest);
@@ -264,6 +274,7 @@ impl Copy {
                         head: HeadCopy { length, digest, signature: joined(&signature_r, &signature_s) },
                         entries,
                         key_links: links.iter().map(LinkCopy::new).collect(),
+                        refused: log == Log::Refusals,
                     });
                 }
             }
@@ -348,16 +359,21 @@ impl Copy {
             let missing = head.length - length;
             return vec![format!("{missing} entries at the end are missing, from {length} on")];
         }
-        if let Err(fault) = head.verify(node_key, length, &last) {
+        let log = if self.refused { Log::Refusals } else { Log::Effects };
+        if let Err(fault) = head.verify(node_key, log, length, &last) {
             return vec![fault.to_string()];
         }
-        trusted.map(|trusted| trusted.faults(&entries)).unwrap_or_default()
+        // When which bundle held is told by the log of effects alone.
+        trusted.filter(|_| !self.refused).map(|trusted| trusted.faults(&entries)).unwrap_or_default()
     }
 
     /// As `audit show` prints it.
     #[must_use]
     pub fn table(&self, wide: bool) -> Table {
         let mut headers = vec![">Seq", ">Uptime(s)", "Operator", "Verb", "Object", "Result"];
+        if self.refused {
+            headers.push(">Times");
+        }
         if wide {
             headers.extend(["Session", ">Counter", "Request"]);
         }
@@ -376,6 +392,9 @@ impl Copy {
                 object.into(),
                 result,
             ];
+            if self.refused {
+                row.push(entry.count.to_string());
+            }
             if wide {
                 row.extend([short(&entry.session), entry.counter.to_string(), short(&entry.request)]);
             }

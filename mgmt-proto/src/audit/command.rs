@@ -3,7 +3,7 @@
 
 use crate::disk::GuestSettings;
 use crate::machine::{Action, Disk, Machine};
-use crate::verb::{Fault, Request};
+use crate::verb::{Discover, Fault, Request};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
@@ -66,6 +66,9 @@ pub fn command(verb: &str, object: &str) -> Option<Request> {
         "trust update" => Request::TrustUpdate { signed: Vec::new() },
         "autostart on" => Request::Autostart { name, order: Some(0) },
         "autostart off" => Request::Autostart { name, order: None },
+        "config export" => Request::ConfigExport { from: 0 },
+        "storage discover" if object == "aoe" => Request::StorageDiscover(Discover::Aoe),
+        "storage discover" => Request::StorageDiscover(Discover::Iscsi(name)),
         "config import" => Request::ConfigImport { digest },
         "node lockdown" => Request::Lockdown,
         "capture" => Request::Capture { name, from: 0, snap_bytes: 0 },

@@ -1,4 +1,4 @@
-use super::{Entry, Fault, Head, Result, subject, verify};
+use super::{Entry, Fault, Head, Log, Result, subject, verify};
 use crate::code::Code;
 use crate::envelope::{Binding, open, seal};
 use crate::handshake::OperatorKey;
@@ -50,8 +50,8 @@ fn a_gap_is_named() {
 fn every_change_shows() {
     let node = SigningKey::from_bytes(&[9; 32]);
     let clean = log(4);
-    let head = Head::sign(&node, 4, clean[3].digest());
-    let changes: [fn(&mut Entry); 13] = [
+    let head = Head::sign(&node, Log::Effects, 4, clean[3].digest());
+    let changes: [fn(&mut Entry); 14] = [
         |entry| entry.sequence += 1,
         |entry| entry.at_ns += 1,
         |entry| entry.operator[0] ^= 1,
@@ -65,20 +65,23 @@ fn every_change_shows() {
         |entry| entry.object = String::from("other"),
         |entry| entry.result = Result::Failed(Code::Refused),
         |entry| entry.previous[0] ^= 1,
+        |entry| entry.count += 1,
     ];
+    let public = node.verifying_key().to_bytes();
     for change in changes {
         for index in 0..4 {
             let mut entries = clean.clone();
             change(&mut entries[index]);
             let believed = verify(&entries)
-                .and_then(|last| head.verify(&node.verifying_key().to_bytes(), entries.len() as u64, &last));
+                .and_then(|last| head.verify(&public, Log::Effects, entries.len() as u64, &last));
             assert!(believed.is_err(), "a change of entry {index} does not show");
         }
     }
-    assert_eq!(head.verify(&node.verifying_key().to_bytes(), 4, &clean[3].digest()), Ok(()));
-    assert_eq!(head.verify(&[4; 32], 4, &clean[3].digest()), Err(Fault::Head));
-    // A log that was cut at its end.
-    assert_eq!(head.verify(&node.verifying_key().to_bytes(), 3, &clean[2].digest()), Err(Fault::Head));
+    assert_eq!(head.verify(&public, Log::Effects, 4, &clean[3].digest()), Ok(()));
+    assert_eq!(head.verify(&[4; 32], Log::Effects, 4, &clean[3].digest()), Err(Fault::Head));
+    // A log that was cut at its end, and one that is shown in the place of the other.
+    assert_eq!(head.verify(&public, Log::Effects, 3, &clean[2].digest()), Err(Fault::Head));
+    assert_eq!(head.verify(&public, Log::Refusals, 4, &clean[3].digest()), Err(Fault::Head));
 }
 
 #[test]
@@ -88,6 +91,7 @@ fn the_longest_entry_fits() {
     entry.verb = "console write".to_string();
     (entry.sequence, entry.at_ns, entry.counter) = (u64::MAX, u64::MAX, u64::MAX);
     entry.result = Result::Failed(Code::Integrity);
+    entry.count = u32::MAX;
     assert!(entry.encode().len() <= AUDIT_ENTRY_BYTES, "{}", entry.encode().len());
 }
 

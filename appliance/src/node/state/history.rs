@@ -104,6 +104,12 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.state.history.next = end;
     }
 
+    /// Entries that are not on the volume yet, and would be lost if they were overwritten.
+    pub(in crate::node) fn history_waiting(&self) -> u64 {
+        let is_kept = self.state.is_kept();
+        if is_kept { self.audit.length().saturating_sub(self.state.history.durable) } else { 0 }
+    }
+
     /// How much of the log may be shown: what cannot be lost any more.
     pub(in crate::node) fn history_shown(&self) -> u64 {
         if self.state.is_kept() { self.state.history.durable } else { self.audit.length() }

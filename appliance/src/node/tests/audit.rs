@@ -3,31 +3,46 @@
 use alloc::string::ToString;
 use alloc::vec::Vec;
 
-use mgmt_proto::audit::{self, Entry, Page, Result};
+use mgmt_proto::audit::{self, Entry, Log, OTHERS, Page, Result};
 use mgmt_proto::code::Code;
-use mgmt_proto::verb::{Reply, Request};
+use mgmt_proto::verb::{Discover, Reply, Request};
 
 use super::world::*;
+use crate::limits::{REFUSAL_BURST, REFUSAL_KINDS, REFUSAL_WINDOW_NS};
 
-fn page(world: &mut World, session: usize, from: u64) -> Page {
-    let Reply::Audit(page) = world.done(session, &Request::AuditRead { from }) else { panic!("no audit") };
+fn page(world: &mut World, session: usize, log: Log, from: u64) -> Page {
+    let request = match log {
+        Log::Effects => Request::AuditRead { from },
+        Log::Refusals => Request::RefusalsRead { from },
+    };
+    let Reply::Audit(page) = world.done(session, &request) else { panic!("no audit") };
     page
 }
 
-/// The whole log, believed.
-fn whole(world: &mut World, session: usize) -> Vec<Entry> {
+/// One of the logs, whole and believed.
+fn read(world: &mut World, session: usize, log: Log) -> Vec<Entry> {
     let node = *world.node_key(session);
     let mut entries: Vec<Entry> = Vec::new();
     loop {
-        let page = page(world, session, entries.len() as u64);
+        let page = page(world, session, log, entries.len() as u64);
         assert_eq!(page.oldest, 0);
         if page.entries.is_empty() {
             let last = audit::verify(&entries).unwrap();
-            page.head.verify(&node, entries.len() as u64, &last).unwrap();
+            page.head.verify(&node, log, entries.len() as u64, &last).unwrap();
             return entries;
         }
         entries.extend(page.entries);
     }
+}
+
+fn whole(world: &mut World, session: usize) -> Vec<Entry> {
+    read(world, session, Log::Effects)
+}
+
+fn told(entries: &[Entry]) -> Vec<(&str, &str, Result, u32)> {
+    let told = |entry: &'_ Entry| entry.verb != "blob put";
+    let entries = entries.iter().filter(|entry| told(entry));
+    entries.map(|entry| (entry.verb.as_str(), entry.object.as_str(), entry.result, entry.count)).collect()
 }
 
 fn pause(name: &str) -> Request {
@@ -45,24 +60,19 @@ fn what_was_done_is_recorded_and_what_was_looked_at_is_not() {
     world.done(session, &Request::NodeInfo);
     let viewer = world.connect(Who::Viewer);
     assert_eq!(world.refused(viewer, &pause("web")).code, Code::Refused);
-    let entries = whole(&mut world, viewer);
-    let told: Vec<_> = entries
-        .iter()
-        .map(|entry| (entry.verb.as_str(), entry.object.as_str(), entry.result))
-        .filter(|told| told.0 != "blob put")
-        .collect();
+    let effects = whole(&mut world, viewer);
+    assert_eq!(told(&effects), [("create", "web", Result::Accepted, 1), ("pause", "web", Result::Done, 1)]);
+    let refused = read(&mut world, viewer, Log::Refusals);
     assert_eq!(
-        told,
+        told(&refused),
         [
-            ("create", "web", Result::Accepted),
-            ("pause", "web", Result::Done),
-            ("pause", "nobody", Result::Failed(Code::NotFound)),
-            ("pause", "web", Result::Failed(Code::Refused)),
+            ("pause", "nobody", Result::Failed(Code::NotFound), 1),
+            ("pause", "web", Result::Failed(Code::Refused), 1)
         ]
     );
     let key = |who: Who| who.key().verifying_key().to_bytes();
-    let by: Vec<_> = entries.iter().rev().take(2).map(|entry| entry.operator).collect();
-    assert_eq!(by, [key(Who::Viewer), key(Who::Admin)]);
+    let by: Vec<_> = refused.iter().map(|entry| entry.operator).collect();
+    assert_eq!(by, [key(Who::Admin), key(Who::Viewer)]);
 }
 
 #[test]
@@ -92,7 +102,7 @@ fn a_name_too_long_to_be_one_hides_nothing() {
     let mut world = World::new(64);
     let viewer = world.connect(Who::Viewer);
     assert_eq!(world.refused(viewer, &pause(&"\u{e9}".repeat(5000))).code, Code::Refused);
-    let entries = whole(&mut world, viewer);
+    let entries = read(&mut world, viewer, Log::Refusals);
     assert_eq!(entries.len(), 1);
     assert_eq!((entries[0].object.len(), entries[0].result), (62, Result::Failed(Code::Refused)));
 }
@@ -100,12 +110,90 @@ fn a_name_too_long_to_be_one_hides_nothing() {
 #[test]
 fn an_old_log_loses_its_beginning_and_says_so() {
     let mut world = World::new(63);
-    let (session, _) = world.ready();
-    for _ in 0..4200 {
-        world.refused(session, &pause("nobody"));
+    let (session, machine) = world.ready();
+    world.create(session, &sibling(&machine, "web", 1));
+    let name = || "web".to_string();
+    for _ in 0..2100 {
+        world.done(session, &Request::Pause { name: name() });
+        world.done(session, &Request::Unpause { name: name() });
     }
-    let page = page(&mut world, session, 0);
+    let page = page(&mut world, session, Log::Effects, 0);
     assert!(page.oldest > 0 && page.entries[0].sequence == page.oldest, "{}", page.oldest);
     assert!(audit::verify(&page.entries).is_ok());
     assert!(page.head.length > 4096);
+}
+
+#[test]
+fn failing_commands_push_out_no_effect() {
+    let mut world = World::new(65);
+    let (session, machine) = world.ready();
+    world.create(session, &sibling(&machine, "web", 1));
+    world.done(session, &pause("web"));
+    let before = whole(&mut world, session);
+    // One who fails at one thing, and viewers' keys that try everything.
+    let operator = world.connect(Who::Operator);
+    let unpause = |name: &str| Request::Unpause { name: name.to_string() };
+    for _ in 0..8000 {
+        world.refused(operator, &unpause("nobody"));
+    }
+    let viewer = world.connect(Who::Viewer);
+    for number in 0..500 {
+        world.refused(viewer, &unpause(&alloc::format!("guest{number}")));
+    }
+    let session = world.connect(Who::Admin);
+    assert_eq!(whole(&mut world, session), before, "all of the effects are there");
+    let refused = read(&mut world, session, Log::Refusals);
+    assert!(refused.len() as u64 <= 2 * REFUSAL_BURST, "{}", refused.len());
+    world.run(3 * REFUSAL_WINDOW_NS);
+    let session = world.connect(Who::Admin);
+    // Nothing is lost but which one it was.
+    let refused = read(&mut world, session, Log::Refusals);
+    let count = |who: Who| {
+        let key = who.key().verifying_key().to_bytes();
+        let own = refused.iter().filter(|entry| entry.operator == key);
+        own.fold((0, 0), |(entries, count), entry| (entries + 1, count + entry.count))
+    };
+    let (entries, commands) = count(Who::Operator);
+    assert!(commands == 8000 && entries <= 10, "{entries} {commands}");
+    let (entries, commands) = count(Who::Viewer);
+    assert!(commands == 500 && entries <= 30, "{entries} {commands}");
+    let others = refused.iter().filter(|entry| entry.verb == OTHERS).count();
+    assert!((1..=20).contains(&others), "{others}");
+    let first: Vec<_> = refused.iter().filter(|entry| entry.object.starts_with("guest")).collect();
+    assert_eq!(first.len(), REFUSAL_KINDS);
+    assert_eq!(whole(&mut world, session), before);
+    // They outlive dom0 as the others do.
+    world.restart_dom0();
+    let session = world.connect(Who::Admin);
+    assert_eq!(read(&mut world, session, Log::Refusals), refused);
+    assert_eq!(whole(&mut world, session), before);
+}
+
+#[test]
+fn what_has_no_room_in_the_log_is_not_done() {
+    let mut world = World::new(66);
+    world.hypervisor.machine().refuse_creations = 1;
+    world.restart_dom0();
+    let session = world.connect(Who::Admin);
+    // Memory that comes later is taken later.
+    world.refused(session, &pause("nobody"));
+    assert_eq!(read(&mut world, session, Log::Refusals).len(), 1);
+}
+
+#[test]
+fn looking_for_disks_and_taking_the_configuration_are_recorded() {
+    let mut world = World::new(67);
+    let admin = world.connect(Who::Admin);
+    let portal = Discover::Iscsi("10.0.0.99".to_string());
+    let viewer = world.connect(Who::Viewer);
+    assert_eq!(world.refused(viewer, &Request::StorageDiscover(portal.clone())).code, Code::Refused);
+    let _ = world.ask(admin, &Request::StorageDiscover(portal));
+    for _ in 0..3 {
+        world.done(admin, &Request::ConfigExport { from: 0 });
+    }
+    let effects = whole(&mut world, admin);
+    assert_eq!(
+        told(&effects),
+        [("storage discover", "10.0.0.99", Result::Accepted, 1), ("config export", "", Result::Done, 1)]
+    );
 }

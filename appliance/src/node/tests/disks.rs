@@ -190,7 +190,7 @@ fn destroying_a_guest_that_connects_answers_who_waits() {
 #[test]
 fn volumes_are_discovered() {
     let mut world = World::new(38);
-    let session = world.connect(Who::Viewer);
+    let session = world.connect(Who::Operator);
     world.aoe.push(AoeTarget::new(7, 3, 64));
     world.aoe.push(AoeTarget::new(8, 0, 64));
     let Reply::Found(found) = world.done(session, &Request::StorageDiscover(Discover::Aoe)) else { panic!() };
@@ -199,7 +199,7 @@ fn volumes_are_discovered() {
     let portal = |text: &str| Request::StorageDiscover(Discover::Iscsi(text.to_string()));
     assert_eq!(world.refused(session, &portal("nonsense")).code, Code::Usage);
     assert_eq!(world.refused(session, &portal("10.0.0.77")).code, Code::Storage);
-    let other = world.connect(Who::Viewer);
+    let other = world.connect(Who::Operator);
     world.send(other, &portal("10.0.0.77"));
     world.run(10 * MS);
     assert_eq!(world.refused(session, &Request::StorageDiscover(Discover::Aoe)).code, Code::Conflict);
@@ -211,7 +211,7 @@ fn volumes_are_discovered() {
 fn a_portal_that_wants_to_know_who_asks_is_told() {
     const SECRET: &[u8] = b"open sesame, says alice";
     let mut world = World::new(39);
-    let session = world.connect(Who::Viewer);
+    let session = world.connect(Who::Operator);
     world.iscsi = Some(IscsiTarget::new(64));
     world.iscsi.as_mut().unwrap().secret = Some(("alice", SECRET));
     let ask = |portal: &str, settings: &[DiskSetting]| {

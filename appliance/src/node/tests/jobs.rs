@@ -13,7 +13,7 @@ use mgmt_proto::trust::Role;
 use mgmt_proto::verb::{Discover, Reply, Request};
 
 use super::targets::AoeTarget;
-use super::trust::{bundle, grant, rooted, update};
+use super::trust::{bundle, everybody, grant, rooted, update};
 use super::world::*;
 
 /// A volume whose target comes when a test brings it.
@@ -197,7 +197,7 @@ fn searches_and_disks_that_come_are_cancelled_too() {
     world.send(session, &search);
     world.run(10 * MS);
     let mine = job_of(&mut world, session, admin);
-    let second = world.connect(Who::Viewer);
+    let second = world.connect(Who::Operator);
     world.send(second, &search);
     world.run(10 * MS);
     world.done(admin, &Request::JobCancel { id: mine.id });
@@ -252,7 +252,7 @@ fn jobs_are_for_those_who_might_have_asked() {
 
 #[test]
 fn there_is_room_for_so_many_and_for_lockdown() {
-    let mut world = World::new(307);
+    let mut world = rooted(307);
     let (first, machine) = world.ready();
     hang_up(&mut world, first);
     let most = JOBS - JOBS_URGENT;
@@ -271,7 +271,9 @@ fn there_is_room_for_so_many_and_for_lockdown() {
     assert_eq!(world.refused(session, &Request::JobCancel { id: 1 }).code, Code::Policy);
     // All have ended. They give way, oldest first.
     world.run(20 * SECOND);
-    let session = world.connect(Who::Viewer);
+    let admin = world.connect(Who::Admin);
+    world.done(admin, &update(&bundle(1, everybody()), &[1]));
+    let session = world.connect(Who::Operator);
     assert!(jobs(&mut world, session).iter().all(|job| job.state == JobState::Failed));
     world.done(session, &Request::StorageDiscover(Discover::Aoe));
     let known = jobs(&mut world, session);

@@ -3,7 +3,7 @@
 use alloc::string::ToString;
 
 use mgmt_proto::code::Code;
-use mgmt_proto::verb::Request;
+use mgmt_proto::verb::{Discover, Request};
 
 use super::trust::{bundle, everybody, rooted, update};
 use super::world::*;
@@ -24,6 +24,7 @@ fn a_locked_node_shows_and_does_nothing_until_the_roots_say_otherwise() {
         Request::Create { machine: sibling(&machine, "web2", 2), paused: false },
         Request::BlobPut { digest: [1; 32], length: 5 },
         Request::NodeStop { power_off: false },
+        Request::StorageDiscover(Discover::Iscsi("10.0.0.9".to_string())),
     ];
     for request in &barred {
         let failure = world.refused(admin, request);

@@ -15,7 +15,7 @@ use mgmt_proto::audit;
 use mgmt_proto::disk::{GuestSettings, Limit};
 use mgmt_proto::handshake::{GREETING_BYTES, HELLO_BYTES};
 use mgmt_proto::machine::{Disk, Machine};
-use mgmt_proto::verb::{Fault, Reply, Request};
+use mgmt_proto::verb::{Discover, Fault, Reply, Request};
 use netstack::host::TcpOptions;
 use sha2::{Digest as _, Sha256};
 
@@ -65,6 +65,8 @@ fn snapshot(world: &mut World) -> Snapshot {
     world.run(SECOND);
     let session = world.connect(Who::Admin);
     let Reply::Audit(page) = world.done(session, &Request::AuditRead { from: u64::MAX }) else { panic!() };
+    let refusals = Request::RefusalsRead { from: u64::MAX };
+    let Reply::Audit(refused) = world.done(session, &refusals) else { panic!() };
     let Reply::State(facts) = world.done(session, &Request::StateShow) else { panic!() };
     let guests = super::state::names(world, session);
     let running = world.hypervisor.guests().len();
@@ -72,7 +74,8 @@ fn snapshot(world: &mut World) -> Snapshot {
     let faults = world.hypervisor.machine().log.iter().filter(|line| *line == "wild access").count();
     let kept = facts.guests.into_iter().map(|guest| (guest.name, guest.order)).collect();
     hang_up(world, session);
-    Snapshot { log: page.head.length, trust: facts.trust_serial, guests, kept, running, resets, faults }
+    let log = page.head.length + refused.head.length;
+    Snapshot { log, trust: facts.trust_serial, guests, kept, running, resets, faults }
 }
 
 fn hang_up(world: &mut World, session: usize) {
@@ -102,6 +105,7 @@ fn script(kernel: [u8; 32]) -> Vec<Request> {
         Request::Limit { name: name(), slot: None, limits: vec![Limit::OperationsPerSecond(9)] },
         Request::StoragePath { volume: "aoe:e7.1".to_string(), path: 0, enabled: true },
         Request::BlockDetach { name: name(), slot: 0, force: true },
+        Request::StorageDiscover(Discover::Aoe),
         Request::StorageProbe { volume: volume(), settings: Vec::new() },
         Request::StorageReserve { volume: volume(), settings: Vec::new(), force: false },
         Request::StorageRelease { volume: volume(), settings: Vec::new(), force: false },
@@ -181,6 +185,7 @@ fn record(world: &mut World) -> Recording {
     let import = Request::ConfigImport { digest: Sha256::digest(&file).into() };
     world.done(session, &import);
     used.insert(variant(&import));
+    used.insert(variant(&Request::ConfigExport { from: 0 }));
     world.done(session, &Request::NodeStop { power_off: true });
     world.run(SECOND);
 

@@ -40,7 +40,7 @@ fn a_change_that_supposes_what_is_so_no_longer_is_not_made() {
     let failure = world.refused(bob, &unpause);
     assert_eq!((failure.code, failure.object.as_str()), (Code::Conflict, "web"));
     // It is recorded as what it was, and what was supposed is forgotten with it.
-    let Reply::Audit(page) = world.done(alice, &Request::AuditRead { from: 0 }) else { panic!() };
+    let Reply::Audit(page) = world.done(alice, &Request::RefusalsRead { from: 0 }) else { panic!() };
     let last = page.entries.last().unwrap();
     assert_eq!((last.verb.as_str(), last.result), ("unpause", Recorded::Failed(Code::Conflict)));
     world.done(bob, &unpause);

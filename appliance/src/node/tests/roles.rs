@@ -23,7 +23,7 @@ const TABLE: &[(&str, Role, bool)] = &[
     ("NodeInfo", Role::Viewer, false),
     ("NodeLog", Role::Viewer, false),
     ("NodeStop", Role::Admin, false),
-    ("StorageDiscover", Role::Viewer, false),
+    ("StorageDiscover", Role::Operator, false),
     ("BlobMissing", Role::Viewer, false),
     ("BlobPut", Role::Operator, false),
     ("Check", Role::Viewer, true),
@@ -73,6 +73,7 @@ const TABLE: &[(&str, Role, bool)] = &[
     ("Rename", Role::Operator, true),
     ("Revision", Role::Viewer, true),
     ("PreviousLog", Role::Viewer, false),
+    ("RefusalsRead", Role::Viewer, false),
 ];
 
 /// When the bundles were issued, which the node's clock is never behind.

@@ -124,7 +124,7 @@ fn a_node_gets_another_key_that_the_old_one_signed() {
     assert!(links(&mut world, session).is_empty());
     world.done(session, &Request::NodeKeyRotate);
     // The session goes on; a new one is with the new key, to which the old one leads.
-    world.refused(session, &Request::Pause { name: "nobody".to_string() });
+    recorded(&mut world, session, 1);
     let session = world.connect(Who::Admin);
     let second = *world.node_key(session);
     assert_ne!(second, first);
@@ -663,10 +663,17 @@ pub(super) fn audit_log(world: &mut World, session: usize) -> Vec<audit::Entry> 
         if page.entries.is_empty() {
             let last = audit::verify(&entries).unwrap();
             let length = entries.last().map_or(0, |entry| entry.sequence + 1);
-            page.head.verify(&node, length, &last).unwrap();
+            page.head.verify(&node, audit::Log::Effects, length, &last).unwrap();
             return entries;
         }
         entries.extend(page.entries);
+    }
+}
+
+/// Does something that is recorded, so many times.
+fn recorded(world: &mut World, session: usize, count: usize) {
+    for _ in 0..count {
+        world.done(session, &Request::BlobPut { digest: [1; 32], length: 1 });
     }
 }
 
@@ -675,17 +682,14 @@ fn the_audit_log_goes_on_after_a_power_cut_and_its_end_is_kept() {
     let disk = disk_mib(17);
     let mut world = local(215, &disk);
     let session = world.connect(Who::Admin);
-    let pause = |name: &str| Request::Pause { name: name.to_string() };
-    for number in 0..70 {
-        world.refused(session, &pause(&alloc::format!("a{number}")));
-    }
+    recorded(&mut world, session, 70);
     world.run(SECOND);
     let before = audit_log(&mut world, session);
     assert_eq!(before.len(), 70);
     world.power_cycle();
     let session = world.connect(Who::Admin);
     assert_eq!(audit_log(&mut world, session), before);
-    world.refused(session, &pause("b"));
+    recorded(&mut world, session, 1);
     world.run(SECOND);
     let after = audit_log(&mut world, session);
     assert_eq!((after.len(), &after[..70]), (71, &before[..]));
@@ -694,9 +698,7 @@ fn the_audit_log_goes_on_after_a_power_cut_and_its_end_is_kept() {
     let session = world.connect(Who::Admin);
     assert_eq!(audit_log(&mut world, session), after);
     // A tail of it is enough, and it says where it begins.
-    for number in 0..1_000 {
-        world.refused(session, &pause(&alloc::format!("c{number}")));
-    }
+    recorded(&mut world, session, 1_000);
     world.run(SECOND);
     world.power_cycle();
     let session = world.connect(Who::Admin);
@@ -704,26 +706,53 @@ fn the_audit_log_goes_on_after_a_power_cut_and_its_end_is_kept() {
     assert_eq!((tail.len(), tail[0].sequence, tail[1023].sequence), (1024, 47, 1070));
 }
 
+/// What cannot become durable is not overwritten: then nothing more is done.
+#[test]
+fn changes_wait_for_room_in_the_log() {
+    let disk = disk_mib(17);
+    let mut world = local(216, &disk);
+    let session = world.connect(Who::Admin);
+    recorded(&mut world, session, 1);
+    world.run(SECOND);
+    disk.disk().stalled = true;
+    let put = Request::BlobPut { digest: [1; 32], length: 1 };
+    let mut done = 0;
+    let failure = loop {
+        match world.ask(session, &put) {
+            Ok(_) => done += 1,
+            Err(failure) => break failure,
+        }
+        assert!(done <= 4096, "entries that nobody kept are gone");
+    };
+    assert!(failure.code == Code::Capacity && failure.message.contains("audit entries wait"), "{failure}");
+    assert!((4000..4096).contains(&done), "{done}");
+    // What only looks is answered, and none of the entries is gone.
+    let page = world.done(session, &Request::AuditRead { from: 0 });
+    assert!(matches!(page, Reply::Audit(page) if page.oldest == 0));
+}
+
 #[test]
 fn what_was_recorded_before_the_volume_came_follows_what_was_kept() {
     let mut world = World::with(216, state_settings("aoe:e9.0", 5));
     world.aoe.push(target());
-    let pause = |name: &str| Request::Pause { name: name.to_string() };
+    let probe =
+        |slot: u8| Request::StorageProbe { volume: alloc::format!("aoe:e9.{slot}"), settings: vec![] };
     let session = world.connect(Who::Admin);
-    world.refused(session, &pause("before"));
+    let _ = world.ask(session, &probe(1));
     world.run(SECOND);
     world.power_cycle();
     world.aoe[0].up = false;
     world.run(6 * SECOND);
+    // What is done without it would be: but then nothing is that is recorded as an effect.
     let session = world.connect(Who::Admin);
-    world.refused(session, &pause("between"));
+    assert_eq!(world.refused(session, &probe(2)).code, Code::Policy);
     world.aoe[0].up = true;
     world.run(20 * SECOND);
     let session = world.connect(Who::Admin);
-    world.refused(session, &pause("after"));
+    let _ = world.ask(session, &probe(3));
     world.run(SECOND);
     let objects: Vec<_> = audit_log(&mut world, session).into_iter().map(|entry| entry.object).collect();
-    assert_eq!(objects, ["before", "between", "after"]);
+    assert_eq!(objects, ["aoe:e9.1", "aoe:e9.3"]);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Audit {
-    /// Print the log
+    /// Print the log: what had an effect, or with --refused what was refused or failed
     Show {
         /// First entry, by its sequence number
         #[arg(long, default_value_t = 0, value_name = "N")]
@@ -13,6 +13,9 @@ pub(crate) enum Audit {
         /// A saved copy instead of the node
         #[arg(long)]
         file: Option<PathBuf>,
+        /// The log of what was refused or failed, where those alike are one entry
+        #[arg(long, conflicts_with = "file")]
+        refused: bool,
     },
     /// Check the log: that nothing is missing, altered or unsigned; with --root also that
     /// who signed was trusted then
@@ -23,6 +26,9 @@ pub(crate) enum Audit {
         /// Check a saved copy instead of the node, with the key of --node-key or the one remembered
         #[arg(long)]
         file: Option<PathBuf>,
+        /// The log of what was refused or failed
+        #[arg(long, conflicts_with_all = ["file", "root"])]
+        refused: bool,
         #[command(flatten)]
         trust: AuditTrust,
     },

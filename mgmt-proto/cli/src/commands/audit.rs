@@ -3,6 +3,7 @@
 use crate::arguments::{Audit, AuditTrust, Global};
 use crate::scope::Scope;
 use keys::Existing;
+use mgmt_proto::audit::Log;
 use mgmt_proto::code::{Code, Failure};
 use redoubt::answer::Answer;
 use redoubt::audit::trusted::Trusted;
@@ -16,10 +17,10 @@ use std::path::Path;
 pub(crate) fn run(scope: &Scope<'_>, verb: &Audit) -> Result<Answer, Failure> {
     let mut connection = scope.open()?;
     match verb {
-        Audit::Show { from, .. } => Ok(show(&Copy::fetch(&mut connection, *from)?)),
-        Audit::Verify { save, trust, .. } => {
+        Audit::Show { from, refused, .. } => Ok(show(&Copy::fetch(&mut connection, log(*refused), *from)?)),
+        Audit::Verify { save, trust, refused, .. } => {
             let trusted = trusted(trust)?;
-            let copy = Copy::fetch(&mut connection, 0)?;
+            let copy = Copy::fetch(&mut connection, log(*refused), 0)?;
             if let Some(path) = save {
                 let text = format!("{}\n", json::text(&copy));
                 keys::file::write(path, text.as_bytes(), 0o644, Existing::Keep)
@@ -29,6 +30,10 @@ pub(crate) fn run(scope: &Scope<'_>, verb: &Audit) -> Result<Answer, Failure> {
             Ok(verdict(&copy.verify(connection.node(), trusted.as_ref())))
         }
     }
+}
+
+const fn log(refused: bool) -> Log {
+    if refused { Log::Refusals } else { Log::Effects }
 }
 
 /// On a saved copy.

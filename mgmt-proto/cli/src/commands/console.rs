@@ -228,7 +228,9 @@ fn forward(
         let request = Request::ConsoleWrite { name: guest.clone(), bytes: bytes.to_vec() };
         match connection.request(request) {
             Ok(_) => {}
-            Err(failure) if failure.code == Code::Conflict => say(options, &failure.to_string()),
+            Err(failure) if matches!(failure.code, Code::Conflict | Code::Partial) => {
+                say(options, &failure.to_string())
+            }
             Err(failure) if failure.code == Code::NotFound => {}
             // It may have come to the guest or not: typing it twice is worse.
             Err(failure) => {

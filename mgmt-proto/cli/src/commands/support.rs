@@ -3,6 +3,7 @@
 use crate::arguments::Global;
 use crate::commands::node;
 use crate::scope::{Scope, print_answer, targets};
+use mgmt_proto::audit::Log;
 use mgmt_proto::code::Failure;
 use redoubt::answer::{Answer, Text};
 use redoubt::audit::Copy;
@@ -77,7 +78,7 @@ fn collect(connection: &mut Connection, target: &Target) -> Vec<Part> {
         value(Answer::lines(&guests, "", String::new()).value)
     });
     let log = node::read_log(connection, &mut 0).map(|bytes| redacted(&String::from_utf8_lossy(&bytes)));
-    let audit = Copy::fetch(connection, 0).map(|copy| format!("{}\n", json::text(&copy)));
+    let audit = Copy::fetch(connection, Log::Effects, 0).map(|copy| format!("{}\n", json::text(&copy)));
     let cards = cards::ask(connection);
     let info = facts.map(|facts| {
         let node = json::node(connection.address(), connection.node(), &facts, cards);

@@ -2,7 +2,7 @@
 //! guests that are only names; and a workstation with the program.
 
 use ed25519_dalek::SigningKey;
-use mgmt_proto::audit::{self, Entry, Head, Page};
+use mgmt_proto::audit::{self, Entry, Head, Log, Page};
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::config::{Config, GuestConfig, KeptGuest};
 use mgmt_proto::disk::GuestSettings;
@@ -39,6 +39,8 @@ pub(crate) struct World {
     pub(crate) guests: Vec<GuestFacts>,
     pub(crate) typed: Vec<u8>,
     pub(crate) log: Vec<Entry>,
+    /// The log of what failed.
+    pub(crate) refused: Vec<Entry>,
     /// How long each answer takes.
     pub(crate) pause: Duration,
     /// Looks at the node's facts so far; each takes a second of its uptime.
@@ -133,17 +135,27 @@ impl World {
             self.note_job(&operator, &proof, recorded.clone().unwrap_or_default(), &outcome);
         }
         if let Some((verb, object)) = recorded {
-            let result = match &outcome {
-                Ok(_) => audit::Result::Done,
-                Err(failure) => audit::Result::Failed(failure.code),
+            let (log, result) = match &outcome {
+                Ok(_) => (&mut self.log, audit::Result::Done),
+                Err(failure) => (&mut self.refused, audit::Result::Failed(failure.code)),
             };
             let mut entry = Entry::new(&proof, &operator, verb, &object, result);
-            entry.sequence = self.log.len() as u64;
+            entry.sequence = log.len() as u64;
             entry.at_ns = (entry.sequence + 1) * 1_500_000_000;
-            entry.previous = self.log.last().map_or([0; 32], Entry::digest);
-            self.log.push(entry);
+            entry.previous = log.last().map_or([0; 32], Entry::digest);
+            log.push(entry);
         }
         outcome
+    }
+
+    fn page(&self, which: Log, from: u64) -> Page {
+        let log = if which == Log::Effects { &self.log } else { &self.refused };
+        let rest = log.iter().filter(|entry| entry.sequence >= from);
+        let entries = rest.take(AUDIT_ENTRIES).cloned().collect();
+        let digest = log.last().map_or([0; 32], Entry::digest);
+        let key = self.node_keys.last().cloned().unwrap_or_else(identity);
+        let head = Head::sign(&key, which, log.len() as u64, digest);
+        Page { entries, oldest: 0, head }
     }
 
     fn execute(&mut self, request: Request) -> Outcome {
@@ -151,14 +163,8 @@ impl World {
             Request::NodeInfo => Ok(Reply::Node(self.facts())),
             Request::NodeCards => Ok(Reply::NodeCards(vec![card()])),
             Request::TrustShow | Request::TrustUpdate { .. } => self.execute_on_trust(request),
-            Request::AuditRead { from } => {
-                let rest = self.log.iter().filter(|entry| entry.sequence >= from);
-                let entries = rest.take(AUDIT_ENTRIES).cloned().collect();
-                let digest = self.log.last().map_or([0; 32], Entry::digest);
-                let key = self.node_keys.last().cloned().unwrap_or_else(identity);
-                let head = Head::sign(&key, self.log.len() as u64, digest);
-                Ok(Reply::Audit(Page { entries, oldest: 0, head }))
-            }
+            Request::AuditRead { from } => Ok(Reply::Audit(self.page(Log::Effects, from))),
+            Request::RefusalsRead { from } => Ok(Reply::Audit(self.page(Log::Refusals, from))),
             Request::NodeLog { .. } | Request::PreviousLog { .. } | Request::Capture { .. } => {
                 self.execute_on_streams(&request)
             }

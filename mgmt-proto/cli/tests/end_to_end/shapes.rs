@@ -211,11 +211,12 @@ fn the_fields_stay_in_their_order() {
          bytes_max kernel_bytes kernel_bytes_max guests doubt formatted protection trust_serial_min"
     );
     let audit = of(&["audit", "show"]);
-    assert_eq!(fields(&audit), "format version node node_key oldest head entries");
+    assert_eq!(fields(&audit), "format version node node_key oldest head entries refused");
     assert_eq!(fields(&audit["head"]), "length digest signature");
     assert_eq!(
         fields(&audit["entries"][0]),
-        "sequence at_ns operator verb object result code node boot_nonce session counter request signature previous"
+        "sequence at_ns operator verb object result code node boot_nonce session counter request signature previous \
+         count"
     );
     let report = "node node_key verdict fault entries first length operators bundles faults";
     assert_eq!(fields(&of(&["audit", "verify"])), report);
@@ -247,15 +248,38 @@ fn the_audit_log_is_shown_and_checked() {
     workstation.expect(0, &["unpause", "web"]);
     workstation.expect(10, &["reboot", "web"]);
     let operator = keys::public::fingerprint(&operator().public());
-    let (out, _) = workstation.expect(0, &["audit", "show", "--from", "1"]);
     let pad = " ".repeat(operator.len() - "Operator".len());
-    let expected = format!(
-        "Seq  Uptime(s)  Operator{pad}  Verb     Object  Result\n\
-           1        3.0  {operator}  create   web     done\n\
-           2        4.5  {operator}  unpause  web     done\n\
-           3        6.0  {operator}  reboot   web     failed (10)\n"
+    let shows = |arguments: &[&str], expected: String| {
+        let (out, _) = workstation.expect(0, &[&["audit", "show"], arguments].concat());
+        assert_eq!(
+            out.lines().map(str::trim_start).collect::<Vec<_>>(),
+            expected.lines().collect::<Vec<_>>()
+        );
+    };
+    shows(
+        &["--from", "1"],
+        format!(
+            "Seq  Uptime(s)  Operator{pad}  Verb     Object  Result\n\
+               1        3.0  {operator}  create   web     done\n\
+               2        4.5  {operator}  unpause  web     done\n"
+        ),
     );
-    assert_eq!(out.lines().map(str::trim_start).collect::<Vec<_>>(), expected.lines().collect::<Vec<_>>());
+    // What did nothing is in another log, which the node signs as that one.
+    shows(
+        &["--refused"],
+        format!(
+            "Seq  Uptime(s)  Operator{pad}  Verb    Object  Result       Times\n\
+               0        1.5  {operator}  reboot  web     failed (10)      1\n"
+        ),
+    );
+    let refused = workstation.directory.path().join("refused.json");
+    let (out, _) = workstation.expect(0, &["audit", "verify", "--refused", "--save", as_text(&refused)]);
+    assert!(out.contains("entries   1 (0 to 0)\nverdict   intact\n"), "{out}");
+    let text = std::fs::read_to_string(&refused).unwrap();
+    std::fs::write(&refused, text.replace("\"refused\": true", "\"refused\": false")).unwrap();
+    let (_, error) = workstation.expect(13, &["audit", "verify", "--file", as_text(&refused)]);
+    assert!(error.contains("the node did not sign the end"), "{error}");
+    workstation.expect(0, &["unpause", "web"]);
     let copy = workstation.directory.path().join("copy.json");
     let (out, error) = workstation.expect(0, &["audit", "verify", "--save", as_text(&copy)]);
     assert!(out.contains("entries   4 (0 to 3)\nverdict   intact\n"), "{out}");
@@ -270,11 +294,11 @@ fn the_audit_log_is_shown_and_checked() {
     assert!(error.contains("entry 0 was signed for another node"), "{error}");
     let text = std::fs::read_to_string(&copy).unwrap();
     for (from, to, says) in [
-        ("\"verb\": \"unpause\"", "\"verb\": \"pause\"", "entry 2 or 3 was altered"),
+        ("\"verb\": \"create\"", "\"verb\": \"pause\"", "entry 1 or 2 was altered"),
         ("\"sequence\": 2", "\"sequence\": 7", "entries after 1 are missing"),
         ("\"length\": 4", "\"length\": 5", "1 entries at the end are missing, from 4 on"),
-        ("\"code\": 10", "\"code\": 11", "the node did not sign the end"),
-        ("\"code\": 10", "\"code\": 99", "entry 3 has a result that no node writes"),
+        ("\"at_ns\": 6000000000", "\"at_ns\": 6000000001", "the node did not sign the end"),
+        ("\"code\": 0", "\"code\": 99", "entry 0 has a result that no node writes"),
     ] {
         let changed = text.replacen(from, to, 1);
         assert_ne!(changed, text, "{from}");
