@@ -116,19 +116,32 @@ impl Scope<'_> {
     }
 }
 
+/// Whether what is printed has a reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "what goes on for ever ends when its reader is gone"]
+pub(crate) enum Reader {
+    /// It has, as far as is known.
+    There,
+    /// It went away, as `head` does when it has its lines.
+    Gone,
+}
+
 /// Prints data; a reader that went away is no fault.
-pub(crate) fn print(text: &str) -> Result<(), Failure> {
-    let mut output = std::io::stdout().lock();
-    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::new(Code::Internal, "stdout", error.to_string(), ""))
-        }
-        _ => Ok(()),
+pub(crate) fn print(text: &str) -> Result<Reader, Failure> {
+    write_to(&mut std::io::stdout().lock(), "stdout", text.as_bytes())
+}
+
+/// Writes data at once; a reader that went away is no fault.
+pub(crate) fn write_to(output: &mut dyn Write, name: &str, bytes: &[u8]) -> Result<Reader, Failure> {
+    match output.write_all(bytes).and_then(|()| output.flush()) {
+        Ok(()) => Ok(Reader::There),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(Reader::Gone),
+        Err(error) => Err(Failure::new(Code::Internal, name, error.to_string(), "")),
     }
 }
 
 /// Prints an answer in the form asked for, then says what failed.
 pub(crate) fn print_answer(global: &Global, answer: Answer) -> Result<(), Failure> {
-    print(&answer.render(Form::from(global.output)))?;
+    let _ = print(&answer.render(Form::from(global.output)))?;
     answer.failure.map_or(Ok(()), Err)
 }

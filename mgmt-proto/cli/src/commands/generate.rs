@@ -20,7 +20,7 @@ struct ExitCode {
 pub(crate) fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
     let mut text = Vec::new();
     clap_complete::generate(shell, &mut Arguments::command(), "redoubt", &mut text);
-    print(&String::from_utf8_lossy(&text))
+    print(&String::from_utf8_lossy(&text)).map(|_| ())
 }
 
 pub(crate) fn man(directory: &Path) -> Result<Answer, Failure> {

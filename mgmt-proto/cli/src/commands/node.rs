@@ -2,7 +2,7 @@
 
 use crate::arguments::{FaultKind, FormName, Node, NodeKey};
 use crate::commands::{state, stream};
-use crate::scope::{Scope, print};
+use crate::scope::{Reader, Scope, print};
 use mgmt_proto::code::Failure;
 use mgmt_proto::node_key::leads;
 use mgmt_proto::verb::{Fault, NodeFacts, Reply, Request};
@@ -242,10 +242,12 @@ pub(crate) fn follow(scope: &Scope<'_>) -> Result<(), Failure> {
         if as_lines {
             for line in text.lines() {
                 let value = serde_json::json!({ "source": connection.address(), "line": line });
-                print(&format!("{value}\n"))?;
+                if print(&format!("{value}\n"))? == Reader::Gone {
+                    return Ok(());
+                }
             }
-        } else {
-            print(&text)?;
+        } else if print(&text)? == Reader::Gone {
+            return Ok(());
         }
         if rests {
             std::thread::sleep(FOLLOW_PAUSE);

@@ -4,8 +4,8 @@
 
 use crate::arguments::Pcap;
 use crate::commands::stream;
-use crate::scope::Scope;
-use mgmt_proto::code::{Code, Failure};
+use crate::scope::{Reader, Scope, write_to};
+use mgmt_proto::code::Failure;
 use mgmt_proto::verb::Request;
 use redoubt::exit;
 use redoubt::session::find;
@@ -31,14 +31,20 @@ pub(crate) fn run(scope: &Scope<'_>, options: &Pcap) -> Result<(), Failure> {
         return Ok(());
     }
     let mut output = create(&options.write)?;
-    put(&mut *output, options, &file_header(options.snap))?;
+    let name_of_file = options.write.display().to_string();
+    let mut put = |bytes: &[u8]| write_to(&mut *output, &name_of_file, bytes);
+    if put(&file_header(options.snap))? == Reader::Gone {
+        return Ok(());
+    }
     let (mut from, mut written, mut lost, mut ends) = (0, 0_u64, 0, 0_u64);
     while options.count.is_none_or(|count| written < count) {
         let request = Request::Capture { name: name.clone(), from, snap_bytes: options.snap };
         let (stream, _) = stream::next(&mut connection, &request)?;
         let left = options.count.map_or(u64::MAX, |count| count - written);
         let (count, length) = whole_records(&stream.bytes, left);
-        put(&mut *output, options, stream.bytes.get(..length).unwrap_or_default())?;
+        if length > 0 && put(stream.bytes.get(..length).unwrap_or_default())? == Reader::Gone {
+            return Ok(());
+        }
         written += count;
         if from != 0 && count < left {
             let gap = stream.next.saturating_sub(from).saturating_sub(count);
@@ -71,13 +77,6 @@ fn create(path: &Path) -> Result<Box<dyn Write>, Failure> {
     let file = File::create(path)
         .map_err(|error| exit::usage(path.display().to_string(), error.to_string(), "name another file"))?;
     Ok(Box::new(file))
-}
-
-/// Written at once, so that the file is whole whenever the program is stopped.
-fn put(output: &mut dyn Write, options: &Pcap, bytes: &[u8]) -> Result<(), Failure> {
-    output.write_all(bytes).and_then(|()| output.flush()).map_err(|error| {
-        Failure::new(Code::Internal, options.write.display().to_string(), error.to_string(), "")
-    })
 }
 
 fn file_header(snap: u32) -> Vec<u8> {

@@ -1,7 +1,7 @@
 //! `redoubt top`.
 
 use crate::arguments::{FormName, Top};
-use crate::scope::{Scope, print};
+use crate::scope::{Reader, Scope, print};
 use mgmt_proto::code::{Code, Failure};
 use ratatui::Frame;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
@@ -39,10 +39,13 @@ pub(crate) fn run(scope: &Scope<'_>, options: &Top) -> Result<(), Failure> {
         std::thread::sleep(Duration::from_secs(options.delay));
         let after = Sample::take(&mut connection)?;
         let screen = Screen::new(connection.address(), &before, &after, Order::Cpu);
-        match scope.global.output {
-            FormName::Json => print(&format!("{}\n", screen.json_line()))?,
-            FormName::Yaml => print(&format!("---\n{}", screen.answer().render(scope.global.output.into())))?,
-            form => print(&screen.answer().render(form.into()))?,
+        let text = match scope.global.output {
+            FormName::Json => format!("{}\n", screen.json_line()),
+            FormName::Yaml => format!("---\n{}", screen.answer().render(scope.global.output.into())),
+            form => screen.answer().render(form.into()),
+        };
+        if print(&text)? == Reader::Gone {
+            return Ok(());
         }
         before = after;
     }

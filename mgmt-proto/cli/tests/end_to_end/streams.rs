@@ -6,7 +6,7 @@ use mgmt_proto::verb::{Outcome, Reply, Request, Stream};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStderr, ChildStdout, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The streams of a node.
 pub(crate) struct Streams {
@@ -214,4 +214,40 @@ fn a_capture_says_which_frames_are_missing() {
     state.lock().unwrap().streams.frames = [1, 3];
     assert_eq!(reader.says(1), ["9 frames, 2 lost, and those before it began again"]);
     assert!(reader.child.wait().unwrap().success());
+}
+
+/// As `… | head -1` does.
+#[test]
+fn what_goes_on_for_ever_ends_when_its_reader_is_gone() {
+    let (node, workstation) = with_guest("");
+    let endless: [&[&str]; 4] = [
+        &["node", "log", "-f"],
+        &["node", "log", "-f", "-o", "json"],
+        &["top", "-b", "-d", "1"],
+        &["node", "pcap", "-p", "web", "-w", "-"],
+    ];
+    for arguments in endless {
+        let mut command = workstation.command(arguments);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut out = child.stdout.take().unwrap();
+        out.read_exact(&mut [0; 4]).unwrap();
+        drop(out);
+        let ends = Instant::now() + Duration::from_secs(20);
+        let status = loop {
+            {
+                let mut state = node.state.lock().unwrap();
+                state.streams.log.extend(b"more\n");
+                state.streams.frames[1] += 1;
+            }
+            if let Some(status) = child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < ends, "{arguments:?} goes on without a reader");
+            std::thread::sleep(Duration::from_millis(50));
+        };
+        let mut said = String::new();
+        child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        assert_eq!(status.code(), Some(0), "{arguments:?}: {said}");
+        assert!(!said.contains("error") && !said.contains("panicked"), "{arguments:?}: {said}");
+    }
 }
