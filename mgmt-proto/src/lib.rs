@@ -1,6 +1,6 @@
 //! The management protocol: what operators and nodes say to each other.
 //!
-//! * [`verb`]: requests and replies; [`facts`]: of a node and its guests;
+//! * [`verb`]: requests; [`reply`]: replies; [`facts`]: of a node and its guests;
 //! * [`code`]: error codes, which are also the CLI's exit codes;
 //! * [`machine`]: the description of a guest; [`disk`]: what is set for its disks;
 //! * [`volume`]: what a node tells of its volumes;
@@ -39,6 +39,7 @@ pub mod manifest;
 pub mod node_key;
 pub mod platform;
 pub mod record;
+pub mod reply;
 pub mod secret;
 pub mod server;
 pub mod state;

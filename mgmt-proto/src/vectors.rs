@@ -1,6 +1,7 @@
 //! The bytes of version 1, kept for ever.
 
 mod cards;
+mod first;
 mod state;
 
 use crate::audit::Entry;
@@ -32,6 +33,8 @@ use ed25519_dalek::SigningKey;
 
 const REQUESTS: &str = include_str!("vectors/requests.txt");
 const REPLIES: &str = include_str!("vectors/replies.txt");
+const FAILURES: &str = include_str!("vectors/failures.txt");
+const PROGRESS: &str = include_str!("vectors/progress.txt");
 const SETTINGS: &str = include_str!("vectors/settings.txt");
 const DISCOVERIES: &str = include_str!("vectors/discoveries.txt");
 const HANDSHAKE: &str = include_str!("vectors/handshake.txt");
@@ -294,7 +297,7 @@ fn cards() -> Vec<CardFacts> {
 
 /// All replies that have vectors.
 pub(crate) fn all_replies() -> Vec<Reply> {
-    replies().into_iter().chain(state::replies()).chain(job_replies()).collect()
+    first::replies().into_iter().chain(replies()).chain(state::replies()).chain(job_replies()).collect()
 }
 
 /// A failure with everything said.
@@ -396,6 +399,14 @@ fn requests_replies_and_settings_are_encoded_as_ever() {
     assert!(as_ever(&requests(), REQUESTS) <= 64, "the protocol has at most 64 verbs");
     let all = all_replies();
     as_ever(&all, REPLIES);
+    as_ever(&[failed().unwrap_err()], FAILURES);
+    as_ever(&[Progress { done: 300, total: 70_000, unit: Unit::Disks }], PROGRESS);
+    // Each variant, so that none is added without its bytes.
+    let mut numbers: Vec<u8> = all.iter().map(|reply| postcard::to_allocvec(reply).unwrap()[0]).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    let last = usize::from(*numbers.last().unwrap());
+    assert!(numbers.len() == last + 1 && last >= 20, "{numbers:?}");
     as_ever(&disk_settings(), SETTINGS);
     as_ever(&discoveries(), DISCOVERIES);
     for reply in all {

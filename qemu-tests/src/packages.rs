@@ -23,6 +23,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("tc", "iproute2"),
     ("nmap", "nmap"),
     ("tmux", "tmux"),
+    ("python3", "python3-minimal"),
     ("/usr/lib/x86_64-linux-gnu/libc.a", "libc6-dev"),
 ];
 

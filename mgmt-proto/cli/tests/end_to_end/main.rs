@@ -18,6 +18,8 @@ mod shapes;
 #[cfg(test)]
 mod state;
 #[cfg(test)]
+mod stranger;
+#[cfg(test)]
 mod streams;
 #[cfg(test)]
 mod trust;

@@ -249,36 +249,13 @@ fn the_audit_log_is_shown_and_checked() {
     workstation.expect(10, &["reboot", "web"]);
     let operator = keys::public::fingerprint(&operator().public());
     let pad = " ".repeat(operator.len() - "Operator".len());
-    let shows = |arguments: &[&str], expected: String| {
-        let (out, _) = workstation.expect(0, &[&["audit", "show"], arguments].concat());
-        assert_eq!(
-            out.lines().map(str::trim_start).collect::<Vec<_>>(),
-            expected.lines().collect::<Vec<_>>()
-        );
-    };
-    shows(
-        &["--from", "1"],
-        format!(
-            "Seq  Uptime(s)  Operator{pad}  Verb     Object  Result\n\
-               1        3.0  {operator}  create   web     done\n\
-               2        4.5  {operator}  unpause  web     done\n"
-        ),
+    let (out, _) = workstation.expect(0, &["audit", "show", "--from", "1"]);
+    let expected = format!(
+        "Seq  Uptime(s)  Operator{pad}  Verb     Object  Result\n\
+           1        3.0  {operator}  create   web     done\n\
+           2        4.5  {operator}  unpause  web     done\n"
     );
-    // What did nothing is in another log, which the node signs as that one.
-    shows(
-        &["--refused"],
-        format!(
-            "Seq  Uptime(s)  Operator{pad}  Verb    Object  Result       Times\n\
-               0        1.5  {operator}  reboot  web     failed (10)      1\n"
-        ),
-    );
-    let refused = workstation.directory.path().join("refused.json");
-    let (out, _) = workstation.expect(0, &["audit", "verify", "--refused", "--save", as_text(&refused)]);
-    assert!(out.contains("entries   1 (0 to 0)\nverdict   intact\n"), "{out}");
-    let text = std::fs::read_to_string(&refused).unwrap();
-    std::fs::write(&refused, text.replace("\"refused\": true", "\"refused\": false")).unwrap();
-    let (_, error) = workstation.expect(13, &["audit", "verify", "--file", as_text(&refused)]);
-    assert!(error.contains("the node did not sign the end"), "{error}");
+    assert_eq!(out.lines().map(str::trim_start).collect::<Vec<_>>(), expected.lines().collect::<Vec<_>>());
     workstation.expect(0, &["unpause", "web"]);
     let copy = workstation.directory.path().join("copy.json");
     let (out, error) = workstation.expect(0, &["audit", "verify", "--save", as_text(&copy)]);
@@ -319,6 +296,28 @@ fn the_audit_log_is_shown_and_checked() {
     node.state.lock().unwrap().log.remove(1);
     let (out, _) = workstation.expect(13, &["audit", "verify"]);
     assert!(out.contains("fault     entries after 0 are missing"), "{out}");
+}
+
+/// And the node signs it as that one.
+#[test]
+fn what_did_nothing_is_in_a_log_of_its_own() {
+    let (_node, workstation) = with_guest(DISK);
+    workstation.expect(10, &["reboot", "web"]);
+    let operator = keys::public::fingerprint(&operator().public());
+    let pad = " ".repeat(operator.len() - "Operator".len());
+    let (out, _) = workstation.expect(0, &["audit", "show", "--refused"]);
+    let expected = format!(
+        "Seq  Uptime(s)  Operator{pad}  Verb    Object  Result       Times\n\
+           0        1.5  {operator}  reboot  web     failed (10)      1\n"
+    );
+    assert_eq!(out.lines().map(str::trim_start).collect::<Vec<_>>(), expected.lines().collect::<Vec<_>>());
+    let refused = workstation.directory.path().join("refused.json");
+    let (out, _) = workstation.expect(0, &["audit", "verify", "--refused", "--save", as_text(&refused)]);
+    assert!(out.contains("entries   1 (0 to 0)\nverdict   intact\n"), "{out}");
+    let text = std::fs::read_to_string(&refused).unwrap();
+    std::fs::write(&refused, text.replace("\"refused\": true", "\"refused\": false")).unwrap();
+    let (_, error) = workstation.expect(13, &["audit", "verify", "--file", as_text(&refused)]);
+    assert!(error.contains("the node did not sign the end"), "{error}");
 }
 
 #[test]
