@@ -355,7 +355,7 @@ impl Switch {
     }
 
     /// Whether a port sends from its own hardware address, or from one that its owner lets it
-    /// have and that is nobody else's.
+    /// have and that no other station has.
     fn may_send_from(&self, ingress: PortId, port: &Port, source: MacAddress) -> bool {
         if source == port.mac || port.policy.has_router(source) {
             return true;

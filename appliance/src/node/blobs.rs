@@ -122,7 +122,7 @@ impl<M: GuestMemory> Blobs<M> {
         Ok(Upload::new(announced, domain, (memory, memory_bytes), now_ns))
     }
 
-    /// Refuses what cannot fit even if everything that nobody needs is dropped for it.
+    /// Refuses what cannot fit even if everything that no guest needs is dropped for it.
     fn expect_room<H: Hypervisor<Memory = M>>(
         &self,
         hypervisor: &mut H,

@@ -273,7 +273,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         Ok(Reply::BlobHeld(held))
     }
 
-    /// Takes uploads from sessions that do not go on with them, and drops those that nobody does.
+    /// Takes uploads from sessions that do not go on with them, and drops those that no session does.
     pub(super) fn settle_uploads(&mut self, now_ns: u64) {
         self.sessions.end_idle_uploads(&mut self.hypervisor, &mut self.blobs, now_ns);
         let trust = &self.trust;

@@ -7,7 +7,7 @@
 pub enum Severity {
     /// The bank says nothing.
     Nothing,
-    /// The hardware has put it right, or nobody has used what is damaged.
+    /// The hardware has put it right, or no program has used what is damaged.
     Corrected,
     /// The data at this physical address is lost; the processor itself goes on.
     Contained(u64),
@@ -92,7 +92,7 @@ mod tests {
             (0x3c00_0000_0000_0135, 0x1234, Severity::Nothing),
             // A corrected one of the level-1 data cache.
             (0x9c20_0000_0001_0135, 0x1234, Severity::Corrected),
-            // Deferred (bit 44): nobody has used it yet.
+            // Deferred (bit 44): it was not used yet.
             (0x9c00_1000_0000_0135, 0x1234, Severity::Corrected),
             // Uncorrected data read, address valid, context whole.
             (0xbc00_0800_0000_0135, 0x1_2345_6780, Severity::Contained(0x1_2345_6780)),

@@ -36,7 +36,7 @@ pub trait Processor {
     fn write(&mut self, msr: u32, value: u64);
     /// Clears buffers (VERW with a memory operand).
     fn clear_buffers(&mut self);
-    /// Divides, so that the divider holds nothing of whoever ran before.
+    /// Divides, so that the divider holds nothing of what ran before.
     fn divide(&mut self);
 }
 

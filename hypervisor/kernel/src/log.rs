@@ -98,7 +98,7 @@ pub(crate) fn written() -> u64 {
     LOG.lock().ring.written()
 }
 
-/// Copies the end of the log, unless whoever failed holds it.
+/// Copies the end of the log, unless the CPU that failed holds it.
 pub(crate) fn tail(target: &mut [u8]) -> usize {
     LOG.try_lock().map_or(0, |log| {
         let from = log.ring.written().saturating_sub(target.len() as u64);

@@ -273,7 +273,7 @@ fn further_hardware_addresses_are_learned_within_bounds() {
     assert!(admit(&mut switch, b, &from(nested(3)), 301).is_ok());
     switch.detach_guest(b);
     assert!(admit(&mut switch, a, &from(nested(3)), 302).is_ok());
-    // A new guest's own address is nobody's else.
+    // A new guest's own address is its own alone.
     let c = switch.attach_guest(nested(3)).unwrap();
     assert_eq!(admit(&mut switch, a, &from(nested(3)), 303), Err(DropReason::SourceMac));
     let to_c = frame(nested(3), GUEST_A, &[0x0800]);

@@ -43,7 +43,7 @@ impl<N: Nic> Network<N> {
         let known = |lease: Option<Lease>| lease.map(|lease| (lease.address, lease.prefix));
         let watch = &mut self.address_watch;
         if known(lease) != known(watch.told) {
-            // An address behind a link that is down reaches nobody.
+            // An address behind a link that is down is of no use.
             if lease.is_some() && !self.nic.is_link_up() {
                 return None;
             }
