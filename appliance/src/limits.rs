@@ -102,8 +102,9 @@ pub const SESSIONS_OF_KEY: usize = 4;
 pub const SESSIONS_OF_ADMINS: usize = 2;
 /// Most operators who have signed and whose first record has not come.
 pub const BEGUN_MAX: usize = 8;
-/// Most of these of one key.
-pub const BEGUN_OF_KEY: usize = 2;
+/// Most of these of one key: as many as may have a session, so that commands that one
+/// operator gives at once do not push one another out.
+pub const BEGUN_OF_KEY: usize = SESSIONS_OF_KEY;
 /// Callers at the one door that are looked at before frames get their turn.
 pub const CALLERS_PER_TURN: usize = 8;
 const _: () = assert!(SESSIONS_MAX + BEGUN_MAX < netstack::limits::HOST_GUARDED_SOCKETS_MAX);

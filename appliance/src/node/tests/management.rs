@@ -248,11 +248,24 @@ fn a_fifth_session_of_a_key_ends_its_idlest() {
     assert_eq!(world.node.sessions.count(), 5);
 }
 
+/// As `xargs -P4 redoubt …` does: none of them is pushed out before its first record.
+#[test]
+fn an_operator_gives_four_commands_at_once() {
+    let mut world = World::new(14);
+    let sessions: Vec<usize> = (0..4).map(|_| world.dial(Who::Viewer)).collect();
+    world.until("four sessions", |world| {
+        sessions.iter().all(|session| matches!(world.sessions[*session].stage, Stage::Open(_)))
+    });
+    for session in sessions {
+        world.done(session, &Request::NodeInfo);
+    }
+}
+
 #[test]
 fn a_session_counts_once_its_first_record_has_come() {
     let mut world = World::new(13);
-    // Two that send none, which is all that a key may have.
-    for expected in [1, 2, 2] {
+    // Four that send none, which is all that a key may have.
+    for expected in [1, 2, 3, 4, 4] {
         let session = world.dial(Who::Viewer);
         world.until("the node's proof", |world| {
             let session = &mut world.sessions[session];
@@ -265,9 +278,9 @@ fn a_session_counts_once_its_first_record_has_come() {
         world.run(100 * MS);
         assert_eq!(world.node.sessions.count(), expected);
     }
-    assert!(world.is_dead(0) && !world.is_dead(1), "the third took the place of the first");
+    assert!(world.is_dead(0) && !world.is_dead(1), "the fifth took the place of the first");
     world.run(4 * SECOND);
-    assert_eq!(world.node.sessions.count(), 2);
+    assert_eq!(world.node.sessions.count(), 4);
     world.run(2 * SECOND);
     assert_eq!(world.node.sessions.count(), 0);
 }
