@@ -33,6 +33,7 @@ mod filter;
 mod gate;
 mod neighbours;
 mod pace;
+mod sequence;
 mod slots;
 mod streams;
 
@@ -404,15 +405,15 @@ impl Host {
         port: u16,
         options: TcpOptions,
     ) -> Result<ConnectionId, HostError> {
-        if self.lease.is_none() {
-            return Err(HostError::NoAddress);
-        }
+        let own = IpAddress::Ipv4(self.lease.ok_or(HostError::NoAddress)?.address);
         let local_port = self.ephemeral_port();
         let id = self.add_socket(local_port, options, Role::Owned)?;
         let Some(handle) = self.handle(id) else { return Err(HostError::Exhausted) };
         let socket = self.sockets.get_mut::<tcp::Socket>(handle);
-        let context = self.interface.context();
-        if socket.connect(context, (IpAddress::Ipv4(address), port), local_port).is_err() {
+        // Its port has counted on.
+        let mut opening = sequence::context(&self.baker, self.ports, &mut self.outgoing);
+        let remote = (IpAddress::Ipv4(address), port);
+        if socket.connect(opening.context(), remote, (own, local_port)).is_err() {
             self.remove(id);
             return Err(HostError::BadAddress);
         }
