@@ -179,35 +179,38 @@ pub(crate) enum Command {
         /// Its name from now on
         name: String,
     },
-    /// Stop a guest's vCPUs
+    /// Stop guests' vCPUs
     Pause {
-        /// Name or ID
-        guest: String,
+        /// Names or IDs
+        #[arg(required = true, value_name = "GUEST")]
+        guests: Vec<String>,
     },
-    /// Let a guest's vCPUs run again
+    /// Let guests' vCPUs run again
     Unpause {
-        /// Name or ID
-        guest: String,
+        /// Names or IDs
+        #[arg(required = true, value_name = "GUEST")]
+        guests: Vec<String>,
     },
-    /// Press a guest's power button
+    /// Press guests' power buttons
     Shutdown {
-        /// Name or ID
-        #[arg(required_unless_present = "all")]
-        guest: Option<String>,
-        /// Wait until it is off
+        /// Names or IDs
+        #[arg(required_unless_present = "all", value_name = "GUEST")]
+        guests: Vec<String>,
+        /// Wait until they are off
         #[arg(short = 'w', long = "until-off")]
         until_off: bool,
         /// All guests
-        #[arg(short, long, conflicts_with = "guest")]
+        #[arg(short, long, conflicts_with = "guests")]
         all: bool,
         /// By the power button, as without: for those used to it
         #[arg(short = 'F', long = "fallback", hide = true)]
         fallback: bool,
     },
-    /// Start a guest again from its kernel, at once
+    /// Start guests again from their kernels, at once
     Reboot {
-        /// Name or ID
-        guest: String,
+        /// Names or IDs
+        #[arg(required = true, value_name = "GUEST")]
+        guests: Vec<String>,
     },
     /// Start a guest that is kept on the state volume and not there, or one that has ended
     /// and is
@@ -217,10 +220,11 @@ pub(crate) enum Command {
     },
     /// Start a guest with the node from now on, or no longer; list those that do
     Autostart(Autostart),
-    /// End a guest at once; one that starts with the node comes back with it
+    /// End guests at once; one that starts with the node comes back with it
     Destroy {
-        /// Name or ID
-        guest: String,
+        /// Names or IDs
+        #[arg(required = true, value_name = "GUEST")]
+        guests: Vec<String>,
     },
     /// Add a disk to a guest that runs
     BlockAttach {

@@ -8,21 +8,6 @@ use mgmt_proto::verb::{GuestFacts, Reply, Request, State};
 use redoubt::answer::Answer;
 use redoubt::session::{find, guests};
 use redoubt::{Connection, json, table, vm_text};
-use std::time::{Duration, Instant};
-
-/// How long `shutdown -w` waits unless told otherwise.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(120);
-/// Pause between looks at a guest that shuts down.
-const SHUTDOWN_PAUSE: Duration = Duration::from_millis(200);
-
-/// What is done to a guest at once.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Act {
-    Pause,
-    Unpause,
-    Reboot,
-    Destroy,
-}
 
 pub(crate) fn list(scope: &Scope<'_>, wanted: &[String]) -> Result<Answer, Failure> {
     let mut connection = scope.open()?;
@@ -161,25 +146,6 @@ fn lines(facts: &GuestFacts) -> String {
     lines.iter().map(|(name, value)| format!("{name:<9} {value}\n")).collect()
 }
 
-pub(crate) fn act(scope: &Scope<'_>, guest: &str, act: Act) -> Result<Answer, Failure> {
-    let mut connection = scope.open()?;
-    let name = find(&mut connection, guest)?.machine.name;
-    let object = name.clone();
-    let (verb, request) = match act {
-        Act::Pause => ("pause", Request::Pause { name }),
-        Act::Unpause => ("unpause", Request::Unpause { name }),
-        Act::Reboot => ("reboot", Request::Reboot { name }),
-        Act::Destroy => ("destroy", Request::Destroy { name }),
-    };
-    if !scope.dry_run {
-        connection.request(request)?;
-        if matches!(act, Act::Destroy) {
-            say_if_it_comes_back(&mut connection, &object);
-        }
-    }
-    Ok(Answer::done(&scope.done(&object, verb, "done", None)))
-}
-
 /// Starts a guest that is kept, or that has ended and is there.
 pub(crate) fn start(scope: &Scope<'_>, name: &str) -> Result<Answer, Failure> {
     let mut connection = scope.open()?;
@@ -224,85 +190,5 @@ pub(crate) fn say_if_it_is_kept(connection: &mut Connection, name: &str) {
     let kept = state::facts(connection).map(|facts| facts.guests).unwrap_or_default();
     if kept.iter().any(|kept| kept.name == name) {
         eprintln!("note: {name} starts with the node, from now on with this change");
-    }
-}
-
-/// A guest that starts with the node is not gone for good.
-fn say_if_it_comes_back(connection: &mut Connection, name: &str) {
-    // A node of an earlier version does not say.
-    let kept = state::facts(connection).map(|facts| facts.guests).unwrap_or_default();
-    if kept.iter().any(|kept| kept.name == name) {
-        eprintln!("note: {name} starts again with the node; `redoubt autostart {name} off` ends that");
-    }
-}
-
-pub(crate) fn shutdown(scope: &Scope<'_>, guest: Option<&str>, until_off: bool) -> Result<Answer, Failure> {
-    let mut connection = scope.open()?;
-    let names = match guest {
-        Some(guest) => vec![find(&mut connection, guest)?.machine.name],
-        None => {
-            let on = |facts: &GuestFacts| matches!(facts.state, State::Running | State::Blocked);
-            guests(&mut connection)?.into_iter().filter(on).map(|facts| facts.machine.name).collect()
-        }
-    };
-    let mut refused = Vec::new();
-    let mut pressed = Vec::new();
-    for name in names {
-        if scope.dry_run {
-            pressed.push(name);
-            continue;
-        }
-        match connection.request(Request::Shutdown { name: name.clone() }) {
-            Ok(_) => pressed.push(name),
-            Err(failure)
-                if guest.is_none() && !matches!(failure.code, Code::Unreachable | Code::Deadline) =>
-            {
-                refused.push(failure.to_string());
-            }
-            Err(failure) => return Err(failure),
-        }
-    }
-    if until_off && !scope.dry_run {
-        let timeout = scope.global.timeout.map_or(SHUTDOWN_TIMEOUT, Duration::from_secs);
-        wait_until_off(&mut connection, &pressed, timeout)?;
-    }
-    let status = if until_off { "done" } else { "requested" };
-    let done: Vec<_> = pressed.iter().map(|name| scope.done(name, "shutdown", status, None)).collect();
-    let mut answer = match (guest, done.first()) {
-        (Some(_), Some(done)) => Answer::done(done),
-        _ => Answer::all_done(&done),
-    };
-    if !refused.is_empty() {
-        let message = format!("{} guests refused: {}", refused.len(), refused.join("; "));
-        answer.failure = Some(Failure::new(Code::Partial, "shutdown", message, ""));
-    }
-    Ok(answer)
-}
-
-/// How long to wait before the power button is pressed once more.
-const PRESS_AGAIN: Duration = Duration::from_secs(10);
-
-fn wait_until_off(connection: &mut Connection, names: &[String], timeout: Duration) -> Result<(), Failure> {
-    let deadline = Instant::now() + timeout;
-    let mut pressed = Instant::now();
-    loop {
-        let guests = guests(connection)?;
-        let on = |facts: &&GuestFacts| {
-            names.contains(&facts.machine.name) && !matches!(facts.state, State::Off | State::Crashed)
-        };
-        let Some(left) = guests.iter().find(on) else { return Ok(()) };
-        // A guest that was still booting has not seen the first press.
-        if pressed.elapsed() >= PRESS_AGAIN {
-            pressed = Instant::now();
-            for facts in guests.iter().filter(on) {
-                // It may have gone in the meantime.
-                let _ = connection.request(Request::Shutdown { name: facts.machine.name.clone() });
-            }
-        }
-        if Instant::now() >= deadline {
-            let remedy = "it may not listen to the power button; see its console, or destroy it";
-            return Err(Failure::new(Code::Deadline, &left.machine.name, "is still shutting down", remedy));
-        }
-        std::thread::sleep(SHUTDOWN_PAUSE);
     }
 }

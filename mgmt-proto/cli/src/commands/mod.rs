@@ -1,5 +1,6 @@
 //! What the verbs do, by noun.
 
+pub(crate) mod act;
 pub(crate) mod audit;
 pub(crate) mod block;
 pub(crate) mod bundle;
@@ -24,7 +25,6 @@ pub(crate) mod volume;
 
 use crate::arguments::{Autostart, Bundle, Command, GuestConfig, Key, Node, Storage};
 use crate::scope::Scope;
-use guest::Act;
 use mgmt_proto::code::Failure;
 use redoubt::answer::Answer;
 use redoubt::exit;
@@ -94,12 +94,12 @@ pub(crate) fn perform(scope: &Scope<'_>, command: &Command) -> Result<Answer, Fa
         Command::Console(options) => console::once(scope, &options.guest),
         Command::Rename { guest, name } => guest::rename(scope, guest, name),
         Command::Revision { guest } => guest::revision(scope, guest.as_deref()),
-        Command::Pause { guest } => guest::act(scope, guest, Act::Pause),
-        Command::Unpause { guest } => guest::act(scope, guest, Act::Unpause),
-        Command::Reboot { guest } => guest::act(scope, guest, Act::Reboot),
+        Command::Pause { guests } => act::act(scope, guests, act::Act::Pause),
+        Command::Unpause { guests } => act::act(scope, guests, act::Act::Unpause),
+        Command::Reboot { guests } => act::act(scope, guests, act::Act::Reboot),
         Command::Start { guest } => guest::start(scope, guest),
-        Command::Destroy { guest } => guest::act(scope, guest, Act::Destroy),
-        Command::Shutdown { guest, until_off, .. } => guest::shutdown(scope, guest.as_deref(), *until_off),
+        Command::Destroy { guests } => act::act(scope, guests, act::Act::Destroy),
+        Command::Shutdown { guests, until_off, .. } => act::shutdown(scope, guests, *until_off),
         Command::BlockAttach { guest, disk } => block::attach(scope, guest, disk),
         Command::BlockDetach { guest, disk, force } => block::detach(scope, guest, disk, *force),
         Command::BlockList { guest } => block::list(scope, guest),

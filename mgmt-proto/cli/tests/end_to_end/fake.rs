@@ -285,7 +285,7 @@ impl World {
                 let number = name.trim_start_matches("code-").parse().unwrap();
                 Err(Failure::new(redoubt::exit::from_number(number).unwrap(), name, "as asked for", ""))
             }
-            Request::Unpause { name } => {
+            Request::Unpause { name } | Request::Reboot { name } => {
                 self.guest(&name)?.state = State::Running;
                 Ok(Reply::Done)
             }

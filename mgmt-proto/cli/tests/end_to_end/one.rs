@@ -118,6 +118,33 @@ fn a_guest_s_life_on_the_command_line() {
 }
 
 #[test]
+fn one_command_acts_on_several_guests() {
+    let node = FakeNode::start(&operator());
+    let workstation = Workstation::new(&node);
+    workstation.file("vmlinuz", "a kernel");
+    let file = workstation.file("web.vm", "name = \"web\"\nkernel = \"vmlinuz\"\nmemory = 64\n");
+    for name in ["web", "db", "mail"] {
+        workstation.expect(0, &["create", as_text(&file), &format!("name={name}"), "-p"]);
+    }
+    let both = "web: unpause done\ndb: unpause done\n";
+    assert_eq!(workstation.expect(0, &["unpause", "web", "2", "db"]).0, both, "each once");
+    // A name that is wrong ends it before anything is done.
+    workstation.expect(3, &["destroy", "web", "bd"]);
+    workstation.expect(2, &["destroy", "web", "db", "--if-revision", "7"]);
+    workstation.expect(2, &["shutdown", "--all", "--if-revision", "7"]);
+    assert_eq!(node.state.lock().unwrap().guests.len(), 3);
+    let (out, _) = workstation.expect(0, &["-o", "json", "shutdown", "web", "db"]);
+    let done: serde_json::Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(done.as_array().unwrap().len(), 2);
+    // One that refuses keeps nothing from the others.
+    workstation.expect(0, &["create", as_text(&file), "name=code-4"]);
+    let (out, error) = workstation.expect(8, &["reboot", "web", "code-4", "db"]);
+    assert_eq!(out, "web: reboot done\ndb: reboot done\n");
+    assert!(error.contains("1 guests refused: code-4: as asked for"), "{error}");
+    assert_eq!(workstation.expect(0, &["destroy", "web", "db", "mail"]).0.lines().count(), 3);
+}
+
+#[test]
 fn the_console_without_a_terminal() {
     let node = FakeNode::start(&operator());
     let workstation = Workstation::new(&node);
