@@ -283,7 +283,7 @@ impl Operator {
     fn public_key(&self, directory: &Path) -> Result<PublicKey> {
         match (&self.key, &self.key_file) {
             (Some(key), None) => Ok(PublicKey::parse(key, "key")?),
-            (None, Some(file)) => Ok(PublicKey::load(&directory.join(file))?),
+            (None, Some(file)) => Ok(PublicKey::load(&directory.join(keys::file::expand_home(file)))?),
             _ => bail!("give either key or key_file"),
         }
     }

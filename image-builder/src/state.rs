@@ -81,7 +81,7 @@ impl State {
             settings.push(DiskSetting::Reserve);
         }
         if let Some(file) = &written.secret_file {
-            let path = directory.join(file);
+            let path = directory.join(keys::file::expand_home(file));
             let text =
                 std::fs::read(&path).with_context(|| format!("state: cannot read {}", path.display()))?;
             let text = text.strip_suffix(b"\n").unwrap_or(&text);

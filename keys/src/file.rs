@@ -1,10 +1,10 @@
-//! Writing a file whole or not at all.
+//! Writing a file whole or not at all, and where one is that a settings file names.
 
 use crate::KeyError;
 use std::fs::{File, Permissions};
 use std::io::{Error, ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What to do about a file that is there already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,4 +56,35 @@ pub(crate) fn read_small(file: &mut File, path: &Path, buffer: &mut [u8]) -> Res
         }
     }
     Ok(length)
+}
+
+/// Where a file is that the user named: `~/` is the home directory, also where no shell
+/// has seen it.
+#[must_use]
+pub fn expand_home(name: impl AsRef<Path>) -> PathBuf {
+    under_home(name.as_ref(), std::env::var_os("HOME").map(PathBuf::from))
+}
+
+fn under_home(name: &Path, home: Option<PathBuf>) -> PathBuf {
+    match (name.strip_prefix("~"), home) {
+        (Ok(rest), Some(home)) => home.join(rest),
+        _ => name.to_path_buf(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::under_home;
+    use std::path::{Path, PathBuf};
+
+    #[test]
+    fn a_name_begins_at_home_where_it_says_so() {
+        let home = || Some(PathBuf::from("/home/alice"));
+        let expand = |name: &str| under_home(Path::new(name), home());
+        assert_eq!(expand("~/keys/a.key"), Path::new("/home/alice/keys/a.key"));
+        for name in ["keys/a.key", "/keys/~/a.key", "~bob/a.key", "./~/a.key", "a~"] {
+            assert_eq!(expand(name), Path::new(name));
+        }
+        assert_eq!(under_home(Path::new("~/a.key"), None), Path::new("~/a.key"));
+    }
 }

@@ -196,7 +196,7 @@ impl Identity {
             Some(wanted) if wanted.starts_with(':') => {
                 find(&socket()?, Some(wanted.trim_start_matches(':'))).map(Self::Agent)
             }
-            _ => keys::secret::load(name)
+            _ => keys::secret::load(&keys::file::expand_home(name))
                 .map(|key| Self::File(Box::new(key)))
                 .map_err(|error| crate::exit::key(&error)),
         }

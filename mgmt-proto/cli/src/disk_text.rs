@@ -11,6 +11,7 @@
 use crate::exit::usage;
 use crate::initiator::secret;
 use crate::nearest::nearest;
+use keys::file::expand_home;
 use mgmt_proto::code::Failure;
 use mgmt_proto::disk::{Digests, DiskSetting, Limit, Policy};
 use mgmt_proto::machine::{Disk, parse_mac};
@@ -256,9 +257,9 @@ impl DiskText {
             match key.as_str() {
                 "volume" => volume = Some(value.as_str()),
                 "access" => access = value,
-                "secret" => secret = Some(directory.join(value)),
+                "secret" => secret = Some(directory.join(expand_home(value))),
                 "target_user" => target_user = Some(value.clone()),
-                "target_secret" => target_secret = Some(directory.join(value)),
+                "target_secret" => target_secret = Some(directory.join(expand_home(value))),
                 _ => settings.extend(setting(key, value)?),
             }
         }

@@ -10,7 +10,7 @@
 //!
 //! [nodes.a2]
 //! address = "10.0.0.3:7411"
-//! identity = "/home/alice/keys/a2.key"
+//! identity = "~/keys/a2.key"
 //! fresh_identity = true
 //!
 //! [groups]

@@ -5,7 +5,7 @@
 //!
 //! [contexts.lab]
 //! node = "10.0.0.2"
-//! identity = "/home/alice/.config/redoubt/operator.key"
+//! identity = "~/.config/redoubt/operator.key"
 //! fresh_identity = true
 //! # node_key = "64 hexadecimal digits"
 //! ```

@@ -28,6 +28,7 @@ use crate::exit::usage;
 use crate::kernel_image;
 use crate::nearest::nearest;
 use crate::vif_text;
+use keys::file::expand_home;
 use mgmt_proto::code::Failure;
 use mgmt_proto::disk::GuestSettings;
 use mgmt_proto::machine::{Action, Machine};
@@ -136,7 +137,9 @@ pub enum Source {
 impl Source {
     /// `sha256:` and 64 digits, or a path relative to `directory`.
     fn parse(text: &str, directory: &Path) -> Result<Self, String> {
-        let Some(digits) = text.strip_prefix("sha256:") else { return Ok(Self::File(directory.join(text))) };
+        let Some(digits) = text.strip_prefix("sha256:") else {
+            return Ok(Self::File(directory.join(expand_home(text))));
+        };
         let mut digest = [0; 32];
         match hex::decode_to_slice(digits, &mut digest) {
             Ok(()) => Ok(Self::Node(digest)),
