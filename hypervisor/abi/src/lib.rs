@@ -26,6 +26,9 @@ pub mod random;
 
 /// Most domains at a time.
 pub const MAX_DOMAINS: usize = 64;
+const _: () = assert!(MAX_DOMAINS.is_power_of_two(), "numbers wrap without a jump between slots");
+/// Highest number of a domain; after it they begin anew.
+const NUMBER_MAX: u32 = 0x7fff_ffff;
 /// Most vCPUs of one domain.
 pub const MAX_DOMAIN_VCPUS: usize = 32;
 /// Most vCPUs of all domains together.
@@ -40,8 +43,8 @@ pub const STORE_BYTES: usize = 16 * 1024;
 /// Longest time that a node may stand still after it failed.
 pub const MAX_RESTART_DELAY_MS: u64 = 3_600_000;
 
-/// A domain: index of its slot in the low byte, generation above, so that a
-/// number is not soon used again for another guest.
+/// A domain: its number says which slot it is in. Numbers are counted up, so that they are
+/// small, as operators see them, and not soon used again for another guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DomainId(pub u32);
 
@@ -49,6 +52,37 @@ impl DomainId {
     /// The slot, which also chooses the window of guest memory.
     #[must_use]
     pub const fn slot(self) -> usize {
-        (self.0 & 0xff) as usize
+        self.0 as usize % MAX_DOMAINS
+    }
+
+    /// The number after `last` for a new domain: the next one whose slot is free. Never 0,
+    /// so that 0 can mean none; none when no slot is free.
+    #[must_use]
+    pub fn after(last: u32, is_free: impl Fn(usize) -> bool) -> Option<Self> {
+        let next = |step: u32| Self(last.wrapping_add(step) & NUMBER_MAX);
+        // One more than there are slots, since 0 is left out.
+        (1..).take(MAX_DOMAINS + 1).map(next).find(|id| id.0 != 0 && is_free(id.slot()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DomainId, MAX_DOMAINS, NUMBER_MAX};
+
+    #[test]
+    fn numbers_are_counted_up_past_slots_that_are_taken() {
+        let after = |last, is_free: &dyn Fn(usize) -> bool| {
+            DomainId::after(last, is_free).map(|id| (id.0, id.slot()))
+        };
+        let all = |_| true;
+        assert_eq!(after(0, &all), Some((1, 1)));
+        assert_eq!(after(1, &all), Some((2, 2)), "also when the first has gone");
+        assert_eq!(after(1, &|slot| !matches!(slot, 2 | 3)), Some((4, 4)));
+        assert_eq!(after(63, &all), Some((64, 0)));
+        assert_eq!(after(5, &|slot| slot == 5), Some((69, 5)));
+        assert_eq!(after(5, &|_| false), None);
+        assert_eq!(after(NUMBER_MAX, &all), Some((1, 1)), "0 is none");
+        assert_eq!(after(NUMBER_MAX, &|slot| slot == 0), Some((64, 0)));
+        assert_eq!(MAX_DOMAINS, 64, "as above");
     }
 }

@@ -21,7 +21,8 @@ static DOMAINS: [Slot<Domain>; MAX_DOMAINS] = [const { Slot::new() }; MAX_DOMAIN
 pub(crate) static EVENTS: [Events; MAX_DOMAINS] = [const { Events::new() }; MAX_DOMAINS];
 /// Domains with something in [`EVENTS`], one bit each.
 static WORK: AtomicU64 = AtomicU64::new(0);
-static GENERATION: AtomicU32 = AtomicU32::new(0);
+/// The number of the newest domain.
+static LAST: AtomicU32 = AtomicU32::new(0);
 
 /// Causes for dom0 to look at a domain.
 pub(crate) struct Events {
@@ -185,15 +186,13 @@ pub(crate) fn create(spec: &DomainSpec) -> Result<u32, Error> {
     {
         return Err(Error::Argument);
     }
-    let slot = (0..MAX_DOMAINS)
-        .find(|slot| DOMAINS.get(*slot).is_some_and(|domain| domain.lock().is_none()))
-        .ok_or(Error::NoSlot)?;
+    let is_free = |slot: usize| DOMAINS.get(slot).is_some_and(|domain| domain.lock().is_none());
+    let number = hv_abi::DomainId::after(LAST.load(Ordering::Relaxed), is_free).ok_or(Error::NoSlot)?;
+    let slot = number.slot();
     let nested = Nested::new(spec.memory_bytes).ok_or(Error::NoMemory)?;
-    // Never 0, so that 0 can mean none; the slot is in the low byte.
-    let generation = GENERATION.fetch_add(1, Ordering::Relaxed) + 1;
-    let id = (generation << 8 & 0x7fff_ff00) | u32::try_from(slot).map_err(|_| Error::NoSlot)?;
+    LAST.store(number.0, Ordering::Relaxed);
     let mut domain = Domain {
-        id,
+        id: number.0,
         nested,
         tsc_offset: crate::raw::tsc().wrapping_neg(),
         created_ns: clock::now_ns(),
@@ -228,7 +227,7 @@ pub(crate) fn create(spec: &DomainSpec) -> Result<u32, Error> {
     if let Some(target) = DOMAINS.get(slot) {
         *target.lock() = Some(domain);
     }
-    Ok(id)
+    Ok(number.0)
 }
 
 /// Gives a domain that was never started more memory.

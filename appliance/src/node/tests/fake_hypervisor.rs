@@ -72,7 +72,8 @@ pub(super) struct FakeMachine {
     pub(super) threads_run: bool,
     /// The next creations that fail for lack of memory.
     pub(super) refuse_creations: usize,
-    generation: u32,
+    /// The number of the newest domain.
+    last_domain: u32,
     random: TestRandom,
 }
 
@@ -91,7 +92,7 @@ impl FakeHypervisor {
             restart_delay_ms: 0,
             threads_run: false,
             refuse_creations: 0,
-            generation: 1,
+            last_domain: 0,
             own_record: Vec::new(),
             random: TestRandom(seed.wrapping_mul(0x9e37_79b9) | 1),
         })))
@@ -152,9 +153,10 @@ impl Hypervisor for FakeHypervisor {
         if spec.memory_bytes > machine.memory_free_bytes {
             return Err(Error::NoMemory);
         }
-        let slot = machine.slots.iter().position(Option::is_none).ok_or(Error::NoSlot)?;
-        let id = DomainId(machine.generation << 8 | u32::try_from(slot).unwrap());
-        machine.generation += 1;
+        let is_free = |slot: usize| machine.slots[slot].is_none();
+        let id = DomainId::after(machine.last_domain, is_free).ok_or(Error::NoSlot)?;
+        let slot = id.slot();
+        machine.last_domain = id.0;
         machine.memory_free_bytes -= spec.memory_bytes;
         let layout = MemoryLayout::new(spec.memory_bytes);
         let size = |bytes: u64| usize::try_from(bytes).unwrap();

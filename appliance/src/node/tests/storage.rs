@@ -621,7 +621,8 @@ fn disks_that_came_later_are_there_after_a_reboot() {
     assert_eq!(disks.iter().map(|disk| disk.condition).collect::<Vec<_>>(), [Condition::Detached; 2]);
     let failure = world.refused(session, &attach("aoe:e7.4"));
     assert_eq!(failure.code, Code::Conflict, "nobody serves its bus");
-    assert!(world.hypervisor.store_get(0, &mut [0; 16]).is_ok());
+    let slot = hv_abi::DomainId(domain).slot();
+    assert!(world.hypervisor.store_get(slot, &mut [0; 16]).is_ok());
 }
 
 #[test]
