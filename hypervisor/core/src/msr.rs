@@ -110,9 +110,47 @@ pub const fn write(msr: u32) -> Write {
     }
 }
 
+/// Whether stock kernels try this register only to see whether it is there, and go on
+/// without it: refusing it is not worth a line of the log.
+///
+/// Spec: APM volume 2, appendix A; SDM volume 4.
+#[must_use]
+pub const fn is_probe(msr: u32) -> bool {
+    matches!(
+        msr,
+        // SMI count, processor flags, platform information, effective frequency.
+        0x17 | 0x34 | 0xce | 0xe7 | 0xe8
+            // Architectural capabilities, TSX control, enabled features, debug control.
+            | 0x10a | 0x122 | 0x140 | 0x1d9
+            // Energy counters.
+            | 0x606 | 0x611 | 0x619 | 0x639 | 0x641 | 0xc001_0299..=0xc001_029b
+            // Performance counters.
+            | 0xc1..=0xc8 | 0x186..=0x18d | 0x345 | 0x38d..=0x390
+            | 0xc000_0300..=0xc000_0302 | 0xc001_0000..=0xc001_0007 | 0xc001_0200..=0xc001_020b
+            | 0xc001_0230..=0xc001_023b | 0xc001_0240..=0xc001_0247
+            // Instruction based sampling.
+            | 0xc001_1030..=0xc001_103c
+            // P-states, errata that the firmware knows of, protected serial number.
+            | 0xc001_0061..=0xc001_006b | 0xc001_0140 | 0xc001_0141 | 0xc001_02b0..=0xc001_02b4
+            | 0xc001_02f0 | 0xc001_02f1
+            // Set-up of caches and decoders, where errata are worked around.
+            | 0xc001_1004 | 0xc001_1005 | 0xc001_1020..=0xc001_1023 | 0xc001_1028..=0xc001_102d
+    )
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Read, Register, Write, read, write};
+    use super::{Read, Register, Write, is_probe, read, state, write};
+
+    #[test]
+    fn a_probe_finds_nothing() {
+        let all = (0..0x2000).chain(0xc000_0000..0xc000_2000).chain(0xc001_0000..0xc001_2000);
+        for msr in all.filter(|msr| is_probe(*msr)) {
+            let known = (read(msr), write(msr));
+            assert!(known == (Read::Refused, Write::Refused) || state(msr).is_some(), "{msr:#x}");
+        }
+        assert!(is_probe(0xc001_0000) && !is_probe(0xc001_0117) && !is_probe(0x79));
+    }
 
     #[test]
     fn the_unknown_is_refused() {

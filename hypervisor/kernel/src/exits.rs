@@ -277,7 +277,8 @@ fn model_specific(vcpu: &Vcpu, inner: &mut Inner, write: bool) {
         inner.machine.go_to(next);
         return;
     }
-    if domain::with_slot(inner.domain, domain::Domain::may_log) == Some(true) {
+    let is_quiet = policy::is_probe(number);
+    if !is_quiet && domain::with_slot(inner.domain, domain::Domain::may_log) == Some(true) {
         let verb = if write { "write" } else { "read" };
         info!("domain slot {} vcpu {}: {verb} of MSR {number:#x} refused", inner.domain, inner.index);
     }
