@@ -78,6 +78,17 @@ pub fn command_with(accelerator: &[&str], shape: &Shape, tap: &str, mac: &str, s
     command
 }
 
+/// QEMU's command line for a machine that takes a file for its disk and starts from it.
+#[must_use]
+pub fn command_from_disk(disk: &Path, serial: &Path) -> Command {
+    let mut command = Command::new("qemu-system-x86_64");
+    command
+        .args(["-machine", "q35", "-nodefaults", "-no-user-config", "-display", "none", "-m", "64"])
+        .args(["-serial", &format!("file:{}", serial.display())])
+        .args(["-drive", &format!("file={},format=raw,if=virtio,snapshot=on", disk.display())]);
+    command
+}
+
 impl Machine {
     /// Switches the machine on, connected to the lab's tap.
     ///

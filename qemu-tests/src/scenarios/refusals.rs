@@ -2,17 +2,19 @@
 
 use super::directory;
 use crate::lab::{HOST, NODE};
-use crate::machine::{Boot, CPUS, Shape};
+use crate::machine::{Boot, CPUS, Shape, command_from_disk};
 use crate::operator::{Answer, Operator};
-use crate::process::run;
+use crate::process::{Process, run};
 use crate::programs::target;
 use crate::test_guest::{Description, Flavour, TestGuest, find};
 use crate::world::{World, build, target_name};
 use anyhow::{Context, Result, bail, ensure};
+use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const NODE_LIMIT: Duration = Duration::from_secs(60);
+const LOADER_LIMIT: Duration = Duration::from_secs(20);
 const GUEST_LIMIT: Duration = Duration::from_secs(90);
 
 /// Boots the image as a kernel and compares its digest; then asks for what cannot
@@ -35,6 +37,7 @@ pub(super) fn kernel_boot_and_refusals() -> Result<()> {
         facts.get("image_sha256").and_then(|digest| digest.as_str()).context("no digest in node info")?;
     ensure!(file.starts_with(digest), "node info reports {digest}, the file is {file}");
 
+    wrong_loader(&built.image.path, &directory)?;
     vm_files(&world, &files)?;
     missing_volumes(&world, &files)?;
     conflicts(&world, &files)?;
@@ -46,6 +49,23 @@ pub(super) fn kernel_boot_and_refusals() -> Result<()> {
     let guests = world.operator.json(&["list"])?;
     ensure!(guests.as_array().map(Vec::len) == Some(1), "other guests than the one created: {guests}");
     Ok(())
+}
+
+/// A firmware that takes the file for a disk gets a sentence on the serial port.
+fn wrong_loader(image: &Path, directory: &Path) -> Result<()> {
+    let serial = directory.join("disk-serial.log");
+    let _machine = Process::start(&mut command_from_disk(image, &serial), &directory.join("disk.log"))?;
+    let deadline = Instant::now() + LOADER_LIMIT;
+    loop {
+        let text = std::fs::read(&serial).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        if text.contains("as a Linux kernel is") && text.contains("network boot program.") {
+            println!("  as a disk: {}", text.trim());
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "started as a disk, the image says: {text:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
 }
 
 /// Requires an exit code and words of the message.
@@ -130,7 +150,7 @@ fn conflicts(world: &World, files: &TestGuest) -> Result<()> {
 }
 
 /// A stranger's key gets no answer, and no effect.
-fn wrong_key(world: &World, cli: &std::path::Path) -> Result<()> {
+fn wrong_key(world: &World, cli: &Path) -> Result<()> {
     let home = world.directory.join("stranger");
     std::fs::create_dir_all(&home)?;
     let stranger = Operator::new(cli, &home.join("operator.key"), &home, NODE);

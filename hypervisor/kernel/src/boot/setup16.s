@@ -7,10 +7,51 @@
 .section .setup16, "awx"
 .code16
 setup_start:
-    # What a BIOS sees if the file is started as a boot sector: stop.
+    # What a BIOS runs, at 0000:7c00, if the file is given to it as a disk or as a network boot
+    # program: say so on screen and serial port, and stop.
     cli
-1:  hlt
+    cld
+    ljmpw $0x07c0, $(sector - setup_start)
+sector:
+    movw %cs, %ax
+    movw %ax, %ds
+    xorw %ax, %ax
+    movw %ax, %ss
+    movw $0x7c00, %sp
+    # First serial port: 115200 baud, 8 bits, no parity, a stop bit.
+    movw $0x3fb, %dx
+    movb $0x83, %al
+    outb %al, %dx
+    movw $0x3f8, %dx
+    movw $1, %ax
+    outw %ax, %dx
+    movw $0x3fb, %dx
+    movb $0x03, %al
+    outb %al, %dx
+    movw $(sector_text - setup_start), %si
+1:  lodsb
+    testb %al, %al
+    jz 4f
+    pushw %ax
+    # INT 10h AH=0Eh.
+    movb $0x0e, %ah
+    movw $0x0007, %bx
+    int $0x10
+    # A port that is not there is not waited for.
+    xorw %cx, %cx
+    movw $0x3fd, %dx
+2:  inb %dx, %al
+    testb $0x20, %al
+    loopz 2b
+    popw %ax
+    movw $0x3f8, %dx
+    outb %al, %dx
     jmp 1b
+4:  hlt
+    jmp 4b
+sector_text:
+    .ascii "\r\nRedoubt: this file is started as a Linux kernel is (iPXE, GRUB, QEMU -kernel), "
+    .asciz "not as a disk or a network boot program.\r\n"
 
 .org 0x1f1
     .byte 15                    # setup_sects: 16 sectors with this one
