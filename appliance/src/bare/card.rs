@@ -32,8 +32,8 @@ const MSIX_ENABLE: u32 = 1 << 31;
 /// The card.
 pub(crate) struct Card(VirtioNet<Registers, Dma>);
 
-/// The cards that start, in the order of the bus: the first one alone, unless disks have
-/// cards of their own.
+/// The cards that start, in the order of the bus: up to the first one that is connected,
+/// unless disks have cards of their own.
 pub(crate) fn find(manifest: &Manifest) -> Vec<Card> {
     let several = !manifest.storage_cards.is_empty();
     // Which of them a card is for is known when it has told its address.
@@ -45,9 +45,10 @@ pub(crate) fn find(manifest: &Manifest) -> Vec<Card> {
             None => FIRST_INTERRUPT,
             Some(place) => OTHER_INTERRUPTS + place,
         };
-        cards.extend(start(function, interrupt, mtu));
-        let most = if several { CARDS_MAX } else { 1 };
-        (cards.len() >= most).then_some(())
+        let card = start(function, interrupt, mtu);
+        let is_enough = card.as_ref().is_some_and(Nic::is_link_up) && !several;
+        cards.extend(card);
+        (is_enough || cards.len() >= CARDS_MAX).then_some(())
     });
     cards
 }

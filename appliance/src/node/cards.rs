@@ -19,10 +19,16 @@ use crate::node::stacks::Stacks;
 use crate::node::volumes::Wire;
 use crate::node::{Node, StartError};
 
-/// Which card is the first one: none that an entry means by its address, or management and
-/// guests would move to a network for disks when a card before it fails.
-fn first_of(macs: &[[u8; 6]], entries: &[StorageCard]) -> Option<usize> {
-    macs.iter().position(|mac| entries.iter().all(|entry| entry.mac != Some(*mac)))
+/// Which card is the first one, of addresses and whether their links are up: none that an
+/// entry means by its address, or management and guests would move to a network for disks
+/// when a card before it fails. Where entries go by the order of the bus, so does it; else it
+/// is one that is connected.
+fn first_of(cards: &[([u8; 6], bool)], entries: &[StorageCard]) -> Option<usize> {
+    let is_free = |mac: &[u8; 6]| entries.iter().all(|entry| entry.mac != Some(*mac));
+    let by_order = entries.iter().any(|entry| entry.mac.is_none());
+    let connected = || cards.iter().position(|(mac, is_up)| *is_up && is_free(mac));
+    let connected = if by_order { None } else { connected() };
+    connected.or_else(|| cards.iter().position(|(mac, _)| is_free(mac)))
 }
 
 /// For each card besides the first one, which sealed entry is its own. An entry with an
@@ -56,8 +62,16 @@ pub(super) fn connect<H: Hypervisor, N: Nic>(
 ) -> Result<(Network<N>, Vec<Wire>), StartError> {
     let manifest = &settings.manifest;
     let mut others = nics;
-    let macs: Vec<[u8; 6]> = others.iter().map(Nic::mac).collect();
-    let nic = others.remove(first_of(&macs, &manifest.storage_cards).ok_or(StartError::Card)?);
+    let cards: Vec<([u8; 6], bool)> = others.iter().map(|nic| (nic.mac(), nic.is_link_up())).collect();
+    let nic = others.remove(first_of(&cards, &manifest.storage_cards).ok_or(StartError::Card)?);
+    if cards.len() > 1 {
+        let link = if nic.is_link_up() { "up" } else { "down" };
+        hypervisor.log(&format!(
+            "node: of {} cards {} is the first: {link}",
+            cards.len(),
+            mac_text(nic.mac())
+        ));
+    }
     let (mac, mtu, accepts) = (nic.mac(), nic.mtu().min(manifest.mtu), nic.accepts());
     let addressing = addressing_of(manifest.addressing);
     let config =
@@ -69,8 +83,9 @@ pub(super) fn connect<H: Hypervisor, N: Nic>(
     for (mut nic, index) in others.into_iter().zip(chosen) {
         let entry = index.and_then(|index| Some((index, manifest.storage_cards.get(index)?)));
         let Some((index, entry)) = entry else {
-            let text =
-                format!("node: card {} is not among storage_cards and stays unused", mac_text(nic.mac()));
+            let link = if nic.is_link_up() { "" } else { ", has no link" };
+            let mac = mac_text(nic.mac());
+            let text = format!("node: card {mac} is not among storage_cards{link} and stays unused");
             hypervisor.log(&text);
             nic.stop();
             continue;
@@ -251,10 +266,16 @@ mod tests {
     #[test]
     fn the_first_card_is_none_that_is_for_disks() {
         let first = |macs: &[u8], entries: &[Option<u8>]| {
-            let macs: Vec<_> = macs.iter().map(|last| address(*last)).collect();
+            let cards: Vec<_> = macs.iter().map(|last| (address(*last), *last < 5)).collect();
             let entries: Vec<_> = entries.iter().map(|mac| entry(*mac)).collect();
-            first_of(&macs, &entries)
+            first_of(&cards, &entries)
         };
+        // From 5 on without a link.
+        assert_eq!(first(&[5, 6, 1, 2], &[]), Some(2));
+        assert_eq!(first(&[5, 6], &[]), Some(0));
+        assert_eq!(first(&[5, 1, 2], &[Some(1)]), Some(2));
+        assert_eq!(first(&[5, 1], &[Some(1)]), Some(0));
+        assert_eq!(first(&[5, 1, 2], &[None]), Some(0), "the order of the bus says which is which");
         assert_eq!(first(&[1, 2], &[]), Some(0));
         assert_eq!(first(&[1, 2], &[None, Some(2)]), Some(0));
         assert_eq!(first(&[2, 1], &[Some(2)]), Some(1), "whatever their order");
