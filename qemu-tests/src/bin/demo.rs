@@ -81,7 +81,7 @@ fn main() -> Result<()> {
     timeline(&world, power_on, manageable, &served)?;
 
     if arguments.keep {
-        return keep(&world);
+        return keep(&mut world);
     }
     step("shutting the guests down by their power buttons");
     world.operator.run(&["--timeout", "120", "shutdown", "-w", "-a"])?;
@@ -121,16 +121,23 @@ fn timeline(world: &World, power_on: Instant, manageable: Instant, served: &[Ins
     Ok(())
 }
 
-/// Prints what to try and waits for the Enter key or the end of input.
-fn keep(world: &World) -> Result<()> {
+/// Prints what to try and waits for the Enter key; where there is none, as for a service, until
+/// the program is ended or the node turns itself off.
+fn keep(world: &mut World) -> Result<()> {
     let enter = lab::entrance();
     println!("everything keeps running; in another terminal, try:");
     println!("  {enter} {} list", world.operator.shown());
     println!("  {enter} {} console web1     (Ctrl+] leaves)", world.operator.shown());
     println!("  {enter} curl http://{}/", guest_address(1).0);
     println!("logs and disks are in {}", world.directory.display());
-    println!("press Enter to end everything");
+    println!("press Enter, or send SIGTERM, to end everything");
     let mut line = String::new();
-    std::io::stdin().read_line(&mut line)?;
+    // Nothing at all is the end of input, or that there is none.
+    if std::io::stdin().read_line(&mut line).unwrap_or_default() > 0 {
+        return Ok(());
+    }
+    while world.machine.process.is_running() {
+        std::thread::sleep(Duration::from_secs(1));
+    }
     Ok(())
 }
