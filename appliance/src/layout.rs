@@ -91,6 +91,13 @@ pub const RESET_VECTOR: u64 = 0xf_fff0;
 /// Real-mode code for it: `mov dx, RESET_PORT; mov al, RESET_VALUE; out dx, al;
 /// hlt; jmp $-1`.
 pub const RESET_CODE: [u8; 9] = [0xba, 0x04, 0x06, 0xb0, RESET_VALUE, 0xee, 0xf4, 0xeb, 0xfd];
+/// Where a guest's kernel says that it has panicked: QEMU's pvpanic device
+/// (qemu.org, specs/pvpanic), for which stock kernels have a driver.
+pub const PANIC_PORT: u16 = 0x505;
+/// There, one bit each: it has panicked.
+pub const PANIC_PANICKED: u8 = 1 << 0;
+/// It has panicked, and a kernel of its own for that case goes on.
+pub const PANIC_CRASH_LOADED: u8 = 1 << 1;
 /// Reset control register of PC chip sets.
 pub const CHIPSET_RESET_PORT: u16 = 0xcf9;
 /// PCI configuration address.

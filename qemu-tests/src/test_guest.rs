@@ -18,7 +18,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Modules that are loaded, with all they depend on.
-const MODULES: [&str; 5] = ["virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio-rng"];
+const MODULES: [&str; 6] =
+    ["virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio-rng", "pvpanic-mmio"];
 /// Modules that are there to be loaded.
 const SPARE: [&str; 1] = ["msr"];
 const BUSYBOX: &str = "/bin/busybox";

@@ -1,4 +1,4 @@
-//! The definition block: PCI root, serial port, power button.
+//! The definition block: PCI root, serial port, power button, panic port.
 //!
 //! Spec: ACPI 6.4, sections 5.6.9 (generic event device), 4.8.3.1.1.2 (control
 //! method power button), 7.4.2 (sleep states); PCI Firmware 3.2, section 4.
@@ -20,8 +20,9 @@ use super::aml::{
     resources, scope, store, store_name, string, terms, words,
 };
 use crate::layout::{
-    ECAM_BYTES, ECAM_START, EVENT_PIN, HOT_PLUG_PIN, HOT_PLUG_RESCAN_PORT, HOT_PLUG_SLOTS, PCI_ADDRESS_PORT,
-    PCI_WINDOW_END, PCI_WINDOW_START, SLEEP_CONTROL_PORT, SLEEP_TYPE_OFF, UART_PIN, UART_PORT,
+    ECAM_BYTES, ECAM_START, EVENT_PIN, HOT_PLUG_PIN, HOT_PLUG_RESCAN_PORT, HOT_PLUG_SLOTS, PANIC_PORT,
+    PCI_ADDRESS_PORT, PCI_WINDOW_END, PCI_WINDOW_START, SLEEP_CONTROL_PORT, SLEEP_TYPE_OFF, UART_PIN,
+    UART_PORT,
 };
 
 const BUS_CHECK: u8 = 0;
@@ -62,6 +63,21 @@ fn slots() -> Vec<Term> {
     }
     all.push(method(*b"PCNT", 0, &look));
     all
+}
+
+/// Where the guest's kernel says that it has panicked, by the identifier under which drivers
+/// look for it (QEMU, specs/pvpanic).
+fn panic_port() -> Term {
+    device(
+        *b"PEVT",
+        &[
+            name(HARDWARE_ID, &string("QEMU0001")),
+            name(UNIQUE_ID, &integer(0)),
+            // Present, enabled, shown, working (6.3.7).
+            name(*b"_STA", &integer(0x0f)),
+            name(RESOURCES, &resources(&[ports(PANIC_PORT, 1)])),
+        ],
+    )
 }
 
 /// The block's terms, without the table header.
@@ -130,7 +146,7 @@ pub(super) fn body() -> Vec<u8> {
     );
     let off = integer(u64::from(SLEEP_TYPE_OFF));
     terms(&[
-        scope(*b"_SB_", &[pci, board, serial, button, events]),
+        scope(*b"_SB_", &[pci, board, serial, panic_port(), button, events]),
         name(*b"_S5_", &package(&[off.clone(), off, integer(0), integer(0)])),
     ])
 }

@@ -21,15 +21,17 @@ use super::virtio::transport::TransportEvent;
 use crate::layout::{
     CHIPSET_RESET_PORT, ECAM_BYTES, ECAM_START, EVENT_PIN, HOT_PLUG_EJECT_PORT, HOT_PLUG_LEAVING_PORT,
     HOT_PLUG_PIN, HOT_PLUG_RESCAN_PORT, HOT_PLUG_SLOTS, IOAPIC_BYTES, IOAPIC_START, KEYBOARD_COMMAND_PORT,
-    PCI_ADDRESS_PORT, PCI_DATA_PORT, PCI_WINDOW_END, PCI_WINDOW_START, RESET_PORT, RESET_VALUE,
-    SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT, SLEEP_TYPE_OFF, UART_PIN, UART_PORT,
+    PANIC_CRASH_LOADED, PANIC_PANICKED, PANIC_PORT, PCI_ADDRESS_PORT, PCI_DATA_PORT, PCI_WINDOW_END,
+    PCI_WINDOW_START, RESET_PORT, RESET_VALUE, SLEEP_CONTROL_PORT, SLEEP_STATUS_PORT, SLEEP_TYPE_OFF,
+    UART_PIN, UART_PORT,
 };
 use crate::limits::PCI_DEVICES_MAX;
 
 /// Version of [`PlatformState`].
-pub const STATE_VERSION: u32 = 2;
-/// Keyboard controller command: pulse the reset line.
-const KEYBOARD_RESET: u8 = 0xfe;
+pub const STATE_VERSION: u32 = 3;
+/// Keyboard controller commands that pulse its output lines, of which line 0 resets; a
+/// line is pulsed where its bit is 0.
+const KEYBOARD_PULSES: core::ops::RangeInclusive<u8> = 0xf0..=0xff;
 
 /// A device to build.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +58,11 @@ pub enum PlatformEvent {
     PowerOff,
     /// The guest asks for a reset.
     Reset,
+    /// The guest's kernel has panicked.
+    Panicked {
+        /// A kernel of its own for that case goes on.
+        goes_on: bool,
+    },
     /// There is work in a queue.
     Queue {
         /// Device number.
@@ -108,6 +115,10 @@ pub struct Platform {
     rescan: bool,
     /// Slots that the guest is asked for, one bit each.
     leaving: u32,
+    /// The guest wrote to a register that resets, whether that was a reset or not.
+    reset_tried: bool,
+    /// The guest's kernel said that another one goes on.
+    dumps: bool,
     unclaimed: UnclaimedCounters,
 }
 
@@ -137,6 +148,8 @@ impl Platform {
             uart_line: false,
             rescan: false,
             leaving: 0,
+            reset_tried: false,
+            dumps: false,
             unclaimed: UnclaimedCounters::default(),
         }
     }
@@ -190,6 +203,7 @@ impl Platform {
         self.ioapic = IoApic::new();
         self.uart_line = false;
         (self.rescan, self.leaving) = (false, 0);
+        (self.reset_tried, self.dumps) = (false, false);
     }
 
     /// The state at this instant.
@@ -233,6 +247,13 @@ impl Platform {
     #[must_use]
     pub const fn unclaimed(&self) -> UnclaimedCounters {
         self.unclaimed
+    }
+
+    /// Whether the guest tried to reset itself since power-on: a triple fault after that
+    /// is the last of the ways in which kernels do.
+    #[must_use]
+    pub const fn reset_tried(&self) -> bool {
+        self.reset_tried
     }
 
     /// A device by number.
@@ -307,6 +328,8 @@ impl Platform {
                 u32::from(value)
             }
             SLEEP_CONTROL_PORT | SLEEP_STATUS_PORT | RESET_PORT if size == 1 => 0,
+            // What can be told there.
+            PANIC_PORT if size == 1 => u32::from(PANIC_PANICKED | PANIC_CRASH_LOADED),
             HOT_PLUG_RESCAN_PORT if size == 4 => u32::from(core::mem::take(&mut self.rescan)),
             HOT_PLUG_LEAVING_PORT if size == 4 => core::mem::take(&mut self.leaving),
             HOT_PLUG_EJECT_PORT if size == 4 => 0,
@@ -327,6 +350,8 @@ impl Platform {
     /// Takes a port write of 1, 2 or 4 bytes.
     pub fn port_write(&mut self, port: u16, size: u8, value: u32) -> Option<PlatformEvent> {
         let byte = low8(u64::from(value));
+        let resets = matches!(port, RESET_PORT | CHIPSET_RESET_PORT);
+        self.reset_tried |= resets || port == KEYBOARD_COMMAND_PORT && KEYBOARD_PULSES.contains(&byte);
         match port {
             PCI_ADDRESS_PORT if size == 4 => self.pci.set_address(value),
             PCI_DATA_PORT..=0xcff => {
@@ -353,8 +378,17 @@ impl Platform {
                 let device = (value & !1).checked_ilog2()?.checked_sub(1)?;
                 return Some(PlatformEvent::Ejected { device: hv_x86::to_usize(u64::from(device)) });
             }
-            KEYBOARD_COMMAND_PORT if size == 1 && byte == KEYBOARD_RESET => {
-                return Some(PlatformEvent::Reset);
+            KEYBOARD_COMMAND_PORT if size == 1 && KEYBOARD_PULSES.contains(&byte) => {
+                return (byte & 1 == 0).then_some(PlatformEvent::Reset);
+            }
+            PANIC_PORT if size == 1 && byte & PANIC_PANICKED != 0 => {
+                return Some(PlatformEvent::Panicked { goes_on: false });
+            }
+            // Told once, however often it is written.
+            PANIC_PORT if size == 1 => {
+                let first = !self.dumps && byte & PANIC_CRASH_LOADED != 0;
+                self.dumps |= first;
+                return first.then_some(PlatformEvent::Panicked { goes_on: true });
             }
             _ => self.unclaimed.ports += 1,
         }

@@ -45,6 +45,19 @@ pub enum Life {
     Crashed,
 }
 
+/// How a guest ended by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It turned itself off.
+    PoweredOff,
+    /// It asked for a reset.
+    Reset,
+    /// The hypervisor stopped it.
+    Crashed,
+    /// Its kernel said that it has panicked.
+    Panicked,
+}
+
 /// What an event of a guest asks of the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wish {
@@ -54,6 +67,8 @@ pub enum Wish {
     PowerOff,
     /// It wants to start anew.
     Reset,
+    /// Its kernel has panicked; true when a kernel of its own for that case goes on.
+    Panicked(bool),
     /// A queue of a device has work.
     Queue(usize, u16),
     /// A device was reset: its operations are void.
@@ -388,7 +403,15 @@ impl<M: crate::guest_memory::GuestMemory> Guest<M> {
                 if port_of_uart(event) {
                     self.collect_output();
                 }
-                if !matches!(wish, Some(PlatformEvent::PowerOff | PlatformEvent::Reset)) {
+                let ends = matches!(
+                    wish,
+                    Some(
+                        PlatformEvent::PowerOff
+                            | PlatformEvent::Reset
+                            | PlatformEvent::Panicked { goes_on: false }
+                    )
+                );
+                if !ends {
                     let _ = hypervisor.complete_exit(domain, event.index, answer);
                 }
                 wish
@@ -399,6 +422,7 @@ impl<M: crate::guest_memory::GuestMemory> Guest<M> {
             None => Wish::Nothing,
             Some(PlatformEvent::PowerOff) => Wish::PowerOff,
             Some(PlatformEvent::Reset) => Wish::Reset,
+            Some(PlatformEvent::Panicked { goes_on }) => Wish::Panicked(goes_on),
             Some(PlatformEvent::Queue { device, queue }) => Wish::Queue(device, queue),
             Some(PlatformEvent::DeviceReset { device }) => Wish::DeviceReset(device),
             Some(PlatformEvent::Ejected { device }) => Wish::Ejected(device),
@@ -454,11 +478,11 @@ impl<M: crate::guest_memory::GuestMemory> Guest<M> {
 
     /// What its description says for an end.
     #[must_use]
-    pub const fn action(&self, life: Life) -> Action {
-        match life {
-            Life::Off => self.machine.on_poweroff,
-            Life::Crashed => self.machine.on_crash,
-            _ => self.machine.on_reboot,
+    pub const fn action(&self, end: End) -> Action {
+        match end {
+            End::PoweredOff => self.machine.on_poweroff,
+            End::Crashed | End::Panicked => self.machine.on_crash,
+            End::Reset => self.machine.on_reboot,
         }
     }
 }

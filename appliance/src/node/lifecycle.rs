@@ -13,7 +13,7 @@ use mgmt_proto::verb::Reply;
 
 use crate::hypervisor::Hypervisor;
 use crate::node::Node;
-use crate::node::guest::{Guest, Life};
+use crate::node::guest::{End, Guest, Life};
 use crate::node::jobs::Work;
 use crate::node::nic::Nic;
 use crate::node::volumes::{VolumeSettings, is_same_disk, limits, parse};
@@ -94,7 +94,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             if let Some(Ok(info)) = info
                 && info.state == STATE_CRASHED
             {
-                self.guest_ended(index, Life::Crashed, now_ns);
+                self.guest_ended(index, End::Crashed, now_ns);
             }
         }
     }
@@ -350,21 +350,32 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         }
     }
 
-    /// A guest ended by itself: `Off`, `Crashed`, or `Started` for a reset.
-    pub(super) fn guest_ended(&mut self, index: usize, how: Life, now_ns: u64) {
+    /// A guest ended by itself.
+    pub(super) fn guest_ended(&mut self, index: usize, end: End, now_ns: u64) {
         let Some(guest) = self.guests.get_mut(index) else { return };
-        let word = match how {
-            Life::Off => "turned itself off",
-            Life::Crashed => "crashed",
-            _ => "reset itself",
+        // Kernels that nothing has reset fault on purpose in the end.
+        let faults_to_reset = end == End::Crashed && guest.platform.reset_tried();
+        let end = if faults_to_reset { End::Reset } else { end };
+        let action = guest.action(end);
+        let (word, setting) = match end {
+            End::PoweredOff => ("turned itself off", "on_poweroff"),
+            End::Reset => ("reset itself", "on_reboot"),
+            End::Crashed => ("crashed (with `reboot=t` Linux resets itself that way)", "on_crash"),
+            End::Panicked => ("its kernel panicked", "on_crash"),
         };
-        let text = alloc::format!("guest {}: {word}", guest.machine.name);
+        let action_word = match action {
+            Action::Destroy => "destroyed",
+            Action::Preserve => "kept to be looked at",
+            Action::Restart => "started again",
+        };
+        let text = alloc::format!("guest {}: {word}; {action_word}, as {setting} says", guest.machine.name);
         self.hypervisor.log(&text);
-        match guest.action(how) {
+        match action {
             Action::Destroy => self.forget(index, now_ns),
             Action::Preserve => {
                 let number = guest.number;
-                guest.end(&mut self.hypervisor, if how == Life::Started { Life::Off } else { how });
+                let crashed = matches!(end, End::Crashed | End::Panicked);
+                guest.end(&mut self.hypervisor, if crashed { Life::Crashed } else { Life::Off });
                 self.volumes.forget_all(number);
             }
             Action::Restart => {

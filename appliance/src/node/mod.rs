@@ -61,7 +61,7 @@ use crate::limits::COMMANDS_PER_TURN;
 use crate::node::audit::AuditLog;
 use crate::node::blobs::Blobs;
 use crate::node::disks::Coming;
-use crate::node::guest::{Guest, Wish};
+use crate::node::guest::{End, Guest, Wish};
 use crate::node::jobs::Jobs;
 use crate::node::network::Network;
 use crate::node::nic::Nic;
@@ -313,7 +313,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         if event.kind == event::DOMAIN {
             let crashed = self.hypervisor.domain_info(domain.slot());
             if crashed.is_ok_and(|info| info.domain == domain.0 && info.state == STATE_CRASHED) {
-                self.guest_ended(index, guest::Life::Crashed, now_ns);
+                self.guest_ended(index, End::Crashed, now_ns);
             }
             return false;
         }
@@ -331,8 +331,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 }
             }
             Wish::Ejected(device) => self.disk_ejected(index, device, now_ns),
-            Wish::PowerOff => self.guest_ended(index, guest::Life::Off, now_ns),
-            Wish::Reset => self.guest_ended(index, guest::Life::Started, now_ns),
+            Wish::PowerOff => self.guest_ended(index, End::PoweredOff, now_ns),
+            Wish::Reset => self.guest_ended(index, End::Reset, now_ns),
+            Wish::Panicked(false) => self.guest_ended(index, End::Panicked, now_ns),
+            Wish::Panicked(true) => {
+                let text = alloc::format!("guest {}: its kernel panicked and dumps", guest.machine.name);
+                self.hypervisor.log(&text);
+            }
         }
         false
     }

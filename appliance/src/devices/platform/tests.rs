@@ -184,11 +184,46 @@ fn power_and_reset_registers_become_events() {
     assert_eq!(platform.port_write(0x604, 1, 7), None);
     assert_eq!(platform.port_write(0xcf9, 1, 6), Some(PlatformEvent::Reset));
     assert_eq!(platform.port_write(0xcf9, 1, 2), None);
-    assert_eq!(platform.port_write(0x64, 1, 0xfe), Some(PlatformEvent::Reset));
+    // Whatever other lines are pulsed with line 0.
+    for command in [0xfe, 0xf0, 0xfc] {
+        assert_eq!(platform.port_write(0x64, 1, command), Some(PlatformEvent::Reset));
+    }
+    assert_eq!(platform.port_write(0x64, 1, 0xff), None, "no line at all");
     for port in [0x600, 0x601, 0x604, 0x64] {
         assert_eq!(platform.port_read(port, 1), 0);
     }
     assert_eq!(platform.unclaimed(), UnclaimedCounters::default());
+}
+
+#[test]
+fn a_guest_that_tried_to_reset_is_known_for_it() {
+    for (port, size, value) in [(0x604, 1, 7), (0xcf9, 1, 2), (0xcf9, 2, 6), (0x64, 1, 0xff), (0x64, 2, 0xfe)]
+    {
+        let mut platform = Platform::new(&[]);
+        platform.port_write(0x64, 1, 0xd1);
+        platform.port_write(0x600, 1, 0x2c);
+        assert!(!platform.reset_tried());
+        assert_eq!(platform.port_write(port, size, value), None);
+        assert!(platform.reset_tried(), "{port:#x}");
+        platform.power_on();
+        assert!(!platform.reset_tried());
+    }
+}
+
+#[test]
+fn a_panic_is_told_and_a_dump_once() {
+    let mut platform = Platform::new(&[]);
+    assert_eq!(platform.port_read(0x505, 1), 3);
+    let dumps = Some(PlatformEvent::Panicked { goes_on: true });
+    assert_eq!(platform.port_write(0x505, 1, 4), None, "no bit of ours");
+    assert_eq!(platform.port_write(0x505, 1, 2), dumps);
+    assert_eq!(platform.port_write(0x505, 1, 2), None);
+    for value in [1, 3, 0xff] {
+        let panicked = Some(PlatformEvent::Panicked { goes_on: false });
+        assert_eq!(platform.port_write(0x505, 1, value), panicked);
+    }
+    platform.power_on();
+    assert_eq!(platform.port_write(0x505, 1, 2), dumps);
 }
 
 #[test]
@@ -246,8 +281,8 @@ fn states_of_other_versions_are_refused() {
     let platform = Platform::new(&devices());
     let mut state = platform.export();
     assert_eq!(Platform::from_state(state.clone()), Ok(platform));
-    state.version = 3;
-    assert_eq!(Platform::from_state(state), Err(UnknownStateVersion(3)));
+    state.version = 4;
+    assert_eq!(Platform::from_state(state), Err(UnknownStateVersion(4)));
 }
 
 /// What the hypervisor keeps for dom0 across its restart has to suffice, even

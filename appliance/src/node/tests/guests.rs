@@ -11,7 +11,7 @@ use mgmt_proto::machine::{Action, Disk};
 use mgmt_proto::verb::{Reply, Request, State};
 
 use super::world::*;
-use crate::layout::{BOOT_PARAMETERS, RESET_PORT, SLEEP_CONTROL_PORT, UART_PORT};
+use crate::layout::{BOOT_PARAMETERS, PANIC_PORT, RESET_PORT, SLEEP_CONTROL_PORT, UART_PORT};
 
 const OFF: u64 = 0x20 | 5 << 2;
 
@@ -182,14 +182,19 @@ fn a_guest_that_ends_gets_what_its_description_says() {
     let mut world = World::new(16);
     let (session, machine) = world.ready();
     for action in [Action::Destroy, Action::Restart, Action::Preserve] {
-        for cause in 0..3 {
+        for cause in 0..5 {
             let mut machine = machine.clone();
             (machine.on_poweroff, machine.on_reboot, machine.on_crash) = (action, action, action);
             let domain = world.create(session, &machine);
             match cause {
                 0 => world.port_write(domain, SLEEP_CONTROL_PORT, OFF),
                 1 => world.port_write(domain, RESET_PORT, 6),
+                2 => world.port_write(domain, PANIC_PORT, 1),
                 _ => {
+                    if cause == 3 {
+                        // No reset, but the guest takes what comes next for one.
+                        world.port_write(domain, RESET_PORT, 7);
+                    }
                     world.hypervisor.crash(domain);
                     world.events.push(Event { kind: event::DOMAIN, domain, ..Event::default() });
                     world.run(MS);
@@ -205,7 +210,7 @@ fn a_guest_that_ends_gets_what_its_description_says() {
                     assert_eq!(world.hypervisor.guests(), [facts.id]);
                 }
                 Action::Preserve => {
-                    let expected = if cause == 2 { State::Crashed } else { State::Off };
+                    let expected = if matches!(cause, 2 | 4) { State::Crashed } else { State::Off };
                     assert_eq!(facts.unwrap().state, expected);
                     assert_eq!(world.hypervisor.guests(), [], "its memory is given back");
                     // A stale event of its domain is nobody's.
