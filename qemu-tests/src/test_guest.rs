@@ -109,7 +109,8 @@ pub struct Recipe<'a> {
 
 impl Default for Recipe<'_> {
     fn default() -> Self {
-        let files = vec![("bin/ports".to_string(), ports::program())];
+        let files =
+            vec![("bin/ports".to_string(), ports::random()), ("bin/strings".to_string(), ports::strings())];
         Self { modules: &MODULES, spare: &SPARE, init: INIT, directories: &[], files }
     }
 }
@@ -331,7 +332,7 @@ mod tests {
 
     #[test]
     fn the_port_program_is_a_whole_elf_file() {
-        let program = ports::program();
+        let program = ports::random();
         assert_eq!(program.len(), 64 + 56 + 73);
         assert_eq!(&program[24..32], &0x40_0078_u64.to_le_bytes());
     }

@@ -4,9 +4,10 @@
 //! processor's additions stay hidden until they are understood.
 //! Spec: APM volume 3 appendix E; SDM volume 2 CPUID.
 
+use crate::lapic::TIMER_KHZ;
 use hv_x86::cpuid::{
-    E1_EDX_HUGE_PAGES, F1_ECX_HYPERVISOR, F1_ECX_OSXSAVE, F1_ECX_TSC_DEADLINE, F1_ECX_X2APIC, F1_ECX_XSAVE,
-    F1_EDX_APIC, F1_EDX_HTT, KVM_FEATURE_CLOCKSOURCE_STABLE, KVM_FEATURE_CLOCKSOURCE2,
+    CLOCK_RATES, E1_EDX_HUGE_PAGES, F1_ECX_HYPERVISOR, F1_ECX_OSXSAVE, F1_ECX_TSC_DEADLINE, F1_ECX_X2APIC,
+    F1_ECX_XSAVE, F1_EDX_APIC, F1_EDX_HTT, KVM_FEATURE_CLOCKSOURCE_STABLE, KVM_FEATURE_CLOCKSOURCE2,
     KVM_FEATURE_NOP_IO_DELAY, KVM_FEATURE_PV_EOI, KVM_FEATURES, KVM_SIGNATURE, Leaf,
 };
 use hv_x86::reg::{CR4_OSXSAVE, XCR0_AVX, XCR0_SSE, XCR0_X87};
@@ -65,6 +66,8 @@ pub struct Guest {
     pub xcr0: u64,
     /// LFENCE serializes on this node.
     pub lfence: bool,
+    /// Rate of its TSC in kilohertz.
+    pub tsc_khz: u32,
 }
 
 /// The host's CPUID instruction.
@@ -96,7 +99,7 @@ pub fn leaf(function: u32, subleaf: u32, guest: &Guest, host: Host<'_>) -> Leaf 
         0xb => topology(subleaf, guest),
         0xd => extended_state(subleaf, guest, host),
         KVM_SIGNATURE => Leaf {
-            eax: KVM_FEATURES,
+            eax: CLOCK_RATES,
             ebx: u32::from_le_bytes(*b"KVMK"),
             ecx: u32::from_le_bytes(*b"VMKV"),
             edx: u32::from_le_bytes(*b"M\0\0\0"),
@@ -108,6 +111,8 @@ pub fn leaf(function: u32, subleaf: u32, guest: &Guest, host: Host<'_>) -> Leaf 
                 | KVM_FEATURE_CLOCKSOURCE_STABLE,
             ..Leaf::default()
         },
+        // For kernels that are to do without the paravirtual clock.
+        CLOCK_RATES => Leaf { eax: guest.tsc_khz, ebx: TIMER_KHZ, ..Leaf::default() },
         0x8000_0000 => Leaf { eax: own.eax.min(0x8000_0021), ..own },
         0x8000_0001 => Leaf { eax: own.eax, ebx: own.ebx, ecx: own.ecx & E1_ECX, edx: own.edx & E1_EDX },
         // Bit 8: the TSC runs at a constant rate in every state.
@@ -177,7 +182,7 @@ mod tests {
     const ONES: Leaf = Leaf { eax: u32::MAX, ebx: u32::MAX, ecx: u32::MAX, edx: u32::MAX };
 
     fn guest() -> Guest {
-        Guest { vcpu: 3, vcpus: 4, cr4: 0, xcr0: 1, lfence: false }
+        Guest { vcpu: 3, vcpus: 4, cr4: 0, xcr0: 1, lfence: false, tsc_khz: 2_500_000 }
     }
 
     #[test]
@@ -206,6 +211,10 @@ mod tests {
         assert_eq!(leaf(0x8000_0021, 0, &guest(), &host).eax, 0);
         let fenced = Guest { lfence: true, ..guest() };
         assert_eq!(leaf(0x8000_0021, 0, &fenced, &host).eax, 1 << 2, "as ring 0 has made it");
+        assert_eq!(leaf(0x4000_0000, 0, &guest(), &host).eax, 0x4000_0010);
+        let rates = Leaf { eax: 2_500_000, ebx: 1_000_000, ecx: 0, edx: 0 };
+        assert_eq!(leaf(0x4000_0010, 0, &guest(), &host), rates);
+        assert_eq!(leaf(0x4000_0002, 0, &guest(), &host), Leaf::default());
         assert_eq!(leaf(0xd, 0, &guest(), &host).eax, 0);
         assert_eq!(leaf(0xb, 1, &guest(), &host), Leaf { eax: 2, ebx: 4, ecx: 0x201, edx: 3 });
     }

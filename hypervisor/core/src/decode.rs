@@ -64,12 +64,39 @@ pub enum Mode {
     Bits16,
 }
 
-struct Cursor<'a> {
+/// A segment register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Segment {
+    /// Extra.
+    Es,
+    /// Code.
+    Cs,
+    /// Stack.
+    Ss,
+    /// Data.
+    Ds,
+    /// FS.
+    Fs,
+    /// GS.
+    Gs,
+}
+
+/// Where in an instruction the decoder is.
+pub(crate) struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
-impl Cursor<'_> {
+impl<'a> Cursor<'a> {
+    pub(crate) const fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0 }
+    }
+
+    /// Bytes taken so far.
+    pub(crate) fn length(&self) -> Option<u8> {
+        u8::try_from(self.at).ok()
+    }
+
     fn take(&mut self) -> Option<u8> {
         let byte = *self.bytes.get(self.at)?;
         self.at += 1;
@@ -90,15 +117,20 @@ impl Cursor<'_> {
     }
 }
 
+/// What stands before an opcode.
 #[derive(Clone, Copy, Default)]
-struct Prefixes {
+pub(crate) struct Prefixes {
     rex: u8,
     operand: bool,
     address: bool,
+    /// A segment override.
+    pub(crate) segment: Option<Segment>,
+    /// A repeat prefix.
+    pub(crate) repeats: bool,
 }
 
 impl Prefixes {
-    const fn operand_size(self, mode: Mode) -> u8 {
+    pub(crate) const fn operand_size(self, mode: Mode) -> u8 {
         if self.rex & 8 != 0 {
             8
         } else if self.operand == matches!(mode, Mode::Bits16) {
@@ -108,7 +140,7 @@ impl Prefixes {
         }
     }
 
-    const fn address_size(self, mode: Mode) -> u8 {
+    pub(crate) const fn address_size(self, mode: Mode) -> u8 {
         match (mode, self.address) {
             (Mode::Long, false) => 8,
             (Mode::Long, true) | (Mode::Bits32, false) | (Mode::Bits16, true) => 4,
@@ -118,15 +150,22 @@ impl Prefixes {
 }
 
 /// Reads prefixes and returns them with the first opcode byte.
-fn prefixes(cursor: &mut Cursor<'_>, mode: Mode) -> Option<(Prefixes, u8)> {
+pub(crate) fn prefixes(cursor: &mut Cursor<'_>, mode: Mode) -> Option<(Prefixes, u8)> {
     let mut found = Prefixes::default();
     loop {
         let byte = cursor.take()?;
         match byte {
             0x66 => found.operand = true,
             0x67 => found.address = true,
-            // Segment overrides, LOCK, REP: no effect on what is decoded here.
-            0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0xf0 | 0xf2 | 0xf3 => {}
+            0x26 => found.segment = Some(Segment::Es),
+            0x2e => found.segment = Some(Segment::Cs),
+            0x36 => found.segment = Some(Segment::Ss),
+            0x3e => found.segment = Some(Segment::Ds),
+            0x64 => found.segment = Some(Segment::Fs),
+            0x65 => found.segment = Some(Segment::Gs),
+            0xf2 | 0xf3 => found.repeats = true,
+            // LOCK: no effect on what is decoded here.
+            0xf0 => {}
             0x40..=0x4f if mode == Mode::Long => {
                 found.rex = byte;
                 return Some((found, cursor.take()?));
@@ -165,7 +204,7 @@ fn memory_operand(cursor: &mut Cursor<'_>, address_size: u8) -> Option<u8> {
 /// Decodes the instruction at the start of `bytes`, which may be longer than it.
 #[must_use]
 pub fn access(bytes: &[u8], mode: Mode) -> Option<Access> {
-    let mut cursor = Cursor { bytes, at: 0 };
+    let mut cursor = Cursor::new(bytes);
     let (found, opcode) = prefixes(&mut cursor, mode)?;
     let operand = found.operand_size(mode);
     let address = found.address_size(mode);
@@ -227,7 +266,7 @@ pub fn access(bytes: &[u8], mode: Mode) -> Option<Access> {
         }
         _ => return None,
     };
-    Some(Access { length: u8::try_from(cursor.at).ok()?, width, action })
+    Some(Access { length: cursor.length()?, width, action })
 }
 
 /// Sign-extends the low `from` bytes of `value` to `to` bytes.
@@ -278,7 +317,7 @@ pub const fn stored(register: u64, access: &Access) -> u64 {
 /// them, with whatever prefixes stand before it. None if it is another one.
 #[must_use]
 pub fn length_of(bytes: &[u8], mode: Mode, opcode: &[u8]) -> Option<u8> {
-    let mut cursor = Cursor { bytes, at: 0 };
+    let mut cursor = Cursor::new(bytes);
     let (_, first) = prefixes(&mut cursor, mode)?;
     if opcode.first() != Some(&first) {
         return None;
@@ -288,7 +327,7 @@ pub fn length_of(bytes: &[u8], mode: Mode, opcode: &[u8]) -> Option<u8> {
             return None;
         }
     }
-    u8::try_from(cursor.at).ok()
+    cursor.length()
 }
 
 #[cfg(test)]

@@ -70,6 +70,9 @@ pub enum Effect {
     Send(Message),
 }
 
+/// Rate of the timer, before it is divided, in kilohertz: it counts nanoseconds.
+pub const TIMER_KHZ: u32 = 1_000_000;
+
 /// How the timer counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Timer {

@@ -22,5 +22,6 @@ pub mod nospec;
 pub mod ring;
 pub mod scheduler;
 pub mod speculation;
+pub mod string_io;
 pub mod watch;
 pub mod xsave;

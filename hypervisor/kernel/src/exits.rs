@@ -5,7 +5,7 @@ use crate::log::info;
 use crate::nested::Missing;
 use crate::vcpu::{Forwarded, Inner, SilentEoi, Vcpu};
 use crate::vendor::{Exit, Machine, MemoryFault, PortAccess};
-use crate::{raw, speculation};
+use crate::{clock, raw, speculation, string_io};
 use hv_abi::event;
 use hv_core::cpuid::{Guest, allowed_xcr0};
 use hv_core::decode::{self, Action};
@@ -100,7 +100,8 @@ fn cpuid(inner: &mut Inner) {
     inner.machine.go_to(next);
     let cr4 = inner.machine.paging().cr4;
     let lfence = speculation::plan().lfence;
-    let guest = Guest { vcpu: inner.index, vcpus: inner.vcpus, cr4, xcr0: raw::xcr0(), lfence };
+    let tsc_khz = low32(clock::scale().khz);
+    let guest = Guest { vcpu: inner.index, vcpus: inner.vcpus, cr4, xcr0: raw::xcr0(), lfence, tsc_khz };
     let registers = &mut inner.registers;
     let leaf = hv_core::cpuid::leaf(low32(registers.rax), low32(registers.rcx), &guest, &raw::cpuid);
     registers.rax = u64::from(leaf.eax);
@@ -128,8 +129,10 @@ fn xsetbv(inner: &mut Inner) {
 
 fn port(inner: &mut Inner, access: &PortAccess) -> Next {
     if access.string {
-        inner.exception = Some(Exception::GENERAL_PROTECTION);
-        return Next::Continue;
+        let mut bytes = [0; decode::MAX_LENGTH];
+        let count = instruction(inner, &mut bytes);
+        let forwards = string_io::begin(inner, access, bytes.get(..count).unwrap_or_default());
+        return if forwards { Next::Forward } else { Next::Continue };
     }
     inner.forwarded = Some(Forwarded {
         kind: if access.input { event::ACCESS_PORT_READ } else { event::ACCESS_PORT_WRITE },
@@ -137,6 +140,7 @@ fn port(inner: &mut Inner, access: &PortAccess) -> Next {
         address: u64::from(access.port),
         value: if access.input { 0 } else { decode::truncate(inner.registers.rax, access.width) },
         instruction: None,
+        string: None,
         next_rip: access.next_rip,
         answer: None,
     });
@@ -145,6 +149,9 @@ fn port(inner: &mut Inner, access: &PortAccess) -> Next {
 
 /// dom0 has answered: the instruction completes.
 pub(crate) fn finish_access(inner: &mut Inner, access: &Forwarded, answer: u64) {
+    if let Some(string) = &access.string {
+        return string_io::finish(inner, string, access.next_rip, answer);
+    }
     match (access.kind, access.instruction) {
         (event::ACCESS_PORT_READ, _) => {
             let value = decode::truncate(answer, access.width);
@@ -217,6 +224,7 @@ fn nested_fault(vcpu: &Vcpu, inner: &mut Inner, fault: &MemoryFault) -> Next {
         address: gpa,
         value,
         instruction: Some(access),
+        string: None,
         next_rip,
         answer: None,
     });
@@ -392,7 +400,7 @@ fn system_time(inner: &Inner, value: u64) -> Option<()> {
 /// Version, seconds, nanoseconds: wall time when the guest's clock was zero.
 fn wall_clock(inner: &Inner, gpa: u64) -> Option<()> {
     domain::with_slot(inner.domain, |domain| {
-        let wall = crate::clock::wall_base_ns().saturating_add(domain.created_ns);
+        let wall = clock::wall_base_ns().saturating_add(domain.created_ns);
         let mut bytes = [0; 12];
         let (version, rest) = bytes.split_at_mut(4);
         let (seconds, nanoseconds) = rest.split_at_mut(4);

@@ -39,6 +39,7 @@ mod slot;
 mod smp;
 mod speculation;
 mod store;
+mod string_io;
 mod svm;
 mod syscall;
 mod vcpu;

@@ -15,7 +15,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use hv_abi::call::Error;
 use hv_abi::domain::VcpuState;
 use hv_core::asid::Tag;
-use hv_core::decode::{MAX_LENGTH, Mode};
+use hv_core::decode::{MAX_LENGTH, Mode, Segment};
 use hv_core::guest_page::Paging;
 use hv_x86::cpuid::{SVM_EDX_DECODE_ASSISTS, SVM_EDX_NRIP_SAVE};
 use hv_x86::svm::{
@@ -373,6 +373,28 @@ impl Machine for Svm {
         } else {
             Mode::Bits16
         }
+    }
+
+    fn flags(&self) -> u64 {
+        self.vmcb.save.rflags
+    }
+
+    fn segment_base(&self, segment: Segment) -> u64 {
+        let save = &self.vmcb.save;
+        match segment {
+            Segment::Fs => save.fs.base,
+            Segment::Gs => save.gs.base,
+            // 64-bit mode has no others (APM 4.5.3).
+            _ if self.mode() == Mode::Long => 0,
+            Segment::Es => save.es.base,
+            Segment::Cs => save.cs.base,
+            Segment::Ss => save.ss.base,
+            Segment::Ds => save.ds.base,
+        }
+    }
+
+    fn set_fault_address(&mut self, linear: u64) {
+        self.vmcb.save.cr2 = linear;
     }
 
     fn paging(&self) -> Paging {

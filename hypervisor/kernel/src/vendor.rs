@@ -8,7 +8,7 @@ use crate::cpu::Cpu;
 use crate::registers::Registers;
 use hv_abi::call::Error;
 use hv_abi::domain::VcpuState;
-use hv_core::decode::Mode;
+use hv_core::decode::{Mode, Segment};
 use hv_core::guest_page::Paging;
 use hv_x86::Exception;
 
@@ -157,6 +157,12 @@ pub(crate) trait Machine: Sized {
     fn linear_rip(&self) -> u64;
     /// The code segment's mode.
     fn mode(&self) -> Mode;
+    /// Flags.
+    fn flags(&self) -> u64;
+    /// Where a segment begins: what 64-bit mode goes by.
+    fn segment_base(&self, segment: Segment) -> u64;
+    /// Changes what a page fault says of its address.
+    fn set_fault_address(&mut self, linear: u64);
     /// What chooses the guest's own paging.
     fn paging(&self) -> Paging;
     /// Current privilege level.

@@ -69,6 +69,9 @@ pub const SVM_EDX_DECODE_ASSISTS: u32 = 1 << 7;
 pub const KVM_SIGNATURE: u32 = 0x4000_0000;
 /// KVM leaf: features.
 pub const KVM_FEATURES: u32 = 0x4000_0001;
+/// Rates of the clocks under a hypervisor, which several agree on: TSC and APIC timer, in
+/// kilohertz (proposed by VMware, lwn.net/Articles/301888).
+pub const CLOCK_RATES: u32 = 0x4000_0010;
 /// KVM feature: the clock behind the current MSR numbers.
 pub const KVM_FEATURE_CLOCKSOURCE2: u32 = 1 << 3;
 /// KVM feature: I/O needs no delays.

@@ -64,4 +64,10 @@ impl Exception {
     pub const INVALID_OPCODE: Self = Self { vector: 6, error_code: None };
     /// General protection with error code 0, vector 13.
     pub const GENERAL_PROTECTION: Self = Self { vector: 13, error_code: Some(0) };
+
+    /// A page fault, vector 14; the address is in CR2.
+    #[must_use]
+    pub const fn page_fault(error_code: u32) -> Self {
+        Self { vector: 14, error_code: Some(error_code) }
+    }
 }

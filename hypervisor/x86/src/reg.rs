@@ -46,6 +46,8 @@ pub const RFLAGS_TF: u64 = 1 << 8;
 pub const RFLAGS_IF: u64 = 1 << 9;
 /// RFLAGS: direction.
 pub const RFLAGS_DF: u64 = 1 << 10;
+/// RFLAGS: alignment check; ring 0 may touch user pages.
+pub const RFLAGS_AC: u64 = 1 << 18;
 /// RFLAGS: virtual-8086 mode.
 pub const RFLAGS_VM: u64 = 1 << 17;
 

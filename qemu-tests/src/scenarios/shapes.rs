@@ -76,6 +76,7 @@ pub(super) fn guests_of_all_shapes() -> Result<()> {
         );
         ensure!(line.contains(&format!("release={release}.")), "{name} runs another kernel: {line}");
         ensure!(shown.contains("TEST address 10.77.0."), "{name} got no address: {shown}");
+        ensure!(shown.contains("TEST strings of ports"), "{name} does not move strings: {shown}");
     }
     for (name, ..) in &guests {
         world.operator.run(&["destroy", name])?;

@@ -17,6 +17,7 @@ if [ -d /sys/class/net/eth0 ]; then
   udhcpc -i eth0 -q -n -t 30 -T 1 -s /dhcp.sh >/dev/null 2>&1
   say "address $(ip -4 addr show eth0 | awk '/inet / { print $2 }')"
 fi
+[ -x /bin/strings ] && /bin/strings
 say "up cpus=$(nproc) memory_kib=$(memory) release=$(uname -r)"
 
 # Writes random bytes over what is not there for it to write.

@@ -8,6 +8,7 @@ use hv_abi::call::Error;
 use hv_abi::event;
 use hv_abi::event::Event;
 use hv_core::decode::Access;
+use hv_core::string_io::StringIo;
 
 /// An access that dom0 answers.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +23,8 @@ pub(crate) struct Forwarded {
     pub(crate) value: u64,
     /// For memory: the instruction.
     pub(crate) instruction: Option<Access>,
+    /// For a string of ports' elements: the instruction.
+    pub(crate) string: Option<StringIo>,
     /// Where the guest goes on.
     pub(crate) next_rip: u64,
     /// dom0's answer.
