@@ -203,7 +203,7 @@ impl Table {
 pub(crate) fn init(params: &BootParams<'_>, image: Range<u64>) {
     let mut list = [(0, 0); MAX_RANGES];
     let mut count = 0;
-    let mut usable = 0;
+    let (mut usable, mut unused) = (0, 0);
     for entry in params.memory_map().filter(|entry| entry.kind == E820_USABLE) {
         let (start, end) =
             (entry.start.next_multiple_of(PAGE_SIZE), entry.end.min(MAX_MEMORY) & !(PAGE_SIZE - 1));
@@ -211,6 +211,9 @@ pub(crate) fn init(params: &BootParams<'_>, image: Range<u64>) {
             *slot = (start, end);
             usable += end - start;
             count += 1;
+            unused += entry.end.saturating_sub(end.max(start)) & !(PAGE_SIZE - 1);
+        } else {
+            unused += entry.end.saturating_sub(start);
         }
     }
     RANGES.call_once(|| (list, count));
@@ -233,6 +236,13 @@ pub(crate) fn init(params: &BootParams<'_>, image: Range<u64>) {
     let in_use = usable - frames.available_bytes();
     *FRAMES.lock() = Some(frames);
     info!("memory: {} MiB usable, {} KiB in use", usable >> 20, in_use >> 10);
+    if unused >> 20 != 0 {
+        let most = MAX_MEMORY >> 30;
+        info!(
+            "memory: {} MiB stay unused, above {most} GiB or in more than {MAX_RANGES} pieces",
+            unused >> 20
+        );
+    }
 }
 
 fn add_except(frames: &mut Frames<'_>, range: Range<u64>, kept: &[Range<u64>; 3]) {

@@ -42,9 +42,13 @@ pub(crate) fn start_all(rsdp: u64) {
     write_low(0, code);
     write_low(root, &memory::BOOT_TABLES.to_le_bytes());
     let own = apic::id();
-    let mut missing = 0;
+    let (mut missing, mut surplus) = (0, 0);
     hv_core::acpi::processors(&memory::Firmware, rsdp, |identifier| {
-        if identifier == own || cpu::count() as usize >= cpu::MAX_CPUS {
+        if identifier == own {
+            return;
+        }
+        if cpu::count() as usize >= cpu::MAX_CPUS {
+            surplus += 1;
             return;
         }
         // One that is late would take the newest block for its own: start no more.
@@ -68,6 +72,9 @@ pub(crate) fn start_all(rsdp: u64) {
     // cli; hlt; and again.
     write_low(0, &[0xfa, 0xf4, 0xeb, 0xfc]);
     info!("cpus: {} started, {missing} not started, {} rest", ARRIVED.load(Ordering::Acquire), resting());
+    if surplus != 0 {
+        info!("cpus: {surplus} stay unused, this version drives {}", cpu::MAX_CPUS);
+    }
 }
 
 /// INIT, then start-up twice if the first is not enough (SDM 8.4.4.1). False when
