@@ -86,6 +86,13 @@ impl Trust {
         self.bundle.grant(key, &self.node, self.now_s).ok().map(|grant| grant.role)
     }
 
+    /// For how many more seconds a key is trusted; none where no end is set, or it is not now.
+    #[must_use]
+    pub fn seconds_left(&self, key: &[u8; 32]) -> Option<u64> {
+        let grant = self.bundle.grant(key, &self.node, self.now_s).ok()?;
+        (grant.not_after_s != 0).then(|| grant.not_after_s.saturating_sub(self.now_s))
+    }
+
     /// Whether a key may ask for something.
     ///
     /// # Errors

@@ -370,12 +370,12 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     fn serve_operators(&mut self, now_ns: u64) -> bool {
+        self.tell_time(now_ns);
         // Whoever sent something may have sent more than fitted, and a command may
         // have begun what the next turn goes on with.
         let first = &mut self.network.stacks.first;
         let who = (&self.identity, &self.trust);
         let mut busy = self.sessions.poll(first, &mut self.hypervisor, &mut self.blobs, who, now_ns);
-        self.tell_time(now_ns);
         self.settle_uploads(now_ns);
         self.audit.settle(now_ns);
         for _ in 0..COMMANDS_PER_TURN {

@@ -53,6 +53,8 @@ pub struct Session<M> {
     expected: Option<(Option<String>, u64)>,
     /// It made room for another one.
     is_over: bool,
+    /// Its operator has no grant any more.
+    is_revoked: bool,
 }
 
 /// All connections.
@@ -61,6 +63,10 @@ pub struct Sessions<M> {
     sessions: Vec<Session<M>>,
     /// Whose turn it is, so that a busy operator does not keep others waiting.
     turn: usize,
+    /// Under which bundle it was seen last that each still has a grant.
+    seen_serial: u64,
+    /// When the first of these grants runs out.
+    grants_end_ns: u64,
 }
 
 /// A command to carry out.
@@ -77,7 +83,7 @@ pub struct Command {
 
 impl<M> Default for Sessions<M> {
     fn default() -> Self {
-        Self { door: Door::default(), sessions: Vec::new(), turn: 0 }
+        Self { door: Door::default(), sessions: Vec::new(), turn: 0, seen_serial: 0, grants_end_ns: 0 }
     }
 }
 
@@ -123,6 +129,7 @@ impl<M: GuestMemory> Sessions<M> {
         now_ns: u64,
     ) -> bool {
         self.answer_callers(host, hypervisor, who, now_ns);
+        self.end_revoked(who.1, now_ns);
         let mut any = host.has_callers();
         let mut index = 0;
         while let Some(session) = self.sessions.get_mut(index) {
@@ -134,7 +141,8 @@ impl<M: GuestMemory> Sessions<M> {
                 ConnectionState::PeerClosed => {
                     !read && session.waiting.is_none() && session.server.transmit().is_empty()
                 }
-                _ => false,
+                // What the last command was answered is still sent.
+                _ => session.is_revoked && session.server.transmit().is_empty(),
             };
             if gone || now_ns >= session.server.deadline_ns() {
                 host.close(session.connection, now_ns);
@@ -193,7 +201,26 @@ impl<M: GuestMemory> Sessions<M> {
                 progress_ms: 0,
                 expected: None,
                 is_over: false,
+                is_revoked: false,
             });
+        }
+    }
+
+    /// Sees to it that those end whose operators have no grant any more, also when nothing
+    /// comes from them: at once when another bundle holds, else when a grant has run out.
+    fn end_revoked(&mut self, trust: &Trust, now_ns: u64) {
+        let serial = trust.bundle().serial;
+        if serial == self.seen_serial && now_ns < self.grants_end_ns {
+            return;
+        }
+        (self.seen_serial, self.grants_end_ns) = (serial, u64::MAX);
+        for session in self.sessions.iter_mut().filter(|session| session.server.is_established()) {
+            let key = session.server.operator();
+            session.is_revoked = trust.role(key).is_none();
+            if let Some(left_s) = trust.seconds_left(key) {
+                let end_ns = now_ns.saturating_add(left_s.saturating_mul(1_000_000_000));
+                self.grants_end_ns = self.grants_end_ns.min(end_ns);
+            }
         }
     }
 
@@ -247,6 +274,7 @@ impl<M: GuestMemory> Sessions<M> {
             let index = self.turn.wrapping_add(step) % count;
             while let Some(session) = self.sessions.get_mut(index)
                 && !session.is_over
+                && !session.is_revoked
                 && session.waiting.is_none()
                 && session.server.can_send()
             {
@@ -290,6 +318,8 @@ impl<M: GuestMemory> Sessions<M> {
         let has_room = self.make_room(host, (SESSIONS, true), &key, trust, now_ns);
         let Some(session) = self.sessions.get_mut(index) else { return false };
         session.is_over = !has_room;
+        // Its grant may be the next to end.
+        self.grants_end_ns = now_ns;
         if !has_room {
             host.abort(session.connection, now_ns);
         }
@@ -406,6 +436,7 @@ impl<M: GuestMemory> Sessions<M> {
         };
         let deadlines = self.sessions.iter().map(|session| session.server.deadline_ns());
         deadlines
+            .chain(core::iter::once(self.grants_end_ns))
             .chain(self.sessions.iter().filter_map(progress))
             .chain(self.door.next_deadline())
             .chain(self.next_idle_upload())

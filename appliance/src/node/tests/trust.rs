@@ -98,13 +98,44 @@ fn a_revoked_key_is_a_stranger_from_its_next_command_on() {
     let mut next = bundle(1, vec![grant(Who::Admin, Role::Admin), grant(Who::Operator, Role::Operator)]);
     next.revoked = vec![public(&Who::Operator.key())];
     world.done(admin, &update(&next, &[1]));
-    world.send(operator, &Request::List);
     world.run(3_000_000_000);
     assert!(world.is_dead(operator), "the session ends without a word");
     world.done(admin, &Request::List);
     let again = world.dial(Who::Operator);
     world.run(3_000_000_000);
     assert!(world.is_dead(again));
+}
+
+#[test]
+fn a_revoked_key_keeps_no_session_that_says_nothing() {
+    let mut world = rooted(94);
+    let (admin, operator) = (world.connect(Who::Admin), world.connect(Who::Operator));
+    world.done(operator, &Request::List);
+    let mut next = bundle(1, vec![grant(Who::Admin, Role::Admin)]);
+    next.revoked = vec![public(&Who::Operator.key())];
+    world.done(admin, &update(&next, &[1]));
+    world.run(100_000_000);
+    assert!(world.is_dead(operator), "at once, and nothing came from it");
+    world.done(admin, &Request::List);
+    // Who takes the grant from itself still hears that it is done.
+    let viewer_only = bundle(2, vec![grant(Who::Viewer, Role::Admin)]);
+    world.done(admin, &update(&viewer_only, &[1]));
+    world.run(100_000_000);
+    assert!(world.is_dead(admin));
+}
+
+#[test]
+fn a_session_ends_when_its_grant_has_run_out() {
+    let mut world = rooted(96);
+    let (admin, viewer) = (world.connect(Who::Admin), world.connect(Who::Viewer));
+    let end_s = world.now_ns / 1_000_000_000 + 10;
+    let short = Grant { not_after_s: end_s, ..grant(Who::Viewer, Role::Viewer) };
+    world.done(admin, &update(&bundle(1, vec![grant(Who::Admin, Role::Admin), short]), &[1]));
+    world.run(5_000_000_000);
+    world.done(viewer, &Request::List);
+    world.run(8_000_000_000);
+    assert!(world.is_dead(viewer));
+    world.done(admin, &Request::List);
 }
 
 #[test]
@@ -157,7 +188,6 @@ fn everything_is_rotated_without_losing_access() {
     let revoked = vec![public(&Who::Admin.key())];
     let last = Bundle { revoked, ..next(4, vec![grant(Who::Operator, Role::Admin)]) };
     world.done(other, &update(&last, &[2, 3]));
-    world.send(admin, &Request::List);
     world.run(SECOND);
     assert!(world.is_dead(admin));
     for restart in [World::restart_dom0, World::power_cycle] {
