@@ -5,7 +5,7 @@ use crate::process::Process;
 use anyhow::Result;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// How the machine starts the image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -95,8 +95,21 @@ impl Machine {
     /// # Errors
     /// When QEMU cannot be started.
     pub fn start(shape: &Shape, directory: &Path) -> Result<Self> {
+        Self::start_far(shape, directory, Duration::ZERO)
+    }
+
+    /// The same at the end of a long line: frames in either direction wait for up to so long,
+    /// so that a round trip takes so long on average.
+    ///
+    /// # Errors
+    /// When QEMU cannot be started.
+    pub fn start_far(shape: &Shape, directory: &Path, round_trip: Duration) -> Result<Self> {
         let serial = directory.join("serial.log");
         let mut command = command(shape, "tap0", NODE_MAC, &serial);
+        if !round_trip.is_zero() {
+            let filter = format!("filter-buffer,id=far,netdev=wire,interval={}", round_trip.as_micros());
+            command.args(["-object", &filter]);
+        }
         let started = Instant::now();
         let process = Process::start(&mut command, &directory.join("qemu.log"))?;
         Ok(Self { process, started, serial })

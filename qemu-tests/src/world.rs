@@ -78,11 +78,25 @@ impl World {
         shape: &Shape,
         prepare: impl FnOnce(&mut Lab) -> Result<()>,
     ) -> Result<Self> {
+        Self::start_far(built, directory, shape, Duration::ZERO, prepare)
+    }
+
+    /// The same with a node to which a round trip takes so long.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_far(
+        built: &Built,
+        directory: &Path,
+        shape: &Shape,
+        round_trip: Duration,
+        prepare: impl FnOnce(&mut Lab) -> Result<()>,
+    ) -> Result<Self> {
         let _ = std::fs::remove_dir_all(directory);
         std::fs::create_dir_all(directory)?;
         let mut lab = Lab::start(directory, &built.image.path)?;
         prepare(&mut lab)?;
-        let machine = Machine::start(shape, directory)?;
+        let machine = Machine::start_far(shape, directory, round_trip)?;
         let operator = Operator::new(&built.cli, &built.image.operator_key_path, directory, NODE);
         Ok(Self { lab, machine, operator, directory: directory.to_path_buf() })
     }

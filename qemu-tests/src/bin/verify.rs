@@ -18,6 +18,9 @@ struct Arguments {
     /// Damaged messages for each decoder.
     #[arg(long, default_value_t = 10_000_000, value_name = "N")]
     mutations: u64,
+    /// All of what scenarios do in part else.
+    #[arg(long)]
+    thorough: bool,
     /// Run the end-to-end scenarios in this process: it is inside the lab.
     #[arg(long, hide = true)]
     inside: bool,
@@ -50,7 +53,7 @@ fn main() -> Result<()> {
         })?;
         step("unit and simulation tests", || unit_tests(arguments.mutations, &mut count))?;
     }
-    step("end-to-end tests in QEMU", || end_to_end(&program, arguments.only.as_deref(), &mut count))?;
+    step("end-to-end tests in QEMU", || end_to_end(&program, &arguments, &mut count))?;
     // In the words of cargo's own test runner.
     let word = if count.failed == 0 { "ok" } else { "FAILED" };
     println!(
@@ -103,13 +106,14 @@ fn number_before(text: &str, word: &str) -> u64 {
 }
 
 /// Runs each scenario in a namespace of its own.
-fn end_to_end(program: &Path, only: Option<&str>, count: &mut Count) -> Result<()> {
+fn end_to_end(program: &Path, arguments: &Arguments, count: &mut Count) -> Result<()> {
+    let only = arguments.only.as_deref();
     scenarios::prepare()?;
     for scenario in
         scenarios::ALL.iter().filter(|scenario| only.is_none_or(|only| scenario.name.contains(only)))
     {
         let began = Instant::now();
-        let passed = run_scenario(program, scenario.name)?;
+        let passed = run_scenario(program, scenario.name, arguments.thorough)?;
         let word = if passed { "ok" } else { "FAILED" };
         println!("test {} ... {word} ({:.0} s)", scenario.name, began.elapsed().as_secs_f64());
         if passed {
@@ -122,13 +126,13 @@ fn end_to_end(program: &Path, only: Option<&str>, count: &mut Count) -> Result<(
 }
 
 /// Runs a scenario in a process and a namespace of its own; true when it passed.
-fn run_scenario(program: &Path, name: &str) -> Result<bool> {
-    let status = Command::new(program)
-        .args(["--inside", "--only", name])
-        .stdin(Stdio::null())
-        .env("RUST_BACKTRACE", "0")
-        .status()
-        .context("cannot run a scenario")?;
+fn run_scenario(program: &Path, name: &str, thorough: bool) -> Result<bool> {
+    let mut command = Command::new(program);
+    command.args(["--inside", "--only", name]).stdin(Stdio::null()).env("RUST_BACKTRACE", "0");
+    if thorough {
+        command.env(scenarios::THOROUGH, "1");
+    }
+    let status = command.status().context("cannot run a scenario")?;
     Ok(status.success())
 }
 

@@ -25,17 +25,33 @@ const LIMIT: Duration = Duration::from_secs(2);
 /// Connections begun in a second, by so many threads.
 const PER_SECOND: u64 = 200;
 const THREADS: u64 = 10;
+/// The same where each of them takes longer.
+const FAR_THREADS: u64 = 40;
+/// A round trip to a node far away.
+const FAR: Duration = Duration::from_millis(50);
+/// Tries there in a short run.
+const FAR_TRIES: u32 = 40;
 /// Connections that each thread holds open.
 const OPEN: usize = 40;
 const KINDS: usize = 5;
 
 /// 200 connections a second of recorded messages, of viewers with and without a pass, of
-/// peers that say nothing or one octet, beside a flood of SYNs: an admin has an answer within two seconds, 200 times.
+/// peers that say nothing or one octet, beside a flood of SYNs: an admin has an answer within
+/// two seconds, each time.
 pub(super) fn lockout() -> Result<()> {
+    besieged("lockout", Duration::ZERO, THREADS, TRIES)
+}
+
+/// The same at the end of a long line.
+pub(super) fn lockout_far_away() -> Result<()> {
+    besieged("lockout_far_away", FAR, FAR_THREADS, if super::is_thorough() { TRIES } else { FAR_TRIES })
+}
+
+fn besieged(name: &str, round_trip: Duration, threads: u64, tries: u32) -> Result<()> {
     let built = build(false)?;
-    let directory = directory("lockout");
+    let directory = directory(name);
     let shape = Shape { cpus: CPUS, memory_mib: 1024, boot: Boot::Kernel(built.image.path.clone()) };
-    let world = World::start(&built, &directory, &shape, |_| Ok(()))?;
+    let world = World::start_far(&built, &directory, &shape, round_trip, |_| Ok(()))?;
     world.operator.wait_for_node(NODE_LIMIT).with_context(|| world.machine.serial_text())?;
     super::floods::add_strangers()?;
     let admin = keys::secret::load(&built.image.operator_key_path)?;
@@ -49,13 +65,13 @@ pub(super) fn lockout() -> Result<()> {
     let done = AtomicBool::new(false);
     let began = Instant::now();
     let result = std::thread::scope(|scope| {
-        for thread in 0..THREADS {
+        for thread in 0..threads {
             let (begun, done, viewer, recorded, known) = (&begun, &done, &viewer, &recorded, &known);
-            scope.spawn(move || besiege(thread, begun, done, viewer, recorded, known));
+            scope.spawn(move || besiege((thread, threads), begun, done, viewer, recorded, known));
         }
         let result = flood(|| {
             let mut took: Vec<Duration> = Vec::new();
-            for number in 0..TRIES {
+            for number in 0..tries {
                 let asked = Instant::now();
                 let answer = world.operator.try_run(&["--timeout", "2", "list"])?;
                 let time = asked.elapsed();
@@ -70,7 +86,7 @@ pub(super) fn lockout() -> Result<()> {
             took.sort_unstable();
             let at = |part: usize| took.get(took.len() * part / 100).map_or(0, Duration::as_millis);
             let worst = took.last().map_or(0, Duration::as_millis);
-            println!("  {TRIES} of {TRIES}: median {} ms, 99 % {} ms, worst {worst} ms", at(50), at(99));
+            println!("  {tries} of {tries}: median {} ms, 99 % {} ms, worst {worst} ms", at(50), at(99));
             Ok(())
         });
         done.store(true, Ordering::Relaxed);
@@ -129,7 +145,7 @@ fn record(admin: &SigningKey, node: &[u8; 32]) -> Result<Vec<u8>> {
 
 /// One thread's share of the attack.
 fn besiege(
-    thread: u64,
+    (thread, threads): (u64, u64),
     begun: &[AtomicU64],
     done: &AtomicBool,
     viewer: &SigningKey,
@@ -137,7 +153,7 @@ fn besiege(
     known: &Meant,
 ) {
     let mut open: VecDeque<TcpStream> = VecDeque::new();
-    let pause = Duration::from_millis(1000 * THREADS / PER_SECOND);
+    let pause = Duration::from_millis(1000 * threads / PER_SECOND);
     let mut next = Instant::now();
     for number in thread.. {
         if done.load(Ordering::Relaxed) {

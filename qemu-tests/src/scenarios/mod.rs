@@ -45,6 +45,7 @@ pub const ALL: &[Scenario] = &[
     Scenario { name: "hostile_network", run: hostile_network::hostile_network },
     Scenario { name: "floods_and_scans", run: floods::floods_and_scans },
     Scenario { name: "an_admin_gets_in_under_siege", run: lockout::lockout },
+    Scenario { name: "an_admin_gets_in_from_far_away", run: lockout::lockout_far_away },
     Scenario { name: "state_outlives_power_cuts", run: state::state_outlives_power_cuts },
     Scenario {
         name: "state_outlives_power_cuts_on_a_local_disk",
@@ -73,6 +74,14 @@ pub fn prepare() -> Result<()> {
     two_cards::image()?;
     ring0::image()?;
     crate::test_guest::prepare(&programs::target())
+}
+
+/// By which a scenario's process knows that it is to do all of what it does in part else.
+pub const THOROUGH: &str = "THOROUGH";
+
+/// Whether scenarios are to do all of what they do in part each time.
+fn is_thorough() -> bool {
+    std::env::var_os(THOROUGH).is_some()
 }
 
 /// Where a scenario keeps its files.
