@@ -18,7 +18,9 @@
 //! `disk_operations_per_s` and `disk_burst` are limits of all disks together.
 //! Also `cpu_weight`, `cap` (percent of one CPU), `extra` (as `cmdline`), `root`
 //! (put before the command line) and `on_poweroff`, `on_reboot`, `on_crash`
-//! (`destroy`, `restart`, `preserve`). `kernel` and `ramdisk` may be `sha256:` and the digest
+//! (`destroy`, `restart`, `preserve`). A guest has crashed when it faulted three times over, as
+//! Linux does to reset itself with `reboot=t`, or when its kernel panicked and has the driver
+//! of the pvpanic device, as stock kernels do. `kernel` and `ramdisk` may be `sha256:` and the digest
 //! of a file that the node has, as `config show` writes them. A card without `mac` has one that stays
 //! with the guest's name.
 
