@@ -1,5 +1,6 @@
 //! A guest's kernel: whether it can be loaded, and how it gets into memory.
 
+use alloc::borrow::Cow;
 use alloc::string::ToString;
 
 use hv_abi::DomainId;
@@ -24,6 +25,18 @@ fn load_failure(name: &str, error: loader::LoadError) -> Failure {
     Failure::new(code, name, error.to_string(), remedy)
 }
 
+/// The kernel's command line. Linux that is to do without the paravirtual clock would measure
+/// its TSC against timers of a PC that are not there, and wait for them for ever: before it
+/// reads the rate from CPUID it can only be told (kernel-parameters.txt, `tsc_early_khz`).
+fn kernel_line(line: &str, tsc_khz: u64) -> Cow<'_, str> {
+    let has = |wanted: &str| line.split_ascii_whitespace().any(|word| word.starts_with(wanted));
+    // Behind `--` are the arguments of the first program.
+    if !has("no-kvmclock") || has("tsc_early_khz=") {
+        return Cow::Borrowed(line);
+    }
+    Cow::Owned(alloc::format!("tsc_early_khz={tsc_khz} {line}"))
+}
+
 /// Checks that a kernel can be loaded as described, without loading it.
 ///
 /// # Errors
@@ -39,11 +52,12 @@ pub fn check_kernel<H: Hypervisor>(
     };
     let (domain, length) = blobs.find(&machine.kernel).ok_or_else(|| missing(machine, "kernel"))?;
     let mut result = Err(storage_failure(&machine.name, "the kernel's bytes are gone"));
+    let line = kernel_line(&machine.command_line, hypervisor.node_info().tsc_khz);
     hypervisor.with_blob(domain, length, &mut |_, kernel| {
         let request = LoadRequest {
             kernel,
             initrd_bytes,
-            command_line: machine.command_line.as_bytes(),
+            command_line: line.as_bytes(),
             memory: MemoryLayout::new(machine.memory_bytes.next_multiple_of(MEMORY_UNIT)),
             acpi_root: acpi::build(machine.vcpus).root,
         };
@@ -85,12 +99,13 @@ impl<M: GuestMemory> Guest<M> {
             None => None,
         };
         let mut result = Err(storage_failure(&machine.name, "the kernel's bytes are gone"));
+        let line = kernel_line(&machine.command_line, hypervisor.node_info().tsc_khz);
         hypervisor.with_blob(kernel_domain, kernel_bytes, &mut |hypervisor, kernel| {
             let place = |hypervisor: &mut H, initrd: &[u8]| {
                 let request = LoadRequest {
                     kernel,
                     initrd_bytes: initrd.len() as u64,
-                    command_line: machine.command_line.as_bytes(),
+                    command_line: line.as_bytes(),
                     memory: layout,
                     acpi_root: tables.root,
                 };
@@ -111,5 +126,22 @@ impl<M: GuestMemory> Guest<M> {
             }
         });
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::kernel_line;
+
+    #[test]
+    fn a_kernel_without_its_clock_is_told_the_rate() {
+        let line = |line| kernel_line(line, 2_500_000).into_owned();
+        assert_eq!(
+            line("quiet no-kvmclock root=/dev/vda"),
+            "tsc_early_khz=2500000 quiet no-kvmclock root=/dev/vda"
+        );
+        for other in ["", "quiet", "no-kvmclock tsc_early_khz=3", "xno-kvmclock"] {
+            assert_eq!(line(other), other);
+        }
     }
 }
