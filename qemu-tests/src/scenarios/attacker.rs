@@ -4,14 +4,14 @@
 //! lease and the second node go on.
 
 use super::directory;
-use super::storage_faults::{disk, finished};
+use super::storage_faults::{export_writers_disks, finished, writers_disks};
 use crate::lab::{HOST, NODE, NODE_MAC, OTHER_NODE, OTHER_NODE_MAC, OTHER_TAP, guest_address};
 use crate::machine::{self, Boot, CPUS, Machine, Shape};
 use crate::operator::Operator;
 use crate::process::Process;
 use crate::programs::target;
 use crate::test_guest::{Description, Flavour, attacker, find, storage};
-use crate::world::{Built, World, build, target_name};
+use crate::world::{Built, World, build};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::path::Path;
@@ -59,18 +59,10 @@ pub(super) fn a_guest_claims_what_others_need() -> Result<()> {
     let plain = find(&target(), Flavour::Cloud)?;
     let directory = directory("attacker");
     let shape = Shape { cpus: CPUS, memory_mib: 1536, boot: Boot::Kernel(built.image.path.clone()) };
-    let mut world = World::start(&built, &directory, &shape, |lab| {
-        storage::fio_disk(&directory.join("fio.img"))?;
-        disk(&directory.join("aoe.img"), 64)?;
-        disk(&directory.join("iscsi.img"), 64)?;
-        lab.export_aoe(11, 1, &directory.join("fio.img"))?;
-        lab.export_aoe(11, 2, &directory.join("aoe.img"))?;
-        lab.export_iscsi(1, &target_name(1), &directory.join("iscsi.img"))
-    })?;
+    let mut world = World::start(&built, &directory, &shape, |lab| export_writers_disks(lab, &directory))?;
     world.operator.wait_for_node(NODE_LIMIT).with_context(|| world.machine.serial_text())?;
     let (other_machine, other) = second_node(&world, &built, &directory)?;
-    let more =
-        format!("disk = [ \"aoe:e11.1,ro\", \"aoe:e11.2,rw\", \"iscsi://{HOST}/{}/1,rw\" ]", target_name(1));
+    let more = writers_disks();
     let job = format!("seconds={SECONDS}");
     let writing =
         Description { name: "writer", memory_mib: 384, job: &job, more: &more, ..Description::default() };

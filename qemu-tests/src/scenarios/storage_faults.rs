@@ -35,6 +35,21 @@ fn export_iscsi(lab: &mut Lab, directory: &Path) -> Result<()> {
     lab.export_iscsi(1, &target_name(1), &directory.join("iscsi.img"))
 }
 
+/// The disks of a guest that writes: what it is made of, one by AoE, one by iSCSI.
+pub(super) fn export_writers_disks(lab: &mut Lab, directory: &Path) -> Result<()> {
+    storage::fio_disk(&directory.join("fio.img"))?;
+    disk(&directory.join("aoe.img"), 64)?;
+    disk(&directory.join("iscsi.img"), 64)?;
+    lab.export_aoe(11, 1, &directory.join("fio.img"))?;
+    lab.export_aoe(11, 2, &directory.join("aoe.img"))?;
+    export_iscsi(lab, directory)
+}
+
+/// The line of its VM file that names them.
+pub(super) fn writers_disks() -> String {
+    format!("disk = [ \"aoe:e11.1,ro\", \"aoe:e11.2,rw\", \"iscsi://{HOST}/{}/1,rw\" ]", target_name(1))
+}
+
 /// One guest, an AoE and an iSCSI disk, and all that can happen to them.
 pub(super) fn disks_outlive_their_targets() -> Result<()> {
     let wanted = std::env::var("REDOUBT_STORAGE_ROUNDS").ok().and_then(|text| text.parse().ok());
@@ -43,17 +58,9 @@ pub(super) fn disks_outlive_their_targets() -> Result<()> {
     let files = storage::guest(&target())?;
     let directory = directory("storage-faults");
     let shape = Shape { cpus: CPUS, memory_mib: 1536, boot: Boot::Kernel(built.image.path.clone()) };
-    let mut world = World::start(&built, &directory, &shape, |lab| {
-        storage::fio_disk(&directory.join("fio.img"))?;
-        disk(&directory.join("aoe.img"), 64)?;
-        disk(&directory.join("iscsi.img"), 64)?;
-        lab.export_aoe(11, 1, &directory.join("fio.img"))?;
-        lab.export_aoe(11, 2, &directory.join("aoe.img"))?;
-        export_iscsi(lab, &directory)
-    })?;
+    let mut world = World::start(&built, &directory, &shape, |lab| export_writers_disks(lab, &directory))?;
     world.operator.wait_for_node(NODE_LIMIT).with_context(|| world.machine.serial_text())?;
-    let iscsi = format!("iscsi://{HOST}/{}/1", target_name(1));
-    let more = format!("disk = [ \"aoe:e11.1,ro\", \"aoe:e11.2,rw\", \"{iscsi},rw\" ]");
+    let more = writers_disks();
     let seconds = rounds * ROUND_SECONDS + 5;
     let job = format!("seconds={seconds}");
     let guest =
