@@ -17,6 +17,7 @@ use crate::hypervisor::Hypervisor;
 use crate::layout::{MemoryLayout, UART_PORT};
 use crate::limits::{CONSOLE_BYTES, RANDOM_REQUESTS_PER_TURN, START_TIMEOUT_NS};
 use crate::node::blobs::Blobs;
+use crate::node::guest::doorbells::Doorbells;
 use crate::node::typing::Typist;
 use crate::node::volumes::Shape;
 use hv_x86::{low8, low16, low32};
@@ -24,6 +25,7 @@ use hv_x86::{low8, low16, low32};
 /// A page-sized unit of guest memory.
 const MEMORY_UNIT: u64 = 2 << 20;
 
+mod doorbells;
 mod kernel;
 mod slots;
 
@@ -126,6 +128,7 @@ pub struct Guest<M> {
     work: u64,
     /// Whether this dom0 serves its devices.
     served: bool,
+    doorbells: Doorbells,
 }
 
 impl<M> Guest<M> {
@@ -163,6 +166,7 @@ impl<M> Guest<M> {
             uart_read: 0,
             work: 0,
             served: false,
+            doorbells: Doorbells::default(),
             mtu: DEFAULT_MTU,
         }
     }
@@ -316,6 +320,7 @@ impl<M: crate::guest_memory::GuestMemory> Guest<M> {
         }
         self.platform = Platform::new(&self.devices(shapes));
         (self.console_read, self.uart_read, self.work) = (0, 0, 0);
+        self.doorbells = Doorbells::default();
         self.served = true;
         self.domain = Some((domain, memory));
         self.life = Life::Paused;
@@ -375,11 +380,9 @@ impl<M: crate::guest_memory::GuestMemory> Guest<M> {
         if !self.platform.take_doorbells_changed() {
             return;
         }
-        for index in 0..self.platform.doorbell_count() {
-            let bell = self.platform.doorbells().find(|bell| bell.index == index);
-            let (gpa, width) = bell.map_or((0, 0), |bell| (bell.gpa, bell.width));
+        self.doorbells.update(&self.platform, |index, (gpa, width)| {
             let _ = hypervisor.doorbell(*domain, gpa, width, index);
-        }
+        });
     }
 
     /// Deals with one event of its domain.

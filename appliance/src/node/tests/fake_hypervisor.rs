@@ -72,6 +72,8 @@ pub(super) struct FakeMachine {
     pub(super) threads_run: bool,
     /// The next creations that fail for lack of memory.
     pub(super) refuse_creations: usize,
+    /// How often doorbells were set.
+    pub(super) doorbell_calls: usize,
     /// The number of the newest domain.
     last_domain: u32,
     random: TestRandom,
@@ -92,6 +94,7 @@ impl FakeHypervisor {
             restart_delay_ms: 0,
             threads_run: false,
             refuse_creations: 0,
+            doorbell_calls: 0,
             last_domain: 0,
             own_record: Vec::new(),
             random: TestRandom(seed.wrapping_mul(0x9e37_79b9) | 1),
@@ -229,6 +232,7 @@ impl Hypervisor for FakeHypervisor {
     }
 
     fn doorbell(&mut self, domain: DomainId, gpa: u64, width: u16, index: u32) -> Result<(), Error> {
+        self.machine().doorbell_calls += 1;
         self.with(domain, |domain| {
             domain.doorbells.remove(&index);
             if width > 0 {
