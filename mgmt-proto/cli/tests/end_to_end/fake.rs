@@ -281,11 +281,11 @@ impl World {
                 Ok(Reply::Done)
             }
             // A guest whose name is the kind of failure it answers with.
-            Request::Reboot { name } if name.starts_with("code-") => {
+            Request::Reboot { name } | Request::Unpause { name } if name.starts_with("code-") => {
                 let number = name.trim_start_matches("code-").parse().unwrap();
                 Err(Failure::new(redoubt::exit::from_number(number).unwrap(), name, "as asked for", ""))
             }
-            Request::Unpause { name } | Request::Reboot { name } => {
+            Request::Unpause { name } => {
                 self.guest(&name)?.state = State::Running;
                 Ok(Reply::Done)
             }

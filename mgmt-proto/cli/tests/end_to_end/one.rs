@@ -138,8 +138,8 @@ fn one_command_acts_on_several_guests() {
     assert_eq!(done.as_array().unwrap().len(), 2);
     // One that refuses keeps nothing from the others.
     workstation.expect(0, &["create", as_text(&file), "name=code-4"]);
-    let (out, error) = workstation.expect(8, &["reboot", "web", "code-4", "db"]);
-    assert_eq!(out, "web: reboot done\ndb: reboot done\n");
+    let (out, error) = workstation.expect(8, &["unpause", "web", "code-4", "db"]);
+    assert_eq!(out, "web: unpause done\ndb: unpause done\n");
     assert!(error.contains("1 guests refused: code-4: as asked for"), "{error}");
     assert_eq!(workstation.expect(0, &["destroy", "web", "db", "mail"]).0.lines().count(), 3);
 }
