@@ -13,7 +13,7 @@
 
 use crate::codec;
 use crate::disk::{DiskSetting, GuestSettings};
-use crate::limits::CONFIG_BYTES;
+use crate::limits::{self, CONFIG_BYTES};
 use crate::machine::Machine;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -35,6 +35,7 @@ pub struct KeptGuest {
     /// What is set for it.
     pub settings: GuestSettings,
     /// Indices of disks whose secrets were left out.
+    #[serde(deserialize_with = "codec::few::<_, _, { limits::DISKS + 1 }>")]
     pub secrets_left_out: Vec<u32>,
 }
 
@@ -73,6 +74,7 @@ pub struct GuestConfig {
     /// What is set for it.
     pub settings: GuestSettings,
     /// Indices of disks whose secrets were left out.
+    #[serde(deserialize_with = "codec::few::<_, _, { limits::DISKS + 1 }>")]
     pub secrets_left_out: Vec<u32>,
 }
 
@@ -94,10 +96,13 @@ pub struct Config {
     /// Name of the node.
     pub node: String,
     /// What was sealed into its image, in words: it is not imported.
+    #[serde(deserialize_with = "codec::few::<_, _, { limits::CONFIG_SETTINGS }>")]
     pub settings: Vec<(String, String)>,
     /// Signed trust bundles, from the sealed root to the one that holds.
+    #[serde(deserialize_with = "codec::few::<_, _, { limits::TRUST_LINKS + 1 }>")]
     pub trust: Vec<Vec<u8>>,
     /// Guests that start with it, in their order.
+    #[serde(deserialize_with = "codec::few::<_, _, { limits::KEPT_GUESTS + 1 }>")]
     pub guests: Vec<KeptGuest>,
 }
 

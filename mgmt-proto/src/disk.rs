@@ -80,8 +80,10 @@ pub enum DiskSetting {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestSettings {
     /// Limits of all its disks together.
+    #[serde(deserialize_with = "codec::settings")]
     pub limits: Vec<Limit>,
     /// For each disk in the order of the description; disks beyond have none.
+    #[serde(deserialize_with = "codec::settings_of_disks")]
     pub disks: Vec<Vec<DiskSetting>>,
 }
 

@@ -54,8 +54,8 @@ pub const BLOB_CHUNK_BYTES: usize = 32 * 1024;
 pub const RECORD_BYTES: usize = MESSAGE_BYTES + 1024;
 /// Most bytes an end keeps of what it received and cannot use yet.
 pub const RECEIVE_BYTES: usize = RECORD_BYTES + 64;
-/// Most bytes an end keeps of what it has to send.
-pub const TRANSMIT_BYTES: usize = 4 * RECORD_BYTES;
+/// Most bytes an end keeps of what it has to send: two records with their lengths and tags.
+pub const TRANSMIT_BYTES: usize = 2 * (RECORD_BYTES + 64);
 /// How long an operator may take for its first record after the handshake, in nanoseconds.
 pub const FIRST_RECORD_NS: u64 = 5_000_000_000;
 /// How long a node uses one ephemeral key for new connections, in nanoseconds.
@@ -116,3 +116,5 @@ pub const JOB_KEPT_NS: u64 = 600_000_000_000;
 pub const PROGRESS_MS_MIN: u32 = 100;
 /// Most bytes of an exported configuration.
 pub const CONFIG_BYTES: usize = 3 << 20;
+/// Most sealed settings that an exported configuration tells in words.
+pub const CONFIG_SETTINGS: usize = 64;

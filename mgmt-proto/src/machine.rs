@@ -1,6 +1,7 @@
 //! The description of a guest, as the CLI makes it from a VM file.
 
 use crate::code::{Code, Failure};
+use crate::codec;
 use crate::limits;
 use crate::vif::{self, Prefix, Privileges};
 use alloc::format;
@@ -37,6 +38,7 @@ pub struct NetworkCard {
     /// Its address.
     pub mac: [u8; 6],
     /// The only IP addresses that it may have; empty is any that the node does not protect.
+    #[serde(deserialize_with = "codec::few::<_, _, { limits::CARD_ADDRESSES + 1 }>")]
     pub addresses: Vec<Prefix>,
     /// What it may beyond a plain card.
     pub privileges: Privileges,
@@ -88,8 +90,10 @@ pub struct Machine {
     /// Kernel command line.
     pub command_line: String,
     /// Disks, in the order the guest sees them.
+    #[serde(deserialize_with = "codec::few::<_, _, { limits::DISKS + 1 }>")]
     pub disks: Vec<Disk>,
     /// Network cards, in the order the guest sees them.
+    #[serde(deserialize_with = "codec::few::<_, _, { limits::NETWORK_CARDS + 1 }>")]
     pub network_cards: Vec<NetworkCard>,
     /// When it turns itself off.
     pub on_poweroff: Action,

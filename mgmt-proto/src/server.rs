@@ -50,6 +50,19 @@ enum Step {
     Came(Incoming),
 }
 
+/// Longest buffer that a session keeps when there is nothing in it.
+const IDLE_CAPACITY: usize = 8 * 1024;
+
+/// Makes room for so many more bytes in a buffer that never has more than `most`, which
+/// doubling would go beyond.
+fn reserve_within(buffer: &mut Vec<u8>, more: usize, most: usize) {
+    let needed = buffer.len().saturating_add(more);
+    if needed > buffer.capacity() {
+        let wanted = buffer.capacity().saturating_mul(2).min(most).max(needed);
+        buffer.reserve_exact(wanted.saturating_sub(buffer.len()));
+    }
+}
+
 /// Wiped when the session ends.
 struct Established {
     keys: Keys,
@@ -124,6 +137,7 @@ impl Server {
             self.end();
             return Err(PeerFault::Flood);
         }
+        reserve_within(&mut self.received, bytes.len(), RECEIVE_BYTES);
         self.received.extend_from_slice(bytes);
         Ok(())
     }
@@ -212,6 +226,7 @@ impl Server {
             return Err(PeerFault::Flood);
         }
         let sealed = established.keys.sealer.seal(&plain)?;
+        reserve_within(&mut self.transmit, LENGTH_BYTES + sealed.len(), TRANSMIT_BYTES);
         record::append(&mut self.transmit, &sealed)
     }
 
@@ -235,5 +250,9 @@ impl Server {
     /// The first `count` of them were sent.
     pub fn sent(&mut self, count: usize) {
         self.transmit.drain(..count.min(self.transmit.len()));
+        // An idle session keeps little of what a long answer took.
+        if self.transmit.is_empty() && self.transmit.capacity() > IDLE_CAPACITY {
+            self.transmit = Vec::new();
+        }
     }
 }

@@ -22,7 +22,7 @@ pub enum Discover {
     Iscsi(String),
     /// Ask an iSCSI portal, `user@address[:port]`, that wants to know who asks: the
     /// user's secret, and what else there is to CHAP.
-    IscsiAs(String, Vec<DiskSetting>),
+    IscsiAs(String, #[serde(deserialize_with = "crate::codec::settings")] Vec<DiskSetting>),
 }
 
 /// What an operator asks for.
@@ -141,6 +141,7 @@ pub enum Request {
         /// Its name.
         volume: String,
         /// What is set for it.
+        #[serde(deserialize_with = "crate::codec::settings")]
         settings: Vec<DiskSetting>,
     },
     /// Reserves a volume for this node, in use or not.
@@ -148,6 +149,7 @@ pub enum Request {
         /// Its name.
         volume: String,
         /// What is set for it, where it is not in use.
+        #[serde(deserialize_with = "crate::codec::settings")]
         settings: Vec<DiskSetting>,
         /// Whoever else holds it gives way.
         force: bool,
@@ -157,6 +159,7 @@ pub enum Request {
         /// Its name.
         volume: String,
         /// What is set for it, where it is not in use.
+        #[serde(deserialize_with = "crate::codec::settings")]
         settings: Vec<DiskSetting>,
         /// Also another node's.
         force: bool,
@@ -177,6 +180,7 @@ pub enum Request {
         /// The disk.
         disk: Disk,
         /// What is set for it.
+        #[serde(deserialize_with = "crate::codec::settings")]
         settings: Vec<DiskSetting>,
     },
     /// Takes a disk from a guest.
@@ -200,6 +204,7 @@ pub enum Request {
         /// Only the disk in this slot; otherwise all of its disks together.
         slot: Option<u32>,
         /// The limits; those that are not named go.
+        #[serde(deserialize_with = "crate::codec::settings")]
         limits: Vec<Limit>,
     },
     /// Whom the node listens to.

@@ -134,7 +134,9 @@ impl TcpOptions {
         timeout_ms: 10_000,
     };
 
-    const fn bytes(&self) -> usize {
+    /// Memory of a connection's buffers.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
         self.receive_bytes.saturating_add(self.transmit_bytes)
     }
 }
@@ -206,6 +208,8 @@ pub struct Host {
     guard: Option<Guard>,
     callers: Callers,
     connections: Vec<Connection>,
+    /// Buffer memory of those that are not of the guarded port.
+    buffer_limit: usize,
     next_id: u64,
     /// Rises with each port that is chosen.
     ports: u64,
@@ -252,6 +256,7 @@ impl Host {
             guard: None,
             callers: Callers::default(),
             connections: Vec::new(),
+            buffer_limit: HOST_BUFFER_BYTES_MAX,
             next_id: 1,
             ports: config.seed,
             counters: HostCounters::default(),

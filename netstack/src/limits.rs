@@ -51,24 +51,39 @@ pub const HOST_LISTENERS_MAX: usize = 4;
 pub const HOST_BACKLOG_MAX: usize = 8;
 /// Established connections waiting for `accept`, per listener.
 pub const HOST_ACCEPTS_PENDING_MAX: usize = 8;
-/// Buffer memory of all TCP sockets together, besides those of the guarded port.
+/// Buffer memory of all TCP sockets together, besides those of the guarded port. Who has
+/// several stacks shares it among them: see [`crate::host::Host::limit_buffers`].
 pub const HOST_BUFFER_BYTES_MAX: usize = 12 * 1024 * 1024;
 /// Neighbours the host knows or asks for: more than it has sockets.
 pub const NEIGHBOURS_MAX: usize = 160;
 /// Frames that wait for one neighbour's answer.
 pub const NEIGHBOUR_FRAMES_MAX: usize = 4;
 /// Octets of all frames that wait for answers.
-pub const NEIGHBOURS_PARKED_BYTES_MAX: usize = 256 * 1024;
+pub const NEIGHBOURS_PARKED_BYTES_MAX: usize = 128 * 1024;
 /// Addresses that moved and were not yet told of.
 pub const NEIGHBOUR_MOVES_MAX: usize = 64;
 /// Frames the host stack may have waiting for the wire; sockets stop sending here.
 pub const HOST_FRAMES_MAX: usize = 256;
-/// Their octets, when they are all of the longest that a wire carries.
-pub const HOST_FRAMES_BYTES_MAX: usize = HOST_FRAMES_MAX * FRAME_BYTES_MAX;
+/// Octets of their buffers: sixteen of the longest, or all of them as a common wire has them.
+pub const HOST_FRAMES_BYTES_MAX: usize = 16 * HOST_LARGE_FRAME_BYTES_MAX;
 /// Octets of the host stack's longest frame, where whoever takes it cuts it for the wire.
 pub const HOST_LARGE_FRAME_BYTES_MAX: usize = 32 * 1024;
 /// Further frames kept for immediate replies (ARP, ping, resets) to received frames.
 pub const HOST_REPLY_FRAMES_MAX: usize = 64;
+/// Octets of their buffers.
+pub const HOST_REPLY_BYTES_MAX: usize = 256 * 1024;
+/// Buffers of frames kept for reuse.
+pub const HOST_SPARE_FRAMES_MAX: usize = 64;
+/// Their octets.
+pub const HOST_SPARE_BYTES_MAX: usize = 256 * 1024;
+/// Heap that a host stack takes at most, in octets, besides the buffers of its TCP
+/// connections: frames that wait, the last one beyond the bound, and tables.
+pub const HOST_HEAP_BYTES_MAX: usize = HOST_FRAMES_BYTES_MAX
+    + HOST_REPLY_BYTES_MAX
+    + HOST_LARGE_FRAME_BYTES_MAX
+    + HOST_SPARE_BYTES_MAX
+    + NEIGHBOURS_PARKED_BYTES_MAX
+    + 160 * 1024;
 /// A half-open connection older than this gives its slot back.
 pub const HALF_OPEN_AGE_MAX_MS: u64 = 3_000;
 /// A half-open connection older than this gives its slot back when no slot is left.

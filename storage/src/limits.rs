@@ -28,14 +28,17 @@ pub const AOE_CONFIG_STRING_MAX: usize = 1_024;
 pub const ISCSI_RECEIVE_SEGMENT_MAX: usize = 256 * 1024;
 /// Octets of an iSCSI data segment we send, however much the target would take.
 pub const ISCSI_SEND_SEGMENT_MAX: usize = 64 * 1024;
-/// Octets of a command, response or text segment held in memory.
+/// Octets of a login's text, or of a response, held in memory.
+pub const ISCSI_RESPONSE_MAX: usize = 16 * 1024;
+/// Octets of the list of targets that discovery is given.
 pub const ISCSI_TEXT_MAX: usize = 64 * 1024;
 /// Commands in flight, whatever window the target opens.
 pub const ISCSI_COMMANDS_MAX: usize = 128;
 /// Sectors of one iSCSI command.
 pub const ISCSI_COMMAND_SECTORS_MAX: u32 = 2_048;
-/// PDUs that may wait to be given to TCP; a target that provokes more is dropped.
-pub const ISCSI_OUTPUT_PDUS_MAX: usize = 1_024;
+/// PDUs that may wait to be given to TCP, of which commands and their data are at most two
+/// for each; a target that provokes more is dropped.
+pub const ISCSI_OUTPUT_PDUS_MAX: usize = 4 * ISCSI_COMMANDS_MAX;
 /// Targets and portals reported by discovery.
 pub const ISCSI_DISCOVERED_MAX: usize = 1_024;
 /// Paths of one iSCSI volume.

@@ -10,8 +10,8 @@ mod counts;
 mod entry;
 
 use counts::Counts;
-use entry::NOWHERE;
 pub(crate) use entry::{Entry, Member, Stage};
+use entry::{More, NOWHERE};
 
 /// Bits of a group's name that are its place.
 const PLACE_BITS: u32 = 16;
@@ -56,6 +56,11 @@ fn waits(later: &Request, earlier: &Request) -> bool {
 }
 
 impl Order {
+    /// Heap that they take at most: a list, what few of them have, and counts.
+    pub(crate) const HEAP_BYTES_MAX: usize = REQUESTS_MAX * size_of::<Entry>()
+        + REQUESTS_MAX * (size_of::<More>() + 4 * size_of::<Member>())
+        + Counts::HEAP_BYTES;
+
     pub(crate) const fn new() -> Self {
         Self {
             entries: Vec::new(),

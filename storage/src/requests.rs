@@ -43,6 +43,14 @@ pub(crate) struct Requests {
 }
 
 impl Requests {
+    /// Heap that the requests of a volume take at most: they, what few of them have, what
+    /// is counted of them, ranges that are held, and one of these lists once more while it
+    /// grows.
+    pub(crate) const HEAP_BYTES_MAX: usize = Order::HEAP_BYTES_MAX
+        + 4 * REQUESTS_MAX * size_of::<u64>()
+        + REQUESTS_MAX * size_of::<Completion>()
+        + 3 * Holds::HEAP_BYTES_MAX / 2;
+
     pub(crate) fn new() -> Self {
         Self {
             order: Order::new(),

@@ -15,7 +15,8 @@ use super::gate::Translations;
 use super::neighbours::{Neighbours, Sent};
 use crate::frame::{ETHERTYPE_ARP, ETHERTYPE_IPV4, HEADER_BYTES, MacAddress};
 use crate::limits::{
-    HOST_FRAMES_BYTES_MAX, HOST_FRAMES_MAX, HOST_LARGE_FRAME_BYTES_MAX, HOST_REPLY_FRAMES_MAX,
+    HOST_FRAMES_BYTES_MAX, HOST_FRAMES_MAX, HOST_LARGE_FRAME_BYTES_MAX, HOST_REPLY_BYTES_MAX,
+    HOST_REPLY_FRAMES_MAX, HOST_SPARE_BYTES_MAX, HOST_SPARE_FRAMES_MAX,
 };
 use crate::offload::{Accepts, Offload};
 
@@ -35,6 +36,11 @@ impl OwnFrame {
     pub fn octets(&self) -> &[u8] {
         self.buffer.get(..self.length).unwrap_or_default()
     }
+
+    /// Octets of its buffer.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.buffer.len()
+    }
 }
 
 /// Frames waiting for the wire; buffers are reused.
@@ -43,9 +49,10 @@ pub(super) struct Outgoing {
     /// The longest frame that whoever takes it cuts, if it cuts any.
     large_frame_bytes_max: Option<NonZeroUsize>,
     queue: VecDeque<OwnFrame>,
-    /// Octets of all frames in the queue.
+    /// Octets of the buffers of all frames in the queue, which may be longer than those.
     queued_bytes: usize,
-    spare: Vec<Vec<u8>>,
+    /// Short ones, and others: no short frame keeps a long one's buffer.
+    spare: [Vec<Vec<u8>>; 2],
     /// Octets of those.
     spare_bytes: usize,
     pub(super) translations: Translations,
@@ -67,10 +74,12 @@ const HEADERS_MAX: usize = 14 + 60 + 60;
 const HEADERS_MIN: usize = 14 + 20 + 20;
 /// Longer frames carry a stream, or what an echo request brought.
 const SHORT_MAX: usize = 600;
-/// Buffers kept for reuse.
-const SPARE_MAX: usize = 64;
+/// Buffers for frames of a common wire are not longer.
+const SHORT_BUFFER_BYTES: usize = 2048;
+/// Buffers of each kind kept for reuse.
+const SPARE_MAX: usize = HOST_SPARE_FRAMES_MAX;
 /// Their octets: a buffer stays as long as the longest frame that it was used for.
-const SPARE_BYTES_MAX: usize = 512 * 1024;
+const SPARE_BYTES_MAX: usize = HOST_SPARE_BYTES_MAX;
 
 impl Outgoing {
     pub(super) fn new(mac: MacAddress, frame_bytes_max: usize, accepts: Accepts) -> Self {
@@ -83,7 +92,7 @@ impl Outgoing {
             large_frame_bytes_max: large.filter(|_| accepts.checksum && accepts.tso4),
             queue: VecDeque::new(),
             queued_bytes: 0,
-            spare: Vec::new(),
+            spare: [const { Vec::new() }; 2],
             spare_bytes: 0,
             translations: Translations::default(),
             neighbours: Neighbours::default(),
@@ -106,6 +115,7 @@ impl Outgoing {
 
     pub(super) fn has_reply_room(&self) -> bool {
         self.queue.len() < HOST_FRAMES_MAX + HOST_REPLY_FRAMES_MAX
+            && self.queued_bytes < HOST_FRAMES_BYTES_MAX + HOST_REPLY_BYTES_MAX
     }
 
     /// Queues a frame that is complete.
@@ -115,28 +125,30 @@ impl Outgoing {
     }
 
     fn enqueue(&mut self, frame: OwnFrame) {
-        self.queued_bytes = self.queued_bytes.saturating_add(frame.length);
+        self.queued_bytes = self.queued_bytes.saturating_add(frame.buffer.len());
         self.queue.push_back(frame);
     }
 
     pub(super) fn pop(&mut self) -> Option<OwnFrame> {
         let frame = self.queue.pop_front()?;
-        self.queued_bytes = self.queued_bytes.saturating_sub(frame.length);
+        self.queued_bytes = self.queued_bytes.saturating_sub(frame.buffer.len());
         Some(frame)
     }
 
     /// The frame that was popped last was not taken.
     pub(super) fn unpop(&mut self, frame: OwnFrame) {
-        self.queued_bytes = self.queued_bytes.saturating_add(frame.length);
+        self.queued_bytes = self.queued_bytes.saturating_add(frame.buffer.len());
         self.queue.push_front(frame);
     }
 
     /// A frame that was popped is used up.
     pub(super) fn reuse(&mut self, frame: OwnFrame) {
         let bytes = self.spare_bytes.saturating_add(frame.buffer.len());
-        if self.spare.len() < SPARE_MAX && bytes <= SPARE_BYTES_MAX {
+        let [short, long] = &mut self.spare;
+        let list = if frame.buffer.len() <= SHORT_BUFFER_BYTES { short } else { long };
+        if list.len() < SPARE_MAX && bytes <= SPARE_BYTES_MAX {
             self.spare_bytes = bytes;
-            self.spare.push(frame.buffer);
+            list.push(frame.buffer);
         }
     }
 
@@ -246,8 +258,11 @@ impl Outgoing {
         self.ask();
     }
 
-    fn take_spare(&mut self) -> Vec<u8> {
-        let buffer = self.spare.pop().unwrap_or_default();
+    /// A buffer for a frame of so many octets, which may have to become longer.
+    fn take_spare(&mut self, length: usize) -> Vec<u8> {
+        let [short, long] = &mut self.spare;
+        let list = if length <= SHORT_BUFFER_BYTES { short } else { long };
+        let buffer = list.pop().unwrap_or_default();
         self.spare_bytes = self.spare_bytes.saturating_sub(buffer.len());
         buffer
     }
@@ -286,8 +301,8 @@ impl<'a> Sender<'a> {
 
 impl TxToken for Sender<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
-        let mut buffer = self.outgoing.take_spare();
         let length = len.saturating_add(self.skip);
+        let mut buffer = self.outgoing.take_spare(length);
         let frame = blank(&mut buffer, length);
         let result = f(frame.get_mut(self.skip..).unwrap_or_default());
         if self.skip > 0 {
@@ -315,7 +330,8 @@ pub(super) fn address_at(frame: &[u8], at: usize) -> Option<Ipv4Addr> {
 /// zeroes. The stack fills all of the payload of a long frame.
 fn blank(buffer: &mut Vec<u8>, length: usize) -> &mut [u8] {
     if buffer.len() < length {
-        buffer.resize(length, 0);
+        // As long as needed and no longer, unlike one that grows.
+        *buffer = alloc::vec![0; length];
     }
     let frame = buffer.get_mut(..length).unwrap_or_default();
     let headers = if length > SHORT_MAX { HEADERS_MAX } else { length };
@@ -379,6 +395,31 @@ mod tests {
     }
 
     #[test]
+    fn a_short_frame_does_not_keep_the_buffer_of_a_long_one() {
+        let mut outgoing = Outgoing::new(MacAddress([2; 6]), 1514, Accepts::default());
+        let send = |outgoing: &mut Outgoing, length: usize| {
+            // To all: there is nobody to ask for.
+            Sender::new(outgoing, Medium::Ethernet).consume(length, |frame| frame[30..34].fill(0xff));
+        };
+        // Long frames leave; short ones that follow them wait for a card that takes nothing.
+        for _ in 0..8 {
+            send(&mut outgoing, HOST_LARGE_FRAME_BYTES_MAX);
+        }
+        for frame in core::iter::from_fn(|| outgoing.pop()).collect::<Vec<_>>() {
+            outgoing.reuse(frame);
+        }
+        (0..8).for_each(|_| send(&mut outgoing, 60));
+        assert!(outgoing.queue.iter().all(|frame| frame.buffer.len() <= SHORT_BUFFER_BYTES));
+        // Whatever waits, its buffers count, and not what they are used for.
+        while outgoing.has_reply_room() {
+            let (length, offload) = (60, Offload::None);
+            outgoing.enqueue(OwnFrame { buffer: alloc::vec![0; 30_000], length, offload });
+        }
+        let held: usize = outgoing.queue.iter().map(|frame| frame.buffer.len()).sum();
+        assert!(held < HOST_FRAMES_BYTES_MAX + HOST_REPLY_BYTES_MAX + 30_000);
+    }
+
+    #[test]
     fn headers_of_a_used_frame_are_blank() {
         for (used, length) in [(1514, 1514), (60, 1514), (1514, 60), (0, 600), (1514, 600), (600, 601)] {
             let mut buffer = alloc::vec![0xee; used];
@@ -402,9 +443,9 @@ mod tests {
             let frames: Vec<OwnFrame> = core::iter::from_fn(|| outgoing.pop()).collect();
             assert_eq!((frames.len(), outgoing.queued_bytes), (2 * SPARE_MAX, 0));
             frames.into_iter().for_each(|frame| outgoing.reuse(frame));
-            let kept = outgoing.spare.iter().map(Vec::len).sum::<usize>();
+            let kept = outgoing.spare.iter().flatten().map(Vec::len).sum::<usize>();
             assert_eq!(kept, outgoing.spare_bytes);
-            assert!(!outgoing.spare.is_empty() && outgoing.spare.len() <= SPARE_MAX);
+            assert!(outgoing.spare.iter().all(|list| list.len() <= SPARE_MAX) && kept > 0);
             assert!(kept <= SPARE_BYTES_MAX);
         }
     }

@@ -145,7 +145,7 @@ impl Neighbours {
             found.unanswered = found.unanswered.saturating_add(1);
             return Sent::To(mac, frame);
         }
-        let bytes = frame.octets().len();
+        let bytes = frame.held_bytes();
         if found.parked.len() >= NEIGHBOUR_FRAMES_MAX || parked_bytes + bytes > NEIGHBOURS_PARKED_BYTES_MAX {
             return Sent::Dropped(frame);
         }
@@ -180,7 +180,7 @@ impl Neighbours {
     }
 
     fn unpark(&mut self, frames: &[OwnFrame]) {
-        let bytes: usize = frames.iter().map(|frame| frame.octets().len()).sum();
+        let bytes: usize = frames.iter().map(OwnFrame::held_bytes).sum();
         self.parked_bytes = self.parked_bytes.saturating_sub(bytes);
     }
 

@@ -7,19 +7,37 @@ use super::{
 };
 
 impl Host {
+    /// Limits the buffer memory of all connections together, besides those of the guarded
+    /// port: what is there stays.
+    pub const fn limit_buffers(&mut self, bytes: usize) {
+        self.buffer_limit = bytes;
+    }
+
+    /// Buffer memory of all connections together, besides those of the guarded port.
+    #[must_use]
+    pub fn buffer_bytes(&self) -> usize {
+        self.unguarded().1
+    }
+
+    /// Connections that are not of the guarded port, and their buffer memory.
+    fn unguarded(&self) -> (usize, usize) {
+        let guarded = self.guard.map(|guard| guard.port);
+        let others = self.connections.iter().filter(|it| guarded != Some(it.local_port));
+        others.fold((0, 0), |(count, used), it| (count + 1, it.bytes.saturating_add(used)))
+    }
+
     pub(super) fn add_socket(
         &mut self,
         local_port: u16,
         options: TcpOptions,
         role: Role,
     ) -> Result<ConnectionId, HostError> {
+        let bytes = options.bytes();
         // What is guarded has a share of its own, which [`Self::admit`] counts.
         let guarded = |port: u16| self.guard.is_some_and(|guard| guard.port == port);
-        let others = self.connections.iter().filter(|connection| !guarded(connection.local_port));
-        let (count, used) =
-            others.fold((0, 0), |(count, used), it| (count + 1, it.bytes.saturating_add(used)));
-        let bytes = options.bytes();
-        let is_full = count >= HOST_SOCKETS_MAX || bytes.saturating_add(used) > HOST_BUFFER_BYTES_MAX;
+        let (count, used) = self.unguarded();
+        let is_full = count >= HOST_SOCKETS_MAX
+            || options.bytes().saturating_add(used) > self.buffer_limit.min(HOST_BUFFER_BYTES_MAX);
         if is_full && !guarded(local_port) || options.receive_bytes == 0 || options.transmit_bytes == 0 {
             return Err(HostError::Exhausted);
         }

@@ -13,7 +13,9 @@ use crate::block::{
     BlockError, Completion, Operation, PathRefusal, PathState, PathStatus, Payload, Request, SECTOR_BYTES,
     Stage, SubmitError, VolumeState, VolumeStatus,
 };
-use crate::limits::{AOE_ADMINISTRATIONS_MAX, AOE_FRAME_LIFETIME_NS, AOE_FRAMES_MAX, AOE_PATHS_MAX};
+use crate::limits::{
+    AOE_ADMINISTRATIONS_MAX, AOE_CONFIG_STRING_MAX, AOE_FRAME_LIFETIME_NS, AOE_FRAMES_MAX, AOE_PATHS_MAX,
+};
 use crate::planted::{Bug, planted};
 use crate::random::{Marks, Random};
 use crate::rate::Limits;
@@ -131,6 +133,14 @@ pub struct Target {
 }
 
 impl Target {
+    /// Heap that a session takes at most: requests, frames that await answers, paths, lists
+    /// of stations, and what an operator asked for.
+    pub const HEAP_BYTES_MAX: usize = Requests::HEAP_BYTES_MAX
+        + 2 * AOE_FRAMES_MAX as usize * size_of::<Slot>()
+        + AOE_PATHS_MAX * size_of::<Path>()
+        + 2 * AOE_ADMINISTRATIONS_MAX * AOE_CONFIG_STRING_MAX
+        + 4 * 1024;
+
     /// A session that will look for its target.
     #[must_use]
     pub fn new(config: TargetConfig) -> Self {

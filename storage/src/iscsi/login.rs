@@ -11,7 +11,7 @@ use super::negotiated::{Digest, FIRST_BURST, MAX_BURST, Negotiated};
 use super::pdu::{FLAG_CONTINUE, FLAG_FINAL, Header};
 use super::session::Portal;
 use super::text;
-use crate::limits::{ISCSI_LOGIN_STEPS_MAX, ISCSI_RECEIVE_SEGMENT_MAX, ISCSI_TEXT_MAX};
+use crate::limits::{ISCSI_LOGIN_STEPS_MAX, ISCSI_RECEIVE_SEGMENT_MAX, ISCSI_RESPONSE_MAX};
 
 /// Where the security stage stands (12.1.3).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -181,7 +181,7 @@ impl Login {
         if self.steps > ISCSI_LOGIN_STEPS_MAX {
             return Step::Fault("the login does not end");
         }
-        if self.received.len().saturating_add(data.len()) > ISCSI_TEXT_MAX {
+        if self.received.len().saturating_add(data.len()) > ISCSI_RESPONSE_MAX {
             return Step::Fault("the login text is too long");
         }
         self.received.extend_from_slice(data);

@@ -9,7 +9,7 @@ use crate::block::{
     BlockError, Completion, Operation, PathRefusal, PathState, PathStatus, Payload, Request, RequestId,
     SECTOR_BYTES, Stage, SubmitError, VolumeState, VolumeStatus,
 };
-use crate::limits::{ISCSI_COMMANDS_MAX, ISCSI_PATHS_MAX};
+use crate::limits::{ISCSI_COMMANDS_MAX, ISCSI_PATHS_MAX, ISCSI_RESPONSE_MAX, ISCSI_TEXT_MAX};
 use crate::planted::{Bug, planted};
 use crate::random::Random;
 use crate::rate::Limits;
@@ -39,6 +39,9 @@ const HURRY_NS: u64 = 600_000_000;
 /// A volume that has stalled for so long is left to the usual pauses: its target is down.
 const HURRIES_NS: u64 = 5_000_000_000;
 
+/// What is known of a unit, and the configuration: names, portals, secrets.
+const UNIT_BYTES: usize = 16 * 1024;
+
 /// What all paths share.
 struct Shared {
     config: SessionConfig,
@@ -61,6 +64,16 @@ struct Shared {
     now_ns: u64,
 }
 
+impl Shared {
+    /// The longest answer that is held in memory.
+    const fn response_max(&self) -> usize {
+        match self.config.kind {
+            SessionKind::Discovery => ISCSI_TEXT_MAX,
+            SessionKind::Normal { .. } => ISCSI_RESPONSE_MAX,
+        }
+    }
+}
+
 /// A volume.
 pub struct Session {
     shared: Shared,
@@ -75,6 +88,11 @@ pub struct Session {
 }
 
 impl Session {
+    /// Heap that a volume takes at most, besides its paths.
+    pub const HEAP_BYTES_MAX: usize = Requests::HEAP_BYTES_MAX + UNIT_BYTES;
+    /// Heap that one of its paths takes at most, besides TCP's buffers.
+    pub const PATH_HEAP_BYTES_MAX: usize = Path::HEAP_BYTES_MAX;
+
     /// A volume that wants its connections at once.
     #[must_use]
     pub fn new(config: SessionConfig) -> Self {

@@ -125,6 +125,9 @@ struct Tables {
 }
 
 impl Counts {
+    /// Heap that they take.
+    pub(super) const HEAP_BYTES: usize = size_of::<Tables>();
+
     pub(super) fn new() -> Self {
         let table = || Table([0; 1 << TABLE_BITS]);
         let touched = || Touched { regions: table(), wide: 0, requests: 0 };

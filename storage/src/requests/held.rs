@@ -30,6 +30,9 @@ pub(crate) struct Holds {
 }
 
 impl Holds {
+    /// Heap that they take at most.
+    pub(super) const HEAP_BYTES_MAX: usize = HELD_RANGES_MAX * size_of::<Held>();
+
     pub(super) const fn new() -> Self {
         Self { ranges: Vec::new(), all_until_ns: 0 }
     }

@@ -11,7 +11,7 @@ use crate::iscsi::pdu::{FLAG_FINAL, Header, IMMEDIATE, NO_TAG, opcode};
 use crate::iscsi::session::config::SessionKind;
 use crate::iscsi::stream::{Event, StreamFault};
 use crate::iscsi::tasks::{Digests, Outgoing, Sending, Source, write_whole};
-use crate::limits::{ISCSI_OUTPUT_PDUS_MAX, ISCSI_TEXT_MAX};
+use crate::limits::ISCSI_OUTPUT_PDUS_MAX;
 use crate::planted::{Bug, planted};
 use alloc::vec::Vec;
 
@@ -124,7 +124,9 @@ impl Path {
             Segment::Fragment { fragment, offset } => {
                 shared.requests.store(&fragment, offset, data, payload);
             }
-            Segment::Held if data.len() > ISCSI_TEXT_MAX => self.fail(shared, "a response was too long"),
+            Segment::Held if data.len() > shared.response_max() => {
+                self.fail(shared, "a response was too long")
+            }
             Segment::Held => self.held.extend_from_slice(data),
             Segment::Ignored => {}
         }
@@ -140,7 +142,7 @@ impl Path {
                 *offset = offset.saturating_add(piece.len());
             }
             Segment::Held => {
-                if self.held.len().saturating_add(piece.len()) > ISCSI_TEXT_MAX {
+                if self.held.len().saturating_add(piece.len()) > shared.response_max() {
                     self.fail(shared, "a response was too long");
                 } else {
                     self.held.extend_from_slice(piece);

@@ -16,8 +16,7 @@ use crate::iscsi::scsi::Sense;
 use crate::iscsi::tasks::{Outgoing, Probe, Sequence, Source, TaskKind};
 use crate::iscsi::text;
 use crate::limits::{
-    ISCSI_DISCOVERED_MAX, ISCSI_OUTPUT_PDUS_MAX, ISCSI_RECEIVE_SEGMENT_MAX, ISCSI_TEXT_MAX,
-    ISCSI_TEXT_PIECES_MAX,
+    ISCSI_DISCOVERED_MAX, ISCSI_OUTPUT_PDUS_MAX, ISCSI_RECEIVE_SEGMENT_MAX, ISCSI_TEXT_PIECES_MAX,
 };
 use crate::volume::is_target;
 
@@ -273,7 +272,7 @@ impl Path {
         if self.tasks.find(tag).is_none_or(|task| task.kind != TaskKind::Text) {
             return self.fail(shared, "a text response to no request of ours");
         }
-        if self.text.len().saturating_add(self.held.len()) > ISCSI_TEXT_MAX {
+        if self.text.len().saturating_add(self.held.len()) > shared.response_max() {
             return self.fail(shared, "the target floods us with text");
         }
         self.text.extend_from_slice(&self.held);

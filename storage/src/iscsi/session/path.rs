@@ -16,7 +16,9 @@ use crate::iscsi::negotiated::Negotiated;
 use crate::iscsi::pdu::Header;
 use crate::iscsi::stream::Receiver;
 use crate::iscsi::tasks::{Outgoing, Probe, Sending, Task, TaskKind, Tasks};
-use crate::limits::{BACKOFF_NS_MAX, ISCSI_RECEIVE_SEGMENT_MAX};
+use crate::limits::{
+    BACKOFF_NS_MAX, ISCSI_COMMANDS_MAX, ISCSI_OUTPUT_PDUS_MAX, ISCSI_RECEIVE_SEGMENT_MAX, ISCSI_RESPONSE_MAX,
+};
 use crate::requests::Fragment;
 
 const BACKOFF_FIRST_NS: u64 = 100_000_000;
@@ -131,6 +133,14 @@ pub(super) struct Path {
 }
 
 impl Path {
+    /// Heap that a path takes at most: its place in a list that grows by doubling, commands,
+    /// what is to be sent, and an answer, with what came of it before.
+    pub(super) const HEAP_BYTES_MAX: usize = 2 * size_of::<Self>()
+        + (ISCSI_COMMANDS_MAX + 1).next_power_of_two() * size_of::<Task>()
+        + ISCSI_OUTPUT_PDUS_MAX * size_of::<Outgoing>()
+        + 3 * 2 * ISCSI_RESPONSE_MAX
+        + 16 * 1024;
+
     pub(super) fn new(index: usize, portal: Portal, first_tag: u32) -> Self {
         Self {
             index,
