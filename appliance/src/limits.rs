@@ -25,10 +25,13 @@ pub const FRAME_BYTES_MAX: usize = 9018;
 pub use netstack::limits::LARGE_FRAME_BYTES_MAX;
 /// Most receive buffers that one frame may be spread over.
 pub const FRAME_BUFFERS_MAX: usize = 64;
-/// Console output kept for late readers, in bytes.
-pub const CONSOLE_SCROLLBACK_BYTES: usize = 64 * 1024;
+/// What a guest wrote to its serial port until it is taken from there, in bytes: it is after
+/// each access.
+pub const UART_OUTPUT_BYTES: usize = 256;
 /// Console input waiting for the guest, in bytes.
 pub const CONSOLE_INPUT_BYTES: usize = 4096;
+/// Places in lists of segments that the requests in flight of one disk take: 16 MiB in pages. Further requests wait in the guest's ring.
+pub const BLOCK_SEGMENTS_HELD_MAX: usize = 4096;
 /// Console output taken from a guest in one call, in bytes.
 pub const CONSOLE_BYTES_PER_CALL_MAX: usize = 64 * 1024;
 /// Receive queue of the UART in bytes.
@@ -47,6 +50,8 @@ pub const CONSOLE_BYTES: usize = 64 * 1024;
 pub const CAPTURE_BYTES: usize = 512 * 1024;
 /// Most guests that are captured at a time.
 pub const CAPTURES_MAX: usize = 4;
+/// Results of discoveries that are kept for those who ask for their jobs.
+pub const RESULTS_KEPT_MAX: usize = 2;
 /// Most kernels and initrds on the node.
 pub const BLOBS_MAX: usize = 24;
 /// Most uploads that are kept for their operators to go on with.

@@ -138,10 +138,20 @@ impl Config {
     /// The file, signed by the node; None when it is too long.
     #[must_use]
     pub fn sign(&self, key: &SigningKey) -> Option<Vec<u8>> {
-        let config = postcard::to_allocvec(self).ok()?;
-        let public = key.verifying_key().to_bytes();
-        let file = [LABEL, &public, &key.sign(&message(&config)).to_bytes(), &config].concat();
-        (file.len() <= CONFIG_BYTES).then_some(file)
+        // In one piece, and as long as it is: it may be a large part of the node's heap.
+        let length = postcard::experimental::serialized_size(self).ok()?;
+        let begin = LABEL.len() + 32 + 64;
+        if begin.saturating_add(length) > CONFIG_BYTES {
+            return None;
+        }
+        let mut file = Vec::with_capacity(begin + length);
+        file.extend_from_slice(LABEL);
+        file.extend_from_slice(&key.verifying_key().to_bytes());
+        file.extend_from_slice(&[0; 64]);
+        let mut file = postcard::to_extend(self, file).ok()?;
+        let signature = key.sign(&message(file.get(begin..)?));
+        file.get_mut(begin - 64..begin)?.copy_from_slice(&signature.to_bytes());
+        Some(file)
     }
 
     /// What a file says, and the key of the node that signed it.

@@ -29,7 +29,7 @@ pub const COMMAND_LINE_BYTES: usize = 2047;
 /// Most bytes of a volume's name.
 pub const VOLUME_BYTES: usize = 512;
 /// Most things set for a disk, or for a guest.
-pub const DISK_SETTINGS: usize = 64;
+pub const DISK_SETTINGS: usize = 32;
 /// Most portals of a volume, the one in its name included.
 pub const PORTALS: usize = 8;
 /// Most stations believed for a volume.
@@ -115,6 +115,6 @@ pub const JOB_KEPT_NS: u64 = 600_000_000_000;
 /// Least time between two records of progress, in milliseconds.
 pub const PROGRESS_MS_MIN: u32 = 100;
 /// Most bytes of an exported configuration.
-pub const CONFIG_BYTES: usize = 3 << 20;
+pub const CONFIG_BYTES: usize = 2 << 20;
 /// Most sealed settings that an exported configuration tells in words.
 pub const CONFIG_SETTINGS: usize = 64;

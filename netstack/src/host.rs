@@ -134,6 +134,9 @@ impl TcpOptions {
         timeout_ms: 10_000,
     };
 
+    /// For questions to an iSCSI target.
+    pub const QUESTIONS: Self = Self { receive_bytes: 64 * 1024, transmit_bytes: 64 * 1024, ..Self::STORAGE };
+
     /// Memory of a connection's buffers.
     #[must_use]
     pub const fn bytes(&self) -> usize {

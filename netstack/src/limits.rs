@@ -53,7 +53,7 @@ pub const HOST_BACKLOG_MAX: usize = 8;
 pub const HOST_ACCEPTS_PENDING_MAX: usize = 8;
 /// Buffer memory of all TCP sockets together, besides those of the guarded port. Who has
 /// several stacks shares it among them: see [`crate::host::Host::limit_buffers`].
-pub const HOST_BUFFER_BYTES_MAX: usize = 12 * 1024 * 1024;
+pub const HOST_BUFFER_BYTES_MAX: usize = 12 * 1024 * 1024 + 256 * 1024;
 /// Neighbours the host knows or asks for: more than it has sockets.
 pub const NEIGHBOURS_MAX: usize = 160;
 /// Frames that wait for one neighbour's answer.

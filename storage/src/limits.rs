@@ -57,4 +57,4 @@ pub const STORE_RECORD_BYTES_MAX: usize = 128 * 1024;
 /// Octets of all keys and values together.
 pub const STORE_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Keys.
-pub const STORE_KEYS_MAX: usize = 16_384;
+pub const STORE_KEYS_MAX: usize = 2_048;

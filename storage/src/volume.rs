@@ -143,6 +143,18 @@ pub enum Volume {
 }
 
 impl Volume {
+    /// Heap that it takes at most with the paths that it has now, besides TCP's buffers.
+    #[must_use]
+    pub fn heap_bytes_max(&self) -> usize {
+        match self {
+            Self::Aoe(_) => Target::HEAP_BYTES_MAX,
+            Self::Iscsi(session) => {
+                let paths = session.paths().saturating_mul(Session::PATH_HEAP_BYTES_MAX);
+                Session::HEAP_BYTES_MAX.saturating_add(paths)
+            }
+        }
+    }
+
     /// Accepts a request.
     ///
     /// # Errors

@@ -222,8 +222,7 @@ impl Platform {
         for device in &mut platform.pci.devices {
             match device {
                 VirtioDevice::Block(block) => block.compact(),
-                VirtioDevice::Console(console) => console.output.clear(),
-                VirtioDevice::Net(_) | VirtioDevice::Rng(_) => {}
+                VirtioDevice::Console(_) | VirtioDevice::Net(_) | VirtioDevice::Rng(_) => {}
             }
         }
         PlatformState { version: STATE_VERSION, platform }

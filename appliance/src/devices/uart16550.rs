@@ -8,7 +8,7 @@ use alloc::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::output_ring::OutputRing;
-use crate::limits::{CONSOLE_SCROLLBACK_BYTES, UART_INPUT_BYTES};
+use crate::limits::{UART_INPUT_BYTES, UART_OUTPUT_BYTES};
 
 const LINE_DIVISOR_LATCH: u8 = 0x80;
 const INTERRUPT_RECEIVED: u8 = 0x01;
@@ -37,7 +37,7 @@ impl Uart16550 {
     #[must_use]
     pub const fn new() -> Self {
         Self {
-            output: OutputRing::new(CONSOLE_SCROLLBACK_BYTES),
+            output: OutputRing::new(UART_OUTPUT_BYTES),
             input: VecDeque::new(),
             divisor: 12,
             interrupt_enable: 0,

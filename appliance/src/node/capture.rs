@@ -20,6 +20,14 @@ const UNREAD_NS: u64 = 10_000_000_000;
 /// Octets of a record before the frame.
 const RECORD_HEADER_BYTES: usize = 16;
 
+/// What a record takes of memory besides its octets: its place in a list that grows by
+/// doubling, and the allocator's.
+const RECORD_ROOM_BYTES: usize = 64;
+
+const fn room_of(record: &Vec<u8>) -> usize {
+    record.capacity() + RECORD_ROOM_BYTES
+}
+
 /// One guest's capture.
 #[derive(Debug)]
 struct Capture {
@@ -43,12 +51,12 @@ impl Capture {
             record.extend_from_slice(&word(value));
         }
         record.extend_from_slice(kept);
-        self.bytes += record.len();
+        self.bytes += room_of(&record);
         self.records.push_back(record);
         while self.bytes > CAPTURE_BYTES
             && let Some(oldest) = self.records.pop_front()
         {
-            self.bytes -= oldest.len();
+            self.bytes -= room_of(&oldest);
             self.first += 1;
         }
     }
@@ -59,7 +67,7 @@ impl Capture {
         while self.first < from
             && let Some(read) = self.records.pop_front()
         {
-            self.bytes -= read.len();
+            self.bytes -= room_of(&read);
             self.first += 1;
         }
         let (mut bytes, mut next) = (Vec::new(), self.first);

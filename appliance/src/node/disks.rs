@@ -17,6 +17,7 @@ use crate::node::Node;
 use crate::node::commands::not_found;
 use crate::node::guest::Life;
 use crate::node::jobs::{Asker, Work};
+use crate::node::ledger::coming_bytes;
 use crate::node::nic::Nic;
 use crate::node::state::Step;
 use crate::node::volumes::{VolumeSettings, limits, parse};
@@ -29,6 +30,18 @@ pub struct Coming {
     disk: Disk,
     settings: Vec<DiskSetting>,
     deadline_ns: u64,
+}
+
+impl Coming {
+    /// The disk.
+    pub(super) const fn disk(&self) -> &Disk {
+        &self.disk
+    }
+
+    /// Heap that it takes at most.
+    pub(super) fn heap_bytes(&self, cards: usize) -> usize {
+        coming_bytes(&self.disk, &self.settings, cards)
+    }
 }
 
 fn no_such_slot(name: &str, slot: u32) -> Failure {
@@ -69,6 +82,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             ));
         };
         self.check_disks(&machine)?;
+        self.check_heap_of_disk(name, &disk, &settings)?;
         self.check_step(name, Step::Attached(&disk, &settings))?;
         self.volumes.open(number, device, &disk, &settings, now_ns)?;
         let deadline_ns = now_ns.saturating_add(START_TIMEOUT_NS);

@@ -122,7 +122,6 @@ pub struct Guest<M> {
     pub awaits_files: bool,
     /// It is to start with the node from now on, at this place.
     pub keep: Option<u32>,
-    console_read: u64,
     uart_read: u64,
     /// Devices that rang and were not served dry, one bit each.
     work: u64,
@@ -162,7 +161,6 @@ impl<M> Guest<M> {
             order: None,
             awaits_files: false,
             keep: None,
-            console_read: 0,
             uart_read: 0,
             work: 0,
             served: false,
@@ -254,9 +252,6 @@ impl<M> Guest<M> {
     /// Collects what the guest printed.
     fn collect_output(&mut self) {
         collect(&self.platform.uart.output, &mut self.uart_read, &mut self.console);
-        if let Some(VirtioDevice::Console(console)) = self.platform.device(self.console_device()) {
-            collect(&console.output, &mut self.console_read, &mut self.console);
-        }
     }
 }
 
@@ -319,7 +314,7 @@ impl<M: crate::guest_memory::GuestMemory> Guest<M> {
             return Err(failure);
         }
         self.platform = Platform::new(&self.devices(shapes));
-        (self.console_read, self.uart_read, self.work) = (0, 0, 0);
+        (self.uart_read, self.work) = (0, 0);
         self.doorbells = Doorbells::default();
         self.served = true;
         self.domain = Some((domain, memory));
@@ -438,7 +433,7 @@ impl<M: crate::guest_memory::GuestMemory> Guest<M> {
         let (console, rng) = (self.console_device(), self.rng_device());
         if let Some((_, memory)) = &self.domain {
             if let Some(console) = self.platform.console_mut(console) {
-                console.poll(memory);
+                console.poll(memory, &mut self.console);
             }
             if let Some(source) = self.platform.rng_mut(rng) {
                 // Bounded, so that a guest that refills its ring cannot hold dom0.

@@ -18,7 +18,7 @@ use mgmt_proto::trust::{Role, required};
 use mgmt_proto::verb::{Discover, Outcome, Reply, Request};
 
 use crate::hypervisor::Hypervisor;
-use crate::limits::{DETACH_TIMEOUT_NS, DISCOVERY_TIMEOUT_NS, START_TIMEOUT_NS};
+use crate::limits::{DETACH_TIMEOUT_NS, DISCOVERY_TIMEOUT_NS, RESULTS_KEPT_MAX, START_TIMEOUT_NS};
 use crate::node::Node;
 use crate::node::guest::Life;
 use crate::node::nic::Nic;
@@ -147,6 +147,19 @@ impl Jobs {
         });
     }
 
+    /// Lists of targets are long: the last ones are kept, and the jobs of earlier ones are
+    /// forgotten.
+    fn forget_results(&mut self) {
+        let is_long = |job: &Job| {
+            job.work == Work::Discovery && job.ended.as_ref().is_some_and(|ended| ended.outcome.is_ok())
+        };
+        while self.list.iter().filter(|job| is_long(job)).count() > RESULTS_KEPT_MAX
+            && let Some(oldest) = self.list.iter().position(is_long)
+        {
+            self.list.remove(oldest);
+        }
+    }
+
     /// Makes room for a job that `request` may become: those that ended give way.
     fn make_room(&mut self, request: &Request, now_ns: u64) -> Result<(), Failure> {
         self.forget_old(now_ns);
@@ -210,6 +223,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         if let Some(job) = self.jobs.list.get_mut(place) {
             job.ended = Some(Ended { at_ns: now_ns, outcome, cancelled, progress });
         }
+        self.jobs.forget_results();
     }
 
     fn progress(&self, job: &Job, now_ns: u64) -> Progress {

@@ -106,6 +106,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         settings: &GuestSettings,
     ) -> Result<(), Failure> {
         self.check_description(machine, settings)?;
+        self.check_heap(machine, settings)?;
         self.check_memory(machine)?;
         crate::node::guest::check_kernel(&mut self.hypervisor, &self.blobs, machine)
     }

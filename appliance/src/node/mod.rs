@@ -9,6 +9,7 @@
 //! * [`network`], [`nic`], [`stacks`], `cards`: frames, cards, addresses;
 //! * [`volumes`]: disks and the sessions behind them;
 //! * [`sessions`], `places`, [`commands`], [`facts`]: operators and what they ask;
+//! * `ledger`: what everything may take of the heap;
 //! * [`jobs`]: what takes long of it;
 //! * [`storage`], [`disks`]: what they ask of volumes and of guests' disks;
 //! * [`audit`]: what they did; `trust`: who they are;
@@ -23,6 +24,7 @@ pub mod disks;
 pub mod facts;
 pub mod guest;
 pub mod jobs;
+mod ledger;
 pub mod lifecycle;
 mod lockdown;
 mod neighbourhood;

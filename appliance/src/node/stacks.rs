@@ -4,7 +4,8 @@
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
-use netstack::host::{Host, Lease};
+use netstack::host::{ConnectionId, Host, HostError, Lease, TcpOptions};
+use netstack::limits::HOST_BUFFER_BYTES_MAX;
 
 /// All stacks, by the number of their card.
 pub struct Stacks {
@@ -13,7 +14,35 @@ pub struct Stacks {
     others: Vec<Option<Host>>,
     leases: Vec<Option<Lease>>,
     changes: u64,
+    /// Buffer memory that is left for volumes which have no connection.
+    kept_bytes: usize,
 }
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A volume's only one: there is memory for it.
+    First,
+    /// One more of a volume: it takes what the first ones of all others leave.
+    Further,
+    /// A question: it takes little, and that is there.
+    Question,
+}
+
+impl Purpose {
+    const fn options(self) -> TcpOptions {
+        match self {
+            Self::First | Self::Further => TcpOptions::STORAGE,
+            Self::Question => TcpOptions::QUESTIONS,
+        }
+    }
+}
+
+/// Volumes that can be connected: each has one connection at least. What is left is for
+/// questions.
+pub(super) const VOLUMES_CONNECTED_MAX: usize = HOST_BUFFER_BYTES_MAX / TcpOptions::STORAGE.bytes();
+const QUESTIONS_BYTES: usize = HOST_BUFFER_BYTES_MAX % TcpOptions::STORAGE.bytes();
+const _: () = assert!(VOLUMES_CONNECTED_MAX == 24 && QUESTIONS_BYTES >= 2 * TcpOptions::QUESTIONS.bytes());
 
 /// Which addresses a lease reaches.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,7 +57,34 @@ impl Stacks {
     /// The first card's stack alone.
     #[must_use]
     pub const fn new(first: Host) -> Self {
-        Self { first, others: Vec::new(), leases: Vec::new(), changes: 0 }
+        Self { first, others: Vec::new(), leases: Vec::new(), changes: 0, kept_bytes: 0 }
+    }
+
+    /// Volumes that are to be connected, and are not, find memory for that.
+    pub const fn keep_for(&mut self, volumes: usize) {
+        self.kept_bytes = volumes.saturating_mul(TcpOptions::STORAGE.bytes());
+    }
+
+    /// Opens a connection from a card: all of them share one supply of buffers.
+    ///
+    /// # Errors
+    /// The card has no stack, or see [`Host::connect`].
+    pub fn connect(
+        &mut self,
+        card: usize,
+        (address, port): (Ipv4Addr, u16),
+        purpose: Purpose,
+    ) -> Result<ConnectionId, HostError> {
+        let used: usize = (0..self.cards()).filter_map(|card| self.get(card)).map(Host::buffer_bytes).sum();
+        let kept = match purpose {
+            Purpose::First => QUESTIONS_BYTES,
+            Purpose::Further => self.kept_bytes.saturating_add(QUESTIONS_BYTES),
+            Purpose::Question => 0,
+        };
+        let free = HOST_BUFFER_BYTES_MAX.saturating_sub(used).saturating_sub(kept);
+        let host = self.get_mut(card).ok_or(HostError::NoAddress)?;
+        host.limit_buffers(host.buffer_bytes().saturating_add(free));
+        host.connect(address, port, purpose.options())
     }
 
     /// Adds the next card, which may have no stack.
@@ -152,6 +208,42 @@ mod tests {
         assert_eq!(reaching(&stacks, [10, 0, 0, 3]), [0]);
         assert_eq!(reaching(&stacks, [10, 0, 7, 3]), [3, 0], "by two gateways");
         assert!(stacks.get(2).is_none() && stacks.get_mut(3).is_some() && stacks.get(4).is_none());
+    }
+
+    #[test]
+    fn all_cards_share_one_supply_of_buffers() {
+        let mut stacks = Stacks::new(host([10, 0, 0, 1], None));
+        stacks.add(Some(host([10, 0, 5, 1], None)));
+        let connect = |stacks: &mut Stacks, card: usize, purpose: Purpose| {
+            let network = if card == 0 { 0 } else { 5 };
+            stacks.connect(card, (Ipv4Addr::new(10, 0, network, 9), 3260), purpose)
+        };
+        // Of the first ones, two are kept back for volumes that have none yet.
+        stacks.keep_for(2);
+        for number in 0..VOLUMES_CONNECTED_MAX - 2 {
+            assert!(connect(&mut stacks, number % 2, Purpose::Further).is_ok(), "{number}");
+        }
+        for card in [0, 1] {
+            assert_eq!(connect(&mut stacks, card, Purpose::Further), Err(HostError::Exhausted));
+        }
+        for card in [1, 0] {
+            assert!(connect(&mut stacks, card, Purpose::First).is_ok());
+            stacks.keep_for(0);
+        }
+        for purpose in [Purpose::First, Purpose::Further] {
+            assert_eq!(connect(&mut stacks, 1, purpose), Err(HostError::Exhausted));
+        }
+        // Questions have their own.
+        assert!(connect(&mut stacks, 0, Purpose::Question).is_ok());
+        let last = connect(&mut stacks, 1, Purpose::Question).unwrap();
+        assert_eq!(connect(&mut stacks, 0, Purpose::Question), Err(HostError::Exhausted));
+        let used: usize = [0, 1].map(|card| stacks.get(card).unwrap().buffer_bytes()).iter().sum();
+        assert_eq!(used, HOST_BUFFER_BYTES_MAX);
+        stacks.get_mut(1).unwrap().abort(last, 0);
+        stacks.tend(1);
+        stacks.egress(1);
+        stacks.tend(2);
+        assert!(connect(&mut stacks, 0, Purpose::Question).is_ok(), "what is gone has left its share");
     }
 
     #[test]

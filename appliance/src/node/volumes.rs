@@ -25,7 +25,7 @@ use discovery::Search;
 const SECTOR: u64 = 512;
 
 /// A disk of a guest and the session behind it.
-struct Binding {
+pub(super) struct Binding {
     guest: u64,
     device: usize,
     name: VolumeName,
@@ -331,6 +331,7 @@ impl Volumes {
     /// Moves iSCSI's bytes, advances timers and hands completions to guests.
     pub fn poll<M: GuestMemory>(&mut self, stacks: &mut Stacks, guests: &mut [Guest<M>], now_ns: u64) {
         self.poll_closing(stacks, now_ns);
+        stacks.keep_for(self.unconnected());
         for binding in &mut self.bindings {
             binding.volume.poll(now_ns);
             if let Volume::Iscsi(session) = &mut binding.volume {
@@ -347,6 +348,16 @@ impl Volumes {
             session.poll(now_ns);
             connections.drive(session, stacks, &mut NoPayload, now_ns);
         }
+    }
+
+    /// Disks over iSCSI without a connection, the node's own among them.
+    fn unconnected(&mut self) -> usize {
+        let waits = |volume: &Volume, connections: &Connections| {
+            matches!(volume, Volume::Iscsi(_)) && !connections.is_open()
+        };
+        let guests = self.bindings.iter().filter(|it| waits(&it.volume, &it.connections)).count();
+        let own = self.state.as_mut().and_then(StateDisk::session);
+        guests + usize::from(own.is_some_and(|(volume, connections)| waits(volume, connections)))
     }
 
     /// When a session must be looked at again.

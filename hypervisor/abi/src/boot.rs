@@ -11,8 +11,8 @@ pub const BOOT_INFO: u64 = 0x0000_0010_0000_0000;
 pub const IMAGE: u64 = 0x0000_0018_0000_0000;
 /// Where the heap begins.
 pub const HEAP: u64 = 0x0000_0020_0000_0000;
-/// Most heap in bytes.
-pub const HEAP_BYTES: u64 = 48 << 20;
+/// Most heap in bytes: more than all that the node and its guests may take of it.
+pub const HEAP_BYTES: u64 = 80 << 20;
 /// Where device registers are mapped from.
 pub const MMIO: u64 = 0x0000_0030_0000_0000;
 /// Where DMA memory is mapped from.

@@ -4,6 +4,7 @@ use alloc::vec::Vec;
 use hv_x86::low16;
 
 use super::*;
+use crate::devices::output_ring::OutputRing;
 use crate::devices::virtio::registers;
 use crate::devices::virtio::test_driver::{bring_up, ecam};
 use crate::guest_memory::FakeMemory;
@@ -92,14 +93,15 @@ fn console_moves_bytes_both_ways() {
     driver.rings[1].push(&memory, &[(0x9_0000, 7, false)]);
     driver.rings[0].push(&memory, &[(0x9_1000, 3, true)]);
     let console = platform.console_mut(2).unwrap();
+    let mut output = OutputRing::new(64);
     assert_eq!(console.push_input(b"root\n"), 5);
-    assert!(!console.poll(&memory));
+    assert!(!console.poll(&memory, &mut output));
     let mut text = [0; 16];
-    assert_eq!(console.output.read(0, &mut text), (7, 7));
+    assert_eq!(output.read(0, &mut text), (7, 7));
     assert_eq!(text[..7], *b"login: ");
     assert_eq!(memory.bytes(0x9_1000, 4), *b"roo\0");
     driver.rings[0].push(&memory, &[(0x9_1000, 64, true)]);
-    platform.console_mut(2).unwrap().poll(&memory);
+    platform.console_mut(2).unwrap().poll(&memory, &mut output);
     assert_eq!(memory.bytes(0x9_1000, 3), *b"t\no");
     assert_eq!(driver.rings[0].take_used(&memory), Some((0, 3)));
     assert_eq!(driver.rings[0].take_used(&memory), Some((1, 2)));
@@ -303,7 +305,6 @@ fn states_survive_their_wire_format_and_the_compact_one_is_small() {
         while block.next_operation(&memory).is_some() {}
         assert_eq!(block.in_flight(), 21);
     }
-    platform.console_mut(2).unwrap().output.push(&[b'x'; 100_000]);
     for state in [platform.export(), platform.export_compact()] {
         let bytes = postcard::to_allocvec(&state).unwrap();
         let back: PlatformState = postcard::from_bytes(&bytes).unwrap();
@@ -365,7 +366,7 @@ fn random_guests_never_panic() {
                 while platform.net_mut(1).unwrap().pop_transmit(&memory, &mut frame).is_some() {}
                 platform.net_mut(1).unwrap().push_receive(&memory, &frame[..60], [0; 12]);
                 platform.console_mut(2).unwrap().push_input(b"x");
-                platform.console_mut(2).unwrap().poll(&memory);
+                platform.console_mut(2).unwrap().poll(&memory, &mut OutputRing::new(64));
                 while platform.rng_mut(3).unwrap().fill(&memory, &mut |bytes| bytes.fill(1)) != 0 {}
             }
             let interrupts = core::iter::from_fn(|| platform.next_interrupt()).count();

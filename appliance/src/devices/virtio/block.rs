@@ -10,13 +10,13 @@ use alloc::vec::Vec;
 use hv_x86::low32;
 use serde::{Deserialize, Serialize};
 
-use super::chain::{Chain, Segments};
+use super::chain::{Chain, Segment, Segments};
 use super::transport::Transport;
 use crate::fault::GuestFault;
 use crate::guest_memory::GuestMemory;
 use crate::limits::{
-    BLOCK_RANGE_SECTORS_MAX, BLOCK_REQUEST_BYTES_MAX, BLOCK_SEGMENT_BYTES_MAX, BLOCK_SEGMENTS_MAX,
-    BLOCK_SERIAL_BYTES, CHAINS_PER_CALL_MAX, QUEUE_SIZE_MAX,
+    BLOCK_RANGE_SECTORS_MAX, BLOCK_REQUEST_BYTES_MAX, BLOCK_SEGMENT_BYTES_MAX, BLOCK_SEGMENTS_HELD_MAX,
+    BLOCK_SEGMENTS_MAX, BLOCK_SERIAL_BYTES, CHAIN_DESCRIPTORS_MAX, CHAINS_PER_CALL_MAX, QUEUE_SIZE_MAX,
 };
 
 /// Size of a sector in bytes.
@@ -110,6 +110,18 @@ pub enum BlockRefusal {
     Guest(GuestFault),
 }
 
+/// Places of a list that grew to so many elements, four at first.
+const fn places(count: usize) -> usize {
+    if count == 0 {
+        return 0;
+    }
+    let places = count.next_power_of_two();
+    if places < 4 { 4 } else { places }
+}
+
+/// Those that the longest chain takes, whichever way its segments go.
+const CHAIN_PLACES_MAX: usize = 2 * CHAIN_DESCRIPTORS_MAX;
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct InFlight {
     kind: BlockKind,
@@ -127,10 +139,19 @@ pub struct VirtioBlock {
     config: BlockConfig,
     generation: u32,
     in_flight: BTreeMap<u16, InFlight>,
+    /// Places that their lists of segments take.
+    held: usize,
     reissue: VecDeque<u16>,
 }
 
 impl VirtioBlock {
+    /// Heap that a disk takes at most: its requests in flight, in a tree whose nodes may be
+    /// half empty, and their lists.
+    pub const HEAP_BYTES_MAX: usize = BLOCK_SEGMENTS_HELD_MAX * size_of::<Segment>()
+        + 2 * QUEUE_SIZE_MAX as usize * (size_of::<InFlight>() + size_of::<u16>() + 8)
+        + 2 * QUEUE_SIZE_MAX as usize * size_of::<u16>()
+        + 2 * CHAIN_PLACES_MAX * size_of::<Segment>();
+
     /// A disk with its registers at `base_address`.
     #[must_use]
     pub fn new(mut config: BlockConfig, base_address: u32) -> Self {
@@ -146,6 +167,7 @@ impl VirtioBlock {
             config,
             generation: 0,
             in_flight: BTreeMap::new(),
+            held: 0,
             reissue: VecDeque::new(),
         }
     }
@@ -172,6 +194,7 @@ impl VirtioBlock {
     /// storage was started anew. Their chains are read from the ring again.
     pub fn reissue_in_flight(&mut self, memory: &dyn GuestMemory) {
         self.reissue.clear();
+        self.held = 0;
         for head in core::mem::take(&mut self.in_flight).into_keys() {
             let Some(chain) = self.transport.walk_again(0, head, memory) else { return };
             match self.accept(chain, memory) {
@@ -188,6 +211,7 @@ impl VirtioBlock {
             entry.readable = Segments::default();
             entry.writable = Segments::default();
         }
+        self.held = 0;
     }
 
     /// The next operation, if the guest asked for one. Requests that need no
@@ -201,7 +225,8 @@ impl VirtioBlock {
             }
         }
         for _ in 0..CHAINS_PER_CALL_MAX {
-            if self.in_flight.len() >= usize::from(QUEUE_SIZE_MAX) {
+            let has_room = self.held + CHAIN_PLACES_MAX <= BLOCK_SEGMENTS_HELD_MAX;
+            if self.in_flight.len() >= usize::from(QUEUE_SIZE_MAX) || !has_room {
                 return None;
             }
             let chain = self.transport.pop(0, memory)?;
@@ -273,7 +298,9 @@ impl VirtioBlock {
             return self.answer(&chain, inward, BlockStatus::IoError, memory);
         }
         let Chain { head, readable, writable } = chain;
-        self.in_flight.insert(head, InFlight { kind, sector, length, readable, writable });
+        let entry = InFlight { kind, sector, length, readable, writable };
+        self.held = self.held.saturating_add(entry.places());
+        self.in_flight.insert(head, entry);
         Ok(true)
     }
 
@@ -363,6 +390,7 @@ impl VirtioBlock {
             return false;
         }
         let Some(entry) = self.in_flight.remove(&token.head) else { return false };
+        self.held = self.held.saturating_sub(entry.places());
         let status_offset = entry.writable.length().saturating_sub(1);
         if let Err(fault) = entry.writable.store(memory, status_offset, &[status.byte()]) {
             self.transport.fail(fault);
@@ -380,6 +408,7 @@ impl VirtioBlock {
     /// Forgets everything in flight: after a reset.
     pub fn forget(&mut self) {
         self.in_flight.clear();
+        self.held = 0;
         self.reissue.clear();
         self.generation = self.generation.wrapping_add(1);
     }
@@ -411,6 +440,11 @@ impl VirtioBlock {
 }
 
 impl InFlight {
+    /// Places that its lists take, which grew by doubling.
+    fn places(&self) -> usize {
+        places(self.readable.0.len()).saturating_add(places(self.writable.0.len()))
+    }
+
     fn check(&self, kind: BlockKind, offset: u64, length: usize) -> Result<(), BlockRefusal> {
         let end = offset.checked_add(length as u64);
         if self.kind == kind && end.is_some_and(|end| end <= self.length) {

@@ -11,9 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::transport::Transport;
 use crate::devices::output_ring::OutputRing;
 use crate::guest_memory::GuestMemory;
-use crate::limits::{
-    CHAINS_PER_CALL_MAX, CONSOLE_BYTES_PER_CALL_MAX, CONSOLE_INPUT_BYTES, CONSOLE_SCROLLBACK_BYTES,
-};
+use crate::limits::{CHAINS_PER_CALL_MAX, CONSOLE_BYTES, CONSOLE_BYTES_PER_CALL_MAX, CONSOLE_INPUT_BYTES};
 
 const QUEUE_RECEIVE: u16 = 0;
 const QUEUE_TRANSMIT: u16 = 1;
@@ -23,8 +21,6 @@ const QUEUE_TRANSMIT: u16 = 1;
 pub struct VirtioConsole {
     /// Registers and queues.
     pub transport: Transport,
-    /// What the guest wrote.
-    pub output: OutputRing,
     input: VecDeque<u8>,
 }
 
@@ -32,11 +28,7 @@ impl VirtioConsole {
     /// A console with its registers at `base_address`.
     #[must_use]
     pub fn new(base_address: u32) -> Self {
-        Self {
-            transport: Transport::new(3, 0x07_8000, 0, 2, base_address),
-            output: OutputRing::new(CONSOLE_SCROLLBACK_BYTES),
-            input: VecDeque::new(),
-        }
+        Self { transport: Transport::new(3, 0x07_8000, 0, 2, base_address), input: VecDeque::new() }
     }
 
     /// Queues input for the guest; returns how many bytes there was room for.
@@ -46,8 +38,9 @@ impl VirtioConsole {
         count
     }
 
-    /// Moves output and input. True when there is more output to take.
-    pub fn poll(&mut self, memory: &dyn GuestMemory) -> bool {
+    /// Moves output, to where all of it is kept, and input. True when there is more output
+    /// to take.
+    pub fn poll(&mut self, memory: &dyn GuestMemory, output: &mut OutputRing) -> bool {
         self.fill_input(memory);
         let mut taken = 0;
         for _ in 0..CHAINS_PER_CALL_MAX {
@@ -57,7 +50,7 @@ impl VirtioConsole {
             let Some(chain) = self.transport.pop(QUEUE_TRANSMIT, memory) else { return false };
             // A longer chain than is kept at all is cut: only its end would stay.
             let length = chain.readable.length();
-            let kept = length.min(CONSOLE_SCROLLBACK_BYTES as u64);
+            let kept = length.min(CONSOLE_BYTES as u64);
             let mut offset = length - kept;
             let mut buffer = [0; 512];
             while offset < length {
@@ -67,7 +60,7 @@ impl VirtioConsole {
                     self.transport.fail(fault);
                     return false;
                 }
-                self.output.push(target);
+                output.push(target);
                 offset += part as u64;
             }
             taken += to_usize(kept);

@@ -106,6 +106,11 @@ pub(crate) const fn ecam(device: usize) -> u64 {
 
 /// Brings a device up, with all features it offers but those of `without`.
 pub(crate) fn bring_up(platform: &mut Platform, device: usize, without: u64) -> TestDriver {
+    bring_up_sized(platform, device, without, 64)
+}
+
+/// The same with queues of so many descriptors.
+pub(crate) fn bring_up_sized(platform: &mut Platform, device: usize, without: u64, size: u16) -> TestDriver {
     let config = ecam(device);
     assert_eq!(platform.mmio_read(config, 2), 0x1af4);
     platform.mmio_write(config + 4, 2, 6);
@@ -141,7 +146,7 @@ pub(crate) fn bring_up(platform: &mut Platform, device: usize, without: u64) -> 
     platform.mmio_write(bar + 0x10, 2, 0);
     let mut rings = Vec::new();
     for queue in 0..queues {
-        let ring = TestRing::new(0x10_0000 + (device as u64 * 4 + queue) * 0x1_0000, 64);
+        let ring = TestRing::new(0x10_0000 + (device as u64 * 4 + queue) * 0x1_0000, size);
         platform.mmio_write(bar + 0x16, 2, queue);
         assert_eq!(platform.mmio_read(bar + 0x18, 2), 256);
         platform.mmio_write(bar + 0x18, 2, u64::from(ring.size));

@@ -30,6 +30,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             }
             let begun = self
                 .check_description(&guest.machine, &guest.settings)
+                .and_then(|()| self.check_heap(&guest.machine, &guest.settings))
                 .and_then(|()| self.admit(guest.machine, guest.settings, false, now_ns));
             match begun {
                 Ok(number) => {
@@ -77,6 +78,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             return refuse(Code::Conflict, &message, "create it from its file");
         }
         self.check_description(&kept.machine, &kept.settings)?;
+        self.check_heap(&kept.machine, &kept.settings)?;
         self.check_memory(&kept.machine)?;
         let number = self.admit(kept.machine, kept.settings, false, now_ns)?;
         if let Some(new) = self.guests.iter_mut().find(|guest| guest.number == number) {

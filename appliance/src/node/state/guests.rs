@@ -20,6 +20,7 @@ use crate::hypervisor::Hypervisor;
 use crate::node::Node;
 use crate::node::commands::not_found;
 use crate::node::jobs::{Asker, Work};
+use crate::node::ledger::description_bytes;
 use crate::node::nic::Nic;
 
 pub(super) const PREFIX: &str = "guest/";
@@ -48,6 +49,12 @@ impl KeptGuests {
 
     pub(super) fn next_deadline(&self) -> Option<u64> {
         Some(self.patience_ns).filter(|at| *at != 0)
+    }
+
+    /// Heap that they take.
+    pub(super) fn bytes(&self) -> usize {
+        let kept = self.list.iter().map(|kept| &kept.guest);
+        kept.map(|guest| description_bytes(&guest.machine, &guest.settings)).sum()
     }
 
     pub(super) fn find(&self, name: &str) -> Option<&Kept> {
@@ -270,6 +277,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let message = alloc::format!("{KEPT_GUESTS} guests start with the node already");
             return Err(Failure::new(Code::Capacity, first, message, "see `redoubt node state`"));
         }
+        let bytes = guests.iter().map(|guest| description_bytes(&guest.machine, &guest.settings)).sum();
+        self.check_heap_of_kept(first, bytes)?;
         let mut lengths: Vec<(Digest, u64)> = Vec::new();
         for guest in guests {
             let mut bytes = postcard::to_allocvec(guest).unwrap_or_default();

@@ -132,6 +132,11 @@ impl OwnFlags {
 }
 
 impl<M> State<M> {
+    /// Heap that descriptions of guests take which start with the node.
+    pub(super) fn kept_bytes(&self) -> usize {
+        self.guests.bytes()
+    }
+
     /// Before anything was read. `own` is what an earlier dom0 left, if there was one:
     /// then the door opens at once.
     pub(super) fn new(sealed: Option<StateVolume>, own: Option<OwnFlags>, now_ns: u64) -> Self {

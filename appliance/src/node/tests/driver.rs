@@ -9,7 +9,7 @@ use hv_abi::event::{self, Event};
 
 use super::world::{MS, World, to_usize};
 use crate::devices::virtio::registers;
-use crate::devices::virtio::test_driver::{TestDriver, bring_up, ecam};
+use crate::devices::virtio::test_driver::{TestDriver, bring_up_sized, ecam};
 use crate::guest_memory::FakeMemory;
 
 const READ: u32 = 0;
@@ -41,9 +41,14 @@ impl World {
 
     /// Brings a device up as its guest's driver does.
     pub(super) fn bring_up(&mut self, domain: u32, device: usize) -> Device {
+        self.bring_up_sized(domain, device, 64)
+    }
+
+    /// The same with queues of so many descriptors.
+    pub(super) fn bring_up_sized(&mut self, domain: u32, device: usize, size: u16) -> Device {
         let guests = &mut self.node.guests;
         let found = guests.iter_mut().find(|it| it.domain_id().is_some_and(|id| id.0 == domain)).unwrap();
-        let driver = bring_up(&mut found.platform, device, 0);
+        let driver = bring_up_sized(&mut found.platform, device, 0, size);
         // Any access makes the node register the doorbells.
         self.access(domain, event::ACCESS_MEMORY_READ, ecam(device), 2, 0);
         Device { domain, driver, number: device as u64 }

@@ -13,6 +13,7 @@ mod fake_hypervisor;
 mod fake_nic;
 mod fleet;
 mod guests;
+mod heap;
 mod hostile;
 mod jobs;
 mod liars;

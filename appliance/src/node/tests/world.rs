@@ -112,6 +112,27 @@ pub(super) struct World {
     /// The machine's own disk.
     pub(super) disk: Option<FakeDisk>,
     spins: u32,
+    /// The node's heap.
+    pub(super) heap: Heap,
+}
+
+/// What a node takes of its heap, counted as it runs.
+#[derive(Default)]
+pub(super) struct Heap {
+    pub(super) bytes: i64,
+    /// Most at any time, also within a turn.
+    pub(super) peak: i64,
+}
+
+impl Heap {
+    /// Counts what `act` allocates and frees.
+    fn count<T>(&mut self, act: impl FnOnce() -> T) -> T {
+        let mut result = None;
+        let info = allocation_counter::measure(|| result = Some(act()));
+        self.peak = self.peak.max(self.bytes + i64::try_from(info.bytes_max).unwrap());
+        self.bytes += info.bytes_current;
+        result.unwrap()
+    }
 }
 
 fn trusted() -> Vec<Operator> {
@@ -169,7 +190,8 @@ impl World {
         let nic = FakeNic::new(NODE_MAC);
         let now_ns = SECOND;
         let cards = core::iter::once(&nic).chain(&storage_nics).cloned().collect();
-        let node = Node::new(hypervisor.clone(), cards, settings.clone(), now_ns).unwrap();
+        let mut heap = Heap::default();
+        let node = heap.count(|| Node::new(hypervisor.clone(), cards, settings.clone(), now_ns)).unwrap();
         let address = Ipv4Addr::new(10, 0, 0, 2);
         let config = HostConfig {
             mac: MacAddress(OPERATOR_MAC),
@@ -203,6 +225,7 @@ impl World {
             deadline_ns: 0,
             disk: None,
             spins: 0,
+            heap,
         }
     }
 
@@ -238,7 +261,9 @@ impl World {
         let spare = Node::new(idle, cards, settings.clone(), self.now_ns).unwrap();
         drop(core::mem::replace(&mut self.node, spare));
         let cards = self.nics().cloned().collect();
-        self.node = Node::new(self.hypervisor.clone(), cards, settings, self.now_ns).unwrap();
+        self.heap = Heap::default();
+        let (hypervisor, now_ns) = (self.hypervisor.clone(), self.now_ns);
+        self.node = self.heap.count(|| Node::new(hypervisor, cards, settings, now_ns)).unwrap();
         if let Some(disk) = self.disk.clone() {
             self.node.use_local_disk(Some(Box::new(disk)), self.now_ns);
         }
@@ -257,7 +282,21 @@ impl World {
     /// One call of the node.
     pub(super) fn turn(&mut self) {
         let events = core::mem::take(&mut self.events);
-        self.deadline_ns = self.node.turn(&events, self.now_ns);
+        self.deadline_ns = self.counted_turn(&events);
+    }
+
+    /// A turn of the node, whose heap stays within what its ledger says.
+    fn counted_turn(&mut self, events: &[Event]) -> u64 {
+        let promised = self.node.heap_promised();
+        let (node, now_ns) = (&mut self.node, self.now_ns);
+        let deadline_ns = self.heap.count(|| node.turn(events, now_ns));
+        // A disk of the machine keeps what it is given.
+        if self.disk.is_none() && self.heap.peak > i64::try_from(promised).unwrap() {
+            let promised = promised.max(self.node.heap_promised());
+            let peak = self.heap.peak;
+            assert!(peak <= i64::try_from(promised).unwrap(), "{peak} bytes of heap, {promised} promised");
+        }
+        deadline_ns
     }
 
     /// One call of the node, if there is a reason for one.
@@ -271,7 +310,7 @@ impl World {
         self.turns += 1;
         let events = core::mem::take(&mut self.events);
         let overdue = !caused && self.deadline_ns <= self.now_ns;
-        self.deadline_ns = self.node.turn(&events, self.now_ns);
+        self.deadline_ns = self.counted_turn(&events);
         if overdue && self.deadline_ns <= self.now_ns && self.nics().all(|nic| nic.card().sent.is_empty()) {
             self.spins += 1;
             let now_ns = self.now_ns;

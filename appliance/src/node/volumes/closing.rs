@@ -67,6 +67,11 @@ impl Closing {
 }
 
 impl Volumes {
+    /// Heap that sessions take at most that say goodbye.
+    pub(in crate::node) fn closing_bytes(&self) -> usize {
+        self.closing.iter().map(|closing| closing.volume.heap_bytes_max()).sum()
+    }
+
     /// Closes one disk of a guest.
     pub fn close_disk(&mut self, guest: u64, device: usize, stacks: &mut Stacks, now_ns: u64) {
         self.close_where(stacks, now_ns, |binding| binding.guest == guest && binding.device == device);

@@ -4,11 +4,11 @@
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
-use netstack::host::{ConnectionId, ConnectionState, Host, TcpOptions};
+use netstack::host::{ConnectionId, ConnectionState, Host};
 use storage::Payload;
 use storage::iscsi::{Portal, Session};
 
-use crate::node::stacks::Stacks;
+use crate::node::stacks::{Purpose, Stacks};
 
 /// How a path goes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,12 +29,24 @@ pub(super) struct Connections {
     seen: u64,
     /// One way to each portal is enough.
     single: bool,
+    /// They carry little.
+    questions: bool,
 }
 
 impl Connections {
     /// For a session that ends with its first answer.
     pub(super) fn single() -> Self {
-        Self { single: true, ..Self::default() }
+        Self { single: true, questions: true, ..Self::default() }
+    }
+
+    /// For a session that is asked and moves no data.
+    pub(super) fn questions() -> Self {
+        Self { questions: true, ..Self::default() }
+    }
+
+    /// Whether a connection is there, or being made.
+    pub(super) fn is_open(&self) -> bool {
+        self.ways.iter().any(|way| way.open.is_some())
     }
 
     /// The card that a path leaves from.
@@ -72,8 +84,16 @@ impl Connections {
         if self.ways.len() != session.paths() || self.seen != stacks.changes() {
             self.choose_ways(session, stacks);
         }
+        let mut open = self.ways.iter().filter(|way| way.open.is_some()).count();
         for (path, way) in self.ways.iter_mut().enumerate() {
-            way.drive(session, path, stacks, payload, now_ns);
+            let others = open - usize::from(way.open.is_some());
+            let purpose = match others {
+                _ if self.questions => Purpose::Question,
+                0 => Purpose::First,
+                _ => Purpose::Further,
+            };
+            way.drive(session, path, purpose, stacks, payload, now_ns);
+            open = others + usize::from(way.open.is_some());
         }
     }
 
@@ -156,12 +176,18 @@ impl Way {
         self.card.filter(|card| reaching.contains(card)).or_else(|| reaching.first().copied())
     }
 
-    fn connect(&mut self, session: &mut Session, path: usize, stacks: &mut Stacks, now_ns: u64) {
+    fn connect(
+        &mut self,
+        session: &mut Session,
+        path: usize,
+        purpose: Purpose,
+        stacks: &mut Stacks,
+        now_ns: u64,
+    ) {
         let Some(portal) = session.connect(path, now_ns) else { return };
         let card = self.card_for(stacks, portal.address);
-        let host = card.and_then(|card| Some((card, stacks.get_mut(card)?)));
-        let opened = host.and_then(|(card, host)| {
-            Some((card, host.connect(portal.address, portal.port, TcpOptions::STORAGE).ok()?))
+        let opened = card.and_then(|card| {
+            Some((card, stacks.connect(card, (portal.address, portal.port), purpose).ok()?))
         });
         match opened {
             Some(open) => self.open = Some(open),
@@ -173,6 +199,7 @@ impl Way {
         &mut self,
         session: &mut Session,
         path: usize,
+        purpose: Purpose,
         stacks: &mut Stacks,
         payload: &mut dyn Payload,
         now_ns: u64,
@@ -194,7 +221,7 @@ impl Way {
             }
         }
         if self.open.is_none() {
-            self.connect(session, path, stacks, now_ns);
+            self.connect(session, path, purpose, stacks, now_ns);
         }
         if let Some((card, id)) = self.open
             && let Some(host) = stacks.get_mut(card)

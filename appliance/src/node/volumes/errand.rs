@@ -231,7 +231,7 @@ impl Volumes {
                         let _ = target.administer(question);
                     }
                 }
-                Subject::Own { volume: Box::new(volume), connections: Connections::default() }
+                Subject::Own { volume: Box::new(volume), connections: Connections::questions() }
             }
         };
         let (name, outcomes) = (name.clone(), Vec::new());

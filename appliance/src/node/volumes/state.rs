@@ -74,6 +74,11 @@ impl StateDisk {
 pub type Ended = Option<Vec<u8>>;
 
 impl Volumes {
+    /// Whether the state volume is connected over iSCSI.
+    pub(in crate::node) fn has_iscsi_state(&self) -> bool {
+        matches!(self.state.as_ref().and_then(StateDisk::volume), Some(Volume::Iscsi(_)))
+    }
+
     /// Begins to connect the state volume.
     pub fn open_state(&mut self, name: VolumeName, settings: &VolumeSettings, now_ns: u64) {
         let volume = Box::new(self.session(&name, SHARE, false, settings, now_ns));
