@@ -622,7 +622,7 @@ fn disks_that_came_later_are_there_after_a_reboot() {
     let failure = world.refused(session, &attach("aoe:e7.4"));
     assert_eq!(failure.code, Code::Conflict, "nobody serves its bus");
     let slot = hv_abi::DomainId(domain).slot();
-    assert!(world.hypervisor.store_get(slot, &mut [0; 16]).is_ok());
+    assert!(world.hypervisor.store_get(slot, &mut [0; hv_abi::STORE_BYTES]).is_ok());
 }
 
 #[test]
