@@ -142,7 +142,7 @@ impl<M: GuestMemory> Sessions<M> {
                     !read && session.waiting.is_none() && session.server.transmit().is_empty()
                 }
                 // What the last command was answered is still sent.
-                _ => session.is_revoked && session.server.transmit().is_empty(),
+                _ => session.is_revoked && session.waiting.is_none() && session.server.transmit().is_empty(),
             };
             if gone || now_ns >= session.server.deadline_ns() {
                 host.close(session.connection, now_ns);
