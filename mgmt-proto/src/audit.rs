@@ -13,11 +13,13 @@ use crate::code::Code;
 use crate::codec;
 use crate::envelope::{Binding, Proof};
 use crate::verb::{Discover, Request};
+use alloc::borrow::Cow;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use storage::volume::user;
 
 const ENTRY_LABEL: &[u8] = b"redoubt audit entry 1";
 const HEAD_LABEL: &[u8] = b"redoubt audit head 1";
@@ -276,11 +278,17 @@ pub const fn codes_with_effect(request: &Request) -> &'static [Code] {
     }
 }
 
-/// Verb and object of a request that is recorded; None for one that only looks.
+/// Verb and object of a request that is recorded; None for one that only looks. A volume's
+/// name that may hold a password is cut there.
 /// Every request is named, so that a new one does not compile until somebody
 /// decides.
 #[must_use]
-pub fn subject(request: &Request) -> Option<(&'static str, &str)> {
+pub fn subject(request: &Request) -> Option<(&'static str, Cow<'_, str>)> {
+    let (verb, object) = verb_and_object(request)?;
+    Some((verb, user::without_secret(object)))
+}
+
+fn verb_and_object(request: &Request) -> Option<(&'static str, &str)> {
     Some(match request {
         Request::NodeInfo
         | Request::NodeLog { .. }

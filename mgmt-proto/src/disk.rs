@@ -11,9 +11,10 @@ use crate::limits;
 use crate::machine::{Disk, Machine};
 use crate::secret::Secret;
 use alloc::format;
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
+use storage::volume::{VolumeName, user};
 
 /// How several paths are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,11 +118,26 @@ impl GuestSettings {
     }
 }
 
+/// Checks the name of a volume that is reached over iSCSI. A name that may hold a password is
+/// not repeated.
+///
+/// # Errors
+/// A [`Failure`] with [`Code::Usage`] that names what can be named.
+pub fn check_name(volume: &str) -> Result<(), Failure> {
+    if !volume.starts_with("iscsi:") {
+        return Ok(());
+    }
+    volume.parse::<VolumeName>().map(|_| ()).map_err(|error| {
+        Failure::new(Code::Usage, user::without_secret(volume), error.to_string(), error.remedy())
+    })
+}
+
 /// Checks what is set for a disk.
 ///
 /// # Errors
 /// A [`Failure`] with [`Code::Usage`] that names the disk.
 pub fn validate(disk: &Disk, settings: &[DiskSetting]) -> Result<(), Failure> {
+    check_name(&disk.volume)?;
     let wrong = |what: &str, remedy: &str| Err(Failure::new(Code::Usage, &disk.volume, what, remedy));
     let is_iscsi = disk.volume.starts_with("iscsi:");
     let count = |kind: fn(&DiskSetting) -> bool| settings.iter().filter(|it| kind(it)).count();
@@ -193,7 +209,6 @@ pub fn validate(disk: &Disk, settings: &[DiskSetting]) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use alloc::string::ToString;
     use alloc::vec;
 
     fn secret(text: &str) -> DiskSetting {
@@ -224,6 +239,10 @@ mod tests {
             assert!(failure.to_string().contains(words), "{failure}");
             assert!(failure.object == disk.volume && !failure.remedy.is_empty());
         }
+        let leaky = Disk { volume: "iscsi://bob%secret@10.0.0.1/iqn.a:b/1".to_string(), read_only: false };
+        let failure = validate(&leaky, &[]).unwrap_err();
+        assert_eq!(failure.object, "iscsi://bob***@10.0.0.1/iqn.a:b/1");
+        assert!(failure.remedy.contains("secret=FILE") && !failure.to_string().contains("cret@"));
         let good = vec![secret("one"), target("other"), DiskSetting::AllowMd5, DiskSetting::Preempt(7)];
         assert_eq!(validate(&iscsi, &good), Ok(()));
         let settings = GuestSettings { limits: Vec::new(), disks: vec![Vec::new(), good] };

@@ -240,10 +240,10 @@ pub struct GuestFacts {
     pub disks: Vec<DiskFacts>,
 }
 
-/// A volume that was found.
+/// A volume that was found, or a word about those that are not in the list.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Found {
-    /// Name to put into a VM file.
+    /// Name to put into a VM file; empty where only the details say something.
     pub volume: String,
     /// Who serves it: MAC or portal.
     pub server: String,

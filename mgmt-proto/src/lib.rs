@@ -1,6 +1,7 @@
 //! The management protocol: what operators and nodes say to each other.
 //!
 //! * [`verb`]: requests; [`reply`]: replies; [`facts`]: of a node and its guests;
+//! * [`found`]: what a search for volumes found;
 //! * [`code`]: error codes, which are also the CLI's exit codes;
 //! * [`machine`]: the description of a guest; [`disk`]: what is set for its disks;
 //! * [`volume`]: what a node tells of its volumes;
@@ -31,6 +32,7 @@ pub mod disk;
 pub mod door;
 pub mod envelope;
 pub mod facts;
+pub mod found;
 pub mod handshake;
 pub mod job;
 pub mod limits;

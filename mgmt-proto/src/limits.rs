@@ -38,6 +38,8 @@ pub const STATIONS: usize = 16;
 pub const SECRET_BYTES: usize = 255;
 /// Most bytes of volumes in one reply.
 pub const VOLUME_PAGE_BYTES: usize = 32 * 1024;
+/// Most bytes of what a search found in one reply.
+pub const FOUND_BYTES: usize = 60 * 1024;
 /// Most blobs that one request asks about.
 pub const DIGESTS: usize = 64;
 /// Most bytes of a kernel or initrd.

@@ -2,6 +2,7 @@
 
 use crate::code::{Code, Failure};
 use crate::codec;
+use crate::disk::check_name;
 use crate::limits;
 use crate::vif::{self, Prefix, Privileges};
 use alloc::format;
@@ -156,6 +157,9 @@ impl Machine {
             if disk.volume.len() > limits::VOLUME_BYTES {
                 return Err(wrong("the name of a volume is too long".into(), "at most 512 bytes"));
             }
+            check_name(&disk.volume).map_err(|failure| {
+                wrong(format!("disk {}: {}", failure.object, failure.message), &failure.remedy)
+            })?;
         }
         for (index, card) in self.network_cards.iter().enumerate() {
             // Bit 0 of the first byte: a group address (IEEE 802-2014, 8.2.2).

@@ -38,7 +38,7 @@ const GRAPH: &[(&str, &[&str])] = &[
     ("hypervisor", &["hv-abi", "hv-core", "hv-x86"]),
     ("netstack", &["hv-abi", "hv-x86"]),
     ("storage", &["hv-abi", "hv-x86"]),
-    ("mgmt-proto", &[]),
+    ("mgmt-proto", &["storage"]),
     ("appliance", &["hv-abi", "hv-x86", "mgmt-proto", "netstack", "storage"]),
     ("keys", &[]),
     ("redoubt", &["keys", "mgmt-proto", "storage"]),

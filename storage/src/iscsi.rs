@@ -18,6 +18,7 @@ pub mod pdu;
 pub mod scsi;
 mod session;
 mod stream;
+mod target_name;
 mod tasks;
 mod text;
 
@@ -26,4 +27,7 @@ pub use crc32c::crc32c;
 pub use login::DigestPolicy;
 pub use negotiated::{Digest, Negotiated};
 pub use scsi::Reservation;
-pub use session::{DiscoveredTarget, PathPolicy, Piece, Portal, Session, SessionConfig, SessionKind, Source};
+pub use session::{
+    DiscoveredTarget, PathPolicy, Piece, Portal, Session, SessionConfig, SessionKind, Source, TargetList,
+};
+pub use target_name::TargetName;

@@ -72,10 +72,7 @@ pub(super) struct Asker {
 impl Asker {
     pub(super) fn new(session: usize, operator: [u8; 32], proof: Proof, request: &Request) -> Self {
         let (verb, object) = match request {
-            Request::StorageDiscover(Discover::Aoe) => ("storage discover", ""),
-            Request::StorageDiscover(Discover::Iscsi(portal) | Discover::IscsiAs(portal, _)) => {
-                ("storage discover", portal.as_str())
-            }
+            Request::StorageDiscover(Discover::Aoe) => ("storage discover", "".into()),
             other => audit::subject(other).unwrap_or_default(),
         };
         let (object, needed) = (object.to_string(), required(request));

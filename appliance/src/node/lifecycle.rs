@@ -16,7 +16,7 @@ use crate::node::Node;
 use crate::node::guest::{End, Guest, Life};
 use crate::node::jobs::Work;
 use crate::node::nic::Nic;
-use crate::node::volumes::{VolumeSettings, is_same_disk, limits, parse};
+use crate::node::volumes::{VolumeSettings, limits, parse};
 use zeroize::Zeroize;
 
 /// First bytes of what is kept for a guest across dom0's restart.
@@ -166,7 +166,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let mut users = others.flat_map(|other| other.disks.iter().map(move |disk| (other, disk)));
             let conflicts = |other: &Disk| {
                 !(other.read_only && disk.read_only)
-                    && parse(other).is_ok_and(|other| is_same_disk(&other, &volume))
+                    && parse(other).is_ok_and(|other| other.is_same_disk(&volume))
             };
             let user = match own.clone().find(|other| conflicts(other)) {
                 Some(_) => Some(machine),

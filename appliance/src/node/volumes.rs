@@ -11,7 +11,7 @@ use mgmt_proto::disk::DiskSetting;
 use mgmt_proto::machine::Disk;
 use storage::aoe::Discovery;
 use storage::rate::Limiter;
-use storage::volume::{Volume, VolumeName};
+use storage::volume::{Volume, VolumeName, user};
 use storage::{BlockError, Lba, Operation, PathRefusal, Payload, Request, RequestId};
 
 use crate::devices::virtio::block::{BlockKind, BlockOperation, BlockStatus, BlockToken};
@@ -124,8 +124,8 @@ fn payload<'a, M>(
 /// The name is none.
 pub fn parse(disk: &Disk) -> Result<VolumeName, Failure> {
     disk.volume.parse().map_err(|error: storage::volume::NameError| {
-        let message = format!("disk {}: {error}", disk.volume);
-        Failure::new(Code::Usage, "", message, "see `redoubt storage discover`")
+        let message = format!("disk {}: {error}", user::without_secret(&disk.volume));
+        Failure::new(Code::Usage, "", message, error.remedy())
     })
 }
 
@@ -144,7 +144,7 @@ use connection::Connections;
 use errand::Errand;
 pub use errand::Task;
 pub use frames::Wire;
-pub use settings::{VolumeSettings, is_same_disk, limits};
+pub use settings::{VolumeSettings, limits};
 use state::StateDisk;
 pub use state::{Ended, LANES};
 

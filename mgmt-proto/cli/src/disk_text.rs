@@ -18,12 +18,13 @@ use mgmt_proto::machine::{Disk, parse_mac};
 use mgmt_proto::secret::Secret;
 use std::path::{Path, PathBuf};
 use storage::iscsi::Portal;
-use storage::volume::VolumeName;
+use storage::volume::{VolumeName, user};
 
 /// Every key, for the nearest match.
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 17] = [
     "volume",
     "access",
+    "user",
     "policy",
     "portal",
     "station",
@@ -39,6 +40,9 @@ const KEYS: [&str; 16] = [
     "target_secret",
     "allow_md5",
 ];
+
+/// Where the user belongs.
+const NO_USER: &str = "write user=NAME, or iscsi://user@portal/iqn/lun";
 
 /// What is wrong, and what to do.
 pub type Wrong = (String, String);
@@ -251,12 +255,13 @@ impl DiskText {
 
     fn build(pairs: &[(String, String)], directory: &Path) -> Result<Self, Wrong> {
         let (mut volume, mut access) = (None, "rw");
-        let (mut secret, mut target_user, mut target_secret) = (None, None, None);
+        let (mut user, mut secret, mut target_user, mut target_secret) = (None, None, None, None);
         let mut settings = Vec::new();
         for (key, value) in pairs {
             match key.as_str() {
                 "volume" => volume = Some(value.as_str()),
                 "access" => access = value,
+                "user" => user = Some(value.as_str()),
                 "secret" => secret = Some(directory.join(expand_home(value))),
                 "target_user" => target_user = Some(value.clone()),
                 "target_secret" => target_secret = Some(directory.join(expand_home(value))),
@@ -275,13 +280,17 @@ impl DiskText {
             }
         };
         let Some(volume) = volume else { return wrong("volume is missing", "add volume = \"aoe:e11.1\"") };
-        let user = user(volume)?;
+        let name = volume_name(volume, user)?;
+        let user = match &name {
+            VolumeName::Iscsi { user, .. } => user.clone(),
+            VolumeName::Aoe(_) => None,
+        };
         let mut wanted = Vec::new();
         match (user, secret) {
             (Some(user), file) => wanted.push(Wanted { whose: user, file, target: None }),
-            (None, Some(_)) => return wrong("a secret without a user", "write iscsi://user@portal/iqn/lun"),
+            (None, Some(_)) => return wrong("a secret without a user", NO_USER),
             (None, None) if target_secret.is_some() => {
-                return wrong("a target_secret without a user", "write iscsi://user@portal/iqn/lun");
+                return wrong("a target_secret without a user", NO_USER);
             }
             (None, None) => {}
         }
@@ -295,7 +304,7 @@ impl DiskText {
             }
             (None, None) => {}
         }
-        Ok(Self { disk: Disk { volume: volume.into(), read_only }, settings, wanted })
+        Ok(Self { disk: Disk { volume: name.to_string(), read_only }, settings, wanted })
     }
 
     /// Reads the secrets from their files, or asks for them.
@@ -317,19 +326,48 @@ impl DiskText {
     }
 }
 
-/// The user that a volume's name names, if it is a volume's name.
-fn user(volume: &str) -> Result<Option<String>, Wrong> {
+/// A volume by its name, and the user if that is said beside it. A name that may hold a
+/// password is not repeated.
+///
+/// # Errors
+/// What is wrong, and what to do.
+pub fn volume_name(volume: &str, user: Option<&str>) -> Result<VolumeName, Wrong> {
+    let shown = user::without_secret(volume);
     if !volume.starts_with("aoe:") && !volume.starts_with("iscsi://") {
         return wrong(
-            format!("{volume:?} is no volume"),
+            format!("{shown:?} is no volume"),
             "write aoe:e11.1 or iscsi://portal/iqn/lun; `redoubt storage discover` finds them",
         );
     }
+    let said = user;
     match volume.parse::<VolumeName>() {
-        Ok(VolumeName::Iscsi { user, .. }) => Ok(user),
-        Ok(VolumeName::Aoe(_)) => Ok(None),
-        Err(error) => wrong(format!("{volume:?}: {error}"), "`redoubt storage discover` finds them"),
+        Ok(VolumeName::Iscsi { user: Some(known), .. }) if said.is_some_and(|said| said != known) => {
+            wrong(format!("{volume:?} names another user than user"), "name the user once")
+        }
+        Ok(VolumeName::Iscsi { portal, target, lun, user }) => {
+            // What can be read out of the name again is a name.
+            if let Some(Err(error)) = said.map(|said| user::decode(&user::encode(said))) {
+                return wrong(
+                    format!("user {}: {error}", said.unwrap_or_default().escape_debug()),
+                    "name a user",
+                );
+            }
+            Ok(VolumeName::Iscsi { user: said.map(Into::into).or(user), portal, target, lun })
+        }
+        Ok(VolumeName::Aoe(_)) if said.is_some() => {
+            wrong(format!("{volume:?} has a user"), "AoE has no users; leave user out")
+        }
+        Ok(name) => Ok(name),
+        Err(error) => wrong(format!("{shown:?}: {error}"), error.remedy()),
     }
+}
+
+/// The same of an argument.
+///
+/// # Errors
+/// [`mgmt_proto::code::Code::Usage`], with what is wrong.
+pub fn volume_argument(text: &str) -> Result<VolumeName, Failure> {
+    volume_name(text, None).map_err(|(message, remedy)| usage(user::without_secret(text), message, remedy))
 }
 
 /// A disk on the command line.
@@ -337,7 +375,8 @@ fn user(volume: &str) -> Result<Option<String>, Wrong> {
 /// # Errors
 /// [`mgmt_proto::code::Code::Usage`], with what is wrong.
 pub fn argument(text: &str, more: &[String]) -> Result<DiskText, Failure> {
-    DiskText::with(text, more, Path::new("")).map_err(|(message, remedy)| usage(text, message, remedy))
+    DiskText::with(text, more, Path::new(""))
+        .map_err(|(message, remedy)| usage(user::without_secret(text), message, remedy))
 }
 
 /// Limits from their texts; those that are missing are none.
@@ -422,6 +461,22 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_user_is_said_in_either_place() {
+        for (user, text) in [
+            ("alice", "alice"),
+            ("dom/alice", "dom%2Falice"),
+            ("bob%secret", "bob%25secret"),
+            ("iqn.1993-08.org.debian:01:abc", "iqn.1993-08.org.debian:01:abc"),
+        ] {
+            let volume = format!("iscsi://{text}@10.0.0.1/iqn.a:b/1");
+            let one = parse(&format!("{volume},secret=f")).unwrap();
+            let other = parse(&format!("iscsi://10.0.0.1/iqn.a:b/1,user={user},secret=f")).unwrap();
+            assert_eq!((&one, one.disk.volume.as_str()), (&other, volume.as_str()));
+            assert_eq!(one.wanted[0].whose, user);
+        }
+    }
+
     /// What the README shows is understood.
     #[test]
     fn the_example_is_one() {
@@ -451,6 +506,12 @@ mod tests {
             ("aoe:e1.999", "an AoE target is named", "discover"),
             ("iscsi://host/iqn.a:b", "a portal is an IPv4 address", "discover"),
             ("iscsi://10.0.0.1/iqn.a:b/1,secret=f", "a secret without a user", "user@"),
+            ("iscsi://bob%secret@10.0.0.1/iqn.a:b/1", "\"iscsi://bob***@10.0.0.1/iqn.a:b/1\"", "secret=FILE"),
+            ("iscsi://bob:secret@10.0.0.1/iqn.a:b/1", "\"iscsi://bob***@10.0.0.1/iqn.a:b/1\"", "secret=FILE"),
+            ("iscsi://a@10.0.0.1/iqn.a:b/1,user=b", "names another user", "once"),
+            ("iscsi://10.0.0.1/iqn.a:b/1,user=", "is empty", "name a user"),
+            ("iscsi://10.0.0.1/iqn.a~b/1", "holds '~'", "rename"),
+            ("aoe:e1.1,user=a", "has a user", "leave user out"),
             ("iscsi://10.0.0.1/iqn.a:b/1,target_secret=f", "without a user", "user@"),
             ("iscsi://a@10.0.0.1/iqn.a:b/1,target_user=f", "without a target_secret", "file"),
             ("", "\"\" is no volume", "write aoe:"),

@@ -167,7 +167,7 @@ impl Initiator {
                 (Volume::Aoe(target), Wire::Ethernet(stations))
             }
             VolumeName::Iscsi { portal, target, lun, .. } => {
-                let kind = SessionKind::Normal { target: target.clone(), lun: *lun };
+                let kind = SessionKind::Normal { target: target.to_string(), lun: *lun };
                 // 11.12.5: type random, so that two runs at a time are two sessions.
                 let [a, b, c] = random()?;
                 let isid = [0x80, a, b, c, 0, 0];

@@ -170,7 +170,8 @@ pub fn guests(guests: &[GuestFacts], wide: bool) -> Table {
 pub fn volumes(found: &[Found]) -> Table {
     let mut table = Table::new(&["Volume", "Server", "Details"]);
     for volume in found {
-        table.push(vec![volume.volume.clone(), volume.server.clone(), volume.details.clone()]);
+        let name = if volume.volume.is_empty() { "-" } else { &volume.volume };
+        table.push(vec![name.into(), volume.server.clone(), volume.details.clone()]);
     }
     table
 }

@@ -104,7 +104,7 @@ mod tests {
         let mut recorded = 0;
         for request in vectors::requests().iter().chain(&others) {
             let Some((verb, object)) = subject(request) else { continue };
-            let again = command(verb, object).unwrap_or_else(|| panic!("{verb}"));
+            let again = command(verb, &object).unwrap_or_else(|| panic!("{verb}"));
             assert_eq!(subject(&again), Some((verb, object)));
             assert_eq!((required(&again), again.guest()), (required(request), request.guest()), "{verb}");
             assert_eq!(is_rescue(&again), is_rescue(request), "{verb}");

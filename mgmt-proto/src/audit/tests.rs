@@ -18,7 +18,7 @@ fn log(length: u64) -> Vec<Entry> {
             let bytes = seal(&key, &binding, sequence, &request).unwrap();
             let verified = open(&bytes, &key.public(), &binding, sequence).unwrap();
             let (verb, object) = subject(&request).unwrap();
-            let mut entry = Entry::new(verified.proof(), verified.operator(), verb, object, Result::Done);
+            let mut entry = Entry::new(verified.proof(), verified.operator(), verb, &object, Result::Done);
             (entry.sequence, entry.at_ns, entry.previous) = (sequence, sequence * 1000, previous);
             previous = entry.digest();
             entry

@@ -44,6 +44,7 @@ pub struct Discovery {
     next_ns: u64,
     filter: Filter,
     found: Vec<Discovered>,
+    is_cut: bool,
 }
 
 const QUERIES: u32 = 3;
@@ -55,7 +56,7 @@ impl Discovery {
     pub fn new(source: MacAddress, seed: u64, now_ns: u64) -> Self {
         let tag = Random::new(seed).next_u32();
         let filter = Filter::All;
-        Self { source, tag, queries_left: QUERIES, next_ns: now_ns, filter, found: Vec::new() }
+        Self { source, tag, queries_left: QUERIES, next_ns: now_ns, filter, found: Vec::new(), is_cut: false }
     }
 
     /// Asks only some of the targets.
@@ -116,7 +117,9 @@ impl Discovery {
             return false;
         }
         let known = self.found.iter().any(|it| it.target == frame.target && it.mac == frame.source);
-        if !known && self.found.len() < AOE_DISCOVERED_MAX {
+        if !known && self.found.len() >= AOE_DISCOVERED_MAX {
+            self.is_cut = true;
+        } else if !known {
             self.found.push(Discovered {
                 target: frame.target,
                 mac: frame.source,
@@ -132,6 +135,12 @@ impl Discovery {
     #[must_use]
     pub const fn source(&self) -> MacAddress {
         self.source
+    }
+
+    /// Whether more answered than are remembered.
+    #[must_use]
+    pub const fn is_cut(&self) -> bool {
+        self.is_cut
     }
 
     /// Every target and path found so far.

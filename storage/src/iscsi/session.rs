@@ -18,6 +18,7 @@ use crate::requests::{Release, Requests};
 mod commands;
 mod config;
 mod connection;
+mod discovery;
 mod dispatch;
 mod management;
 mod outcome;
@@ -29,6 +30,7 @@ mod transfer;
 mod unit;
 
 pub use config::{DiscoveredTarget, PathPolicy, Portal, SessionConfig, SessionKind};
+pub use discovery::TargetList;
 use path::{Path, State};
 pub use traffic::Source;
 pub use transfer::Piece;
@@ -51,7 +53,7 @@ struct Shared {
     lun: [u8; 8],
     /// Commands of all paths have ended silently.
     unit_was_reset: bool,
-    discovered: Vec<DiscoveredTarget>,
+    discovered: TargetList,
     finished: bool,
     /// No more requests; log out when what is there has ended.
     closing: bool,
@@ -107,7 +109,7 @@ impl Session {
                 config,
                 requests: Requests::new(),
                 unit: Unit::new(),
-                discovered: Vec::new(),
+                discovered: TargetList::default(),
                 finished: false,
                 closing: false,
                 random,

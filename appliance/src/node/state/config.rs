@@ -9,9 +9,10 @@ use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::config::{Config, KeptGuest, VERSION};
 use mgmt_proto::disk::DiskSetting;
 use mgmt_proto::limits::{CONFIG_BYTES, STREAM_BYTES};
-use mgmt_proto::machine::Digest;
+use mgmt_proto::machine::{Digest, Disk};
 use mgmt_proto::state::Imported;
 use mgmt_proto::verb::{Outcome, Reply, Stream};
+use storage::volume::VolumeName;
 
 use super::guests::{check, files};
 use super::kernels::Keeping;
@@ -137,7 +138,10 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let (Some(disk), Some(target)) = (disks.get(index), settings.get_mut(index)) else {
                 return false;
             };
-            let same = known.machine.disks.iter().position(|other| other.volume == disk.volume);
+            // The same user at the same portal: a secret goes nowhere else.
+            let name = disk.volume.parse::<VolumeName>();
+            let is_same = |other: &Disk| other.volume.parse() == name && name.is_ok();
+            let same = known.machine.disks.iter().position(is_same);
             let secrets: Vec<DiskSetting> = same
                 .and_then(|index| known.settings.disks.get(index))
                 .into_iter()

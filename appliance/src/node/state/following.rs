@@ -7,6 +7,7 @@ use mgmt_proto::config::KeptGuest;
 use mgmt_proto::disk::{DiskSetting, Limit};
 use mgmt_proto::machine::Disk;
 use mgmt_proto::verb::Outcome;
+use storage::volume::VolumeName;
 
 use super::guests::check;
 use super::kernels::Keeping;
@@ -26,11 +27,17 @@ pub(in crate::node) enum Step<'a> {
     Limited(Option<&'a str>, &'a [Limit]),
 }
 
+/// Whether two texts name one disk, however they spell it.
+fn is_same(one: &str, other: &str) -> bool {
+    let names = (one.parse::<VolumeName>(), other.parse::<VolumeName>());
+    one == other || matches!(names, (Ok(one), Ok(other)) if one.is_same_disk(&other))
+}
+
 /// The description after a step; None if it says so already.
 fn after(kept: &KeptGuest, step: Step<'_>) -> Option<KeptGuest> {
     let mut next = kept.clone();
     next.settings.disks.resize(next.machine.disks.len(), Vec::new());
-    let place = |volume: &str| kept.machine.disks.iter().position(|disk| disk.volume == volume);
+    let place = |volume: &str| kept.machine.disks.iter().position(|disk| is_same(&disk.volume, volume));
     match step {
         Step::Attached(disk, settings) => {
             if place(&disk.volume).is_some() {

@@ -20,6 +20,7 @@ mod liars;
 mod lockdown;
 mod lockout;
 mod management;
+mod names;
 mod network;
 mod power;
 mod rename;

@@ -1,17 +1,17 @@
 //! Searches for volumes, on the wire or at a portal.
 
 use alloc::boxed::Box;
-use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::disk::{DiskSetting, validate};
-use mgmt_proto::machine::{Disk, mac_text};
-use mgmt_proto::verb::Found;
+use mgmt_proto::facts::Found;
+use mgmt_proto::found;
+use mgmt_proto::machine::Disk;
 use storage::aoe::{Discovery, Source};
 use storage::iscsi::{Credentials, Portal, Session, SessionConfig, SessionKind};
-use storage::volume::VolumeName;
+use storage::volume::{VolumeName, user};
 
 use super::connection::Connections;
 use super::{VolumeSettings, Volumes};
@@ -58,17 +58,8 @@ impl Volumes {
         settings: &[DiskSetting],
         now_ns: u64,
     ) -> Result<(), Failure> {
-        let (user, address) = match text.rsplit_once('@') {
-            Some((user, address)) => (Some(user), address),
-            None => (None, text),
-        };
-        let portal = Portal::parse(address).ok_or_else(|| {
-            Failure::new(
-                Code::Usage,
-                text,
-                "is not a portal",
-                "an IPv4 address, with :port unless it is 3260",
-            )
+        let (user, portal) = user::at_portal(text).map_err(|error| {
+            Failure::new(Code::Usage, user::without_secret(text), error.to_string(), error.remedy())
         })?;
         if self.search.is_some() {
             return Err(busy());
@@ -107,7 +98,7 @@ impl Volumes {
             return None;
         }
         match self.search.take()? {
-            Search::Aoe(discoveries) => Some(Ok(discoveries.iter().flat_map(found_by).collect())),
+            Search::Aoe(discoveries) => Some(Ok(found::on_wires(&discoveries))),
             Search::Iscsi { session, connections, portal, .. } => {
                 connections.close(stacks, now_ns);
                 if !session.discovery_finished() {
@@ -119,34 +110,16 @@ impl Volumes {
                         "check address and target",
                     )));
                 }
-                Some(Ok(session
-                    .discovered()
-                    .iter()
-                    .map(|target| Found {
-                        volume: format!("iscsi://{portal}/{}/<lun>", target.name),
-                        server: portal.to_string(),
-                        details: target.portals.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
-                    })
-                    .collect()))
+                Some(Ok(found::at_portal(portal, session.target_list())))
             }
         }
     }
 }
 
-/// What one network has.
-fn found_by(discovery: &Discovery) -> impl Iterator<Item = Found> {
-    let card = mac_text(discovery.source());
-    discovery.found().iter().map(move |found| Found {
-        volume: format!("aoe:{}", found.target),
-        server: mac_text(found.mac),
-        details: format!("{} buffers, {} sectors a frame, seen by {card}", found.buffers, found.sectors_max),
-    })
-}
-
 /// How the node proves who it is at a portal.
 fn credentials(
     text: &str,
-    user: Option<&str>,
+    user: Option<String>,
     portal: Portal,
     settings: &[DiskSetting],
 ) -> Result<Option<Credentials>, Failure> {
@@ -157,12 +130,11 @@ fn credentials(
     if !settings.iter().all(of_chap) {
         return wrong("a setting is not of discovery", "secret, target_secret and allow_md5 are");
     }
-    if user == Some("") || (user.is_some() && settings.is_empty()) {
-        return wrong("a user needs a name and a secret", "write user@address and give secret");
+    if user.is_some() && settings.is_empty() {
+        return wrong("a user needs a secret", "write user@address and give secret");
     }
     // As it is for a volume at that portal.
-    let (target, lun) = (String::from("iqn.discovery"), 0);
-    let name = VolumeName::Iscsi { user: user.map(String::from), portal, target, lun };
+    let name = VolumeName::discovery(user, portal);
     validate(&Disk { volume: name.to_string(), read_only: true }, settings)?;
     Ok(VolumeSettings::new(&name, settings)?.credentials)
 }

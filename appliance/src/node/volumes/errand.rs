@@ -19,7 +19,6 @@ use storage::volume::{Volume, VolumeName};
 use storage::{VolumeState, VolumeStatus};
 
 use super::connection::Connections;
-use super::settings::is_same_disk;
 use super::{NoPayload, VolumeSettings, Volumes, status};
 use crate::limits::DISCOVERY_TIMEOUT_NS;
 use crate::node::stacks::Stacks;
@@ -210,7 +209,7 @@ impl Volumes {
             let message = "another volume is being tried";
             return Err(Failure::new(Code::Conflict, "", message, "try again in a few seconds"));
         }
-        let used = self.bindings.iter().find(|it| is_same_disk(&it.name, name) && !it.read_only);
+        let used = self.bindings.iter().find(|it| it.name.is_same_disk(name) && !it.read_only);
         let used = used.filter(|_| task != Task::Look).map(|it| (it.guest, it.device));
         let deadline_ns = now_ns.saturating_add(DISCOVERY_TIMEOUT_NS);
         let subject = match used {

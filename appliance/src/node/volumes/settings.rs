@@ -204,7 +204,7 @@ impl Volumes {
                 }))
             }
             VolumeName::Iscsi { portal, target, lun, .. } => {
-                let kind = SessionKind::Normal { target: target.clone(), lun: *lun };
+                let kind = SessionKind::Normal { target: target.to_string(), lun: *lun };
                 let initiator = self.initiator.clone();
                 let config = SessionConfig::new(*portal, initiator, kind, isid(name, share), seed);
                 let others = settings.portals.iter().filter(|other| *other != portal);
@@ -226,20 +226,6 @@ impl Volumes {
     }
 }
 
-/// Whether two names mean one disk: a target's name is unique in the world, whoever
-/// asks for it and whichever way leads there.
-#[must_use]
-pub fn is_same_disk(one: &VolumeName, other: &VolumeName) -> bool {
-    match (one, other) {
-        (VolumeName::Aoe(one), VolumeName::Aoe(other)) => one == other,
-        (
-            VolumeName::Iscsi { target: one, lun, .. },
-            VolumeName::Iscsi { target: other, lun: other_lun, .. },
-        ) => one == other && lun == other_lun,
-        _ => false,
-    }
-}
-
 /// FNV-1a: the same on every start.
 fn hash(text: &str) -> u64 {
     text.bytes()
@@ -251,6 +237,7 @@ fn hash(text: &str) -> u64 {
 /// restart and the target drops the session before it. Two sessions with one
 /// volume must differ, or each would end the other.
 pub(super) fn isid(name: &VolumeName, share: u16) -> [u8; 6] {
-    let [a, b, c, d, e, ..] = hash(&name.to_string()).wrapping_add(u64::from(share) << 24).to_be_bytes();
+    let [a, b, c, d, e, ..] =
+        hash(&name.normalised().to_string()).wrapping_add(u64::from(share) << 24).to_be_bytes();
     [0x80, a, b, c, d, e]
 }

@@ -10,7 +10,7 @@ use storage::volume::{Volume, VolumeName};
 use storage::{Lba, Octets, Operation, Request, RequestId, VolumeState};
 
 use super::connection::Connections;
-use super::{VolumeSettings, Volumes, is_same_disk};
+use super::{VolumeSettings, Volumes};
 use crate::local_disk::{DiskWork, LocalDisk};
 use crate::node::stacks::Stacks;
 
@@ -95,7 +95,7 @@ impl Volumes {
     #[must_use]
     pub fn is_state(&self, other: &VolumeName) -> bool {
         match self.state.as_ref().map(|state| &state.carrier) {
-            Some(Carrier::Session { name, .. }) => is_same_disk(name, other),
+            Some(Carrier::Session { name, .. }) => name.is_same_disk(other),
             _ => false,
         }
     }

@@ -102,7 +102,7 @@ impl Volumes {
     #[must_use]
     pub fn is_volume(&self, guest: u64, device: usize, name: &VolumeName) -> bool {
         let binding = self.bindings.iter().find(|it| it.guest == guest && it.device == device);
-        binding.is_some_and(|it| super::settings::is_same_disk(&it.name, name))
+        binding.is_some_and(|it| it.name.is_same_disk(name))
     }
 }
 

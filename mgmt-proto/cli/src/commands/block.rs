@@ -14,6 +14,7 @@ use redoubt::disk_text::limits;
 use redoubt::session::find;
 use redoubt::volumes::{DiskDone, block, block_table, plugged};
 use std::time::{Duration, Instant};
+use storage::volume::{VolumeName, user};
 
 /// How long a guest may take to notice a disk before the command ends without it.
 const NOTICE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -85,9 +86,14 @@ fn watch(
 fn slot_of(connection: &mut Connection, name: &str, given: &str) -> Result<u32, Failure> {
     let disks = disks(connection, name)?;
     let number = given.parse::<u32>().ok();
+    let named = given.parse::<VolumeName>().ok();
+    let is_named = |volume: &str| {
+        volume == given
+            || named.as_ref().zip(volume.parse().ok()).is_some_and(|(one, other)| one.is_same_disk(&other))
+    };
     let meant: Vec<u32> = disks
         .iter()
-        .filter(|disk| number.map_or(disk.volume == given, |number| disk.slot == number))
+        .filter(|disk| number.map_or_else(|| is_named(&disk.volume), |number| disk.slot == number))
         .map(|disk| disk.slot)
         .collect();
     match meant.as_slice() {
@@ -96,7 +102,8 @@ fn slot_of(connection: &mut Connection, name: &str, given: &str) -> Result<u32, 
             let volumes = disks.iter().map(|disk| disk.volume.as_str());
             let otherwise = format!("see `redoubt block-list {name}`");
             let remedy = redoubt::nearest::remedy(given, volumes, &otherwise);
-            Err(Failure::new(Code::NotFound, name, format!("has no disk {given}"), remedy))
+            let shown = user::without_secret(given);
+            Err(Failure::new(Code::NotFound, name, format!("has no disk {shown}"), remedy))
         }
         several => {
             let message = format!("has {given} in {} slots", several.len());

@@ -33,7 +33,8 @@ fn discover(scope: &Scope<'_>, protocol: Option<&Discover>) -> Result<Answer, Fa
             verb::Discover::Iscsi(portal.clone())
         }
         Some(Discover::Iscsi { portal, settings, .. }) => {
-            verb::Discover::IscsiAs(portal.clone(), login(portal, settings)?)
+            let (portal, settings) = login(portal, settings)?;
+            verb::Discover::IscsiAs(portal, settings)
         }
     };
     let mut connection = scope.open()?;
@@ -44,10 +45,13 @@ fn discover(scope: &Scope<'_>, protocol: Option<&Discover>) -> Result<Answer, Fa
 }
 
 /// How somebody proves who they are at a portal: said as of a volume there.
-fn login(portal: &str, settings: &[String]) -> Result<Vec<DiskSetting>, Failure> {
-    let mut disk = disk_text::argument(&format!("iscsi://{portal}/iqn.discovery/0"), settings)?;
+fn login(portal: &str, settings: &[String]) -> Result<(String, Vec<DiskSetting>), Failure> {
+    let (before, after) = ("iscsi://", "/iqn.discovery/0");
+    let mut disk = disk_text::argument(&format!("{before}{portal}{after}"), settings)?;
     disk.read_secrets(&mut ask)?;
-    Ok(disk.settings)
+    let volume = disk.disk.volume.as_str();
+    let portal = volume.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
+    Ok((portal.unwrap_or(volume).into(), disk.settings))
 }
 
 /// Whether no node is asked.
@@ -60,8 +64,8 @@ pub(crate) fn discover_here(protocol: Option<&Discover>) -> Result<Answer, Failu
     let found = match protocol {
         Some(Discover::Aoe { interface: Some(interface) }) => initiator::discover::aoe(interface)?,
         Some(Discover::Iscsi { portal, settings, .. }) => {
-            let settings = login(portal, settings)?;
-            initiator::discover::iscsi(portal, &settings)?
+            let (portal, settings) = login(portal, settings)?;
+            initiator::discover::iscsi(&portal, &settings)?
         }
         _ => Vec::new(),
     };
@@ -69,7 +73,8 @@ pub(crate) fn discover_here(protocol: Option<&Discover>) -> Result<Answer, Failu
 }
 
 fn targets(found: &[Found]) -> Answer {
-    let names = found.iter().map(|found| found.volume.clone()).collect();
+    let names = found.iter().map(|found| found.volume.clone()).filter(|volume| !volume.is_empty());
+    let names = names.collect();
     let value: Vec<_> = found.iter().map(json::volume).collect();
     Answer::table(&value, names, table::volumes(found))
 }
@@ -98,6 +103,7 @@ fn in_full(volumes: &[Volume]) -> Answer {
 }
 
 fn show(scope: &Scope<'_>, volume: Option<&str>) -> Result<Answer, Failure> {
+    volume.map(disk_text::volume_argument).transpose()?;
     let volumes = volumes::volumes(&pages(&mut scope.open()?, volume)?);
     if volume.is_some() {
         return Ok(in_full(&volumes));
@@ -145,18 +151,27 @@ fn probe(scope: &Scope<'_>, argument: &DiskArgument) -> Result<Answer, Failure> 
     Ok(answer)
 }
 
+fn paths(connection: &mut Connection, volume: Option<&str>) -> Result<Answer, Failure> {
+    let page = pages(connection, volume)?;
+    let volumes = volumes::volumes(&page);
+    let paths: Vec<Path> = volumes.into_iter().flat_map(|volume| volume.paths).collect();
+    let names = paths.iter().map(|path| path.name.clone()).collect();
+    Ok(Answer::table(&paths, names, volumes::path_table(&paths, page.now_ns)))
+}
+
 fn path(scope: &Scope<'_>, verb: &StoragePath) -> Result<Answer, Failure> {
+    let (StoragePath::Enable { volume, .. }
+    | StoragePath::Disable { volume, .. }
+    | StoragePath::List { volume: Some(volume) }) = verb
+    else {
+        return paths(&mut scope.open()?, None);
+    };
+    disk_text::volume_argument(volume)?;
     let mut connection = scope.open()?;
-    let (volume, number, enabled) = match verb {
-        StoragePath::List { volume } => {
-            let page = pages(&mut connection, volume.as_deref())?;
-            let volumes = volumes::volumes(&page);
-            let paths: Vec<Path> = volumes.into_iter().flat_map(|volume| volume.paths).collect();
-            let names = paths.iter().map(|path| path.name.clone()).collect();
-            return Ok(Answer::table(&paths, names, volumes::path_table(&paths, page.now_ns)));
-        }
-        StoragePath::Enable { volume, path } => (volume, *path, true),
-        StoragePath::Disable { volume, path } => (volume, *path, false),
+    let (number, enabled) = match verb {
+        StoragePath::List { .. } => return paths(&mut connection, Some(volume)),
+        StoragePath::Enable { path, .. } => (*path, true),
+        StoragePath::Disable { path, .. } => (*path, false),
     };
     if scope.dry_run {
         let page = pages(&mut connection, Some(volume))?;

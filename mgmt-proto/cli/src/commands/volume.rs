@@ -6,6 +6,7 @@ use crate::scope::print_answer;
 use clap::{Args, ValueEnum};
 use mgmt_proto::code::{Code, Failure};
 use redoubt::answer::Answer;
+use redoubt::disk_text;
 use redoubt::exit;
 use redoubt::initiator::bench::{self, Extent, Job, Measured};
 use redoubt::initiator::{Initiator, Options, copy, secret};
@@ -16,7 +17,7 @@ use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use storage::iscsi::{Credentials, DigestPolicy, Portal};
-use storage::volume::VolumeName;
+use storage::volume::{VolumeName, user};
 
 /// How long a target may keep silent, unless `--timeout` says otherwise.
 const PATIENCE_SECONDS: u64 = 30;
@@ -24,8 +25,9 @@ const PATIENCE_SECONDS: u64 = 30;
 #[derive(Debug, Args)]
 pub(crate) struct Reach {
     /// The volume: aoe:e11.1, or iscsi://[user@]address[:port]/iqn/lun
+    // Read later: what may hold a password is not to be quoted.
     #[arg(value_name = "VOLUME")]
-    volume: VolumeName,
+    volume: String,
     /// Network interface that leads to an AoE target; several are several paths
     #[arg(long, value_name = "NAME", help_heading = "AoE")]
     interface: Vec<String>,
@@ -47,6 +49,9 @@ pub(crate) struct Reach {
     /// Our iSCSI name
     #[arg(long, value_name = "IQN", help_heading = "iSCSI")]
     initiator: Option<String>,
+    /// The user to log in as, any name: as user@ in the volume's name
+    #[arg(long, value_name = "NAME", help_heading = "iSCSI")]
+    user: Option<String>,
     /// File with the CHAP secret; without, it is asked for
     #[arg(long, value_name = "FILE", help_heading = "iSCSI")]
     secret_file: Option<PathBuf>,
@@ -187,7 +192,12 @@ fn size(text: &str) -> Result<u64, String> {
 }
 
 impl Reach {
-    fn options(&self, global: &Global, read_only: bool) -> Result<Options, Failure> {
+    fn name(&self) -> Result<VolumeName, Failure> {
+        let wrong = |(message, remedy)| exit::usage(user::without_secret(&self.volume), message, remedy);
+        disk_text::volume_name(&self.volume, self.user.as_deref()).map_err(wrong)
+    }
+
+    fn options(&self, global: &Global, name: &VolumeName, read_only: bool) -> Result<Options, Failure> {
         let patience = Duration::from_secs(global.timeout.unwrap_or(PATIENCE_SECONDS));
         let mut options = Options {
             interfaces: self.interface.clone(),
@@ -195,7 +205,7 @@ impl Reach {
             macs: self.mac.clone(),
             portals: self.portal.clone(),
             round_robin: self.round_robin,
-            credentials: self.credentials()?,
+            credentials: self.credentials(name)?,
             digests: match self.digests {
                 Digests::Preferred => DigestPolicy::Preferred,
                 Digests::Required => DigestPolicy::Required,
@@ -211,26 +221,26 @@ impl Reach {
         Ok(options)
     }
 
-    fn credentials(&self) -> Result<Option<Credentials>, Failure> {
-        let VolumeName::Iscsi { user: Some(user), .. } = &self.volume else {
+    fn credentials(&self, name: &VolumeName) -> Result<Option<Credentials>, Failure> {
+        let VolumeName::Iscsi { user: Some(user), .. } = name else {
             if self.secret_file.is_some() || self.target_secret_file.is_some() {
-                let remedy = "name the user: iscsi://user@address/iqn/lun";
-                return Err(exit::usage(self.volume.to_string(), "a secret without a user", remedy));
+                let remedy = "name the user with --user, or as iscsi://user@address/iqn/lun";
+                return Err(exit::usage(name.to_string(), "a secret without a user", remedy));
             }
             return Ok(None);
         };
         let secret = match &self.secret_file {
             Some(path) => secret::load(path)?,
-            None => secret::ask(&format!("CHAP secret of {user} for {}: ", self.volume))?,
+            None => secret::ask(&format!("CHAP secret of {user} for {name}: "))?,
         };
         let target = self.target_secret_file.as_deref().map(secret::load).transpose()?;
         let target = target.map(|secret| (None, secret));
         Ok(Some(Credentials { name: user.clone(), secret, target, allow_md5: self.allow_md5 }))
     }
 
-    fn open(&self, global: &Global, read_only: bool) -> Result<Initiator, Failure> {
-        let options = self.options(global, read_only)?;
-        let mut initiator = Initiator::open(&self.volume, &options)?;
+    fn open(&self, global: &Global, name: &VolumeName, read_only: bool) -> Result<Initiator, Failure> {
+        let options = self.options(global, name, read_only)?;
+        let mut initiator = Initiator::open(name, &options)?;
         initiator.wait_until_ready(options.patience.unwrap_or_default())?;
         if global.verbose {
             let status = initiator.status();
@@ -240,25 +250,24 @@ impl Reach {
         }
         Ok(initiator)
     }
+}
 
-    /// Whether the volume may be overwritten: by an option, or a person says so.
-    fn consent(&self, global: &Global, what: &str) -> Result<(), Failure> {
-        if global.yes {
-            return Ok(());
-        }
-        let refused = |why: &str| {
-            Err(Failure::new(Code::Refused, self.volume.to_string(), why, "say --yes to overwrite it"))
-        };
-        if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-            return refused("nobody is there to be asked whether it may be overwritten");
-        }
-        eprint!("{what} of {} will be lost. Overwrite it? [y/N] ", self.volume);
-        let mut line = String::new();
-        let read = std::io::stdin().read_line(&mut line);
-        match line.trim() {
-            "y" | "Y" | "yes" if read.is_ok() => Ok(()),
-            _ => refused("not overwritten"),
-        }
+/// Whether the volume may be overwritten: by an option, or a person says so.
+fn consent(global: &Global, name: &VolumeName, what: &str) -> Result<(), Failure> {
+    if global.yes {
+        return Ok(());
+    }
+    let refused =
+        |why: &str| Err(Failure::new(Code::Refused, name.to_string(), why, "say --yes to overwrite it"));
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        return refused("nobody is there to be asked whether it may be overwritten");
+    }
+    eprint!("{what} of {name} will be lost. Overwrite it? [y/N] ");
+    let mut line = String::new();
+    let read = std::io::stdin().read_line(&mut line);
+    match line.trim() {
+        "y" | "Y" | "yes" if read.is_ok() => Ok(()),
+        _ => refused("not overwritten"),
     }
 }
 
@@ -273,17 +282,17 @@ pub(crate) fn bench(global: &Global, options: &Bench) -> Result<(), Failure> {
         offset: options.range.offset,
         length: options.range.length,
     };
-    let volume = options.reach.volume.to_string();
+    let name = options.reach.name()?;
     if global.dry_run {
-        return look(global, &options.reach, "bench");
+        return look(global, &options.reach, &name, "bench");
     }
     if job.write {
-        options.reach.consent(global, "The contents")?;
+        consent(global, &name, "The contents")?;
     }
-    let mut initiator = options.reach.open(global, !job.write)?;
+    let mut initiator = options.reach.open(global, &name, !job.write)?;
     let measured = bench::run(&mut initiator, &job)?;
     initiator.close()?;
-    print_answer(global, report(volume, &job, &measured))
+    print_answer(global, report(name.to_string(), &job, &measured))
 }
 
 fn report(volume: String, job: &Job, measured: &Measured) -> Answer {
@@ -341,9 +350,9 @@ fn report(volume: String, job: &Job, measured: &Measured) -> Answer {
 }
 
 /// Reaches the volume and does nothing.
-fn look(global: &Global, reach: &Reach, verb: &'static str) -> Result<(), Failure> {
-    reach.open(global, true)?.close()?;
-    let object = reach.volume.to_string();
+fn look(global: &Global, reach: &Reach, name: &VolumeName, verb: &'static str) -> Result<(), Failure> {
+    reach.open(global, name, true)?.close()?;
+    let object = name.to_string();
     print_answer(global, Answer::done(&redoubt::json::Done { object, verb, status: "dry-run", id: None }))
 }
 
@@ -353,14 +362,15 @@ fn is_standard(path: &Path) -> bool {
 
 /// Reads a volume to a file.
 pub(crate) fn read(global: &Global, options: &Transfer) -> Result<(), Failure> {
+    let name = options.reach.name()?;
     if global.dry_run {
-        return look(global, &options.reach, "read");
+        return look(global, &options.reach, &name, "read");
     }
     let standard = is_standard(&options.file);
     if standard && std::io::stdout().is_terminal() {
         return Err(exit::usage("stdout", "a terminal is no place for a disk's bytes", "name a file"));
     }
-    let mut initiator = options.reach.open(global, true)?;
+    let mut initiator = options.reach.open(global, &name, true)?;
     let capacity = initiator.volume().ready_capacity().unwrap_or(0);
     let (first, count) = copy::range(options.range.offset, options.range.length, capacity)?;
     let began = Instant::now();
@@ -373,7 +383,7 @@ pub(crate) fn read(global: &Global, options: &Transfer) -> Result<(), Failure> {
     let bytes = copy::read(&mut initiator, first, count, &mut *output, &mut said)?;
     drop(output);
     initiator.close()?;
-    let answer = copied(&options.reach, "read", bytes, began.elapsed());
+    let answer = copied(&name, "read", bytes, began.elapsed());
     if standard {
         eprint!("{}", answer.render(redoubt::answer::Form::Table));
         return Ok(());
@@ -383,16 +393,17 @@ pub(crate) fn read(global: &Global, options: &Transfer) -> Result<(), Failure> {
 
 /// Writes a file to a volume.
 pub(crate) fn write(global: &Global, options: &Transfer) -> Result<(), Failure> {
+    let name = options.reach.name()?;
     if global.dry_run {
-        return look(global, &options.reach, "write");
+        return look(global, &options.reach, &name, "write");
     }
     let input: Box<dyn Read> = if is_standard(&options.file) {
         Box::new(std::io::stdin().lock())
     } else {
         Box::new(File::open(&options.file).map_err(|error| exit::file(&options.file, &error))?)
     };
-    options.reach.consent(global, &format!("What lies from byte {} on", options.range.offset))?;
-    let mut initiator = options.reach.open(global, false)?;
+    consent(global, &name, &format!("What lies from byte {} on", options.range.offset))?;
+    let mut initiator = options.reach.open(global, &name, false)?;
     let capacity = initiator.volume().ready_capacity().unwrap_or(0);
     let (first, count) = copy::range(options.range.offset, options.range.length, capacity)?;
     // With a length, so much of a longer file.
@@ -401,7 +412,7 @@ pub(crate) fn write(global: &Global, options: &Transfer) -> Result<(), Failure> 
     let total = std::fs::metadata(&options.file).map_or(0, |it| it.len());
     let bytes = copy::write(&mut initiator, first, count, &mut input, &mut progress(total))?;
     initiator.close()?;
-    print_answer(global, copied(&options.reach, "write", bytes, began.elapsed()))
+    print_answer(global, copied(&name, "write", bytes, began.elapsed()))
 }
 
 /// A bar on a terminal.
@@ -414,8 +425,8 @@ fn progress(total: u64) -> impl FnMut(u64) {
     }
 }
 
-fn copied(reach: &Reach, verb: &'static str, bytes: u64, elapsed: Duration) -> Answer {
-    let volume = reach.volume.to_string();
+fn copied(name: &VolumeName, verb: &'static str, bytes: u64, elapsed: Duration) -> Answer {
+    let volume = name.to_string();
     let seconds = elapsed.as_secs_f64();
     let line = format!("{volume}: {verb} {bytes} bytes in {seconds:.1} s\n");
     Answer::lines(&Copied { volume: volume.clone(), verb, bytes, seconds }, &volume, line)

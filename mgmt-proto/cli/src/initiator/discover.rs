@@ -6,11 +6,13 @@ use super::{BUFFER_BYTES, Clock, Memory, Options, REFUSED_LIMIT, nanoseconds, ra
 use crate::exit;
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::disk::DiskSetting;
-use mgmt_proto::verb::Found;
+use mgmt_proto::facts::Found;
+use mgmt_proto::found;
 use std::time::Duration;
 use storage::VolumeState;
 use storage::aoe::Discovery;
-use storage::iscsi::{Credentials, Portal, Secret, Session, SessionConfig, SessionKind};
+use storage::iscsi::{Credentials, Secret, Session, SessionConfig, SessionKind};
+use storage::volume::user;
 
 /// How long a portal may take.
 const PORTAL_LIMIT: Duration = Duration::from_secs(5);
@@ -35,12 +37,7 @@ pub fn aoe(interface: &str) -> Result<Vec<Found>, Failure> {
             discovery.receive(buffer.get(..length).unwrap_or_default());
         }
     }
-    let found = discovery.found().iter().map(|found| Found {
-        volume: format!("aoe:{}", found.target),
-        server: found.mac.map(|octet| format!("{octet:02x}")).join(":"),
-        details: format!("{} buffers, {} sectors a frame", found.buffers, found.sectors_max),
-    });
-    Ok(found.collect())
+    Ok(found::on_wires(&[discovery]))
 }
 
 /// Targets that a portal, `[user@]address[:port]`, tells of. Of the settings, those of
@@ -49,16 +46,15 @@ pub fn aoe(interface: &str) -> Result<Vec<Found>, Failure> {
 /// # Errors
 /// When it does not answer, or refuses us.
 pub fn iscsi(text: &str, settings: &[DiskSetting]) -> Result<Vec<Found>, Failure> {
-    let (user, address) = text.rsplit_once('@').map_or((None, text), |(user, it)| (Some(user), it));
-    let portal = Portal::parse(address).ok_or_else(|| {
-        exit::usage(text, "is not a portal", "an IPv4 address, with :port unless it is 3260")
-    })?;
+    let shown = user::without_secret(text);
+    let (user, portal) = user::at_portal(text)
+        .map_err(|error| exit::usage(shown.clone(), error.to_string(), error.remedy()))?;
     let initiator = Options::default().initiator;
     let [a, b, c] = random()?;
     let seed = u64::from_le_bytes(random()?);
     let isid = [0x80, a, b, c, 0, 1];
     let config = SessionConfig::new(portal, initiator, SessionKind::Discovery, isid, seed);
-    let credentials = user.and_then(|user| credentials(user, settings));
+    let credentials = user.and_then(|user| credentials(&user, settings));
     let mut session = Session::new(SessionConfig { credentials, ..config });
     let mut links = [Link::default()];
     let (mut memory, mut buffer) = (Memory::default(), vec![0; BUFFER_BYTES]);
@@ -80,12 +76,7 @@ pub fn iscsi(text: &str, settings: &[DiskSetting]) -> Result<Vec<Found>, Failure
             return Err(Failure::new(Code::Unreachable, text, why, "check the address and the target"));
         }
     }
-    let found = session.discovered().iter().map(|target| Found {
-        volume: format!("iscsi://{portal}/{}/<lun>", target.name),
-        server: portal.to_string(),
-        details: target.portals.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
-    });
-    Ok(found.collect())
+    Ok(found::at_portal(portal, session.target_list()))
 }
 
 fn credentials(user: &str, settings: &[DiskSetting]) -> Option<Credentials> {

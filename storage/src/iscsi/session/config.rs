@@ -125,4 +125,6 @@ pub struct DiscoveredTarget {
     pub name: String,
     /// Where it listens; empty means where we asked.
     pub portals: Vec<Portal>,
+    /// Addresses that are no IPv4 address, or too many.
+    pub other_addresses: usize,
 }

@@ -2,10 +2,10 @@
 //!
 //! Spec: RFC 7143 section 11.
 
-use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::config::{DiscoveredTarget, Portal, SessionKind};
+use super::config::SessionKind;
+use super::discovery::TargetList;
 use super::path::{Path, Segment, State};
 use super::{Operation, Shared, Stage};
 use crate::iscsi::chap::Algorithm;
@@ -16,9 +16,9 @@ use crate::iscsi::scsi::Sense;
 use crate::iscsi::tasks::{Outgoing, Probe, Sequence, Source, TaskKind};
 use crate::iscsi::text;
 use crate::limits::{
-    ISCSI_DISCOVERED_MAX, ISCSI_OUTPUT_PDUS_MAX, ISCSI_RECEIVE_SEGMENT_MAX, ISCSI_TEXT_PIECES_MAX,
+    ISCSI_DISCOVERED_MAX, ISCSI_OUTPUT_PDUS_MAX, ISCSI_RECEIVE_SEGMENT_MAX, ISCSI_TEXT_MAX,
+    ISCSI_TEXT_PIECES_MAX,
 };
-use crate::volume::is_target;
 
 const REDIRECTS_MAX: u32 = 4;
 const FAILURES_AFTER_LOGIN: u32 = 3;
@@ -293,7 +293,7 @@ impl Path {
         let list = core::mem::take(&mut self.text);
         self.text_pieces = 0;
         if shared.config.kind == SessionKind::Discovery {
-            shared.discovered = discovered(&list);
+            shared.discovered = TargetList::parse(&list);
             shared.finished = true;
             self.state = State::Finished;
         } else {
@@ -377,32 +377,4 @@ fn lun_of(header: &Header) -> [u8; 8] {
         *target = *source;
     }
     lun
-}
-
-/// The targets in an answer to SendTargets (RFC 7143 appendix C). A name that is none could
-/// not be used, and may be made to look like something else: it is left out, with its
-/// addresses.
-fn discovered(list: &[u8]) -> Vec<DiscoveredTarget> {
-    let mut found: Vec<DiscoveredTarget> = Vec::new();
-    let mut named = false;
-    for (key, value) in text::pairs(list).flatten() {
-        match key {
-            "TargetName" => {
-                named = found.len() < ISCSI_DISCOVERED_MAX && is_target(value);
-                if named {
-                    found.push(DiscoveredTarget { name: String::from(value), portals: Vec::new() });
-                }
-            }
-            "TargetAddress" => {
-                let portal = Portal::parse_target_address(value);
-                if let (Some(target), Some(portal)) = (found.last_mut().filter(|_| named), portal)
-                    && target.portals.len() < ISCSI_DISCOVERED_MAX
-                {
-                    target.portals.push(portal);
-                }
-            }
-            _ => {}
-        }
-    }
-    found
 }

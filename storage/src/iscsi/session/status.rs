@@ -6,14 +6,20 @@ use alloc::vec::Vec;
 
 use super::path::{Path, State};
 use super::{
-    DiscoveredTarget, HURRY_NS, PathState, PathStatus, Portal, Session, Shared, Stage, VolumeState,
-    VolumeStatus, scsi,
+    DiscoveredTarget, HURRY_NS, PathState, PathStatus, Portal, Session, Shared, Stage, TargetList,
+    VolumeState, VolumeStatus, scsi,
 };
 
 impl Session {
     /// Targets found by a discovery session.
     #[must_use]
     pub fn discovered(&self) -> &[DiscoveredTarget] {
+        &self.shared.discovered.targets
+    }
+
+    /// Everything that a discovery session was told.
+    #[must_use]
+    pub const fn target_list(&self) -> &TargetList {
         &self.shared.discovered
     }
 
