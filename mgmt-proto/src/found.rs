@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn the_longest_list_fits_a_reply() {
-        let name = "iqn.2026-11.example:a-name-of-more-than-usual-length-that-somebody-likes";
+        let name = "iqn.2026-11.example:a-name-of-more-than-usual-length-that-some-have";
         let targets = vec![target(name, 3, 0); ISCSI_DISCOVERED_MAX];
         let found = at_portal(PORTAL, &TargetList { targets, ..TargetList::default() });
         let last = found.last().unwrap();

@@ -33,6 +33,7 @@ mod filter;
 mod gate;
 mod neighbours;
 mod pace;
+mod paths;
 mod sequence;
 mod slots;
 mod streams;
@@ -327,6 +328,9 @@ impl Host {
             self.receive_arp(frame, now_ns);
             return;
         }
+        if self.receive_too_big(frame, now_ns) {
+            return;
+        }
         let (connections, sockets) = (&self.connections, &self.sockets);
         let guard = self.guard.map(|guard| guard.port);
         let mut gated = false;
@@ -363,6 +367,7 @@ impl Host {
     /// is not known better: nothing is learned from a packet.
     fn ingress(&mut self, frame: &[u8], now_ns: u64) {
         let packet = frame.get(HEADER_BYTES..);
+        self.outgoing.paths.heard(frame);
         self.outgoing.begin_reply(frame);
         let medium = Medium::Ip;
         let mut device = FrameDevice { incoming: packet, outgoing: &mut self.outgoing, medium };

@@ -54,6 +54,10 @@ pub const HOST_ACCEPTS_PENDING_MAX: usize = 8;
 /// Buffer memory of all TCP sockets together, besides those of the guarded port. Who has
 /// several stacks shares it among them: see [`crate::host::Host::limit_buffers`].
 pub const HOST_BUFFER_BYTES_MAX: usize = 12 * 1024 * 1024 + 256 * 1024;
+/// Connections of the host whose octets under way are known.
+pub const HOST_FLOWS_MAX: usize = HOST_SOCKETS_MAX + HOST_GUARDED_SOCKETS_MAX;
+/// Peers of the host to whom packets must be shorter than its link takes.
+pub const HOST_PATHS_MAX: usize = 64;
 /// Neighbours the host knows or asks for: more than it has sockets.
 pub const NEIGHBOURS_MAX: usize = 160;
 /// Frames that wait for one neighbour's answer.

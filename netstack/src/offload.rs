@@ -152,6 +152,11 @@ pub(crate) fn is_sound(frame: &[u8]) -> bool {
     finish(addresses + u64::from(PROTOCOL_TCP) + segment.len() as u64 + sum(segment)) == 0
 }
 
+/// Whether octets hold the checksum of themselves (RFC 1071).
+pub(crate) fn is_summed(octets: &[u8]) -> bool {
+    finish(sum(octets)) == 0
+}
+
 /// The same where 0 means "none": both stand for the same sum (RFC 768).
 fn finish_nonzero(total: u64) -> u16 {
     match finish(total) {

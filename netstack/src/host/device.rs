@@ -13,6 +13,7 @@ use super::arp::Arp;
 use super::attached::Attached;
 use super::gate::Translations;
 use super::neighbours::{Neighbours, Sent};
+use super::paths::Paths;
 use crate::frame::{ETHERTYPE_ARP, ETHERTYPE_IPV4, HEADER_BYTES, MacAddress};
 use crate::limits::{
     HOST_FRAMES_BYTES_MAX, HOST_FRAMES_MAX, HOST_LARGE_FRAME_BYTES_MAX, HOST_REPLY_BYTES_MAX,
@@ -58,6 +59,7 @@ pub(super) struct Outgoing {
     pub(super) translations: Translations,
     pub(super) neighbours: Neighbours,
     pub(super) attached: Attached,
+    pub(super) paths: Paths,
     /// The time of what is done now.
     pub(super) now_ns: u64,
     mac: MacAddress,
@@ -97,6 +99,7 @@ impl Outgoing {
             translations: Translations::default(),
             neighbours: Neighbours::default(),
             attached: Attached::default(),
+            paths: Paths::default(),
             now_ns: 0,
             mac,
             lease: None,
@@ -311,7 +314,9 @@ impl TxToken for Sender<'_> {
         if frame.get(12..14) == Some(&ETHERTYPE_ARP.to_be_bytes()) {
             self.outgoing.dhcp_question = address_at(frame, 38);
         } else if self.outgoing.translations.outgoing(frame) {
-            let offload = Offload::of_stack(frame, self.size);
+            let (link, now_ns) = (self.size.map(NonZeroU16::get), self.outgoing.now_ns);
+            let path = self.outgoing.paths.sent(frame, link, now_ns).and_then(NonZeroU16::new);
+            let offload = Offload::of_stack(frame, path.or(self.size));
             self.outgoing.dispatch(OwnFrame { buffer, length, offload });
         }
         result

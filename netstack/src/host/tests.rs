@@ -10,6 +10,7 @@ use crate::limits::HOST_LARGE_FRAME_BYTES_MAX;
 mod guard;
 mod large;
 mod link;
+mod narrow;
 mod sequence;
 
 const MS: u64 = 1_000_000;

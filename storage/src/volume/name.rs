@@ -70,8 +70,8 @@ impl VolumeName {
         name
     }
 
-    /// Whether two names mean one disk: a target's name is unique in the world, whoever
-    /// asks for it and whichever way leads there.
+    /// Whether two names mean one disk: a target's name is unique in the world, as
+    /// whichever user it is asked for and whichever way leads there.
     #[must_use]
     pub fn is_same_disk(&self, other: &Self) -> bool {
         match (self, other) {

@@ -260,7 +260,7 @@ fn consent(global: &Global, name: &VolumeName, what: &str) -> Result<(), Failure
     let refused =
         |why: &str| Err(Failure::new(Code::Refused, name.to_string(), why, "say --yes to overwrite it"));
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-        return refused("nobody is there to be asked whether it may be overwritten");
+        return refused("no terminal is there to ask whether it may be overwritten");
     }
     eprint!("{what} of {name} will be lost. Overwrite it? [y/N] ");
     let mut line = String::new();

@@ -1,0 +1,245 @@
+//! A link on the way that takes shorter packets than the node's own.
+
+use super::*;
+use crate::offload::is_summed;
+
+const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+/// Octets of the packets that the link takes.
+const TAKES: usize = 1_400;
+const TSO: Accepts = Accepts { checksum: true, tso4: true, tso6: false };
+
+/// What a router says of a packet that is too long (RFC 792; RFC 1191, section 4).
+fn too_big(frame: &[u8], takes: u16) -> Vec<u8> {
+    let mut message = vec![3, 4, 0, 0, 0, 0];
+    message.extend(takes.to_be_bytes());
+    message.extend(&frame[14..14 + 28]);
+    let sum = message.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum::<u32>();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = !(((sum & 0xffff) + (sum >> 16)) as u16);
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
+    assert!(is_summed(&message));
+    let mut packet = vec![0x45, 0, 0, (20 + message.len()) as u8, 0, 0, 0, 0, 64, 1, 0, 0, 192, 0, 2, 1];
+    packet.extend(&frame[26..30]);
+    [&frame[6..12], &[2, 0, 0, 0, 0, 99], &[8, 0], &packet, &message].concat()
+}
+
+/// Frames as they are on the wire.
+fn cut(host: &mut Host) -> Vec<Vec<u8>> {
+    let (mut pieces, mut scratch) = (Vec::new(), vec![0; HOST_LARGE_FRAME_BYTES_MAX]);
+    while host.transmit(|frame, offload| {
+        offload.lower(frame, Accepts::default(), &mut scratch, |piece, _| pieces.push(piece.to_vec()));
+        true
+    }) {}
+    pieces
+}
+
+struct World {
+    client: Host,
+    server: Host,
+    to: ConnectionId,
+    from: Option<ConnectionId>,
+    now: u64,
+    /// The router says that it drops.
+    says: Option<u16>,
+    dropped: Vec<Vec<u8>>,
+    longest: usize,
+    got: Vec<u8>,
+}
+
+impl World {
+    fn new(mtu: usize, accepts: Accepts, says: Option<u16>) -> Self {
+        let (mut server, mut client) = (host_with(1, 1, mtu, Accepts::default()), host_with(2, 2, mtu, accepts));
+        server.listen(3260, 2, TcpOptions::STORAGE).unwrap();
+        let to = client.connect(SERVER, 3260, TcpOptions::STORAGE).unwrap();
+        let (dropped, got) = (Vec::new(), Vec::new());
+        Self { client, server, to, from: None, now: 0, says, dropped, longest: 0, got }
+    }
+
+    fn step(&mut self) {
+        self.now += MS;
+        self.client.poll(self.now);
+        for frame in cut(&mut self.client) {
+            if frame.len() > 14 + TAKES {
+                if let Some(takes) = self.says {
+                    self.client.receive(&too_big(&frame, takes), &Offload::None, self.now);
+                }
+                self.dropped.push(frame);
+            } else {
+                self.longest = self.longest.max(frame.len() - 14);
+                self.server.receive(&frame, &Offload::None, self.now);
+            }
+        }
+        self.from = self.from.or_else(|| self.server.accept(3260));
+        let mut octets = [0; 4_096];
+        while let Some(from) = self.from {
+            let count = self.server.read(from, &mut octets);
+            self.got.extend_from_slice(&octets[..count]);
+            if count == 0 {
+                break;
+            }
+        }
+        self.server.poll(self.now);
+        for frame in frames(&mut self.server) {
+            self.client.receive(&frame, &Offload::None, self.now);
+        }
+    }
+
+    /// Sends so many octets, which have to arrive in time.
+    fn send(&mut self, total: usize, limit_ms: u64) {
+        let byte = |at: usize| (at.wrapping_mul(31) >> 3) as u8;
+        self.got.clear();
+        let (mut sent, end) = (0, self.now + limit_ms * MS);
+        while self.got.len() < total && self.now < end {
+            let room = self.client.write_room(self.to);
+            let block: Vec<u8> = (sent..(sent + room).min(total)).map(byte).collect();
+            sent += self.client.write(self.to, &block);
+            self.step();
+        }
+        assert_eq!(self.got.len(), total);
+        assert!(self.got.iter().enumerate().all(|(at, octet)| *octet == byte(at)));
+    }
+}
+
+#[test]
+fn a_router_that_says_what_it_takes_is_believed() {
+    for (mtu, accepts) in [(1_500, Accepts::default()), (1_500, TSO), (9_000, TSO), (9_000, Accepts::default())] {
+        let mut world = World::new(mtu, accepts, Some(1_400));
+        world.send(600_000, 5_000);
+        assert_eq!(world.longest, TAKES, "mtu {mtu}");
+        let dropped = world.dropped.len();
+        world.send(200_000, 5_000);
+        assert_eq!(world.dropped.len(), dropped, "mtu {mtu}");
+        // A further connection tells the peer at once, and both are spared.
+        world.to = world.client.connect(SERVER, 3260, TcpOptions::STORAGE).unwrap();
+        world.from = None;
+        world.send(100_000, 1_000);
+        assert_eq!(world.dropped.len(), dropped, "mtu {mtu}");
+        let next = world.from.unwrap();
+        world.server.write(next, &[1; 20_000]);
+        world.server.poll(world.now);
+        let longest = frames(&mut world.server).iter().map(Vec::len).max();
+        assert_eq!(longest, Some(14 + TAKES), "mtu {mtu}");
+        // After a while it is tried again.
+        world.now += 600_000 * MS;
+        (0..100).for_each(|_| world.step());
+        world.to = world.client.connect(SERVER, 3260, TcpOptions::STORAGE).unwrap();
+        world.from = None;
+        world.send(100_000, 5_000);
+        assert!(world.dropped.len() > dropped, "mtu {mtu}");
+    }
+}
+
+#[test]
+fn a_router_that_says_nothing_is_found_out() {
+    for (mtu, accepts, says) in [
+        (1_500, Accepts::default(), None),
+        (1_500, TSO, None),
+        (9_000, TSO, None),
+        // From before RFC 1191.
+        (1_500, Accepts::default(), Some(0)),
+    ] {
+        let mut world = World::new(mtu, accepts, says);
+        world.send(300_000, 9_000);
+        let dropped = world.dropped.len();
+        assert!(dropped > 0 && world.longest == 1_280, "mtu {mtu}: {}", world.longest);
+        world.send(300_000, 2_000);
+        assert_eq!(world.dropped.len(), dropped, "mtu {mtu}");
+    }
+}
+
+#[test]
+fn a_few_lost_segments_are_no_narrow_path() {
+    let mut random = Random(6_971);
+    let (mut server, mut client) = (host(1, 1), host(2, 2));
+    server.listen(3260, 1, TcpOptions::STORAGE).unwrap();
+    let to = client.connect(SERVER, 3260, TcpOptions::STORAGE).unwrap();
+    let mut from = None;
+    for step in 0..9_000 {
+        let loss = if step < 4_000 { 5 } else { 0 };
+        exchange(&mut client, &mut server, step * MS, &mut random, loss);
+        if step < 5_000 {
+            client.write(to, &[1; 5_000]);
+        }
+        from = from.or_else(|| server.accept(3260));
+        if let Some(from) = from {
+            server.read(from, &mut [0; 60_000]);
+        }
+    }
+    client.write(to, &[1; 60_000]);
+    client.poll(9_000 * MS);
+    assert_eq!(frames(&mut client).iter().map(Vec::len).max(), Some(1_514));
+}
+
+#[test]
+fn lies_about_the_path_are_not_believed() {
+    let mut world = World::new(1_500, Accepts::default(), None);
+    world.send(10_000, 9_000);
+    (0..20).for_each(|_| world.step());
+    // Under way, and not yet there.
+    let mut world = World { dropped: Vec::new(), ..World::new(1_500, Accepts::default(), None) };
+    (0..20).for_each(|_| world.step());
+    world.client.write(world.to, &[1; 1_460]);
+    world.client.poll(world.now + MS);
+    let frame = frames(&mut world.client).pop().unwrap();
+    assert_eq!(frame.len(), 1_514);
+    let lie = |at: usize, octets: &[u8]| {
+        let mut quoted = frame.clone();
+        quoted[at..at + octets.len()].copy_from_slice(octets);
+        quoted
+    };
+    let sequence = u32::from_be_bytes(*frame[38..].first_chunk().unwrap());
+    let lies = [
+        // Other ends; a sequence number before and after what is under way.
+        lie(26, &[10, 0, 0, 9]),
+        lie(30, &[10, 0, 0, 9]),
+        lie(34, &[1, 2]),
+        lie(36, &[1, 2]),
+        lie(38, &sequence.wrapping_sub(1).to_be_bytes()),
+        lie(38, &sequence.wrapping_add(1_460).to_be_bytes()),
+        // A packet that was short enough; no TCP; a later fragment.
+        lie(16, &600u16.to_be_bytes()),
+        lie(23, &[17]),
+        lie(20, &[0, 7]),
+    ];
+    let mut messages: Vec<Vec<u8>> = lies.iter().map(|lie| too_big(lie, 600)).collect();
+    let good = too_big(&frame, 1_400);
+    for (at, value) in [(0, 0x02), (30, 9), (34, 4), (35, 3), (36, 0), (20, 0x20)] {
+        let mut message = good.clone();
+        message[at] ^= if at == 0 { 1 } else { value | 1 };
+        messages.push(message);
+    }
+    messages.push(too_big(&frame, 1_500));
+    messages.extend((0..good.len()).map(|length| good[..length].to_vec()));
+    for (number, message) in messages.iter().enumerate() {
+        world.client.receive(message, &Offload::None, world.now + MS);
+        assert!(world.client.outgoing.paths.is_empty(), "{number}");
+    }
+    // Less than the least is the least; the truth is believed.
+    world.client.receive(&too_big(&frame, 68), &Offload::None, world.now + MS);
+    assert!(!world.client.outgoing.paths.is_empty());
+    world.now += MS;
+    (0..3_000).for_each(|_| world.step());
+    assert_eq!((world.got.len(), world.longest), (1_460, 552));
+}
+
+#[test]
+fn garbled_messages_change_nothing_but_what_they_may() {
+    let mut random = Random(0x5eed_0191);
+    let mut world = World::new(1_500, Accepts::default(), None);
+    (0..20).for_each(|_| world.step());
+    world.client.write(world.to, &[1; 1_460]);
+    world.client.poll(world.now + MS);
+    let good = too_big(&frames(&mut world.client)[0], 1_400);
+    for _ in 0..50_000 {
+        let mut message = good.clone();
+        for _ in 0..1 + random.next() % 3 {
+            let at = random.next() as usize % message.len();
+            message[at] = random.next() as u8;
+        }
+        message.truncate(random.next() as usize % (message.len() + 1));
+        world.client.receive(&message, &Offload::None, world.now + MS);
+    }
+    world.now += MS;
+    (0..3_000).for_each(|_| world.step());
+    assert_eq!(world.got.len(), 1_460);
+}
