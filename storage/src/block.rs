@@ -129,6 +129,33 @@ pub struct Completion {
     pub result: Result<(), BlockError>,
 }
 
+/// A disk's blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Octets of a logical block: all addresses and lengths are of whole ones.
+    pub block_bytes: u32,
+    /// Logical blocks of a physical one, as a power of two.
+    pub physical_exponent: u8,
+    /// The first logical block with which a physical one begins.
+    pub aligned_block: u8,
+    /// Logical blocks of the shortest transfer that costs nothing more.
+    pub least_blocks: u16,
+}
+
+impl Geometry {
+    /// Sectors in a logical block.
+    #[must_use]
+    pub const fn block_sectors(&self) -> u32 {
+        if self.block_bytes > 512 { self.block_bytes / 512 } else { 1 }
+    }
+}
+
+impl Default for Geometry {
+    fn default() -> Self {
+        Self { block_bytes: 512, physical_exponent: 0, aligned_block: 0, least_blocks: 1 }
+    }
+}
+
 /// How a volume is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VolumeState {
@@ -256,6 +283,8 @@ pub struct VolumeStatus {
     pub write_protected: bool,
     /// Ranges can be discarded.
     pub can_discard: bool,
+    /// Its blocks.
+    pub geometry: Geometry,
     /// Requests unfinished.
     pub pending: usize,
     /// Work done.
@@ -264,8 +293,18 @@ pub struct VolumeStatus {
     pub latency: Histogram,
     /// The last thing that went wrong, in words.
     pub last_error: Option<&'static str>,
+    /// Why what is asked for cannot be used, and what there is instead.
+    pub unusable: Option<String>,
     /// What was negotiated with the target, by name.
     pub negotiated: Vec<(&'static str, String)>,
     /// The ways to the target.
     pub paths: Vec<PathStatus>,
+}
+
+impl VolumeStatus {
+    /// The last thing that went wrong, as exactly as it is known.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.unusable.clone().or_else(|| self.last_error.map(String::from))
+    }
 }

@@ -40,6 +40,6 @@ mod tests;
 pub mod volume;
 
 pub use block::{
-    BlockError, Completion, Counters, Lba, Octets, Operation, PathRefusal, PathState, PathStatus, Payload,
-    Request, RequestId, Stage, SubmitError, VolumeState, VolumeStatus,
+    BlockError, Completion, Counters, Geometry, Lba, Octets, Operation, PathRefusal, PathState, PathStatus,
+    Payload, Request, RequestId, Stage, SubmitError, VolumeState, VolumeStatus,
 };

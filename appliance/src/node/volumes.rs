@@ -12,7 +12,7 @@ use mgmt_proto::machine::Disk;
 use storage::aoe::Discovery;
 use storage::rate::Limiter;
 use storage::volume::{Volume, VolumeName, user};
-use storage::{BlockError, Lba, Operation, PathRefusal, Payload, Request, RequestId};
+use storage::{BlockError, Geometry, Lba, Operation, PathRefusal, Payload, Request, RequestId};
 
 use crate::devices::virtio::block::{BlockKind, BlockOperation, BlockStatus, BlockToken};
 use crate::guest_memory::GuestMemory;
@@ -51,6 +51,8 @@ pub struct Shape {
     pub discard: bool,
     /// The target lets nobody write.
     pub write_protected: bool,
+    /// Its blocks.
+    pub geometry: Geometry,
 }
 
 /// All disks of the node.
@@ -398,7 +400,9 @@ impl Binding {
     fn shape(&self) -> Option<Shape> {
         let sectors = self.volume.ready_capacity()?;
         let status = self.volume.status();
-        Some(Shape { sectors, discard: status.can_discard, write_protected: status.write_protected })
+        let (discard, write_protected, geometry) =
+            (status.can_discard, status.write_protected, status.geometry);
+        Some(Shape { sectors, discard, write_protected, geometry })
     }
 
     /// A volume that has another size now: its guest is told.

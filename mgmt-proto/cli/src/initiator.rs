@@ -208,6 +208,12 @@ impl Initiator {
         self.volume.status()
     }
 
+    /// Sectors of its blocks.
+    #[must_use]
+    pub fn block_sectors(&self) -> u32 {
+        self.status().geometry.block_sectors()
+    }
+
     /// The session itself.
     pub const fn volume(&mut self) -> &mut Volume {
         &mut self.volume
@@ -216,7 +222,7 @@ impl Initiator {
     /// A failure of this volume.
     #[must_use]
     pub fn failure(&self, code: Code, message: &str, remedy: &str) -> Failure {
-        let message = match self.status().last_error {
+        let message = match self.status().trouble() {
             Some(error) => format!("{message}: {error}"),
             None => message.into(),
         };

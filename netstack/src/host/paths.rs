@@ -207,7 +207,8 @@ impl Paths {
         let piece = self.packet_bytes(peer, now_ns).map_or(link, |bytes| room(bytes).min(link));
         let packet = piece.saturating_add(segment.headers);
         if self.note(&segment, packet, now_ns) {
-            let tried = if packet > usize::from(PACKET_BYTES_TRIED) { PACKET_BYTES_TRIED } else { PACKET_BYTES_MIN };
+            let tried =
+                if packet > usize::from(PACKET_BYTES_TRIED) { PACKET_BYTES_TRIED } else { PACKET_BYTES_MIN };
             self.shorten(peer, tried, true, now_ns);
         }
         let piece = self.packet_bytes(peer, now_ns).map_or(link, |bytes| room(bytes).min(link));
@@ -244,7 +245,8 @@ impl Paths {
 
     fn begin(&mut self, segment: &Segment, end: u32, now_ns: u64) {
         if self.flows.len() >= HOST_FLOWS_MAX
-            && let Some(oldest) = (0..self.flows.len()).min_by_key(|at| self.flows.get(*at).map(|it| it.used_ns))
+            && let Some(oldest) =
+                (0..self.flows.len()).min_by_key(|at| self.flows.get(*at).map(|it| it.used_ns))
         {
             self.flows.swap_remove(oldest);
         }

@@ -13,7 +13,7 @@ mod reservation;
 mod sense;
 
 pub use capacity::Capacity;
-pub use pages::{BlockLimits, Provisioning, has_page, identity, lun_list, product, serial};
+pub use pages::{BlockLimits, Peripheral, Provisioning, UnitList, has_page, identity, product, serial};
 pub use reservation::{PersistentOut, Reservation};
 pub use sense::{Sense, Verdict, judge};
 

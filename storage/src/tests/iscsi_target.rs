@@ -228,7 +228,7 @@ impl IscsiTarget {
     fn describe(&self, cdb: &[u8; 16]) -> Option<Vec<u8>> {
         let page = |code: u8, rest: &[u8]| [&[0, code, 0, rest.len() as u8], rest].concat();
         Some(match (cdb[0], cdb[1], cdb[2]) {
-            (0x12, 0, _) => vec![b'x'; 36],
+            (0x12, 0, _) => [&[0][..], &[b'x'; 35]].concat(),
             (0x12, 1, 0) if self.thin => page(0, &[0, 0x80, 0x83, 0xb0, 0xb2]),
             (0x12, 1, 0) => page(0, &[0, 0x80, 0x83]),
             (0x12, 1, 0x80) => page(0x80, &[b's', self.identity]),

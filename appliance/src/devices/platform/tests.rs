@@ -5,6 +5,7 @@ use hv_x86::low16;
 
 use super::*;
 use crate::devices::output_ring::OutputRing;
+use crate::devices::virtio::block::BlockGeometry;
 use crate::devices::virtio::registers;
 use crate::devices::virtio::test_driver::{bring_up, ecam};
 use crate::guest_memory::FakeMemory;
@@ -13,6 +14,7 @@ use crate::test_random::TestRandom;
 fn devices() -> Vec<DeviceConfig> {
     vec![
         DeviceConfig::Block(BlockConfig {
+            geometry: BlockGeometry::default(),
             sectors: 8,
             read_only: false,
             discard: false,

@@ -27,6 +27,7 @@ const FEATURE_SEGMENTS_MAX: u64 = 1 << 2;
 const FEATURE_READ_ONLY: u64 = 1 << 5;
 const FEATURE_BLOCK_SIZE: u64 = 1 << 6;
 const FEATURE_FLUSH: u64 = 1 << 9;
+const FEATURE_TOPOLOGY: u64 = 1 << 10;
 const FEATURE_DISCARD: u64 = 1 << 13;
 const FEATURE_WRITE_ZEROES: u64 = 1 << 14;
 
@@ -38,6 +39,25 @@ const REQUEST_DISCARD: u32 = 11;
 const REQUEST_WRITE_ZEROES: u32 = 13;
 const HEADER_BYTES: u64 = 16;
 
+/// A disk's blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockGeometry {
+    /// Bytes of a block: requests are of whole ones.
+    pub block_bytes: u32,
+    /// Blocks of a physical one, as a power of two.
+    pub physical_exponent: u8,
+    /// The first block with which a physical one begins.
+    pub aligned_block: u8,
+    /// Blocks of the shortest transfer that costs nothing more.
+    pub least_blocks: u16,
+}
+
+impl Default for BlockGeometry {
+    fn default() -> Self {
+        Self { block_bytes: SECTOR_BYTES, physical_exponent: 0, aligned_block: 0, least_blocks: 1 }
+    }
+}
+
 /// What a disk is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockConfig {
@@ -47,6 +67,8 @@ pub struct BlockConfig {
     pub read_only: bool,
     /// Whether the volume can discard and write zeroes.
     pub discard: bool,
+    /// Its blocks.
+    pub geometry: BlockGeometry,
     /// Serial number; longer ones are cut to 20 bytes.
     pub serial: Vec<u8>,
 }
@@ -155,7 +177,8 @@ impl VirtioBlock {
     /// A disk with its registers at `base_address`.
     #[must_use]
     pub fn new(mut config: BlockConfig, base_address: u32) -> Self {
-        let mut features = FEATURE_SIZE_MAX | FEATURE_SEGMENTS_MAX | FEATURE_BLOCK_SIZE | FEATURE_FLUSH;
+        let always = FEATURE_SIZE_MAX | FEATURE_SEGMENTS_MAX | FEATURE_BLOCK_SIZE | FEATURE_FLUSH;
+        let mut features = always | FEATURE_TOPOLOGY;
         if config.read_only {
             features |= FEATURE_READ_ONLY;
         } else if config.discard {
@@ -305,10 +328,11 @@ impl VirtioBlock {
     }
 
     fn is_possible(&self, kind: BlockKind, sector: u64, length: u64) -> bool {
-        let block = u64::from(SECTOR_BYTES);
+        let (block, whole) = (u64::from(SECTOR_BYTES), u64::from(self.config.geometry.block_bytes));
         let transfer = matches!(kind, BlockKind::Read | BlockKind::Write);
         length != 0
-            && length.is_multiple_of(block)
+            && length.is_multiple_of(whole)
+            && sector.checked_mul(block).is_some_and(|start| start.is_multiple_of(whole))
             && (!transfer || length <= BLOCK_REQUEST_BYTES_MAX)
             && (kind == BlockKind::Read || !self.config.read_only)
             && sector.checked_add(length / block).is_some_and(|end| end <= self.config.sectors)
@@ -421,8 +445,12 @@ impl VirtioBlock {
         bytes.extend_from_slice(&BLOCK_SEGMENT_BYTES_MAX.to_le_bytes());
         bytes.extend_from_slice(&BLOCK_SEGMENTS_MAX.to_le_bytes());
         bytes.extend_from_slice(&[0; 4]); // geometry
-        bytes.extend_from_slice(&SECTOR_BYTES.to_le_bytes());
-        bytes.extend_from_slice(&[0; 8]); // topology
+        let geometry = &self.config.geometry;
+        bytes.extend_from_slice(&geometry.block_bytes.to_le_bytes());
+        // Topology: in blocks. The best transfer is not known.
+        bytes.extend_from_slice(&[geometry.physical_exponent, geometry.aligned_block]);
+        bytes.extend_from_slice(&geometry.least_blocks.to_le_bytes());
+        bytes.extend_from_slice(&[0; 4]);
         bytes.extend_from_slice(&[0; 4]); // writeback, unused, queues
         if self.config.discard {
             for _ in 0..2 {
@@ -430,7 +458,8 @@ impl VirtioBlock {
                 bytes.extend_from_slice(&BLOCK_RANGE_SECTORS_MAX.to_le_bytes());
                 bytes.extend_from_slice(&1u32.to_le_bytes());
                 if bytes.len() == 44 {
-                    bytes.extend_from_slice(&1u32.to_le_bytes());
+                    // In sectors.
+                    bytes.extend_from_slice(&(geometry.block_bytes / SECTOR_BYTES).to_le_bytes());
                 }
             }
         }

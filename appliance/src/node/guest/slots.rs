@@ -8,7 +8,7 @@ use mgmt_proto::machine::Disk;
 
 use super::Guest;
 use crate::devices::platform::{DeviceConfig, Noticed};
-use crate::devices::virtio::block::BlockConfig;
+use crate::devices::virtio::block::{BlockConfig, BlockGeometry};
 use crate::node::volumes::Shape;
 
 /// Where a disk is.
@@ -44,6 +44,12 @@ pub(super) fn block(index: usize, disk: &Disk, shape: &Shape) -> DeviceConfig {
         sectors: shape.sectors,
         read_only: disk.read_only || shape.write_protected,
         discard: shape.discard,
+        geometry: BlockGeometry {
+            block_bytes: shape.geometry.block_bytes,
+            physical_exponent: shape.geometry.physical_exponent,
+            aligned_block: shape.geometry.aligned_block,
+            least_blocks: shape.geometry.least_blocks,
+        },
         serial,
     })
 }

@@ -33,6 +33,7 @@ mod state_forgery;
 mod storage;
 mod targets;
 mod trust;
+mod units;
 mod uploads;
 mod vifs;
 mod wires;

@@ -171,7 +171,7 @@ fn a_key_that_cannot_be_kept_is_none() {
 #[test]
 fn an_iscsi_volume_keeps_state_too_and_a_lost_target_is_waited_for() {
     let mut world = World::with(220, state_settings("iscsi://10.0.0.3/iqn.2026-01.org.example:disk/0", 30));
-    world.iscsi = Some(super::targets::IscsiTarget::new(18 << 11));
+    world.iscsi = Some(super::targets::IscsiTarget::of_blocks(18 << 11, 4_096));
     let (session, machine) = world.ready();
     world.done(session, &create_kept(&machine, 1));
     let before = *world.node_key(session);

@@ -120,6 +120,12 @@ pub(super) struct IscsiTarget {
     pub(super) reservations: bool,
     pub(super) registered: Vec<u64>,
     pub(super) holder: Option<u64>,
+    /// Octets of its blocks.
+    pub(super) block_bytes: u64,
+    /// The first octet of its INQUIRY data.
+    pub(super) peripheral: u8,
+    /// Its units; without any it has all, and no list.
+    pub(super) units: Vec<u8>,
     /// Can discard; what was discarded.
     pub(super) thin: bool,
     pub(super) discarded: Vec<(u64, u32)>,
@@ -176,6 +182,11 @@ impl IscsiTarget {
         Self::at(sectors, [2, 0, 0, 0, 0, 3])
     }
 
+    /// The same size in longer blocks.
+    pub(super) fn of_blocks(sectors: usize, block_bytes: u64) -> Self {
+        Self { block_bytes, ..Self::new(sectors) }
+    }
+
     /// At a station of this address.
     pub(super) fn at(sectors: usize, mac: [u8; 6]) -> Self {
         let host = stack(mac, ISCSI_ADDRESS);
@@ -189,6 +200,9 @@ impl IscsiTarget {
             reservations: false,
             registered: Vec::new(),
             holder: None,
+            block_bytes: 512,
+            peripheral: 0,
+            units: Vec::new(),
             thin: false,
             discarded: Vec::new(),
             secret: None,
@@ -371,12 +385,23 @@ impl IscsiTarget {
     fn command(&mut self, header: &Header, data: &[u8]) {
         let (tag, cdb) = (header.task_tag(), &header.0[32..48]);
         // Of commands that move data; of others it means nothing.
-        let from = to_usize(u64::from_be_bytes(cdb[2..10].try_into().unwrap())).wrapping_mul(512);
+        let from = to_usize(u64::from_be_bytes(cdb[2..10].try_into().unwrap()))
+            .wrapping_mul(to_usize(self.block_bytes));
         let octets = usize::try_from(header.u32(20)).unwrap();
         if matches!(cdb[0], 0x88 | 0x8a) && core::mem::take(&mut self.resized) {
             return self.complain(tag, [6, 0x2a, 9]);
         }
+        let there = self.units.is_empty() || self.units.contains(&header.0[9]);
         let answer: Vec<u8> = match cdb[0] {
+            // SPC-4, 6.6.1 and 6.33: asked of any unit.
+            0x12 if !there => [&[0x7f][..], &[b'x'; 35]].concat(),
+            0xa0 if !self.units.is_empty() => {
+                let mut list = vec![0; 8];
+                list[3] = u8::try_from(8 * self.units.len()).unwrap();
+                list.extend(self.units.iter().flat_map(|unit| [0, *unit, 0, 0, 0, 0, 0, 0]));
+                list
+            }
+            _ if !there => return self.complain(tag, [5, 0x25, 0]),
             0x00 | 0x35 => return self.respond(tag),
             // SPC-4, table 66, and SBC-3, table 13: not for who has not registered.
             0x1a | 0x8a if self.holder.is_some() && !self.lanes[self.lane].registered => {
@@ -407,11 +432,12 @@ impl IscsiTarget {
                 return self.respond(tag);
             }
             0x12 if cdb[1] & 1 != 0 => return self.refuse(tag),
-            0x12 => vec![b'x'; 36],
+            0x12 => [&[self.peripheral][..], &[b'x'; 35]].concat(),
             0x9e => {
                 let mut capacity = vec![0; 32];
-                capacity[..8].copy_from_slice(&(self.disk.len() as u64 / 512 - 1).to_be_bytes());
-                capacity[10] = 2;
+                let blocks = self.disk.len() as u64 / self.block_bytes;
+                capacity[..8].copy_from_slice(&(blocks - 1).to_be_bytes());
+                capacity[8..12].copy_from_slice(&u32::try_from(self.block_bytes).unwrap().to_be_bytes());
                 capacity[14] = u8::from(self.thin) << 7;
                 capacity
             }

@@ -107,7 +107,7 @@ impl Errand {
     }
 
     fn storage_failure(&self, status: &VolumeStatus) -> Failure {
-        let message = status.last_error.map_or_else(|| String::from("does not answer"), String::from);
+        let message = status.trouble().unwrap_or_else(|| String::from("does not answer"));
         let remedy = "check the target and what is set for the volume";
         Failure::new(Code::Storage, self.name.to_string(), message, remedy)
     }

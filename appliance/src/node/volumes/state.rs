@@ -121,7 +121,7 @@ impl Volumes {
                     VolumeState::Refused => "is refused by its target",
                     _ => "does not answer yet",
                 };
-                Some(match status.last_error {
+                Some(match status.trouble() {
                     Some(error) => alloc::format!("{trouble}: {error}"),
                     None => trouble.to_string(),
                 })

@@ -40,7 +40,7 @@ impl Volumes {
             (Volume::Iscsi(_), _) if refused => "the target accepted the login, the disk refuses",
             (Volume::Iscsi(_), _) => "the target accepted the login, inquiry did not finish",
         };
-        let detail = status.last_error.map_or_else(String::new, |error| format!(": {error}"));
+        let detail = status.trouble().map_or_else(String::new, |error| format!(": {error}"));
         let holder = match &binding.volume {
             Volume::Iscsi(session) => match session.holder() {
                 Reservation::Held(key) if key != self.reservation_key() => Some(key),
@@ -165,7 +165,7 @@ pub(super) fn volume_facts(
             ("stalls", counters.stalls),
             ("merged", counters.merged),
         ]),
-        last_error: status.last_error.map(String::from),
+        last_error: status.trouble(),
         negotiated: named(status.negotiated.iter().cloned()),
         settings: settings.report(name),
         paths: status.paths.iter().map(path_facts).collect(),

@@ -372,7 +372,8 @@ pub(crate) fn read(global: &Global, options: &Transfer) -> Result<(), Failure> {
     }
     let mut initiator = options.reach.open(global, &name, true)?;
     let capacity = initiator.volume().ready_capacity().unwrap_or(0);
-    let (first, count) = copy::range(options.range.offset, options.range.length, capacity)?;
+    let (first, count) =
+        copy::range(options.range.offset, options.range.length, capacity, initiator.block_sectors())?;
     let began = Instant::now();
     let mut output: Box<dyn Write> = if standard {
         Box::new(std::io::stdout().lock())
@@ -405,11 +406,15 @@ pub(crate) fn write(global: &Global, options: &Transfer) -> Result<(), Failure> 
     consent(global, &name, &format!("What lies from byte {} on", options.range.offset))?;
     let mut initiator = options.reach.open(global, &name, false)?;
     let capacity = initiator.volume().ready_capacity().unwrap_or(0);
-    let (first, count) = copy::range(options.range.offset, options.range.length, capacity)?;
+    let (first, count) =
+        copy::range(options.range.offset, options.range.length, capacity, initiator.block_sectors())?;
+    let total = std::fs::metadata(&options.file).map_or(0, |it| it.len());
+    if options.range.length.is_none() {
+        copy::check_end(total, initiator.block_sectors())?;
+    }
     // With a length, so much of a longer file.
     let mut input = input.take(options.range.length.unwrap_or(u64::MAX));
     let began = Instant::now();
-    let total = std::fs::metadata(&options.file).map_or(0, |it| it.len());
     let bytes = copy::write(&mut initiator, first, count, &mut input, &mut progress(total))?;
     initiator.close()?;
     print_answer(global, copied(&name, "write", bytes, began.elapsed()))

@@ -51,23 +51,29 @@ pub struct Measured {
     pub counters: Counters,
 }
 
-/// Sectors in octets, if they are whole ones.
-pub(super) fn sectors(octets: u64) -> Option<u64> {
+/// Sectors in octets, if they are whole blocks of so many sectors.
+pub(super) fn sectors(octets: u64, block: u32) -> Option<u64> {
     let sector = SECTOR_BYTES as u64;
-    octets.is_multiple_of(sector).then_some(octets / sector)
+    octets.is_multiple_of(sector.saturating_mul(u64::from(block))).then_some(octets / sector)
+}
+
+/// What to do about octets that are not.
+pub(super) fn whole(block: u32) -> String {
+    format!("a block of this volume has {} bytes", u64::from(block).saturating_mul(SECTOR_BYTES as u64))
 }
 
 /// Blocks of a job on a volume: the first sector, how many, sectors of each.
-fn blocks(job: &Job, capacity: u64) -> Result<(u64, u64, u32), Failure> {
-    let wrong = |what: &str, why: &str| Err(exit::usage(what, why, "a sector has 512 bytes"));
+fn blocks(job: &Job, capacity: u64, whole_sectors: u32) -> Result<(u64, u64, u32), Failure> {
+    let wrong = |what: &str, why: &str| Err(exit::usage(what, why, whole(whole_sectors)));
+    let sectors = |octets| sectors(octets, whole_sectors);
     let block = sectors(job.block).and_then(|it| u32::try_from(it).ok());
     let Some(block) = block.filter(|it| (1..=REQUEST_SECTORS_MAX).contains(it)) else {
-        return wrong("--block-size", "from one sector to 32 MiB, in whole sectors");
+        return wrong("--block-size", "from one block to 32 MiB, in whole blocks");
     };
     let (Some(first), Some(length)) =
         (sectors(job.offset), job.length.map_or(Some(capacity.saturating_mul(1)), sectors))
     else {
-        return wrong("--offset and --length", "must be whole sectors");
+        return wrong("--offset and --length", "must be whole blocks");
     };
     let end = if job.length.is_some() { first.saturating_add(length) } else { capacity };
     let count = end.saturating_sub(first) / u64::from(block);
@@ -106,7 +112,7 @@ impl Places {
 #[inline(never)]
 pub fn run(initiator: &mut Initiator, job: &Job) -> Result<Measured, Failure> {
     let capacity = initiator.volume().ready_capacity().unwrap_or(0);
-    let (first, count, block) = blocks(job, capacity)?;
+    let (first, count, block) = blocks(job, capacity, initiator.block_sectors())?;
     initiator.set_requests(job.depth, usize::try_from(job.block).unwrap_or(0))?;
     let start = if job.random { 0x2545_f491_4f6c_dd1d } else { count - 1 };
     let mut places = Places { random: job.random, state: start, count };
@@ -212,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_job_stays_within_the_volume() {
-        let of = |block, offset, length| blocks(&job(block, offset, length), 100).ok();
+        let of = |block, offset, length| blocks(&job(block, offset, length), 100, 1).ok();
         assert_eq!(of(4096, 0, None), Some((0, 12, 8)));
         assert_eq!(of(4096, 512 * 90, None), Some((90, 1, 8)));
         assert_eq!(of(512, 512, Some(1024)), Some((1, 2, 1)));

@@ -1,7 +1,7 @@
 //! A volume's bytes to and from files.
 
 use super::Initiator;
-use super::bench::sectors;
+use super::bench::{sectors, whole};
 use crate::exit;
 use mgmt_proto::code::{Code, Failure};
 use std::io::{self, Read, Write};
@@ -23,15 +23,16 @@ fn local(error: &io::Error) -> Failure {
     Failure::new(Code::Internal, "the file", error.to_string(), "")
 }
 
-/// A range of the volume in sectors: first and count.
+/// A range of the volume in sectors: first and count. Its blocks have so many sectors.
 ///
 /// # Errors
-/// When it is not whole sectors of the volume.
-pub fn range(offset: u64, length: Option<u64>, capacity: u64) -> Result<(u64, u64), Failure> {
-    let refuse = |why: &str| Err(exit::usage("--offset and --length", why, "a sector has 512 bytes"));
-    let Some(first) = sectors(offset) else { return refuse("must be whole sectors") };
-    let Some(count) = length.map_or_else(|| Some(capacity.saturating_sub(first)), sectors) else {
-        return refuse("must be whole sectors");
+/// When it is not whole blocks of the volume.
+pub fn range(offset: u64, length: Option<u64>, capacity: u64, block: u32) -> Result<(u64, u64), Failure> {
+    let refuse = |why: &str| Err(exit::usage("--offset and --length", why, whole(block)));
+    let Some(first) = sectors(offset, block) else { return refuse("must be whole blocks") };
+    let rest = capacity.saturating_sub(first);
+    let Some(count) = length.map_or(Some(rest), |length| sectors(length, block)) else {
+        return refuse("must be whole blocks");
     };
     if first.saturating_add(count) > capacity || first > capacity {
         return refuse("must lie within the volume");
@@ -89,6 +90,19 @@ pub fn read(
     Ok(written)
 }
 
+/// An input ends with a block: what would have to be put behind it is not for us to say.
+///
+/// # Errors
+/// It does not.
+pub fn check_end(length: u64, block: u32) -> Result<(), Failure> {
+    if sectors(length, block).is_some() {
+        return Ok(());
+    }
+    let bytes = u64::from(block).saturating_mul(octets(SECTOR_BYTES));
+    let remedy = format!("fill it up with zeroes: truncate -s %{bytes} FILE");
+    Err(exit::usage("the input", format!("ends within a block of {bytes} bytes"), remedy))
+}
+
 /// Fills a buffer as far as the input goes.
 fn fill(input: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut length = 0;
@@ -108,7 +122,7 @@ fn fill(input: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
 ///
 /// # Errors
 /// When a request fails, the input cannot be read, is too long or ends within a
-/// sector: what was written until then stays.
+/// block: what was written until then stays.
 pub fn write(
     initiator: &mut Initiator,
     first: u64,
@@ -118,6 +132,7 @@ pub fn write(
 ) -> Result<u64, Failure> {
     initiator.set_requests(DEPTH, CHUNK)?;
     let mut free: Vec<usize> = (0..DEPTH).rev().collect();
+    let block = initiator.block_sectors();
     let (mut next, end, mut over) = (first, first.saturating_add(count), false);
     let mut done = 0;
     let mut lengths = [0; DEPTH];
@@ -126,9 +141,7 @@ pub fn write(
             let length = fill(input, initiator.data(number)).map_err(|error| local(&error))?;
             over = length < CHUNK;
             let sectors = u32::try_from(length / SECTOR_BYTES).unwrap_or(0);
-            if length % SECTOR_BYTES != 0 {
-                return Err(exit::usage("the input", "ends within a sector of 512 bytes", ""));
-            }
+            check_end(octets(length), block)?;
             if next.saturating_add(u64::from(sectors)) > end {
                 return Err(exit::usage("the input", "is longer than the room for it", ""));
             }
@@ -165,13 +178,21 @@ mod tests {
 
     #[test]
     fn ranges() {
-        assert_eq!(range(0, None, 10).unwrap(), (0, 10));
-        assert_eq!(range(512, Some(1024), 10).unwrap(), (1, 2));
-        assert_eq!(range(5120, None, 10).unwrap(), (10, 0));
+        assert_eq!(range(0, None, 10, 1).unwrap(), (0, 10));
+        assert_eq!(range(512, Some(1024), 10, 1).unwrap(), (1, 2));
+        assert_eq!(range(5120, None, 10, 1).unwrap(), (10, 0));
+        assert_eq!(range(4096, Some(8192), 80, 8).unwrap(), (8, 16));
+        for (offset, length) in [(512, None), (0, Some(512)), (4096, Some(4608))] {
+            let failure = range(offset, length, 80, 8).unwrap_err();
+            assert!(failure.remedy.contains("4096 bytes"), "{failure}");
+        }
+        assert!(check_end(8192, 8).is_ok() && check_end(512, 1).is_ok());
+        let failure = check_end(8704, 8).unwrap_err();
+        assert!(failure.message.contains("block of 4096 bytes") && failure.remedy.contains("%4096"));
         for (offset, length) in
             [(1, None), (0, Some(5)), (0, Some(5632)), (5632, None), (u64::MAX - 511, Some(512))]
         {
-            assert!(range(offset, length, 10).is_err(), "{offset} {length:?}");
+            assert!(range(offset, length, 10, 1).is_err(), "{offset} {length:?}");
         }
     }
 }

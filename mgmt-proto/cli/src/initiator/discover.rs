@@ -33,7 +33,10 @@ pub fn aoe(interface: &str) -> Result<Vec<Found>, Failure> {
         }
         let left_ns = discovery.next_deadline().saturating_sub(clock.now_ns());
         station.wait(left_ns).map_err(failed)?;
-        while let Some(length) = station.receive(&mut buffer).map_err(failed)? {
+        // However much comes, the next query is sent when it is due.
+        while clock.now_ns() < discovery.next_deadline()
+            && let Some(length) = station.receive(&mut buffer).map_err(failed)?
+        {
             discovery.receive(buffer.get(..length).unwrap_or_default());
         }
     }

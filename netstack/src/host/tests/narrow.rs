@@ -48,7 +48,8 @@ struct World {
 
 impl World {
     fn new(mtu: usize, accepts: Accepts, says: Option<u16>) -> Self {
-        let (mut server, mut client) = (host_with(1, 1, mtu, Accepts::default()), host_with(2, 2, mtu, accepts));
+        let (mut server, mut client) =
+            (host_with(1, 1, mtu, Accepts::default()), host_with(2, 2, mtu, accepts));
         server.listen(3260, 2, TcpOptions::STORAGE).unwrap();
         let to = client.connect(SERVER, 3260, TcpOptions::STORAGE).unwrap();
         let (dropped, got) = (Vec::new(), Vec::new());
@@ -102,7 +103,9 @@ impl World {
 
 #[test]
 fn a_router_that_says_what_it_takes_is_believed() {
-    for (mtu, accepts) in [(1_500, Accepts::default()), (1_500, TSO), (9_000, TSO), (9_000, Accepts::default())] {
+    for (mtu, accepts) in
+        [(1_500, Accepts::default()), (1_500, TSO), (9_000, TSO), (9_000, Accepts::default())]
+    {
         let mut world = World::new(mtu, accepts, Some(1_400));
         world.send(600_000, 5_000);
         assert_eq!(world.longest, TAKES, "mtu {mtu}");

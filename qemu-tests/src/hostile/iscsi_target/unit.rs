@@ -6,7 +6,7 @@ use super::SECTORS;
 pub(super) fn describe(cdb: &[u8], thin: bool) -> Option<Vec<u8>> {
     let field = |at: usize| cdb.get(at).copied().unwrap_or(0);
     Some(match (field(0), field(1), field(2)) {
-        (0x12, 0, _) => vec![b'x'; 36],
+        (0x12, 0, _) => [&[0][..], &[b'x'; 35]].concat(),
         (0x12, 1, 0) if thin => vec![0, 0, 0, 4, 0, 0x83, 0xb0, 0xb2],
         (0x12, 1, 0) => vec![0, 0, 0, 2, 0, 0x83],
         (0x12, 1, 0xb0) if thin => {

@@ -4,6 +4,7 @@ use alloc::{format, vec};
 
 use super::path::{Phase, mac_text};
 use super::{Path, PathState, PathStatus, Stage, Target, VolumeState, VolumeStatus};
+use crate::block::Geometry;
 
 impl Target {
     /// When [`Self::poll`] and [`Self::transmit`] are next needed.
@@ -79,10 +80,12 @@ impl Target {
             capacity: self.identity.map(|identity| identity.capacity),
             write_protected: false,
             can_discard: false,
+            geometry: Geometry::default(),
             pending: self.requests.len(),
             counters: self.requests.counters,
             latency: self.requests.latency,
             last_error: self.last_error,
+            unusable: None,
             negotiated,
             paths,
         }

@@ -5,6 +5,7 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::fmt;
 
 /// Vendor, product and revision of standard INQUIRY data.
 #[must_use]
@@ -75,6 +76,8 @@ fn be64(data: &[u8], at: usize) -> u64 {
 /// Page B0h. Zero means that the target does not say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BlockLimits {
+    /// Blocks of which a transfer should be a multiple.
+    pub granularity: u16,
     /// Blocks of a read or write.
     pub transfer: u32,
     /// Blocks of an UNMAP.
@@ -91,6 +94,10 @@ impl BlockLimits {
     pub fn parse(data: &[u8]) -> Option<Self> {
         body(data, 0xb0)?;
         Some(Self {
+            granularity: data
+                .get(6..)
+                .and_then(|it| it.first_chunk())
+                .map_or(0, |it| u16::from_be_bytes(*it)),
             transfer: be32(data, 8),
             unmap: be32(data, 20),
             descriptors: be32(data, 24),
@@ -117,21 +124,110 @@ impl Provisioning {
     }
 }
 
-/// The units that REPORT LUNS lists, of those that fit one level.
-#[must_use]
-pub fn lun_list(data: &[u8]) -> Vec<u16> {
-    let length = usize::try_from(be32(data, 0)).unwrap_or(usize::MAX);
-    let (units, _) = data.get(8..).unwrap_or_default().as_chunks::<8>();
-    let one_level = units.iter().take(length / 8).filter_map(|[a, b, rest @ ..]| {
-        let flat = a >> 6 <= 1 && rest.iter().all(|octet| *octet == 0);
-        flat.then(|| u16::from_be_bytes([a & 0x3f, *b]))
-    });
-    one_level.collect()
+/// The units that REPORT LUNS lists.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UnitList {
+    /// Those whose number is of one level, as far as they were told.
+    pub units: Vec<u16>,
+    /// How many others there are.
+    pub others: usize,
+}
+
+impl UnitList {
+    /// Units that are named in a message.
+    const NAMED: usize = 32;
+
+    /// Reads the answer.
+    #[must_use]
+    pub fn parse(data: &[u8]) -> Self {
+        let count = usize::try_from(be32(data, 0)).unwrap_or(usize::MAX) / 8;
+        let (listed, _) = data.get(8..).unwrap_or_default().as_chunks::<8>();
+        let one_level = listed.iter().take(count).filter_map(|[a, b, rest @ ..]| {
+            let flat = a >> 6 <= 1 && rest.iter().all(|octet| *octet == 0);
+            flat.then(|| u16::from_be_bytes([a & 0x3f, *b]))
+        });
+        let units: Vec<u16> = one_level.collect();
+        let others = count.saturating_sub(units.len());
+        Self { units, others }
+    }
+}
+
+impl fmt::Display for UnitList {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, unit) in self.units.iter().take(Self::NAMED).enumerate() {
+            let space = if place == 0 { "" } else { " " };
+            write!(formatter, "{space}{unit}")?;
+        }
+        match (self.units.len().saturating_sub(Self::NAMED).saturating_add(self.others), self.units.len()) {
+            (0, 0) => formatter.write_str("none"),
+            (0, _) => Ok(()),
+            (more, 0) => write!(formatter, "{more} that cannot be named"),
+            (more, _) => write!(formatter, " and {more} more"),
+        }
+    }
+}
+
+/// What the first octet of INQUIRY data says (SPC-4, tables 142 and 143).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peripheral(u8);
+
+impl Peripheral {
+    /// Reads standard INQUIRY data.
+    #[must_use]
+    pub fn parse(data: &[u8]) -> Option<Self> {
+        data.first().copied().map(Self)
+    }
+
+    /// Whether there is a unit.
+    #[must_use]
+    pub const fn is_there(self) -> bool {
+        self.0 >> 5 == 0
+    }
+
+    /// The device type.
+    #[must_use]
+    pub const fn device_type(self) -> u8 {
+        self.0 & 0x1f
+    }
+
+    /// Whether it takes the commands of a disk.
+    #[must_use]
+    pub const fn is_disk(self) -> bool {
+        // Direct access, write once, CD and DVD, optical memory, simplified direct access.
+        self.is_there() && matches!(self.device_type(), 0x00 | 0x04 | 0x05 | 0x07 | 0x0e)
+    }
+
+    /// What it is, in words.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self.device_type() {
+            0x00 | 0x0e => "a disk",
+            0x01 => "a tape",
+            0x02 => "a printer",
+            0x03 => "a processor",
+            0x04 => "a write-once disk",
+            0x05 => "a CD or DVD",
+            0x06 => "a scanner",
+            0x07 => "an optical memory",
+            0x08 => "a medium changer",
+            0x09 => "a communications device",
+            0x0c => "a storage array controller",
+            0x0d => "an enclosure",
+            0x0f => "an optical card reader",
+            0x10 => "a bridge controller",
+            0x11 => "an object storage device",
+            0x12 => "an automation interface",
+            0x14 => "a zoned disk",
+            0x1e => "a well known logical unit",
+            _ => "a device of unknown type",
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use alloc::string::ToString;
 
     #[test]
     fn names() {
@@ -166,10 +262,12 @@ mod tests {
     fn limits_and_provisioning() {
         let mut page = [0u8; 64];
         page[..4].copy_from_slice(&[0, 0xb0, 0, 60]);
+        page[7] = 8;
         page[8..12].copy_from_slice(&[0, 0, 1, 0]);
         page[20..28].copy_from_slice(&[0, 0, 2, 0, 0, 0, 0, 1]);
         page[36..44].copy_from_slice(&[0, 0, 0, 1, 0, 0, 0, 0]);
-        let limits = BlockLimits { transfer: 256, unmap: 512, descriptors: 1, write_same: 1 << 32 };
+        let limits =
+            BlockLimits { granularity: 8, transfer: 256, unmap: 512, descriptors: 1, write_same: 1 << 32 };
         assert_eq!(BlockLimits::parse(&page), Some(limits));
         assert_eq!(BlockLimits::parse(&[0, 0xb0, 0, 12]), Some(BlockLimits::default()), "an old, short page");
         let both = Provisioning { unmap: true, write_same: true };
@@ -184,7 +282,26 @@ mod tests {
         data[16..18].copy_from_slice(&[0, 7]);
         data[24..26].copy_from_slice(&[0x41, 2]);
         data[33] = 9;
-        assert_eq!(lun_list(&data), [0, 7, 258]);
-        assert!(lun_list(&[0xff; 9]).is_empty());
+        let list = UnitList::parse(&data);
+        assert_eq!((list.units.as_slice(), list.others), (&[0, 7, 258][..], 0));
+        assert_eq!(list.to_string(), "0 7 258");
+        // More than was asked for, and one of two levels.
+        (data[2], data[12]) = (1, 1);
+        let list = UnitList::parse(&data);
+        assert_eq!((list.units.len(), list.others), (3, 32));
+        assert_eq!(list.to_string(), "7 258 9 and 32 more");
+        assert_eq!(UnitList::parse(&[]).to_string(), "none");
+        assert_eq!(UnitList::parse(&[0, 0, 0, 8, 0, 0, 0, 0]).to_string(), "1 that cannot be named");
+        assert!(UnitList::parse(&[0xff; 9]).units.is_empty());
+    }
+
+    #[test]
+    fn kinds_of_units() {
+        let kind = |octet: u8| Peripheral::parse(&[octet, 0]).unwrap();
+        assert!(kind(0).is_disk() && kind(5).is_disk() && !kind(0x0c).is_disk());
+        assert_eq!((kind(0x0c).name(), kind(0x0c).is_there()), ("a storage array controller", true));
+        // Qualifier 011b, type 1Fh: there is none. Qualifier 001b: none is connected.
+        assert!(!kind(0x7f).is_there() && !kind(0x20).is_disk());
+        assert_eq!(Peripheral::parse(&[]), None);
     }
 }

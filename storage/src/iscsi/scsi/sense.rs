@@ -41,6 +41,8 @@ pub enum Verdict {
     Later(&'static str),
     /// The unit cannot be used on this path now.
     OtherPath(&'static str),
+    /// There is no such unit; there may be one later.
+    NoUnit,
     /// The command is not implemented.
     NotImplemented,
     /// It failed for good.
@@ -80,7 +82,7 @@ const fn judge_sense(sense: Sense) -> Verdict {
         (0x2, ..) => Verdict::Later("the logical unit is not ready"),
         (0x5, 0x20, _) => Verdict::NotImplemented,
         (0x5, 0x21, _) => Verdict::OutOfRange,
-        (0x5, 0x25, _) => Verdict::Later("the target has no such logical unit"),
+        (0x5, 0x25, _) => Verdict::NoUnit,
         (0x5, ..) => Verdict::Unsupported,
         (0x6, 0x2a, 0x09) => Verdict::AgainResized,
         // Power on, and reservations preempted or released.
@@ -111,6 +113,7 @@ mod tests {
         assert!(matches!(fixed(2, 4, 1), Verdict::Later(_)));
         assert!(matches!(fixed(2, 4, 0x0b), Verdict::OtherPath(_)));
         assert_eq!(fixed(3, 0x11, 0), Verdict::Medium);
+        assert_eq!(fixed(5, 0x25, 0), Verdict::NoUnit);
         assert_eq!(fixed(0xb, 0, 0), Verdict::Again);
         assert_eq!(judge(2, Sense::parse(&[0x72, 5, 0x21, 0])), Verdict::OutOfRange);
         assert_eq!(judge(0x18, None), Verdict::Reserved);

@@ -6,6 +6,9 @@ use crate::iscsi::scsi::{Sense, Verdict};
 use crate::iscsi::tasks::{Probe, Task, TaskKind};
 use crate::requests::Fragment;
 
+/// The unit is gone, or never was.
+pub(super) const NO_UNIT: &str = "the target has no such logical unit";
+
 /// Attention raised so often in a row is answered with a pause.
 const ATTENTIONS_MAX: u32 = 4;
 
@@ -59,6 +62,10 @@ impl Path {
             Verdict::Later(why) => {
                 self.reissue(shared, task);
                 return self.pause(shared, why);
+            }
+            Verdict::NoUnit => {
+                self.reissue(shared, task);
+                return self.pause(shared, NO_UNIT);
             }
             Verdict::OtherPath(why) => {
                 self.reissue(shared, task);

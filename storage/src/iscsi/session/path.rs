@@ -93,6 +93,8 @@ pub(super) struct Path {
     pub(super) status_number: u32,
     pub(super) probe: Probe,
     pub(super) probing: bool,
+    /// The target says that there is no such unit.
+    pub(super) missing: bool,
     pub(super) pages: Vec<u8>,
     pub(super) give_up_key: Option<u64>,
     pub(super) tasks: Tasks,
@@ -169,6 +171,7 @@ impl Path {
             status_number: 0,
             probe: Probe::TestUnitReady,
             probing: false,
+            missing: false,
             pages: Vec::new(),
             give_up_key: None,
             tasks: Tasks::new(first_tag),
@@ -360,6 +363,7 @@ impl Path {
         self.command_number_max = 1;
         self.status_number = 0;
         self.probe = Probe::TestUnitReady;
+        self.missing = false;
         self.probing = false;
         self.pages.clear();
         self.pinged_ns = None;

@@ -2,10 +2,15 @@
 //!
 //! Spec: SPC-4 sections 5.13 (persistent reservations), 7.8 (vital product data).
 
+use super::outcome::NO_UNIT;
 use super::path::Path;
 use super::{Bug, Shared, Stage, planted, scsi};
 use crate::iscsi::scsi::{BlockLimits, Capacity, Provisioning, Reservation, Verdict};
 use crate::iscsi::tasks::{Probe, Task};
+
+/// Octets of the longest logical block that guests' kernels, and the node's own state, take:
+/// a page.
+const BLOCK_BYTES_MAX: u32 = 4_096;
 
 impl Path {
     /// A probe has ended.
@@ -14,6 +19,12 @@ impl Path {
         match verdict {
             Verdict::Good => self.learn(shared, probe, task.answer()),
             Verdict::Again | Verdict::AgainResized | Verdict::AgainReserved => {}
+            // A target says what it has, and what is there, even so (SPC-4, 6.6.1 and 6.33).
+            Verdict::NoUnit if probe == Probe::TestUnitReady => {
+                self.missing = true;
+                self.probe = Probe::Units;
+            }
+            Verdict::NoUnit => self.refuse_unit(shared, NO_UNIT),
             Verdict::Later(why) | Verdict::OtherPath(why) => self.refuse(shared, why),
             Verdict::Reserved if matches!(probe, Probe::Reserve | Probe::Preempt) => {
                 self.reserved_by_another(shared);
@@ -42,6 +53,7 @@ impl Path {
                 shared.unit.plain_preempt = true;
             }
             _ => match probe {
+                Probe::Inquiry if self.missing => self.refuse_unit(shared, NO_UNIT),
                 Probe::TestUnitReady | Probe::Inquiry | Probe::Capacity => {
                     self.refuse(shared, "the logical unit answers no probe");
                 }
@@ -60,11 +72,31 @@ impl Path {
         self.pause(shared, why);
     }
 
+    /// There is no such unit, or it is none to be used: it is looked for anew later.
+    fn refuse_unit(&mut self, shared: &mut Shared, why: &'static str) {
+        let wrong = shared.unit.peripheral.filter(|it| it.is_there() && !it.is_disk());
+        shared.unit.wrong = Some(wrong);
+        self.missing = false;
+        self.probe = Probe::TestUnitReady;
+        self.refuse(shared, why);
+    }
+
     fn learn(&mut self, shared: &mut Shared, probe: Probe, answer: &[u8]) {
         let unit = &mut shared.unit;
         match probe {
-            Probe::Units => unit.units = scsi::lun_list(answer),
-            Probe::Inquiry => unit.product = scsi::product(answer),
+            Probe::Units => unit.units = scsi::UnitList::parse(answer),
+            Probe::Inquiry => {
+                unit.product = scsi::product(answer);
+                unit.peripheral = scsi::Peripheral::parse(answer);
+                match unit.peripheral {
+                    Some(kind) if !kind.is_there() => return self.refuse_unit(shared, NO_UNIT),
+                    Some(kind) if !kind.is_disk() => {
+                        return self.refuse_unit(shared, "the logical unit is no disk");
+                    }
+                    _ if self.missing => return self.refuse_unit(shared, NO_UNIT),
+                    _ => unit.wrong = None,
+                }
+            }
             Probe::Pages => {
                 let known = [0x80, 0x83, 0xb0, 0xb2];
                 self.pages = known.into_iter().filter(|page| scsi::has_page(answer, *page)).collect();
@@ -85,6 +117,9 @@ impl Path {
                 let Some(capacity) = read(answer) else {
                     return self.pause(shared, "the target reports an impossible capacity");
                 };
+                if capacity.block_bytes > BLOCK_BYTES_MAX {
+                    return self.refuse(shared, "the disk has blocks of more than 4,096 octets");
+                }
                 let changed = unit.capacity.is_some_and(|old| old.blocks != capacity.blocks);
                 unit.resized = unit.resized.wrapping_add(u32::from(changed));
                 unit.capacity = Some(capacity);

@@ -6,8 +6,8 @@ use alloc::vec::Vec;
 
 use super::path::{Path, State};
 use super::{
-    DiscoveredTarget, HURRY_NS, PathState, PathStatus, Portal, Session, Shared, Stage, TargetList,
-    VolumeState, VolumeStatus, scsi,
+    DiscoveredTarget, HURRY_NS, PathState, PathStatus, Portal, Session, SessionKind, Shared, Stage,
+    TargetList, VolumeState, VolumeStatus, scsi,
 };
 
 impl Session {
@@ -127,12 +127,24 @@ impl Session {
             capacity: shared.unit.capacity.map(|capacity| capacity.sectors()),
             write_protected: shared.unit.write_protected,
             can_discard: shared.unit.can_discard(),
+            geometry: shared.unit.geometry(),
             pending: shared.requests.len(),
             counters: shared.requests.counters,
             latency: shared.requests.latency,
             last_error: shared.last_error,
+            unusable: shared.unusable(),
             negotiated,
             paths,
+        }
+    }
+}
+
+impl Shared {
+    /// Why the unit that is asked for cannot be used.
+    fn unusable(&self) -> Option<String> {
+        match self.config.kind {
+            SessionKind::Normal { lun, .. } => self.unit.unusable(lun),
+            SessionKind::Discovery => None,
         }
     }
 }

@@ -4,7 +4,8 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::scsi::{BlockLimits, Capacity, Provisioning, Reservation};
+use super::scsi::{BlockLimits, Capacity, Peripheral, Provisioning, Reservation, UnitList};
+use crate::block::Geometry;
 use crate::limits::{ISCSI_COMMAND_SECTORS_MAX, RANGE_SECTORS_MAX};
 use crate::requests::Shape;
 
@@ -24,7 +25,10 @@ pub(super) struct Unit {
     pub(super) product: String,
     pub(super) serial: Option<String>,
     pub(super) identity: Option<Vec<u8>>,
-    pub(super) units: Vec<u16>,
+    pub(super) units: UnitList,
+    pub(super) peripheral: Option<Peripheral>,
+    /// It cannot be used: what it is, if it is there at all.
+    pub(super) wrong: Option<Option<Peripheral>>,
     pub(super) limits: BlockLimits,
     pub(super) provisioning: Provisioning,
     pub(super) ten_byte: bool,
@@ -48,7 +52,9 @@ impl Unit {
             product: String::new(),
             serial: None,
             identity: None,
-            units: Vec::new(),
+            units: UnitList::default(),
+            peripheral: None,
+            wrong: None,
             limits: BlockLimits::default(),
             provisioning: Provisioning::default(),
             ten_byte: false,
@@ -66,6 +72,21 @@ impl Unit {
     pub(super) fn can_discard(&self) -> bool {
         let thin = self.capacity.is_some_and(|capacity| capacity.thin);
         thin && (self.provisioning.unmap || self.provisioning.write_same)
+    }
+
+    /// Its blocks.
+    pub(super) fn geometry(&self) -> Geometry {
+        let Some(capacity) = self.capacity else { return Geometry::default() };
+        let physical = 1u16 << capacity.physical_exponent;
+        let granularity = self.limits.granularity;
+        let least_blocks =
+            if granularity.is_multiple_of(physical) { granularity.max(physical) } else { physical };
+        Geometry {
+            block_bytes: capacity.block_bytes,
+            physical_exponent: capacity.physical_exponent,
+            aligned_block: capacity.aligned_block,
+            least_blocks,
+        }
     }
 
     /// Zeroes are written by one command, not one by one.
@@ -101,10 +122,27 @@ impl Unit {
         Some(Shape { capacity: capacity.sectors(), block, data, discard, zeroes })
     }
 
+    /// Why it cannot be used, and which units there are instead.
+    pub(super) fn unusable(&self, lun: u16) -> Option<String> {
+        let what = match self.wrong? {
+            Some(kind) => {
+                format!(
+                    "logical unit {lun} is {} (device type {:02X}h), no disk",
+                    kind.name(),
+                    kind.device_type()
+                )
+            }
+            None => format!("the target has no logical unit {lun}"),
+        };
+        Some(format!("{what}; units there are: {}", self.units))
+    }
+
     pub(super) fn report(&self) -> Vec<(&'static str, String)> {
         let mut report = Vec::new();
         if let Some(capacity) = self.capacity {
             report.push(("BlockBytes", format!("{}", capacity.block_bytes)));
+            let physical = capacity.block_bytes << capacity.physical_exponent;
+            report.push(("PhysicalBlockBytes", format!("{physical}")));
         }
         report.push(("Product", self.product.clone()));
         if let Some(serial) = &self.serial {
@@ -119,8 +157,7 @@ impl Unit {
         report.push(("WriteZeroes", yes(self.zeroes_by_command())));
         report.push(("WriteProtected", yes(self.write_protected)));
         report.push(("Flush", yes(self.flush != FlushForm::Needless)));
-        let units: Vec<String> = self.units.iter().map(|unit| format!("{unit}")).collect();
-        report.push(("Units", units.join(" ")));
+        report.push(("Units", format!("{}", self.units)));
         let holder = match self.holder {
             Reservation::Unknown => String::from("not asked for"),
             Reservation::Free => String::from("free"),

@@ -17,7 +17,11 @@ struct World {
 }
 
 fn world(read_only: bool, discard: bool) -> World {
-    let config = BlockConfig { sectors: 100, read_only, discard, serial: b"root".to_vec() };
+    world_with(read_only, discard, BlockGeometry::default())
+}
+
+fn world_with(read_only: bool, discard: bool, geometry: BlockGeometry) -> World {
+    let config = BlockConfig { sectors: 100, read_only, discard, geometry, serial: b"root".to_vec() };
     let mut platform = Platform::new(&[DeviceConfig::Block(config)]);
     let driver = bring_up(&mut platform, 0, 0);
     World { memory: FakeMemory::new(4 << 20, 0), platform, driver }
@@ -54,6 +58,37 @@ impl World {
 
     fn status(&self) -> u8 {
         self.memory.bytes(STATUS, 1)[0]
+    }
+}
+
+#[test]
+fn a_disk_of_longer_blocks_says_so_and_takes_whole_ones() {
+    let geometry =
+        BlockGeometry { block_bytes: 4_096, physical_exponent: 2, aligned_block: 1, least_blocks: 16 };
+    let mut world = world_with(false, true, geometry);
+    assert_ne!(world.driver.features & FEATURE_TOPOLOGY, 0);
+    // Virtio 1.2, 5.2.4: blk_size, topology, and the discard's alignment in sectors.
+    let config = world.disk().config_bytes();
+    assert_eq!(config[20..32], [0, 16, 0, 0, 2, 1, 16, 0, 0, 0, 0, 0]);
+    assert_eq!(config[44..48], [8, 0, 0, 0]);
+    assert_eq!(world_with(false, true, BlockGeometry::default()).disk().config_bytes()[44..48], [1, 0, 0, 0]);
+    for (kind, sector, length, taken) in [
+        (REQUEST_IN, 8, 4_096, true),
+        (REQUEST_OUT, 16, 8_192, true),
+        (REQUEST_IN, 7, 4_096, false),
+        (REQUEST_IN, 8, 512, false),
+        (REQUEST_OUT, 8, 4_608, false),
+        (REQUEST_OUT, 1, 4_096, false),
+    ] {
+        world.request(kind, sector, &[(DATA, length, kind == REQUEST_IN)]);
+        assert_eq!(world.next().is_some(), taken, "{kind} {sector} {length}");
+        assert_eq!(world.status(), if taken { 0xee } else { 1 }, "an I/O error: {kind} {sector} {length}");
+    }
+    for (first, count, taken) in [(8u64, 16u32, true), (8, 1, false), (4, 8, false)] {
+        let range = [&first.to_le_bytes()[..], &count.to_le_bytes(), &[0; 4]].concat();
+        world.memory.put(DATA, &range);
+        world.request(REQUEST_DISCARD, 0, &[(DATA, 16, false)]);
+        assert_eq!(world.next().is_some(), taken, "{first} {count}");
     }
 }
 
