@@ -358,8 +358,11 @@ impl Host {
             if let Some(dhcp) = &mut self.dhcp {
                 dhcp.ingress(frame, &mut self.outgoing, now_ns);
             }
-        } else if frame.get(..6) == Some(&self.mac.0) && !(gated && self.gate(frame, now_ns)) {
-            self.ingress(frame, now_ns);
+        } else if frame.get(..6) == Some(&self.mac.0) {
+            self.outgoing.paths.heard(frame);
+            if !(gated && self.gate(frame, now_ns)) {
+                self.ingress(frame, now_ns);
+            }
         }
     }
 
@@ -367,7 +370,6 @@ impl Host {
     /// is not known better: nothing is learned from a packet.
     fn ingress(&mut self, frame: &[u8], now_ns: u64) {
         let packet = frame.get(HEADER_BYTES..);
-        self.outgoing.paths.heard(frame);
         self.outgoing.begin_reply(frame);
         let medium = Medium::Ip;
         let mut device = FrameDevice { incoming: packet, outgoing: &mut self.outgoing, medium };

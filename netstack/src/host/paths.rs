@@ -27,9 +27,9 @@ const PACKET_BYTES_MIN: u16 = 552;
 /// and so what tunnels leave.
 const PACKET_BYTES_TRIED: u16 = 1_280;
 /// Losses of one segment in a row that are no accident.
-const LOSSES: u32 = 3;
-/// Nor is it one that is over so soon.
-const LOSSES_NS: u64 = 500_000_000;
+const LOSSES: u32 = 2;
+/// Nor are those that follow each other sooner.
+const LOSSES_NS: u64 = 1_000_000_000;
 /// The path may be another one after this (RFC 1191, 6.3). It doubles with each silent loss.
 const AGE_NS: u64 = 600_000_000_000;
 
@@ -257,7 +257,7 @@ impl Paths {
 
     /// A peer's segment may acknowledge what is under way.
     pub(super) fn heard(&mut self, frame: &[u8]) {
-        if self.flows.is_empty() {
+        if self.flows.is_empty() || frame.get(23) != Some(&PROTOCOL_TCP) {
             return;
         }
         let Some(packet) = frame.get(HEADER_BYTES..) else { return };

@@ -151,6 +151,47 @@ fn a_router_that_says_nothing_is_found_out() {
 }
 
 #[test]
+fn the_guarded_port_is_no_exception() {
+    // Its connections have other sequence numbers on the wire than in the stack.
+    for says in [None, Some(1_400)] {
+        let (mut server, mut client) = (guard::guarded(79), host(2, 2));
+        let call = client.connect(SERVER, 22, TcpOptions::MANAGEMENT).unwrap();
+        let (mut admitted, mut greeting, mut got, mut sent) = (None, Vec::new(), 0, 0);
+        let mut dropped = 0;
+        for step in 2..9_000 {
+            let now = step * MS;
+            let mut octets = [0; 8_192];
+            let count = client.read(call, &mut octets);
+            let welcome = (8usize - greeting.len()).min(count);
+            greeting.extend_from_slice(&octets[..welcome]);
+            got += count - welcome;
+            if welcome > 0 && greeting.len() == 8 {
+                client.write(call, &[&greeting[..], &[0; 4]].concat());
+            }
+            client.poll(now);
+            frames(&mut client).iter().for_each(|frame| server.receive(frame, &Offload::None, now));
+            admitted = guard::serve(&mut server, now).or(admitted);
+            if let Some(admitted) = admitted {
+                sent += server.write(admitted, &[3; 60_000][..(60_000 - sent)]);
+            }
+            server.poll(now);
+            for frame in cut(&mut server) {
+                // The way changes when something has arrived.
+                if frame.len() <= 14 + TAKES || got < 10_000 {
+                    client.receive(&frame, &Offload::None, now);
+                    continue;
+                }
+                dropped += 1;
+                if let Some(takes) = says {
+                    server.receive(&too_big(&frame, takes), &Offload::None, now);
+                }
+            }
+        }
+        assert!(got == 60_000 && dropped > 0, "{says:?}: {got} {dropped}");
+    }
+}
+
+#[test]
 fn a_few_lost_segments_are_no_narrow_path() {
     let mut random = Random(6_971);
     let (mut server, mut client) = (host(1, 1), host(2, 2));
