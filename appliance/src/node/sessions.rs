@@ -407,7 +407,7 @@ impl<M: GuestMemory> Sessions<M> {
     /// no more than fits.
     pub fn tell(&mut self, index: usize, progress: &Progress, now_ns: u64) {
         let Some(session) = self.sessions.get_mut(index) else { return };
-        if session.server.can_send() {
+        if session.server.can_send() && !session.is_revoked {
             let _ = session.server.send_progress(progress, now_ns);
         }
         if let Some(waiting) = &mut session.waiting {

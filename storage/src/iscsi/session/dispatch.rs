@@ -15,10 +15,7 @@ use crate::iscsi::pdu::{FLAG_CONTINUE, FLAG_FINAL, Header, IMMEDIATE, NO_TAG, op
 use crate::iscsi::scsi::Sense;
 use crate::iscsi::tasks::{Outgoing, Probe, Sequence, Source, TaskKind};
 use crate::iscsi::text;
-use crate::limits::{
-    ISCSI_DISCOVERED_MAX, ISCSI_OUTPUT_PDUS_MAX, ISCSI_RECEIVE_SEGMENT_MAX, ISCSI_TEXT_MAX,
-    ISCSI_TEXT_PIECES_MAX,
-};
+use crate::limits::{ISCSI_OUTPUT_PDUS_MAX, ISCSI_RECEIVE_SEGMENT_MAX, ISCSI_TEXT_PIECES_MAX};
 
 const REDIRECTS_MAX: u32 = 4;
 const FAILURES_AFTER_LOGIN: u32 = 3;
