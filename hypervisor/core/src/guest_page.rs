@@ -204,7 +204,8 @@ mod tests {
                 let allowed = if touch.user {
                     user && (writable || !touch.write)
                 } else {
-                    (writable || !touch.write || !protects) && !(user && smap_on && !touch.alignment_check)
+                    let is_foreign = user && smap_on && !touch.alignment_check;
+                    !is_foreign && (writable || !touch.write || !protects)
                 };
                 let code = 1 | u32::from(touch.write) << 1 | u32::from(touch.user) << 2;
                 let expected = if allowed { Ok(0x5abc) } else { Err(code) };

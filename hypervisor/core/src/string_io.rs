@@ -101,23 +101,39 @@ mod tests {
     use super::{Place, StringIo, decode};
     use crate::decode::{Mode, Segment};
 
+    /// An instruction without repetition, with the data segment, in 64-bit mode.
+    const OUTSB: StringIo =
+        StringIo { input: false, width: 1, address_size: 8, segment: Segment::Ds, repeats: false, length: 1 };
+
     #[test]
     fn literal_encodings() {
-        let cases: &[(&[u8], Mode, (bool, u8, u8, Segment, bool, u8))] = &[
-            (&[0x6e], Mode::Long, (false, 1, 8, Segment::Ds, false, 1)),
-            (&[0xf3, 0x6e], Mode::Long, (false, 1, 8, Segment::Ds, true, 2)),
-            (&[0xf3, 0x66, 0x6f], Mode::Long, (false, 2, 8, Segment::Ds, true, 3)),
-            (&[0xf2, 0x48, 0x6f], Mode::Long, (false, 4, 8, Segment::Ds, true, 3)),
-            (&[0x67, 0x65, 0xf3, 0x6f], Mode::Long, (false, 4, 4, Segment::Gs, true, 4)),
-            (&[0x2e, 0x6e], Mode::Bits32, (false, 1, 4, Segment::Cs, false, 2)),
-            (&[0xf3, 0x6c], Mode::Bits16, (true, 1, 2, Segment::Es, true, 2)),
-            (&[0x66, 0x67, 0x36, 0x6d], Mode::Bits16, (true, 4, 4, Segment::Es, false, 4)),
-            (&[0x6d], Mode::Bits16, (true, 2, 2, Segment::Es, false, 1)),
+        let rep = StringIo { repeats: true, ..OUTSB };
+        let ins = StringIo { input: true, segment: Segment::Es, ..OUTSB };
+        let cases: &[(&[u8], Mode, StringIo)] = &[
+            (&[0x6e], Mode::Long, OUTSB),
+            (&[0xf3, 0x6e], Mode::Long, StringIo { length: 2, ..rep }),
+            (&[0xf3, 0x66, 0x6f], Mode::Long, StringIo { width: 2, length: 3, ..rep }),
+            (&[0xf2, 0x48, 0x6f], Mode::Long, StringIo { width: 4, length: 3, ..rep }),
+            (
+                &[0x67, 0x65, 0xf3, 0x6f],
+                Mode::Long,
+                StringIo { width: 4, address_size: 4, segment: Segment::Gs, length: 4, ..rep },
+            ),
+            (
+                &[0x2e, 0x6e],
+                Mode::Bits32,
+                StringIo { address_size: 4, segment: Segment::Cs, length: 2, ..OUTSB },
+            ),
+            (&[0xf3, 0x6c], Mode::Bits16, StringIo { address_size: 2, repeats: true, length: 2, ..ins }),
+            (
+                &[0x66, 0x67, 0x36, 0x6d],
+                Mode::Bits16,
+                StringIo { width: 4, address_size: 4, length: 4, ..ins },
+            ),
+            (&[0x6d], Mode::Bits16, StringIo { width: 2, address_size: 2, ..ins }),
         ];
         for (bytes, mode, expected) in cases {
-            let (input, width, address_size, segment, repeats, length) = *expected;
-            let expected = StringIo { input, width, address_size, segment, repeats, length };
-            assert_eq!(decode(bytes, *mode), Some(expected), "{bytes:x?}");
+            assert_eq!(decode(bytes, *mode), Some(*expected), "{bytes:x?}");
             assert_eq!(decode(&bytes[..bytes.len() - 1], *mode), None);
         }
         assert_eq!(decode(&[0xf3, 0xa4], Mode::Long), None);
