@@ -30,7 +30,8 @@ pub const FRAME_BUFFERS_MAX: usize = 64;
 pub const UART_OUTPUT_BYTES: usize = 256;
 /// Console input waiting for the guest, in bytes.
 pub const CONSOLE_INPUT_BYTES: usize = 4096;
-/// Places in lists of segments that the requests in flight of one disk take: 16 MiB in pages. Further requests wait in the guest's ring.
+/// Places in lists of segments that the requests in flight of one disk take: 16 MiB in pages.
+/// Further requests wait in the guest's ring.
 pub const BLOCK_SEGMENTS_HELD_MAX: usize = 4096;
 /// Console output taken from a guest in one call, in bytes.
 pub const CONSOLE_BYTES_PER_CALL_MAX: usize = 64 * 1024;

@@ -227,8 +227,6 @@ pub struct Host {
 const RELEASE_MS_MAX: u64 = 10_000;
 /// The same while queued octets are still being delivered.
 const DELIVERY_MS_MAX: u64 = 60_000;
-const EPHEMERAL_FIRST: u16 = 49_152;
-const EPHEMERAL_COUNT: u64 = 16_384;
 
 fn instant(now_ns: u64) -> Instant {
     Instant::from_micros(i64::try_from(now_ns / 1_000).unwrap_or(i64::MAX))
@@ -483,22 +481,6 @@ impl Host {
             .iter()
             .find(|connection| connection.id == id && !matches!(connection.role, Role::Released { .. }))
             .map(|connection| connection.handle)
-    }
-
-    fn ephemeral_port(&mut self) -> u16 {
-        loop {
-            self.ports = self.ports.wrapping_add(1);
-            let random = self.baker.derive(*b"port", self.ports);
-            let offset = u16::try_from(random % EPHEMERAL_COUNT).unwrap_or(0);
-            let port = EPHEMERAL_FIRST.saturating_add(offset);
-            let taken = self.connections.iter().any(|each| each.local_port == port)
-                || self.guard.is_some_and(|guard| guard.port == port)
-                || self.listeners.iter().any(|listener| listener.port == port);
-            // At most HOST_SOCKETS_MAX of the ports are taken: this ends.
-            if !taken {
-                return port;
-            }
-        }
     }
 }
 

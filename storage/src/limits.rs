@@ -38,7 +38,7 @@ pub const ISCSI_COMMANDS_MAX: usize = 128;
 pub const ISCSI_COMMAND_SECTORS_MAX: u32 = 2_048;
 /// PDUs that may wait to be given to TCP, of which commands and their data are at most two
 /// for each; a target that provokes more is dropped.
-pub const ISCSI_OUTPUT_PDUS_MAX: usize = 4 * ISCSI_COMMANDS_MAX;
+pub const ISCSI_OUTPUT_PDUS_MAX: usize = 8 * ISCSI_COMMANDS_MAX;
 /// Targets and portals reported by discovery.
 pub const ISCSI_DISCOVERED_MAX: usize = 1_024;
 /// Paths of one iSCSI volume.

@@ -104,7 +104,11 @@ fn missing_volumes(world: &World, files: &TestGuest) -> Result<()> {
             format!("iscsi://{HOST}/iqn.2026-11.lab.redoubt:nothing/1"),
             ["nothing", "login refused"],
         ),
-        ("missing iSCSI unit", format!("iscsi://{HOST}/{target}/7"), [&target, "no such logical unit"]),
+        (
+            "missing iSCSI unit",
+            format!("iscsi://{HOST}/{target}/7"),
+            [&target, "has no logical unit 7; units there are: 0 1"],
+        ),
         ("missing iSCSI portal", format!("iscsi://{HOST}:3999/{target}/1"), ["3999", "portal"]),
     ];
     std::thread::scope(|scope| {

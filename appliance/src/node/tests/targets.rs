@@ -393,8 +393,10 @@ impl IscsiTarget {
         }
         let there = self.units.is_empty() || self.units.contains(&header.0[9]);
         let answer: Vec<u8> = match cdb[0] {
-            // SPC-4, 6.6.1 and 6.33: asked of any unit.
+            // SPC-4, 6.6.1: asked of any unit.
             0x12 if !there => [&[0x7f][..], &[b'x'; 35]].concat(),
+            // SPC-4, 6.33: of unit 0. Elsewhere a target may have nothing to tell.
+            0xa0 if !self.units.is_empty() && header.0[9] != 0 => vec![0; 8],
             0xa0 if !self.units.is_empty() => {
                 let mut list = vec![0; 8];
                 list[3] = u8::try_from(8 * self.units.len()).unwrap();

@@ -185,7 +185,8 @@ impl Path {
         let (immediate, unsolicited) = self.unasked(command.outward, command.length);
         let last = if unsolicited > immediate { 0 } else { FLAG_FINAL };
         let mut header = Header::new(opcode::SCSI_COMMAND, last | flags | SIMPLE);
-        let lun = shared.lun;
+        // Unit 0 is asked for the units there are (SPC-4, 6.33): others need not answer that.
+        let lun = if command.cdb == scsi::REPORT_LUNS { [0; 8] } else { shared.lun };
         header.set(8, &lun);
         header.set_u32(20, command.length);
         header.set_u32(24, self.command_number);
