@@ -18,7 +18,7 @@ pub const BLOCK_RANGE_SECTORS_MAX: u32 = 1 << 21;
 pub const BLOCK_SERIAL_BYTES: usize = 20;
 /// Chains that one call may consume without anything to hand out, so that a
 /// guest that refills its ring cannot hold dom0.
-pub const CHAINS_PER_CALL_MAX: usize = 1024;
+pub const CHAINS_PER_CALL_MAX: usize = 16;
 /// Longest Ethernet frame on any wire without its checksum, one VLAN tag included.
 pub const FRAME_BYTES_MAX: usize = 9018;
 /// Longest frame that still has to be cut for the wire.
@@ -34,7 +34,7 @@ pub const CONSOLE_INPUT_BYTES: usize = 4096;
 /// Further requests wait in the guest's ring.
 pub const BLOCK_SEGMENTS_HELD_MAX: usize = 4096;
 /// Console output taken from a guest in one call, in bytes.
-pub const CONSOLE_BYTES_PER_CALL_MAX: usize = 64 * 1024;
+pub const CONSOLE_BYTES_PER_CALL_MAX: usize = 16 * 1024;
 /// Receive queue of the UART in bytes.
 pub const UART_INPUT_BYTES: usize = 1024;
 /// Random bytes that one request gets at most.
@@ -70,6 +70,37 @@ pub const UPLOAD_IDLE_NS: u64 = 30_000_000_000;
 pub const UPLOAD_SILENT_NS: u64 = 2_000_000_000;
 /// Frames taken from one source before the others get their turn.
 pub const FRAMES_PER_TURN: usize = 128;
+/// Work of all guests together in one turn, in instructions: see [`crate::node`]'s quotas.
+pub const GUESTS_WORK_PER_TURN: i64 = 1_200_000;
+/// Least work of one guest with something to do, in instructions: a frame as large as they
+/// come, or a few dozen requests.
+pub const QUANTUM_MIN: i64 = 60_000;
+/// What a guest may owe for accesses and for frames that come to it, in instructions.
+pub const DEBT_MAX: i64 = 600_000;
+/// Work for frames of one card in one turn, in instructions.
+pub const WIRE_WORK_PER_TURN: u64 = 600_000;
+/// Instructions of a chain that is taken from a guest's ring and returned.
+pub const WORK_OF_CHAIN: u64 = 500;
+/// Those of each of its descriptors.
+pub const WORK_OF_DESCRIPTOR: u64 = 60;
+/// Those of a frame that is looked at and given to one receiver, besides its octets.
+pub const WORK_OF_FRAME: u64 = 1_000;
+/// Octets that are copied, with their checksum, in the time of one instruction.
+pub const OCTETS_OF_WORK: usize = 4;
+/// Instructions of a disk request until it is under way.
+pub const WORK_OF_REQUEST: u64 = 2_000;
+/// Those of a guest's access that is answered.
+pub const WORK_OF_EXIT: u64 = 1_000;
+/// Those of a doorbell that is registered anew.
+pub const WORK_OF_DOORBELL: u64 = 500;
+/// Those of an octet that a guest prints.
+pub const WORK_OF_CONSOLE_BYTE: u64 = 12;
+/// Those of a request for entropy.
+pub const WORK_OF_ENTROPY: u64 = 4_000;
+/// What a guest's port may send where nothing else is set, in octets per second: 10 Gbit/s.
+pub const PORT_BYTES_PER_S: u64 = 1_250_000_000;
+/// What it may send at once after a pause, in octets.
+pub const PORT_BURST_BYTES: u64 = 16 << 20;
 /// Entries at once of what one key was refused.
 pub const REFUSAL_BURST: u64 = 16;
 /// Time in which it has one more, in nanoseconds.
@@ -99,7 +130,9 @@ pub const CARD_STUCK_NS: u64 = 100_000_000;
 /// Disk requests taken from one guest before the others get their turn.
 pub const REQUESTS_PER_TURN: usize = 64;
 /// Commands carried out before frames get their turn.
-pub const COMMANDS_PER_TURN: usize = 32;
+pub const COMMANDS_PER_TURN: usize = 4;
+/// Records of files taken from operators before frames get their turn.
+pub const RECORDS_PER_TURN: usize = 4;
 /// Most sessions at a time.
 pub const SESSIONS_MAX: usize = 16;
 /// Most sessions of one key.
@@ -112,7 +145,7 @@ pub const BEGUN_MAX: usize = 8;
 /// operator gives at once do not push one another out.
 pub const BEGUN_OF_KEY: usize = SESSIONS_OF_KEY;
 /// Callers at the one door that are looked at before frames get their turn.
-pub const CALLERS_PER_TURN: usize = 8;
+pub const CALLERS_PER_TURN: usize = 2;
 const _: () = assert!(SESSIONS_MAX + BEGUN_MAX < netstack::limits::HOST_GUARDED_SOCKETS_MAX);
 /// How long a new guest's disks may take to answer, in nanoseconds.
 pub const START_TIMEOUT_NS: u64 = 15_000_000_000;

@@ -15,9 +15,11 @@ use crate::devices::platform::{DeviceConfig, Platform, PlatformEvent};
 use crate::devices::virtio::VirtioDevice;
 use crate::hypervisor::Hypervisor;
 use crate::layout::{MemoryLayout, UART_PORT};
-use crate::limits::{CONSOLE_BYTES, RANDOM_REQUESTS_PER_TURN, START_TIMEOUT_NS};
+use crate::limits::{
+    CONSOLE_BYTES, RANDOM_REQUESTS_PER_TURN, START_TIMEOUT_NS, WORK_OF_CONSOLE_BYTE, WORK_OF_ENTROPY,
+    WORK_OF_EXIT,
+};
 use crate::node::blobs::Blobs;
-use crate::node::guest::doorbells::Doorbells;
 use crate::node::typing::Typist;
 use crate::node::volumes::Shape;
 use hv_x86::{low8, low16, low32};
@@ -27,57 +29,12 @@ const MEMORY_UNIT: u64 = 2 << 20;
 
 mod doorbells;
 mod kernel;
+mod life;
 mod slots;
 
 pub use kernel::check_kernel;
+pub use life::{End, Life, Wish};
 pub use slots::DiskSlot;
-
-/// Where a guest is in its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Life {
-    /// Its disks are being connected; it has no domain yet.
-    Connecting,
-    /// Its vCPUs may run.
-    Started,
-    /// An operator paused it.
-    Paused,
-    /// It turned itself off and is kept.
-    Off,
-    /// It failed and is kept.
-    Crashed,
-}
-
-/// How a guest ended by itself.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// It turned itself off.
-    PoweredOff,
-    /// It asked for a reset.
-    Reset,
-    /// The hypervisor stopped it.
-    Crashed,
-    /// Its kernel said that it has panicked.
-    Panicked,
-}
-
-/// What an event of a guest asks of the node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
-    /// Nothing more.
-    Nothing,
-    /// It turned itself off.
-    PowerOff,
-    /// It wants to start anew.
-    Reset,
-    /// Its kernel has panicked; true when a kernel of its own for that case goes on.
-    Panicked(bool),
-    /// A queue of a device has work.
-    Queue(usize, u16),
-    /// A device was reset: its operations are void.
-    DeviceReset(usize),
-    /// It gives a device back.
-    Ejected(usize),
-}
 
 /// A guest and its devices. The disks it started with are devices `0..disks`, then
 /// come the network cards, console and entropy, then disks that were added later.
@@ -123,11 +80,16 @@ pub struct Guest<M> {
     /// It is to start with the node from now on, at this place.
     pub keep: Option<u32>,
     uart_read: u64,
+    /// Doorbells as the hypervisor knows them: address and width.
+    doorbells: Vec<(u64, u16)>,
+    /// Work of its accesses that was not yet charged.
+    exit_work: u64,
+    /// The device that was served first the last time.
+    rotation: u32,
     /// Devices that rang and were not served dry, one bit each.
     work: u64,
     /// Whether this dom0 serves its devices.
     served: bool,
-    doorbells: Doorbells,
 }
 
 impl<M> Guest<M> {
@@ -162,9 +124,11 @@ impl<M> Guest<M> {
             awaits_files: false,
             keep: None,
             uart_read: 0,
+            doorbells: Vec::new(),
+            exit_work: 0,
+            rotation: 0,
             work: 0,
             served: false,
-            doorbells: Doorbells::default(),
             mtu: DEFAULT_MTU,
         }
     }
@@ -204,6 +168,12 @@ impl<M> Guest<M> {
     /// Every device may have work.
     pub const fn note_all_work(&mut self) {
         self.work = u64::MAX;
+    }
+
+    /// The device that is served first this time.
+    pub const fn next_rotation(&mut self) -> u32 {
+        self.rotation = (self.rotation + 1) % 32;
+        self.rotation
     }
 
     /// Takes the set of devices with work.
@@ -315,7 +285,7 @@ impl<M: crate::guest_memory::GuestMemory> Guest<M> {
         }
         self.platform = Platform::new(&self.devices(shapes));
         (self.uart_read, self.work) = (0, 0);
-        self.doorbells = Doorbells::default();
+        self.doorbells.clear();
         self.served = true;
         self.domain = Some((domain, memory));
         self.life = Life::Paused;
@@ -370,16 +340,6 @@ impl<M: crate::guest_memory::GuestMemory> Guest<M> {
         self.life = life;
     }
 
-    fn update_doorbells<H: Hypervisor<Memory = M>>(&mut self, hypervisor: &mut H) {
-        let Some((domain, _)) = &self.domain else { return };
-        if !self.platform.take_doorbells_changed() {
-            return;
-        }
-        self.doorbells.update(&self.platform, |index, (gpa, width)| {
-            let _ = hypervisor.doorbell(*domain, gpa, width, index);
-        });
-    }
-
     /// Deals with one event of its domain.
     pub fn handle<H: Hypervisor<Memory = M>>(&mut self, hypervisor: &mut H, event: &Event) -> Wish {
         let Some((domain, _)) = &self.domain else { return Wish::Nothing };
@@ -387,6 +347,7 @@ impl<M: crate::guest_memory::GuestMemory> Guest<M> {
         let wish = match event.kind {
             event::DOORBELL => self.platform.doorbell(event.index),
             event::EXIT => {
+                self.exit_work = self.exit_work.saturating_add(WORK_OF_EXIT);
                 let width = low8(u64::from(event.width));
                 let port = low16(event.address);
                 let (answer, wish) = match event.access {
@@ -427,24 +388,48 @@ impl<M: crate::guest_memory::GuestMemory> Guest<M> {
         }
     }
 
-    /// Moves what console, entropy source and serial port have to move. True when
-    /// the guest can go on waiting for entropy.
-    pub fn poll_small_devices<H: Hypervisor<Memory = M>>(&mut self, hypervisor: &mut H) {
+    /// Work of its accesses since this was asked last, in instructions.
+    pub const fn take_exit_work(&mut self) -> u64 {
+        core::mem::replace(&mut self.exit_work, 0)
+    }
+
+    /// Whether any device has work that was noted.
+    #[must_use]
+    pub const fn has_work(&self) -> bool {
+        self.work != 0
+    }
+
+    /// Moves what console, entropy source and serial port have to move. Returns the work
+    /// that it was.
+    pub fn poll_small_devices<H: Hypervisor<Memory = M>>(&mut self, hypervisor: &mut H) -> u64 {
         let (console, rng) = (self.console_device(), self.rng_device());
+        let (mut work, mut more) = (0, 0);
         if let Some((_, memory)) = &self.domain {
-            if let Some(console) = self.platform.console_mut(console) {
-                console.poll(memory, &mut self.console);
+            if let Some(device) = self.platform.console_mut(console) {
+                let before = self.console.end();
+                if device.poll(memory, &mut self.console) {
+                    more |= 1 << console;
+                }
+                work += device.transport.take_work() + (self.console.end() - before) * WORK_OF_CONSOLE_BYTE;
             }
             if let Some(source) = self.platform.rng_mut(rng) {
+                let mut served = 0;
                 // Bounded, so that a guest that refills its ring cannot hold dom0.
                 for _ in 0..RANDOM_REQUESTS_PER_TURN {
                     if source.fill(memory, &mut |bytes| hypervisor.random(bytes)) == 0 {
                         break;
                     }
+                    served += 1;
                 }
+                if served == RANDOM_REQUESTS_PER_TURN {
+                    more |= 1 << rng;
+                }
+                work += source.transport.take_work() + served as u64 * WORK_OF_ENTROPY;
             }
         }
+        self.work |= more;
         self.collect_output();
+        work
     }
 
     /// Hands pending interrupts to the hypervisor.
@@ -462,6 +447,7 @@ impl<M: crate::guest_memory::GuestMemory> Guest<M> {
             Some(VirtioDevice::Console(console)) => console.transport.is_running(),
             _ => false,
         };
+        self.note_work(console, 0);
         if ready {
             self.platform.console_mut(console).map_or(0, |console| console.push_input(bytes))
         } else {

@@ -9,7 +9,7 @@
 //! * [`network`], [`nic`], [`stacks`], `cards`: frames, cards, addresses;
 //! * [`volumes`]: disks and the sessions behind them;
 //! * [`sessions`], `places`, [`commands`], [`facts`]: operators and what they ask;
-//! * `ledger`: what everything may take of the heap;
+//! * `ledger`: what everything may take of the heap; `quotas`: and each guest of a turn;
 //! * [`jobs`]: what takes long of it;
 //! * [`storage`], [`disks`]: what they ask of volumes and of guests' disks;
 //! * [`audit`]: what they did; `trust`: who they are;
@@ -31,6 +31,7 @@ mod neighbourhood;
 pub mod network;
 pub mod nic;
 mod places;
+mod quotas;
 pub mod revisions;
 pub mod sessions;
 pub mod settings;
@@ -65,8 +66,9 @@ use crate::node::blobs::Blobs;
 use crate::node::disks::Coming;
 use crate::node::guest::{End, Guest, Wish};
 use crate::node::jobs::Jobs;
-use crate::node::network::Network;
+use crate::node::network::{Network, Receivers};
 use crate::node::nic::Nic;
+use crate::node::quotas::Quotas;
 use crate::node::revisions::Revisions;
 use crate::node::sessions::Sessions;
 use crate::node::settings::Settings;
@@ -92,6 +94,9 @@ pub struct Node<H: Hypervisor, N> {
     sessions: Sessions<H::Memory>,
     jobs: Jobs,
     guests: Vec<Guest<H::Memory>>,
+    quotas: Quotas,
+    /// Accesses of guests that owe too much: their vCPUs wait.
+    deferred: Vec<Event>,
     next_guest: u64,
     blobs: Blobs<H::Memory>,
     audit: AuditLog<H::Memory>,
@@ -162,6 +167,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             sessions: Sessions::default(),
             jobs: Jobs::default(),
             guests: Vec::new(),
+            quotas: Quotas::default(),
+            deferred: Vec::new(),
             next_guest: 1,
             blobs: Blobs::default(),
             audit: AuditLog::new(),
@@ -240,7 +247,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// the latest.
     pub fn turn(&mut self, events: &[Event], now_ns: u64) -> u64 {
         let mut quiet = !events.is_empty() && now_ns < self.deadline_ns;
-        for event in events {
+        for event in core::mem::take(&mut self.deferred).iter().chain(events) {
             quiet &= self.handle_event(event, now_ns);
         }
         for guest in &mut self.guests {
@@ -252,10 +259,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         }
         self.look_at_cards(now_ns);
         self.protect_addresses(now_ns);
-        let mut busy = self.network.receive(&mut self.guests, &mut self.volumes, now_ns);
+        let works = |guest: &Guest<_>| (guest.number, guest.has_work());
+        let start = self.quotas.begin(self.guests.iter().map(works));
+        let to = Receivers { guests: &mut self.guests, quotas: &mut self.quotas };
+        let mut busy = self.network.receive(to, &mut self.volumes, now_ns) || !self.deferred.is_empty();
         self.network.stacks.tend(now_ns);
         self.volumes.poll(&mut self.network.stacks, &mut self.guests, now_ns);
-        busy |= self.serve_guests(now_ns);
+        busy |= self.serve_guests(start, now_ns);
         self.settle_state(now_ns);
         self.settle_starts(now_ns);
         self.settle_discovery(now_ns);
@@ -264,7 +274,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         busy |= self.serve_operators(now_ns);
         self.volumes.poll(&mut self.network.stacks, &mut self.guests, now_ns);
         self.network.stacks.egress(now_ns);
-        self.network.transmit_host(&mut self.guests, now_ns);
+        let to = Receivers { guests: &mut self.guests, quotas: &mut self.quotas };
+        self.network.transmit_host(to, now_ns);
         self.network.transmit_volumes(&mut self.guests, &mut self.volumes, now_ns);
         for guest in &mut self.guests {
             guest.flush_interrupts(&mut self.hypervisor);
@@ -320,7 +331,14 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             return false;
         }
         let Some(guest) = self.guests.get_mut(index) else { return true };
-        match guest.handle(&mut self.hypervisor, event) {
+        // A vCPU has one access at a time.
+        if event.kind == event::EXIT && !self.quotas.may_owe(guest.number) {
+            self.deferred.push(*event);
+            return false;
+        }
+        let wish = guest.handle(&mut self.hypervisor, event);
+        self.quotas.owe(guest.number, guest.take_exit_work());
+        match wish {
             Wish::Nothing => return true,
             Wish::Queue(device, queue) => guest.note_work(device, queue),
             Wish::DeviceReset(device) => {
@@ -344,22 +362,37 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         false
     }
 
-    /// Serves the queues that guests rang for; true when there may be more.
-    fn serve_guests(&mut self, now_ns: u64) -> bool {
+    /// Serves the queues that guests rang for, each guest its share of the turn, beginning
+    /// with one of them; true when there may be more.
+    fn serve_guests(&mut self, start: usize, now_ns: u64) -> bool {
         let mut busy = false;
-        for index in 0..self.guests.len() {
+        for index in (start..self.guests.len()).chain(0..start) {
             let Some(guest) = self.guests.get_mut(index) else { break };
-            guest.poll_small_devices(&mut self.hypervisor);
+            let number = guest.number;
+            if !guest.has_work() {
+                continue;
+            }
+            if !self.quotas.may(number) {
+                busy = true;
+                continue;
+            }
             let cards = guest.first_card()..guest.console_device();
-            let work = guest.take_work();
+            let (work, rotation) = (guest.take_work(), guest.next_rotation());
+            let own = guest.poll_small_devices(&mut self.hypervisor);
+            self.quotas.charge(number, own);
+            busy |= guest.has_work();
             let disks: u64 = guest.slots.iter().fold(0, |bits, slot| bits | 1 << slot.device);
             let cards = cards.fold(0, |bits, card| bits | 1 << card);
-            for device in bits(work & (disks | cards)) {
+            // Its devices take turns as well.
+            let work = work & (disks | cards);
+            let first = work & (u64::MAX << rotation);
+            for device in bits(first).chain(bits(work & !first)) {
                 let is_disk = disks >> device & 1 == 1;
                 let more = if is_disk {
-                    self.volumes.serve_disk(&mut self.guests, index, device, now_ns)
+                    self.volumes.serve_disk(&mut self.guests, &mut self.quotas, index, device, now_ns)
                 } else {
-                    self.network.transmit_guest(&mut self.guests, index, device, now_ns)
+                    let to = Receivers { guests: &mut self.guests, quotas: &mut self.quotas };
+                    self.network.transmit_guest(to, index, device, now_ns)
                 };
                 if more && let Some(guest) = self.guests.get_mut(index) {
                     guest.note_work(device, 1);
@@ -393,7 +426,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let Some(command) = command else {
                 self.tell_progress(now_ns);
                 self.sessions.transmit(&mut self.network.stacks.first);
-                return busy;
+                return busy || self.sessions.has_more();
             };
             busy = true;
             self.execute(command, now_ns);

@@ -6,14 +6,18 @@ use alloc::vec::Vec;
 use netstack::frame::{MacAddress, without_priority_tag};
 use netstack::host::{Host, HostConfig};
 use netstack::offload::{Accepts, Offload};
-use netstack::switch::{Destinations, HOST, Policy, PortId, Switch, UPLINK};
+use netstack::switch::{Destinations, HOST, Policy, PortId, Rate, Switch, UPLINK};
 
 use crate::devices::virtio::net::Taken;
 use crate::guest_memory::GuestMemory;
-use crate::limits::{FRAMES_PER_TURN, LARGE_FRAME_BYTES_MAX};
+use crate::limits::{
+    FRAMES_PER_TURN, LARGE_FRAME_BYTES_MAX, OCTETS_OF_WORK, PORT_BURST_BYTES, PORT_BYTES_PER_S,
+    WIRE_WORK_PER_TURN, WORK_OF_FRAME,
+};
 use crate::node::capture::Captures;
 use crate::node::guest::Guest;
 use crate::node::nic::Nic;
+use crate::node::quotas::Quotas;
 use crate::node::stacks::Stacks;
 use crate::node::volumes::Volumes;
 
@@ -34,6 +38,19 @@ struct Port {
     id: PortId,
     guest: u64,
     device: usize,
+}
+
+/// Where frames go that pass the switch: to guests, each of which pays for what it takes.
+pub struct Receivers<'a, M> {
+    /// The guests.
+    pub guests: &'a mut [Guest<M>],
+    /// Their shares of a turn.
+    pub quotas: &'a mut Quotas,
+}
+
+/// Work on a frame of so many octets, which is so many frames on a wire.
+const fn work_of(octets: usize, pieces: usize) -> u64 {
+    WORK_OF_FRAME.saturating_mul(pieces as u64).saturating_add((octets / OCTETS_OF_WORK) as u64)
 }
 
 /// Room for a frame, and for what is made of it for one receiver.
@@ -167,6 +184,8 @@ impl<N: Nic> Network<N> {
             netstack::switch::AttachError::Full => AttachError::Full,
             _ => AttachError::Duplicate,
         })?;
+        let rate = Rate { bytes_per_second: PORT_BYTES_PER_S, burst_bytes: PORT_BURST_BYTES };
+        self.switch.set_rate(id, Some(rate), 0);
         self.ports.push(Port { id, guest, device });
         Ok(())
     }
@@ -216,14 +235,14 @@ impl<N: Nic> Network<N> {
     /// Takes what arrived on the wire; true when there may be more.
     pub fn receive<M: GuestMemory>(
         &mut self,
-        guests: &mut [Guest<M>],
+        mut to: Receivers<'_, M>,
         volumes: &mut Volumes,
         now_ns: u64,
     ) -> bool {
         let mut buffers = core::mem::take(&mut self.buffers);
-        let mut more = self.receive_into(&mut buffers, guests, volumes, now_ns);
+        let mut more = self.receive_into(&mut buffers, &mut to, volumes, now_ns);
         for (number, card) in (1..).zip(&mut self.storage) {
-            more |= card.receive(number, &mut buffers, &mut self.stacks, guests, volumes, now_ns);
+            more |= card.receive(number, &mut buffers, &mut self.stacks, to.guests, volumes, now_ns);
         }
         self.buffers = buffers;
         more
@@ -232,21 +251,22 @@ impl<N: Nic> Network<N> {
     fn receive_into<M: GuestMemory>(
         &mut self,
         buffers: &mut Buffers,
-        guests: &mut [Guest<M>],
+        to: &mut Receivers<'_, M>,
         volumes: &mut Volumes,
         now_ns: u64,
     ) -> bool {
-        let mut moved = 0;
-        while moved < FRAMES_PER_TURN {
+        let (mut moved, mut work) = (0, 0);
+        while moved < FRAMES_PER_TURN && work < WIRE_WORK_PER_TURN {
             let Some((length, offload)) = self.nic.receive(&mut buffers.frame) else { return false };
             moved += offload.on_wire(length).0;
+            work += work_of(length, 1);
             let frame = received(&mut buffers.frame, length, &offload);
             let Ok(destinations) = self.switch.admit(UPLINK, frame, &offload, now_ns) else { continue };
             if frame.get(12..14) == Some(&ETHERTYPE_AOE) {
-                volumes.receive_frame(0, frame, guests, now_ns);
+                volumes.receive_frame(0, frame, to.guests, now_ns);
                 continue;
             }
-            self.deliver(destinations, frame, &offload, &mut buffers.scratch, guests, now_ns);
+            work += self.deliver(destinations, frame, &offload, &mut buffers.scratch, to, now_ns);
         }
         true
     }
@@ -254,13 +274,13 @@ impl<N: Nic> Network<N> {
     /// Takes what a guest's card sends; true when there may be more.
     pub fn transmit_guest<M: GuestMemory>(
         &mut self,
-        guests: &mut [Guest<M>],
+        mut to: Receivers<'_, M>,
         guest: usize,
         device: usize,
         now_ns: u64,
     ) -> bool {
         let mut buffers = core::mem::take(&mut self.buffers);
-        let more = self.transmit_from(&mut buffers, guests, guest, device, now_ns);
+        let more = self.transmit_from(&mut buffers, &mut to, guest, device, now_ns);
         self.buffers = buffers;
         more
     }
@@ -268,29 +288,33 @@ impl<N: Nic> Network<N> {
     fn transmit_from<M: GuestMemory>(
         &mut self,
         buffers: &mut Buffers,
-        guests: &mut [Guest<M>],
+        to: &mut Receivers<'_, M>,
         guest: usize,
         device: usize,
         now_ns: u64,
     ) -> bool {
         let mut moved = 0;
         while moved < FRAMES_PER_TURN {
+            let Some(sender) = to.guests.get_mut(guest) else { return false };
+            let number = sender.number;
             // What does not fit waits in the guest's own ring.
-            if !self.nic.can_transmit() {
+            if !self.nic.can_transmit() || !to.quotas.may(number) {
                 return true;
             }
-            let Some(sender) = guests.get_mut(guest) else { return false };
-            let number = sender.number;
             let Some((_, memory)) = &sender.domain else { return false };
             let Some(net) = sender.platform.net_mut(device) else { return false };
-            let Some((length, header)) = net.pop_transmit(memory, &mut buffers.frame) else { return false };
+            let popped = net.pop_transmit(memory, &mut buffers.frame);
+            to.quotas.charge(number, net.transport.take_work());
+            let Some((length, header)) = popped else { return net.has_more() };
             let frame = buffers.frame.get_mut(..length).unwrap_or_default();
             let Some(offload) = Offload::of_sender(&header, frame) else {
                 net.counters.transmit_dropped += 1;
                 moved += 1;
                 continue;
             };
-            moved += offload.on_wire(length).0;
+            let pieces = offload.on_wire(length).0;
+            moved += pieces;
+            to.quotas.charge(number, work_of(length, pieces));
             self.captures.note(number, frame, now_ns);
             let port = self.ports.iter().find(|port| port.guest == number && port.device == device);
             let Some(port) = port.map(|port| port.id) else { continue };
@@ -299,22 +323,25 @@ impl<N: Nic> Network<N> {
                     self.stacks.first.receive_attached(frame, &offload, now_ns);
                 }
                 let destinations = destinations.without(HOST);
-                self.deliver(destinations, frame, &offload, &mut buffers.scratch, guests, now_ns);
+                let work = self.deliver(destinations, frame, &offload, &mut buffers.scratch, to, now_ns);
+                to.quotas.charge(number, work);
             }
         }
         true
     }
 
-    /// Hands a frame to each of its receivers, as that one can take it.
+    /// Hands a frame to each of its receivers, as that one can take it. A guest that owes
+    /// too much gets none. Returns what work it was for all of them.
     fn deliver<M: GuestMemory>(
         &mut self,
         destinations: Destinations,
         frame: &[u8],
         offload: &Offload,
         scratch: &mut [u8],
-        guests: &mut [Guest<M>],
+        to: &mut Receivers<'_, M>,
         now_ns: u64,
-    ) {
+    ) -> u64 {
+        let mut work = 0_u64;
         for destination in destinations.iter() {
             if destination == UPLINK {
                 offload.lower(frame, self.nic.accepts(), scratch, |frame, offload| {
@@ -323,7 +350,8 @@ impl<N: Nic> Network<N> {
             } else if destination == HOST {
                 self.stacks.first.receive(frame, offload, now_ns);
             } else if let Some(port) = self.ports.iter().find(|port| port.id == destination)
-                && let Some(guest) = guests.iter_mut().find(|guest| guest.number == port.guest)
+                && let Some(guest) = to.guests.iter_mut().find(|guest| guest.number == port.guest)
+                && to.quotas.may_owe(port.guest)
                 && let Some((_, memory)) = &guest.domain
                 && let Some(net) = guest.platform.net_mut(port.device)
             {
@@ -331,18 +359,24 @@ impl<N: Nic> Network<N> {
                 let Taken { checksum, tso4, tso6 } = net.taken();
                 offload.lower(frame, Accepts { checksum, tso4, tso6 }, scratch, |frame, offload| {
                     net.push_receive(memory, frame, offload.header(1));
+                    work = work.saturating_add(work_of(frame.len(), 1));
                 });
+                // How its buffers are scattered is its own matter.
+                let own = net.transport.take_work();
+                to.quotas.owe(port.guest, own);
+                work = work.saturating_add(own);
             }
         }
+        work
     }
 
     /// Sends what the node's own stacks have to say.
-    pub fn transmit_host<M: GuestMemory>(&mut self, guests: &mut [Guest<M>], now_ns: u64) {
+    pub fn transmit_host<M: GuestMemory>(&mut self, mut to: Receivers<'_, M>, now_ns: u64) {
         let mut buffers = core::mem::take(&mut self.buffers);
         while self.nic.can_transmit() {
             let Some(own) = self.stacks.first.next_frame() else { break };
             if let Ok(destinations) = self.switch.admit(HOST, own.octets(), &own.offload, now_ns) {
-                self.deliver(destinations, own.octets(), &own.offload, &mut buffers.scratch, guests, now_ns);
+                self.deliver(destinations, own.octets(), &own.offload, &mut buffers.scratch, &mut to, now_ns);
             }
             self.stacks.first.reuse(own);
         }

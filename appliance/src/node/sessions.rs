@@ -19,7 +19,8 @@ use netstack::host::{Caller, ConnectionId, ConnectionState, Host};
 use crate::guest_memory::GuestMemory;
 use crate::hypervisor::Hypervisor;
 use crate::limits::{
-    BEGUN_MAX, BEGUN_OF_KEY, CALLERS_PER_TURN, SESSIONS_MAX, SESSIONS_OF_ADMINS, SESSIONS_OF_KEY,
+    BEGUN_MAX, BEGUN_OF_KEY, CALLERS_PER_TURN, RECORDS_PER_TURN, SESSIONS_MAX, SESSIONS_OF_ADMINS,
+    SESSIONS_OF_KEY,
 };
 use crate::node::audit::Asked;
 use crate::node::blobs::{Blobs, Kept};
@@ -67,6 +68,8 @@ pub struct Sessions<M> {
     seen_serial: u64,
     /// When the first of these grants runs out.
     grants_end_ns: u64,
+    /// Records of files that are still taken in this turn.
+    records_left: usize,
 }
 
 /// A command to carry out.
@@ -83,7 +86,14 @@ pub struct Command {
 
 impl<M> Default for Sessions<M> {
     fn default() -> Self {
-        Self { door: Door::default(), sessions: Vec::new(), turn: 0, seen_serial: 0, grants_end_ns: 0 }
+        Self {
+            door: Door::default(),
+            sessions: Vec::new(),
+            turn: 0,
+            seen_serial: 0,
+            grants_end_ns: 0,
+            records_left: 0,
+        }
     }
 }
 
@@ -130,6 +140,7 @@ impl<M: GuestMemory> Sessions<M> {
     ) -> bool {
         self.answer_callers(host, hypervisor, who, now_ns);
         self.end_revoked(who.1, now_ns);
+        self.records_left = RECORDS_PER_TURN;
         let mut any = host.has_callers();
         let mut index = 0;
         while let Some(session) = self.sessions.get_mut(index) {
@@ -272,7 +283,8 @@ impl<M: GuestMemory> Sessions<M> {
         let count = self.sessions.len();
         for step in 0..count {
             let index = self.turn.wrapping_add(step) % count;
-            while let Some(session) = self.sessions.get_mut(index)
+            while self.records_left > 0
+                && let Some(session) = self.sessions.get_mut(index)
                 && !session.is_over
                 && !session.is_revoked
                 && session.waiting.is_none()
@@ -288,6 +300,8 @@ impl<M: GuestMemory> Sessions<M> {
                 match next {
                     Ok(None) => break,
                     Ok(Some(Incoming::Data(bytes))) => {
+                        self.records_left -= 1;
+                        self.turn = index + 1;
                         session.take_data(&bytes, hypervisor, (&mut *blobs, needed), now_ns);
                     }
                     Ok(Some(Incoming::Command(verified, role))) => {
@@ -307,6 +321,12 @@ impl<M: GuestMemory> Sessions<M> {
             }
         }
         None
+    }
+
+    /// Whether more of files may have come than this turn took.
+    #[must_use]
+    pub const fn has_more(&self) -> bool {
+        self.records_left == 0
     }
 
     /// A session counts, since its first record has opened; false when there is no room.

@@ -16,8 +16,9 @@ use storage::{BlockError, Geometry, Lba, Operation, PathRefusal, Payload, Reques
 
 use crate::devices::virtio::block::{BlockKind, BlockOperation, BlockStatus, BlockToken};
 use crate::guest_memory::GuestMemory;
-use crate::limits::REQUESTS_PER_TURN;
+use crate::limits::{REQUESTS_PER_TURN, WORK_OF_REQUEST};
 use crate::node::guest::Guest;
+use crate::node::quotas::Quotas;
 use crate::node::stacks::Stacks;
 use discovery::Search;
 
@@ -280,6 +281,7 @@ impl Volumes {
     pub fn serve_disk<M: GuestMemory>(
         &mut self,
         guests: &mut [Guest<M>],
+        quotas: &mut Quotas,
         guest: usize,
         device: usize,
         now_ns: u64,
@@ -290,6 +292,9 @@ impl Volumes {
         let Some((_, memory)) = &guest.domain else { return false };
         let Some(block) = guest.platform.block_mut(device) else { return false };
         for _ in 0..REQUESTS_PER_TURN {
+            if !quotas.may(guest.number) {
+                return true;
+            }
             if binding.tokens.len() >= storage::limits::REQUESTS_MAX {
                 return false;
             }
@@ -300,7 +305,10 @@ impl Volumes {
                 }
                 return false;
             }
-            let Some(operation) = block.next_operation(memory) else { return false };
+            let operation = block.next_operation(memory);
+            quotas.charge(guest.number, block.transport.take_work());
+            let Some(operation) = operation else { return block.has_more() };
+            quotas.charge(guest.number, WORK_OF_REQUEST);
             if let Some(limiter) = self.limiters.get_mut(&guest.number) {
                 let moves = matches!(operation.kind, BlockKind::Read | BlockKind::Write);
                 limiter.charge(if moves { operation.length } else { 0 });

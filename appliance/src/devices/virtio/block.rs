@@ -163,6 +163,8 @@ pub struct VirtioBlock {
     in_flight: BTreeMap<u16, InFlight>,
     /// Places that their lists of segments take.
     held: usize,
+    /// The last look ended before the ring did.
+    more: bool,
     reissue: VecDeque<u16>,
 }
 
@@ -191,6 +193,7 @@ impl VirtioBlock {
             generation: 0,
             in_flight: BTreeMap::new(),
             held: 0,
+            more: false,
             reissue: VecDeque::new(),
         }
     }
@@ -242,6 +245,7 @@ impl VirtioBlock {
     /// completion if it was not called until then: the guest notifies only when
     /// its ring was found empty.
     pub fn next_operation(&mut self, memory: &dyn GuestMemory) -> Option<BlockOperation> {
+        self.more = false;
         while let Some(head) = self.reissue.pop_front() {
             if let Some(operation) = self.operation(head) {
                 return Some(operation);
@@ -263,7 +267,14 @@ impl VirtioBlock {
                 }
             }
         }
+        self.more = true;
         None
+    }
+
+    /// Whether [`Self::next_operation`] found nothing because it looked for long enough.
+    #[must_use]
+    pub const fn has_more(&self) -> bool {
+        self.more
     }
 
     fn operation(&self, head: u16) -> Option<BlockOperation> {

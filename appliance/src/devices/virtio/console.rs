@@ -38,16 +38,16 @@ impl VirtioConsole {
         count
     }
 
-    /// Moves output, to where all of it is kept, and input. True when there is more output
-    /// to take.
+    /// Moves output, to where all of it is kept, and input. True when there is more to
+    /// move.
     pub fn poll(&mut self, memory: &dyn GuestMemory, output: &mut OutputRing) -> bool {
-        self.fill_input(memory);
+        let more_input = self.fill_input(memory);
         let mut taken = 0;
         for _ in 0..CHAINS_PER_CALL_MAX {
             if taken >= CONSOLE_BYTES_PER_CALL_MAX {
                 return true;
             }
-            let Some(chain) = self.transport.pop(QUEUE_TRANSMIT, memory) else { return false };
+            let Some(chain) = self.transport.pop(QUEUE_TRANSMIT, memory) else { return more_input };
             // A longer chain than is kept at all is cut: only its end would stay.
             let length = chain.readable.length();
             let kept = length.min(CONSOLE_BYTES as u64);
@@ -69,20 +69,22 @@ impl VirtioConsole {
         true
     }
 
-    fn fill_input(&mut self, memory: &dyn GuestMemory) {
+    /// True when more of it might be taken.
+    fn fill_input(&mut self, memory: &dyn GuestMemory) -> bool {
         for _ in 0..CHAINS_PER_CALL_MAX {
             if self.input.is_empty() {
-                return;
+                return false;
             }
-            let Some(chain) = self.transport.pop(QUEUE_RECEIVE, memory) else { return };
+            let Some(chain) = self.transport.pop(QUEUE_RECEIVE, memory) else { return false };
             let count = self.input.len().min(to_usize(chain.writable.length()));
             let bytes: Vec<u8> = self.input.drain(..count).collect();
             if let Err(fault) = chain.writable.store(memory, 0, &bytes) {
                 self.transport.fail(fault);
-                return;
+                return false;
             }
             self.transport.push_used(QUEUE_RECEIVE, memory, &[(chain.head, low32(count as u64))]);
         }
+        true
     }
 
     /// Forgets input that the guest has not taken: after a reset.

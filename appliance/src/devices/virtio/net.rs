@@ -69,6 +69,8 @@ pub struct VirtioNet {
     /// Longest payload of a frame on the wire.
     mtu: u16,
     link_up: bool,
+    /// The last look ended before the ring did.
+    more: bool,
 }
 
 impl VirtioNet {
@@ -92,6 +94,7 @@ impl VirtioNet {
             mac,
             mtu,
             link_up: true,
+            more: false,
         }
     }
 
@@ -127,6 +130,7 @@ impl VirtioNet {
         memory: &dyn GuestMemory,
         target: &mut [u8],
     ) -> Option<(usize, NetHeader)> {
+        self.more = false;
         for _ in 0..CHAINS_PER_CALL_MAX {
             let chain = self.transport.pop(QUEUE_TRANSMIT, memory)?;
             let length = chain.readable.length().checked_sub(NET_HEADER_BYTES as u64).map(to_usize);
@@ -154,7 +158,14 @@ impl VirtioNet {
             }
             self.counters.transmit_dropped += 1;
         }
+        self.more = true;
         None
+    }
+
+    /// Whether [`Self::pop_transmit`] found nothing because it looked for long enough.
+    #[must_use]
+    pub const fn has_more(&self) -> bool {
+        self.more
     }
 
     /// Gives the guest a frame behind a header that asks for what it

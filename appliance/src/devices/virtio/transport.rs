@@ -15,7 +15,7 @@ use super::registers;
 use crate::devices::pci::{PciFunction, PciIdentity};
 use crate::fault::GuestFault;
 use crate::guest_memory::GuestMemory;
-use crate::limits::QUEUE_SIZE_MAX;
+use crate::limits::{QUEUE_SIZE_MAX, WORK_OF_CHAIN, WORK_OF_DESCRIPTOR};
 
 /// Feature: indirect descriptors.
 pub const FEATURE_INDIRECT: u64 = 1 << 28;
@@ -60,6 +60,8 @@ pub struct Transport {
     queue_select: u16,
     queues: Vec<Queue>,
     fault: Option<GuestFault>,
+    /// Work that was done for the guest and not yet charged.
+    work: u64,
 }
 
 impl Transport {
@@ -84,6 +86,7 @@ impl Transport {
             queue_select: 0,
             queues: vec![Queue::new(); usize::from(queues)],
             fault: None,
+            work: 0,
         }
     }
 
@@ -141,6 +144,11 @@ impl Transport {
         RingFeatures { event_index: self.has(FEATURE_EVENT_INDEX), indirect: self.has(FEATURE_INDIRECT) }
     }
 
+    /// Work that was done for the guest since this was asked last, in instructions.
+    pub const fn take_work(&mut self) -> u64 {
+        core::mem::replace(&mut self.work, 0)
+    }
+
     /// Takes the next chain of a queue. A malformed one stops the device.
     pub fn pop(&mut self, queue: u16, memory: &dyn GuestMemory) -> Option<Chain> {
         if !self.is_running() {
@@ -148,7 +156,16 @@ impl Transport {
         }
         let features = self.ring_features();
         match self.queues.get_mut(usize::from(queue))?.pop(memory, features) {
-            Ok(chain) => chain,
+            Ok(chain) => {
+                if let Some(chain) = &chain {
+                    let descriptors = chain.readable.0.len().saturating_add(chain.writable.0.len());
+                    self.work = self
+                        .work
+                        .saturating_add(WORK_OF_CHAIN)
+                        .saturating_add(WORK_OF_DESCRIPTOR.saturating_mul(descriptors as u64));
+                }
+                chain
+            }
             Err(fault) => {
                 self.fail(fault);
                 None

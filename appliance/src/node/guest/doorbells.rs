@@ -1,33 +1,35 @@
-//! Which doorbells of a guest the hypervisor knows.
+//! A guest's doorbells, as the hypervisor is told of them.
 
-use alloc::vec::Vec;
+use alloc::vec;
 
-use crate::devices::platform::Platform;
+use hv_x86::to_usize;
 
-/// A doorbell as the hypervisor was told of it: where, and how wide; width 0 is none.
-type Told = (u64, u16);
+use super::Guest;
+use crate::guest_memory::GuestMemory;
+use crate::hypervisor::Hypervisor;
+use crate::limits::WORK_OF_DOORBELL;
 
-/// What the hypervisor was told, by the doorbells' numbers.
-#[derive(Debug, Default)]
-pub(super) struct Doorbells(Vec<Told>);
-
-impl Doorbells {
-    /// Tells of those that have changed, and of no others: a guest may move a device's window
-    /// as often as it likes.
-    pub(super) fn update(&mut self, platform: &Platform, mut tell: impl FnMut(u32, Told)) {
-        let count = hv_x86::to_usize(u64::from(platform.doorbell_count()));
-        let mut now: Vec<Told> = alloc::vec![(0, 0); count];
-        for bell in platform.doorbells() {
-            if let Some(place) = now.get_mut(hv_x86::to_usize(u64::from(bell.index))) {
+impl<M: GuestMemory> Guest<M> {
+    /// Registers those anew that have moved, come or gone.
+    pub(super) fn update_doorbells<H: Hypervisor<Memory = M>>(&mut self, hypervisor: &mut H) {
+        let Some((domain, _)) = &self.domain else { return };
+        if !self.platform.take_doorbells_changed() {
+            return;
+        }
+        // Only those that changed are a call each: a guest may move one about for ever.
+        let mut now = vec![(0, 0); to_usize(self.platform.doorbell_count().into())];
+        for bell in self.platform.doorbells() {
+            if let Some(place) = now.get_mut(to_usize(bell.index.into())) {
                 *place = (bell.gpa, bell.width);
             }
         }
-        self.0.resize(count, (0, 0));
-        for ((index, before), now) in (0..).zip(&self.0).zip(&now) {
-            if before != now {
-                tell(index, *now);
+        self.doorbells.resize(now.len(), (0, 0));
+        for ((index, old), (gpa, width)) in (0..).zip(&self.doorbells).zip(&now) {
+            if *old != (*gpa, *width) {
+                self.exit_work = self.exit_work.saturating_add(WORK_OF_DOORBELL);
+                let _ = hypervisor.doorbell(*domain, *gpa, *width, index);
             }
         }
-        self.0 = now;
+        self.doorbells = now;
     }
 }

@@ -56,6 +56,8 @@ pub(super) struct FakeDomain {
     pub(super) record: Vec<u8>,
     pub(super) interrupts: Vec<(u64, u32)>,
     pub(super) doorbells: BTreeMap<u32, (u64, u16)>,
+    /// How often any was registered or removed.
+    pub(super) doorbell_calls: u64,
     pub(super) answers: Vec<(u32, u64)>,
 }
 
@@ -72,8 +74,6 @@ pub(super) struct FakeMachine {
     pub(super) threads_run: bool,
     /// The next creations that fail for lack of memory.
     pub(super) refuse_creations: usize,
-    /// How often doorbells were set.
-    pub(super) doorbell_calls: usize,
     /// The number of the newest domain.
     last_domain: u32,
     random: TestRandom,
@@ -101,7 +101,6 @@ impl FakeHypervisor {
             restart_delay_ms: 0,
             threads_run: false,
             refuse_creations: 0,
-            doorbell_calls: 0,
             last_domain: 0,
             own_record: Vec::new(),
             random: TestRandom(seed.wrapping_mul(0x9e37_79b9) | 1),
@@ -181,6 +180,7 @@ impl Hypervisor for FakeHypervisor {
             record: Vec::new(),
             interrupts: Vec::new(),
             doorbells: BTreeMap::new(),
+            doorbell_calls: 0,
             answers: Vec::new(),
         });
         Ok(id)
@@ -241,8 +241,8 @@ impl Hypervisor for FakeHypervisor {
     }
 
     fn doorbell(&mut self, domain: DomainId, gpa: u64, width: u16, index: u32) -> Result<(), Error> {
-        self.machine().doorbell_calls += 1;
         self.with(domain, |domain| {
+            domain.doorbell_calls += 1;
             domain.doorbells.remove(&index);
             if width > 0 {
                 domain.doorbells.insert(index, (gpa, width));

@@ -16,6 +16,8 @@ const TRANSMIT_FRAMES: usize = 128;
 pub(super) struct FakeCard {
     pub(super) received: VecDeque<Vec<u8>>,
     pub(super) sent: VecDeque<Vec<u8>>,
+    /// It had no room when there was something to send: it interrupts when it has.
+    pub(super) is_awaited: bool,
     /// Nothing leaves, as with the cable out.
     pub(super) stuck: bool,
     /// It says that its link is down.
@@ -40,6 +42,7 @@ impl FakeNic {
         let card = FakeCard {
             received: VecDeque::new(),
             sent: VecDeque::new(),
+            is_awaited: false,
             stuck: false,
             link_down: false,
             stopped: false,
@@ -60,6 +63,15 @@ impl FakeNic {
 
     pub(super) const fn address(&self) -> [u8; 6] {
         self.mac
+    }
+}
+
+impl FakeNic {
+    /// Whether it interrupts because it has room again.
+    pub(super) fn has_room_again(&self) -> bool {
+        let mut card = self.card();
+        let room = !card.stuck && card.sent.len() < TRANSMIT_FRAMES;
+        room && core::mem::take(&mut card.is_awaited)
     }
 }
 
@@ -85,8 +97,10 @@ impl Nic for FakeNic {
     }
 
     fn can_transmit(&mut self) -> bool {
-        let card = self.card();
-        !card.stuck && card.sent.len() < TRANSMIT_FRAMES
+        let mut card = self.card();
+        let room = !card.stuck && card.sent.len() < TRANSMIT_FRAMES;
+        card.is_awaited |= !room;
+        room
     }
 
     fn transmit(&mut self, frame: &[u8], offload: &Offload) -> bool {

@@ -11,10 +11,7 @@ use mgmt_proto::machine::{Action, Disk};
 use mgmt_proto::verb::{Reply, Request, State};
 
 use super::world::*;
-use crate::layout::{
-    BOOT_PARAMETERS, ECAM_START, PANIC_PORT, PCI_WINDOW_END, PCI_WINDOW_START, RESET_PORT,
-    SLEEP_CONTROL_PORT, UART_PORT,
-};
+use crate::layout::{BOOT_PARAMETERS, PANIC_PORT, RESET_PORT, SLEEP_CONTROL_PORT, UART_PORT};
 
 const OFF: u64 = 0x20 | 5 << 2;
 
@@ -239,36 +236,6 @@ fn a_guest_that_cannot_start_again_is_kept() {
     assert!(world.hypervisor.machine().log.join("\n").contains("guest web: 32 MiB of memory are asked for"));
     world.done(session, &Request::Reboot { name: "web".to_string() });
     assert_eq!(world.facts(session, "web").unwrap().state, State::Running);
-}
-
-#[test]
-fn a_window_that_moves_costs_its_own_doorbells() {
-    let mut world = World::new(19);
-    let (session, mut machine) = world.ready();
-    let first = sibling(&machine, "web", 1).network_cards[0].clone();
-    machine.network_cards = vec![first; 4];
-    for (last, card) in (1..).zip(&mut machine.network_cards) {
-        card.mac = guest_mac(last);
-    }
-    let domain = world.create(session, &machine);
-    let calls = |world: &World| world.hypervisor.machine().doorbell_calls;
-    world.bring_up(domain, 0);
-    let before = world.hypervisor.domain(domain).doorbells.clone();
-    let (start, config) = (calls(&world), ECAM_START + (1 << 15));
-    for round in 0..100_u64 {
-        // Away, to another place, and back.
-        for (offset, value) in [(4, 0), (0x10, PCI_WINDOW_END - 0x10_0000), (4, 6), (0x10, PCI_WINDOW_START)]
-        {
-            world.access(domain, event::ACCESS_MEMORY_WRITE, config + offset, 4, value);
-        }
-        let told = calls(&world) - start;
-        let most = usize::try_from(round + 1).unwrap() * 9;
-        assert!(told <= most, "{told} calls after round {round}");
-    }
-    assert!(calls(&world) > start, "nothing moved");
-    let bells = world.hypervisor.domain(domain).doorbells.clone();
-    assert_eq!(bells.len(), before.len());
-    assert_eq!(bells, before, "back where it was");
 }
 
 #[test]

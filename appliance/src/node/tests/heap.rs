@@ -91,7 +91,7 @@ fn a_guest_takes_no_more_than_its_ledger_says() {
                 ..Default::default()
             });
         }
-        if line % 50 == 0 {
+        if line % 5 == 0 {
             world.turn();
         }
     }

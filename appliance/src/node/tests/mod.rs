@@ -28,6 +28,7 @@ mod replay;
 mod restart;
 mod revisions;
 mod roles;
+mod shares;
 mod state;
 mod state_forgery;
 mod storage;
