@@ -265,6 +265,10 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let mut busy = self.network.receive(to, &mut self.volumes, now_ns) || !self.deferred.is_empty();
         self.network.stacks.tend(now_ns);
         self.volumes.poll(&mut self.network.stacks, &mut self.guests, now_ns);
+        // What has waited for room on a card goes before what guests send now.
+        let to = Receivers { guests: &mut self.guests, quotas: &mut self.quotas };
+        self.network.transmit_host(to, now_ns);
+        self.network.transmit_volumes(&mut self.guests, &mut self.volumes, now_ns);
         busy |= self.serve_guests(start, now_ns);
         self.settle_state(now_ns);
         self.settle_starts(now_ns);
