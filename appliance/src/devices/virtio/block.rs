@@ -19,6 +19,8 @@ use crate::limits::{
     BLOCK_SEGMENTS_MAX, BLOCK_SERIAL_BYTES, CHAIN_DESCRIPTORS_MAX, CHAINS_PER_CALL_MAX, QUEUE_SIZE_MAX,
 };
 
+mod bounds;
+
 /// Size of a sector in bytes.
 pub const SECTOR_BYTES: u32 = 512;
 
@@ -169,13 +171,6 @@ pub struct VirtioBlock {
 }
 
 impl VirtioBlock {
-    /// Heap that a disk takes at most: its requests in flight, in a tree whose nodes may be
-    /// half empty, and their lists.
-    pub const HEAP_BYTES_MAX: usize = BLOCK_SEGMENTS_HELD_MAX * size_of::<Segment>()
-        + 2 * QUEUE_SIZE_MAX as usize * (size_of::<InFlight>() + size_of::<u16>() + 8)
-        + 2 * QUEUE_SIZE_MAX as usize * size_of::<u16>()
-        + 2 * CHAIN_PLACES_MAX * size_of::<Segment>();
-
     /// A disk with its registers at `base_address`.
     #[must_use]
     pub fn new(mut config: BlockConfig, base_address: u32) -> Self {
@@ -269,12 +264,6 @@ impl VirtioBlock {
         }
         self.more = true;
         None
-    }
-
-    /// Whether [`Self::next_operation`] found nothing because it looked for long enough.
-    #[must_use]
-    pub const fn has_more(&self) -> bool {
-        self.more
     }
 
     fn operation(&self, head: u16) -> Option<BlockOperation> {
