@@ -41,11 +41,12 @@ impl MacAddress {
         !self.is_group() && self.0 != [0; 6]
     }
 
-    /// Whether bridges must not forward frames to this address
-    /// (IEEE 802.1Q table 8-1: pause, spanning tree, LACP, LLDP).
+    /// Whether it is a group of bridges alone: those that do not forward frames to it
+    /// (IEEE 802.1Q table 8-1: pause, spanning tree, LACP, LLDP), those that register VLANs
+    /// by it (table 10-1), and Cisco's, by which links become trunks.
     #[must_use]
     pub const fn is_link_local(self) -> bool {
-        matches!(self.0, [0x01, 0x80, 0xc2, 0x00, 0x00, 0x00..=0x0f])
+        matches!(self.0, [0x01, 0x80, 0xc2, 0x00, 0x00, 0x00..=0x2f] | [0x01 | 0x03, 0x00, 0x0c, ..])
     }
 }
 

@@ -6,26 +6,37 @@
 //!
 //! Spec: RFC 826 (ARP), RFC 791, RFC 2131, RFC 8200, RFC 4861 (neighbour discovery),
 //! RFC 7113 (router advertisements behind extension headers), RFC 6980 (fragmented
-//! neighbour discovery), RFC 1858 (tiny fragments), IEEE 802.2 and RFC 1042 (SNAP).
+//! neighbour discovery), RFC 1858 (tiny fragments), IEEE 802.2, RFC 1042 and IEEE 802.1H
+//! (SNAP), RFC 903 (reverse ARP), RFC 9568 and RFC 2281 (virtual routers).
 
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::DropReason;
 use super::policy::Policy;
-use crate::frame::{ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, MacAddress};
+use crate::frame::{ETHERTYPE_AOE, ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, MacAddress};
 use crate::limits::GUARD_EXTENSIONS_MAX;
 
 const ICMP: u8 = 1;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMPV6: u8 = 58;
+const VRRP: u8 = 112;
+/// UDP port of HSRP.
+const HSRP_PORT: u16 = 1985;
+/// Where HSRP's first and second version have the address of the virtual router.
+const HSRP_ADDRESS_AT: [usize; 2] = [16, 26];
+/// Addresses of a virtual router that are looked at; no router has more.
+const VRRP_ADDRESSES_MAX: usize = 32;
+const ETHERTYPE_REVERSE_ARP: u16 = 0x8035;
+/// Long frames with an IEEE 802.2 header.
+const ETHERTYPE_JUMBO: u16 = 0x8870;
 /// Octets of TCP's and UDP's header that say all that is looked at here.
 const PORTS_BYTES: usize = 8;
 /// Octets of TCP's header up to its flags (RFC 1858, 3.2.1).
 const TCP_FLAGS_BYTES: usize = 14;
-/// What is told by 802.3 lengths is no EtherType (IEEE 802.3, 3.2.6).
-const LENGTH_MAX: u16 = 1500;
+/// What may be taken for a length is no EtherType (IEEE 802.3, 3.2.6: those begin at 1,536).
+const LENGTH_MAX: u16 = 1535;
 
 /// EtherTypes of tags: 802.1Q, 802.1ad and the older ones of stacked tags, 802.1ah,
 /// 802.1BR, MACsec and Cisco's metadata.
@@ -106,8 +117,8 @@ pub fn check(mac: MacAddress, policy: &Policy, protected: &Protected, frame: &[u
     };
     let ethertype = word(frame, at).ok_or(malformed)?;
     let (ethertype, offset) = match ethertype {
-        // A packet behind a SNAP header is one all the same.
-        0..=LENGTH_MAX if octets(frame, at + 2) == Some([0xaa, 0xaa, 3, 0, 0]) => {
+        // A packet behind a SNAP header is one all the same: wireless bridges take it off.
+        0..=LENGTH_MAX | ETHERTYPE_JUMBO if octets(frame, at + 2).is_some_and(is_snap) => {
             (word(frame, at + 8).ok_or(malformed)?, at + 10)
         }
         _ => (ethertype, at + 2),
@@ -117,12 +128,28 @@ pub fn check(mac: MacAddress, policy: &Policy, protected: &Protected, frame: &[u
     }
     let packet = frame.get(offset..).ok_or(malformed)?;
     match ethertype {
+        ETHERTYPE_AOE => Err((DropReason::AoeFromGuest, None)),
         ETHERTYPE_ARP => guard.arp(packet),
+        // An answer gives an address.
+        ETHERTYPE_REVERSE_ARP if word(packet, 6) == Some(4) && !policy.dhcp_server => {
+            Err((DropReason::DhcpServer, None))
+        }
+        ETHERTYPE_REVERSE_ARP => guard.arp(packet),
         ETHERTYPE_IPV4 => guard.ipv4(packet),
         ETHERTYPE_IPV6 => guard.ipv6(packet),
         _ if policy.addresses.is_empty() => Ok(()),
         _ => Err((DropReason::Address, None)),
     }
+}
+
+/// A SNAP header up to its EtherType: of an Ethernet packet, by RFC 1042 or by IEEE 802.1H.
+const fn is_snap(header: [u8; 6]) -> bool {
+    matches!(header, [0xaa | 0xab, 0xaa | 0xab, _, 0, 0, 0 | 0xf8])
+}
+
+/// A packet without what is behind its end: no receiver sees that. `length` 0 is unsaid.
+fn within(packet: &[u8], length: usize) -> &[u8] {
+    packet.get(..length).filter(|_| length != 0).unwrap_or(packet)
 }
 
 impl Guard<'_> {
@@ -172,6 +199,7 @@ impl Guard<'_> {
 
     fn ipv4(&self, packet: &[u8]) -> Result<(), Blocked> {
         let malformed = (DropReason::Malformed, None);
+        let packet = within(packet, word(packet, 2).ok_or(malformed)?.into());
         let first = *packet.first().ok_or(malformed)?;
         let header_bytes = usize::from(first & 0x0f) * 4;
         let source = Ipv4Addr::from(octets::<4>(packet, 12).ok_or(malformed)?);
@@ -204,12 +232,32 @@ impl Guard<'_> {
             UDP if !self.policy.dhcp_server && is_dhcp_answer(payload) => {
                 Err((DropReason::DhcpServer, Some(source.into())))
             }
+            UDP if word(payload, 2) == Some(HSRP_PORT) => {
+                self.virtual_router(HSRP_ADDRESS_AT.into_iter().filter_map(|at| octets(payload, 8 + at)))
+            }
+            VRRP if payload.get(3).is_some_and(|count| usize::from(*count) > VRRP_ADDRESSES_MAX) => {
+                Err(malformed)
+            }
+            VRRP => {
+                let (addresses, _) = payload.get(8..).unwrap_or_default().as_chunks();
+                self.virtual_router(addresses.iter().copied().take(VRRP_ADDRESSES_MAX))
+            }
             // RFC 792 redirect, RFC 1256 router advertisement.
             ICMP if payload.first() == Some(&5) => Err((DropReason::Redirect, Some(source.into()))),
             ICMP if payload.first() == Some(&9) && !self.policy.router => {
                 Err((DropReason::RouterAdvertisement, Some(source.into())))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// A router that says to have addresses makes others give them up.
+    fn virtual_router(&self, mut addresses: impl Iterator<Item = [u8; 4]>) -> Result<(), Blocked> {
+        let protected =
+            |address: &[u8; 4]| self.protected.covers(Ipv4Addr::from(*address).into(), self.policy);
+        match addresses.find(protected) {
+            Some(address) => Err((DropReason::Ipv4Claim, Some(Ipv4Addr::from(address).into()))),
+            None => Ok(()),
         }
     }
 
@@ -229,6 +277,8 @@ impl Guard<'_> {
         if packet.first().ok_or(malformed)? >> 4 != 6 {
             return Err(malformed);
         }
+        let length = usize::from(word(packet, 4).ok_or(malformed)?);
+        let packet = within(packet, if length == 0 { 0 } else { 40 + length });
         let source = Ipv6Addr::from(octets::<16>(packet, 8).ok_or(malformed)?);
         self.source(source.into(), DropReason::Ipv6Claim)?;
         let next = *packet.get(6).ok_or(malformed)?;
@@ -331,10 +381,10 @@ fn upper_header(mut next: u8, mut rest: &[u8]) -> Upper<'_> {
 
 /// What only a server says: to a client's port, or an answer to a relay (RFC 2131, 4.1).
 fn is_dhcp_answer(datagram: &[u8]) -> bool {
-    let boot_reply = datagram.get(PORTS_BYTES) == Some(&2);
     match word(datagram, 2) {
         Some(68) => true,
-        Some(67) => boot_reply,
+        // What a fragment hides may be a reply.
+        Some(67) => datagram.get(PORTS_BYTES) != Some(&1),
         _ => false,
     }
 }
@@ -343,7 +393,7 @@ fn is_dhcp_answer(datagram: &[u8]) -> bool {
 fn is_dhcpv6_answer(datagram: &[u8]) -> bool {
     match word(datagram, 2) {
         Some(546) => true,
-        Some(547) => matches!(datagram.get(PORTS_BYTES), Some(2 | 7 | 10 | 13)),
+        Some(547) => matches!(datagram.get(PORTS_BYTES), None | Some(2 | 7 | 10 | 13)),
         _ => false,
     }
 }

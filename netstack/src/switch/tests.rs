@@ -117,6 +117,28 @@ fn every_port_source_destination_and_type() {
 }
 
 #[test]
+fn no_guest_speaks_to_bridges() {
+    let (switch, a, b) = switch();
+    for group in [
+        // Spanning tree, LACP, LLDP; its provider's; VLAN registration (MVRP, GVRP); CFM.
+        [1, 0x80, 0xc2, 0, 0, 0],
+        [1, 0x80, 0xc2, 0, 0, 0x0e],
+        [1, 0x80, 0xc2, 0, 0, 0x10],
+        [1, 0x80, 0xc2, 0, 0, 0x21],
+        // Cisco's: trunks (DTP), its spanning tree, ISL.
+        [1, 0, 0x0c, 0xcc, 0xcc, 0xcc],
+        [1, 0, 0x0c, 0xcc, 0xcc, 0xcd],
+        [1, 0, 0x0c, 0, 0, 0],
+        [3, 0, 0x0c, 0, 0, 0],
+    ] {
+        let target = MacAddress(group);
+        assert_eq!(forward(&switch, a, &frame(target, GUEST_A, &[0x0800])), Err(DropReason::LinkLocal));
+        let from_wire = forward(&switch, UPLINK, &frame(target, STRANGER, &[0x0800])).unwrap();
+        assert!(!from_wire.contains(a) && !from_wire.contains(b), "{target}");
+    }
+}
+
+#[test]
 fn attach_detach_and_duplicates() {
     let (mut switch, a, _) = switch();
     assert_eq!(switch.attach_guest(HOST_MAC), Err(AttachError::DuplicateMac));

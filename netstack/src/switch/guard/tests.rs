@@ -33,7 +33,8 @@ fn arp(operation: u8, hardware: MacAddress, sender: [u8; 4], target: [u8; 4]) ->
 
 fn ipv4(source: [u8; 4], protocol: u8, fragment: u16, payload: &[u8]) -> Vec<u8> {
     let [high, low] = fragment.to_be_bytes();
-    let header = [0x45, 0, 0, (20 + payload.len()) as u8, 0, 0, high, low, 64, protocol, 0, 0];
+    let [long, short] = ((20 + payload.len()) as u16).to_be_bytes();
+    let header = [0x45, 0, long, short, 0, 0, high, low, 64, protocol, 0, 0];
     ethernet(0x0800, &[&header[..], &source, &[10, 0, 0, 9], payload].concat())
 }
 
@@ -91,10 +92,83 @@ fn arp_claims_no_protected_address() {
     for length in 14..42 {
         assert_eq!(free(&whole[..length]), Err(DropReason::Malformed), "{length}");
     }
-    // Behind a SNAP header it is the same packet.
-    let mut snap = ethernet(36, &[0xaa, 0xaa, 3, 0, 0, 0, 8, 6]);
-    snap.extend_from_slice(&arp(2, GUEST, GATEWAY, NODE)[14..]);
-    assert_eq!(free(&snap), Err(DropReason::ArpClaim));
+    // Behind a SNAP header it is the same packet, and so is an answer of reverse ARP.
+    let mut reverse = arp(3, GUEST, GATEWAY, NODE);
+    reverse[12..14].copy_from_slice(&[0x80, 0x35]);
+    assert_eq!(free(&reverse), Err(DropReason::ArpClaim));
+    reverse[21] = 4;
+    assert_eq!(free(&reverse), Err(DropReason::DhcpServer));
+}
+
+#[test]
+fn a_packet_behind_a_snap_header_is_one_all_the_same() {
+    let snap =
+        |length: u16, header: [u8; 6], frame: &[u8]| ethernet(length, &[&header[..], &frame[12..]].concat());
+    let aoe = ethernet(0x88a2, &[0; 46]);
+    let tagged = ethernet(0x8100, &[0, 5, 8, 0]);
+    let rfc1042 = [0xaa, 0xaa, 3, 0, 0, 0];
+    for header in
+        [rfc1042, [0xaa, 0xaa, 3, 0, 0, 0xf8], [0xab, 0xab, 3, 0, 0, 0], [0xaa, 0xaa, 0x13, 0, 0, 0]]
+    {
+        // Lengths, what is neither length nor EtherType, and long frames.
+        for length in [0, 36, 1500, 1501, 1535, 0x8870] {
+            let reason = |frame: &[u8]| free(&snap(length, header, frame)).unwrap_err();
+            assert_eq!(reason(&arp(2, GUEST, GATEWAY, NODE)), DropReason::ArpClaim, "{length} {header:x?}");
+            assert_eq!(reason(&ipv4(NODE, 6, 0, &[0; 20])), DropReason::Ipv4Claim);
+            assert_eq!(reason(&ipv6("fe80::9", 58, &[134; 16])), DropReason::RouterAdvertisement);
+            assert_eq!(reason(&aoe), DropReason::AoeFromGuest);
+            assert_eq!(reason(&tagged), DropReason::Tagged);
+        }
+    }
+    assert_eq!(free(&snap(36, rfc1042, &arp(1, GUEST, [10, 0, 0, 9], NODE))), Ok(()));
+    assert_eq!(free(&ethernet(36, &[0x42, 0x42, 3, 0, 0, 0, 8, 6])), Ok(()), "another header");
+}
+
+#[test]
+fn what_is_behind_a_packets_end_hides_nothing() {
+    // The first fragment of a router advertisement behind a header whose end, and the kind of
+    // message after it, are in the frame's padding only.
+    let fragment = [60, 0, 0, 1, 0, 0, 0, 1, 58, 1, 0, 0, 0, 0, 0, 0];
+    let mut frame = ipv6("fe80::9", 44, &[&fragment[..], &[0; 8], &[128; 8]].concat());
+    assert_eq!(free(&frame), Ok(()), "a ping");
+    frame[14 + 4..14 + 6].copy_from_slice(&[0, 16]);
+    assert_eq!(free(&frame), Err(DropReason::HiddenHeader));
+    // The same of a reply to a relay, and of TCP's flags.
+    let mut frame = ipv4([10, 0, 0, 9], 17, 0x2000, &udp(67, 67, &boot(1, GUEST)));
+    assert_eq!(free(&frame), Ok(()));
+    frame[14 + 2..14 + 4].copy_from_slice(&[0, 28]);
+    assert_eq!(free(&frame), Err(DropReason::DhcpServer));
+    let mut frame = ipv4([10, 0, 0, 9], 6, 0x2000, &[0; 40]);
+    frame[14 + 2..14 + 4].copy_from_slice(&[0, 32]);
+    assert_eq!(free(&frame), Err(DropReason::HiddenHeader));
+    for length in 1..20 {
+        frame[14 + 3] = length;
+        assert_eq!(free(&frame), Err(DropReason::Malformed), "{length}");
+    }
+    let v6 = ipv6("fe80::9", 44, &[17, 0, 0, 1, 0, 0, 0, 1, 2, 0x23, 2, 0x23, 0, 64, 0, 0]);
+    assert_eq!(free(&v6), Err(DropReason::DhcpServer), "a relay's");
+}
+
+#[test]
+fn no_virtual_router_has_a_protected_address() {
+    let vrrp = |addresses: &[[u8; 4]]| {
+        let head = [0x31, 51, 255, addresses.len() as u8, 0, 100, 0, 0];
+        free(&ipv4([10, 0, 0, 9], 112, 0, &[&head[..], &addresses.concat()].concat()))
+    };
+    let hsrp = |at: usize, address: [u8; 4]| {
+        let mut body = [0; 44];
+        body[at..at + 4].copy_from_slice(&address);
+        free(&ipv4([10, 0, 0, 9], 17, 0, &udp(1985, 1985, &body)))
+    };
+    for address in [NODE, GATEWAY, PORTAL] {
+        assert_eq!(vrrp(&[[10, 0, 0, 77], address]), Err(DropReason::Ipv4Claim));
+        assert_eq!(
+            (hsrp(16, address), hsrp(26, address)),
+            (Err(DropReason::Ipv4Claim), Err(DropReason::Ipv4Claim))
+        );
+    }
+    assert_eq!((vrrp(&[[10, 0, 0, 77]]), hsrp(16, [10, 0, 0, 77])), (Ok(()), Ok(())));
+    assert_eq!(vrrp(&[[10, 0, 0, 77]; 33]), Err(DropReason::Malformed), "more than are looked at");
 }
 
 #[test]
