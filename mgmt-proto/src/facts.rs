@@ -43,6 +43,8 @@ pub struct NodeFacts {
     pub claims: AddressClaims,
     /// Portals that moved to another station.
     pub portals_moved: u64,
+    /// How often packets to a peer became shorter, because a link on the way takes no longer ones.
+    pub paths_shortened: u32,
     /// The machine under it.
     pub platform: Platform,
 }

@@ -48,6 +48,7 @@ pub use dhcp::DhcpAnswer;
 pub use gate::Caller;
 use gate::{Callers, Guard};
 pub use neighbours::Moved;
+pub use paths::Narrow;
 
 /// How the node gets its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

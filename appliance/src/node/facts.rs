@@ -49,6 +49,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             tsc_khz: info.tsc_khz,
             claims: self.address_claims(),
             portals_moved: self.neighbourhood.portals_moved,
+            paths_shortened: self.paths_shortened(),
             platform: self.platform(&info),
         }
     }

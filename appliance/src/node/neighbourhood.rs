@@ -1,9 +1,10 @@
-//! What the node notices of who is on the wire: claims of its own addresses, and portals
-//! that moved to another station.
+//! What the node notices of the wire: claims of its own addresses, portals that moved to
+//! another station, and paths that take only short packets.
 
 use alloc::format;
 
 use mgmt_proto::facts::AddressClaims;
+use netstack::host::Host;
 
 use crate::hypervisor::Hypervisor;
 use crate::limits::CLAIM_LOG_NS;
@@ -33,7 +34,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// Says that another station claims an address of the node, not more often than once in
-    /// a while, and each portal that moved.
+    /// a while, each portal that moved, and each peer with a narrow path.
     pub(super) fn log_neighbours(&mut self, now_ns: u64) {
         let claims = self.address_claims();
         let news = claims.count != self.neighbourhood.logged && now_ns >= self.neighbourhood.next_log_ns;
@@ -49,9 +50,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         }
         let mut portals = None;
         for card in 0..self.network.stacks.cards() {
-            while let Some(moved) =
-                self.network.stacks.get_mut(card).and_then(netstack::host::Host::next_moved)
-            {
+            while let Some(moved) = self.network.stacks.get_mut(card).and_then(Host::next_moved) {
                 let portals = portals.get_or_insert_with(|| self.volumes.portals());
                 let is_portal = portals.contains(&moved.address);
                 self.neighbourhood.portals_moved += u64::from(is_portal);
@@ -60,6 +59,26 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                     format!("node: {what} {} moved from {} to {}", moved.address, moved.from, moved.to);
                 self.hypervisor.log(&text);
             }
+            self.log_narrow_paths(card);
         }
+    }
+
+    /// Names each peer of a card once to whom packets must be shorter than the card's.
+    fn log_narrow_paths(&mut self, card: usize) {
+        while let Some(narrow) = self.network.stacks.get_mut(card).and_then(Host::next_narrow) {
+            let why = if narrow.silently { "longer ones are lost" } else { "a router says so" };
+            let text = format!(
+                "node: packets to {} are of {} octets at most: {why}",
+                narrow.peer, narrow.packet_bytes
+            );
+            self.hypervisor.log(&text);
+        }
+    }
+
+    /// How often packets to a peer became shorter, on all cards.
+    pub(super) fn paths_shortened(&self) -> u32 {
+        let stacks = &self.network.stacks;
+        let all = (0..stacks.cards()).filter_map(|card| stacks.get(card));
+        all.fold(0, |sum, host| sum.saturating_add(host.paths_shortened()))
     }
 }

@@ -68,6 +68,8 @@ pub struct Node {
     pub address_claimed_by: Option<String>,
     /// Portals that moved to another station.
     pub portals_moved: u64,
+    /// How often packets to a peer became shorter, because a link on the way takes no longer ones.
+    pub paths_shortened: u32,
     /// Its network cards; empty where a node does not say.
     pub cards: Vec<Card>,
     /// How the run before this one ended, or null where memory did not keep it.
@@ -367,6 +369,7 @@ pub fn node(address: &str, key: &[u8; 32], facts: &NodeFacts, cards: Vec<Card>) 
         address_claims: facts.claims.count,
         address_claimed_by: facts.claims.by.map(mac_text),
         portals_moved: facts.portals_moved,
+        paths_shortened: facts.paths_shortened,
         cards,
         previous_end: facts.platform.ended.map(Ended::name),
         previous_cause: facts.platform.cause.clone(),

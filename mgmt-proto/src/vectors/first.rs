@@ -29,6 +29,7 @@ fn node() -> NodeFacts {
         tsc_khz: 2_000_000,
         claims: AddressClaims { count: 3, by: Some([2, 0, 0, 0, 0, 9]) },
         portals_moved: 4,
+        paths_shortened: 5,
         platform: Platform::default(),
     }
 }

@@ -8,6 +8,7 @@
 //! Spec: RFC 1191 sections 4 (the message), 5 (the shortest path), 6.3 (ageing); RFC 5927
 //! section 7 (what to believe); RFC 4821 section 7.7 (paths that say nothing).
 
+use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
@@ -61,6 +62,26 @@ pub(super) struct Ends {
     pub(super) local_port: u16,
 }
 
+/// Who sent a packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sender {
+    Node,
+    Peer,
+}
+
+impl Ends {
+    /// Reads the ends of a TCP packet, and finds its segment.
+    fn read(packet: &[u8], sender: Sender) -> Option<(Self, &[u8])> {
+        let segment = packet.get(usize::from(packet.first()? & 0xf) * 4..)?;
+        let (source, destination) = (word(segment, 0)?, word(segment, 2)?);
+        let (peer_at, peer_port, local_port) = match sender {
+            Sender::Node => (16, destination, source),
+            Sender::Peer => (12, source, destination),
+        };
+        Some((Self { peer: address_at(packet, peer_at)?, peer_port, local_port }, segment))
+    }
+}
+
 /// A segment of the stack's.
 struct Segment {
     ends: Ends,
@@ -77,18 +98,14 @@ impl Segment {
             return None;
         }
         let packet = frame.get(HEADER_BYTES..)?;
-        let tcp = usize::from(packet.first()? & 0xf) * 4;
-        let segment = packet.get(tcp..usize::from(word(packet, 2)?))?;
+        let packet = packet.get(..usize::from(word(packet, 2)?))?;
+        let (ends, segment) = Ends::read(packet, Sender::Node)?;
         let headers = usize::from(segment.get(12)? >> 4) * 4;
         Some(Self {
-            ends: Ends {
-                peer: address_at(packet, 16)?,
-                local_port: word(segment, 0)?,
-                peer_port: word(segment, 2)?,
-            },
+            ends,
             sequence: long(segment, 4)?,
             flags: *segment.get(13)?,
-            headers: tcp.saturating_add(headers),
+            headers: packet.len().saturating_sub(segment.len()).saturating_add(headers),
             payload: segment.len().saturating_sub(headers),
         })
     }
@@ -129,13 +146,9 @@ impl TooBig {
         if first >> 4 != 4 || *quote.get(9)? != PROTOCOL_TCP || word(quote, 6)? & 0x1fff != 0 {
             return None;
         }
-        let segment = quote.get(usize::from(first & 0xf) * 4..)?;
+        let (ends, segment) = Ends::read(quote, Sender::Node)?;
         Some(Self {
-            ends: Ends {
-                peer: address_at(quote, 16)?,
-                local_port: word(segment, 0)?,
-                peer_port: word(segment, 2)?,
-            },
+            ends,
             source: address_at(quote, 12)?,
             sequence: long(segment, 4)?,
             length: word(quote, 2)?,
@@ -167,11 +180,25 @@ struct Path {
     silent: u32,
 }
 
+/// A path that turned out to be narrow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Narrow {
+    /// Where it leads.
+    pub peer: Ipv4Addr,
+    /// Octets of the longest packet that it takes, as far as is known.
+    pub packet_bytes: u16,
+    /// Whether nothing but losses shows it: no router says so.
+    pub silently: bool,
+}
+
 /// All that is known.
 #[derive(Default)]
 pub(super) struct Paths {
     flows: Vec<Flow>,
     paths: Vec<Path>,
+    /// Those that nobody was told of.
+    news: VecDeque<Narrow>,
+    shortened: u32,
 }
 
 impl Paths {
@@ -260,15 +287,9 @@ impl Paths {
         if self.flows.is_empty() || frame.get(23) != Some(&PROTOCOL_TCP) {
             return;
         }
-        let Some(packet) = frame.get(HEADER_BYTES..) else { return };
-        let Some(first) = packet.first() else { return };
-        let segment = packet.get(usize::from(first & 0xf) * 4..).unwrap_or_default();
-        let (Some(peer), Some(peer_port), Some(local_port), Some(number), Some(flags)) =
-            (address_at(packet, 12), word(segment, 0), word(segment, 2), long(segment, 8), segment.get(13))
-        else {
-            return;
-        };
-        let ends = Ends { peer, peer_port, local_port };
+        let packet = frame.get(HEADER_BYTES..).unwrap_or_default();
+        let Some((ends, segment)) = Ends::read(packet, Sender::Peer) else { return };
+        let (Some(number), Some(flags)) = (long(segment, 8), segment.get(13)) else { return };
         if flags & TCP_ACK != 0
             && let Some(flow) = self.flows.iter_mut().find(|flow| flow.ends == ends)
             && after(number, flow.first) > 0
@@ -299,6 +320,11 @@ impl Paths {
     fn shorten(&mut self, peer: Ipv4Addr, packet_bytes: u16, silently: bool, now_ns: u64) {
         let packet_bytes = packet_bytes.max(PACKET_BYTES_MIN);
         let known = self.paths.iter().position(|path| path.peer == peer);
+        self.shortened = self.shortened.saturating_add(1);
+        // Once for a peer, though its path be found narrow again when it has aged.
+        if known.is_none() && self.news.len() < HOST_PATHS_MAX {
+            self.news.push_back(Narrow { peer, packet_bytes, silently });
+        }
         let silent = known.and_then(|at| self.paths.get(at)).map_or(0, |path| path.silent);
         let age_ns = AGE_NS.checked_shl(silent.min(10)).unwrap_or(AGE_NS);
         let until_ns = now_ns.saturating_add(age_ns);
@@ -317,6 +343,17 @@ impl Paths {
 }
 
 impl Host {
+    /// The next peer to whom packets must be shorter than the link takes.
+    pub fn next_narrow(&mut self) -> Option<Narrow> {
+        self.outgoing.paths.news.pop_front()
+    }
+
+    /// How often packets to a peer became shorter.
+    #[must_use]
+    pub const fn paths_shortened(&self) -> u32 {
+        self.outgoing.paths.shortened
+    }
+
     /// Takes a router's word that a packet of ours was too long, if the frame is that. It is
     /// believed of a connection that there is (RFC 5927, section 7).
     pub(super) fn receive_too_big(&mut self, frame: &[u8], now_ns: u64) -> bool {

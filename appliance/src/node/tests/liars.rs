@@ -96,6 +96,21 @@ fn a_portal_that_moves_is_followed() {
 }
 
 #[test]
+fn a_path_that_takes_short_packets_only_is_told_of_once() {
+    let (mut world, session, mut disk) = served(75);
+    world.narrow_bytes = 1_400;
+    for round in 0..3u8 {
+        assert_eq!(world.disk_write(&mut disk, 0, &[round; 8 * 512]), 0);
+        assert!(world.disk_read(&mut disk, 0, 8) == [round; 8 * 512]);
+    }
+    let said = "node: packets to 10.0.0.3 are of 1280 octets at most: longer ones are lost";
+    let lines = world.hypervisor.machine().log.iter().filter(|line| line.contains(said)).count();
+    assert_eq!(lines, 1);
+    let Reply::Node(facts) = world.done(session, &Request::NodeInfo) else { panic!("no facts") };
+    assert_eq!(facts.paths_shortened, 1);
+}
+
+#[test]
 fn a_tag_for_priority_alone_is_none() {
     let (mut world, ..) = served(74);
     world.wire.clear();

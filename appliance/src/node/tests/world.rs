@@ -105,6 +105,8 @@ pub(super) struct World {
     /// Frames the node was sent.
     pub(super) to_node: Vec<Vec<u8>>,
     pub(super) loss_percent: u64,
+    /// Octets of the longest packet from the node that passes the wire to others.
+    pub(super) narrow_bytes: usize,
     pub(super) random: TestRandom,
     /// Answers DHCP.
     pub(super) dhcp: bool,
@@ -226,6 +228,7 @@ impl World {
             wire: Vec::new(),
             to_node: Vec::new(),
             loss_percent: 0,
+            narrow_bytes: usize::MAX,
             random: TestRandom(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
             dhcp: false,
             deadline_ns: 0,
@@ -348,7 +351,8 @@ impl World {
             if self.wire.len() < 4096 {
                 self.wire.push(frame.clone());
             }
-            if !self.lost() && !self.cut.contains(&0) {
+            let passes = frame.len().saturating_sub(14) <= self.narrow_bytes;
+            if passes && !self.lost() && !self.cut.contains(&0) {
                 self.carry(&frame);
             }
         }

@@ -166,6 +166,7 @@ fn lines(node: &json::Node, facts: &NodeFacts, fingerprint: String, kept: String
         ("address", node.address.clone().unwrap_or_else(|| "none".into())),
         ("claimed", claimed),
         ("moved", format!("{} portals", node.portals_moved)),
+        ("shortened", format!("packets of {} paths", node.paths_shortened)),
         ("guests", node.guests.to_string()),
         ("last run", ended),
         ("watchdog", watchdog),

@@ -122,6 +122,10 @@ fn a_router_that_says_what_it_takes_is_believed() {
         world.server.poll(world.now);
         let longest = frames(&mut world.server).iter().map(Vec::len).max();
         assert_eq!(longest, Some(14 + TAKES), "mtu {mtu}");
+        // One line to be logged, of the peer and of what the router says.
+        let narrow = Narrow { peer: SERVER, packet_bytes: 1_400, silently: false };
+        assert_eq!((world.client.next_narrow(), world.client.next_narrow()), (Some(narrow), None));
+        assert_eq!(world.client.paths_shortened(), 1);
         // After a while it is tried again.
         world.now += 600_000 * MS;
         (0..100).for_each(|_| world.step());
@@ -129,6 +133,7 @@ fn a_router_that_says_what_it_takes_is_believed() {
         world.from = None;
         world.send(100_000, 5_000);
         assert!(world.dropped.len() > dropped, "mtu {mtu}");
+        assert_eq!((world.client.next_narrow(), world.client.paths_shortened()), (None, 2), "mtu {mtu}");
     }
 }
 
@@ -147,6 +152,8 @@ fn a_router_that_says_nothing_is_found_out() {
         assert!(dropped > 0 && world.longest == 1_280, "mtu {mtu}: {}", world.longest);
         world.send(300_000, 2_000);
         assert_eq!(world.dropped.len(), dropped, "mtu {mtu}");
+        let narrow = Narrow { peer: SERVER, packet_bytes: 1_280, silently: says.is_none() };
+        assert_eq!((world.client.next_narrow(), world.client.next_narrow()), (Some(narrow), None));
     }
 }
 
@@ -212,6 +219,7 @@ fn a_few_lost_segments_are_no_narrow_path() {
     client.write(to, &[1; 60_000]);
     client.poll(9_000 * MS);
     assert_eq!(frames(&mut client).iter().map(Vec::len).max(), Some(1_514));
+    assert_eq!((client.next_narrow(), client.paths_shortened()), (None, 0));
 }
 
 #[test]
