@@ -11,9 +11,10 @@ use mgmt_proto::facts::DropReason;
 use mgmt_proto::handshake::GREETING_BYTES;
 use mgmt_proto::machine::{Disk, Machine};
 use mgmt_proto::manifest::Addressing;
-use mgmt_proto::verb::Request;
+use mgmt_proto::verb::{Reply, Request, State};
 use mgmt_proto::vif::{CardGrant, Privileges};
-use netstack::host::{ConnectionState, TcpOptions};
+use netstack::host::{ConnectionState, Host, TcpOptions};
+use netstack::limits::HOST_ATTACHED_SOCKETS_MAX;
 use netstack::offload::Offload;
 
 use super::driver::Device;
@@ -180,6 +181,21 @@ fn no_guest_is_to_be_what_the_node_depends_on() {
     }
 }
 
+/// Moves frames between a guest's own stack and its card for a moment.
+fn exchange(world: &mut World, card: &mut Device, host: &mut Host) {
+    host.poll(world.now_ns);
+    let mut frames = Vec::new();
+    collect_whole(host, &mut frames);
+    for frame in frames {
+        world.send_frame(card, &frame);
+    }
+    world.run(10 * MS);
+    while let Some(frame) = world.take_frame(card) {
+        host.receive(&frame, &Offload::Verified, world.now_ns);
+        world.offer_buffers(card, 1);
+    }
+}
+
 /// What a guest's own stack hears at a port of the node.
 fn heard(world: &mut World, card: &mut Device, port: u16) -> (ConnectionState, Vec<u8>) {
     let mut host = stack(guest_mac(1), GUEST);
@@ -188,17 +204,7 @@ fn heard(world: &mut World, card: &mut Device, port: u16) -> (ConnectionState, V
     let mut bytes = vec![0; 4096];
     let mut length = 0;
     for _ in 0..100 {
-        host.poll(world.now_ns);
-        let mut frames = Vec::new();
-        collect_whole(&mut host, &mut frames);
-        for frame in frames {
-            world.send_frame(card, &frame);
-        }
-        world.run(10 * MS);
-        while let Some(frame) = world.take_frame(card) {
-            host.receive(&frame, &Offload::Verified, world.now_ns);
-            world.offer_buffers(card, 1);
-        }
+        exchange(world, card, &mut host);
         length += host.read(connection, &mut bytes[length..]);
     }
     bytes.truncate(length);
@@ -228,6 +234,49 @@ fn a_card_for_management_reaches_that_port_alone() {
     let failure = world.refused(session, &create(&asking(&machine, "fw2", 2, admin)));
     assert!(failure.code == Code::Conflict && failure.message.contains("management port"), "{failure}");
     world.done(session, &Request::NodeInfo);
+}
+
+#[test]
+fn a_guest_manages_the_node_within_a_share_of_its_own() {
+    let mut settings = settings();
+    settings.manifest.card_grants = grants();
+    let mut world = World::with(76, settings);
+    let (session, machine) = world.ready();
+    let admin = Privileges { management: true, ..Privileges::default() };
+    let domain = world.create(session, &asking(&machine, "fw1", 1, admin));
+    world.create(session, &sibling(&machine, "other", 2));
+    let mut card = world.bring_up(domain, 0);
+    world.offer_buffers(&mut card, 64);
+    let mut host = stack(guest_mac(1), GUEST);
+    let mut inside: Vec<OperatorSession> = (0..6)
+        .map(|number| {
+            let meant = world.known(Who::Operator);
+            OperatorSession::new(&mut host, Who::Operator, Stage::Called(Some(meant), [number; 32]))
+        })
+        .collect();
+    let mut run = |world: &mut World, inside: &mut [OperatorSession], rounds: usize| {
+        for _ in 0..rounds {
+            inside.iter_mut().for_each(|session| session.exchange(&mut host, None));
+            exchange(world, &mut card, &mut host);
+        }
+    };
+    run(&mut world, &mut inside, 200);
+    let is_open = |session: &OperatorSession| matches!(session.stage, Stage::Open(_));
+    assert_eq!(inside.iter().filter(|it| is_open(it)).count(), HOST_ATTACHED_SOCKETS_MAX);
+    // A whole session: a question, and a change.
+    let name = "other".to_string();
+    let managing = inside.iter().position(is_open).unwrap();
+    inside[managing].send(&Request::Info { name: name.clone() });
+    run(&mut world, &mut inside, 20);
+    let Some(Ok(Reply::Guests(guests))) = inside[managing].outcomes.pop_front() else { panic!("no facts") };
+    assert_eq!(guests[0].machine.name, name);
+    inside[managing].send(&Request::Pause { name: name.clone() });
+    run(&mut world, &mut inside, 20);
+    assert_eq!(inside[managing].outcomes.pop_front(), Some(Ok(Reply::Done)));
+    // Operators on the wire find room beside all that.
+    let other = world.connect(Who::Viewer);
+    assert_eq!(world.facts(other, "other").unwrap().state, State::Paused);
+    world.done(session, &Request::Unpause { name });
 }
 
 #[test]

@@ -426,28 +426,9 @@ impl World {
 
     pub(super) fn poll_operator(&mut self) {
         for index in 0..self.sessions.len() {
-            let session = &mut self.sessions[index];
-            let count = self.operator.write(session.connection, &session.outgoing);
-            session.sent.extend(session.outgoing.drain(..count));
-            let mut buffer = [0; 4096];
-            loop {
-                let session = &self.sessions[index];
-                let count = self.operator.read(session.connection, &mut buffer);
-                if count == 0 {
-                    break;
-                }
-                if let Stage::Called(None, seed) = session.stage {
-                    self.sessions[index].stage = Stage::Called(Some(self.known(session.who)), seed);
-                }
-                self.sessions[index].take(&buffer[..count]);
-            }
-            let session = &mut self.sessions[index];
-            if matches!(
-                self.operator.state(session.connection),
-                ConnectionState::Closed | ConnectionState::PeerClosed
-            ) {
-                session.stage = Stage::Dead;
-            }
+            let session = &self.sessions[index];
+            let greets = matches!(session.stage, Stage::Called(None, _)).then(|| self.known(session.who));
+            self.sessions[index].exchange(&mut self.operator, greets);
         }
     }
 
@@ -487,19 +468,9 @@ impl World {
 
     /// Connects to the node that is meant.
     pub(super) fn dial_as(&mut self, who: Who, meant: Option<Meant>) -> usize {
-        let connection = self.operator.connect(NODE_ADDRESS, PORT, TcpOptions::MANAGEMENT).unwrap();
         let mut seed = [0; 32];
         seed.fill_with(|| self.random.byte());
-        self.sessions.push(OperatorSession {
-            connection,
-            stage: Stage::Called(meant, seed),
-            who,
-            outgoing: Vec::new(),
-            incoming: Vec::new(),
-            sent: Vec::new(),
-            outcomes: VecDeque::new(),
-            progress: Vec::new(),
-        });
+        self.sessions.push(OperatorSession::new(&mut self.operator, who, Stage::Called(meant, seed)));
         self.sessions.len() - 1
     }
 
@@ -534,9 +505,7 @@ impl World {
 
     /// Sends a request without waiting.
     pub(super) fn send(&mut self, session: usize, request: &Request) {
-        let session = &mut self.sessions[session];
-        let Stage::Open(client) = &mut session.stage else { panic!("the session is not open") };
-        session.outgoing.extend(client.command(&session.who.key(), request).unwrap());
+        self.sessions[session].send(request);
     }
 
     /// The next outcome of a session.
@@ -623,6 +592,47 @@ impl World {
 }
 
 impl OperatorSession {
+    /// Connects from a station.
+    pub(super) fn new(host: &mut Host, who: Who, stage: Stage) -> Self {
+        Self {
+            connection: host.connect(NODE_ADDRESS, PORT, TcpOptions::MANAGEMENT).unwrap(),
+            stage,
+            who,
+            outgoing: Vec::new(),
+            incoming: Vec::new(),
+            sent: Vec::new(),
+            outcomes: VecDeque::new(),
+            progress: Vec::new(),
+        }
+    }
+
+    /// Sends a request without waiting.
+    pub(super) fn send(&mut self, request: &Request) {
+        let Stage::Open(client) = &mut self.stage else { panic!("the session is not open") };
+        self.outgoing.extend(client.command(&self.who.key(), request).unwrap());
+    }
+
+    /// Moves what there is between the session and its station; `greets` is the node that is
+    /// meant where that was left open.
+    pub(super) fn exchange(&mut self, host: &mut Host, greets: Option<Meant>) {
+        let count = host.write(self.connection, &self.outgoing);
+        self.sent.extend(self.outgoing.drain(..count));
+        let mut buffer = [0; 4096];
+        loop {
+            let count = host.read(self.connection, &mut buffer);
+            if count == 0 {
+                break;
+            }
+            if let Stage::Called(meant @ None, _) = &mut self.stage {
+                *meant = greets.clone();
+            }
+            self.take(&buffer[..count]);
+        }
+        if matches!(host.state(self.connection), ConnectionState::Closed | ConnectionState::PeerClosed) {
+            self.stage = Stage::Dead;
+        }
+    }
+
     fn take(&mut self, bytes: &[u8]) {
         match &mut self.stage {
             Stage::Called(meant, seed) => {
