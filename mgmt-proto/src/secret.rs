@@ -44,7 +44,7 @@ impl fmt::Debug for Secret {
 }
 
 impl Request {
-    /// Whether it holds a secret: who asks must know whom.
+    /// Whether it holds a secret, or may: who asks must know whom.
     #[must_use]
     pub fn has_secret(&self) -> bool {
         let is_secret =
@@ -58,6 +58,8 @@ impl Request {
             Self::CheckWith { settings, .. }
             | Self::CreateWith { settings, .. }
             | Self::CreateKept { settings, .. } => settings.disks.iter().flatten().any(is_secret),
+            // People type passwords there.
+            Self::ConsoleWrite { .. } => true,
             _ => false,
         }
     }

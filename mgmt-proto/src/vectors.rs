@@ -80,7 +80,7 @@ pub(crate) fn requests() -> Vec<Request> {
         Request::List,
         Request::Info { name: name() },
         Request::ConsoleRead { name: name(), from: 1 },
-        Request::ConsoleWrite { name: name(), bytes: vec![13] },
+        Request::ConsoleWrite { name: name(), bytes: b"sesame\r".to_vec() },
         Request::Pause { name: name() },
         Request::Unpause { name: name() },
         Request::Shutdown { name: name() },

@@ -63,10 +63,10 @@ pub(crate) struct Global {
     /// Say more on stderr
     #[arg(short, long, global = true)]
     pub(crate) verbose: bool,
-    /// Take the key the node has now, and remember it
+    /// Take the key the node has now, and remember it; tell it secrets
     #[arg(long, global = true)]
     pub(crate) accept_new_key: bool,
-    /// The node makes a new key at each boot: do not compare it
+    /// The node makes a new key at each boot: do not compare it, and tell it no secrets
     #[arg(long, global = true)]
     pub(crate) fresh_identity: bool,
     /// The node's public key, which it must have

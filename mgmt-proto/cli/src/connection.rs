@@ -143,6 +143,12 @@ impl Connection {
         })
     }
 
+    /// Whether the node has the key that it is known by.
+    #[must_use]
+    pub const fn is_known(&self) -> bool {
+        self.is_known
+    }
+
     /// The node is the one that was meant, by its key: from now on it may be told secrets.
     pub const fn know(&mut self) {
         self.is_known = true;
@@ -401,11 +407,12 @@ impl Connection {
     }
 
     /// The failure for a request with secrets to a node that may be another than is meant.
-    fn not_told(&self) -> Failure {
+    #[must_use]
+    pub fn not_told(&self) -> Failure {
         let key = keys::public::fingerprint(self.node());
         let remedy = format!(
             "compare {key} with what the node shows on its console; then try again, or with --accept-new-key, \
-             or pin it with --node-key where it makes a new key at each boot"
+             which is needed each time where it makes a new key at each boot, or pin it with --node-key"
         );
         let message = "its key is not known yet, and it is not told secrets before that";
         Failure::new(Code::Refused, &self.address, message, remedy)

@@ -152,7 +152,12 @@ fn compare(
             talk(&format!("note: {address} now has the key {fingerprint}"));
         }
         Ok(Verdict::Known) => connection.know(),
-        Ok(Verdict::Fresh) => {}
+        // It is not remembered: who runs the command answers for it each time.
+        Ok(Verdict::Fresh) => {
+            if access.accept_new_key {
+                connection.know();
+            }
+        }
         Err(failure) if failure.code == Code::Refused => {
             let before = known_nodes::remembered(&known, address)?;
             if !before.is_some_and(|before| connection.follows_from(&before)) {

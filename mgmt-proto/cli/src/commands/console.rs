@@ -1,7 +1,9 @@
 //! `redoubt console`.
 //!
 //! On a terminal every key goes to the guest but the one that leaves. Without
-//! one, input is sent as it is, and output is copied until the guest is gone.
+//! one, input is sent as it is, and output is copied until the guest is gone. What is typed
+//! may be a password, which goes to a node that is known by its key: on a terminal the
+//! operator is asked about one that is not.
 
 use crate::arguments::Console;
 use crate::scope::Scope;
@@ -53,6 +55,9 @@ pub(crate) fn once(scope: &Scope<'_>, guest: &str) -> Result<Answer, Failure> {
 pub(crate) fn attach(connection: &mut Connection, options: &Console) -> Result<(), Failure> {
     let escape = escape_byte(&options.escape)?;
     let terminal = std::io::stdin().is_terminal();
+    if terminal && !connection.is_known() && !options.read_only {
+        ask_about_key(connection)?;
+    }
     if terminal {
         eprintln!("[{}; {} leaves]", options.guest, options.escape);
     }
@@ -67,6 +72,22 @@ pub(crate) fn attach(connection: &mut Connection, options: &Console) -> Result<(
         End::Gone => eprintln!("[{}: the guest is gone]", options.guest),
     }
     Ok(())
+}
+
+/// Lets the operator compare the node's key before anything is typed.
+fn ask_about_key(connection: &mut Connection) -> Result<(), Failure> {
+    let fingerprint = keys::public::fingerprint(connection.node());
+    eprintln!("The key of {} is not known: {fingerprint}.", connection.address());
+    eprint!("Does the node show the same on its own console? Type yes to type at the guest's: ");
+    let mut line = String::new();
+    let read = std::io::stdin().read_line(&mut line);
+    if read.is_ok() && line.trim() == "yes" {
+        connection.know();
+        return Ok(());
+    }
+    let mut refused = connection.not_told();
+    refused.remedy += "; -r only reads";
+    Err(refused)
 }
 
 enum End {

@@ -152,11 +152,19 @@ fn the_console_without_a_terminal() {
     let file = workstation.file("web.vm", "name = \"web\"\nkernel = \"vmlinuz\"\nmemory = 64\n");
     workstation.expect(0, &["create", as_text(&file)]);
     assert_eq!(workstation.expect(0, &["console", "--once", "web"]).0, "login: ");
-    let mut command = workstation.command(&["console", "web"]);
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(b"root\nexit\n").unwrap();
-    let output = child.wait_with_output().unwrap();
+    let typed = |arguments: &[&str]| {
+        let mut command = workstation.command(arguments);
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(b"root\nexit\n").unwrap();
+        child.wait_with_output().unwrap()
+    };
+    // What is typed may be a password: not to a node whose key is not compared.
+    let output = typed(&["--fresh-identity", "console", "web"]);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("is not told secrets") && error.contains("SHA256:"), "{error}");
+    assert!(output.status.code() == Some(5) && node.state.lock().unwrap().typed.is_empty());
+    let output = typed(&["--fresh-identity", "--accept-new-key", "console", "web"]);
     assert_eq!(String::from_utf8(output.stdout).unwrap(), "login: root\nexit\n");
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "[web: the guest is gone]\n");
     assert_eq!(output.status.code(), Some(0));

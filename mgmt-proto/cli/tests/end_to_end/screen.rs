@@ -118,9 +118,25 @@ fn the_console_in_a_terminal() {
 }
 
 #[test]
+fn nothing_is_typed_at_a_node_of_whose_key_nobody_knows() {
+    let (node, workstation) = with_guests();
+    for (answer, ends) in [("no", "-r only reads"), ("yes", "login:")] {
+        let Some(screen) = Screen::new(&workstation, "--fresh-identity console web") else { return };
+        let seen = screen.wait_for("type at the guest's:");
+        assert!(seen.contains("is not known: SHA256:"), "{seen}");
+        screen.press(&[answer, "Enter"]);
+        screen.wait_for(ends);
+        screen.press(&["root", "Enter", "C-]"]);
+        screen.wait_for("left with");
+        let typed = node.state.lock().unwrap().typed.clone();
+        assert_eq!(typed, if answer == "yes" { &b"root\r"[..] } else { b"" });
+    }
+}
+
+#[test]
 fn a_console_that_is_only_read() {
     let (node, workstation) = with_guests();
-    let Some(screen) = Screen::new(&workstation, "console -r web") else { return };
+    let Some(screen) = Screen::new(&workstation, "--fresh-identity console -r web") else { return };
     screen.wait_for("login:");
     screen.press(&["root", "Enter", "C-]"]);
     screen.wait_for("left with 0");
