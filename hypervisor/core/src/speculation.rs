@@ -120,10 +120,11 @@ impl Plan {
         plan
     }
 
-    /// Whether indirect branches of ring 0 are kept from being steered by guests.
+    /// Whether the CPU can forget what a guest taught its branch predictor (IBPB), so that
+    /// dom0 and other guests are not steered by it. Ring 0 has no branch that could be.
     #[must_use]
-    pub const fn keeps_branches(&self) -> bool {
-        self.automatic || matches!(self.ring0_control, Some(own) if own & IBRS != 0)
+    pub const fn forgets_branches(&self) -> bool {
+        self.guest_command & 1 != 0
     }
 
     /// Prepares the CPU this runs on.

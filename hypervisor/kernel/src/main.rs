@@ -98,8 +98,8 @@ extern "C" fn rust_boot(params: u64) -> ! {
     let Some(boot) = boot else { panic!("not enough memory to start") };
     boot.install();
     Host::enable(boot);
-    if !speculation::plan().keeps_branches() {
-        info!("this processor reports no defence of ring 0's branches against guests");
+    if !speculation::plan().forgets_branches() {
+        info!("this processor reports no IBPB: a guest may steer branches of dom0 and of other guests");
     }
     let rsdp = params.acpi_rsdp().or_else(|| hv_core::acpi::find_rsdp(&memory::Firmware));
     if let Some(rsdp) = rsdp {

@@ -145,13 +145,14 @@ fn guests_may_write_what_they_are_told_of() {
 }
 
 #[test]
-fn a_processor_without_defences_is_told_apart() {
-    for host in [&zen1() as &dyn Fn(u32, u32) -> Leaf, &zen3(), &zen4(), &zen5()] {
-        assert!(Plan::new(host, false).keeps_branches());
+fn a_processor_without_a_barrier_is_told_apart() {
+    for host in [&zen1() as &dyn Fn(u32, u32) -> Leaf, &zen2(), &zen3(), &zen4(), &zen5()] {
+        assert!(Plan::new(host, false).forgets_branches());
     }
-    // IBPB alone, STIBP alone, nothing.
-    for old in [1 << 12, 1 << 15, 0] {
-        assert!(!Plan::new(&processor(0x0080_0f12, 0, old, 0, 0), false).keeps_branches());
+    // IBPB alone, IBRS alone, STIBP alone, nothing.
+    for (old, forgets) in [(1 << 12, true), (1 << 14, false), (1 << 15, false), (0, false)] {
+        let plan = Plan::new(&processor(0x0080_0f12, 0, old, 0, 0), false);
+        assert_eq!(plan.forgets_branches(), forgets, "{old:#x}");
     }
 }
 

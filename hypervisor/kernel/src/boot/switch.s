@@ -327,7 +327,7 @@ after_guest:
     popq %rax
     vmload %rax
     popq %rdi
-    # Before the first return or indirect branch: predictions of the guest's are of no
+    # Before the first return: predictions of the guest's are of no
     # effect, and its values are in no register.
     testb $STEP_BARRIER, %gs:CPU_STEPS
     jz 1f
