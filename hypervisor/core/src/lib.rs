@@ -21,6 +21,7 @@ pub mod msr;
 pub mod nospec;
 pub mod ring;
 pub mod scheduler;
+pub mod set_aside;
 pub mod speculation;
 pub mod string_io;
 pub mod watch;

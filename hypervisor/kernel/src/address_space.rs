@@ -2,18 +2,32 @@
 //! onto each guest.
 
 use crate::domain;
+use crate::log::info;
 use crate::memory::{self, Table};
+use crate::watch::Mutex;
 use core::sync::atomic::{AtomicU64, Ordering};
 use hv_abi::boot;
 use hv_abi::call::Error;
+use hv_core::frames::chunks_for;
+use hv_core::set_aside::SetAside;
 use hv_x86::page::{ADDRESS, LARGE, NO_EXECUTE, PRESENT, USER, WRITABLE, index};
-use hv_x86::{PAGE_SIZE, to_usize};
+use hv_x86::{LARGE_PAGE_SIZE, PAGE_SIZE, to_usize};
 
 /// An entry whose frame is dom0's own: freed when dom0 is.
 pub(crate) const OWNED: u64 = 1 << 9;
 /// Root entries below this are dom0's own memory, above are windows.
 const FIRST_WINDOW: usize = index(boot::WINDOW, 4);
 
+/// Pages that heap and stack may grow to.
+const HEAP_PAGES: u64 = boot::HEAP_BYTES / PAGE_SIZE;
+const STACK_PAGES: u64 = boot::STACK_BYTES / PAGE_SIZE;
+/// Chunks for both.
+const CHUNKS: usize = chunks_for((HEAP_PAGES + STACK_PAGES) * PAGE_SIZE);
+/// Of the memory that there is, at most one part in as many is set aside.
+const SET_ASIDE_SHARE: u64 = 4;
+
+/// What heap and stack grow into.
+static SET_ASIDE: Mutex<SetAside<CHUNKS>> = Mutex::new(SetAside::new());
 static ROOT: AtomicU64 = AtomicU64::new(0);
 static OWNED_PAGES: AtomicU64 = AtomicU64::new(0);
 
@@ -26,12 +40,51 @@ pub(crate) fn init() -> Option<()> {
     }
     ROOT.store(root.0, Ordering::Relaxed);
     flush();
+    let most = chunks_for(memory::usable_bytes() / SET_ASIDE_SHARE);
+    let mut frames = memory::FRAMES.lock();
+    let bytes = SET_ASIDE.lock().promise(frames.as_mut()?, most);
+    drop(frames);
+    if bytes < boot::HEAP_BYTES + boot::STACK_BYTES {
+        let (there, wanted) = (bytes >> 20, boot::HEAP_BYTES >> 20);
+        info!("memory: {there} of {wanted} MiB are set aside for dom0; guests may leave it no more");
+    }
     Some(())
 }
 
-/// Bytes of memory dom0 owns.
+/// Bytes of memory dom0 uses.
 pub(crate) fn owned_bytes() -> u64 {
-    OWNED_PAGES.load(Ordering::Relaxed) * PAGE_SIZE
+    OWNED_PAGES.load(Ordering::Relaxed) * PAGE_SIZE + SET_ASIDE.lock().used_bytes()
+}
+
+/// Bytes of memory that are dom0's and that it does not use yet.
+pub(crate) fn unused_bytes() -> u64 {
+    SET_ASIDE.lock().unused_bytes()
+}
+
+/// The tables that heap and stack will need, so that growing takes nothing else.
+pub(crate) fn make_tables() -> Option<()> {
+    let heap = (boot::HEAP..boot::HEAP + boot::HEAP_BYTES).step_by(to_usize(LARGE_PAGE_SIZE));
+    for address in heap.chain([boot::STACK_TOP - boot::STACK_BYTES, boot::STACK_TOP - 1]) {
+        leaf_table(address)?;
+    }
+    Some(())
+}
+
+/// The last table on the way to an address of dom0's.
+fn leaf_table(address: u64) -> Option<Table> {
+    let mut table = Table(ROOT.load(Ordering::Relaxed));
+    for level in (2..=4).rev() {
+        table = table.descend(index(address, level), PRESENT | WRITABLE | USER)?;
+    }
+    Some(table)
+}
+
+/// The number of a page of heap or stack, of all that are set aside.
+fn growing_page(address: u64) -> Option<usize> {
+    let stack = address.checked_sub(boot::STACK_TOP - boot::STACK_BYTES).map(|offset| offset / PAGE_SIZE);
+    let heap = address.checked_sub(boot::HEAP).map(|offset| offset / PAGE_SIZE);
+    let stack = stack.filter(|page| *page < STACK_PAGES).map(|page| HEAP_PAGES + page);
+    stack.or_else(|| heap.filter(|page| *page < HEAP_PAGES)).map(to_usize)
 }
 
 /// Loads the root, which also drops stale translations.
@@ -51,10 +104,7 @@ pub(crate) fn map_window(slot: usize, pointers: Option<u64>) {
 
 /// Maps one page for ring 3.
 pub(crate) fn map(address: u64, frame: u64, flags: u64) -> Option<()> {
-    let mut table = Table(ROOT.load(Ordering::Relaxed));
-    for level in (2..=4).rev() {
-        table = table.descend(index(address, level), PRESENT | WRITABLE | USER)?;
-    }
+    let table = leaf_table(address)?;
     if flags & OWNED != 0 {
         OWNED_PAGES.fetch_add(1, Ordering::Relaxed);
     }
@@ -76,19 +126,25 @@ pub(crate) fn map_segment(address: u64, bytes: &[u8], writable: bool, executable
 
 /// Backs memory that grows by being touched: heap, stack, guest windows.
 pub(crate) fn touch(address: u64) -> bool {
-    let heap = boot::HEAP..boot::HEAP + boot::HEAP_BYTES;
-    let stack = boot::STACK_TOP - boot::STACK_BYTES..boot::STACK_TOP;
-    if heap.contains(&address) || stack.contains(&address) {
+    if let Some(page) = growing_page(address) {
         if lookup(address, true).is_some() {
             return false;
         }
-        return memory::take_frame()
-            .and_then(|frame| map(address & !(PAGE_SIZE - 1), frame, WRITABLE | NO_EXECUTE | OWNED))
-            .is_some();
+        return grow(address & !(PAGE_SIZE - 1), page).is_some();
     }
     let Some(offset) = address.checked_sub(boot::WINDOW) else { return false };
     let slot = to_usize(offset / boot::WINDOW_BYTES);
     slot < hv_abi::MAX_DOMAINS && domain::populate(slot, offset % boot::WINDOW_BYTES)
+}
+
+/// Backs a page of heap or stack: out of what is set aside, or else of any memory.
+fn grow(address: u64, page: usize) -> Option<()> {
+    let kept = memory::FRAMES.lock().as_mut().and_then(|frames| SET_ASIDE.lock().page(frames, page));
+    if let Some(frame) = kept {
+        memory::clear(frame, PAGE_SIZE);
+        return map(address, frame, WRITABLE | NO_EXECUTE);
+    }
+    map(address, memory::take_frame()?, WRITABLE | NO_EXECUTE | OWNED)
 }
 
 /// Physical address behind an address of dom0's, if it is mapped for ring 3.
@@ -158,6 +214,7 @@ pub(crate) fn free_lower_half() {
             root.set(slot, 0);
         }
     }
+    SET_ASIDE.lock().start_again();
     flush();
 }
 

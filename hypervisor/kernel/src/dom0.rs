@@ -356,6 +356,7 @@ impl Dom0 {
         }
         let entry = crate::elf::load(bytes, &mut address_space::map_segment)?;
         self.map_information(payload)?;
+        address_space::make_tables().ok_or("no memory")?;
         STARTS.fetch_add(1, Ordering::Relaxed);
         domain::map_windows();
         domain::report_again();

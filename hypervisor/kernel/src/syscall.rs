@@ -165,13 +165,14 @@ fn node_info() -> NodeInfo {
         previous_end: kept::previous_end().map_or(0, |ended| ended as u32),
         ..NodeInfo::default()
     };
-    // Everything that is neither free nor dom0's nor a guest's is the
-    // hypervisor's own.
+    // Everything that is neither free nor dom0's nor a guest's, nor promised to them, is
+    // the hypervisor's own.
     let guests: u64 = (0..hv_abi::MAX_DOMAINS)
         .filter_map(|slot| domain::info(slot).ok())
         .map(|info| info.memory_bytes)
         .sum();
     let used = info.memory_bytes.saturating_sub(info.memory_free_bytes);
-    info.hypervisor_bytes = used.saturating_sub(dom0_bytes).saturating_sub(guests);
+    info.hypervisor_bytes =
+        used.saturating_sub(address_space::unused_bytes()).saturating_sub(dom0_bytes).saturating_sub(guests);
     info
 }
