@@ -149,3 +149,51 @@ impl Discovery {
         &self.found
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+
+    const SOURCE: MacAddress = [2, 0, 0, 0, 0, 1];
+
+    /// An answer to the search with this tag, of a target at a station.
+    fn answer(tag: u32, shelf: u16, slot: u8, station: u8) -> Vec<u8> {
+        let config = Config { string: &[b'x'; AOE_CONFIG_STRING_MAX], ..Config::READ };
+        let frame = Frame {
+            destination: SOURCE,
+            source: [2, 0, 0, 0, 9, station],
+            response: true,
+            error: None,
+            target: TargetAddress { shelf, slot },
+            tag,
+            body: Body::Config(config),
+        };
+        let mut buffer = vec![0; 1_500];
+        let length = frame.emit(&mut buffer).unwrap();
+        buffer.truncate(length);
+        buffer
+    }
+
+    #[test]
+    fn a_flood_of_answers_is_cut_and_said_to_be() {
+        let mut search = Discovery::new(SOURCE, 7, 0);
+        let tag = search.tag;
+        for shelf in 0..u16::try_from(AOE_DISCOVERED_MAX).unwrap() {
+            assert!(search.receive(&answer(tag, shelf, 1, 0)));
+        }
+        // The same ones again are none of them left out.
+        assert!(search.receive(&answer(tag, 1, 1, 0)));
+        assert!(search.found().len() == AOE_DISCOVERED_MAX && !search.is_cut());
+        let first = search.found()[0].clone();
+        for shelf in 1_000..1_200 {
+            for slot in 0..250 {
+                search.receive(&answer(tag, shelf, slot, 0));
+            }
+        }
+        assert_eq!((search.found().len(), search.is_cut()), (AOE_DISCOVERED_MAX, true));
+        assert_eq!((&search.found()[0], first.config.len()), (&first, AOE_CONFIG_STRING_MAX));
+        // Answers to another search are none.
+        assert!(!search.receive(&answer(tag.wrapping_add(1), 1, 0, 0)));
+    }
+}
