@@ -112,8 +112,9 @@ impl Segment {
         (payload.len() == self.payload_bytes).then_some(payload)
     }
 
-    /// The answer to this SYN that needs no memory.
-    pub(super) fn answer(&self, cookie: u32) -> Vec<u8> {
+    /// The answer to this SYN that needs no memory; `most` is the longest segment that the
+    /// peer may send.
+    pub(super) fn answer(&self, cookie: u32, most: u16) -> Vec<u8> {
         let tuple = self.tuple;
         let tcp = TcpRepr {
             src_port: tuple.local_port,
@@ -122,7 +123,7 @@ impl Segment {
             seq_number: TcpSeqNumber(cookie.cast_signed()),
             ack_number: Some(TcpSeqNumber(self.sequence.wrapping_add(1).cast_signed())),
             window_len: WINDOW_BYTES,
-            max_seg_size: SEGMENT_BYTES.last().copied(),
+            max_seg_size: SEGMENT_BYTES.last().map(|longest| most.min(*longest)),
             ..EMPTY
         };
         frame((self.local_mac, tuple.local), (self.peer_mac, tuple.peer), &tcp)

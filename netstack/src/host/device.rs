@@ -121,6 +121,14 @@ impl Outgoing {
             && self.queued_bytes < HOST_FRAMES_BYTES_MAX + HOST_REPLY_BYTES_MAX
     }
 
+    /// Octets of the longest segment that a peer may send: what the link takes, and what the
+    /// path there does, as far as is known (RFC 9293, 3.7.1).
+    pub(super) fn segment_bytes(&self, peer: Ipv4Addr) -> u16 {
+        let link = u16::try_from(self.frame_bytes_max.saturating_sub(HEADERS_MIN)).unwrap_or(u16::MAX);
+        let path = self.paths.packet_bytes(peer, self.now_ns).map(|bytes| bytes.saturating_sub(40));
+        path.map_or(link, |path| path.min(link))
+    }
+
     /// Queues a frame that is complete.
     pub(super) fn push(&mut self, octets: Vec<u8>) {
         let length = octets.len();

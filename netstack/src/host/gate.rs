@@ -221,10 +221,15 @@ impl Host {
         if !self.outgoing.has_reply_room() {
             return;
         }
-        let answer = segment.answer(self.baker.cookie(&segment, now_ns));
-        self.outgoing.push(answer);
+        self.push_answer(&segment, now_ns);
         self.callers.told(segment, now_ns);
         self.counters.cookies_sent = self.counters.cookies_sent.wrapping_add(1);
+    }
+
+    fn push_answer(&mut self, opening: &Segment, now_ns: u64) {
+        let most = self.outgoing.segment_bytes(opening.tuple.peer);
+        let answer = opening.answer(self.baker.cookie(opening, now_ns), most);
+        self.outgoing.push(answer);
     }
 
     /// Hears a peer without a socket; false when it has answered no cookie.
@@ -339,8 +344,7 @@ impl Host {
                 return;
             }
             if segment.control == TcpControl::Syn {
-                let answer = segment.answer(self.baker.cookie(&segment, now_ns));
-                self.outgoing.push(answer);
+                self.push_answer(&segment, now_ns);
             } else if let Some((cookie, segment_bytes)) = self.baker.check(&segment, 0, now_ns) {
                 let challenge = self.baker.challenge(&segment, cookie);
                 self.callers.push(Caller { segment, cookie, segment_bytes, challenge, words: None });

@@ -209,7 +209,7 @@ impl Paths {
     }
 
     /// Octets of the longest packet to a peer, where that is less than the link's.
-    fn packet_bytes(&self, peer: Ipv4Addr, now_ns: u64) -> Option<u16> {
+    pub(super) fn packet_bytes(&self, peer: Ipv4Addr, now_ns: u64) -> Option<u16> {
         let path = self.paths.iter().find(|path| path.peer == peer && now_ns < path.until_ns)?;
         Some(path.packet_bytes)
     }

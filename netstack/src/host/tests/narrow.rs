@@ -195,6 +195,37 @@ fn the_guarded_port_is_no_exception() {
             }
         }
         assert!(got == 60_000 && dropped > 0, "{says:?}: {got} {dropped}");
+        // Who calls again is told at once.
+        assert_eq!(announced(&mut server, &mut client), says.unwrap_or(1_280) - 40);
+    }
+}
+
+/// The longest segment that a guarded port lets a caller send.
+fn announced(server: &mut Host, client: &mut Host) -> u16 {
+    let now = 9_000 * MS;
+    client.connect(SERVER, 22, TcpOptions::MANAGEMENT).unwrap();
+    for _ in 0..3 {
+        client.poll(now);
+        frames(client).iter().for_each(|frame| server.receive(frame, &Offload::None, now));
+        server.poll(now);
+        for frame in frames(server) {
+            // A SYN and its acknowledgement, whose first option is the size.
+            if frame[12..14] == [8, 0] && frame[47] == 0x12 {
+                assert_eq!(frame[54..56], [2, 4]);
+                return u16::from_be_bytes([frame[56], frame[57]]);
+            }
+            client.receive(&frame, &Offload::None, now);
+        }
+    }
+    panic!("no answer")
+}
+
+#[test]
+fn the_guarded_port_asks_for_no_longer_segments_than_its_link_takes() {
+    for (mtu, expected) in [(576, 536), (1_280, 1_240), (1_400, 1_360), (1_500, 1_460), (9_000, 1_460)] {
+        let mut server = host_with(1, 79, mtu, Accepts::default());
+        server.guard(22, TcpOptions::MANAGEMENT, 8, 12).unwrap();
+        assert_eq!(announced(&mut server, &mut host(2, 2)), expected, "mtu {mtu}");
     }
 }
 
