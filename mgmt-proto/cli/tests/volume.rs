@@ -123,6 +123,24 @@ fn all_verbs(volume: &str, more: &[&str], folder: &Path) {
     refused(&beyond.iter().map(String::as_str).collect::<Vec<_>>(), 2, "within the volume");
 }
 
+/// A volume of 4,096-octet blocks: what is no whole block is refused with what helps, and
+/// nothing of it is written.
+fn long_blocks(volume: &str, disk: &Path) {
+    let input = disk.with_extension("in");
+    let path = input.to_str().unwrap();
+    let data = noise(3 * 4096);
+    fs::write(&input, &data[..2 * 4096 + 512]).unwrap();
+    let write = ["write", volume, path, "--offset", "8K", "--yes"];
+    refused(&write, 2, "ends within a block of 4096 bytes (fill it up with zeroes: truncate -s %4096 FILE)");
+    refused(&["write", volume, path, "--offset", "512", "--yes"], 2, "4096 bytes");
+    refused(&["read", volume, "--length", "512"], 2, "4096 bytes");
+    assert!(fs::read(disk).unwrap().iter().all(|byte| *byte == 0), "nothing was written");
+    fs::write(&input, &data).unwrap();
+    done(&write);
+    assert!(fs::read(disk).unwrap()[8192..][..data.len()] == data[..], "what was written");
+    assert!(done(&["read", volume, "--offset", "8K", "--length", "12K"]).stdout == data, "what was read");
+}
+
 #[test]
 fn aoe() {
     if !inside("aoe", "vblade") {
@@ -186,6 +204,10 @@ fn iscsi() {
     admin(&format!("--op new --mode logicalunit --tid 1 --lun 1 -b {}", folder.join("disk").display()));
     admin("--op bind --mode target --tid 1 -I ALL");
     all_verbs(&format!("iscsi://127.0.0.1/{IQN}/1"), &[], &folder);
+    let long = folder.join("long");
+    fs::write(&long, vec![0; BYTES]).unwrap();
+    admin(&format!("--op new --mode logicalunit --tid 1 --lun 2 -b {} --blocksize 4096", long.display()));
+    long_blocks(&format!("iscsi://127.0.0.1/{IQN}/2"), &long);
     // A secret is needed from now on, and it is in a file that nobody else may read.
     admin("--op new --mode account --user node --password initiatorsecret");
     admin("--op bind --mode account --tid 1 --user node");

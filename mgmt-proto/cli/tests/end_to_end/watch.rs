@@ -1,6 +1,7 @@
 //! top, the exporter and the bundle for bug reports.
 
 use crate::fake::{Workstation, as_text, with_guest};
+use mgmt_proto::facts::DropReason;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -126,6 +127,7 @@ fn parse(text: &str) -> BTreeMap<String, f64> {
 #[test]
 fn the_exporter_answers_scrapes() {
     let (node, workstation) = with_guest(MORE);
+    node.state.lock().unwrap().guest("web").unwrap().drops = vec![(DropReason::ArpClaim, 3)];
     let (_running, address) = exporter(&workstation, &format!("{},127.0.0.1:1", node.address));
     let (head, body) = get(&address, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
     assert!(
@@ -142,6 +144,9 @@ fn the_exporter_answers_scrapes() {
     assert!((of_guest("redoubt_guest_exits_total") - 10.0).abs() < 1e-9);
     let disk = format!("{{node=\"{}\",guest=\"web\",disk=\"0\",volume=\"aoe:e1.1\"}}", node.address);
     assert!((samples[&format!("redoubt_guest_disk_read_bytes_total{disk}")] - 4096.0).abs() < 1e-9);
+    let dropped = format!("{{node=\"{}\",guest=\"web\",reason=\"arp-claim\"}}", node.address);
+    assert!((samples[&format!("redoubt_guest_dropped_frames_total{dropped}")] - 3.0).abs() < 1e-9);
+    assert!(of_node("redoubt_node_paths_shortened_total").abs() < 1e-9);
     let card = |name: &str| {
         let mut found = samples.iter().filter(|(sample, _)| sample.starts_with(&format!("{name}{{")));
         let (labels, value) = found.next().unwrap();
