@@ -6,6 +6,7 @@
 //! * [`test_guest`]: a tiny guest that starts in seconds;
 //! * [`lab`]: a network namespace with DHCP, TFTP and storage targets;
 //! * [`machine`]: a QEMU machine that is the node;
+//! * [`debugger`]: QEMU's way to the registers of its processors;
 //! * [`operator`]: the CLI as an operator uses it;
 //! * [`world`]: all of these together; [`scenarios`]: what must hold for them;
 //! * [`hostile`]: targets that do wrong by script, and what must come of it;
@@ -14,6 +15,7 @@
 //! * [`process`]: child processes that end with their owner.
 
 pub mod debian;
+pub mod debugger;
 pub mod hostile;
 pub mod http;
 pub mod lab;
