@@ -28,6 +28,8 @@ pub const SECOND_TAP: &str = "tap1";
 pub const SECOND_NODE: &str = "10.88.0.2";
 /// The MAC.
 pub const SECOND_NODE_MAC: &str = "52:54:00:77:01:02";
+/// Addresses of the machine behind a router: where it asks from, and its iSCSI portal.
+pub const FAR: [&str; 2] = ["10.99.0.2", "10.99.0.3"];
 /// The node's address, by DHCP.
 pub const NODE: &str = "10.77.0.2";
 /// The node's MAC.
@@ -101,6 +103,39 @@ fn dnsmasq(bridge: &str) -> Command {
     command
 }
 
+fn tgtadm(socket: &Path, arguments: &str) -> Result<String> {
+    let mut command = Command::new("tgtadm");
+    run(command.env("TGT_IPC_SOCKET", socket).args(["--lld", "iscsi"]).args(arguments.split(' ')))
+}
+
+/// Starts a tgtd at an address; `command` runs it without arguments.
+fn start_tgtd(mut command: Command, address: &str, socket: &Path, log: &Path) -> Result<Process> {
+    command.arg("-f").args(["--iscsi", &format!("portal={address}:3260")]).env("TGT_IPC_SOCKET", socket);
+    let tgtd = Process::start(&mut command, log)?;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while tgtadm(socket, "--op show --mode sys").is_err() {
+        ensure!(Instant::now() < deadline, "tgtd does not start, see {}", log.display());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    Ok(tgtd)
+}
+
+/// Exports a file as LUN 1 of a new target that lets all in.
+fn export(socket: &Path, number: u32, name: &str, file: &Path, more: &str) -> Result<()> {
+    tgtadm(socket, &format!("--op new --mode target --tid {number} -T {name}"))?;
+    let unit = format!("--op new --mode logicalunit --tid {number} --lun 1 -b {}{more}", file.display());
+    tgtadm(socket, &unit)?;
+    tgtadm(socket, &format!("--op bind --mode target --tid {number} -I ALL")).map(|_| ())
+}
+
+/// A machine behind a router, which the lab is: a namespace of its own, and what runs there.
+#[derive(Debug)]
+struct Far {
+    tgtd: Option<Process>,
+    /// Holds the namespace.
+    holder: Process,
+}
+
 /// The running lab.
 #[derive(Debug)]
 pub struct Lab {
@@ -108,6 +143,7 @@ pub struct Lab {
     pub directory: PathBuf,
     dnsmasq: Vec<Process>,
     tgtd: Option<Process>,
+    far: Option<Far>,
     blades: Vec<Process>,
     two_wires: bool,
 }
@@ -145,6 +181,7 @@ impl Lab {
             directory: directory.to_path_buf(),
             dnsmasq: vec![dnsmasq],
             tgtd: None,
+            far: None,
             blades: Vec::new(),
             two_wires: false,
         })
@@ -165,6 +202,69 @@ impl Lab {
             .arg(format!("--dhcp-host={SECOND_NODE_MAC},{SECOND_NODE}"));
         self.dnsmasq.push(Process::start(&mut command, &self.directory.join("dnsmasq-second.log"))?);
         self.two_wires = true;
+        Ok(())
+    }
+
+    /// A machine behind the lab, which forwards to it packets of so many octets and no longer
+    /// ones, though its link and the node's take more.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn add_far_machine(&mut self, packet_bytes: u16) -> Result<()> {
+        let log = self.directory.join("far.log");
+        let holder = Process::start(Command::new("unshare").args(["--net", "sleep", "infinity"]), &log)?;
+        let id = holder.id();
+        self.far = Some(Far { tgtd: None, holder });
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let own = std::fs::read_link("/proc/self/ns/net")?;
+        while std::fs::read_link(format!("/proc/{id}/ns/net")).is_ok_and(|namespace| namespace == own) {
+            ensure!(Instant::now() < deadline, "no namespace for another machine");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = ip("link del far0");
+        ip(&format!("link add far0 type veth peer name far1 netns {id}"))?;
+        ip("addr add 10.99.0.1/24 dev far0")?;
+        ip("link set far0 up")?;
+        for arguments in [
+            format!("addr add {}/24 dev far1", FAR[0]),
+            format!("addr add {}/24 dev far1", FAR[1]),
+            "link set lo up".into(),
+            "link set far1 up".into(),
+            "route add default via 10.99.0.1".into(),
+        ] {
+            run(self.in_far_machine(&Command::new("ip")).args(arguments.split(' ')))?;
+        }
+        ip(&format!("route replace 10.99.0.0/24 dev far0 mtu {packet_bytes}"))?;
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("the lab does not forward")
+    }
+
+    /// A command, to be run on the machine behind the lab.
+    #[must_use]
+    pub fn in_far_machine(&self, command: &Command) -> Command {
+        let id = self.far.as_ref().map_or(0, |far| far.holder.id());
+        let mut inside = Command::new("nsenter");
+        inside.arg(format!("--net=/proc/{id}/ns/net")).arg(command.get_program()).args(command.get_args());
+        for (name, value) in command.get_envs() {
+            match value {
+                Some(value) => inside.env(name, value),
+                None => inside.env_remove(name),
+            };
+        }
+        inside
+    }
+
+    /// Exports a file as LUN 1 of a target of that machine, with blocks of 4,096 octets.
+    ///
+    /// # Errors
+    /// When tgtd does not take it.
+    pub fn export_far_iscsi(&mut self, name: &str, file: &Path) -> Result<()> {
+        let socket = self.directory.join("tgtd-far");
+        let command = self.in_far_machine(&Command::new("tgtd"));
+        let tgtd = start_tgtd(command, FAR[1], &socket, &self.directory.join("tgtd-far.log"))?;
+        export(&socket, 1, name, file, " --blocksize 4096")?;
+        if let Some(far) = &mut self.far {
+            far.tgtd = Some(tgtd);
+        }
         Ok(())
     }
 
@@ -214,39 +314,20 @@ impl Lab {
         Ok(())
     }
 
-    fn tgtadm(&self, arguments: &str) -> Result<String> {
-        run(Command::new("tgtadm")
-            .env("TGT_IPC_SOCKET", self.directory.join("tgtd"))
-            .args(arguments.split(' ')))
-    }
-
     /// Exports a file as LUN 1 of a target.
     ///
     /// # Errors
     /// When tgtd does not take it.
     pub fn export_iscsi(&mut self, number: u32, name: &str, file: &Path) -> Result<()> {
+        let socket = self.directory.join("tgtd");
         if self.tgtd.is_none() {
-            let mut command = Command::new("tgtd");
-            command.arg("-f").args(["--iscsi", &format!("portal={HOST}:3260")]);
-            command.env("TGT_IPC_SOCKET", self.directory.join("tgtd"));
-            self.tgtd = Some(Process::start(&mut command, &self.directory.join("tgtd.log"))?);
-            let deadline = Instant::now() + Duration::from_secs(10);
-            while self.tgtadm("--lld iscsi --op show --mode sys").is_err() {
-                ensure!(Instant::now() < deadline, "tgtd does not start, see {}", self.directory.display());
-                std::thread::sleep(Duration::from_millis(100));
-            }
+            let log = self.directory.join("tgtd.log");
+            self.tgtd = Some(start_tgtd(Command::new("tgtd"), HOST, &socket, &log)?);
             if self.two_wires {
-                self.tgtadm(&format!(
-                    "--lld iscsi --op new --mode portal --param portal={SECOND_HOST}:3260"
-                ))?;
+                tgtadm(&socket, &format!("--op new --mode portal --param portal={SECOND_HOST}:3260"))?;
             }
         }
-        self.tgtadm(&format!("--lld iscsi --op new --mode target --tid {number} -T {name}"))?;
-        let unit =
-            format!("--lld iscsi --op new --mode logicalunit --tid {number} --lun 1 -b {}", file.display());
-        self.tgtadm(&unit)?;
-        self.tgtadm(&format!("--lld iscsi --op bind --mode target --tid {number} -I ALL"))?;
-        Ok(())
+        export(&socket, number, name, file, "")
     }
 
     /// Ends a target at once, as a power cut would; the last one exported is number 0.
@@ -280,7 +361,8 @@ impl Lab {
 
     /// Whether the services still run.
     pub fn is_healthy(&mut self) -> bool {
-        let mut services = self.dnsmasq.iter_mut().chain(&mut self.tgtd).chain(&mut self.blades);
+        let far = self.far.iter_mut().filter_map(|far| far.tgtd.as_mut());
+        let mut services = self.dnsmasq.iter_mut().chain(&mut self.tgtd).chain(&mut self.blades).chain(far);
         services.all(Process::is_running)
     }
 }

@@ -1,7 +1,8 @@
-//! What a node must refuse, and say why; and that the image starts as a kernel.
+//! What a node must refuse, and say why; and that the image starts as a kernel. Beside that
+//! a machine behind a link that takes short packets only: a guest's disk, and an operator.
 
 use super::directory;
-use crate::lab::{HOST, NODE};
+use crate::lab::{FAR, HOST, NODE};
 use crate::machine::{Boot, CPUS, Shape, command_from_disk};
 use crate::operator::{Answer, Operator};
 use crate::process::{Process, run};
@@ -16,6 +17,8 @@ use std::time::{Duration, Instant};
 const NODE_LIMIT: Duration = Duration::from_secs(60);
 const LOADER_LIMIT: Duration = Duration::from_secs(20);
 const GUEST_LIMIT: Duration = Duration::from_secs(90);
+/// Octets of the longest packets that pass to the machine far away.
+const NARROW_BYTES: u16 = 1400;
 
 /// Boots the image as a kernel and compares its digest; then asks for what cannot
 /// be, one thing after the other, and looks at code and message of each refusal.
@@ -24,11 +27,14 @@ pub(super) fn kernel_boot_and_refusals() -> Result<()> {
     let files = find(&target(), Flavour::Cloud)?;
     let directory = directory("refusals");
     let shape = Shape { cpus: CPUS, memory_mib: 1024, boot: Boot::Kernel(built.image.path.clone()) };
-    let disk = directory.join("disk.img");
+    let (disk, far_disk) = (directory.join("disk.img"), directory.join("far.img"));
     let world = World::start(&built, &directory, &shape, |lab| {
         std::fs::File::create(&disk)?.set_len(16 << 20)?;
+        std::fs::File::create(&far_disk)?.set_len(16 << 20)?;
         lab.export_aoe(1, 1, &disk)?;
-        lab.export_iscsi(1, &target_name(1), &disk)
+        lab.export_iscsi(1, &target_name(1), &disk)?;
+        lab.add_far_machine(NARROW_BYTES)?;
+        lab.export_far_iscsi(&target_name(2), &far_disk)
     })?;
     world.operator.wait_for_node(NODE_LIMIT).with_context(|| world.machine.serial_text())?;
     let facts = world.operator.json(&["node", "info"])?;
@@ -40,10 +46,16 @@ pub(super) fn kernel_boot_and_refusals() -> Result<()> {
     wrong_loader(&built.image.path, &directory)?;
     vm_files(&world, &files)?;
     missing_volumes(&world, &files)?;
+    let controller = format!("iscsi://{HOST}/{}/0", target_name(1));
+    let answer = world.operator.try_run(&["storage", "probe", &controller])?;
+    let words = "a storage array controller (device type 0Ch), no disk; units there are: 0 1";
+    expect("iSCSI unit that is no disk", &answer, 9, &[&controller, words])?;
     conflicts(&world, &files)?;
     wrong_key(&world, &built.cli)?;
     // After all this the node does its work.
     world.wait_for_console("first", "TEST disk agrees", GUEST_LIMIT)?;
+    over_a_narrow_link(&world, &files)?;
+    world.operator.run(&["destroy", "far"])?;
     let facts = world.operator.json(&["node", "info"])?;
     ensure!(facts.get("dom0_starts").and_then(serde_json::Value::as_u64) == Some(1), "dom0 failed: {facts}");
     let guests = world.operator.json(&["list"])?;
@@ -94,7 +106,8 @@ fn vm_files(world: &World, files: &TestGuest) -> Result<()> {
     expect("too little memory for this kernel", &answer, 11, &["48 MiB", "need"])
 }
 
-/// Each is given up after the same time, so all are asked for at once.
+/// Each is given up after the same time, so all are asked for at once: as many as one key may
+/// have sessions.
 fn missing_volumes(world: &World, files: &TestGuest) -> Result<()> {
     let target = target_name(1);
     let cases = [
@@ -151,6 +164,37 @@ fn conflicts(world: &World, files: &TestGuest) -> Result<()> {
     let answer = world.try_test_guest(files, &Description { name: "second", number: 2, ..first })?;
     expect("volume in use", &answer, 4, &["first", "aoe:e1.1"])?;
     expect("no such guest", &world.operator.try_run(&["pause", "nobody"])?, 3, &["nobody"])
+}
+
+/// An operator and a target far away, whose link takes short packets only; blocks there are
+/// of 4,096 octets.
+fn over_a_narrow_link(world: &World, files: &TestGuest) -> Result<()> {
+    let told =
+        |peer: &str| format!("packets to {peer} are of {NARROW_BYTES} octets at most: a router says so");
+    let more = format!("disk = [ \"iscsi://{}/{}/1,rw\" ]", FAR[1], target_name(2));
+    let job = "job=disk talks=1";
+    let far = Description { name: "far", number: 9, job, more: &more, ..Description::default() };
+    world.test_guest(files, &far)?;
+    world.wait_for_console("far", "TEST disk agrees", GUEST_LIMIT)?;
+    let question = ["--timeout", "10", "console", "far", "--once"];
+    let near = world.operator.run(&question)?;
+    ensure!(near.contains("TEST disk blocks 4096"), "the guest has other blocks: {near}");
+    ensure!(near.len() > 4 * usize::from(NARROW_BYTES), "too short to be cut: {near}");
+    let asked = Instant::now();
+    let command = world.operator.command(&question);
+    let shown = run(&mut world.lab.in_far_machine(&command)).context("an operator far away")?;
+    println!("  far away, {} bytes of a console come in {} ms", shown.len(), asked.elapsed().as_millis());
+    ensure!(shown == near, "another console far away: {shown}");
+    let log = world.operator.run(&["node", "log"])?;
+    for peer in FAR {
+        let lines = log.matches(&told(peer)).count();
+        ensure!(lines == 1, "{lines} lines tell of the path to {peer}: {log}");
+    }
+    let facts = world.operator.json(&["node", "info"])?;
+    let shortened = facts.get("paths_shortened").and_then(serde_json::Value::as_u64);
+    ensure!(shortened == Some(2), "{shortened:?} paths were shortened: {facts}");
+    println!("  far away, a disk with blocks of 4096 octets agrees");
+    Ok(())
 }
 
 /// A stranger's key gets no answer, and no effect.

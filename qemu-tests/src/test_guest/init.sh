@@ -18,7 +18,7 @@ if [ -d /sys/class/net/eth0 ]; then
   say "address $(ip -4 addr show eth0 | awk '/inet / { print $2 }')"
 fi
 [ -x /bin/strings ] && /bin/strings
-say "up cpus=$(nproc) memory_kib=$(memory) release=$(uname -r)"
+say "up cpus=$(nproc) memory_kib=$(memory) release=$(uname -r) mtu=$(cat /sys/class/net/eth0/mtu 2>/dev/null)"
 
 # Writes random bytes over what is not there for it to write.
 scribble_pci() {
@@ -105,12 +105,14 @@ serve() {
 # Writes random bytes to the disk, makes them durable, drops what is cached,
 # reads them again.
 disk() {
+  say "disk blocks $(cat /sys/block/vda/queue/logical_block_size)"
   head -c "$((${mib:-8} * 1048576))" /dev/urandom >/tmp/unit
   dd if=/tmp/unit of=/dev/vda bs=64k conv=fsync,notrunc 2>/dev/null
   echo 3 >/proc/sys/vm/drop_caches
   dd if=/dev/vda bs=64k count="$((${mib:-8} * 16))" 2>/dev/null | cmp - /tmp/unit && say disk agrees
 }
 
+[ -n "$talks" ] && dmesg
 case "$job" in
   poweroff) say turning off; sleep 1; poweroff -f ;;
   reboot) say resetting; sleep 1; reboot -f ;;
@@ -119,6 +121,7 @@ case "$job" in
   serve) serve ;;
   fetch) serve; fetch ;;
   disk) disk ;;
+  mark) yes REDOUBT-MARK-07 | head -c 4194304 >/tmp/mark; say marked ;;
   scribble) say scribbling; scribble ;;
   high-memory) high_memory ;;
   attack) say attacking; attacker eth0 "$seconds" "$node" "$node_mac" "$portal" "$other" "$own" || say "failed: $?" ;;
