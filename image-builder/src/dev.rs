@@ -35,6 +35,8 @@ pub struct Options {
     pub fault_injection: bool,
     /// How long the node stands still after its hypervisor failed.
     pub restart_delay_s: u16,
+    /// Whether both threads of each core run.
+    pub smt: bool,
     /// Whether dom0 shares its home CPU with guests.
     pub dom0_cpu: Dom0Cpu,
     /// Where the node keeps what it must not forget.
@@ -52,6 +54,7 @@ impl Default for Options {
             port: DEFAULT_PORT,
             fault_injection: false,
             restart_delay_s: DEFAULT_RESTART_DELAY_S,
+            smt: false,
             // These images are made for emulators, and QEMU without KVM may lose a
             // guest on its first CPU (README, Limits).
             dom0_cpu: Dom0Cpu::Own,
@@ -135,7 +138,7 @@ pub fn seal_image(pieces: &Pieces, options: &Options, key_directory: &Path) -> R
         restart_delay_s: options.restart_delay_s,
         guest_addresses_required: false,
         card_grants: Vec::new(),
-        smt: false,
+        smt: options.smt,
         dom0_cpu: options.dom0_cpu,
         state: options.state.as_ref().map(|state| state.checked(key_directory)).transpose()?,
     };

@@ -11,6 +11,7 @@ mod frames;
 mod hostile_network;
 mod hot_plug;
 mod lockout;
+mod machine_check;
 mod neighbours;
 mod netboot;
 mod refusals;
@@ -41,6 +42,10 @@ pub const ALL: &[Scenario] = &[
     Scenario {
         name: "the_node_restarts_when_its_hypervisor_fails",
         run: ring0::the_node_restarts_when_its_hypervisor_fails,
+    },
+    Scenario {
+        name: "a_damaged_page_ends_its_guest_alone",
+        run: machine_check::a_damaged_page_ends_its_guest_alone,
     },
     Scenario { name: "hostile_network", run: hostile_network::hostile_network },
     Scenario { name: "floods_and_scans", run: floods::floods_and_scans },
@@ -73,6 +78,7 @@ pub fn prepare() -> Result<()> {
     state::image(state::LOCAL)?;
     two_cards::image()?;
     ring0::image()?;
+    machine_check::image()?;
     crate::test_guest::prepare(&programs::target())
 }
 
