@@ -13,8 +13,6 @@ pub trait Hypervisor {
     /// A window onto a guest's memory.
     type Memory: GuestMemory;
 
-    /// Adds a line to the node's log.
-    fn log(&mut self, text: &str);
     /// Creates a domain, stopped.
     ///
     /// # Errors

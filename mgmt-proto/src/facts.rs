@@ -45,6 +45,10 @@ pub struct NodeFacts {
     pub portals_moved: u64,
     /// How often packets to a peer became shorter, because a link on the way takes no longer ones.
     pub paths_shortened: u32,
+    /// Lines of its log since power-on that are errors.
+    pub log_errors: u32,
+    /// Lines of its log since power-on that are warnings.
+    pub log_warnings: u32,
     /// The machine under it.
     pub platform: Platform,
 }

@@ -21,7 +21,7 @@ pub enum Reply {
     /// Done, nothing to say.
     Done,
     /// Facts about the node.
-    Node(NodeFacts),
+    Node(Box<NodeFacts>),
     /// Part of a log or console.
     Stream(Stream),
     /// Volumes.

@@ -101,7 +101,7 @@ fn start(function: u16, interrupt: u32, mtu: u16) -> Option<Card> {
     match VirtioNet::new(bars, &locations, dma, &config) {
         Ok(card) => Some(Card(card)),
         Err(error) => {
-            system::log(&alloc::format!("card at {function:#06x}: {error:?}"));
+            log::error!("card at {function:#06x}: {error:?}");
             None
         }
     }

@@ -39,7 +39,7 @@ fn start(function: u16) -> Option<Box<dyn LocalDisk>> {
     match Disk::new(bars, &locations, dma, vector) {
         Ok(disk) => Some(Box::new(disk)),
         Err(error) => {
-            system::log(&alloc::format!("disk at {function:#06x}: {error:?}"));
+            log::error!("disk at {function:#06x}: {error:?}");
             None
         }
     }

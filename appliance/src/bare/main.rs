@@ -43,20 +43,21 @@ extern "C" fn dom0_start(information: *const BootInfo) -> ! {
     // SAFETY: the hypervisor mapped the page, read-only, before it entered here.
     let information = unsafe { &*information };
     heap::init();
+    system::start_log();
     let length = hv_x86::to_usize(information.image_bytes);
     // SAFETY: the hypervisor mapped the image there, read-only, for ever.
     let payload = unsafe { core::slice::from_raw_parts(IMAGE as *const u8, length) };
     let settings = match Settings::from_image(payload, information.dom0_starts) {
         Ok(settings) => settings,
-        Err(fault) => stop(&alloc::format!("node: {fault}; nothing is started")),
+        Err(fault) => stop(&alloc::format!("{fault}; nothing is started")),
     };
     let cards = card::find(&settings.manifest);
     if cards.is_empty() {
-        stop("node: no network card that can be driven was found");
+        stop("no network card that can be driven was found");
     }
     let now = || now_ns(information);
     let Some(calls) = system::SystemCalls::new(&information.seed) else {
-        stop("node: the processor's source of random numbers is silent or stuck; nothing is started")
+        stop("the processor's source of random numbers is silent or stuck; nothing is started")
     };
     match Node::new(calls, cards, settings, now()) {
         Ok(mut node) => {
@@ -65,7 +66,7 @@ extern "C" fn dom0_start(information: *const BootInfo) -> ! {
             }
             run(&mut node, &now)
         }
-        Err(error) => stop(&alloc::format!("node: cannot start: {error:?}")),
+        Err(error) => stop(&alloc::format!("cannot start: {error:?}")),
     }
 }
 
@@ -98,7 +99,7 @@ fn now_ns(information: &BootInfo) -> u64 {
 
 /// Says why and waits for ever: starting again would not help.
 fn stop(text: &str) -> ! {
-    system::log(text);
+    log::error!("{text}");
     loop {
         let _ = system::wait(u64::MAX, &mut []);
     }
@@ -106,5 +107,5 @@ fn stop(text: &str) -> ! {
 
 #[panic_handler]
 fn panic(information: &core::panic::PanicInfo<'_>) -> ! {
-    system::fail(format_args!("dom0 panicked: {information}"))
+    system::fail(format_args!("dom0: {information}"))
 }

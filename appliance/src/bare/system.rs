@@ -8,7 +8,9 @@ use hv_abi::DomainId;
 use hv_abi::call::{Call, Error};
 use hv_abi::domain::{DomainInfo, DomainSpec, NodeInfo, VcpuState};
 use hv_abi::event::Event;
+use hv_abi::log_line::{LINE_BYTES_MAX, target_word};
 use hv_abi::random::{Generator, Source};
+use log::{LevelFilter, Metadata, Record};
 use zerocopy::FromZeros;
 
 /// Issues a call with up to four arguments.
@@ -37,9 +39,28 @@ fn order(number: Call, arguments: [u64; 4]) -> Result<(), Error> {
     call(number, arguments).map(|_| ())
 }
 
-/// Adds a line to the node's log.
-pub(crate) fn log(text: &str) {
-    let _ = order(Call::Log, [text.as_ptr() as u64, text.len() as u64, 0, 0]);
+/// Where this program's records go: to the node's log, which the hypervisor keeps.
+struct Sink;
+
+impl log::Log for Sink {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        let mut text = Text { bytes: [0; LINE_BYTES_MAX], length: 0 };
+        let _ = write!(text, "{}: {}", target_word(record.target()), record.args());
+        let _ = order(Call::Log, [text.bytes.as_ptr() as u64, text.length as u64, record.level() as u64, 0]);
+    }
+
+    fn flush(&self) {}
+}
+
+/// Takes the program's records.
+pub(crate) fn start_log() {
+    if log::set_logger(&Sink).is_ok() {
+        log::set_max_level(LevelFilter::Info);
+    }
 }
 
 /// Waits for events; returns those that came.
@@ -75,9 +96,9 @@ pub(crate) fn bind_interrupt(index: u32) -> Result<(u64, u64), Error> {
     call(Call::BindInterrupt, [u64::from(index), 0, 0, 0])
 }
 
-/// A fixed buffer for last words.
+/// A fixed buffer for a line.
 struct Text {
-    bytes: [u8; 400],
+    bytes: [u8; LINE_BYTES_MAX],
     length: usize,
 }
 
@@ -93,7 +114,7 @@ impl Write for Text {
 
 /// Gives up: the hypervisor logs the cause and starts dom0 again.
 pub(crate) fn fail(cause: fmt::Arguments<'_>) -> ! {
-    let mut text = Text { bytes: [0; 400], length: 0 };
+    let mut text = Text { bytes: [0; LINE_BYTES_MAX], length: 0 };
     let _ = text.write_fmt(cause);
     loop {
         let _ = order(Call::Fail, [text.bytes.as_ptr() as u64, text.length as u64, 0, 0]);
@@ -118,10 +139,6 @@ impl SystemCalls {
 
 impl Hypervisor for SystemCalls {
     type Memory = Window;
-
-    fn log(&mut self, text: &str) {
-        log(text);
-    }
 
     fn domain_create(&mut self, spec: &DomainSpec) -> Result<DomainId, Error> {
         let (id, _) = call(Call::DomainCreate, [core::ptr::from_ref(spec) as u64, 0, 0, 0])?;
@@ -234,7 +251,7 @@ impl Hypervisor for SystemCalls {
         self.generator.fill(target, &mut Own);
         if let (Some(fault), false) = (self.generator.fault(), self.fault_told) {
             self.fault_told = true;
-            log(&alloc::format!("node: the processor's source of random numbers: {fault:?}"));
+            log::error!("the processor's source of random numbers: {fault:?}");
         }
     }
 }

@@ -121,7 +121,7 @@ impl<M: GuestMemory> AuditLog<M> {
             Ok(domain) => {
                 self.memory = Some(hypervisor.memory(domain, MemoryLayout::new(MEMORY_BYTES)));
             }
-            Err(_) => hypervisor.log("node: no memory for the audit log: nothing is changed"),
+            Err(_) => log::error!("no memory for the audit log: nothing is changed"),
         }
     }
 

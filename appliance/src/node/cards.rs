@@ -4,6 +4,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use log::Level;
 use mgmt_proto::facts::{CardCondition, CardFacts, CardUse};
 use mgmt_proto::machine::mac_text;
 use mgmt_proto::manifest::{AoeCards, StorageCard};
@@ -66,11 +67,7 @@ pub(super) fn connect<H: Hypervisor, N: Nic>(
     let nic = others.remove(first_of(&cards, &manifest.storage_cards).ok_or(StartError::Card)?);
     if cards.len() > 1 {
         let link = if nic.is_link_up() { "up" } else { "down" };
-        hypervisor.log(&format!(
-            "node: of {} cards {} is the first: {link}",
-            cards.len(),
-            mac_text(nic.mac())
-        ));
+        log::info!("of {} cards {} is the first: {link}", cards.len(), mac_text(nic.mac()));
     }
     let (mac, mtu, accepts) = (nic.mac(), nic.mtu().min(manifest.mtu), nic.accepts());
     let addressing = addressing_of(manifest.addressing);
@@ -85,8 +82,7 @@ pub(super) fn connect<H: Hypervisor, N: Nic>(
         let Some((index, entry)) = entry else {
             let link = if nic.is_link_up() { "" } else { ", has no link" };
             let mac = mac_text(nic.mac());
-            let text = format!("node: card {mac} is not among storage_cards{link} and stays unused");
-            hypervisor.log(&text);
+            log::warn!("card {mac} is not among storage_cards{link} and stays unused");
             nic.stop();
             continue;
         };
@@ -104,7 +100,7 @@ pub(super) fn connect<H: Hypervisor, N: Nic>(
     }
     for index in missing(&network, &manifest.storage_cards) {
         if let Some(entry) = manifest.storage_cards.get(index) {
-            hypervisor.log(&format!("node: storage card {entry} is not there"));
+            log::warn!("storage card {entry} is not there");
         }
     }
     Ok((network, wires))
@@ -192,7 +188,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 CardCondition::Down => "its link is down",
                 _ => "it broke the rules of its device and is used no more",
             };
-            self.hypervisor.log(&format!("node: card {mac}: {now}"));
+            let level = if condition == CardCondition::Up { Level::Info } else { Level::Warn };
+            log::log!(level, "card {mac}: {now}");
             let up = condition == CardCondition::Up;
             if has_others {
                 self.volumes.link_changed(card, up, &mut self.network.stacks, now_ns);
@@ -223,7 +220,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 || String::from("has no address"),
                 |lease| format!("has {}/{}", lease.address, lease.prefix),
             );
-            self.hypervisor.log(&format!("node: storage card {} {has}", mac_text(card.nic.mac())));
+            log::info!("storage card {} {has}", mac_text(card.nic.mac()));
         }
     }
 }

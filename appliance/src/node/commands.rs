@@ -1,5 +1,6 @@
 //! What operators ask, carried out.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -177,7 +178,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     fn answer_now(&mut self, request: Request, now_ns: u64) -> Outcome {
         match request {
-            Request::NodeInfo => Ok(Reply::Node(self.node_facts(now_ns))),
+            Request::NodeInfo => Ok(Reply::Node(Box::new(self.node_facts(now_ns)))),
             Request::NodeLog { from } => Ok(Reply::Stream(self.read_log(LOG_NOW, from))),
             Request::PreviousLog { from } => Ok(Reply::Stream(self.read_log(LOG_PREVIOUS, from))),
             Request::NodeStop { power_off } => {

@@ -50,6 +50,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             claims: self.address_claims(),
             portals_moved: self.neighbourhood.portals_moved,
             paths_shortened: self.paths_shortened(),
+            log_errors: info.log_errors,
+            log_warnings: info.log_warnings,
             platform: self.platform(&info),
         }
     }

@@ -315,7 +315,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             Work::Discovery | Work::Errand(true) | Work::Attach(..) => None,
             Work::Errand(false) | Work::Detach(..) | Work::Kept(_) => return Err(too_late(what, work)),
         };
-        self.hypervisor.log(&format!("node: {what}: cancelled"));
+        log::warn!("{what}: cancelled");
         let failure = Failure::new(Code::Conflict, what, "was cancelled", "begin it again");
         self.end_job(id, Err(failure), true, now_ns);
         match (work, undo) {

@@ -1,11 +1,11 @@
 //! How guests begin and end.
 
-use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
 
 use hv_abi::domain::STATE_CRASHED;
 use hv_abi::{DomainId, MAX_DOMAINS, STORE_BYTES};
+use log::Level;
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::disk::{GuestSettings, decode_guest};
 use mgmt_proto::machine::{Action, Disk, Machine};
@@ -84,8 +84,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         // It may have held secrets.
         record.zeroize();
         if !self.guests.is_empty() {
-            let text = alloc::format!("node: {} guests of an earlier dom0 are listed", self.guests.len());
-            self.hypervisor.log(&text);
+            log::info!(target: "guests", "{} guests of an earlier dom0 are listed", self.guests.len());
         }
         // Nobody was there to be told of those that crashed meanwhile.
         for index in (0..self.guests.len()).rev() {
@@ -306,8 +305,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// to be looked at.
     pub(super) fn start_failed(&mut self, index: usize, failure: &Failure, now_ns: u64) {
         let Some(guest) = self.guests.get_mut(index) else { return };
-        let text = alloc::format!("guest {failure}");
-        self.hypervisor.log(&text);
+        log::warn!(target: "guests", "guest {failure}");
         let new = guest.start_deadline_ns.is_some();
         if guest.order.is_some() {
             let name = guest.machine.name.clone();
@@ -328,8 +326,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let kept = self.hypervisor.store_put(domain.slot(), &bytes);
             bytes.zeroize();
             if kept.is_err() {
-                let text = alloc::format!("guest {}: too long to be kept for a new dom0", guest.machine.name);
-                self.hypervisor.log(&text);
+                log::warn!(target: "guests", "guest {}: too long to be kept for a new dom0", guest.machine.name);
             }
         }
     }
@@ -369,8 +366,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             Action::Preserve => "kept to be looked at",
             Action::Restart => "started again",
         };
-        let text = alloc::format!("guest {}: {word}; {action_word}, as {setting} says", guest.machine.name);
-        self.hypervisor.log(&text);
+        let level = if matches!(end, End::Crashed | End::Panicked) { Level::Warn } else { Level::Info };
+        log::log!(target: "guests", level, "guest {}: {word}; {action_word}, as {setting} says", guest.machine.name);
         match action {
             Action::Destroy => self.forget(index, now_ns),
             Action::Preserve => {
@@ -418,7 +415,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             if !self.volumes.is_open(number, device)
                 && let Err(failure) = self.volumes.open(number, device, disk, settings, now_ns)
             {
-                self.hypervisor.log(&failure.to_string());
+                log::warn!(target: "guests", "{failure}");
             }
         }
     }

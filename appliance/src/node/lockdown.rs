@@ -75,7 +75,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// anything: None for that.
     pub(super) fn lock_down(&mut self, asker: &Asker, now_ns: u64) -> Option<Outcome> {
         self.lock_under(self.trust.bundle().serial);
-        self.hypervisor.log("node: locked down until the roots sign another trust bundle");
+        log::warn!("locked down until the roots sign another trust bundle");
         if !self.state.is_wanted() {
             return Some(Ok(Reply::Done));
         }
@@ -101,7 +101,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let kept = serial.saturating_add(1).to_le_bytes();
         let is_kept = self.audit.memory().is_some_and(|memory| memory.write(Gpa(LOCKED_AT), &kept).is_ok());
         if !is_kept {
-            self.hypervisor.log("node: no memory for it: a restart of dom0 ends the lockdown");
+            log::error!("no memory to keep the lockdown in: a restart of dom0 ends it");
         }
     }
 

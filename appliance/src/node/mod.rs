@@ -215,7 +215,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let digest: [u8; 32] = Sha256::digest(key).into();
         let short = digest.first_chunk::<16>().map(|short| hex(short)).unwrap_or_default();
-        self.hypervisor.log(&format!("node: its key is SHA256:{short}, {}", hex(&key)));
+        log::info!("this node's key is SHA256:{short}, {}", hex(&key));
     }
 
     /// Tells the hypervisor what was sealed for it: whether both threads of a core run,
@@ -226,15 +226,14 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let own = self.settings.manifest.dom0_cpu.owns(cpus);
         match self.hypervisor.own_cpu(own) {
             Ok(()) if own => {
-                self.hypervisor
-                    .log(&format!("node: guests run on {} of {cpus} CPUs, dom0 on its own", cpus - 1));
+                log::info!("guests run on {} of {cpus} CPUs, dom0 on its own", cpus - 1);
             }
             Ok(()) => {}
-            Err(error) => self.hypervisor.log(&format!("node: guests share dom0's CPU: {error:?}")),
+            Err(error) => log::warn!("guests share dom0's CPU: {error:?}"),
         }
         let delay_ms = u64::from(self.settings.manifest.restart_delay_s) * 1000;
         if let Err(error) = self.hypervisor.restart_delay(delay_ms) {
-            self.hypervisor.log(&format!("node: restart_delay_s is not taken: {error:?}"));
+            log::warn!("restart_delay_s is not taken: {error:?}");
         }
     }
 
@@ -359,8 +358,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             Wish::Reset => self.guest_ended(index, End::Reset, now_ns),
             Wish::Panicked(false) => self.guest_ended(index, End::Panicked, now_ns),
             Wish::Panicked(true) => {
-                let text = alloc::format!("guest {}: its kernel panicked and dumps", guest.machine.name);
-                self.hypervisor.log(&text);
+                log::warn!(target: "guests", "guest {}: its kernel panicked and dumps", guest.machine.name);
             }
         }
         false

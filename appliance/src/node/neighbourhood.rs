@@ -1,8 +1,6 @@
 //! What the node notices of the wire: claims of its own addresses, portals that moved to
 //! another station, and paths that take only short packets.
 
-use alloc::format;
-
 use mgmt_proto::facts::AddressClaims;
 use netstack::host::Host;
 
@@ -42,11 +40,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             self.neighbourhood.logged = claims.count;
             self.neighbourhood.next_log_ns = now_ns.saturating_add(CLAIM_LOG_NS);
             let mac = mgmt_proto::machine::mac_text(mac);
-            let text = format!(
-                "node: {mac} claims an address of this node, which is defended; {} claims so far",
-                claims.count
-            );
-            self.hypervisor.log(&text);
+            log::error!(target: "network", "{mac} claims an address of this node, which is defended; {} claims so far",
+                claims.count);
         }
         let mut portals = None;
         for card in 0..self.network.stacks.cards() {
@@ -55,9 +50,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 let is_portal = portals.contains(&moved.address);
                 self.neighbourhood.portals_moved += u64::from(is_portal);
                 let what = if is_portal { "portal" } else { "neighbour" };
-                let text =
-                    format!("node: {what} {} moved from {} to {}", moved.address, moved.from, moved.to);
-                self.hypervisor.log(&text);
+                log::warn!(target: "network", "{what} {} moved from {} to {}", moved.address, moved.from, moved.to);
             }
             self.log_narrow_paths(card);
         }
@@ -67,11 +60,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     fn log_narrow_paths(&mut self, card: usize) {
         while let Some(narrow) = self.network.stacks.get_mut(card).and_then(Host::next_narrow) {
             let why = if narrow.silently { "longer ones are lost" } else { "a router says so" };
-            let text = format!(
-                "node: packets to {} are of {} octets at most: {why}",
-                narrow.peer, narrow.packet_bytes
-            );
-            self.hypervisor.log(&text);
+            log::warn!(target: "network", "packets to {} are of {} octets at most: {why}",
+                narrow.peer, narrow.packet_bytes);
         }
     }
 

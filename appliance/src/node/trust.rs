@@ -61,8 +61,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// It is no longer known which bundle holds: until it is, only requests that read are
     /// obeyed.
     pub(super) fn lose_trust(&mut self, why: &'static str) {
-        let text = alloc::format!("node: {why}: only requests that read are obeyed");
-        self.hypervisor.log(&text);
+        log::error!("{why}: only requests that read are obeyed");
         self.lost_trust = Some(why);
         self.keep_own();
     }
@@ -87,8 +86,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         }
         self.write_trust_to_memory();
         let serial = self.trust.bundle().serial;
-        let text = alloc::format!("node: trust bundle {serial} holds");
-        self.hypervisor.log(&text);
+        log::info!("trust bundle {serial} holds");
         if !self.state.is_wanted() {
             return Some(Ok(Reply::Done));
         }
@@ -112,7 +110,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 && memory.write(Gpa(AT), &length).is_ok()
         });
         if !is_kept {
-            self.hypervisor.log("node: no memory for the trust bundle: dom0 forgets it when it restarts");
+            log::error!("no memory for the trust bundle: dom0 forgets it when it restarts");
         }
     }
 }

@@ -10,7 +10,9 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub enum Call {
-    /// `(pointer, length)`: appends UTF-8 text to the node's log.
+    /// `(pointer, length, level)`: appends UTF-8 text, `target: message` of at most
+    /// [`crate::log_line::LINE_BYTES_MAX`] bytes, to the node's log. The level is that of
+    /// the `log` crate: 1 error, 2 warn, 3 info, 4 debug, 5 trace.
     Log = 0,
     /// `(deadline_ns, events pointer, capacity) -> count`: sleeps until an event
     /// is pending or the monotonic clock passes the deadline, then copies up to

@@ -119,6 +119,10 @@ pub struct NodeInfo {
     pub previous_end: u32,
     /// Who notices when a processor hangs: a set of `WATCHDOG_*`.
     pub watchdogs: u32,
+    /// Lines of the log since power-on that are errors.
+    pub log_errors: u32,
+    /// Lines of the log since power-on that are warnings.
+    pub log_warnings: u32,
     /// Threads that rest because another one of their core runs.
     pub threads_resting: u32,
     /// Zero.

@@ -21,6 +21,7 @@ pub mod device;
 pub mod domain;
 pub mod event;
 pub mod image;
+pub mod log_line;
 pub mod previous;
 pub mod random;
 

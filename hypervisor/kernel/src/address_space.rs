@@ -2,7 +2,6 @@
 //! onto each guest.
 
 use crate::domain;
-use crate::log::info;
 use crate::memory::{self, Table};
 use crate::watch::Mutex;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -46,7 +45,7 @@ pub(crate) fn init() -> Option<()> {
     drop(frames);
     if bytes < boot::HEAP_BYTES + boot::STACK_BYTES {
         let (there, wanted) = (bytes >> 20, boot::HEAP_BYTES >> 20);
-        info!("memory: {there} of {wanted} MiB are set aside for dom0; guests may leave it no more");
+        log::warn!("{there} of {wanted} MiB are set aside for dom0; guests may leave it no more");
     }
     Some(())
 }

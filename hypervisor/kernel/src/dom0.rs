@@ -6,7 +6,6 @@
 
 use crate::address_space;
 use crate::cpu::Cpu;
-use crate::log::info;
 use crate::memory;
 use crate::registers::Registers;
 use crate::watch::Mutex;
@@ -319,9 +318,12 @@ impl Dom0 {
         if registers.vector == 14 && address_space::touch(registers.cr2) {
             return;
         }
-        info!(
-            "dom0: exception {} error {:#x} at {:#x}, address {:#x}",
-            registers.vector, registers.error, registers.rip, registers.cr2
+        log::error!(
+            "exception {} error {:#x} at {:#x}, address {:#x}",
+            registers.vector,
+            registers.error,
+            registers.rip,
+            registers.cr2
         );
         self.restart("it faulted");
     }
@@ -329,7 +331,7 @@ impl Dom0 {
     /// Ends this instance and starts the next.
     pub(crate) fn restart(&mut self, cause: &str) {
         let now = clock::now_ns();
-        info!("dom0: restarted because {cause}");
+        log::error!("restarted because {cause}");
         self.quick_restarts =
             if now < self.last_start_ns + RESTART_PAUSE_NS { self.quick_restarts + 1 } else { 0 };
         if self.quick_restarts >= RESTARTS_AT_ONCE {

@@ -1,7 +1,6 @@
 //! Domains and the events they have for dom0.
 
 use crate::clock;
-use crate::log::info;
 use crate::nested::Nested;
 use crate::slot::Slot;
 use crate::vcpu::{self, Vcpu};
@@ -334,7 +333,7 @@ pub(crate) fn destroy(id: u32) -> Result<(), Error> {
 pub(crate) fn crash(slot: usize, cause: &str) {
     let slots = with_slot(slot, |domain| {
         if domain.state != STATE_CRASHED {
-            info!("domain {}: stopped: {cause}", domain.id);
+            log::warn!("domain {}: stopped: {cause}", domain.id);
         }
         domain.state = STATE_CRASHED;
         domain.slots().collect_slots()

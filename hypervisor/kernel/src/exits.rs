@@ -1,7 +1,6 @@
 //! Why a guest stopped, and what happens then.
 
 use crate::domain;
-use crate::log::info;
 use crate::nested::Missing;
 use crate::vcpu::{Forwarded, Inner, SilentEoi, Vcpu};
 use crate::vendor::{Exit, Machine, MemoryFault, PortAccess};
@@ -66,7 +65,7 @@ pub(crate) fn handle(vcpu: &Vcpu, inner: &mut Inner, exit: Exit) -> Next {
         }
         Exit::Fatal(cause) => return Next::Crash(cause),
         Exit::Unexpected(code) => {
-            info!("domain slot {}: exit {code:#x} is not expected", inner.domain);
+            log::warn!("domain slot {}: exit {code:#x} is not expected", inner.domain);
             return Next::Crash("unexpected exit");
         }
     }
@@ -192,7 +191,7 @@ fn nested_fault(vcpu: &Vcpu, inner: &mut Inner, fault: &MemoryFault) -> Next {
     let Some(access) = bytes.get(..count).and_then(|bytes| decode::access(bytes, inner.machine.mode()))
     else {
         if domain::with_slot(inner.domain, domain::Domain::may_log) == Some(true) {
-            info!("domain slot {}: cannot decode {bytes:02x?} on {gpa:#x}", inner.domain);
+            log::warn!("domain slot {}: cannot decode {bytes:02x?} on {gpa:#x}", inner.domain);
         }
         inner.exception = Some(Exception::INVALID_OPCODE);
         return Next::Continue;
@@ -288,7 +287,7 @@ fn model_specific(vcpu: &Vcpu, inner: &mut Inner, write: bool) {
     let is_quiet = policy::is_probe(number);
     if !is_quiet && domain::with_slot(inner.domain, domain::Domain::may_log) == Some(true) {
         let verb = if write { "write" } else { "read" };
-        info!("domain slot {} vcpu {}: {verb} of MSR {number:#x} refused", inner.domain, inner.index);
+        log::info!("domain slot {} vcpu {}: {verb} of MSR {number:#x} refused", inner.domain, inner.index);
     }
     inner.exception = Some(Exception::GENERAL_PROTECTION);
 }

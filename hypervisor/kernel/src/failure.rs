@@ -2,7 +2,7 @@
 //! restarts after a while.
 
 use crate::cpu::{self, Cpu};
-use crate::{apic, clock, kept, log, power, raw, watch};
+use crate::{apic, clock, kept, log_sink, power, raw, watch};
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use hv_abi::MAX_RESTART_DELAY_MS;
@@ -66,15 +66,15 @@ pub(crate) fn fail(ended: Ended, cause: fmt::Arguments<'_>) -> ! {
         Err(_) => raw::halt(),
     }
     stop_others(own);
-    log::last_words(format_args!("hypervisor failed: {cause}"));
+    log_sink::last_words(format_args!("hypervisor failed: {cause}"));
     for cpu in cpus() {
         let rip = cpu.stopped_at.load(Ordering::Acquire);
         if cpu.apic_id != own {
-            log::last_words(format_args!("cpu {} stopped at {rip:#x}", cpu.number));
+            log_sink::last_words(format_args!("cpu {} stopped at {rip:#x}", cpu.number));
         }
     }
     let delay_ms = DELAY_MS.load(Ordering::Relaxed);
-    log::last_words(format_args!("restart in {delay_ms} ms"));
+    log_sink::last_words(format_args!("restart in {delay_ms} ms"));
     kept::write(ended, cause);
     let end = clock::now_ns().saturating_add(delay_ms * 1_000_000);
     while clock::now_ns() < end {

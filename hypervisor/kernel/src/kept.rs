@@ -3,7 +3,7 @@
 
 use crate::failure::Line;
 use crate::watch::Mutex;
-use crate::{log, memory};
+use crate::{log_sink, memory};
 use core::fmt::{self, Write};
 use hv_abi::previous::{Ended, LOG_CAUSE, LOG_PREVIOUS};
 use hv_core::kept::{self, AREA_BYTES, CAUSE_BYTES, Kept};
@@ -22,7 +22,7 @@ pub(crate) fn find() {
     }
     if let Some(kept) = found.1 {
         let cause = core::str::from_utf8(kept.cause(&found.0)).unwrap_or_default();
-        log::info!("the run before this one: {:?}: {cause}", kept.ended);
+        log::warn!("the run before this one: {:?}: {cause}", kept.ended);
     }
 }
 
@@ -56,7 +56,7 @@ pub(crate) fn write(ended: Ended, cause: fmt::Arguments<'_>) {
     // SAFETY: this memory is kept out of the allocator; one CPU at a time writes it: the
     // one that watches, or the one that fails after all others stopped.
     let area = unsafe { &mut *area };
-    kept::write(area, ended, line.bytes(), log::tail);
+    kept::write(area, ended, line.bytes(), log_sink::tail);
     // A reset loses what is only in the caches.
     for offset in (0..AREA_BYTES).step_by(64) {
         crate::raw::flush_line(memory::direct(PLACE) + offset as u64);

@@ -3,13 +3,13 @@
 //!
 //! Spec: APM 9.3 and 9.4.
 
-use crate::log::info;
 use crate::{cpu, domain, failure, raw};
 use core::sync::atomic::{AtomicU32, Ordering};
 use hv_abi::previous::Ended;
 use hv_core::machine_check::{Severity, kind, severity, worse};
 use hv_x86::cpuid::{F1_EDX_MCA, F1_EDX_MCE};
 use hv_x86::{msr, reg};
+use log::Level;
 
 /// How often banks are looked at for what was corrected.
 const LOOK_NS: u64 = 10_000_000_000;
@@ -58,8 +58,10 @@ fn look(banks: u32, when: &str) -> Severity {
         let left = LINES_LEFT.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
         if found != Severity::Corrected || left.is_ok() {
             let cpu = cpu::current().number;
-            info!(
-                "machine check {when}: cpu {cpu} bank {bank}: {found:x?}, {:?}, status {status:#x}, address {address:#x}",
+            let level = if found == Severity::Corrected { Level::Warn } else { Level::Error };
+            log::log!(
+                level,
+                "{when}: cpu {cpu} bank {bank}: {found:x?}, {:?}, status {status:#x}, address {address:#x}",
                 kind(status)
             );
         }

@@ -26,7 +26,7 @@ mod exits;
 mod failure;
 mod frame;
 mod kept;
-mod log;
+mod log_sink;
 mod machine_check;
 mod memory;
 mod nested;
@@ -47,7 +47,6 @@ mod vendor;
 mod watch;
 
 use crate::cpu::Cpu;
-use crate::log::info;
 use crate::vendor::{Host, Machine};
 use core::sync::atomic::{AtomicBool, Ordering};
 use hv_abi::image::{DIRECTORY_OFFSET, MAX_FILE_BYTES, PAYLOAD_ADDRESS};
@@ -79,10 +78,10 @@ core::arch::global_asm!(
 /// The first Rust code: `params` is the physical address of the boot parameters.
 #[unsafe(no_mangle)]
 extern "C" fn rust_boot(params: u64) -> ! {
-    log::init();
+    log_sink::init();
     apic::enable();
     apic::calibrate(|| clock::init(&mut apic::free_count));
-    info!("redoubt {} starting", env!("CARGO_PKG_VERSION"));
+    log::info!("redoubt {} starting", env!("CARGO_PKG_VERSION"));
     let mut page = [0; BYTES];
     memory::read(params, &mut page);
     let params = BootParams(&page);
@@ -99,7 +98,7 @@ extern "C" fn rust_boot(params: u64) -> ! {
     boot.install();
     Host::enable(boot);
     if !speculation::plan().forgets_branches() {
-        info!("this processor reports no IBPB: a guest may steer branches of dom0 and of other guests");
+        log::warn!("this processor reports no IBPB: a guest may steer branches of dom0 and of other guests");
     }
     let rsdp = params.acpi_rsdp().or_else(|| hv_core::acpi::find_rsdp(&memory::Firmware));
     if let Some(rsdp) = rsdp {

@@ -1,6 +1,5 @@
 //! Physical memory: the direct map, the frame allocator, page tables.
 
-use crate::log::info;
 use crate::watch::Mutex;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -235,13 +234,10 @@ pub(crate) fn init(params: &BootParams<'_>, image: Range<u64>) {
     }
     let in_use = usable - frames.available_bytes();
     *FRAMES.lock() = Some(frames);
-    info!("memory: {} MiB usable, {} KiB in use", usable >> 20, in_use >> 10);
+    log::info!("{} MiB usable, {} KiB in use", usable >> 20, in_use >> 10);
     if unused >> 20 != 0 {
         let most = MAX_MEMORY >> 30;
-        info!(
-            "memory: {} MiB stay unused, above {most} GiB or in more than {MAX_RANGES} pieces",
-            unused >> 20
-        );
+        log::warn!("{} MiB stay unused, above {most} GiB or in more than {MAX_RANGES} pieces", unused >> 20);
     }
 }
 

@@ -5,7 +5,6 @@
 //! window onto the guest is that same table under an entry of dom0's own root,
 //! so the window costs nothing and shares accessed and dirty bits.
 
-use crate::log::info;
 use crate::memory::{self, FRAMES, Table};
 use hv_abi::domain::{HIGH_MEMORY_START, LOW_MEMORY_END};
 use hv_core::frames::Frames;
@@ -185,7 +184,10 @@ impl Nested {
             self.root.set(slot + 1, directory.0);
             self.pointers.set(slot, first | FLAGS | LARGE);
             if !core::mem::replace(&mut self.promoted, true) {
-                info!("a guest's memory is mapped by pages of 1 GiB from {:#x}", gpa & !(HUGE_PAGE_SIZE - 1));
+                log::info!(
+                    "a guest's memory is mapped by pages of 1 GiB from {:#x}",
+                    gpa & !(HUGE_PAGE_SIZE - 1)
+                );
             }
         }
     }

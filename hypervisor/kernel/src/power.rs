@@ -1,7 +1,6 @@
 //! Reset and soft-off.
 
 use crate::cpu::{self, VECTOR_STOP};
-use crate::log::info;
 use crate::{apic, raw};
 use hv_abi::previous::Ended;
 use hv_core::acpi::SoftOff;
@@ -16,7 +15,7 @@ pub(crate) fn init(soft_off: Option<SoftOff>) {
 
 /// Stops every other CPU, then the machine.
 pub(crate) fn off(power: bool) -> ! {
-    info!("node: {}", if power { "power off" } else { "reset" });
+    log::info!("{}", if power { "power off" } else { "reset" });
     for number in 0..cpu::count() {
         if number != cpu::current().number {
             apic::interrupt(number, VECTOR_STOP);

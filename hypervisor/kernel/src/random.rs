@@ -1,6 +1,5 @@
 //! This program's random numbers.
 
-use crate::log::info;
 use crate::raw;
 use crate::watch::Mutex;
 use hv_abi::random::{Generator, Source};
@@ -29,6 +28,6 @@ pub(crate) fn fill(target: &mut [u8]) {
     let generator = guard.get_or_insert_with(|| Generator::new(&mut Own, &[]));
     generator.fill(target, &mut Own);
     if let Some(fault) = generator.fault() {
-        info!("the processor's source of random numbers: {fault:?}");
+        log::error!("the processor's source of random numbers: {fault:?}");
     }
 }

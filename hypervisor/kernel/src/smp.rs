@@ -1,7 +1,6 @@
 //! Starts the other processors.
 
 use crate::cpu::{self, Cpu};
-use crate::log::info;
 use crate::vendor::{Host, Machine};
 use crate::{apic, clock, memory, watch};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -59,7 +58,7 @@ pub(crate) fn start_all(rsdp: u64) {
         let before = ARRIVED.load(Ordering::Acquire);
         let created = Cpu::create(identifier).and_then(|_| memory::map_stack(cpu::STACK_BYTES));
         let Some(stack_top) = created else {
-            info!("cpu with APIC id {identifier}: no memory to start it");
+            log::error!("CPU with APIC id {identifier}: no memory to start it");
             return;
         };
         write_low(stack, &stack_top.to_le_bytes());
@@ -71,9 +70,9 @@ pub(crate) fn start_all(rsdp: u64) {
     });
     // cli; hlt; and again.
     write_low(0, &[0xfa, 0xf4, 0xeb, 0xfc]);
-    info!("cpus: {} started, {missing} not started, {} rest", ARRIVED.load(Ordering::Acquire), resting());
+    log::info!("{} CPUs started, {missing} not started, {} rest", ARRIVED.load(Ordering::Acquire), resting());
     if surplus != 0 {
-        info!("cpus: {surplus} stay unused, this version drives {}", cpu::MAX_CPUS);
+        log::warn!("{surplus} CPUs stay unused, this version drives {}", cpu::MAX_CPUS);
     }
 }
 
@@ -91,7 +90,7 @@ fn start_one(identifier: u32, before: u32) -> bool {
             core::hint::spin_loop();
         }
     }
-    info!("cpu with APIC id {identifier}: did not start");
+    log::warn!("CPU with APIC id {identifier}: did not start");
     false
 }
 

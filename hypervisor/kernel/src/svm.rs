@@ -6,7 +6,6 @@ mod start_state;
 
 use crate::cpu::Cpu;
 use crate::frame::FrameBox;
-use crate::log::info;
 use crate::memory;
 use crate::raw;
 use crate::registers::Registers;
@@ -425,9 +424,14 @@ impl Machine for Svm {
 
     fn log_state(&self, domain: usize, index: u32) {
         let save = &self.vmcb.save;
-        info!(
+        log::warn!(
             "domain slot {domain} vcpu {index}: triple fault at {:#x}, CR2 {:#x}, CR3 {:#x}, CR0 {:#x}, RSP {:#x}, event {:#x}",
-            save.rip, save.cr2, save.cr3, save.cr0, save.rsp, self.vmcb.control.exit_interrupt_info
+            save.rip,
+            save.cr2,
+            save.cr3,
+            save.cr0,
+            save.rsp,
+            self.vmcb.control.exit_interrupt_info
         );
     }
 }

@@ -2,13 +2,15 @@
 
 use crate::address_space::{self, copy_in, copy_out};
 use crate::dom0::{self, Dom0};
-use crate::{clock, cpu, domain, failure, kept, log, memory, pci, power, smp, store, vcpu, watch};
+use crate::{clock, cpu, domain, failure, kept, log_sink, memory, pci, power, smp, store, vcpu, watch};
 use hv_abi::MAX_INTERRUPTS;
 use hv_abi::call::{Call, Error};
 use hv_abi::domain::{DomainSpec, NodeInfo, VcpuState};
+use hv_abi::log_line::LINE_BYTES_MAX;
 use hv_abi::previous::LOG_NOW;
 use hv_core::lapic::Message;
 use hv_x86::to_usize;
+use log::Level;
 use zerocopy::{FromZeros, IntoBytes};
 
 /// What follows a call.
@@ -19,15 +21,12 @@ pub(crate) enum After {
     Restart,
 }
 
-/// Most bytes of one log line.
-const LOG_LINE: usize = 512;
-
 /// Carries the call out and puts the result into dom0's registers.
 pub(crate) fn handle(dom0: &mut Dom0) -> After {
     let registers = dom0.registers;
     let call = Call::from_number(registers.rax);
     if call == Some(Call::Fail) {
-        let _ = log_line(registers.rdi, registers.rsi);
+        let _ = log_line(registers.rdi, registers.rsi, Level::Error as u64);
         return After::Restart;
     }
     let result = call.ok_or(Error::Call).and_then(|call| dispatch(dom0, call));
@@ -41,11 +40,12 @@ pub(crate) fn handle(dom0: &mut Dom0) -> After {
     After::Continue
 }
 
-fn log_line(pointer: u64, length: u64) -> Result<(), Error> {
-    let mut text = [0; LOG_LINE];
-    let text = text.get_mut(..to_usize(length.min(LOG_LINE as u64))).ok_or(Error::Argument)?;
+fn log_line(pointer: u64, length: u64, level: u64) -> Result<(), Error> {
+    let level = Level::iter().find(|it| *it as u64 == level).ok_or(Error::Argument)?;
+    let mut text = [0; LINE_BYTES_MAX];
+    let text = text.get_mut(..to_usize(length.min(LINE_BYTES_MAX as u64))).ok_or(Error::Argument)?;
     copy_in(pointer, text)?;
-    log::dom0_line(text);
+    log_sink::dom0_line(level, text);
     Ok(())
 }
 
@@ -57,7 +57,7 @@ fn dispatch(dom0: &mut Dom0, call: Call) -> Result<(u64, u64), Error> {
     let registers = dom0.registers;
     let [a, b, c, d] = [registers.rdi, registers.rsi, registers.rdx, registers.r10];
     match call {
-        Call::Log => log_line(a, b)?,
+        Call::Log => log_line(a, b, c)?,
         Call::Wait => dom0::begin_wait(dom0, a, b, c),
         Call::Fail => {}
         Call::DomainCreate => {
@@ -128,7 +128,7 @@ fn dispatch_machine(dom0: &mut Dom0, call: Call, [a, b, c, d]: [u64; 4]) -> Resu
             let mut buffer = [0; 1024];
             let target = buffer.get_mut(..to_usize(c.min(1024))).ok_or(Error::Argument)?;
             let (count, next) = match d {
-                LOG_NOW => log::read(a, target),
+                LOG_NOW => log_sink::read(a, target),
                 _ => kept::read(d, a, target),
             };
             copy_out(b, target.get(..count).unwrap_or(&[]))?;
@@ -152,6 +152,7 @@ fn dispatch_machine(dom0: &mut Dom0, call: Call, [a, b, c, d]: [u64; 4]) -> Resu
 
 fn node_info() -> NodeInfo {
     let dom0_bytes = address_space::owned_bytes();
+    let (log_errors, log_warnings) = log_sink::counts();
     let mut info = NodeInfo {
         memory_bytes: memory::usable_bytes(),
         memory_free_bytes: memory::available_bytes(),
@@ -162,6 +163,8 @@ fn node_info() -> NodeInfo {
         tsc_khz: clock::scale().khz,
         wall_clock_base_ns: clock::wall_base_ns(),
         watchdogs: watch::watchdogs(),
+        log_errors,
+        log_warnings,
         previous_end: kept::previous_end().map_or(0, |ended| ended as u32),
         ..NodeInfo::default()
     };

@@ -6,7 +6,7 @@
 mod chipset;
 
 use crate::cpu::{self, Cpu, MAX_CPUS};
-use crate::{clock, failure, kept, log};
+use crate::{clock, failure, kept, log_sink};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use hv_abi::domain::WATCHDOG_PROCESSOR;
 use hv_abi::previous::Ended;
@@ -92,7 +92,7 @@ pub(crate) fn look(cpu: &Cpu, now_ns: u64) {
         return;
     }
     feed();
-    let written = log::written();
+    let written = log_sink::written();
     if written != KEPT.swap(written, Ordering::Relaxed) {
         kept::write(Ended::Cut, format_args!("cut off from outside, or by the chipset's watchdog"));
     }

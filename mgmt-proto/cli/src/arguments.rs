@@ -3,12 +3,14 @@
 mod audit;
 mod job;
 mod key;
+mod log;
 mod state;
 mod storage;
 
 pub(crate) use audit::{Audit, AuditTrust};
 pub(crate) use job::Job;
 pub(crate) use key::{AddKey, Bundle, Key};
+pub(crate) use log::NodeLog;
 pub(crate) use state::{Autostart, NodeConfig, NodeKey, Switch};
 pub(crate) use storage::{Discover, DiskArgument, LimitArguments, Storage, StoragePath};
 
@@ -364,14 +366,7 @@ pub(crate) enum Node {
     Key(NodeKey),
     /// The node's log
     #[command(alias = "dmesg")]
-    Log {
-        /// Go on as it grows
-        #[arg(short, long)]
-        follow: bool,
-        /// That of the run before this one, as memory kept it over the restart
-        #[arg(long, conflicts_with = "follow")]
-        previous: bool,
-    },
+    Log(NodeLog),
     /// Write what a guest's cards send and receive to a capture file, until Ctrl+C
     Pcap(Pcap),
     /// Obey nothing that changes the node or its guests, until the roots sign another

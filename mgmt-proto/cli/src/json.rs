@@ -70,6 +70,10 @@ pub struct Node {
     pub portals_moved: u64,
     /// How often packets to a peer became shorter, because a link on the way takes no longer ones.
     pub paths_shortened: u32,
+    /// Lines of its log since power-on that are errors.
+    pub log_errors: u32,
+    /// Lines of its log since power-on that are warnings.
+    pub log_warnings: u32,
     /// Its network cards; empty where a node does not say.
     pub cards: Vec<Card>,
     /// How the run before this one ended, or null where memory did not keep it.
@@ -370,6 +374,8 @@ pub fn node(address: &str, key: &[u8; 32], facts: &NodeFacts, cards: Vec<Card>) 
         address_claimed_by: facts.claims.by.map(mac_text),
         portals_moved: facts.portals_moved,
         paths_shortened: facts.paths_shortened,
+        log_errors: facts.log_errors,
+        log_warnings: facts.log_warnings,
         cards,
         previous_end: facts.platform.ended.map(Ended::name),
         previous_cause: facts.platform.cause.clone(),

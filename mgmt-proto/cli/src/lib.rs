@@ -48,6 +48,7 @@ pub mod jobs;
 pub mod json;
 pub mod kernel_image;
 pub mod known_nodes;
+pub mod log_filter;
 pub mod metrics;
 pub mod nearest;
 pub mod passes;

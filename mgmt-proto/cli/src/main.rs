@@ -80,7 +80,7 @@ fn on_nodes(arguments: &Arguments, command: &Command) -> Result<(), Failure> {
     let target = target(global)?;
     let scope = Scope { global, target: &target, dry_run: global.dry_run, is_alone: true };
     match command {
-        Command::Node(Node::Log { .. }) => node::follow(&scope),
+        Command::Node(Node::Log(options)) => node::follow(&scope, options),
         Command::Node(Node::Pcap(options)) => pcap::run(&scope, options),
         Command::Console(options) => console::run(&scope, options),
         Command::Create { file, overrides, paused, .. } if !global.dry_run => {

@@ -77,7 +77,7 @@ type OfGuest = fn(&GuestFacts) -> String;
 type OfDisk = fn(&DiskFacts) -> String;
 type OfCard = fn(&Card) -> String;
 
-const NODE: [(&str, Kind, &str, OfNode); 11] = [
+const NODE: [(&str, Kind, &str, OfNode); 13] = [
     ("redoubt_node_uptime_seconds", Kind::Gauge, "Time since power-on.", |it| seconds(it.uptime_ns)),
     ("redoubt_node_cpus", Kind::Gauge, "CPUs in use.", |it| it.cpus.to_string()),
     ("redoubt_node_memory_bytes", Kind::Gauge, "Usable RAM.", |it| it.memory_bytes.to_string()),
@@ -99,6 +99,12 @@ const NODE: [(&str, Kind, &str, OfNode); 11] = [
     }),
     ("redoubt_node_paths_shortened", Kind::Counter, "Paths found to take only short packets.", |it| {
         it.paths_shortened.to_string()
+    }),
+    ("redoubt_node_log_errors", Kind::Counter, "Lines of the log that are errors.", |it| {
+        it.log_errors.to_string()
+    }),
+    ("redoubt_node_log_warnings", Kind::Counter, "Lines of the log that are warnings.", |it| {
+        it.log_warnings.to_string()
     }),
     ("redoubt_node_guests", Kind::Gauge, "Guests on the node.", |it| it.guests.to_string()),
 ];

@@ -225,7 +225,7 @@ fn the_json_of_a_guest_and_a_node() {
     assert_eq!(node["address"], "10.0.0.2/24");
     assert_eq!(node["mac"], "02:00:00:00:00:09");
     assert_eq!(node["node_key"], "01".repeat(32));
-    assert_eq!(node.as_object().unwrap().len(), 27);
+    assert_eq!(node.as_object().unwrap().len(), 29);
 }
 
 #[test]

@@ -127,7 +127,7 @@ impl Sample {
         let Reply::Traffic(traffic) = connection.request(Request::Traffic)? else {
             return Err(connection.unexpected());
         };
-        Ok(Self { node, guests, traffic })
+        Ok(Self { node: *node, guests, traffic })
     }
 
     /// Bytes that a guest received and sent.

@@ -5,6 +5,7 @@ use crate::audit::{Head, Log, Page};
 use crate::facts::{AddressClaims, DropReason};
 use crate::platform::Platform;
 use crate::verb::{DiskFacts, Found, GuestFacts, NodeFacts, Reply, State, Stream};
+use alloc::boxed::Box;
 use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -30,6 +31,8 @@ fn node() -> NodeFacts {
         claims: AddressClaims { count: 3, by: Some([2, 0, 0, 0, 0, 9]) },
         portals_moved: 4,
         paths_shortened: 5,
+        log_errors: 1,
+        log_warnings: 12,
         platform: Platform::default(),
     }
 }
@@ -66,7 +69,7 @@ pub(super) fn replies() -> Vec<Reply> {
     let found = Found { volume: volume(), server: "02:00:00:00:00:02".to_string(), details: hex(&[1, 2]) };
     vec![
         Reply::Done,
-        Reply::Node(node()),
+        Reply::Node(Box::new(node())),
         Reply::Stream(Stream { bytes: vec![1, 2, 3], next: 300 }),
         Reply::Found(vec![found]),
         Reply::Missing(vec![[3; 32], [4; 32]]),

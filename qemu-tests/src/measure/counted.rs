@@ -208,7 +208,7 @@ impl Counted<'_> {
     fn node(&self, switchboard: &Switchboard) -> Result<Vec<Vec<[f64; 2]>>> {
         let mut machine = self.start("node", self.image, &[], true)?;
         let deadline = Instant::now() + LIMIT;
-        while !std::fs::read_to_string(&machine.serial).unwrap_or_default().contains("node: reachable at") {
+        while !std::fs::read_to_string(&machine.serial).unwrap_or_default().contains("reachable at") {
             ensure!(Instant::now() < deadline, "the node is not reachable");
             std::thread::sleep(Duration::from_millis(20));
         }

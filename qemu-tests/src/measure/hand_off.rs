@@ -31,7 +31,7 @@ const ENTRY: usize = 0x200;
 /// `cli; hlt`.
 const HALT: [u8; 2] = [0xfa, 0xf4];
 /// The line on the serial port from which on the node can be called.
-const REACHABLE: &str = "node: reachable at";
+const REACHABLE: &str = "reachable at";
 
 /// What is needed to measure.
 #[derive(Debug)]

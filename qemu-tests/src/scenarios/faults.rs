@@ -87,7 +87,7 @@ fn look(key: &SigningKey) -> Result<(NodeFacts, GuestFacts)> {
     let (Reply::Node(node), Reply::Guests(guests)) = (node, guests) else {
         anyhow::bail!("another answer than was asked for")
     };
-    Ok((node, guests.into_iter().next().context("the guest is gone")?))
+    Ok((*node, guests.into_iter().next().context("the guest is gone")?))
 }
 
 /// Asks for a fault; returns when it was asked for.

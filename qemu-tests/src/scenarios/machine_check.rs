@@ -90,7 +90,7 @@ pub(super) fn a_damaged_page_ends_its_guest_alone() -> Result<()> {
     ensure!(page_of_other == b"page of other\n", "the other guest serves something else");
     let log = world.operator.run(&["node", "log"])?;
     let told = format!("Contained({page:#x})").replace("0x", "");
-    let line = log.lines().find(|line| line.contains("machine check now: cpu 0 bank 0"));
+    let line = log.lines().find(|line| line.contains("error machine_check: now: cpu 0 bank 0"));
     let line = line.with_context(|| format!("no word of a machine check: {log}"))?;
     println!("  {line}");
     ensure!(line.contains(&told) && log.contains("its memory is damaged"), "{log}");
@@ -103,7 +103,7 @@ pub(super) fn a_damaged_page_ends_its_guest_alone() -> Result<()> {
     ensure!(*field(&node, "previous_end") == "machine-check", "{node}");
     let log = world.operator.run(&["--fresh-identity", "node", "log", "--previous"])?;
     let words = format!("address {:#x}", u64::from(MEMORY_MIB) << 20);
-    let line = log.lines().find(|line| line.contains("machine check") && line.contains(&words));
+    let line = log.lines().find(|line| line.contains("machine_check: ") && line.contains(&words));
     println!("  {}", line.with_context(|| format!("the log before does not say which: {log}"))?);
     ensure!(log.contains("hypervisor failed: machine check"), "{log}");
     Ok(())

@@ -157,7 +157,7 @@ fn fail_once(built: &Built, case: &Case) -> Result<()> {
     ensure!(*field(&after, "previous_end") == case.ended && cause.contains(case.cause), "{after}");
     ensure!(took >= DELAY || case.ended == "cut", "it stood still for {took:?} only");
     let log = world.operator.run(&["--fresh-identity", "node", "log", "--previous"])?;
-    ensure!(log.contains("starting") && log.contains("node: reachable"), "the log before: {log}");
+    ensure!(log.contains("starting") && log.contains("reachable"), "the log before: {log}");
     if case.ended != "cut" {
         ensure!(log.contains(case.cause), "the log before does not say why: {log}");
         let stopped = log.matches("stopped at 0xffffffff8").count();

@@ -37,7 +37,7 @@ fn silence(host: &Host, tagged: u64) -> String {
 
 impl<N: Nic> Network<N> {
     /// A line for the log, if there is something to tell of the first card's address.
-    fn address_line(&mut self, port: u16, is_dhcp: bool, now_ns: u64) -> Option<String> {
+    fn log_address(&mut self, port: u16, is_dhcp: bool, now_ns: u64) {
         let host = &self.stacks.first;
         let lease = host.lease();
         let known = |lease: Option<Lease>| lease.map(|lease| (lease.address, lease.prefix));
@@ -45,33 +45,35 @@ impl<N: Nic> Network<N> {
         if known(lease) != known(watch.told) {
             // An address behind a link that is down is of no use.
             if lease.is_some() && !self.nic.is_link_up() {
-                return None;
+                return;
             }
             let before = core::mem::replace(&mut watch.told, lease);
             watch.missing_ns = None;
-            return Some(match (lease, before) {
-                (Some(lease), _) => format!("node: reachable at {}:{port}", lease.address),
+            match (lease, before) {
+                (Some(lease), _) => log::info!("reachable at {}:{port}", lease.address),
                 (None, before) => {
                     let server = before.and_then(|lease| lease.server);
                     let of = server.map(|server| format!(" of {server}")).unwrap_or_default();
                     let address = before.map(|lease| format!("{}", lease.address)).unwrap_or_default();
-                    format!("node: its address {address} is gone: the lease{of} ended")
+                    log::warn!("the address {address} is gone: the lease{of} ended");
                 }
-            });
+            }
+            return;
         }
         if lease.is_some() || !is_dhcp {
-            return None;
+            return;
         }
         let due_ns = *watch.missing_ns.get_or_insert(now_ns.saturating_add(NO_ADDRESS_NS));
         if now_ns < due_ns {
-            return None;
+            return;
         }
         watch.missing_ns = Some(now_ns.saturating_add(NO_ADDRESS_AGAIN_NS));
         if !self.nic.is_link_up() {
-            return Some("node: no address by DHCP: its link is down".into());
+            log::warn!("no address by DHCP: the link is down");
+            return;
         }
         let tagged = self.switch.counters(UPLINK).map_or(0, |uplink| uplink.drops.of(DropReason::Tagged));
-        Some(format!("node: no address by DHCP: {}", silence(host, tagged)))
+        log::warn!("no address by DHCP: {}", silence(host, tagged));
     }
 }
 
@@ -80,8 +82,6 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     pub(in crate::node) fn log_address(&mut self, now_ns: u64) {
         let manifest = &self.settings.manifest;
         let is_dhcp = manifest.addressing == Addressing::Dhcp;
-        if let Some(line) = self.network.address_line(manifest.port, is_dhcp, now_ns) {
-            self.hypervisor.log(&line);
-        }
+        self.network.log_address(manifest.port, is_dhcp, now_ns);
     }
 }

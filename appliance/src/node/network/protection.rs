@@ -128,7 +128,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         while let Some((number, text)) = self.network.next_first_drop() {
             let guest = self.guests.iter().find(|guest| guest.number == number);
             let name = guest.map_or("", |guest| guest.machine.name.as_str());
-            self.hypervisor.log(&format!("node: guest {name} {text}"));
+            log::warn!("guest {name} {text}");
         }
     }
 }

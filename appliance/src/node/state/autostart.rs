@@ -42,8 +42,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                     self.state.guests.patience_ns = now_ns.saturating_add(PATIENCE_NS);
                 }
                 Err(failure) => {
-                    let text = alloc::format!("guest {failure}");
-                    self.hypervisor.log(&text);
+                    log::warn!(target: "guests", "guest {failure}");
                     self.note_problem(&name, Some(&failure));
                 }
             }

@@ -163,8 +163,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 Ok(()) => changed = true,
                 Err(Refused::Stale { .. }) => {}
                 Err(refused) => {
-                    let text = alloc::format!("node: a trust bundle of the imported configuration {refused}");
-                    self.hypervisor.log(&text);
+                    log::warn!("a trust bundle of the imported configuration {refused}");
                 }
             }
         }

@@ -106,8 +106,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             match guest.filter(|_| self.state.guests.count() < KEPT_GUESTS) {
                 Some(guest) => self.state.guests.put(guest),
                 None => {
-                    let text = alloc::format!("node: guest {name} cannot be read from the state volume");
-                    self.hypervisor.log(&text);
+                    log::warn!("guest {name} cannot be read from the state volume");
                 }
             }
         }

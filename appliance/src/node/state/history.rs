@@ -63,9 +63,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             .collect();
         let tail = unbroken(found);
         if tail.len() < keys.len() {
-            let text =
-                alloc::format!("node: {} audit entries of {} are lost", keys.len() - tail.len(), keys.len());
-            self.hypervisor.log(&text);
+            log::warn!("{} audit entries of {} are lost", keys.len() - tail.len(), keys.len());
         }
         let next = tail.last().map_or(0, |last| last.sequence.saturating_add(1));
         let goes_on = tail.last().is_none_or(|last| {

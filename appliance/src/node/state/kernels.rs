@@ -177,7 +177,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let kernel = self.state.value(&key).and_then(|value| Kernel::decode(&key, &value, blocks));
             match kernel {
                 Some(kernel) => self.state.kernels.kept.push(kernel),
-                None => self.hypervisor.log("node: a kernel cannot be found on the state volume"),
+                None => log::warn!("a kernel cannot be found on the state volume"),
             }
         }
     }

@@ -232,8 +232,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                     0 => "for ever".to_string(),
                     wait_s => alloc::format!("up to {wait_s} s"),
                 };
-                let text = alloc::format!("node: waits {wait} for its state volume {}", sealed.volume);
-                self.hypervisor.log(&text);
+                log::info!("waits {wait} for the state volume {}", sealed.volume);
             }
             Ok(()) => {}
             Err(failure) => self.fail_state(&failure.to_string(), now_ns),
@@ -297,11 +296,10 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.drive_store(now_ns);
         self.settle_promises(now_ns);
         if self.state.door_ns.is_some_and(|at_ns| now_ns >= at_ns) {
-            let text = alloc::format!(
-                "node: its state volume {} has not come: until it does, operators may look",
+            log::warn!(
+                "the state volume {} has not come: until it does, operators may look",
                 self.state.volume()
             );
-            self.hypervisor.log(&text);
             self.open_door();
         }
     }
@@ -347,11 +345,10 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             return self.fail_state("is empty, and is never initialised: so the image was sealed", now_ns);
         }
         let Some(key) = self.state.store_key() else { return };
-        let text = alloc::format!(
-            "node: formats its state volume {}, which is empty: no earlier trust bundle, lockdown or guest counts",
+        log::info!(
+            "formats the state volume {}, which is empty: no earlier trust bundle, lockdown or guest counts",
             self.state.volume()
         );
-        self.hypervisor.log(&text);
         let mut identity = [0; 16];
         self.hypervisor.random(&mut identity);
         let seed = self.random_number();
@@ -393,8 +390,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     fn fail_state(&mut self, why: &str, now_ns: u64) {
         let kept = matches!(self.state.phase, Phase::Kept | Phase::Founding(_));
         let end = if kept { "nothing new is kept" } else { "nothing is kept" };
-        let text = alloc::format!("node: the state volume {} {why}; {end}", self.state.volume());
-        self.hypervisor.log(&text);
+        log::error!("the state volume {} {why}; {end}", self.state.volume());
         self.state.problem = Some(why.to_string());
         self.state.phase = Phase::Failed;
         self.state.store = None;
@@ -414,7 +410,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             return;
         }
         if !self.listen() {
-            self.hypervisor.log("node: the port of the one door cannot be opened");
+            log::error!("the management port cannot be opened");
         }
         self.keep_own();
     }

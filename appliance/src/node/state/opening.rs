@@ -101,7 +101,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         }
         self.identity.key = key;
         if self.state.is_door_open() {
-            self.hypervisor.log("node: has the key it had before; sessions under the other one end");
+            log::info!("this node has the key it had before; sessions under the other one end");
             let first = &mut self.network.stacks.first;
             self.sessions.end_all(first, &mut self.hypervisor, &mut self.blobs, now_ns);
             self.log_key();
@@ -120,13 +120,12 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.take_kernels();
         self.take_guests();
         self.drop_orphans();
-        let text = alloc::format!(
-            "node: state is kept on {}: trust bundle {}, {} guests start with the node",
+        log::info!(
+            "state is kept on {}: trust bundle {}, {} guests start with the node",
             self.state.volume(),
             self.trust.bundle().serial,
             self.state.guests.count()
         );
-        self.hypervisor.log(&text);
         self.start_kept_guests(now_ns);
         self.open_door();
         self.keep_own();
@@ -200,7 +199,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         }
         if was_locked || is_kept {
             self.lock_under(serial);
-            self.hypervisor.log("node: is locked down until the roots sign another trust bundle");
+            log::warn!("still locked down until the roots sign another trust bundle");
         }
     }
 

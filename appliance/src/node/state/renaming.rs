@@ -30,7 +30,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             }
             self.record(index);
         }
-        self.hypervisor.log(&alloc::format!("node: guest {name} is {to} from now on"));
+        log::info!(target: "guests", "guest {name} is {to} from now on");
         let Some(changes) = change else { return Some(Ok(Reply::Done)) };
         let batch = self.state.changes.add(changes);
         self.wait_until_kept(asker, Some(batch), Ok(Reply::Done), now_ns);

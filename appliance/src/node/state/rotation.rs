@@ -67,7 +67,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             self.identity.key = key;
             self.set_key_links(links);
             self.keep_own();
-            self.hypervisor.log("node: has another key, which the one before has signed");
+            log::info!("this node has another key, which the one before has signed");
             self.log_key();
         }
     }
@@ -83,7 +83,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         if let Some(value) = self.state.value(LINKS) {
             match node_key::decode(&value) {
                 Some(links) => self.set_key_links(links),
-                None => self.hypervisor.log("node: the keys it had before cannot be read"),
+                None => log::warn!("this node's earlier keys cannot be read"),
             }
         }
     }

@@ -21,22 +21,22 @@ fn a_lease_that_ends_is_told_of_and_so_is_the_next_one() {
     let mut world = by_dhcp(76);
     world.dhcp = true;
     world.run(5 * SECOND);
-    assert_eq!(lines(&world, "node: reachable at 10.0.0.1:7411"), 1);
+    assert_eq!(lines(&world, "info network: reachable at 10.0.0.1:7411"), 1);
     world.dhcp = false;
     world.run(3_700 * SECOND);
-    assert_eq!(lines(&world, "node: its address 10.0.0.1 is gone: the lease of 10.0.0.254 ended"), 1);
-    let why = "node: no address by DHCP: the server 10.0.0.254 answered once and does no longer";
+    assert_eq!(lines(&world, "the address 10.0.0.1 is gone: the lease of 10.0.0.254 ended"), 1);
+    let why = "no address by DHCP: the server 10.0.0.254 answered once and does no longer";
     assert!((1..=3).contains(&lines(&world, why)), "{}", lines(&world, why));
     world.dhcp = true;
     world.run(120 * SECOND);
-    assert_eq!(lines(&world, "node: reachable at 10.0.0.1:7411"), 2);
+    assert_eq!(lines(&world, "reachable at 10.0.0.1:7411"), 2);
 }
 
 #[test]
 fn who_has_no_address_says_what_it_hears() {
     let mut world = by_dhcp(77);
     world.run(15 * SECOND);
-    assert_eq!(lines(&world, "node: no address by DHCP: no server answered"), 1);
+    assert_eq!(lines(&world, "warn network: no address by DHCP: no server answered"), 1);
     // Its port on the switch is a trunk.
     let mut answer = Vec::new();
     for request in &world.wire {
@@ -52,11 +52,11 @@ fn who_has_no_address_says_what_it_hears() {
     answer[kind] = 6;
     world.deliver(answer);
     world.run(60 * SECOND);
-    assert_eq!(lines(&world, "node: no address by DHCP: the server 10.0.0.254 refused (DHCPNAK)"), 1);
-    assert_eq!(lines(&world, "node: no address by DHCP"), 3, "a line a minute");
+    assert_eq!(lines(&world, "no address by DHCP: the server 10.0.0.254 refused (DHCPNAK)"), 1);
+    assert_eq!(lines(&world, "no address by DHCP"), 3, "a line a minute");
     world.dhcp = true;
     world.run(60 * SECOND);
-    assert_eq!(lines(&world, "node: reachable at"), 1);
+    assert_eq!(lines(&world, "reachable at"), 1);
 }
 
 #[test]

@@ -19,6 +19,7 @@ use crate::fault::GuestFault;
 use crate::guest_memory::{FakeMemory, Gpa, GuestMemory};
 use crate::hypervisor::Hypervisor;
 use crate::layout::MemoryLayout;
+use crate::node::tests::log_sink;
 use crate::test_random::TestRandom;
 
 /// A window onto a fake domain's memory.
@@ -92,6 +93,7 @@ pub(super) fn uncounted<T>(act: impl FnOnce() -> T) -> T {
 
 impl FakeHypervisor {
     pub(super) fn new(seed: u64) -> Self {
+        log_sink::start();
         Self(Rc::new(RefCell::new(FakeMachine {
             slots: (0..MAX_DOMAINS).map(|_| None).collect(),
             memory_free_bytes: 512 << 20,
@@ -108,7 +110,9 @@ impl FakeHypervisor {
     }
 
     pub(super) fn machine(&self) -> RefMut<'_, FakeMachine> {
-        self.0.borrow_mut()
+        let mut machine = self.0.borrow_mut();
+        uncounted(|| log_sink::take(&mut machine.log));
+        machine
     }
 
     /// A domain, for assertions.
@@ -147,10 +151,6 @@ impl FakeHypervisor {
 
 impl Hypervisor for FakeHypervisor {
     type Memory = FakeWindow;
-
-    fn log(&mut self, text: &str) {
-        uncounted(|| self.machine().log.push(text.to_string()));
-    }
 
     fn domain_create(&mut self, spec: &DomainSpec) -> Result<DomainId, Error> {
         let mut machine = self.machine();
@@ -325,7 +325,8 @@ impl Hypervisor for FakeHypervisor {
     }
 
     fn break_hypervisor(&mut self, hang: bool) {
-        self.log(if hang { "hypervisor hangs" } else { "hypervisor panics" });
+        let line = if hang { "hypervisor hangs" } else { "hypervisor panics" };
+        uncounted(|| self.machine().log.push(line.to_string()));
     }
 
     fn reset(&mut self, power_off: bool) {
@@ -338,7 +339,7 @@ impl Hypervisor for FakeHypervisor {
     }
 
     fn wild_access(&mut self) {
-        self.log("wild access");
+        uncounted(|| self.machine().log.push("wild access".to_string()));
     }
 
     fn memory(&mut self, domain: DomainId, layout: MemoryLayout) -> FakeWindow {

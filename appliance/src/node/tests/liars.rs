@@ -66,7 +66,7 @@ fn a_claim_of_the_nodes_address_is_told_and_defended() {
     let defence =
         |frame: &&Vec<u8>| frame[12..14] == [8, 6] && frame[28..32] == NODE && frame[38..42] == NODE;
     assert_eq!(world.wire.iter().filter(defence).count(), 3, "one in ten seconds");
-    assert!(world.logged("node: 02:66:00:00:00:06 claims an address of this node, which is defended"));
+    assert!(world.logged("02:66:00:00:00:06 claims an address of this node, which is defended"));
     let Reply::Node(facts) = world.done(session, &Request::NodeInfo) else { panic!("no facts") };
     assert_eq!((facts.claims.count, facts.claims.by), (30, Some(LIAR)));
 }
@@ -89,7 +89,7 @@ fn a_portal_that_moves_is_followed() {
         let waited_ms = (world.now_ns - began) / MS;
         // A minute before.
         assert!(waited_ms < 20_000, "{waited_ms} ms");
-        assert!(world.logged("node: portal 10.0.0.3 moved from 02:00:00:00:00:03 to 02:00:00:00:00:33"));
+        assert!(world.logged("portal 10.0.0.3 moved from 02:00:00:00:00:03 to 02:00:00:00:00:33"));
         let Reply::Node(facts) = world.done(session, &Request::NodeInfo) else { panic!("no facts") };
         assert_eq!(facts.portals_moved, 1);
     }
@@ -103,7 +103,7 @@ fn a_path_that_takes_short_packets_only_is_told_of_once() {
         assert_eq!(world.disk_write(&mut disk, 0, &[round; 8 * 512]), 0);
         assert!(world.disk_read(&mut disk, 0, 8) == [round; 8 * 512]);
     }
-    let said = "node: packets to 10.0.0.3 are of 1280 octets at most: longer ones are lost";
+    let said = "packets to 10.0.0.3 are of 1280 octets at most: longer ones are lost";
     let lines = world.hypervisor.machine().log.iter().filter(|line| line.contains(said)).count();
     assert_eq!(lines, 1);
     let Reply::Node(facts) = world.done(session, &Request::NodeInfo) else { panic!("no facts") };

@@ -25,7 +25,7 @@ fn a_static_node_answers_and_then_sleeps() {
     assert!(world.hypervisor.machine().dom0_owns_cpu, "as its owner sealed it");
     assert_eq!((facts.image_sha256, facts.guests), ([7; 32], 0));
     let log = world.hypervisor.machine().log.join("\n");
-    assert!(log.contains("node: reachable at 10.0.0.1:7411"), "{log}");
+    assert!(log.contains("reachable at 10.0.0.1:7411"), "{log}");
     world.run(2 * SECOND);
     let before = world.turns;
     world.run(60 * SECOND);

@@ -19,6 +19,7 @@ mod jobs;
 mod liars;
 mod lockdown;
 mod lockout;
+mod log_sink;
 mod management;
 mod names;
 mod network;

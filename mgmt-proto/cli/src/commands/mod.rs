@@ -32,7 +32,7 @@ use redoubt::exit;
 /// Whether a verb has one answer from each node.
 pub(crate) fn is_for_many(command: &Command) -> bool {
     match command {
-        Command::Node(Node::Log { follow, .. }) => !follow,
+        Command::Node(Node::Log(options)) => !options.follow,
         Command::Create { console, .. } => !console,
         Command::Console(options) => options.once,
         Command::Storage(Storage::Bench(_) | Storage::Read(_) | Storage::Write(_)) => false,

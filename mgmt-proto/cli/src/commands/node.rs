@@ -1,6 +1,6 @@
 //! `redoubt node`.
 
-use crate::arguments::{FaultKind, FormName, Node, NodeKey};
+use crate::arguments::{FaultKind, FormName, Node, NodeKey, NodeLog};
 use crate::commands::{state, stream};
 use crate::scope::{Reader, Scope, print};
 use mgmt_proto::code::Failure;
@@ -9,7 +9,7 @@ use mgmt_proto::verb::{Fault, NodeFacts, Reply, Request};
 use redoubt::answer::Answer;
 use redoubt::cards;
 use redoubt::connection::{Before, Cursor, Piece};
-use redoubt::{Connection, exit, json, table};
+use redoubt::{Connection, exit, json, log_filter, table};
 use std::time::{Duration, Instant};
 
 /// Pause between two questions of a ping.
@@ -25,7 +25,7 @@ pub(crate) fn run(scope: &Scope<'_>, verb: &Node) -> Result<Answer, Failure> {
         Node::Config(verb) => state::config(scope, verb),
         Node::Key(NodeKey::Show) => key(scope),
         Node::Key(NodeKey::Rotate) => rotate_key(scope),
-        Node::Log { previous, .. } => log(scope, *previous),
+        Node::Log(options) => log(scope, options),
         Node::Lockdown => lockdown(scope),
         Node::Pcap(_) => Err(exit::usage("pcap", "is for one node", "name one with -n")),
         Node::Reboot => stop(scope, false),
@@ -129,7 +129,7 @@ fn info(scope: &Scope<'_>) -> Result<Answer, Failure> {
 /// Facts about the node.
 pub(crate) fn facts(connection: &mut Connection) -> Result<NodeFacts, Failure> {
     match connection.request(Request::NodeInfo)? {
-        Reply::Node(facts) => Ok(facts),
+        Reply::Node(facts) => Ok(*facts),
         _ => Err(connection.unexpected()),
     }
 }
@@ -168,6 +168,7 @@ fn lines(node: &json::Node, facts: &NodeFacts, fingerprint: String, kept: String
         ("moved", format!("{} portals", node.portals_moved)),
         ("shortened", format!("packets of {} paths", node.paths_shortened)),
         ("guests", node.guests.to_string()),
+        ("log", format!("{} errors, {} warnings", node.log_errors, node.log_warnings)),
         ("last run", ended),
         ("watchdog", watchdog),
         ("smt", smt),
@@ -203,20 +204,21 @@ fn read_stream(
     }
 }
 
-fn log(scope: &Scope<'_>, previous: bool) -> Result<Answer, Failure> {
+fn log(scope: &Scope<'_>, options: &NodeLog) -> Result<Answer, Failure> {
     let mut connection = scope.open()?;
     let mut next = 0;
-    let bytes = if previous {
+    let bytes = if options.previous {
         read_stream(&mut connection, &mut next, |from| Request::PreviousLog { from })?
     } else {
         read_log(&mut connection, &mut next)?
     };
-    let log = json::log(connection.address(), &bytes, next);
-    Ok(Answer::lines(&log, connection.address(), String::from_utf8_lossy(&bytes).into_owned()))
+    let text = options.filter().lines(&String::from_utf8_lossy(&bytes));
+    let log = json::log(connection.address(), text.as_bytes(), next);
+    Ok(Answer::lines(&log, connection.address(), text))
 }
 
 /// Prints the log and goes on as it grows.
-pub(crate) fn follow(scope: &Scope<'_>) -> Result<(), Failure> {
+pub(crate) fn follow(scope: &Scope<'_>, options: &NodeLog) -> Result<(), Failure> {
     let as_lines = match scope.global.output {
         FormName::Table | FormName::Wide => false,
         FormName::Json => true,
@@ -227,6 +229,7 @@ pub(crate) fn follow(scope: &Scope<'_>) -> Result<(), Failure> {
     let mut connection = scope.open()?;
     let (mut cursor, mut starts) = (Cursor::new(), facts(&mut connection)?.dom0_starts);
     let mut kept = Vec::new();
+    let filter = options.filter();
     loop {
         let (goes_on, bytes) = next_of_log(&mut connection, &mut cursor, &mut starts)?;
         // Otherwise the last line is not ended by what comes.
@@ -238,11 +241,17 @@ pub(crate) fn follow(scope: &Scope<'_>) -> Result<(), Failure> {
         // Whole lines: a half one is kept until the rest comes.
         let end = kept.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
         let rest = kept.split_off(end);
-        let text = String::from_utf8_lossy(&kept).into_owned();
+        let text = filter.lines(&String::from_utf8_lossy(&kept));
         kept = rest;
         if as_lines {
             for line in text.lines() {
-                let value = serde_json::json!({ "source": connection.address(), "line": line });
+                let parts = log_filter::level_and_target(line);
+                let value = serde_json::json!({
+                    "source": connection.address(),
+                    "level": parts.map(|(level, _)| level.as_str().to_ascii_lowercase()),
+                    "target": parts.map(|(_, target)| target),
+                    "line": line,
+                });
                 if print(&format!("{value}\n"))? == Reader::Gone {
                     return Ok(());
                 }

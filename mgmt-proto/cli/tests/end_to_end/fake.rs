@@ -160,7 +160,7 @@ impl World {
 
     fn execute(&mut self, request: Request) -> Outcome {
         match request {
-            Request::NodeInfo => Ok(Reply::Node(self.facts())),
+            Request::NodeInfo => Ok(Reply::Node(Box::new(self.facts()))),
             Request::NodeCards => Ok(Reply::NodeCards(vec![card()])),
             Request::TrustShow | Request::TrustUpdate { .. } => self.execute_on_trust(request),
             Request::AuditRead { from } => Ok(Reply::Audit(self.page(Log::Effects, from))),

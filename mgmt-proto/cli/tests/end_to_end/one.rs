@@ -112,7 +112,16 @@ fn a_guest_s_life_on_the_command_line() {
     assert_eq!(error, "error: db: no guest has that name or ID (see `redoubt list`)\n");
     assert_eq!(workstation.expect(0, &["shutdown", "-a"]).0, "web: shutdown requested\n");
     assert_eq!(workstation.expect(0, &["node", "log"]).0, "one\ntwo\n");
-    assert_eq!(workstation.expect(0, &["node", "log", "--previous"]).0, "the last line\n");
+    let previous = |more: &[&str]| {
+        let (out, _) = workstation.expect(0, &[&["node", "log", "--previous"], more].concat());
+        out.lines().filter_map(|line| line.rsplit(' ').next()).map(String::from).collect::<Vec<_>>()
+    };
+    assert_eq!(previous(&[]), ["one", "two", "three"]);
+    assert_eq!(previous(&["--level", "warn"]), ["two", "three"]);
+    assert_eq!(previous(&["--target", "storage", "--target", "memory"]), ["one", "two"]);
+    assert_eq!(previous(&["--level", "error", "--target", "storage"]), [""; 0]);
+    let (_, error) = workstation.expect(2, &["node", "log", "--level", "loud"]);
+    assert!(error.contains("[possible values: error, warn, info]"), "{error}");
     workstation.expect(0, &["node", "poweroff"]);
     workstation.expect(10, &["reboot", "web"]);
 }

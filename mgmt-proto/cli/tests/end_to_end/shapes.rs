@@ -197,7 +197,7 @@ fn the_fields_stay_in_their_order() {
         fields(&of(&["node", "info"])),
         "node node_key version image_sha256 image_bytes cpus memory_bytes memory_free_bytes hypervisor_bytes \
          dom0_bytes uptime_ns dom0_starts mac address guests fresh_identity tsc_khz \
-         address_claims address_claimed_by portals_moved paths_shortened cards \
+         address_claims address_claimed_by portals_moved paths_shortened log_errors log_warnings cards \
          previous_end previous_cause watchdogs smt threads_resting"
     );
     assert_eq!(

@@ -64,11 +64,15 @@ impl World {
                 Stream { bytes: record.repeat(usize::try_from(count).unwrap()), next: end }
             }
             Request::NodeLog { from } => part(&self.streams.log, self.streams.lost, *from),
-            Request::PreviousLog { from } => part(b"the last line\n", 0, *from),
+            Request::PreviousLog { from } => part(PREVIOUS.as_bytes(), 0, *from),
             other => panic!("{other:?}"),
         }))
     }
 }
+
+/// The log of the run before.
+const PREVIOUS: &str = "[    1.000000] info memory: one\n[    2.000000] warn storage: two\n\
+    [    3.000000] error dom0: three\n";
 
 /// As a node's ring of bytes answers, of which the first are lost.
 fn part(text: &[u8], lost: usize, from: u64) -> Stream {

@@ -1,9 +1,13 @@
-//! The node's log: a ring in memory, mirrored to the first serial port.
+//! The node's log: a ring in memory, mirrored to the first serial port. What ring 0 logs
+//! comes here through the `log` crate, what dom0 logs through a system call.
 
 use crate::watch::Mutex;
 use crate::{clock, raw};
 use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicU32, Ordering};
+use hv_abi::log_line::target_word;
 use hv_core::ring::Ring;
+use log::{Level, LevelFilter, Metadata, Record};
 
 /// Bytes of log that are kept.
 const LOG_BYTES: usize = 64 * 1024;
@@ -19,16 +23,60 @@ struct Log {
 
 static LOG: Mutex<Log> = Mutex::new(Log { ring: Ring::new(), serial: false });
 
-/// Sets up the serial port, if there is one: 115200 baud, 8N1.
+/// Lines of these levels since the start.
+static ERRORS: AtomicU32 = AtomicU32::new(0);
+static WARNINGS: AtomicU32 = AtomicU32::new(0);
+
+/// Where the records of ring 0 go.
+struct Sink;
+
+impl log::Log for Sink {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        let mut log = LOG.lock();
+        log.begin(record.level());
+        // Writing to the ring cannot fail.
+        let _ = writeln!(log, "{}: {}", target_word(record.target()), record.args());
+    }
+
+    fn flush(&self) {}
+}
+
+/// Takes the records of ring 0, and sets up the serial port, if there is one: 115200 baud,
+/// 8N1.
 pub(crate) fn init() {
     for (offset, value) in [(1, 0), (3, 0x80), (0, 1), (1, 0), (3, 3), (2, 7), (4, 3)] {
         raw::port_write(SERIAL + offset, 1, value);
     }
     raw::port_write(SERIAL + 7, 1, 0x5a);
     LOG.lock().serial = raw::port_read(SERIAL + 7, 1) == 0x5a;
+    if log::set_logger(&Sink).is_ok() {
+        log::set_max_level(LevelFilter::Info);
+    }
 }
 
 impl Log {
+    /// The time and the level, before a line.
+    fn begin(&mut self, level: Level) {
+        match level {
+            Level::Error => ERRORS.fetch_add(1, Ordering::Relaxed),
+            Level::Warn => WARNINGS.fetch_add(1, Ordering::Relaxed),
+            Level::Info | Level::Debug | Level::Trace => 0,
+        };
+        let now = clock::now_ns() / 1000;
+        let word = match level {
+            Level::Error => "error",
+            Level::Warn => "warn",
+            Level::Info => "info",
+            Level::Debug => "debug",
+            Level::Trace => "trace",
+        };
+        let _ = write!(self, "[{:5}.{:06}] {word} ", now / 1_000_000, now % 1_000_000);
+    }
+
     fn put(&mut self, bytes: &[u8]) {
         self.ring.write(bytes);
         for byte in bytes {
@@ -60,24 +108,20 @@ impl Write for Log {
     }
 }
 
-/// Writes one line with the time before it.
-pub(crate) fn line(arguments: fmt::Arguments<'_>) {
-    let now = clock::now_ns() / 1000;
+/// Writes a line of dom0's, its target in it; control characters are shown as dots.
+pub(crate) fn dom0_line(level: Level, text: &[u8]) {
     let mut log = LOG.lock();
-    // Writing to the ring cannot fail.
-    let _ = writeln!(log, "[{:5}.{:06}] {arguments}", now / 1_000_000, now % 1_000_000);
-}
-
-/// Writes a line on behalf of dom0; control characters are shown as dots.
-pub(crate) fn dom0_line(text: &[u8]) {
-    let now = clock::now_ns() / 1000;
-    let mut log = LOG.lock();
-    let _ = write!(log, "[{:5}.{:06}] ", now / 1_000_000, now % 1_000_000);
+    log.begin(level);
     for byte in text {
         let shown = if (0x20..0x7f).contains(byte) || *byte >= 0x80 { *byte } else { b'.' };
         log.put(&[shown]);
     }
     log.put(b"\n");
+}
+
+/// Lines that were errors, and warnings, since the start.
+pub(crate) fn counts() -> (u32, u32) {
+    (ERRORS.load(Ordering::Relaxed), WARNINGS.load(Ordering::Relaxed))
 }
 
 /// Writes even if the lock is held by the code that failed.
@@ -110,9 +154,3 @@ pub(crate) fn tail(target: &mut [u8]) -> usize {
 pub(crate) fn read(from: u64, target: &mut [u8]) -> (usize, u64) {
     LOG.lock().ring.read(from, target)
 }
-
-/// Logs one line.
-macro_rules! info {
-    ($($argument:tt)*) => { $crate::log::line(format_args!($($argument)*)) };
-}
-pub(crate) use info;
