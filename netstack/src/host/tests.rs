@@ -12,6 +12,7 @@ mod large;
 mod link;
 mod narrow;
 mod sequence;
+mod strangers;
 
 const MS: u64 = 1_000_000;
 
