@@ -3,7 +3,7 @@
 
 use super::directory;
 use crate::lab::{FAR, HOST, NODE};
-use crate::machine::{Boot, CPUS, Shape, command_from_disk};
+use crate::machine::{Boot, CPUS, Shape, command_from_disk, command_of_giant};
 use crate::operator::{Answer, Operator};
 use crate::process::{Process, run};
 use crate::programs::target;
@@ -15,7 +15,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 const NODE_LIMIT: Duration = Duration::from_secs(60);
-const LOADER_LIMIT: Duration = Duration::from_secs(20);
+const LOADER_LIMIT: Duration = Duration::from_secs(40);
 const GUEST_LIMIT: Duration = Duration::from_secs(90);
 /// Octets of the longest packets that pass to the machine far away.
 const NARROW_BYTES: u16 = 1400;
@@ -43,7 +43,12 @@ pub(super) fn kernel_boot_and_refusals() -> Result<()> {
         facts.get("image_sha256").and_then(|digest| digest.as_str()).context("no digest in node info")?;
     ensure!(file.starts_with(digest), "node info reports {digest}, the file is {file}");
 
+    let key = facts.get("node_key").and_then(|key| key.as_str()).context("no key in node info")?;
+    let serial = world.machine.serial_text();
+    ensure!(serial.contains(key) && serial.contains("SHA256:"), "the serial port shows no key: {serial}");
+
     wrong_loader(&built.image.path, &directory)?;
+    beyond_all_bounds(&built.image.path, &directory)?;
     vm_files(&world, &files)?;
     missing_volumes(&world, &files)?;
     let controller = format!("iscsi://{HOST}/{}/0", target_name(1));
@@ -67,15 +72,31 @@ pub(super) fn kernel_boot_and_refusals() -> Result<()> {
 fn wrong_loader(image: &Path, directory: &Path) -> Result<()> {
     let serial = directory.join("disk-serial.log");
     let _machine = Process::start(&mut command_from_disk(image, &serial), &directory.join("disk.log"))?;
+    let text = serial_says(&serial, &["as a Linux kernel is", "network boot program."])?;
+    println!("  as a disk: {}", text.trim());
+    Ok(())
+}
+
+/// A machine with more processors and memory than the image drives: it says what stays unused.
+fn beyond_all_bounds(image: &Path, directory: &Path) -> Result<()> {
+    let serial = directory.join("large-serial.log");
+    let _machine = Process::start(&mut command_of_giant(image, &serial), &directory.join("large.log"))?;
+    let unused =
+        ["MiB stay unused, above 512 GiB", "cpus: 2 stay unused, this version drives 64", "dom0 on its own"];
+    let text = serial_says(&serial, &unused)?;
+    text.lines().filter(|line| line.contains("stay unused")).for_each(|line| println!("  {line}"));
+    Ok(())
+}
+
+/// Waits until a serial port has said all of it; what it said.
+fn serial_says(serial: &Path, words: &[&str]) -> Result<String> {
     let deadline = Instant::now() + LOADER_LIMIT;
     loop {
-        let text = std::fs::read(&serial).unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        if text.contains("as a Linux kernel is") && text.contains("network boot program.") {
-            println!("  as a disk: {}", text.trim());
-            return Ok(());
+        let text = String::from_utf8_lossy(&std::fs::read(serial).unwrap_or_default()).into_owned();
+        if words.iter().all(|word| text.contains(word)) {
+            return Ok(text);
         }
-        ensure!(Instant::now() < deadline, "started as a disk, the image says: {text:?}");
+        ensure!(Instant::now() < deadline, "the image says no {words:?}: {text:?}");
         std::thread::sleep(Duration::from_millis(100));
     }
 }
