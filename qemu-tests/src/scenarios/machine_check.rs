@@ -30,6 +30,10 @@ const MARK: &[u8; 16] = b"REDOUBT-MARK-07\n";
 const PAGE_BYTES: usize = 4096;
 /// A bank says: valid, uncorrected, reported, address valid, data read (APM 9.3.2).
 const DAMAGED: u64 = 0xbc00_0000_0000_0135;
+/// Bits of CR4 (APM 3.1.3).
+const GUARDS: [(u32, &str); 4] = [(6, "MCE"), (11, "UMIP"), (20, "SMEP"), (21, "SMAP")];
+/// Where the second processor started, and where the image was loaded.
+const START_ADDRESSES: [u64; 2] = [0x8000, 0x10_0000];
 /// In the processor's own status: what was interrupted may go on; a machine check is here.
 const RESTARTABLE: u64 = 5;
 
@@ -83,6 +87,7 @@ pub(super) fn a_damaged_page_ends_its_guest_alone() -> Result<()> {
     ensure!(shown.contains(&format!("mtu={MTU}")), "the guest was not told how long frames are: {shown}");
 
     let mut monitor = Monitor::connect(&directory.join("monitor"))?;
+    processor_guards_ring0(&mut monitor)?;
     let page = marked_page(&mut monitor, &directory)?;
     damage(&mut monitor, page)?;
     wait_for_crash(&world)?;
@@ -139,9 +144,29 @@ fn marked_page(monitor: &mut Monitor, directory: &Path) -> Result<u64> {
 
 /// The first processor, which is dom0's, hears that memory is damaged.
 fn damage(monitor: &mut Monitor, address: u64) -> Result<()> {
-    let line = format!("mce 0 0 {DAMAGED:#x} {RESTARTABLE:#x} {address:#x} 0");
+    let said = say(monitor, &format!("mce 0 0 {DAMAGED:#x} {RESTARTABLE:#x} {address:#x} 0"))?;
+    ensure!(said.is_empty(), "QEMU takes no machine check: {said}");
+    Ok(())
+}
+
+/// What the monitor for people answers.
+fn say(monitor: &mut Monitor, line: &str) -> Result<String> {
     let said = monitor.command_with("human-monitor-command", json!({ "command-line": line }))?;
-    ensure!(said == "", "QEMU takes no machine check: {said}");
+    Ok(said.as_str().context("no text")?.trim().to_string())
+}
+
+/// The first processor keeps ring 3 out of ring 0, and what was mapped for its start is gone.
+fn processor_guards_ring0(monitor: &mut Monitor) -> Result<()> {
+    let registers = say(monitor, "info registers")?;
+    let word = registers.split_whitespace().find_map(|word| word.strip_prefix("CR4="));
+    let control = u64::from_str_radix(word.context("no CR4")?, 16)?;
+    for (bit, name) in GUARDS {
+        ensure!(control >> bit & 1 == 1, "{name} is off: CR4 is {control:#x}");
+    }
+    for address in START_ADDRESSES {
+        let said = say(monitor, &format!("x /1gx {address:#x}"))?;
+        ensure!(said.contains("Cannot access memory"), "the first addresses are mapped: {said}");
+    }
     Ok(())
 }
 
