@@ -23,8 +23,10 @@ pub const CHAINS_PER_CALL_MAX: usize = 16;
 pub const FRAME_BYTES_MAX: usize = 9018;
 /// Longest frame that still has to be cut for the wire.
 pub use netstack::limits::LARGE_FRAME_BYTES_MAX;
-/// Most receive buffers that one frame may be spread over.
-pub const FRAME_BUFFERS_MAX: usize = 64;
+/// Pieces of a guest's memory that any frame may be spread over which it receives.
+pub const FRAME_PIECES: usize = 8;
+/// Octets of a frame for each piece more: drivers have buffers of 1,500 octets and longer.
+pub const FRAME_PIECE_BYTES: usize = 512;
 /// What a guest wrote to its serial port until it is taken from there, in bytes: it is after
 /// each access.
 pub const UART_OUTPUT_BYTES: usize = 256;
@@ -71,18 +73,23 @@ pub const UPLOAD_SILENT_NS: u64 = 2_000_000_000;
 /// Frames taken from one source before the others get their turn.
 pub const FRAMES_PER_TURN: usize = 128;
 /// Work of all guests together in one turn, in instructions: see [`crate::node`]'s quotas.
-pub const GUESTS_WORK_PER_TURN: i64 = 1_200_000;
+pub const GUESTS_WORK_PER_TURN: i64 = 800_000;
 /// Least work of one guest with something to do, in instructions: a frame as large as they
 /// come, or a few dozen requests.
 pub const QUANTUM_MIN: i64 = 60_000;
 /// What a guest may owe for accesses and for frames that come to it, in instructions.
 pub const DEBT_MAX: i64 = 600_000;
-/// Work for frames of one card in one turn, in instructions.
+/// Work for frames that all cards receive in one turn, in instructions.
 pub const WIRE_WORK_PER_TURN: u64 = 600_000;
+/// Work for AoE frames that are sent, before guests have their turn and again after it, in
+/// instructions.
+pub const DISK_WORK_PER_CALL: u64 = 200_000;
+/// AoE frames of one disk before the others get their turn.
+pub const DISK_FRAMES_MAX: usize = 8;
 /// Instructions of a chain that is taken from a guest's ring and returned.
 pub const WORK_OF_CHAIN: u64 = 500;
 /// Those of each of its descriptors.
-pub const WORK_OF_DESCRIPTOR: u64 = 60;
+pub const WORK_OF_DESCRIPTOR: u64 = 200;
 /// Those of a frame that is looked at and given to one receiver, besides its octets.
 pub const WORK_OF_FRAME: u64 = 1_000;
 /// Octets that are copied, with their checksum, in the time of one instruction.
@@ -93,6 +100,14 @@ pub const WORK_OF_REQUEST: u64 = 2_000;
 pub const WORK_OF_EXIT: u64 = 1_000;
 /// Those of a doorbell that is registered anew.
 pub const WORK_OF_DOORBELL: u64 = 500;
+/// Those of a frame for the node itself, besides its octets.
+pub const WORK_OF_OWN_FRAME: u64 = 3_000;
+/// PDUs of iSCSI targets that are looked at in one turn.
+pub const PDUS_PER_TURN: u64 = 256;
+/// Octets for iSCSI targets in one turn.
+pub const PDU_OCTETS_PER_TURN: usize = 512 * 1024;
+/// Octets of one target until that is looked at again.
+pub const PDU_OCTETS_PER_CALL: usize = 8 * 1024;
 /// Those of an octet that a guest prints.
 pub const WORK_OF_CONSOLE_BYTE: u64 = 12;
 /// Those of a request for entropy.
@@ -131,8 +146,6 @@ pub const CARD_STUCK_NS: u64 = 100_000_000;
 pub const REQUESTS_PER_TURN: usize = 64;
 /// Commands carried out before frames get their turn.
 pub const COMMANDS_PER_TURN: usize = 4;
-/// Records of files taken from operators before frames get their turn.
-pub const RECORDS_PER_TURN: usize = 4;
 /// Most sessions at a time.
 pub const SESSIONS_MAX: usize = 16;
 /// Most sessions of one key.
@@ -146,6 +159,23 @@ pub const BEGUN_MAX: usize = 8;
 pub const BEGUN_OF_KEY: usize = SESSIONS_OF_KEY;
 /// Callers at the one door that are looked at before frames get their turn.
 pub const CALLERS_PER_TURN: usize = 2;
+/// What is reserved of each turn for operators, in instructions: once it is spent, nothing
+/// more is begun. What is begun last, a handshake or a long answer, may go beyond.
+pub const OPERATORS_WORK_PER_TURN: i64 = 600_000;
+/// An answer that is no longer is sealed in the turn in which it was made, in octets.
+pub const SHORT_ANSWER_BYTES: usize = 2048;
+/// Instructions of a greeting.
+pub const WORK_OF_GREETING: i64 = 60_000;
+/// Those of one half of a handshake: looking at what an operator proves, or answering it.
+pub const WORK_OF_KNOCK: i64 = 1_500_000;
+/// Those of a command's signature.
+pub const WORK_OF_SIGNATURE: i64 = 800_000;
+/// Those of an octet that is sealed or opened.
+pub const WORK_OF_SEALED_OCTET: i64 = 30;
+/// Those of an octet that is hashed.
+pub const WORK_OF_HASHED_OCTET: i64 = 53;
+/// Those of an octet of a file: it is opened and hashed.
+pub const WORK_OF_FILE_OCTET: i64 = 83;
 const _: () = assert!(SESSIONS_MAX + BEGUN_MAX < netstack::limits::HOST_GUARDED_SOCKETS_MAX);
 /// How long a new guest's disks may take to answer, in nanoseconds.
 pub const START_TIMEOUT_NS: u64 = 15_000_000_000;

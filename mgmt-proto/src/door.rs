@@ -103,6 +103,8 @@ pub struct Door {
     /// When a knock was let through, and what it is remembered by, for as long as its
     /// ephemeral key may live.
     remembered: VecDeque<(u64, [u8; 8])>,
+    /// The last knock went as far as Diffie-Hellman.
+    worked: bool,
 }
 
 /// By which the node knows an operator again.
@@ -164,6 +166,11 @@ impl Door {
         greeting_of(&public, challenge)
     }
 
+    /// Whether a knock since this was asked last was more work than hashes are.
+    pub const fn take_worked(&mut self) -> bool {
+        core::mem::replace(&mut self.worked, false)
+    }
+
     /// Wipes what has lived long enough.
     pub fn tend(&mut self, now_ns: u64) {
         self.ephemerals.retain(|it| now_ns.saturating_sub(it.made_ns) < EPHEMERAL_NS);
@@ -180,8 +187,8 @@ impl Door {
         self.ephemerals.last().map(|it| it.made_ns.saturating_add(EPHEMERAL_NS))
     }
 
-    /// Takes message 2 of the connection with this challenge: a session that waits for its
-    /// first record and has message 3 to send.
+    /// Takes message 2 of the connection with this challenge: an operator who has proved to
+    /// be one, and is to be answered.
     ///
     /// # Errors
     /// [`PeerFault::Busy`] when the same message may come again later; else why it is not
@@ -191,9 +198,8 @@ impl Door {
         challenge: &[u8; 32],
         hello: &[u8; HELLO_BYTES],
         (identity, trust): (&Identity, &Trust),
-        random: &mut dyn FnMut() -> [u8; 32],
         now_ns: u64,
-    ) -> Result<Server, PeerFault> {
+    ) -> Result<Proved, PeerFault> {
         self.tend(now_ns);
         let own = identity.key.verifying_key().to_bytes();
         if !self.keyring.is_of(&own, &identity.former, trust) {
@@ -209,10 +215,10 @@ impl Door {
         let (index, greeting, (known, caller)) = found.ok_or(PeerFault::Stranger)?;
         self.let_through(caller, &tags, now_ns)?;
         let node = self.ephemerals.get(index).ok_or(PeerFault::Stranger)?;
+        self.worked = true;
         let shared = agree(&node.secret, ephemeral)?;
         let operator = open(&greeting, hello, (&known, caller), &shared, (identity, trust))?;
-        answer(&greeting, hello, (ephemeral, &shared), operator, identity, random())
-            .map(|(keys, answer)| Server::new(keys, operator, identity, &answer, now_ns))
+        Ok(Proved { greeting, hello: *hello, ephemeral, shared, operator })
     }
 
     /// Whether it is a caller's turn. What was let through once never is again.
@@ -241,6 +247,34 @@ impl Door {
         }
         self.remembered.push_back((now_ns, knock));
         Ok(())
+    }
+}
+
+/// An operator who has signed, and is not yet answered: that is as much work again.
+pub struct Proved {
+    greeting: [u8; GREETING_BYTES],
+    hello: [u8; HELLO_BYTES],
+    ephemeral: [u8; 32],
+    shared: Zeroizing<[u8; 32]>,
+    operator: [u8; 32],
+}
+
+impl Proved {
+    /// Who it is.
+    #[must_use]
+    pub const fn operator(&self) -> &[u8; 32] {
+        &self.operator
+    }
+
+    /// A session that waits for its first record and has message 3 to send. `seed` must be
+    /// fresh random bytes.
+    ///
+    /// # Errors
+    /// What it sent makes no secret.
+    pub fn answer(&self, identity: &Identity, seed: [u8; 32], now_ns: u64) -> Result<Server, PeerFault> {
+        let Self { greeting, hello, ephemeral, shared, operator } = self;
+        answer(greeting, hello, (*ephemeral, shared), *operator, identity, seed)
+            .map(|(keys, answer)| Server::new(keys, *operator, identity, &answer, now_ns))
     }
 }
 

@@ -37,7 +37,7 @@ pub const STATIONS: usize = 16;
 /// Most bytes of a secret.
 pub const SECRET_BYTES: usize = 255;
 /// Most bytes of volumes in one reply.
-pub const VOLUME_PAGE_BYTES: usize = 32 * 1024;
+pub const VOLUME_PAGE_BYTES: usize = 8 * 1024;
 /// Most bytes of what a search found in one reply.
 pub const FOUND_BYTES: usize = 60 * 1024;
 /// Most blobs that one request asks about.
@@ -51,7 +51,10 @@ pub const INPUT_BYTES: usize = 4096;
 /// Most bytes of an encoded request or reply.
 pub const MESSAGE_BYTES: usize = 64 * 1024;
 /// Most bytes of a blob in one data frame.
-pub const BLOB_CHUNK_BYTES: usize = 32 * 1024;
+pub const BLOB_CHUNK_BYTES: usize = 16 * 1024;
+/// Most bytes of a record from who is no admin, sealed: a part of a blob, or a command of
+/// any kind but trust bundles.
+pub const SHORT_RECORD_BYTES: usize = BLOB_CHUNK_BYTES + 1024;
 /// Most bytes of a record's plain text: a message, its envelope and a type.
 pub const RECORD_BYTES: usize = MESSAGE_BYTES + 1024;
 /// Most bytes an end keeps of what it received and cannot use yet.

@@ -7,8 +7,12 @@
 use crate::envelope::{self, Binding, Verified};
 use crate::handshake::{Keys, PeerFault};
 use crate::job::Progress;
-use crate::limits::{FIRST_RECORD_NS, IDLE_TIMEOUT_NS, RECEIVE_BYTES, TRANSMIT_BYTES};
-use crate::record::{self, KIND_COMMAND, KIND_DATA, KIND_HERE, KIND_OUTCOME, KIND_PROGRESS, LENGTH_BYTES};
+use crate::limits::{
+    FIRST_RECORD_NS, IDLE_TIMEOUT_NS, RECEIVE_BYTES, RECORD_BYTES, SHORT_RECORD_BYTES, TRANSMIT_BYTES,
+};
+use crate::record::{
+    self, KIND_COMMAND, KIND_DATA, KIND_HERE, KIND_OUTCOME, KIND_PROGRESS, LENGTH_BYTES, TAG_BYTES,
+};
 use crate::trust::{Role, Trust};
 use crate::verb::{Outcome, Request};
 use alloc::boxed::Box;
@@ -79,6 +83,8 @@ pub struct Server {
     is_confirmed: bool,
     received: Vec<u8>,
     transmit: Vec<u8>,
+    /// An outcome that is to be sealed yet.
+    waiting: Zeroizing<Vec<u8>>,
     deadline_ns: u64,
 }
 
@@ -99,6 +105,7 @@ impl Server {
             is_confirmed: false,
             received: Vec::new(),
             transmit: answer.to_vec(),
+            waiting: Zeroizing::new(Vec::new()),
             deadline_ns: now_ns.saturating_add(FIRST_RECORD_NS),
         }
     }
@@ -120,6 +127,12 @@ impl Server {
     #[must_use]
     pub const fn deadline_ns(&self) -> u64 {
         self.deadline_ns
+    }
+
+    /// Whether something came that was not looked at, or not all of it.
+    #[must_use]
+    pub const fn has_received(&self) -> bool {
+        !self.received.is_empty()
     }
 
     /// How many bytes may be received now.
@@ -159,6 +172,7 @@ impl Server {
         self.established = None;
         self.received = Vec::new();
         self.transmit = Vec::new();
+        self.waiting = Zeroizing::new(Vec::new());
     }
 
     fn advance(&mut self, trust: &Trust, now_ns: u64) -> Result<Option<Incoming>, PeerFault> {
@@ -174,6 +188,12 @@ impl Server {
     fn advance_one(&mut self, trust: &Trust, now_ns: u64) -> Result<Step, PeerFault> {
         let Some(established) = &mut self.established else { return Ok(Step::Waits) };
         let Some(length) = record::length(&self.received)? else { return Ok(Step::Waits) };
+        // The role is looked up each time: revocation holds at once.
+        let role = trust.role(&self.operator).ok_or(PeerFault::Stranger)?;
+        // A long one is much work before anything is known of it.
+        if length > SHORT_RECORD_BYTES && role < Role::Admin {
+            return Err(PeerFault::Length);
+        }
         let Some(sealed) = self.received.get(LENGTH_BYTES..LENGTH_BYTES + length) else {
             return Ok(Step::Waits);
         };
@@ -181,8 +201,6 @@ impl Server {
         self.received.drain(..LENGTH_BYTES + length);
         self.is_confirmed = true;
         self.deadline_ns = now_ns.saturating_add(IDLE_TIMEOUT_NS);
-        // The role is looked up each time: revocation holds at once.
-        let role = trust.role(&self.operator).ok_or(PeerFault::Stranger)?;
         match plain.split_first() {
             Some((&KIND_COMMAND, command)) => {
                 let binding = &established.binding;
@@ -207,6 +225,35 @@ impl Server {
         self.send_record(KIND_OUTCOME, outcome)
     }
 
+    /// Queues the outcome of a command, which is sealed by [`Self::seal_waiting`]: of a long
+    /// one that is the most work.
+    ///
+    /// # Errors
+    /// As [`Self::send`].
+    pub fn send_later(&mut self, outcome: &Outcome) -> Result<(), PeerFault> {
+        self.seal_waiting();
+        self.waiting = self.record_of(KIND_OUTCOME, outcome)?;
+        self.waiting.shrink_to_fit();
+        // Both together take no more than a full buffer does.
+        self.transmit.shrink_to(TRANSMIT_BYTES.saturating_sub(self.waiting.len()));
+        Ok(())
+    }
+
+    /// Bytes that wait to be sealed.
+    #[must_use]
+    pub fn waiting_len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Seals what waits.
+    pub fn seal_waiting(&mut self) {
+        let waiting = core::mem::take(&mut self.waiting);
+        // What fitted when it was queued fits still.
+        if !waiting.is_empty() && self.seal(&waiting).is_err() {
+            self.end();
+        }
+    }
+
     /// Queues how far the job is that the session waits for. A session whose peer takes
     /// what it is sent is not idle.
     ///
@@ -219,13 +266,30 @@ impl Server {
     }
 
     fn send_record<T: Serialize>(&mut self, kind: u8, body: &T) -> Result<(), PeerFault> {
-        let Some(established) = &mut self.established else { return Err(PeerFault::Unexpected) };
-        let mut plain = alloc::vec![kind];
-        plain.extend(postcard::to_allocvec(body).map_err(|_| PeerFault::Length)?);
-        if self.transmit.len() + plain.len() > TRANSMIT_BYTES {
+        self.seal_waiting();
+        let plain = self.record_of(kind, body)?;
+        self.seal(&plain)
+    }
+
+    fn record_of<T: Serialize>(&self, kind: u8, body: &T) -> Result<Zeroizing<Vec<u8>>, PeerFault> {
+        let plain = postcard::to_extend(body, alloc::vec![kind]).map_err(|_| PeerFault::Length)?;
+        let plain = Zeroizing::new(plain);
+        if self.established.is_none() {
+            return Err(PeerFault::Unexpected);
+        }
+        if plain.len() > RECORD_BYTES {
+            return Err(PeerFault::Length);
+        }
+        let sealed_bytes = plain.len().saturating_add(TAG_BYTES + LENGTH_BYTES);
+        if self.transmit.len().saturating_add(sealed_bytes) > TRANSMIT_BYTES {
             return Err(PeerFault::Flood);
         }
-        let sealed = established.keys.sealer.seal(&plain)?;
+        Ok(plain)
+    }
+
+    fn seal(&mut self, plain: &[u8]) -> Result<(), PeerFault> {
+        let Some(established) = &mut self.established else { return Err(PeerFault::Unexpected) };
+        let sealed = established.keys.sealer.seal(plain)?;
         reserve_within(&mut self.transmit, LENGTH_BYTES + sealed.len(), TRANSMIT_BYTES);
         record::append(&mut self.transmit, &sealed)
     }
@@ -238,7 +302,13 @@ impl Server {
     /// Whether another outcome surely fits.
     #[must_use]
     pub fn can_send(&self) -> bool {
-        self.transmit.len() + crate::limits::RECORD_BYTES + 64 <= TRANSMIT_BYTES
+        self.waiting.is_empty() && self.transmit.len() + RECORD_BYTES + 64 <= TRANSMIT_BYTES
+    }
+
+    /// Whether there is nothing left to be sent.
+    #[must_use]
+    pub fn is_sent(&self) -> bool {
+        self.transmit.is_empty() && self.waiting.is_empty()
     }
 
     /// Bytes to send.

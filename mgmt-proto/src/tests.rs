@@ -70,7 +70,8 @@ impl World {
         let seed = self.seed();
         let hello: &[u8; HELLO_BYTES] = hello.try_into().unwrap();
         let node = (&self.identity, &self.trust);
-        self.door.knock(&[challenge; 32], hello, node, &mut || [seed; 32], self.now_ns)
+        let proved = self.door.knock(&[challenge; 32], hello, node, self.now_ns)?;
+        proved.answer(&self.identity, [seed; 32], self.now_ns)
     }
 
     /// All four steps, in another second than the last one.

@@ -482,7 +482,8 @@ fn the_handshake_and_a_command_are_as_ever() {
         let initiator = Initiator::new(&operator, &meant, &greeting, [0x22; 32]).unwrap();
         let hello = *initiator.hello();
         let node = (&identity, &trust);
-        let server = door.knock(&[challenge; 32], &hello, node, &mut || [0x44; 32], 0).unwrap();
+        let proved = door.knock(&[challenge; 32], &hello, node, 0).unwrap();
+        let server = proved.answer(node.0, [0x44; 32], 0).unwrap();
         let answer: [u8; ANSWER_BYTES] = server.transmit().try_into().unwrap();
         let (mut keys, proved) = initiator.finish(&answer).unwrap();
         assert_eq!((proved.key, &*proved.name, proved.manifest), (known, "node", [6; 32]));

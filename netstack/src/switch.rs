@@ -432,7 +432,11 @@ impl Switch {
         if further > 0 && self.learned.count(ingress) >= further {
             self.learned.expire(ingress, now_ns);
         }
-        let decision = self.forward(ingress, frame, longest).and_then(|destinations| {
+        // Nobody speaks TCP with a group (RFC 9293, 3.9.1), and each of its members would be
+        // given all of the pieces.
+        let is_group = frame.first().is_some_and(|first| first & 1 == 1);
+        let sane = if pieces > 1 && is_group { Err(DropReason::Malformed) } else { Ok(()) };
+        let decision = sane.and_then(|()| self.forward(ingress, frame, longest)).and_then(|destinations| {
             let bucket = self.port_mut(ingress).and_then(|port| port.bucket.as_mut());
             let affordable = bucket.is_none_or(|bucket| bucket.take(octets, now_ns));
             if affordable { Ok(destinations) } else { Err(DropReason::Rate) }

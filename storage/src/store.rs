@@ -19,7 +19,7 @@ mod opening;
 mod record;
 
 use crate::random::Random;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::ops::Bound;
@@ -33,9 +33,9 @@ pub const BLOCKS_MIN: u64 = 2 * HALF_BLOCKS;
 /// Blocks of a half: 8 MiB, also of a larger volume, so that it may grow.
 const HALF_BLOCKS: u64 = 2048;
 /// Blocks read at once.
-const READ_BLOCKS: u64 = 32;
+const READ_BLOCKS: u64 = 8;
 /// Octets of changes in a record of a copy; a change may go beyond it once.
-const COPY_BYTES: usize = 48 * 1024;
+const COPY_BYTES: usize = 16 * 1024;
 
 /// What to do with the volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +120,8 @@ enum Phase {
     Open,
     Append,
     FlushAppend,
-    Copy(usize),
+    /// Writes a record of the copy.
+    Copy,
     FlushCopy,
     WriteHeader,
     FlushHeader,
@@ -166,7 +167,10 @@ pub struct Store {
     confirmed: u64,
     output: Vec<u8>,
     output_digest: Digest,
-    copy: Vec<Vec<u8>>,
+    /// What is still to be copied, record by record.
+    copy: VecDeque<Vec<Change>>,
+    /// Octets of records that were made since it was asked last.
+    work: usize,
     random: Random,
 }
 
@@ -201,7 +205,8 @@ impl Store {
             confirmed: 0,
             output: Vec::new(),
             output_digest: [0; 32],
-            copy: Vec::new(),
+            copy: VecDeque::new(),
+            work: 0,
             random: Random::new(seed),
         }
     }
@@ -227,7 +232,7 @@ impl Store {
             Phase::Open
                 | Phase::Append
                 | Phase::FlushAppend
-                | Phase::Copy(_)
+                | Phase::Copy
                 | Phase::FlushCopy
                 | Phase::WriteHeader
                 | Phase::FlushHeader
@@ -269,6 +274,12 @@ impl Store {
         self.bytes
     }
 
+    /// Octets of records that were made, or taken apart, since this was asked last: each is
+    /// hashed.
+    pub const fn take_work(&mut self) -> usize {
+        core::mem::replace(&mut self.work, 0)
+    }
+
     /// The last transaction that is durable, with all before it.
     #[must_use]
     pub const fn confirmed(&self) -> u64 {
@@ -299,11 +310,7 @@ impl Store {
             Phase::Inspect(first) => {
                 StoreOperation::Read { first, blocks: READ_BLOCKS.min(BLOCKS_MIN - first) }
             }
-            Phase::Append => StoreOperation::Write { first: self.tail, bytes: &self.output },
-            Phase::Copy(index) => match self.copy.get(index) {
-                Some(bytes) => StoreOperation::Write { first: self.tail, bytes },
-                None => return None,
-            },
+            Phase::Append | Phase::Copy => StoreOperation::Write { first: self.tail, bytes: &self.output },
             Phase::WriteHeader | Phase::WriteBlank => {
                 StoreOperation::Write { first: start, bytes: &self.output }
             }
@@ -320,6 +327,7 @@ impl Store {
     /// The blocks that were asked for.
     pub fn read(&mut self, bytes: &[u8]) {
         self.outstanding = false;
+        self.work = self.work.saturating_add(bytes.len());
         match self.phase {
             Phase::Headers => self.header_read(bytes),
             Phase::Replay => {
@@ -345,15 +353,13 @@ impl Store {
                 (self.last, self.confirmed) = (self.output_digest, self.writing);
                 self.phase = Phase::Open;
             }
-            Phase::Copy(index) => {
-                self.tail += blocks_of(self.copy.get(index).map_or(0, Vec::len));
-                self.phase =
-                    if index + 1 < self.copy.len() { Phase::Copy(index + 1) } else { Phase::FlushCopy };
+            Phase::Copy => {
+                self.tail += blocks_of(self.output.len());
+                if !self.copy_record() {
+                    self.phase = Phase::FlushCopy;
+                }
             }
-            Phase::FlushCopy => {
-                self.copy = Vec::new();
-                self.phase = Phase::WriteHeader;
-            }
+            Phase::FlushCopy => self.write_header(),
             Phase::WriteHeader => self.phase = Phase::FlushHeader,
             Phase::FlushHeader => {
                 self.confirmed = self.writing;
@@ -375,6 +381,7 @@ impl Store {
     fn begin_transaction(&mut self) {
         let place = self.place();
         let (bytes, digest) = record::encode(&self.key, &place, &self.pending);
+        self.work = self.work.saturating_add(bytes.len());
         if self.tail + blocks_of(bytes.len()) > (self.half + 1) * HALF_BLOCKS {
             self.begin_copy();
             return;
@@ -402,17 +409,28 @@ impl Store {
         self.sequence = 0;
         self.last = Header::seed(&self.key, &self.identity, self.log);
         self.tail = self.half * HALF_BLOCKS + 1;
-        let mut changes: Vec<Change> = Vec::new();
-        let mut bytes = 0;
-        for (key, value) in core::mem::take(&mut self.entries) {
-            bytes += record::change_bytes(&key, Some(&value));
-            changes.push((key.clone(), Some(value)));
+        // As it is now, whatever comes meanwhile. Records are made one at a time.
+        let (mut changes, mut bytes) = (Vec::new(), 0);
+        for (key, value) in &self.entries {
+            bytes += record::change_bytes(key, Some(value));
+            changes.push((key.clone(), Some(value.clone())));
             if bytes > COPY_BYTES {
-                self.copy_record(&mut changes);
+                self.copy.push_back(core::mem::take(&mut changes));
                 bytes = 0;
             }
         }
-        self.copy_record(&mut changes);
+        if !changes.is_empty() {
+            self.copy.push_back(changes);
+        }
+        if self.copy_record() {
+            self.phase = Phase::Copy;
+        } else {
+            self.write_header();
+        }
+    }
+
+    /// Begins what makes the copy the one that counts.
+    fn write_header(&mut self) {
         let header = Header {
             identity: self.identity,
             generation: self.generation,
@@ -421,19 +439,18 @@ impl Store {
             last: self.last,
         };
         self.output = header.to_block(&self.key);
-        self.phase = if self.copy.is_empty() { Phase::WriteHeader } else { Phase::Copy(0) };
+        self.phase = Phase::WriteHeader;
     }
 
-    /// One more record of a copy; its changes go back where they came from.
-    fn copy_record(&mut self, changes: &mut Vec<Change>) {
-        if changes.is_empty() {
-            return;
-        }
+    /// Makes the next record of a copy; false when there is none.
+    fn copy_record(&mut self) -> bool {
+        let Some(changes) = self.copy.pop_front() else { return false };
         let place = self.place();
-        let (record, digest) = record::encode(&self.key, &place, changes);
-        self.copy.push(record);
+        let (record, digest) = record::encode(&self.key, &place, &changes);
+        self.work = self.work.saturating_add(record.len());
+        self.output = record;
         (self.last, self.sequence) = (digest, place.sequence);
-        self.entries.extend(changes.drain(..).filter_map(|(key, value)| value.map(|value| (key, value))));
+        true
     }
 
     /// The place of the next record.

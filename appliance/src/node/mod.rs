@@ -263,11 +263,12 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let to = Receivers { guests: &mut self.guests, quotas: &mut self.quotas };
         let mut busy = self.network.receive(to, &mut self.volumes, now_ns) || !self.deferred.is_empty();
         self.network.stacks.tend(now_ns);
+        self.volumes.begin_turn();
         self.volumes.poll(&mut self.network.stacks, &mut self.guests, now_ns);
         // What has waited for room on a card goes before what guests send now.
         let to = Receivers { guests: &mut self.guests, quotas: &mut self.quotas };
         self.network.transmit_host(to, now_ns);
-        self.network.transmit_volumes(&mut self.guests, &mut self.volumes, now_ns);
+        busy |= self.network.transmit_volumes(&mut self.guests, &mut self.volumes, now_ns);
         busy |= self.serve_guests(start, now_ns);
         self.settle_state(now_ns);
         self.settle_starts(now_ns);
@@ -279,7 +280,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.network.stacks.egress(now_ns);
         let to = Receivers { guests: &mut self.guests, quotas: &mut self.quotas };
         self.network.transmit_host(to, now_ns);
-        self.network.transmit_volumes(&mut self.guests, &mut self.volumes, now_ns);
+        busy |= self.network.transmit_volumes(&mut self.guests, &mut self.volumes, now_ns);
         for guest in &mut self.guests {
             guest.flush_interrupts(&mut self.hypervisor);
         }
@@ -289,7 +290,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.log_neighbours(now_ns);
         self.stop_if_asked(now_ns);
         // Completions of the second poll may have made room for more.
-        busy |= self.guests.iter().any(Guest::has_disk_work);
+        busy |= self.volumes.has_more() || self.guests.iter().any(Guest::has_disk_work);
         self.deadline_ns = if busy { now_ns } else { self.next_deadline(now_ns) };
         self.deadline_ns
     }
@@ -427,8 +428,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             );
             let Some(command) = command else {
                 self.tell_progress(now_ns);
-                self.sessions.transmit(&mut self.network.stacks.first);
-                return busy || self.sessions.has_more();
+                let more = self.sessions.transmit(&mut self.network.stacks.first);
+                return busy || more || self.sessions.has_more();
             };
             busy = true;
             self.execute(command, now_ns);

@@ -11,8 +11,8 @@ use netstack::switch::{Destinations, HOST, Policy, PortId, Rate, Switch, UPLINK}
 use crate::devices::virtio::net::Taken;
 use crate::guest_memory::GuestMemory;
 use crate::limits::{
-    FRAMES_PER_TURN, LARGE_FRAME_BYTES_MAX, OCTETS_OF_WORK, PORT_BURST_BYTES, PORT_BYTES_PER_S,
-    WIRE_WORK_PER_TURN, WORK_OF_FRAME,
+    DISK_WORK_PER_CALL, FRAMES_PER_TURN, LARGE_FRAME_BYTES_MAX, OCTETS_OF_WORK, PORT_BURST_BYTES,
+    PORT_BYTES_PER_S, WIRE_WORK_PER_TURN, WORK_OF_FRAME, WORK_OF_OWN_FRAME, WORK_OF_REQUEST,
 };
 use crate::node::capture::Captures;
 use crate::node::guest::Guest;
@@ -240,9 +240,16 @@ impl<N: Nic> Network<N> {
         now_ns: u64,
     ) -> bool {
         let mut buffers = core::mem::take(&mut self.buffers);
-        let mut more = self.receive_into(&mut buffers, &mut to, volumes, now_ns);
+        // Each card has its share of a turn, and what those before it have left.
+        let cards = (self.storage.len() as u64).saturating_add(1);
+        let share = WIRE_WORK_PER_TURN.checked_div(cards).unwrap_or(WIRE_WORK_PER_TURN);
+        let (mut more, mut work) = self.receive_into(&mut buffers, &mut to, volumes, share, now_ns);
         for (number, card) in (1..).zip(&mut self.storage) {
-            more |= card.receive(number, &mut buffers, &mut self.stacks, to.guests, volumes, now_ns);
+            let most = share.saturating_mul(number as u64 + 1).saturating_sub(work).min(WIRE_WORK_PER_TURN);
+            let moved =
+                card.receive((number, most), &mut buffers, &mut self.stacks, to.guests, volumes, now_ns);
+            more |= moved.0;
+            work = work.saturating_add(moved.1);
         }
         self.buffers = buffers;
         more
@@ -253,11 +260,12 @@ impl<N: Nic> Network<N> {
         buffers: &mut Buffers,
         to: &mut Receivers<'_, M>,
         volumes: &mut Volumes,
+        most: u64,
         now_ns: u64,
-    ) -> bool {
+    ) -> (bool, u64) {
         let (mut moved, mut work) = (0, 0);
-        while moved < FRAMES_PER_TURN && work < WIRE_WORK_PER_TURN {
-            let Some((length, offload)) = self.nic.receive(&mut buffers.frame) else { return false };
+        while moved < FRAMES_PER_TURN && work < most {
+            let Some((length, offload)) = self.nic.receive(&mut buffers.frame) else { return (false, work) };
             moved += offload.on_wire(length).0;
             work += work_of(length, 1);
             let frame = received(&mut buffers.frame, length, &offload);
@@ -268,7 +276,7 @@ impl<N: Nic> Network<N> {
             }
             work += self.deliver(destinations, frame, &offload, &mut buffers.scratch, to, now_ns);
         }
-        true
+        (true, work)
     }
 
     /// Takes what a guest's card sends; true when there may be more.
@@ -349,6 +357,7 @@ impl<N: Nic> Network<N> {
                 });
             } else if destination == HOST {
                 self.stacks.first.receive(frame, offload, now_ns);
+                work = work.saturating_add(WORK_OF_OWN_FRAME);
             } else if let Some(port) = self.ports.iter().find(|port| port.id == destination)
                 && let Some(guest) = to.guests.iter_mut().find(|guest| guest.number == port.guest)
                 && to.quotas.may_owe(port.guest)
@@ -402,16 +411,18 @@ impl<N: Nic> Network<N> {
         any && !full
     }
 
-    /// Sends AoE frames; they never touch a guest.
+    /// Sends AoE frames; they never touch a guest. True when there may be more.
     pub fn transmit_volumes<M: GuestMemory>(
         &mut self,
         guests: &mut [Guest<M>],
         volumes: &mut Volumes,
         now_ns: u64,
-    ) {
+    ) -> bool {
         let mut buffers = core::mem::take(&mut self.buffers);
-        while self.has_room(now_ns) {
+        let mut work = 0_u64;
+        while work < DISK_WORK_PER_CALL && self.has_room(now_ns) {
             let Some(length) = volumes.transmit_frame(&mut buffers.frame, guests, now_ns) else { break };
+            work = work.saturating_add(work_of(length, 1)).saturating_add(WORK_OF_REQUEST);
             let frame = buffers.frame.get(..length).unwrap_or_default();
             // Its source tells by which card it is to leave.
             let source = frame.get(6..12);
@@ -424,5 +435,6 @@ impl<N: Nic> Network<N> {
             }
         }
         self.buffers = buffers;
+        work >= DISK_WORK_PER_CALL
     }
 }

@@ -1,5 +1,6 @@
 //! Operators' connections to the one door.
 
+mod callers;
 mod uploading;
 
 use alloc::string::String;
@@ -7,8 +8,7 @@ use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
 use mgmt_proto::code::{Code, Failure};
-use mgmt_proto::door::Door;
-use mgmt_proto::handshake::PeerFault;
+use mgmt_proto::door::{Door, Proved};
 use mgmt_proto::job::Progress;
 use mgmt_proto::limits::PROGRESS_MS_MIN;
 use mgmt_proto::server::{Identity, Incoming, Server};
@@ -19,19 +19,13 @@ use netstack::host::{Caller, ConnectionId, ConnectionState, Host};
 use crate::guest_memory::GuestMemory;
 use crate::hypervisor::Hypervisor;
 use crate::limits::{
-    BEGUN_MAX, BEGUN_OF_KEY, CALLERS_PER_TURN, RECORDS_PER_TURN, SESSIONS_MAX, SESSIONS_OF_ADMINS,
-    SESSIONS_OF_KEY,
+    OPERATORS_WORK_PER_TURN, SHORT_ANSWER_BYTES, WORK_OF_FILE_OCTET, WORK_OF_HASHED_OCTET,
+    WORK_OF_SEALED_OCTET, WORK_OF_SIGNATURE,
 };
 use crate::node::audit::Asked;
 use crate::node::blobs::{Blobs, Kept};
 use crate::node::jobs::Asker;
-use crate::node::places::{Places, Taken, Verdict};
 use crate::node::uploads::Upload;
-
-/// Places of sessions.
-const SESSIONS: Places = Places { all: SESSIONS_MAX, of_key: SESSIONS_OF_KEY, of_admins: SESSIONS_OF_ADMINS };
-/// Places of those whose first record has not come.
-const BEGUN: Places = Places { all: BEGUN_MAX, of_key: BEGUN_OF_KEY, of_admins: SESSIONS_OF_ADMINS };
 
 /// A job that a session waits for before its next command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +55,8 @@ pub struct Session<M> {
 /// All connections.
 pub struct Sessions<M> {
     door: Door,
+    /// Who has signed, and is answered next.
+    proved: Option<(Caller, Proved)>,
     sessions: Vec<Session<M>>,
     /// Whose turn it is, so that a busy operator does not keep others waiting.
     turn: usize,
@@ -68,8 +64,12 @@ pub struct Sessions<M> {
     seen_serial: u64,
     /// When the first of these grants runs out.
     grants_end_ns: u64,
-    /// Records of files that are still taken in this turn.
-    records_left: usize,
+    /// Work that is left for operators in this turn.
+    work_left: i64,
+    /// What was spent of it before they had their turn.
+    spent: i64,
+    /// It was spent on who comes anew.
+    has_knocked: bool,
 }
 
 /// A command to carry out.
@@ -88,13 +88,21 @@ impl<M> Default for Sessions<M> {
     fn default() -> Self {
         Self {
             door: Door::default(),
+            proved: None,
             sessions: Vec::new(),
             turn: 0,
             seen_serial: 0,
             grants_end_ns: 0,
-            records_left: 0,
+            work_left: 0,
+            spent: 0,
+            has_knocked: false,
         }
     }
+}
+
+/// Work on so many octets.
+fn work_of(octets: usize, each: i64) -> i64 {
+    i64::try_from(octets).unwrap_or(i64::MAX).saturating_mul(each)
 }
 
 fn seed<H: Hypervisor>(hypervisor: &mut H) -> [u8; 32] {
@@ -128,6 +136,11 @@ impl<M: GuestMemory> Sessions<M> {
         self.sessions.iter().any(|session| session.connection == connection)
     }
 
+    /// What is kept for operators was hashed, which leaves them less of the turn.
+    pub fn spend(&mut self, octets: usize) {
+        self.spent = self.spent.saturating_add(work_of(octets, WORK_OF_HASHED_OCTET));
+    }
+
     /// Lets operators in, reads, and drops what is dead or too slow; true when something
     /// came, so that there may be more.
     pub fn poll<H: Hypervisor<Memory = M>>(
@@ -138,10 +151,15 @@ impl<M: GuestMemory> Sessions<M> {
         who: (&Identity, &Trust),
         now_ns: u64,
     ) -> bool {
-        self.answer_callers(host, hypervisor, who, now_ns);
+        self.work_left = OPERATORS_WORK_PER_TURN.saturating_sub(core::mem::take(&mut self.spent));
+        self.seal_answers();
+        // Who comes and who is there take turns.
+        let waits = |session: &Session<M>| session.server.has_received() && session.waiting.is_none();
+        if !core::mem::take(&mut self.has_knocked) || !self.sessions.iter().any(waits) {
+            self.answer_callers(host, hypervisor, who, now_ns);
+        }
         self.end_revoked(who.1, now_ns);
-        self.records_left = RECORDS_PER_TURN;
-        let mut any = host.has_callers();
+        let mut any = host.has_callers() || self.proved.is_some();
         let mut index = 0;
         while let Some(session) = self.sessions.get_mut(index) {
             let read = session.read(host, now_ns);
@@ -149,11 +167,9 @@ impl<M: GuestMemory> Sessions<M> {
             let gone = match host.state(session.connection) {
                 ConnectionState::Closed => true,
                 // What it sent before it closed is still carried out and answered.
-                ConnectionState::PeerClosed => {
-                    !read && session.waiting.is_none() && session.server.transmit().is_empty()
-                }
+                ConnectionState::PeerClosed => !read && session.waiting.is_none() && session.server.is_sent(),
                 // What the last command was answered is still sent.
-                _ => session.is_revoked && session.waiting.is_none() && session.server.transmit().is_empty(),
+                _ => session.is_revoked && session.waiting.is_none() && session.server.is_sent(),
             };
             if gone || now_ns >= session.server.deadline_ns() {
                 host.close(session.connection, now_ns);
@@ -166,55 +182,6 @@ impl<M: GuestMemory> Sessions<M> {
             index += 1;
         }
         any
-    }
-
-    /// Greets who has connected, and lets in who has proved to be an operator.
-    fn answer_callers<H: Hypervisor<Memory = M>>(
-        &mut self,
-        host: &mut Host,
-        hypervisor: &mut H,
-        (identity, trust): (&Identity, &Trust),
-        now_ns: u64,
-    ) {
-        self.door.tend(now_ns);
-        for _ in 0..CALLERS_PER_TURN {
-            let Some(caller) = host.next_caller() else { return };
-            let mut random = || seed(hypervisor);
-            let Some(hello) = caller.words() else {
-                let greeting = self.door.greeting(caller.challenge(), &mut random, now_ns);
-                host.greet(&caller, &greeting, now_ns);
-                continue;
-            };
-            let server = hello.try_into().map_err(|_| PeerFault::Length).and_then(|hello| {
-                self.door.knock(caller.challenge(), hello, (identity, trust), &mut random, now_ns)
-            });
-            match server {
-                Ok(server) => self.begin(host, &caller, server, trust, now_ns),
-                // Its TCP says all of it again, until it is its turn.
-                Err(PeerFault::Busy) => {}
-                Err(_) => host.dismiss(&caller),
-            }
-        }
-    }
-
-    /// Gives a place to an operator who has signed, until its first record comes.
-    fn begin(&mut self, host: &mut Host, caller: &Caller, server: Server, trust: &Trust, now_ns: u64) {
-        if !self.make_room(host, (BEGUN, false), server.operator(), trust, now_ns) {
-            host.dismiss(caller);
-            return;
-        }
-        if let Some(connection) = host.admit(caller, now_ns) {
-            self.sessions.push(Session {
-                connection,
-                server,
-                upload: None,
-                waiting: None,
-                progress_ms: 0,
-                expected: None,
-                is_over: false,
-                is_revoked: false,
-            });
-        }
     }
 
     /// Sees to it that those end whose operators have no grant any more, also when nothing
@@ -235,41 +202,6 @@ impl<M: GuestMemory> Sessions<M> {
         }
     }
 
-    /// Makes room for one more session of a key, among those that count or those that do
-    /// not yet; false when there is none.
-    fn make_room(
-        &mut self,
-        host: &mut Host,
-        (places, counts): (Places, bool),
-        key: &[u8; 32],
-        trust: &Trust,
-        now_ns: u64,
-    ) -> bool {
-        let is_admin = |key: &[u8; 32]| trust.role(key) == Some(Role::Admin);
-        let taken = self.sessions.iter().enumerate();
-        let taken = taken.filter(|(_, it)| !it.is_over && it.server.is_established() == counts);
-        let taken: Vec<Taken> = taken
-            .map(|(index, session)| {
-                let key = *session.server.operator();
-                let is_busy = session.waiting.is_some() || session.upload.is_some();
-                let busy = session.server.deadline_ns() | u64::from(is_busy) << 63;
-                Taken { index, key, is_admin: is_admin(&key), busy }
-            })
-            .collect();
-        match places.find(&taken, key, is_admin(key)) {
-            Verdict::Free => true,
-            Verdict::None => false,
-            Verdict::InPlaceOf(index) => {
-                if let Some(session) = self.sessions.get_mut(index) {
-                    // It is taken away when there is nobody who goes by its index.
-                    session.is_over = true;
-                    host.abort(session.connection, now_ns);
-                }
-                true
-            }
-        }
-    }
-
     /// The next command of any session that waits for nothing. Blob data is
     /// taken on the way.
     pub(super) fn next_command<H: Hypervisor<Memory = M>>(
@@ -283,7 +215,7 @@ impl<M: GuestMemory> Sessions<M> {
         let count = self.sessions.len();
         for step in 0..count {
             let index = self.turn.wrapping_add(step) % count;
-            while self.records_left > 0
+            while self.work_left > 0
                 && let Some(session) = self.sessions.get_mut(index)
                 && !session.is_over
                 && !session.is_revoked
@@ -300,12 +232,13 @@ impl<M: GuestMemory> Sessions<M> {
                 match next {
                     Ok(None) => break,
                     Ok(Some(Incoming::Data(bytes))) => {
-                        self.records_left -= 1;
+                        self.work_left -= work_of(bytes.len(), WORK_OF_FILE_OCTET);
                         self.turn = index + 1;
                         session.take_data(&bytes, hypervisor, (&mut *blobs, needed), now_ns);
                     }
                     Ok(Some(Incoming::Command(verified, role))) => {
                         let asked = Asked::new(*verified.operator(), *verified.proof(), verified.get());
+                        self.work_left -= WORK_OF_SIGNATURE;
                         let (operator, proof) = (*verified.operator(), *verified.proof());
                         let asker = Asker::new(index, operator, proof, verified.get());
                         let request = verified.into_inner();
@@ -323,27 +256,10 @@ impl<M: GuestMemory> Sessions<M> {
         None
     }
 
-    /// Whether more of files may have come than this turn took.
+    /// Whether more may have come than this turn had work for.
     #[must_use]
     pub const fn has_more(&self) -> bool {
-        self.records_left == 0
-    }
-
-    /// A session counts, since its first record has opened; false when there is no room.
-    fn confirm(&mut self, host: &mut Host, index: usize, trust: &Trust, now_ns: u64) -> bool {
-        let Some(session) = self.sessions.get_mut(index) else { return false };
-        let key = *session.server.operator();
-        // Not among those who might give way for it.
-        session.is_over = true;
-        let has_room = self.make_room(host, (SESSIONS, true), &key, trust, now_ns);
-        let Some(session) = self.sessions.get_mut(index) else { return false };
-        session.is_over = !has_room;
-        // Its grant may be the next to end.
-        self.grants_end_ns = now_ns;
-        if !has_room {
-            host.abort(session.connection, now_ns);
-        }
-        has_room
+        self.work_left <= 0
     }
 
     /// Answers a command.
@@ -351,11 +267,26 @@ impl<M: GuestMemory> Sessions<M> {
         if let Some(session) = self.sessions.get_mut(index) {
             session.waiting = None;
             // One that does not fit is an answer of the node that is too long.
-            if session.server.send(outcome).is_err() {
+            if session.server.send_later(outcome).is_err() {
                 let failure = Failure::new(Code::Internal, "", "the answer is too long", "ask for less");
-                let _ = session.server.send(&Err(failure));
+                let _ = session.server.send_later(&Err(failure));
             }
         }
+    }
+
+    /// Seals answers, as far as the turn has work for that; true when some are left.
+    fn seal_answers(&mut self) -> bool {
+        let waits = |session: &&mut Session<M>| session.server.waiting_len() > 0;
+        for session in self.sessions.iter_mut().filter(waits) {
+            let octets = session.server.waiting_len();
+            // A short one is not worth another turn.
+            if self.work_left <= 0 && octets > SHORT_ANSWER_BYTES {
+                return true;
+            }
+            self.work_left -= work_of(octets, WORK_OF_SEALED_OCTET);
+            session.server.seal_waiting();
+        }
+        false
     }
 
     /// Ends all sessions, without a word.
@@ -435,8 +366,9 @@ impl<M: GuestMemory> Sessions<M> {
         }
     }
 
-    /// Hands answers to the stack.
-    pub fn transmit(&mut self, host: &mut Host) {
+    /// Hands answers to the stack; true when some are left for the next turn.
+    pub fn transmit(&mut self, host: &mut Host) -> bool {
+        let more = self.seal_answers();
         for session in &mut self.sessions {
             while !session.server.transmit().is_empty() {
                 let count = host.write(session.connection, session.server.transmit());
@@ -446,6 +378,7 @@ impl<M: GuestMemory> Sessions<M> {
                 session.server.sent(count);
             }
         }
+        more
     }
 
     /// When a session must be looked at again.

@@ -73,6 +73,11 @@ pub struct Volumes {
     /// The node's own disk.
     state: Option<StateDisk>,
     next_request: u64,
+    /// The disk that sends its AoE frames, and how many it has sent since it is its turn.
+    sends: (usize, usize),
+    pace: Pace,
+    /// The disk that is looked at first.
+    first: usize,
 }
 
 /// The memory of a guest's requests, as the sessions see it.
@@ -118,7 +123,9 @@ fn payload<'a, M>(
     device: usize,
     tokens: &'a BTreeMap<u64, BlockToken>,
 ) -> GuestPayload<'a, M> {
-    GuestPayload { guest: guests.iter_mut().find(|other| other.number == guest), device, tokens }
+    // Their numbers rise.
+    let index = guests.binary_search_by_key(&guest, |other| other.number);
+    GuestPayload { guest: index.ok().and_then(|index| guests.get_mut(index)), device, tokens }
 }
 
 /// The volume that a disk names.
@@ -143,7 +150,7 @@ mod state;
 mod status;
 
 use closing::{Closing, Left};
-use connection::Connections;
+use connection::{Connections, Pace};
 use errand::Errand;
 pub use errand::Task;
 pub use frames::Wire;
@@ -168,6 +175,9 @@ impl Volumes {
             errand: None,
             state: None,
             next_request: 1,
+            sends: (0, 0),
+            pace: Pace::TURN,
+            first: 0,
         }
     }
 
@@ -338,25 +348,40 @@ impl Volumes {
         true
     }
 
+    /// Begins a turn. Disks that the last one had nothing left for come first.
+    pub fn begin_turn(&mut self) {
+        if core::mem::replace(&mut self.pace, Pace::TURN).is_over() {
+            self.first = self.first.wrapping_add(1).checked_rem(self.bindings.len()).unwrap_or(0);
+        }
+    }
+
+    /// Whether a turn has left something of iSCSI for the next one.
+    #[must_use]
+    pub const fn has_more(&self) -> bool {
+        self.pace.is_over()
+    }
+
     /// Moves iSCSI's bytes, advances timers and hands completions to guests.
     pub fn poll<M: GuestMemory>(&mut self, stacks: &mut Stacks, guests: &mut [Guest<M>], now_ns: u64) {
         self.poll_closing(stacks, now_ns);
         stacks.keep_for(self.unconnected());
-        for binding in &mut self.bindings {
+        self.poll_state(stacks, now_ns);
+        let first = self.first.min(self.bindings.len());
+        let (later, sooner) = self.bindings.split_at_mut(first);
+        for binding in sooner.iter_mut().chain(later) {
             binding.volume.poll(now_ns);
             if let Volume::Iscsi(session) = &mut binding.volume {
                 let mut payload = payload(guests, binding.guest, binding.device, &binding.tokens);
-                binding.connections.drive(session, stacks, &mut payload, now_ns);
+                binding.connections.drive(session, stacks, &mut payload, (&mut self.pace, now_ns));
             }
             binding.complete(guests);
             binding.resize(guests);
         }
-        self.poll_state(stacks, now_ns);
         self.poll_errand(stacks, now_ns);
         self.resume_throttled(guests, now_ns);
         if let Some(Search::Iscsi { session, connections, .. }) = &mut self.search {
             session.poll(now_ns);
-            connections.drive(session, stacks, &mut NoPayload, now_ns);
+            connections.drive(session, stacks, &mut NoPayload, (&mut self.pace, now_ns));
         }
     }
 

@@ -8,7 +8,8 @@ use crate::frame::MacAddress;
 /// Why a frame was not forwarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DropReason {
-    /// Shorter than its headers say, or with too many VLAN tags.
+    /// Shorter than its headers say, with too many VLAN tags, or a segment of TCP, to be cut,
+    /// that is for a group.
     Malformed,
     /// Longer than the switch's maximum.
     Giant,

@@ -358,3 +358,27 @@ fn one_port_reaches_the_management_port_and_is_answered() {
     assert_eq!(forward(&switch, a, &segment(HOST_MAC, GUEST_A, 7411)), Err(DropReason::Node));
     assert_eq!(reached(&switch, HOST, &frame(GUEST_A, HOST_MAC, &[0x0800])), []);
 }
+
+#[test]
+fn a_large_segment_is_for_one_station() {
+    let (mut switch, a, _) = switch();
+    let payload = 4_000;
+    for (target, expected) in
+        [(GUEST_B, true), (STRANGER, true), (MULTICAST, false), (MacAddress::BROADCAST, false)]
+    {
+        let mut frame = [&target.0[..], &GUEST_A.0, &[8, 0, 0x45, 0]].concat();
+        frame.extend((40 + payload as u16).to_be_bytes());
+        frame.extend([0, 0, 0, 0, 64, 6, 0, 0, 10, 9, 9, 9, 10, 9, 9, 8]);
+        frame.extend([4, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x10, 0xff, 0xff, 0, 0, 0, 0]);
+        frame.resize(54 + payload, 7);
+        let [low, high] = 1_000u16.to_le_bytes();
+        let header = [1, 1, 54, 0, low, high, 34, 0, 16, 0, 0, 0];
+        let offload = Offload::parse(&header, &mut frame).unwrap();
+        assert_eq!(offload.on_wire(frame.len()).0, 4);
+        let decision = switch.admit(a, &frame, &offload, 0);
+        assert_eq!(decision.is_ok(), expected, "{target:?}: {decision:?}");
+        if !expected {
+            assert_eq!(decision, Err(DropReason::Malformed));
+        }
+    }
+}

@@ -290,6 +290,12 @@ impl Session {
         self.paths.get(path).is_some_and(Path::is_connected)
     }
 
+    /// PDUs that came on a path so far.
+    #[must_use]
+    pub fn pdus(&self, path: usize) -> u64 {
+        self.paths.get(path).map_or(0, |path| path.pdus)
+    }
+
     /// Whether [`Self::transmit`] has nothing to say, [`Self::connect`] and
     /// [`Self::disconnect_wanted`] neither: cheap to ask, and false where that would have
     /// to be looked into.

@@ -8,9 +8,13 @@ use alloc::vec::Vec;
 use hv_x86::{low32, to_usize};
 use serde::{Deserialize, Serialize};
 
+use super::chain::Chain;
+use super::queue::Part;
 use super::transport::Transport;
 use crate::guest_memory::GuestMemory;
-use crate::limits::{CHAINS_PER_CALL_MAX, FRAME_BUFFERS_MAX, FRAME_BYTES_MAX, LARGE_FRAME_BYTES_MAX};
+use crate::limits::{
+    CHAINS_PER_CALL_MAX, FRAME_BYTES_MAX, FRAME_PIECE_BYTES, FRAME_PIECES, LARGE_FRAME_BYTES_MAX,
+};
 
 const FEATURE_CHECKSUM: u64 = 1;
 const FEATURE_GUEST_CHECKSUM: u64 = 1 << 1;
@@ -185,13 +189,16 @@ impl VirtioNet {
             return false;
         }
         let merge = self.transport.has(FEATURE_MERGE_RECEIVE);
-        let buffers_max = if merge { FRAME_BUFFERS_MAX } else { 1 };
         let needed = NET_HEADER_BYTES + frame.len();
-        let mut chains = Vec::new();
+        let mut pieces = FRAME_PIECES + needed / FRAME_PIECE_BYTES;
+        let mut chains: Vec<Chain> = Vec::new();
         let mut room = 0;
-        while room < needed && chains.len() < buffers_max {
-            let Some(chain) = self.transport.pop(QUEUE_RECEIVE, memory) else { break };
+        // Chains are followed as far as the frame goes, and no further.
+        while room < needed && pieces > 0 && (merge || chains.is_empty()) {
+            let part = Part { bytes: (needed - room) as u64, descriptors: pieces };
+            let Some(chain) = self.transport.pop_part(QUEUE_RECEIVE, memory, part) else { break };
             room += to_usize(chain.writable.length().min(needed as u64));
+            pieces = pieces.saturating_sub(chain.writable.0.len().max(1));
             chains.push(chain);
         }
         let count = u16::try_from(chains.len()).unwrap_or(0);

@@ -52,6 +52,20 @@ pub struct Queue {
     next_used: u16,
 }
 
+/// As much of a chain as is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Bytes that the device may write.
+    pub bytes: u64,
+    /// Descriptors, at most.
+    pub descriptors: usize,
+}
+
+impl Part {
+    /// All of it.
+    pub const WHOLE: Self = Self { bytes: u64::MAX, descriptors: usize::MAX };
+}
+
 struct Descriptor {
     gpa: Gpa,
     length: u32,
@@ -77,9 +91,15 @@ impl Descriptor {
 struct Walk {
     readable: Vec<Segment>,
     writable: Vec<Segment>,
+    /// What is still wanted.
+    part: Part,
 }
 
 impl Walk {
+    const fn is_done(&self) -> bool {
+        self.part.bytes == 0 || self.part.descriptors == 0
+    }
+
     fn add(&mut self, memory: &dyn GuestMemory, descriptor: &Descriptor) -> Result<(), GuestFault> {
         let Descriptor { gpa, length, .. } = *descriptor;
         if length == 0 {
@@ -91,7 +111,9 @@ impl Walk {
         if self.readable.len() + self.writable.len() >= CHAIN_DESCRIPTORS_MAX {
             return Err(GuestFault::ChainLength);
         }
+        self.part.descriptors = self.part.descriptors.saturating_sub(1);
         if descriptor.flags & WRITE != 0 {
+            self.part.bytes = self.part.bytes.saturating_sub(u64::from(length));
             self.writable.push(Segment { gpa, length });
         } else if self.writable.is_empty() {
             self.readable.push(Segment { gpa, length });
@@ -144,6 +166,19 @@ impl Queue {
         memory: &dyn GuestMemory,
         features: RingFeatures,
     ) -> Result<Option<Chain>, GuestFault> {
+        self.pop_part(memory, features, Part::WHOLE)
+    }
+
+    /// The same, where the chain is followed no further than for so much of it.
+    ///
+    /// # Errors
+    /// As for [`Self::pop`].
+    pub fn pop_part(
+        &mut self,
+        memory: &dyn GuestMemory,
+        features: RingFeatures,
+        part: Part,
+    ) -> Result<Option<Chain>, GuestFault> {
         if !self.enabled {
             return Ok(None);
         }
@@ -159,7 +194,7 @@ impl Queue {
         }
         let slot = u64::from(self.next_available % self.size.max(1));
         let head = memory.load_u16(Gpa(self.available).plus(4 + slot * 2))?;
-        let chain = self.walk(memory, head, features)?;
+        let chain = self.walk(memory, head, features, part)?;
         self.next_available = self.next_available.wrapping_add(1);
         Ok(Some(chain))
     }
@@ -175,7 +210,7 @@ impl Queue {
         head: u16,
         features: RingFeatures,
     ) -> Result<Chain, GuestFault> {
-        self.walk(memory, head, features)
+        self.walk(memory, head, features, Part::WHOLE)
     }
 
     /// Puts the last `chains` taken back, in a ring that is otherwise unchanged.
@@ -190,8 +225,14 @@ impl Queue {
         if waiting > self.size { Err(GuestFault::AvailableIndex) } else { Ok(waiting) }
     }
 
-    fn walk(&self, memory: &dyn GuestMemory, head: u16, features: RingFeatures) -> Result<Chain, GuestFault> {
-        let mut walk = Walk { readable: Vec::new(), writable: Vec::new() };
+    fn walk(
+        &self,
+        memory: &dyn GuestMemory,
+        head: u16,
+        features: RingFeatures,
+        part: Part,
+    ) -> Result<Chain, GuestFault> {
+        let mut walk = Walk { readable: Vec::new(), writable: Vec::new(), part };
         let mut index = head;
         // A chain visits no descriptor twice, so a longer one is a loop.
         for _ in 0..self.size {
@@ -208,7 +249,7 @@ impl Queue {
                 return Ok(walk.finish(head));
             }
             walk.add(memory, &descriptor)?;
-            if descriptor.flags & NEXT == 0 {
+            if descriptor.flags & NEXT == 0 || walk.is_done() {
                 return Ok(walk.finish(head));
             }
             index = descriptor.next;
@@ -281,7 +322,7 @@ fn walk_indirect(memory: &dyn GuestMemory, table: &Descriptor, walk: &mut Walk) 
             return Err(GuestFault::IndirectTable);
         }
         walk.add(memory, &descriptor)?;
-        if descriptor.flags & NEXT == 0 {
+        if descriptor.flags & NEXT == 0 || walk.is_done() {
             return Ok(());
         }
         index = descriptor.next;

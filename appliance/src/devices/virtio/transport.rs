@@ -10,7 +10,7 @@ use hv_x86::{low8, low16, low32};
 use serde::{Deserialize, Serialize};
 
 use super::chain::Chain;
-use super::queue::{NO_VECTOR, Queue, RingFeatures};
+use super::queue::{NO_VECTOR, Part, Queue, RingFeatures};
 use super::registers;
 use crate::devices::pci::{PciFunction, PciIdentity};
 use crate::fault::GuestFault;
@@ -151,11 +151,16 @@ impl Transport {
 
     /// Takes the next chain of a queue. A malformed one stops the device.
     pub fn pop(&mut self, queue: u16, memory: &dyn GuestMemory) -> Option<Chain> {
+        self.pop_part(queue, memory, Part::WHOLE)
+    }
+
+    /// The same, where the chain is followed no further than for so much of it.
+    pub fn pop_part(&mut self, queue: u16, memory: &dyn GuestMemory, part: Part) -> Option<Chain> {
         if !self.is_running() {
             return None;
         }
         let features = self.ring_features();
-        match self.queues.get_mut(usize::from(queue))?.pop(memory, features) {
+        match self.queues.get_mut(usize::from(queue))?.pop_part(memory, features, part) {
             Ok(chain) => {
                 if let Some(chain) = &chain {
                     let descriptors = chain.readable.0.len().saturating_add(chain.writable.0.len());

@@ -5,9 +5,9 @@ use netstack::frame::MacAddress;
 use netstack::host::Lease;
 use netstack::offload::Offload;
 
-use super::{Buffers, ETHERTYPE_AOE, received};
+use super::{Buffers, ETHERTYPE_AOE, received, work_of};
 use crate::guest_memory::GuestMemory;
-use crate::limits::{CARD_STUCK_NS, FRAMES_PER_TURN};
+use crate::limits::{CARD_STUCK_NS, FRAMES_PER_TURN, WORK_OF_OWN_FRAME};
 use crate::node::guest::Guest;
 use crate::node::nic::Nic;
 use crate::node::stacks::Stacks;
@@ -105,21 +105,22 @@ impl<N: Nic> StorageCard<N> {
         sane && (*to == mac || *to == [0xff; 6])
     }
 
-    /// Takes what arrived; true when there may be more.
+    /// Takes what arrived, up to so much work; whether there may be more, and the work.
     pub(super) fn receive<M: GuestMemory>(
         &mut self,
-        number: usize,
+        (number, most): (usize, u64),
         buffers: &mut Buffers,
         stacks: &mut Stacks,
         guests: &mut [Guest<M>],
         volumes: &mut Volumes,
         now_ns: u64,
-    ) -> bool {
-        let mut taken = 0;
-        while taken < FRAMES_PER_TURN {
-            let Some((length, offload)) = self.nic.receive(&mut buffers.frame) else { return false };
+    ) -> (bool, u64) {
+        let (mut taken, mut work) = (0, 0_u64);
+        while taken < FRAMES_PER_TURN && work < most {
+            let Some((length, offload)) = self.nic.receive(&mut buffers.frame) else { return (false, work) };
             let (frames, longest) = offload.on_wire(length);
             taken += frames;
+            work = work.saturating_add(work_of(length, 1));
             self.moved.count(RECEIVED, length, &offload);
             let frame = received(&mut buffers.frame, length, &offload);
             if !self.is_for_us(frame, longest) {
@@ -129,9 +130,10 @@ impl<N: Nic> StorageCard<N> {
                 volumes.receive_frame(number, frame, guests, now_ns);
             } else if let Some(host) = stacks.get_mut(number) {
                 host.receive(frame, &offload, now_ns);
+                work = work.saturating_add(WORK_OF_OWN_FRAME);
             }
         }
-        true
+        (true, work)
     }
 
     /// Sends what the card's stack has to say.

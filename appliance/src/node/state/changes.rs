@@ -16,7 +16,7 @@ use crate::node::nic::Nic;
 /// How long an operator waits for something to be kept.
 pub(in crate::node) const PATIENCE_NS: u64 = 30_000_000_000;
 /// Bytes of changes that are made in one transaction, as far as they can be parted.
-const BATCH_BYTES: usize = 96 * 1024;
+const BATCH_BYTES: usize = 32 * 1024;
 
 /// A key and its new value, or none.
 pub(super) type Change = (String, Option<Vec<u8>>);

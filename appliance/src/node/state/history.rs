@@ -12,7 +12,7 @@ use crate::node::nic::Nic;
 /// Entries that are kept.
 const ENTRIES: u64 = 1024;
 /// Entries of one batch.
-const BATCH_ENTRIES: u64 = 32;
+const BATCH_ENTRIES: u64 = 8;
 const PREFIX: &str = "audit/";
 
 fn key(sequence: u64) -> alloc::string::String {

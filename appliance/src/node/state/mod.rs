@@ -294,6 +294,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         }
         self.settle_rotation();
         self.drive_store(now_ns);
+        // Operators wait for what it was.
+        let octets = self.state.store.as_mut().map_or(0, Store::take_work);
+        self.sessions.spend(octets);
         self.settle_promises(now_ns);
         if self.state.door_ns.is_some_and(|at_ns| now_ns >= at_ns) {
             log::warn!(

@@ -129,6 +129,13 @@ impl World {
         self.memory(disk.domain).bytes(body, sectors * 512)
     }
 
+    /// A card's address.
+    pub(super) fn card_mac(&self, card: &Device) -> [u8; 6] {
+        let guest = self.node.guests.iter().find(|it| it.domain_id().is_some_and(|id| id.0 == card.domain));
+        let guest = guest.unwrap();
+        guest.machine.network_cards[card.index() - guest.first_card()].mac
+    }
+
     /// Gives a card buffers for frames.
     pub(super) fn offer_buffers(&mut self, card: &mut Device, count: u64) {
         let memory = self.memory(card.domain);

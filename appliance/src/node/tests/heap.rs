@@ -38,20 +38,22 @@ fn wide(world: &mut World, machine: &Machine, number: u8) -> Machine {
 }
 
 /// Fills a disk's ring: as many requests as it takes, each scattered as far as it goes.
-fn fill(memory: &FakeMemory, disk: &mut Device, pieces: u16) {
+pub(super) fn fill(memory: &FakeMemory, disk: &mut Device, pieces: u16, reads: bool) {
     const TABLES: u64 = 0xc0_0000;
     const HEADERS: u64 = 0x180_0000;
+    const DATA: u64 = 0x1c0_0000;
     let index = disk.index() as u64;
     let ring = &mut disk.driver.rings[0];
     for head in 0..ring.size {
         let slot = index * u64::from(ring.size) + u64::from(head);
         let (table, header) = (TABLES + slot * 16 * 132, HEADERS + slot * 32);
-        memory.put(header, &1u32.to_le_bytes());
+        memory.put(header, &u32::from(!reads).to_le_bytes());
         memory.put(header + 8, &(u64::from(head) * 8).to_le_bytes());
         put_descriptor(memory, table, (header, 16, NEXT, 1));
         for piece in 1..=pieces {
             let at = table + u64::from(piece) * 16;
-            put_descriptor(memory, at, (0x10_0000, 512, NEXT, piece + 1));
+            let flags = if reads { NEXT | WRITE } else { NEXT };
+            put_descriptor(memory, at, (DATA, 512, flags, piece + 1));
         }
         put_descriptor(memory, table + u64::from(pieces + 1) * 16, (header + 24, 1, WRITE, 0));
         let length = u32::from(pieces + 2) * 16;
@@ -75,7 +77,7 @@ fn a_guest_takes_no_more_than_its_ledger_says() {
     for (index, disk) in disks.iter_mut().enumerate() {
         let memory = world.hypervisor.domain(domain).memory.clone();
         // Few long requests, or many short ones.
-        fill(&memory, disk, if index % 2 == 0 { 126 } else { 1 });
+        fill(&memory, disk, if index % 2 == 0 { 126 } else { 1 }, false);
         drop(memory);
         world.ring(disk, 0);
     }

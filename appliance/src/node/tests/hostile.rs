@@ -75,7 +75,7 @@ fn a_recorded_session_does_nothing_again() {
 }
 
 /// A segment that opens a connection, from anywhere, with checksums that fit.
-fn syn(random: &mut TestRandom) -> Vec<u8> {
+pub(super) fn syn(random: &mut TestRandom) -> Vec<u8> {
     let mut frame = NODE_MAC.to_vec();
     frame.extend_from_slice(&[2, 0x66, 0, 0, random.byte(), random.byte(), 8, 0]);
     frame.extend_from_slice(&[0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0, 10, 0, 0, random.byte() | 16]);

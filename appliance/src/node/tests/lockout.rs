@@ -16,7 +16,7 @@ use super::world::*;
 use crate::limits::{BEGUN_MAX, SESSIONS_MAX};
 use crate::test_random::TestRandom;
 
-const ATTACKER_MAC: [u8; 6] = [2, 0x66, 0, 0, 0, 9];
+pub(super) const ATTACKER_MAC: [u8; 6] = [2, 0x66, 0, 0, 0, 9];
 const PER_MS: usize = 5;
 const SYN: u8 = 2;
 const PSH: u8 = 8;
@@ -25,7 +25,7 @@ const RST: u8 = 4;
 
 /// What a peer does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     /// Says what an admin said before.
     Recorded,
     /// An operator who may only look, whom the node gave a pass.
@@ -42,7 +42,7 @@ enum Kind {
     Slow,
 }
 
-const KINDS: [Kind; 7] =
+pub(super) const KINDS: [Kind; 7] =
     [Kind::Recorded, Kind::Known, Kind::Pinned, Kind::Stranger, Kind::HalfOpen, Kind::Silent, Kind::Slow];
 
 struct Peer {
@@ -53,7 +53,7 @@ struct Peer {
 }
 
 /// Everybody who attacks, on one machine with many addresses.
-struct Attack {
+pub(super) struct Attack {
     peers: BTreeMap<(u8, u16), Peer>,
     order: VecDeque<(u8, u16)>,
     random: TestRandom,
@@ -92,7 +92,7 @@ fn segment(from: (u8, u16), numbers: (u32, u32), flags: u8, payload: &[u8]) -> V
 }
 
 impl Attack {
-    fn new(recorded: Vec<u8>, known: Meant) -> Self {
+    pub(super) fn new(recorded: Vec<u8>, known: Meant) -> Self {
         assert_eq!(recorded.len(), HELLO_BYTES);
         Self {
             peers: BTreeMap::new(),
@@ -105,7 +105,7 @@ impl Attack {
     }
 
     /// One more connection.
-    fn begin(&mut self, kinds: &[Kind]) -> Vec<u8> {
+    pub(super) fn begin(&mut self, kinds: &[Kind]) -> Vec<u8> {
         let from = (
             100 + self.random.byte() % 100,
             1024 + u16::from_le_bytes([self.random.byte(), self.random.byte()]) % 60_000,
@@ -123,7 +123,7 @@ impl Attack {
     }
 
     /// What a peer says to what the node sent.
-    fn hear(&mut self, frame: &[u8]) -> Option<Vec<u8>> {
+    pub(super) fn hear(&mut self, frame: &[u8]) -> Option<Vec<u8>> {
         let is_tcp = frame[12..14] == [8, 0] && frame[23] == 6;
         if !is_tcp {
             return None;

@@ -35,6 +35,7 @@ mod state_forgery;
 mod storage;
 mod targets;
 mod trust;
+mod turns;
 mod units;
 mod uploads;
 mod vifs;

@@ -3,12 +3,15 @@
 use alloc::vec::Vec;
 
 use hv_abi::event::{self, Event};
-use mgmt_proto::machine::NetworkCard;
+use mgmt_proto::machine::{Disk, Machine, NetworkCard};
 use mgmt_proto::verb::{Reply, Request};
 
 use super::driver::Device;
+use super::heap::fill;
+use super::targets::{AoeTarget, IscsiTarget};
 use super::world::*;
 use crate::devices::virtio::test_driver::{INDIRECT, NEXT, ecam, put_descriptor};
+use crate::limits::DISK_FRAMES_MAX;
 
 /// What a hostile guest sends, over and over.
 #[derive(Clone, Copy, Debug)]
@@ -201,6 +204,57 @@ fn a_guest_that_owes_too_much_waits_with_its_accesses() {
         turns += 1;
         assert!(turns < 100, "all are answered in the end");
     }
+}
+
+/// A target's PDUs are looked at a few hundred a turn, and others' before it comes again.
+#[test]
+fn a_target_that_asks_without_end_keeps_no_other_disk_waiting() {
+    let mut world = World::new(86);
+    let (session, machine) = world.ready();
+    let mut machine = sibling(&machine, "web", 1);
+    for last in [31, 32] {
+        world.more_iscsi.push(IscsiTarget::numbered(64, last));
+        let volume = alloc::format!("iscsi://10.0.0.{last}/iqn.2026-01.org.example:disk{last}/0");
+        machine.disks.push(Disk { volume, read_only: false });
+    }
+    let domain = world.create(session, &machine);
+    let mut disk = world.bring_up(domain, 1);
+    world.more_iscsi[0].pings = 3_000;
+    let begun_ns = world.now_ns;
+    for sector in 0..20 {
+        assert_eq!(world.disk_write(&mut disk, sector, &[7; 512]), 0);
+    }
+    assert!(world.now_ns - begun_ns < SECOND, "it took {} ns", world.now_ns - begun_ns);
+    assert!(world.node.volumes.has_more() || world.deadline_ns > world.now_ns);
+}
+
+/// Requests of many disks wait for AoE frames: each disk sends some before the first one
+/// sends again.
+#[test]
+fn disks_take_turns_with_their_frames() {
+    let mut world = World::new(87);
+    let (session, machine) = world.ready();
+    let mut machine = Machine { memory_bytes: 64 * MIB, ..sibling(&machine, "web", 1) };
+    for slot in 0..4 {
+        world.aoe.push(AoeTarget { buffers: 128, ..AoeTarget::new(5, slot, 4096) });
+        machine.disks.push(Disk { volume: alloc::format!("aoe:e5.{slot}"), read_only: false });
+    }
+    let domain = world.create(session, &machine);
+    let mut disks: Vec<Device> = (0..4).map(|disk| world.bring_up_sized(domain, disk, 256)).collect();
+    for disk in &mut disks {
+        let memory = world.hypervisor.domain(domain).memory.clone();
+        fill(&memory, disk, 1, false);
+        drop(memory);
+        world.ring(disk, 0);
+    }
+    world.wire.clear();
+    world.run(5 * MS);
+    let slots: Vec<u8> =
+        world.wire.iter().filter(|it| it[12..14] == [0x88, 0xa2]).map(|it| it[18]).take(200).collect();
+    let runs = slots.chunk_by(|one, other| one == other).map(<[u8]>::len).max();
+    assert!(slots.len() == 200 && runs <= Some(2 * DISK_FRAMES_MAX), "{slots:?}");
+    let count = |slot: u8| slots.iter().filter(|it| **it == slot).count();
+    assert!((0..4).all(|slot| count(slot) >= 25), "{slots:?}");
 }
 
 /// All that can be asked of a node at once; `cargo measure` counts the instructions of its

@@ -30,6 +30,8 @@ pub(super) struct AoeTarget {
     pub(super) keeps_no_list: bool,
     /// Commands for its disk.
     pub(super) commands: usize,
+    /// How many it says that it takes at once.
+    pub(super) buffers: u16,
 }
 
 impl AoeTarget {
@@ -45,6 +47,7 @@ impl AoeTarget {
             holders: Vec::new(),
             keeps_no_list: false,
             commands: 0,
+            buffers: 8,
         }
     }
 
@@ -61,7 +64,8 @@ impl AoeTarget {
         let stations;
         let body = match frame.body {
             Body::Config(_) => {
-                Body::Config(Config { buffers: 8, firmware: 1, sectors_max: 2, command: 0, string: b"" })
+                let buffers = self.buffers;
+                Body::Config(Config { buffers, firmware: 1, sectors_max: 2, command: 0, string: b"" })
             }
             Body::Ata(_) if self.queries_only => return None,
             Body::Ata(request) => {
@@ -137,6 +141,8 @@ pub(super) struct IscsiTarget {
     pub(super) confused: usize,
     /// Sessions that said goodbye.
     pub(super) goodbyes: usize,
+    /// Asks for an answer so often whenever it is looked at.
+    pub(super) pings: usize,
     lanes: [Lane; 3],
     lane: usize,
 }
@@ -187,6 +193,12 @@ impl IscsiTarget {
         Self { block_bytes, ..Self::new(sectors) }
     }
 
+    /// One of many: at 10.0.0.`last`.
+    pub(super) fn numbered(sectors: usize, last: u8) -> Self {
+        let host = stack([2, 0, 0, 0, 3, last], Ipv4Addr::new(10, 0, 0, last));
+        Self { host, ..Self::new(sectors) }
+    }
+
     /// At a station of this address.
     pub(super) fn at(sectors: usize, mac: [u8; 6]) -> Self {
         let host = stack(mac, ISCSI_ADDRESS);
@@ -209,6 +221,7 @@ impl IscsiTarget {
             refused: 0,
             confused: 0,
             goodbyes: 0,
+            pings: 0,
             lanes: [Lane::default(), Lane::default(), Lane::default()],
             lane: 0,
         }
@@ -223,6 +236,16 @@ impl IscsiTarget {
     pub(super) fn next_deadline(&mut self, now_ns: u64) -> Option<u64> {
         let hosts = core::iter::once(&mut self.host).chain(&mut self.second);
         hosts.filter_map(|host| host.next_deadline(now_ns)).min()
+    }
+
+    /// Ends all connections without a word.
+    pub(super) fn drop_all(&mut self, now_ns: u64) {
+        for lane in 0..self.lanes.len() {
+            self.lane = lane;
+            if let Some(connection) = self.lanes[lane].connection.take() {
+                self.lane_host().abort(connection, now_ns);
+            }
+        }
     }
 
     /// The stack of the lane that is looked at.
@@ -268,6 +291,12 @@ impl IscsiTarget {
             self.lanes[self.lane].input.extend_from_slice(&buffer[..count]);
         }
         while self.work() {}
+        for _ in 0..if self.lanes[self.lane].full { self.pings } else { 0 } {
+            let mut ping = Header::new(opcode::NOP_IN, FLAG_FINAL);
+            ping.set_u32(16, NO_TAG);
+            ping.set_u32(20, 77);
+            self.send(ping, &[]);
+        }
         let output = core::mem::take(&mut self.lanes[self.lane].output);
         let count = self.lane_host().write(connection, &output);
         self.lanes[self.lane].output = output[count..].to_vec();
@@ -321,6 +350,7 @@ impl IscsiTarget {
                 self.lanes[self.lane].commands += 1;
                 self.command(&header, &pdu[48..48 + length]);
             }
+            opcode::NOP_OUT if header.task_tag() == NO_TAG => {}
             opcode::NOP_OUT => {
                 let mut reply = Header::new(opcode::NOP_IN, FLAG_FINAL);
                 reply.set_u32(16, header.task_tag());

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use storage::volume::{Volume, VolumeName};
 
-use super::connection::Connections;
+use super::connection::{Connections, Pace};
 use super::{Binding, NoPayload, Volumes};
 use crate::node::stacks::Stacks;
 
@@ -33,7 +33,7 @@ pub(super) struct Closing {
 }
 
 impl Closing {
-    fn step(&mut self, stacks: &mut Stacks, now_ns: u64) {
+    fn step(&mut self, stacks: &mut Stacks, (pace, now_ns): (&mut Pace, u64)) {
         self.volume.poll(now_ns);
         match &mut self.volume {
             Volume::Iscsi(session) => {
@@ -42,7 +42,7 @@ impl Closing {
                     self.told = true;
                     session.close();
                 }
-                self.connections.drive(session, stacks, &mut NoPayload, now_ns);
+                self.connections.drive(session, stacks, &mut NoPayload, (pace, now_ns));
             }
             Volume::Aoe(target) if !self.told => {
                 self.told = true;
@@ -159,7 +159,7 @@ impl Volumes {
             .closing
             .extract_if(.., |closing| {
                 if closing.deadline_ns > now_ns {
-                    closing.step(stacks, now_ns);
+                    closing.step(stacks, (&mut self.pace, now_ns));
                 }
                 closing.is_over(now_ns)
             })

@@ -8,6 +8,7 @@ use netstack::host::{ConnectionId, ConnectionState, Host};
 use storage::Payload;
 use storage::iscsi::{Portal, Session};
 
+use crate::limits::{PDU_OCTETS_PER_CALL, PDU_OCTETS_PER_TURN, PDUS_PER_TURN};
 use crate::node::stacks::{Purpose, Stacks};
 
 /// How a path goes.
@@ -19,6 +20,34 @@ struct Way {
     open: Option<(usize, ConnectionId)>,
     /// The connection is to be made anew, from the card that it is for now.
     moves: bool,
+}
+
+/// What of iSCSI is still looked at in a turn.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    pdus: u64,
+    octets: usize,
+    is_over: bool,
+}
+
+impl Pace {
+    /// That of a whole turn.
+    pub(super) const TURN: Self = Self { pdus: PDUS_PER_TURN, octets: PDU_OCTETS_PER_TURN, is_over: false };
+
+    /// Whether something was left for the next turn.
+    pub(super) const fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    const fn may_read(&mut self) -> bool {
+        self.is_over |= self.pdus == 0;
+        self.pdus > 0
+    }
+
+    const fn may_write(&mut self) -> bool {
+        self.is_over |= self.octets == 0;
+        self.octets > 0
+    }
 }
 
 /// The connections of a session, one for each path.
@@ -79,7 +108,7 @@ impl Connections {
         session: &mut Session,
         stacks: &mut Stacks,
         payload: &mut dyn Payload,
-        now_ns: u64,
+        (pace, now_ns): (&mut Pace, u64),
     ) {
         if self.ways.len() != session.paths() || self.seen != stacks.changes() {
             self.choose_ways(session, stacks);
@@ -92,7 +121,7 @@ impl Connections {
                 0 => Purpose::First,
                 _ => Purpose::Further,
             };
-            way.drive(session, path, purpose, stacks, payload, now_ns);
+            way.drive(session, path, purpose, stacks, payload, (pace, now_ns));
             open = others + usize::from(way.open.is_some());
         }
     }
@@ -202,7 +231,7 @@ impl Way {
         purpose: Purpose,
         stacks: &mut Stacks,
         payload: &mut dyn Payload,
-        now_ns: u64,
+        (pace, now_ns): (&mut Pace, u64),
     ) {
         if let Some((card, id)) = self.open
             && let Some(host) = stacks.get_mut(card)
@@ -226,7 +255,7 @@ impl Way {
         if let Some((card, id)) = self.open
             && let Some(host) = stacks.get_mut(card)
             && host.state(id) != ConnectionState::Connecting
-            && !exchange(session, path, host, id, payload, now_ns)
+            && !exchange(session, path, (host, id), payload, (pace, now_ns))
         {
             host.abort(id, now_ns);
             self.open = None;
@@ -239,26 +268,33 @@ impl Way {
 fn exchange(
     session: &mut Session,
     path: usize,
-    host: &mut Host,
-    id: ConnectionId,
+    (host, id): (&mut Host, ConnectionId),
     payload: &mut dyn Payload,
-    now_ns: u64,
+    (pace, now_ns): (&mut Pace, u64),
 ) -> bool {
     let mut peer_closed = host.state(id) == ConnectionState::PeerClosed;
     loop {
+        if !pace.may_read() {
+            // Whatever the peer has closed is read to its end.
+            peer_closed = false;
+            break;
+        }
         let mut count = 0;
+        let before = session.pdus(path);
         host.read_with(id, |bytes| {
-            count = bytes.len();
-            session.receive(path, bytes, now_ns, payload);
+            count = bytes.len().min(PDU_OCTETS_PER_CALL);
+            session.receive(path, bytes.get(..count).unwrap_or_default(), now_ns, payload);
             count
         });
+        pace.pdus = pace.pdus.saturating_sub(session.pdus(path).wrapping_sub(before));
         if count == 0 {
             break;
         }
         peer_closed = host.state(id) == ConnectionState::PeerClosed;
     }
-    loop {
+    while pace.may_write() {
         let written = host.write_with(id, |room| session.transmit(path, room, now_ns, payload));
+        pace.octets = pace.octets.saturating_sub(written);
         if written == 0 || session.is_quiet(path, now_ns) {
             break;
         }
@@ -301,20 +337,32 @@ mod tests {
     }
 
     #[test]
+    fn a_turn_looks_at_so_much_and_says_that_it_left_something() {
+        let mut pace = Pace::TURN;
+        assert!(pace.may_read() && pace.may_write() && !pace.is_over());
+        pace.pdus = 0;
+        assert!(pace.may_write() && !pace.is_over(), "nothing was left yet");
+        assert!(!pace.may_read() && pace.is_over());
+        pace = Pace { octets: 0, ..Pace::TURN };
+        assert!(pace.may_read() && !pace.is_over());
+        assert!(!pace.may_write() && pace.is_over());
+    }
+
+    #[test]
     fn a_path_moves_to_the_card_in_its_portals_network_when_that_has_an_address() {
         let (mut session, mut connections) = (session(), Connections::default());
         let mut stacks = Stacks::new(host([10, 0, 0, 1], Some([10, 0, 0, 9])));
         stacks.add(None);
-        connections.drive(&mut session, &mut stacks, &mut Nothing, 0);
+        connections.drive(&mut session, &mut stacks, &mut Nothing, (&mut { Pace::TURN }, 0));
         assert_eq!((connections.card(0), session.paths()), (Some(0), 1));
         stacks.add(Some(host([10, 0, 1, 1], None)));
-        connections.drive(&mut session, &mut stacks, &mut Nothing, 1);
-        connections.drive(&mut session, &mut stacks, &mut Nothing, 1_000_000_000);
+        connections.drive(&mut session, &mut stacks, &mut Nothing, (&mut { Pace::TURN }, 1));
+        connections.drive(&mut session, &mut stacks, &mut Nothing, (&mut { Pace::TURN }, 1_000_000_000));
         assert_eq!((connections.card(0), session.paths()), (Some(2), 1));
         // One more in that network is one more path, up to as many as a session has.
         for _ in 0..10 {
             stacks.add(Some(host([10, 0, 1, 2], None)));
-            connections.drive(&mut session, &mut stacks, &mut Nothing, 2_000_000_000);
+            connections.drive(&mut session, &mut stacks, &mut Nothing, (&mut { Pace::TURN }, 2_000_000_000));
         }
         assert_eq!((connections.card(1), session.paths()), (Some(3), 8));
         let unreached = Portal { address: [10, 0, 7, 3].into(), port: 3260 };
@@ -326,7 +374,7 @@ mod tests {
         let (mut session, mut connections) = (session(), Connections::single());
         let mut stacks = Stacks::new(host([10, 0, 1, 1], None));
         stacks.add(Some(host([10, 0, 1, 2], None)));
-        connections.drive(&mut session, &mut stacks, &mut Nothing, 0);
+        connections.drive(&mut session, &mut stacks, &mut Nothing, (&mut { Pace::TURN }, 0));
         assert_eq!((connections.card(0), session.paths()), (Some(1), 1));
     }
 
@@ -336,7 +384,12 @@ mod tests {
         let mut stacks = Stacks::new(host([10, 0, 0, 1], None));
         stacks.add(Some(host([10, 0, 5, 1], None)));
         for second in 0..5 {
-            connections.drive(&mut session, &mut stacks, &mut Nothing, second * 1_000_000_000);
+            connections.drive(
+                &mut session,
+                &mut stacks,
+                &mut Nothing,
+                (&mut { Pace::TURN }, second * 1_000_000_000),
+            );
         }
         assert_eq!(connections.card(0), None);
         assert!(session.next_deadline().is_some_and(|at_ns| at_ns <= 9_000_000_000));

@@ -425,7 +425,7 @@ impl Volumes {
         };
         volume.poll(now_ns);
         if let Volume::Iscsi(session) = &mut **volume {
-            connections.drive(session, stacks, &mut NoPayload, now_ns);
+            connections.drive(session, stacks, &mut NoPayload, (&mut self.pace, now_ns));
         }
     }
 }

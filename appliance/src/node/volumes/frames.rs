@@ -2,14 +2,15 @@
 
 use alloc::vec::Vec;
 
-use storage::aoe::Source;
-use storage::volume::Volume;
+use storage::aoe::{Source, TargetAddress};
+use storage::volume::{Volume, VolumeName};
 
 use super::discovery::Search;
 use super::errand::Errand;
 use super::state::StateDisk;
 use super::{NoPayload, Volumes, payload};
 use crate::guest_memory::GuestMemory;
+use crate::limits::DISK_FRAMES_MAX;
 use crate::node::guest::Guest;
 use crate::node::stacks::Stacks;
 
@@ -22,6 +23,12 @@ pub struct Wire {
     pub mtu: u16,
     /// AoE is spoken there.
     pub aoe: bool,
+}
+
+/// The target that an AoE frame is from, or for (AoE r11, section 2).
+fn address_of(frame: &[u8]) -> Option<TargetAddress> {
+    let [high, low, slot] = *frame.get(16..)?.first_chunk()?;
+    Some(TargetAddress { shelf: u16::from_be_bytes([high, low]), slot })
 }
 
 impl Volumes {
@@ -68,8 +75,12 @@ impl Volumes {
         if !wire.is_some_and(|wire| to == Some(&wire.mac) || to == Some(&[0xff; 6])) {
             return;
         }
+        // Most disks are at other targets, which is seen at once.
+        let from = address_of(frame);
         for binding in &mut self.bindings {
-            if let Volume::Aoe(target) = &mut binding.volume {
+            if let (Volume::Aoe(target), VolumeName::Aoe(address)) = (&mut binding.volume, &binding.name)
+                && Some(*address) == from
+            {
                 let mut payload = payload(guests, binding.guest, binding.device, &binding.tokens);
                 if target.receive(frame, now_ns, &mut payload) {
                     return;
@@ -97,13 +108,21 @@ impl Volumes {
         guests: &mut [Guest<M>],
         now_ns: u64,
     ) -> Option<usize> {
-        for binding in &mut self.bindings {
-            if let Volume::Aoe(target) = &mut binding.volume {
+        // Disks take turns, a few frames each.
+        for _ in 0..self.bindings.len() {
+            let (index, sent) = self.sends;
+            if let Some(binding) = self.bindings.get_mut(index)
+                && sent < DISK_FRAMES_MAX
+                && let Volume::Aoe(target) = &mut binding.volume
+            {
                 let mut payload = payload(guests, binding.guest, binding.device, &binding.tokens);
                 if let Some(length) = target.transmit(buffer, now_ns, &mut payload) {
+                    self.sends = (index, sent + 1);
                     return Some(length);
                 }
             }
+            let next = index.saturating_add(1);
+            self.sends = (if next < self.bindings.len() { next } else { 0 }, 0);
         }
         if let Some(length) = self.transmit_state(buffer, now_ns) {
             return Some(length);

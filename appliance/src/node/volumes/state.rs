@@ -235,7 +235,7 @@ impl Volumes {
         };
         volume.poll(now_ns);
         if let Volume::Iscsi(session) = &mut **volume {
-            connections.drive(session, stacks, lanes, now_ns);
+            connections.drive(session, stacks, lanes, (&mut self.pace, now_ns));
         }
     }
 

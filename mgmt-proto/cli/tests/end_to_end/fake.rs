@@ -440,9 +440,9 @@ impl FakeDoor {
         loop {
             let node = (identity, trust);
             let now_ns = self.now_ns();
-            match self.0.lock().unwrap().knock(&challenge, &hello, node, &mut random, now_ns) {
+            match self.0.lock().unwrap().knock(&challenge, &hello, node, now_ns) {
                 Err(PeerFault::Busy) => {}
-                result => return result.ok(),
+                result => return result.ok()?.answer(identity, random(), now_ns).ok(),
             }
             std::thread::sleep(Duration::from_millis(50));
         }

@@ -78,6 +78,7 @@ impl Path {
             }
             match self.receiver.whole(&mut rest) {
                 Ok(Some((header, data))) => {
+                    self.pdus = self.pdus.wrapping_add(1);
                     self.take_whole(shared, &header, data, payload);
                     continue;
                 }
@@ -87,6 +88,7 @@ impl Path {
             match self.receiver.next(&mut rest) {
                 Ok(Event::Nothing) => return,
                 Ok(Event::Header(header)) => {
+                    self.pdus = self.pdus.wrapping_add(1);
                     self.header = Some(header);
                     self.held.clear();
                     self.segment = self.open_segment(shared, &header);

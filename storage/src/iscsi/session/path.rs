@@ -130,6 +130,8 @@ pub(super) struct Path {
     pub(super) bytes_written: u64,
     pub(super) retries: u64,
     pub(super) digest_errors: u64,
+    /// PDUs that came.
+    pub(super) pdus: u64,
     pub(super) stalls: u64,
     pub(super) last_error: Option<&'static str>,
 }
@@ -200,6 +202,7 @@ impl Path {
             bytes_written: 0,
             retries: 0,
             digest_errors: 0,
+            pdus: 0,
             stalls: 0,
             last_error: None,
         }

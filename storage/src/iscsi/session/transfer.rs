@@ -268,6 +268,7 @@ impl Path {
         while !rest.is_empty()
             && let Some(more) = self.receive_transfer(shared, rest, payload)
         {
+            self.pdus = self.pdus.wrapping_add(1);
             rest = more;
         }
         rest

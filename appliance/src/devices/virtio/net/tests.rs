@@ -4,6 +4,7 @@ use super::*;
 use crate::devices::platform::{DeviceConfig, Platform};
 use crate::devices::virtio::test_driver::{TestDriver, bring_up};
 use crate::guest_memory::FakeMemory;
+use crate::limits::{WORK_OF_CHAIN, WORK_OF_DESCRIPTOR};
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
 const DATA: u64 = 0x9_0000;
@@ -127,6 +128,37 @@ fn a_frame_is_spread_over_buffers_or_waits_for_none() {
     let ring = &mut world.driver.rings[0];
     let used: Vec<_> = core::iter::from_fn(|| ring.take_used(&world.memory)).collect();
     assert_eq!(used, [(0, 50), (1, 40), (2, 22)]);
+}
+
+#[test]
+fn a_frame_is_spread_over_so_many_pieces_and_no_more() {
+    let mut world = world(0);
+    // Of one octet each: none of them is a place for a frame of any use.
+    let tiny: Vec<(u64, u32, bool)> = (0..16).map(|piece| (DATA + piece, 1, true)).collect();
+    for _ in 0..3 {
+        world.driver.rings[0].push(&world.memory, &tiny);
+    }
+    let frame = [7; 60];
+    assert!(!world.receive(&frame));
+    let net = world.platform.net_mut(0).unwrap();
+    let pieces = (FRAME_PIECES + frame.len() / FRAME_PIECE_BYTES) as u64;
+    assert!(net.transport.take_work() <= pieces * WORK_OF_CHAIN + (pieces + 1) * WORK_OF_DESCRIPTOR);
+    assert_eq!(net.counters.receive_dropped, 1);
+}
+
+#[test]
+fn a_chain_is_followed_as_far_as_the_frame_goes() {
+    let mut world = world(0);
+    let chain: Vec<(u64, u32, bool)> = (0..30).map(|it| (DATA + it * 100, 100, true)).collect();
+    world.driver.rings[0].push(&world.memory, &chain);
+    let frame: Vec<u8> = (0..150).collect();
+    assert!(world.receive(&frame));
+    assert_eq!(
+        world.platform.net_mut(0).unwrap().transport.take_work(),
+        WORK_OF_CHAIN + 2 * WORK_OF_DESCRIPTOR
+    );
+    assert_eq!(world.memory.bytes(DATA + 12, 150), frame);
+    assert_eq!(world.driver.rings[0].take_used(&world.memory), Some((0, 162)));
 }
 
 #[test]
