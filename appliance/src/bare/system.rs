@@ -4,6 +4,7 @@ use crate::window::Window;
 use appliance::hypervisor::Hypervisor;
 use appliance::layout::MemoryLayout;
 use core::fmt::{self, Write};
+use heapless::Vec;
 use hv_abi::DomainId;
 use hv_abi::call::{Call, Error};
 use hv_abi::domain::{DomainInfo, DomainSpec, NodeInfo, VcpuState};
@@ -48,9 +49,9 @@ impl log::Log for Sink {
     }
 
     fn log(&self, record: &Record<'_>) {
-        let mut text = Text { bytes: [0; LINE_BYTES_MAX], length: 0 };
+        let mut text = Text(Vec::new());
         let _ = write!(text, "{}: {}", target_word(record.target()), record.args());
-        let _ = order(Call::Log, [text.bytes.as_ptr() as u64, text.length as u64, record.level() as u64, 0]);
+        let _ = order(Call::Log, [text.0.as_ptr() as u64, text.0.len() as u64, record.level() as u64, 0]);
     }
 
     fn flush(&self) {}
@@ -96,28 +97,23 @@ pub(crate) fn bind_interrupt(index: u32) -> Result<(u64, u64), Error> {
     call(Call::BindInterrupt, [u64::from(index), 0, 0, 0])
 }
 
-/// A fixed buffer for a line.
-struct Text {
-    bytes: [u8; LINE_BYTES_MAX],
-    length: usize,
-}
+/// A line; what does not fit is left out.
+struct Text(Vec<u8, LINE_BYTES_MAX>);
 
 impl Write for Text {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for (slot, byte) in self.bytes.iter_mut().skip(self.length).zip(text.bytes()) {
-            *slot = byte;
-            self.length += 1;
-        }
-        Ok(())
+        let room = self.0.capacity() - self.0.len();
+        let fits = text.as_bytes().get(..text.len().min(room)).unwrap_or_default();
+        self.0.extend_from_slice(fits).map_err(|_| fmt::Error)
     }
 }
 
 /// Gives up: the hypervisor logs the cause and starts dom0 again.
 pub(crate) fn fail(cause: fmt::Arguments<'_>) -> ! {
-    let mut text = Text { bytes: [0; LINE_BYTES_MAX], length: 0 };
+    let mut text = Text(Vec::new());
     let _ = text.write_fmt(cause);
     loop {
-        let _ = order(Call::Fail, [text.bytes.as_ptr() as u64, text.length as u64, 0, 0]);
+        let _ = order(Call::Fail, [text.0.as_ptr() as u64, text.0.len() as u64, 0, 0]);
     }
 }
 

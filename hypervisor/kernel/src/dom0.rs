@@ -47,7 +47,10 @@ static INTERRUPTS: AtomicU64 = AtomicU64::new(0);
 static STARTS: AtomicU32 = AtomicU32::new(0);
 static DOM0: Mutex<Option<Dom0>> = Mutex::new(None);
 static PAYLOAD: Once<&'static [u8]> = Once::new();
-static COMMAND_LINE: Once<([u8; 1024], usize)> = Once::new();
+static COMMAND_LINE: Once<CommandLine> = Once::new();
+
+/// What the loader said, up to its first zero.
+pub(crate) type CommandLine = heapless::Vec<u8, 1024>;
 
 /// A block of DMA memory. Devices may hold its address beyond dom0's life, so it
 /// is never given to anyone but the next dom0.
@@ -73,15 +76,9 @@ pub(crate) struct Dom0 {
 }
 
 /// Remembers what dom0 is started from and starts it.
-pub(crate) fn init(payload: &'static [u8], command_line: &[u8]) {
+pub(crate) fn init(payload: &'static [u8], command_line: CommandLine) {
     PAYLOAD.call_once(|| payload);
-    COMMAND_LINE.call_once(|| {
-        let mut line = [0; 1024];
-        for (target, byte) in line.iter_mut().zip(command_line) {
-            *target = *byte;
-        }
-        (line, command_line.len().min(1024))
-    });
+    COMMAND_LINE.call_once(|| command_line);
     if address_space::init().is_none() {
         panic!("no memory for dom0");
     }
@@ -385,9 +382,9 @@ impl Dom0 {
         information.tsc_to_ns = clock::scale().to_ns;
         information.wall_clock_base_ns = clock::wall_base_ns();
         information.dom0_starts = STARTS.load(Ordering::Relaxed) + 1;
-        if let Some((line, length)) = COMMAND_LINE.get() {
-            information.command_line = *line;
-            information.command_line_bytes = u32::try_from(*length).unwrap_or(0);
+        if let Some(line) = COMMAND_LINE.get() {
+            information.command_line.iter_mut().zip(line).for_each(|(target, byte)| *target = *byte);
+            information.command_line_bytes = u32::try_from(line.len()).unwrap_or(0);
         }
         crate::random::fill(&mut information.seed);
         let frame = memory::take_frame().ok_or("no memory")?;

@@ -6,6 +6,7 @@ use crate::slot::Slot;
 use crate::vcpu::{self, Vcpu};
 use crate::watch::Mutex;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use heapless::Vec;
 use hv_abi::call::Error;
 use hv_abi::domain::{DomainInfo, DomainSpec, STATE_CRASHED, STATE_NEW, STATE_PAUSED, STATE_RUNNING};
 use hv_abi::{MAX_DOMAIN_VCPUS, MAX_DOMAINS, MAX_DOORBELLS, MAX_VCPUS};
@@ -56,8 +57,7 @@ pub(crate) struct Domain {
     /// Monotonic time at which its own clock was zero.
     pub(crate) created_ns: u64,
     state: u32,
-    vcpus: [u16; MAX_DOMAIN_VCPUS],
-    vcpu_count: usize,
+    slots: Slots,
     doorbells: [(u64, u8); MAX_DOORBELLS],
     weight: u32,
     cap_percent: u32,
@@ -69,10 +69,6 @@ pub(crate) struct Domain {
 const LOG_LINES: u32 = 64;
 
 impl Domain {
-    fn slots(&self) -> impl Iterator<Item = usize> + '_ {
-        self.vcpus.iter().take(self.vcpu_count).map(|slot| usize::from(*slot))
-    }
-
     /// The doorbell that a write rings.
     pub(crate) fn doorbell(&self, gpa: u64, width: u8) -> Option<u32> {
         let found =
@@ -132,7 +128,7 @@ pub(crate) fn take_work() -> u64 {
 /// Everything is reported again: for a new dom0.
 pub(crate) fn report_again() {
     for slot in 0..MAX_DOMAINS {
-        let Some(vcpus) = with_slot(slot, |domain| domain.slots().collect_slots()) else { continue };
+        let Some(vcpus) = with_slot(slot, |domain| domain.slots.clone()) else { continue };
         let mut waiting = 0;
         for (index, vcpu) in vcpus.iter().enumerate() {
             if vcpu::by_slot(*vcpu).is_some_and(Vcpu::waits_for_answer) {
@@ -147,32 +143,8 @@ pub(crate) fn report_again() {
     }
 }
 
-/// vCPU slots of a domain, copied out from under its lock.
-struct SlotList {
-    slots: [usize; MAX_DOMAIN_VCPUS],
-    count: usize,
-}
-
-impl SlotList {
-    fn iter(&self) -> impl Iterator<Item = &usize> {
-        self.slots.iter().take(self.count)
-    }
-}
-
-trait CollectSlots {
-    fn collect_slots(self) -> SlotList;
-}
-
-impl<I: Iterator<Item = usize>> CollectSlots for I {
-    fn collect_slots(self) -> SlotList {
-        let mut list = SlotList { slots: [0; MAX_DOMAIN_VCPUS], count: 0 };
-        for (target, slot) in list.slots.iter_mut().zip(self) {
-            *target = slot;
-            list.count += 1;
-        }
-        list
-    }
-}
+/// vCPU slots of a domain; a copy is used outside its lock.
+type Slots = Vec<usize, MAX_DOMAIN_VCPUS>;
 
 /// Creates a domain with all its vCPUs stopped.
 pub(crate) fn create(spec: &DomainSpec) -> Result<u32, Error> {
@@ -196,8 +168,7 @@ pub(crate) fn create(spec: &DomainSpec) -> Result<u32, Error> {
         tsc_offset: crate::raw::tsc().wrapping_neg(),
         created_ns: clock::now_ns(),
         state: STATE_NEW,
-        vcpus: [0; MAX_DOMAIN_VCPUS],
-        vcpu_count: 0,
+        slots: Slots::new(),
         doorbells: [(0, 0); MAX_DOORBELLS],
         weight: spec.weight,
         cap_percent: spec.cap_percent,
@@ -206,16 +177,14 @@ pub(crate) fn create(spec: &DomainSpec) -> Result<u32, Error> {
     };
     for index in 0..spec.vcpus {
         let created = vcpu::create(slot, index, spec.vcpus, domain.nested.root(), domain.tsc_offset);
-        match (created, domain.vcpus.get_mut(index as usize)) {
-            (Ok(vcpu), Some(target)) => {
-                *target = u16::try_from(vcpu).map_err(|_| Error::NoSlot)?;
-                domain.vcpu_count += 1;
+        match created.and_then(|vcpu| domain.slots.push(vcpu).map(|()| vcpu).map_err(|_| Error::NoSlot)) {
+            Ok(vcpu) => {
                 let cap = spec.cap_percent.div_ceil(spec.vcpus);
                 SCHEDULER.lock().add(vcpu, spec.weight, cap);
             }
-            (created, _) => {
-                domain.slots().for_each(vcpu::free);
-                return Err(created.err().unwrap_or(Error::NoSlot));
+            Err(error) => {
+                domain.slots.iter().copied().for_each(vcpu::free);
+                return Err(error);
             }
         }
     }
@@ -245,8 +214,8 @@ pub(crate) fn grow(id: u32, memory_bytes: u64) -> Result<(), Error> {
     })?
 }
 
-fn slots_of(id: u32) -> Result<SlotList, Error> {
-    with(id, |domain| domain.slots().collect_slots())
+fn slots_of(id: u32) -> Result<Slots, Error> {
+    with(id, |domain| domain.slots.clone())
 }
 
 /// Starts or resumes.
@@ -256,7 +225,7 @@ pub(crate) fn resume(id: u32) -> Result<(), Error> {
             return Err(Error::State);
         }
         domain.state = STATE_RUNNING;
-        Ok(domain.slots().collect_slots())
+        Ok(domain.slots.clone())
     })??;
     for slot in slots.iter() {
         let kick = SCHEDULER.lock().wake(*slot);
@@ -279,7 +248,7 @@ fn reschedule(cpu: Option<u32>) {
 
 /// Stops all vCPUs; none is in guest mode on return. Called on dom0's CPU, which
 /// therefore runs none itself.
-fn stop(slots: &SlotList) {
+fn stop(slots: &[usize]) {
     for slot in slots.iter() {
         if let Some(vcpu) = vcpu::by_slot(*slot) {
             vcpu.request_stop(true);
@@ -336,9 +305,9 @@ pub(crate) fn crash(slot: usize, cause: &str) {
             log::warn!("domain {}: stopped: {cause}", domain.id);
         }
         domain.state = STATE_CRASHED;
-        domain.slots().collect_slots()
+        domain.slots.clone()
     });
-    for vcpu in slots.iter().flat_map(SlotList::iter) {
+    for vcpu in slots.iter().flatten() {
         if let Some(vcpu) = vcpu::by_slot(*vcpu) {
             vcpu.request_stop(true);
         }
@@ -375,9 +344,9 @@ pub(crate) fn schedule(id: u32, weight: u64, cap_percent: u64) -> Result<(), Err
     let slots = with(id, |domain| {
         domain.weight = weight;
         domain.cap_percent = cap_percent;
-        domain.slots().collect_slots()
+        domain.slots.clone()
     })?;
-    let count = u32::try_from(slots.count).unwrap_or(1).max(1);
+    let count = u32::try_from(slots.len()).unwrap_or(1).max(1);
     for slot in slots.iter() {
         SCHEDULER.lock().set_parameters(*slot, weight, cap_percent.div_ceil(count));
     }
@@ -386,7 +355,7 @@ pub(crate) fn schedule(id: u32, weight: u64, cap_percent: u64) -> Result<(), Err
 
 /// Sends a message to the local APICs it addresses.
 pub(crate) fn send(slot: usize, message: &Message, source: Option<u32>) {
-    let Some(slots) = with_slot(slot, |domain| domain.slots().collect_slots()) else { return };
+    let Some(slots) = with_slot(slot, |domain| domain.slots.clone()) else { return };
     for (index, vcpu_slot) in (0_u32..).zip(slots.iter()) {
         let Some(vcpu) = vcpu::by_slot(*vcpu_slot) else { continue };
         if !vcpu.address(index).matches(message, source) {
@@ -436,7 +405,7 @@ pub(crate) fn kick(vcpu_slot: usize) {
 /// The slot of a vCPU of a domain.
 pub(crate) fn vcpu_slot(id: u32, vcpu: u64) -> Result<usize, Error> {
     let slots = slots_of(id)?;
-    slots.iter().nth(hv_x86::to_usize(vcpu)).copied().ok_or(Error::NotFound)
+    slots.get(hv_x86::to_usize(vcpu)).copied().ok_or(Error::NotFound)
 }
 
 /// Whether a domain was never started.
@@ -450,7 +419,7 @@ pub(crate) fn info(slot: usize) -> Result<DomainInfo, Error> {
         let info = DomainInfo {
             domain: domain.id,
             state: domain.state,
-            vcpus: u32::try_from(domain.vcpu_count).unwrap_or(0),
+            vcpus: u32::try_from(domain.slots.len()).unwrap_or(0),
             memory_bytes: domain.nested.memory_bytes(),
             populated_bytes: domain.nested.populated_bytes(),
             weight: domain.weight,
@@ -458,7 +427,7 @@ pub(crate) fn info(slot: usize) -> Result<DomainInfo, Error> {
             first_run_ns: domain.first_run_ns,
             ..DomainInfo::default()
         };
-        (info, domain.slots().collect_slots())
+        (info, domain.slots.clone())
     })
     .ok_or(Error::NotFound)?;
     let now_ns = clock::now_ns();

@@ -108,9 +108,9 @@ extern "C" fn rust_boot(params: u64) -> ! {
     memory::drop_identity();
     let mut line = [0; 1024];
     memory::read(params.command_line_address(), &mut line);
-    let length = line.iter().position(|byte| *byte == 0).unwrap_or(line.len());
+    let line = line.into_iter().take_while(|byte| *byte != 0).collect();
     watch::init();
-    dom0::init(payload, line.get(..length).unwrap_or(&[]));
+    dom0::init(payload, line);
     READY.store(true, Ordering::Release);
     run(boot)
 }

@@ -3,6 +3,7 @@
 use crate::watch::Mutex;
 use core::ops::Range;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use heapless::Vec;
 use hv_core::boot_params::{BootParams, E820_USABLE};
 use hv_core::frames::{Frames, bitmap_words, chunks_for};
 use hv_x86::page::{ADDRESS, LARGE, NO_EXECUTE, PRESENT, WRITABLE, index};
@@ -26,7 +27,7 @@ const MAX_RANGES: usize = 32;
 
 /// The allocator, once memory is known.
 pub(crate) static FRAMES: Mutex<Option<Frames<'static>>> = Mutex::new(None);
-static RANGES: Once<([(u64, u64); MAX_RANGES], usize)> = Once::new();
+static RANGES: Once<Vec<(u64, u64), MAX_RANGES>> = Once::new();
 static USABLE: AtomicU64 = AtomicU64::new(0);
 static HUGE_PAGES: AtomicBool = AtomicBool::new(false);
 
@@ -53,7 +54,7 @@ pub(crate) fn touches_ram(start: u64, end: u64) -> bool {
 }
 
 fn ranges() -> &'static [(u64, u64)] {
-    RANGES.get().map_or(&[], |(ranges, count)| ranges.get(..*count).unwrap_or(&[]))
+    RANGES.get().map_or(&[], Vec::as_slice)
 }
 
 /// Whether pages may have 1 GiB.
@@ -200,22 +201,19 @@ impl Table {
 /// Finds memory, completes the direct map and starts the allocator. `image` is
 /// where the payload is; it stays untouched.
 pub(crate) fn init(params: &BootParams<'_>, image: Range<u64>) {
-    let mut list = [(0, 0); MAX_RANGES];
-    let mut count = 0;
+    let mut list = Vec::new();
     let (mut usable, mut unused) = (0, 0);
     for entry in params.memory_map().filter(|entry| entry.kind == E820_USABLE) {
         let (start, end) =
             (entry.start.next_multiple_of(PAGE_SIZE), entry.end.min(MAX_MEMORY) & !(PAGE_SIZE - 1));
-        if let Some(slot) = list.get_mut(count).filter(|_| start < end) {
-            *slot = (start, end);
+        if start < end && list.push((start, end)).is_ok() {
             usable += end - start;
-            count += 1;
             unused += entry.end.saturating_sub(end.max(start)) & !(PAGE_SIZE - 1);
         } else {
             unused += entry.end.saturating_sub(start);
         }
     }
-    RANGES.call_once(|| (list, count));
+    RANGES.call_once(|| list);
     USABLE.store(usable, Ordering::Relaxed);
 
     let own_end = PLACE + (core::ptr::addr_of!(image_end) as u64 - IMAGE);
