@@ -10,7 +10,8 @@
 //! * [`record`]: the encrypted frames after that;
 //! * [`envelope`]: a signed command, verified before it is decoded;
 //! * [`job`]: long work;
-//! * [`server`], [`client`]: the two ends as state machines;
+//! * [`server`], [`client`]: the two ends as state machines; [`pump`]: a client over a
+//!   stream;
 //! * [`trust`]: who may do what; [`bundle`]: who decides that; [`audit`]: what was done;
 //! * [`state`]: what a node keeps, and where; [`config`]: how it is set, in a file;
 //! * [`node_key`]: how a node's key gives way to another;
@@ -40,6 +41,7 @@ pub mod machine;
 pub mod manifest;
 pub mod node_key;
 pub mod platform;
+pub mod pump;
 pub mod record;
 pub mod reply;
 pub mod secret;

@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use ed25519_dalek::SigningKey;
 
 mod handshake;
+mod pump;
 
 struct World {
     identity: Identity,

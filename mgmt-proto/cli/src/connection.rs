@@ -2,23 +2,24 @@
 
 mod establish;
 mod look;
+mod tcp;
 mod upload;
 
 pub use establish::wrong_key;
-use establish::{establish, is_timeout, set_timeouts};
+use establish::{establish, is_timeout};
 pub use look::{Before, Cursor, Piece};
 
 use crate::exit;
-use mgmt_proto::client::{Client, Message};
+use mgmt_proto::client::Message;
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::handshake::{Meant, OperatorKey, PeerFault, Proved, SessionId};
 use mgmt_proto::job::Progress;
 use mgmt_proto::manifest::DEFAULT_PORT;
 use mgmt_proto::node_key::{KeyLink, leads};
+use mgmt_proto::pump::{Pump, Stopped};
 use mgmt_proto::verb::{Outcome, Reply, Request};
-use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
 use std::time::{Duration, Instant};
+use tcp::Tcp;
 
 /// How long connecting may take unless told otherwise.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,8 +34,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 /// An established session.
 pub struct Connection {
-    stream: TcpStream,
-    client: Client,
+    pump: Pump<Tcp>,
     key: Box<dyn OperatorKey + Send>,
     address: String,
     answer_timeout: Duration,
@@ -129,10 +129,9 @@ impl Connection {
         timeout: Duration,
     ) -> Result<Self, Failure> {
         let address = with_port(address);
-        let (stream, client) = establish(&address, key, meant, timeout)?;
+        let pump = establish(&address, key, meant, timeout)?;
         Ok(Self {
-            stream,
-            client,
+            pump,
             key: Box::new(key.clone()),
             address,
             answer_timeout: ANSWER_TIMEOUT,
@@ -157,7 +156,7 @@ impl Connection {
     /// What the node proved of itself.
     #[must_use]
     pub const fn proved(&self) -> &Proved {
-        self.client.proved()
+        self.pump.client().proved()
     }
 
     /// Sets how long an answer may take.
@@ -179,13 +178,13 @@ impl Connection {
     /// The node's public key.
     #[must_use]
     pub const fn node(&self) -> &[u8; 32] {
-        self.client.node()
+        self.pump.client().node()
     }
 
     /// The nonce of the node's boot.
     #[must_use]
     pub const fn boot_nonce(&self) -> &[u8; 32] {
-        self.client.boot_nonce()
+        self.pump.client().boot_nonce()
     }
 
     /// Where the node is, with the port.
@@ -238,8 +237,8 @@ impl Connection {
         if !self.is_known && request.has_secret() {
             return Err(self.not_told());
         }
-        let bytes = self.client.command(self.key.as_ref(), request).map_err(own_fault)?;
-        let place = self.client.place();
+        let bytes = self.pump.client_mut().command(self.key.as_ref(), request).map_err(own_fault)?;
+        let place = self.pump.client().place();
         let timeout = self.answer_timeout;
         match self.send(&bytes, timeout).and_then(|()| self.answer(false, told)) {
             Err(broken) if request.is_job() && broken.code == Code::Unreachable => {
@@ -262,7 +261,7 @@ impl Connection {
         told: &mut dyn FnMut(&Progress),
     ) -> Result<Outcome, Failure> {
         let request = Request::JobWait { id, every_ms };
-        let bytes = self.client.command(self.key.as_ref(), &request).map_err(own_fault)?;
+        let bytes = self.pump.client_mut().command(self.key.as_ref(), &request).map_err(own_fault)?;
         self.send(&bytes, self.answer_timeout)?;
         self.answer(true, told)
     }
@@ -295,7 +294,7 @@ impl Connection {
         broken: Failure,
         told: &mut dyn FnMut(&Progress),
     ) -> Outcome {
-        let boot = *self.client.boot_nonce();
+        let boot = *self.pump.client().boot_nonce();
         if !self.come_back(Instant::now() + self.answer_timeout) {
             return Err(broken);
         }
@@ -303,7 +302,7 @@ impl Connection {
             let message = format!("{}; {message}", broken.message);
             Err(Failure { message, remedy: remedy.into(), ..broken.clone() })
         };
-        if *self.client.boot_nonce() != boot {
+        if *self.pump.client().boot_nonce() != boot {
             return lost("dom0 was restarted meanwhile", "look what came of it, then try again");
         }
         let page = crate::jobs::fetch(self)?;
@@ -343,48 +342,23 @@ impl Connection {
 
     /// Sends bytes to a node that takes some of them all the time.
     fn send(&mut self, bytes: &[u8], timeout: Duration) -> Result<(), Failure> {
-        let address = &self.address;
-        self.stream
-            .set_write_timeout(Some(timeout))
-            .and_then(|()| self.stream.write_all(bytes))
-            .map_err(|error| broken(address, &error))
+        self.pump.stream().be_patient(timeout);
+        self.pump.send(bytes).map_err(|why| stopped(&self.address, why))
     }
 
     /// The node's answer; a failure on the way to it is not the node's. Where whoever waits
     /// `is_patient`, it comes in time as long as progress is told.
     fn answer(&mut self, is_patient: bool, told: &mut dyn FnMut(&Progress)) -> Result<Outcome, Failure> {
         let mut deadline = Instant::now() + self.answer_timeout;
-        let mut buffer = [0; 16 * 1024];
         loop {
-            match self.client.next_message() {
-                Ok(Some(Message::Outcome(outcome))) => return Ok(outcome),
-                Ok(Some(Message::Progress(progress))) => {
-                    told(&progress);
-                    if is_patient {
-                        deadline = Instant::now() + self.answer_timeout;
-                    }
-                    continue;
-                }
-                Ok(None) => {}
-                Err(fault) => return Err(peer_fault(&self.address, fault)),
+            self.pump.stream().until(deadline);
+            match self.pump.message().map_err(|why| stopped(&self.address, why))? {
+                Message::Outcome(outcome) => return Ok(outcome),
+                Message::Progress(progress) => told(&progress),
             }
-            let read = set_timeouts(&self.stream, deadline).and_then(|()| self.stream.read(&mut buffer));
-            let count = match read {
-                Ok(0) => {
-                    return Err(Failure::new(
-                        Code::Unreachable,
-                        &self.address,
-                        "the node ended the session",
-                        "it may be restarting: try again with --wait",
-                    ));
-                }
-                Ok(count) => count,
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => return Err(broken(&self.address, &error)),
-            };
-            self.client
-                .receive(buffer.get(..count).unwrap_or_default())
-                .map_err(|fault| peer_fault(&self.address, fault))?;
+            if is_patient {
+                deadline = Instant::now() + self.answer_timeout;
+            }
         }
     }
 
@@ -422,6 +396,18 @@ impl Connection {
     #[must_use]
     pub fn unexpected(&self) -> Failure {
         peer_fault(&self.address, PeerFault::Unexpected)
+    }
+}
+
+/// Why a session does not go on.
+fn stopped(address: &str, why: Stopped<std::io::Error>) -> Failure {
+    match why {
+        Stopped::Stream(error) => broken(address, &error),
+        Stopped::Peer(fault) => peer_fault(address, fault),
+        Stopped::Ended => {
+            let remedy = "it may be restarting: try again with --wait";
+            Failure::new(Code::Unreachable, address, "the node ended the session", remedy)
+        }
     }
 }
 

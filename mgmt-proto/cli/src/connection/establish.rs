@@ -1,12 +1,14 @@
 //! From an address to a session: TCP, and the four steps of the handshake.
 
-use super::{broken, own_fault, peer_fault};
+use super::tcp::Tcp;
+use super::{broken, own_fault, peer_fault, stopped};
 use crate::exit;
-use mgmt_proto::client::{Client, Connecting};
+use mgmt_proto::client::Connecting;
 use mgmt_proto::code::{Code, Failure};
-use mgmt_proto::handshake::{ANSWER_BYTES, GREETING_BYTES, Meant, OperatorKey, PeerFault};
-use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use mgmt_proto::handshake::{GREETING_BYTES, Meant, OperatorKey, PeerFault};
+use mgmt_proto::pump::{self, Pump, Stopped};
+use std::io::ErrorKind;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 /// How long a node may take to greet before the connection is tried anew: it keeps no
@@ -19,7 +21,7 @@ pub(super) fn establish(
     key: &dyn OperatorKey,
     meant: &Meant,
     timeout: Duration,
-) -> Result<(TcpStream, Client), Failure> {
+) -> Result<Pump<Tcp>, Failure> {
     let deadline = Instant::now() + timeout;
     let (mut stream, greeting) = greeted(address, deadline)?;
     let seed = keys::random::bytes::<32>().map_err(|error| exit::key(&error))?;
@@ -27,33 +29,30 @@ pub(super) fn establish(
         PeerFault::Version | PeerFault::Key => peer_fault(address, fault),
         fault => own_fault(fault),
     })?;
-    let mut answer = [0; ANSWER_BYTES];
-    let exchanged = set_timeouts(&stream, deadline)
-        .and_then(|()| stream.write_all(connecting.hello()))
-        .and_then(|()| stream.read_exact(&mut answer));
-    exchanged.map_err(|error| refusal(address, &error, meant))?;
-    let mut client = connecting.finish(&answer).map_err(|fault| peer_fault(address, fault))?;
+    stream.until(deadline);
+    let client = connecting.exchange(&mut stream).map_err(|why| match why {
+        Stopped::Peer(fault) => peer_fault(address, fault),
+        Stopped::Stream(error) => refusal(address, Some(&error), meant),
+        Stopped::Ended => refusal(address, None, meant),
+    })?;
     // The session counts from its first record on, and a command may need somebody's consent.
-    let here = client.here().map_err(|fault| peer_fault(address, fault))?;
-    stream.write_all(&here).map_err(|error| broken(address, &error))?;
-    Ok((stream, client))
+    Pump::begin(stream, client).map_err(|why| stopped(address, why))
 }
 
 /// A connection, and the node's first message.
-fn greeted(address: &str, deadline: Instant) -> Result<(TcpStream, [u8; GREETING_BYTES]), Failure> {
+fn greeted(address: &str, deadline: Instant) -> Result<(Tcp, [u8; GREETING_BYTES]), Failure> {
     loop {
         let mut stream = connect(address, deadline)?;
-        let mut greeting = [0; GREETING_BYTES];
-        let until = deadline.min(Instant::now() + GREETING_TIMEOUT);
-        match set_timeouts(&stream, until).and_then(|()| stream.read_exact(&mut greeting)) {
-            Ok(()) => return Ok((stream, greeting)),
-            Err(error) if is_timeout(&error) && Instant::now() < deadline => {}
-            Err(error) => {
-                let message = if is_timeout(&error) { "no answer".into() } else { error.to_string() };
-                let remedy = "is this a node? --wait keeps trying";
-                return Err(Failure::new(Code::Unreachable, address, message, remedy));
-            }
-        }
+        stream.until(deadline.min(Instant::now() + GREETING_TIMEOUT));
+        let message = match pump::greeting(&mut stream) {
+            Ok(greeting) => return Ok((stream, greeting)),
+            Err(Stopped::Stream(error)) if is_timeout(&error) && Instant::now() < deadline => continue,
+            Err(Stopped::Stream(error)) if is_timeout(&error) => "no answer".into(),
+            Err(Stopped::Stream(error)) => error.to_string(),
+            Err(Stopped::Ended | Stopped::Peer(_)) => "it closes the connection at once".into(),
+        };
+        let remedy = "is this a node? --wait keeps trying";
+        return Err(Failure::new(Code::Unreachable, address, message, remedy));
     }
 }
 
@@ -64,7 +63,7 @@ pub fn wrong_key(address: &str, found: &[u8; 32], expected: &[u8; 32]) -> Failur
     Failure::new(Code::Refused, address, message, "this is another node, or somebody in between")
 }
 
-fn connect(address: &str, deadline: Instant) -> Result<TcpStream, Failure> {
+fn connect(address: &str, deadline: Instant) -> Result<Tcp, Failure> {
     let unreachable = |message: String, remedy| Failure::new(Code::Unreachable, address, message, remedy);
     let resolved: Vec<SocketAddr> = address
         .to_socket_addrs()
@@ -72,10 +71,9 @@ fn connect(address: &str, deadline: Instant) -> Result<TcpStream, Failure> {
         .collect();
     let mut last = unreachable("no such host".into(), "check -n");
     for candidate in resolved {
-        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        match TcpStream::connect_timeout(&candidate, left) {
+        match Tcp::connect(&candidate, deadline) {
             Ok(stream) => {
-                stream.set_nodelay(true).map_err(|error| broken(address, &error))?;
+                stream.set_nodelay().map_err(|error| broken(address, &error))?;
                 return Ok(stream);
             }
             Err(error) if is_timeout(&error) => {
@@ -87,23 +85,17 @@ fn connect(address: &str, deadline: Instant) -> Result<TcpStream, Failure> {
     Err(last)
 }
 
-pub(super) fn set_timeouts(stream: &TcpStream, deadline: Instant) -> std::io::Result<()> {
-    let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-    stream.set_read_timeout(Some(left))?;
-    stream.set_write_timeout(Some(left))
-}
-
 pub(super) fn is_timeout(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::WouldBlock)
 }
 
 /// Why a node did not answer: it says nothing, so all that may be is named.
-fn refusal(address: &str, error: &std::io::Error, meant: &Meant) -> Failure {
-    if is_timeout(error) {
+fn refusal(address: &str, error: Option<&std::io::Error>, meant: &Meant) -> Failure {
+    if error.is_some_and(is_timeout) {
         let message = "the node does not answer: others knock at its door, or this operator too often";
         return Failure::new(Code::Unreachable, address, message, "try again, or --wait");
     }
-    if !matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) {
+    if let Some(error) = error.filter(|error| error.kind() != ErrorKind::ConnectionReset) {
         return Failure::new(Code::Unreachable, address, error.to_string(), "try again, or --wait");
     }
     let message = "the node closed the connection without a word";

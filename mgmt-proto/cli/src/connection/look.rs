@@ -118,23 +118,22 @@ impl Connection {
         if !is_broken(&failure) {
             return Err(failure);
         }
-        // One that is gone already is what is wanted.
-        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+        self.pump.stream().shut();
         Ok(())
     }
 
     /// Another session with the same node in the place of one that broke; whether it is
     /// with the same dom0.
     pub(super) fn reopen(&mut self) -> Result<bool, Failure> {
-        let (node, boot) = (*self.client.node(), *self.client.boot_nonce());
-        let proved = self.client.proved();
+        let (node, boot) = (*self.node(), *self.boot_nonce());
+        let proved = self.proved();
         let meant = Meant { key: Some(node), pass: Some(proved.pass), name: proved.name.clone() };
-        let (stream, client) = establish(&self.address, self.key.as_ref(), &meant, ATTEMPT_TIMEOUT)?;
-        if *client.node() != node {
-            return Err(wrong_key(&self.address, client.node(), &node));
+        let pump = establish(&self.address, self.key.as_ref(), &meant, ATTEMPT_TIMEOUT)?;
+        if *pump.client().node() != node {
+            return Err(wrong_key(&self.address, pump.client().node(), &node));
         }
-        (self.stream, self.client, self.is_told) = (stream, client, false);
-        Ok(*self.client.boot_nonce() == boot)
+        (self.pump, self.is_told) = (pump, false);
+        Ok(*self.boot_nonce() == boot)
     }
 }
 

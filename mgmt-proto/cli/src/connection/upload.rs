@@ -154,7 +154,7 @@ impl Connection {
                 let message = "the file became shorter while it was sent";
                 Stopped::Failed(Failure::new(Code::Integrity, path.display().to_string(), message, ""))
             })?;
-            let bytes = self.client.data(chunk);
+            let bytes = self.pump.client_mut().data(chunk);
             let bytes = bytes.map_err(|fault| Stopped::Failed(peer_fault(&self.address, fault)))?;
             self.send(&bytes, timeout).map_err(Stopped::Broke)?;
             sent += chunk.len() as u64;
