@@ -82,7 +82,7 @@ fn beyond_all_bounds(image: &Path, directory: &Path) -> Result<()> {
     let serial = directory.join("large-serial.log");
     let _machine = Process::start(&mut command_of_giant(image, &serial), &directory.join("large.log"))?;
     let unused =
-        ["MiB stay unused, above 512 GiB", "cpus: 2 stay unused, this version drives 64", "dom0 on its own"];
+        ["MiB stay unused, above 512 GiB", "2 CPUs stay unused, this version drives 64", "dom0 on its own"];
     let text = serial_says(&serial, &unused)?;
     text.lines().filter(|line| line.contains("stay unused")).for_each(|line| println!("  {line}"));
     Ok(())
