@@ -333,13 +333,16 @@ impl Host {
         let (connections, sockets) = (&self.connections, &self.sockets);
         let guard = self.guard.map(|guard| guard.port);
         let mut gated = false;
-        let mut open = |port: u16, opening: bool| {
-            gated = guard == Some(port);
-            gated
-                || connections.iter().any(|connection| {
-                    connection.local_port == port
-                        && (!opening || sockets.get::<tcp::Socket>(connection.handle).is_listening())
-                })
+        let mut open = |call: filter::Call| {
+            gated = guard == Some(call.port);
+            let peer = (IpAddress::Ipv4(call.source.0), call.source.1).into();
+            // Others than the peer would hear from its socket's absence that the port is in use.
+            let is_for = |connection: &Connection| {
+                let socket = sockets.get::<tcp::Socket>(connection.handle);
+                connection.local_port == call.port
+                    && (socket.is_listening() || (!call.is_opening && socket.remote_endpoint() == Some(peer)))
+            };
+            gated || connections.iter().any(is_for)
         };
         if !filter::wanted(frame, self.dhcp.is_some(), &mut open) {
             self.counters.unwanted_frames = self.counters.unwanted_frames.wrapping_add(1);

@@ -111,3 +111,93 @@ fn a_guest_that_calls_again_and_again_leaves_room_for_others() {
     assert_eq!(callers, HOST_ATTACHED_CALLERS_MAX + 1);
     assert_eq!(server.stations().count(), 0, "nothing is learned of either");
 }
+
+/// A stack with an address by DHCP.
+fn leased() -> Host {
+    let config = HostConfig {
+        mac: MacAddress([2, 0, 0, 0, 0, 7]),
+        mtu: 1500,
+        accepts: Accepts::default(),
+        addressing: Addressing::Dhcp,
+        seed: 5,
+        secret: [5; 16],
+    };
+    let mut host = Host::new(&config, 0).unwrap();
+    for second in 1..5 {
+        host.poll(second * 1_000 * MS);
+        for answer in frames(&mut host).iter().filter_map(|frame| dhcp_answer(frame)) {
+            host.receive(&answer, &Offload::None, second * 1_000 * MS);
+        }
+    }
+    assert!(host.lease().is_some());
+    frames(&mut host);
+    host
+}
+
+/// A datagram for the port of the DHCP client.
+fn datagram(station: [u8; 6], to: Ipv4Addr, from: u16, body: &[u8]) -> Vec<u8> {
+    let udp =
+        [&from.to_be_bytes()[..], &[0, 68], &((8 + body.len()) as u16).to_be_bytes(), &[0, 0], body].concat();
+    let [high, low] = ((20 + udp.len()) as u16).to_be_bytes();
+    let header = [0x45, 0, high, low, 0, 0, 0, 0, 64, 17, 0, 0, 10, 9, 0, 99];
+    let mut frame = [&station[..], &[2, 0, 0, 0, 0, 9], &[8, 0], &header, &to.octets(), &udp].concat();
+    smoltcp::wire::Ipv4Packet::new_unchecked(&mut frame[14..]).fill_checksum();
+    frame
+}
+
+#[test]
+fn a_stranger_at_the_port_of_the_dhcp_client_hears_nothing() {
+    let mut host = leased();
+    let before = host.lease();
+    let own = before.unwrap().address;
+    let now = 5_000 * MS;
+    // A refusal of somebody else's request: another transaction.
+    let mut refusal = vec![0; 240];
+    refusal[..4].copy_from_slice(&[2, 1, 6, 0]);
+    refusal[28..34].copy_from_slice(&host.mac().0);
+    refusal[236..240].copy_from_slice(&[99, 130, 83, 99]);
+    refusal.extend([53, 1, 6, 54, 4, 10, 9, 0, 99, 255]);
+    for from in [0, 9, 53, 67, 68, 4011] {
+        for (station, to) in
+            [(host.mac().0, own), (host.mac().0, Ipv4Addr::BROADCAST), ([0xff; 6], Ipv4Addr::BROADCAST)]
+        {
+            for body in [&[][..], &[0xee; 300], &refusal, &refusal[..239]] {
+                host.receive(&datagram(station, to, from, body), &Offload::None, now);
+                host.poll(now);
+                let said = frames(&mut host);
+                assert!(said.is_empty(), "{from} to {to}: {said:x?}");
+                assert_eq!(host.lease(), before);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_port_that_is_in_use_answers_its_peer_alone() {
+    let (mut server, mut client, mut stranger) = (host(1, 1), host(2, 2), host(9, 3));
+    for other in [&mut server, &mut stranger] {
+        other.listen(3260, 2, TcpOptions::STORAGE).unwrap();
+    }
+    let to = client.connect(Ipv4Addr::new(10, 0, 0, 1), 3260, TcpOptions::STORAGE).unwrap();
+    for step in 1..20 {
+        exchange(&mut client, &mut server, step * MS, &mut Random(1), 0);
+    }
+    assert_eq!(client.state(to), ConnectionState::Established);
+    server.write(server.connections[0].id, &[7; 100]);
+    server.poll(30 * MS);
+    // What the peer says comes from another station's address, or from another port.
+    let spoken = frames(&mut server).pop().unwrap();
+    for (at, octets) in [(26, &[10, 0, 0, 9][..]), (34, &[1, 2])] {
+        let mut frame = spoken.clone();
+        frame[at..at + octets.len()].copy_from_slice(octets);
+        smoltcp::wire::Ipv4Packet::new_unchecked(&mut frame[14..]).fill_checksum();
+        for flags in 0..=0xff_u8 {
+            frame[47] = flags;
+            client.receive(&frame, &Offload::Verified, 30 * MS);
+            client.poll(30 * MS);
+            assert_eq!(frames(&mut client), Vec::<Vec<u8>>::new(), "{at} {flags:#x}");
+        }
+    }
+    client.receive(&spoken, &Offload::Verified, 30 * MS);
+    assert_eq!(client.read(to, &mut [0; 200]), 100);
+}
