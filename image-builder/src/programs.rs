@@ -30,6 +30,22 @@ pub struct Programs {
     pub dom0: PathBuf,
 }
 
+/// The flags that decide which code the image's programs are made of, for a program of the
+/// workstation that is to be measured in their place.
+#[must_use]
+pub fn code_flags() -> String {
+    let apart = |flag: &str| flag.contains("panic") || flag.contains("getrandom_backend");
+    let words: Vec<&str> = FLAGS.split_whitespace().collect();
+    let pairs = words.chunks(2).filter(|pair| !pair.iter().any(|word| apart(word)));
+    pairs.map(|pair| pair.join(" ")).collect::<Vec<_>>().join(" ")
+}
+
+/// The target for which the image's programs are built.
+#[must_use]
+pub const fn target() -> &'static str {
+    TARGET
+}
+
 /// The workspace this crate was built from.
 #[must_use]
 pub fn workspace() -> PathBuf {
@@ -91,4 +107,18 @@ fn check_freestanding(program: &Path) -> Result<()> {
         ensure!(name.is_empty(), "{}: {name} is undefined", program.display());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn what_is_measured_is_made_of_the_same_code() {
+        let flags = super::code_flags();
+        assert!(
+            flags.starts_with("-C no-redzone=yes -C force-frame-pointers=yes --cfg curve25519"),
+            "{flags}"
+        );
+        assert!(flags.contains("sha2_backend=\"soft\"") && !flags.contains("panic"), "{flags}");
+        assert!(!flags.contains("getrandom"), "{flags}");
+    }
 }

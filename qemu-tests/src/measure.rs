@@ -10,6 +10,7 @@
 //! * [`linux`]: a plain Linux node in the same machine, for comparison;
 //! * [`initiators`]: what they cost and reach without a node;
 //! * [`counted`]: what a whole machine executes for a read, by a node and by Linux;
+//! * [`turn`]: the heaviest turn of a node under every load;
 //! * [`disks`] (also as `jumbo`: frames of 9000 octets), [`streams`]: what guests get from network disks and TCP.
 
 pub mod counted;
@@ -24,3 +25,4 @@ pub mod memory;
 pub mod start;
 pub mod streams;
 pub mod tiny;
+pub mod turn;

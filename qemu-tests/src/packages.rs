@@ -15,6 +15,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("mkfs.ext4", "e2fsprogs"),
     ("unshare", "util-linux"),
+    ("qemu-x86_64", "qemu-user"),
     ("cc", "gcc"),
     ("newuidmap", "uidmap"),
     ("/var/lib/dpkg/info/busybox-static.list", "busybox-static"),

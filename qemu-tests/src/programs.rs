@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// The folder for everything that is made.
 #[must_use]
@@ -36,6 +36,30 @@ pub fn release_cli() -> Result<PathBuf> {
     let path = directory.join("release/redoubt");
     ensure!(path.exists(), "{} was not built", path.display());
     Ok(path)
+}
+
+/// Builds a library's tests of the code that the image is made of, and returns where they
+/// are.
+///
+/// # Errors
+/// When the build fails.
+pub fn optimized_tests(package: &str) -> Result<PathBuf> {
+    use image_builder::programs::{code_flags, target as triple, workspace};
+    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .current_dir(workspace())
+        .args(["test", "--quiet", "--release", "--lib", "--no-run", "--message-format", "json"])
+        .args(["--target", triple(), "--package", package, "--target-dir"])
+        .arg(target().join("turns/build"))
+        .env("RUSTFLAGS", code_flags())
+        .env_remove("CARGO_ENCODED_RUSTFLAGS")
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run cargo")?;
+    ensure!(output.status.success(), "cargo test of {package} failed");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let messages = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let mut programs = messages.filter_map(|message| message.get("executable")?.as_str().map(PathBuf::from));
+    programs.next().with_context(|| format!("cargo made no tests of {package}"))
 }
 
 /// This program's arguments. Cargo's aliases end with `--`, so that another one in

@@ -14,7 +14,7 @@ use qemu_tests::measure::figure::{Table, as_f64, number};
 use qemu_tests::measure::hand_off::HandOff;
 use qemu_tests::measure::linux::LinuxNode;
 use qemu_tests::measure::load::{PORT, Switchboard, Worker};
-use qemu_tests::measure::{counted, disks, initiators, linux, load, memory, start, streams};
+use qemu_tests::measure::{counted, disks, initiators, linux, load, memory, start, streams, turn};
 use qemu_tests::test_guest::{Description, TestGuest};
 use qemu_tests::world::{Built, World, build, target_name};
 use qemu_tests::{lab, packages, programs, test_guest};
@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 #[command(name = "cargo measure")]
 struct Arguments {
     /// Only the parts whose name contains this: size, hand-off, memory, start,
-    /// disks, jumbo, streams, counted, initiators.
+    /// disks, jumbo, streams, counted, initiators, turn.
     #[arg(long)]
     only: Option<String>,
 }
@@ -61,6 +61,7 @@ struct Prepared {
     linux: TestGuest,
     initiators: initiators::Programs,
     plugin: PathBuf,
+    turns: turn::Counter,
 }
 
 fn main() -> Result<()> {
@@ -69,6 +70,9 @@ fn main() -> Result<()> {
     packages::ensure_installed_to_measure()?;
     if arguments.only.as_deref() == Some("initiators") {
         return only_initiators();
+    }
+    if arguments.only.as_deref() == Some("turn") {
+        return only_turns();
     }
     let prepared = prepare()?;
     lab::enter()?;
@@ -114,6 +118,9 @@ fn main() -> Result<()> {
         let directory = programs::target().join("measure-initiators");
         note(initiators::measure(&mut table, HEAP, &prepared.initiators, &directory));
     }
+    if wanted("turn") {
+        note(turn::measure(&mut table, &prepared.turns));
+    }
     // What could be measured is shown whatever else went wrong.
     table.write(&programs::target().join("measure.json"))?;
     println!("took {:.0} s", began.elapsed().as_secs_f64());
@@ -134,6 +141,17 @@ fn only_initiators() -> Result<()> {
     table.check()
 }
 
+/// The heaviest turns alone: that needs no node in QEMU.
+fn only_turns() -> Result<()> {
+    let counter = turn::prepare(&programs::target())?;
+    let mut table = Table::default();
+    Table::head();
+    let outcome = turn::measure(&mut table, &counter);
+    table.write(&programs::target().join("measure.json"))?;
+    outcome?;
+    table.check()
+}
+
 /// Builds and fetches what is missing. Called again inside the lab it finds
 /// everything.
 fn prepare() -> Result<Prepared> {
@@ -147,7 +165,8 @@ fn prepare() -> Result<Prepared> {
     let linux = linux::compose_node(&target, &program)?;
     let initiators = initiators::prepare(&target)?;
     let plugin = counted::prepare(&target)?;
-    Ok(Prepared { built, guest, linux, initiators, plugin })
+    let turns = turn::prepare(&target)?;
+    Ok(Prepared { built, guest, linux, initiators, plugin, turns })
 }
 
 /// Everything that needs a node in a lab.

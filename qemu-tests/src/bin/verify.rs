@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+use qemu_tests::measure::turn;
 use qemu_tests::{lab, packages, programs, scenarios};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -52,6 +53,7 @@ fn main() -> Result<()> {
             image_builder::programs::cargo("clippy", "appliance", &["--bin", "dom0", "--", "-D", "warnings"])
         })?;
         step("unit and simulation tests", || unit_tests(arguments.mutations, &mut count))?;
+        step("heaviest turns", || count_turns(&mut count))?;
     }
     step("end-to-end tests in QEMU", || end_to_end(&program, &arguments, &mut count))?;
     // In the words of cargo's own test runner.
@@ -97,6 +99,22 @@ fn unit_tests(mutations: u64, count: &mut Count) -> Result<()> {
         count.failed = count.failed.max(1);
     }
     println!("{} passed, {} failed so far", count.passed, count.failed);
+    Ok(())
+}
+
+/// Counts the instructions of each turn under every load.
+fn count_turns(count: &mut Count) -> Result<()> {
+    let counter = turn::prepare(&programs::target())?;
+    match turn::verify(&counter) {
+        Ok(said) => {
+            println!("{said}");
+            count.passed += 1;
+        }
+        Err(error) => {
+            println!("{error:#}");
+            count.failed += 1;
+        }
+    }
     Ok(())
 }
 
