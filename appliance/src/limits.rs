@@ -113,9 +113,14 @@ pub const WORK_OF_CONSOLE_BYTE: u64 = 12;
 /// Those of a request for entropy.
 pub const WORK_OF_ENTROPY: u64 = 4_000;
 /// What a guest's port may send where nothing else is set, in octets per second: 10 Gbit/s.
-pub const PORT_BYTES_PER_S: u64 = 1_250_000_000;
+pub const PORT_BYTES_PER_S: u64 = mgmt_proto::limits::CARD_RATE_MAX;
 /// What it may send at once after a pause, in octets.
 pub const PORT_BURST_BYTES: u64 = 16 << 20;
+/// How long it may have saved up where a rate is set, in milliseconds: xl's interval.
+pub const PORT_BURST_MS: u64 = 50;
+/// The least that it may send at once then, in octets: the longest segment, cut into as many
+/// pieces as there may be.
+pub const PORT_BURST_BYTES_MIN: u64 = 128 << 10;
 /// Entries at once of what one key was refused.
 pub const REFUSAL_BURST: u64 = 16;
 /// Time in which it has one more, in nanoseconds.

@@ -16,6 +16,11 @@ pub const CARD_MACS: usize = 32;
 pub const CARD_ROUTERS: usize = 8;
 /// Most VLANs of a network card.
 pub const CARD_VLANS: usize = 32;
+/// Least octets per second that a card may be held to: 100 kbit/s.
+pub const CARD_RATE_MIN: u64 = 12_500;
+/// Most octets per second that a card may send, which is what each may that is held to
+/// nothing else: 10 Gbit/s.
+pub const CARD_RATE_MAX: u64 = 1_250_000_000;
 /// Most grants of what network cards may.
 pub const CARD_GRANTS: usize = 32;
 /// Most vCPUs of a guest.

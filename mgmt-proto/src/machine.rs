@@ -43,6 +43,8 @@ pub struct NetworkCard {
     pub addresses: Vec<Prefix>,
     /// What it may beyond a plain card.
     pub privileges: Privileges,
+    /// Most octets per second that it sends; without, what any card may.
+    pub rate: Option<u64>,
 }
 
 impl NetworkCard {
@@ -171,6 +173,13 @@ impl Machine {
             }
             if self.network_cards.iter().take(index).any(|other| other.mac == card.mac) {
                 return Err(wrong(format!("vif {index} has the MAC of another"), "give each its own"));
+            }
+            let rates = limits::CARD_RATE_MIN..=limits::CARD_RATE_MAX;
+            if let Some(rate) = card.rate.filter(|rate| !rates.contains(rate)) {
+                return Err(wrong(
+                    format!("vif {index} has a rate of {rate} bytes per second"),
+                    "100Kb/s to 10Gb/s are possible",
+                ));
             }
             if let Some((what, remedy)) = vif::fault(&card.addresses, &card.privileges) {
                 return Err(wrong(format!("vif {index} {what}"), remedy));

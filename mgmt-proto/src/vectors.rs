@@ -58,6 +58,7 @@ fn machine() -> Machine {
                 Prefix { address: [0xfd00, 0, 0, 0, 0, 0, 0, 0].into(), length: 64 },
             ],
             privileges: cards::privileges(),
+            rate: Some(1_250_000),
         }],
         on_poweroff: Action::Destroy,
         on_reboot: Action::Restart,
@@ -481,9 +482,8 @@ fn the_handshake_and_a_command_are_as_ever() {
         let greeting = door.greeting(&[challenge; 32], &mut || [0x11; 32], 0);
         let initiator = Initiator::new(&operator, &meant, &greeting, [0x22; 32]).unwrap();
         let hello = *initiator.hello();
-        let node = (&identity, &trust);
-        let proved = door.knock(&[challenge; 32], &hello, node, 0).unwrap();
-        let server = proved.answer(node.0, [0x44; 32], 0).unwrap();
+        let proved = door.knock(&[challenge; 32], &hello, (&identity, &trust), 0).unwrap();
+        let server = proved.answer(&identity, [0x44; 32], 0).unwrap();
         let answer: [u8; ANSWER_BYTES] = server.transmit().try_into().unwrap();
         let (mut keys, proved) = initiator.finish(&answer).unwrap();
         assert_eq!((proved.key, &*proved.name, proved.manifest), (known, "node", [6; 32]));

@@ -206,7 +206,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         guest.mtu = self.settings.manifest.mtu;
         for (index, card) in guest.machine.network_cards.iter().enumerate() {
             let device = guest.first_card() + index;
-            if self.network.attach(number, device, card.mac).is_err() {
+            if self.network.attach(number, device, card.mac, card.rate, now_ns).is_err() {
                 self.network.detach(number);
                 return Err(Failure::new(
                     Code::Capacity,
@@ -408,7 +408,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let first_card = guest.first_card();
         self.volumes.limit_guest(number, limits(&settings.limits), now_ns);
         for (card, config) in machine.network_cards.iter().enumerate() {
-            let _ = self.network.attach(number, first_card + card, config.mac);
+            let _ = self.network.attach(number, first_card + card, config.mac, config.rate, now_ns);
         }
         self.police_cards();
         for (device, (disk, settings)) in machine.disks.iter().zip(&settings.disks).enumerate() {

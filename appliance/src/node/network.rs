@@ -12,7 +12,8 @@ use crate::devices::virtio::net::Taken;
 use crate::guest_memory::GuestMemory;
 use crate::limits::{
     DISK_WORK_PER_CALL, FRAMES_PER_TURN, LARGE_FRAME_BYTES_MAX, OCTETS_OF_WORK, PORT_BURST_BYTES,
-    PORT_BYTES_PER_S, WIRE_WORK_PER_TURN, WORK_OF_FRAME, WORK_OF_OWN_FRAME, WORK_OF_REQUEST,
+    PORT_BURST_BYTES_MIN, PORT_BURST_MS, PORT_BYTES_PER_S, WIRE_WORK_PER_TURN, WORK_OF_FRAME,
+    WORK_OF_OWN_FRAME, WORK_OF_REQUEST,
 };
 use crate::node::capture::Captures;
 use crate::node::guest::Guest;
@@ -51,6 +52,15 @@ pub struct Receivers<'a, M> {
 /// Work on a frame of so many octets, which is so many frames on a wire.
 const fn work_of(octets: usize, pieces: usize) -> u64 {
     WORK_OF_FRAME.saturating_mul(pieces as u64).saturating_add((octets / OCTETS_OF_WORK) as u64)
+}
+
+/// What a card may send that is held to so many octets per second, or to nothing.
+fn rate_of(bytes_per_s: Option<u64>) -> Rate {
+    let Some(bytes_per_second) = bytes_per_s else {
+        return Rate { bytes_per_second: PORT_BYTES_PER_S, burst_bytes: PORT_BURST_BYTES };
+    };
+    let saved = bytes_per_second.saturating_mul(PORT_BURST_MS) / 1_000;
+    Rate { bytes_per_second, burst_bytes: saved.clamp(PORT_BURST_BYTES_MIN, PORT_BURST_BYTES) }
 }
 
 /// Room for a frame, and for what is made of it for one receiver.
@@ -175,17 +185,23 @@ impl<N: Nic> Network<N> {
         moved
     }
 
-    /// Attaches a guest's card.
+    /// Attaches a guest's card, which sends so many octets per second at most.
     ///
     /// # Errors
     /// Why not.
-    pub fn attach(&mut self, guest: u64, device: usize, mac: [u8; 6]) -> Result<(), AttachError> {
+    pub fn attach(
+        &mut self,
+        guest: u64,
+        device: usize,
+        mac: [u8; 6],
+        bytes_per_s: Option<u64>,
+        now_ns: u64,
+    ) -> Result<(), AttachError> {
         let id = self.switch.attach_guest(MacAddress(mac)).map_err(|error| match error {
             netstack::switch::AttachError::Full => AttachError::Full,
             _ => AttachError::Duplicate,
         })?;
-        let rate = Rate { bytes_per_second: PORT_BYTES_PER_S, burst_bytes: PORT_BURST_BYTES };
-        self.switch.set_rate(id, Some(rate), 0);
+        self.switch.set_rate(id, Some(rate_of(bytes_per_s)), now_ns);
         self.ports.push(Port { id, guest, device });
         Ok(())
     }

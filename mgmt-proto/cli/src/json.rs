@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use crate::cards::Card;
 use crate::rollout::NodeResult;
 use crate::table;
+use crate::vif_text::rate_text;
 use mgmt_proto::machine::{Action, NetworkCard, mac_text};
 use mgmt_proto::platform::Ended;
 use mgmt_proto::verb::{DiskFacts, Found, GuestFacts, NodeFacts, State};
@@ -223,8 +224,19 @@ pub struct Vif {
     pub mac: String,
     /// The only IP addresses and prefixes that it may have; any without.
     pub ip: Vec<String>,
+    /// Most bytes per second that it sends, or null for what any card may.
+    pub rate_bytes_per_s: Option<u64>,
     /// What it asks to do beyond a plain card, as far as the owner grants it.
     pub allowed: Privileges,
+}
+
+impl Vif {
+    /// In words: its address, and what it is held to.
+    #[must_use]
+    pub fn line(&self) -> String {
+        let rate = self.rate_bytes_per_s.map(|rate| format!(", at most {}", rate_text(rate)));
+        format!("{}{}", self.mac, rate.unwrap_or_default())
+    }
 }
 
 /// A disk of a guest.
@@ -470,7 +482,7 @@ pub fn guest(facts: &GuestFacts) -> Guest {
 
 fn vif(card: &NetworkCard) -> Vif {
     let ip = card.addresses.iter().map(ToString::to_string).collect();
-    Vif { mac: mac_text(card.mac), ip, allowed: card.privileges.clone() }
+    Vif { mac: mac_text(card.mac), ip, rate_bytes_per_s: card.rate, allowed: card.privileges.clone() }
 }
 
 /// A volume.

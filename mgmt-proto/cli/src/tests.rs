@@ -104,6 +104,9 @@ fn faults_in_a_vm_file_are_named() {
         ("disk = [\"e11.1\"]\n", "web.vm: disk 0: \"e11.1\" is no volume (write aoe:e11.1"),
         ("disk = [\"aoe:e1.1,x\"]\n", "web.vm: disk 0: \"x\" is no access (write ,ro or ,rw"),
         ("vif = [\"mac=1\"]\n", "web.vm: vif 0: \"1\" is no MAC address"),
+        ("vif = [\"rate=9\"]\n", "web.vm: vif 0: \"9\" is no rate"),
+        ("vif = [\"rate=99Kb/s\"]\n", "a: vif 0 has a rate of 12375 bytes per second"),
+        ("vif = [\"rate=11Gb/s\"]\n", "a: vif 0 has a rate of 1375000000 bytes per second"),
         ("vif = [\"bridge=x\"]\n", "web.vm: vif 0: \"bridge=x\" is not known"),
         ("vif = [\"mac=01:00:00:00:00:00\"]\n", "a: vif 0 has no unicast MAC"),
         ("on_crash = \"burn\"\n", "web.vm, line 4, column 12: unknown variant"),
@@ -210,7 +213,7 @@ fn the_json_of_a_guest_and_a_node() {
         "frames_dropped": { "arp-claim": 3, "vlan-tag": 1 },
         "on_poweroff": "destroy", "on_reboot": "restart", "on_crash": "destroy",
         "vifs": [{
-            "mac": "02:00:00:00:00:01", "ip": [],
+            "mac": "02:00:00:00:00:01", "ip": [], "rate_bytes_per_s": null,
             "allowed": {
                 "macs": 0, "vrrp": [], "router": false, "dhcp_server": false, "trunk": [],
                 "management": false

@@ -9,7 +9,7 @@
 //! ramdisk = "initrd.img"
 //! cmdline = "root=/dev/vda console=ttyS0"
 //! disk    = [ "aoe:e11.1,rw", "iscsi://10.0.0.1/iqn.2026-11.example:web/1,ro" ]
-//! vif     = [ "mac=02:00:00:00:00:01,ip=10.0.0.5", "" ]   # see [`crate::vif_text`]
+//! vif     = [ "mac=02:00:00:00:00:01,ip=10.0.0.5,rate=1Gb/s", "" ]   # see [`crate::vif_text`]
 //! disk_bytes_per_s = "50M"        # of all disks together
 //! autostart = 10                  # starts with the node; lower numbers first
 //! ```

@@ -192,7 +192,7 @@ mod tests {
         let full = format!(
             "{plain}vcpus = 2\ncpu_weight = 300\ncap = 50\ncmdline = 'a \"b\" c=\\d'\nautostart = 7\n\
              on_poweroff = \"restart\"\non_reboot = \"preserve\"\non_crash = \"preserve\"\n\
-             vif = [\"mac=02:00:00:00:00:01\", \"\"]\ndisk_bytes_per_s = \"50M\"\ndisk_burst = \"1s\"\n\
+             vif = [\"mac=02:00:00:00:00:01,rate=10Mb/s\", \"\"]\ndisk_bytes_per_s = \"50M\"\ndisk_burst = \"1s\"\n\
              disk = [\"aoe:e1.1\", \"aoe:e1.2,ro,station=02:00:00:00:00:02,station=02:00:00:00:00:03,reserve\",\n\
              {{ volume = \"iscsi://10.0.0.1/iqn.2026-11.example:web/1\", policy = \"round-robin\", timeout = \"5m\",\n\
              portal = [\"10.0.1.1\"], digests = \"off\", bytes_per_s = \"1G\", operations_per_s = 9, burst = \"2s\",\n\

@@ -21,6 +21,7 @@ use super::driver::Device;
 use super::targets::{IscsiTarget, stack};
 use super::trust::{bundle, everybody, rooted, update};
 use super::world::*;
+use crate::limits::PORT_BURST_BYTES_MIN;
 
 const ALL: [u8; 6] = [0xff; 6];
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 77);
@@ -288,4 +289,64 @@ fn a_plain_card_reaches_no_port_of_the_node() {
     world.offer_buffers(&mut card, 64);
     let (state, greeting) = heard(&mut world, &mut card, PORT);
     assert_eq!((state, greeting), (ConnectionState::Connecting, Vec::new()));
+}
+
+/// Frames of 1,000 octets that came out on the wire from a card, whose guest has as many to
+/// send as there is room for, within so long.
+fn sent_within(world: &mut World, cards: &mut [Device], time_ns: u64) -> Vec<usize> {
+    let macs: Vec<[u8; 6]> = cards.iter().map(|card| world.card_mac(card)).collect();
+    let mut counts = vec![0; cards.len()];
+    let until_ns = world.now_ns + time_ns;
+    while world.now_ns < until_ns {
+        for (card, mac) in cards.iter_mut().zip(&macs) {
+            let memory = world.hypervisor.domain(card.domain).memory.clone();
+            let (at, ring) = (0x90_0000, &mut card.driver.rings[1]);
+            while ring.take_used(&memory).is_some() {}
+            let mut frame = [&[0; 12][..], &OPERATOR_MAC, mac, &[0x88, 0xb5]].concat();
+            frame.resize(1_012, 7);
+            memory.put(at, &frame);
+            for _ in 0..32 {
+                if ring.available.wrapping_sub(ring.used) < ring.size {
+                    ring.push(&memory, &[(at, 1_012, false)]);
+                }
+            }
+            drop(memory);
+            world.ring(card, 1);
+        }
+        world.run(MS);
+        for frame in world.wire.drain(..) {
+            if let Some(index) = macs.iter().position(|mac| frame[6..12] == *mac) {
+                counts[index] += 1;
+            }
+        }
+        world.to_node.clear();
+    }
+    counts
+}
+
+#[test]
+fn a_card_sends_no_more_than_its_rate() {
+    let mut world = World::new(96);
+    let (session, machine) = world.ready();
+    let mut slow = sibling(&machine, "slow", 1);
+    slow.network_cards[0].rate = Some(1_000_000);
+    let slow = world.create(session, &slow);
+    let other = world.create(session, &sibling(&machine, "other", 2));
+    let mut cards = [world.bring_up(slow, 0), world.bring_up(other, 0)];
+    // What it had saved up, and what it may in a second.
+    let burst = usize::try_from(PORT_BURST_BYTES_MIN).unwrap();
+    let counts = sent_within(&mut world, &mut cards, SECOND);
+    let most = (burst + 1_000_000) / 1_000;
+    assert!(counts[0] <= most && counts[0] + 40 >= most, "{counts:?} of {most}");
+    assert!(counts[1] > 10 * counts[0], "its neighbour is held to nothing: {counts:?}");
+    // From now on as much as comes in, to the frame, and after a pause no more than is saved.
+    for _ in 0..3 {
+        let counts = sent_within(&mut world, &mut cards, SECOND);
+        assert!((960..=1_001).contains(&counts[0]), "{counts:?}");
+    }
+    world.run(10 * SECOND);
+    let counts = sent_within(&mut world, &mut cards, SECOND);
+    assert!(counts[0] <= most + 1 && counts[0] + 40 >= most, "{counts:?} of {most}");
+    let drops = dropped(&mut world, session, "slow", DropReason::Rate);
+    assert!(drops > 1_000 && dropped(&mut world, session, "other", DropReason::Rate) == 0);
 }

@@ -132,8 +132,8 @@ fn lines(facts: &GuestFacts) -> String {
             ),
         ));
     }
-    for mac in guest.macs {
-        lines.push(("vif", mac));
+    for vif in guest.vifs {
+        lines.push(("vif", vif.line()));
     }
     lines.push(("frames", format!("{} received, {} sent", guest.frames_received, guest.frames_sent)));
     for (reason, count) in guest.frames_dropped {
