@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::guest_memory::Gpa;
+use crate::gpa::Gpa;
 
 /// A guest broke the rules of its platform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

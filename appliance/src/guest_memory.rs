@@ -3,21 +3,9 @@
 //! The guest may change any byte at any moment. So no reference into it exists:
 //! what is to be judged is copied out once and only the copy is looked at.
 
-use serde::{Deserialize, Serialize};
-
 use crate::fault::GuestFault;
 
-/// A guest-physical address.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Gpa(pub u64);
-
-impl Gpa {
-    /// The address `bytes` further on; saturates, which no RAM check passes.
-    #[must_use]
-    pub const fn plus(self, bytes: u64) -> Self {
-        Self(self.0.saturating_add(bytes))
-    }
-}
+pub use crate::gpa::Gpa;
 
 /// Access to a guest's RAM.
 ///

@@ -11,7 +11,7 @@
 //! 1_0000_0000  the rest of the RAM
 //! ```
 
-use crate::guest_memory::Gpa;
+use crate::gpa::Gpa;
 
 /// One past the highest low RAM.
 pub const LOW_MEMORY_END: u64 = hv_abi::domain::LOW_MEMORY_END;

@@ -18,6 +18,7 @@ extern crate alloc;
 pub mod acpi;
 pub mod devices;
 pub mod fault;
+mod gpa;
 pub mod guest_memory;
 pub mod hypervisor;
 pub mod layout;

@@ -9,7 +9,7 @@
 //! aoe = "storage"                # not on the first card; without: on all
 //! ```
 
-use crate::settings::{Addressing, checked_mtu, default_mtu};
+use crate::addressing::{Addressing, checked_mtu, default_mtu};
 use anyhow::{Context, Result, ensure};
 use mgmt_proto::limits::STORAGE_CARDS;
 use mgmt_proto::machine::parse_mac;

@@ -11,6 +11,7 @@
 //! * [`dev`]: an image with development keys, as `cargo image` makes it.
 #![forbid(unsafe_code)]
 
+pub mod addressing;
 pub mod cards;
 pub mod compose;
 pub mod dev;

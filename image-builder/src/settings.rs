@@ -21,19 +21,17 @@
 //! ]
 //! ```
 
+use crate::addressing::{Addressing, checked_mtu, default_mtu};
 use crate::cards::{self, Aoe, StorageCard};
 use crate::state::State;
 use anyhow::{Context, Result, bail, ensure};
 use keys::PublicKey;
 use mgmt_proto::bundle::Scope;
 use mgmt_proto::limits::{CARD_GRANTS, CARD_MACS, NAME_BYTES, OPERATORS};
-use mgmt_proto::manifest::{
-    self, DEFAULT_MTU, DEFAULT_PORT, DEFAULT_RESTART_DELAY_S, MTU_RANGE, Manifest, RESTART_DELAY_MAX_S,
-};
+use mgmt_proto::manifest::{self, DEFAULT_PORT, DEFAULT_RESTART_DELAY_S, Manifest, RESTART_DELAY_MAX_S};
 use mgmt_proto::trust;
 use mgmt_proto::vif::{self, Privileges};
 use serde::Deserialize;
-use std::net::Ipv4Addr;
 use std::path::Path;
 
 /// The file as written.
@@ -100,57 +98,12 @@ fn default_name() -> String {
     "redoubt".into()
 }
 
-pub(crate) const fn default_mtu() -> u16 {
-    DEFAULT_MTU
-}
-
-/// A wire's MTU, if it is one.
-pub(crate) fn checked_mtu(mtu: u16) -> Result<u16> {
-    ensure!(MTU_RANGE.contains(&mtu), "mtu: {} to {} are possible", MTU_RANGE.start(), MTU_RANGE.end());
-    Ok(mtu)
-}
-
 const fn default_restart_delay() -> u16 {
     DEFAULT_RESTART_DELAY_S
 }
 
 const fn default_port() -> u16 {
     DEFAULT_PORT
-}
-
-/// How a node gets its address.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "addressing is \"dhcp\" or { address = \"10.0.0.2/24\", gateway = \"10.0.0.1\" }"
-)]
-pub enum Addressing {
-    /// `"dhcp"`.
-    Word(Dhcp),
-    /// `{ address, gateway }`.
-    Fixed(Fixed),
-    /// Left out.
-    #[default]
-    #[serde(skip)]
-    Unsaid,
-}
-
-/// The word `dhcp`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Dhcp {
-    /// By DHCP.
-    Dhcp,
-}
-
-/// Always this address.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Fixed {
-    /// With its prefix length: `10.0.0.2/24`.
-    pub address: String,
-    /// Default gateway.
-    pub gateway: Option<Ipv4Addr>,
 }
 
 /// Someone the node listens to.
@@ -286,37 +239,5 @@ impl Operator {
             (None, Some(file)) => Ok(PublicKey::load(&directory.join(keys::file::expand_home(file)))?),
             _ => bail!("give either key or key_file"),
         }
-    }
-}
-
-impl Addressing {
-    pub(crate) fn checked(&self) -> Result<manifest::Addressing> {
-        let Self::Fixed(fixed) = self else { return Ok(manifest::Addressing::Dhcp) };
-        let usage = "addressing.address: write an IPv4 address and prefix length, as 10.0.0.2/24";
-        let (address, prefix) = fixed.address.split_once('/').context(usage)?;
-        let address: Ipv4Addr = address.parse().context(usage)?;
-        let prefix: u8 = prefix.parse().context(usage)?;
-        ensure!((1..=31).contains(&prefix), "addressing.address: the prefix length is 1 to 31");
-        let usable = |address: Ipv4Addr| {
-            !(address.is_unspecified()
-                || address.is_multicast()
-                || address.is_broadcast()
-                || address.is_loopback())
-        };
-        ensure!(usable(address), "addressing.address: a node cannot have {address}");
-        let mask = u32::MAX << (32 - u32::from(prefix));
-        if let Some(gateway) = fixed.gateway {
-            ensure!(usable(gateway) && gateway != address, "addressing.gateway: {gateway} is no gateway");
-            ensure!(
-                gateway.to_bits() & mask == address.to_bits() & mask,
-                "addressing.gateway: {gateway} is not in {}",
-                fixed.address
-            );
-        }
-        Ok(manifest::Addressing::Static {
-            address: address.octets(),
-            prefix,
-            gateway: fixed.gateway.map(|gateway| gateway.octets()),
-        })
     }
 }

@@ -10,6 +10,8 @@ use std::path::Path;
 
 /// First word of a public key.
 pub const TAG: &str = "redoubt-ed25519";
+/// What the first words of private keys have in common, of all versions.
+pub(crate) const SECRET_TAG_PREFIX: &str = "redoubt-ed25519-secret-";
 /// Most bytes of a public key file.
 const FILE_BYTES: usize = 4096;
 
@@ -43,7 +45,7 @@ impl PublicKey {
         let (mut word, mut rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
         if word == TAG {
             (word, rest) = rest.trim_start().split_once(char::is_whitespace).unwrap_or((rest.trim(), ""));
-        } else if word.starts_with(crate::secret::TAG_PREFIX) {
+        } else if word.starts_with(SECRET_TAG_PREFIX) {
             return Err(wrong("is a private key; name the .pub file"));
         } else if word.len() != 64 {
             return Err(wrong("is not a public key: it does not begin with redoubt-ed25519"));

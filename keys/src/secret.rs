@@ -2,7 +2,7 @@
 //! that only its owner can read.
 
 use crate::file::{self, Existing};
-use crate::{KeyError, encrypted, passphrase, random};
+use crate::{KeyError, encrypted, passphrase, public, random};
 use ed25519_dalek::SigningKey;
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
@@ -11,8 +11,6 @@ use zeroize::Zeroizing;
 
 /// First word of a private key that is not encrypted.
 pub const TAG: &str = "redoubt-ed25519-secret-v1";
-/// What the first words of all versions have in common.
-pub(crate) const TAG_PREFIX: &str = "redoubt-ed25519-secret-";
 /// Permissions of a private key.
 pub const MODE: u32 = 0o600;
 /// Most bytes of a private key file.
@@ -87,10 +85,10 @@ pub fn load(path: &Path) -> Result<SigningKey, KeyError> {
     match words.next() {
         Some(TAG) => {}
         Some(encrypted::TAG) => return open(path, text.unwrap_or_default()),
-        Some(word) if word.starts_with(TAG_PREFIX) => {
+        Some(word) if word.starts_with(public::SECRET_TAG_PREFIX) => {
             return Err(wrong("is a private key in a newer format; use a newer version of this program"));
         }
-        Some(crate::public::TAG) => return Err(wrong("is a public key; name the private key's file")),
+        Some(public::TAG) => return Err(wrong("is a public key; name the private key's file")),
         _ => return Err(wrong("is not a private key")),
     }
     let mut secret = Zeroizing::new([0; 32]);

@@ -1,5 +1,6 @@
 //! What a guest sees besides CPUs and RAM.
 
+pub mod config_window;
 pub mod ioapic;
 pub mod msix;
 pub mod output_ring;

@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::config_window::ConfigWindow;
 use super::msix::Msix;
 use super::virtio::registers;
 
@@ -39,17 +40,6 @@ pub struct PciIdentity {
     pub revision: u8,
     /// Subsystem number; its vendor is the function's.
     pub subsystem: u16,
-}
-
-/// Where the virtio configuration access capability points.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ConfigWindow {
-    /// Base address register number; only 0 exists.
-    pub bar: u8,
-    /// Offset in it.
-    pub offset: u32,
-    /// Access width in bytes.
-    pub length: u32,
 }
 
 /// One function's registers.

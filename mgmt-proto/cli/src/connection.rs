@@ -13,7 +13,7 @@ use crate::exit;
 use mgmt_proto::client::Message;
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::handshake::{Meant, OperatorKey, PeerFault, Proved, SessionId};
-use mgmt_proto::job::Progress;
+use mgmt_proto::job::{JobPage, Progress};
 use mgmt_proto::manifest::DEFAULT_PORT;
 use mgmt_proto::node_key::{KeyLink, leads};
 use mgmt_proto::pump::{Pump, Stopped};
@@ -274,7 +274,7 @@ impl Connection {
         }
         let timeout = self.answer_timeout;
         self.answer_timeout = timeout.min(ATTEMPT_TIMEOUT);
-        let page = crate::jobs::fetch(self);
+        let page = self.jobs();
         self.answer_timeout = timeout;
         let jobs = page.map(|page| page.jobs).unwrap_or_default();
         match jobs.iter().find(|job| (job.session, job.counter) == place) {
@@ -305,7 +305,7 @@ impl Connection {
         if *self.pump.client().boot_nonce() != boot {
             return lost("dom0 was restarted meanwhile", "look what came of it, then try again");
         }
-        let page = crate::jobs::fetch(self)?;
+        let page = self.jobs()?;
         match page.jobs.iter().find(|job| (job.session, job.counter) == (session, counter)) {
             Some(job) => self.wait_for_job(job.id, PROGRESS_MS, told)?,
             None => lost("the node knows no job of this command", "look what came of it, then try again"),
@@ -359,6 +359,17 @@ impl Connection {
             if is_patient {
                 deadline = Instant::now() + self.answer_timeout;
             }
+        }
+    }
+
+    /// All jobs that the node knows.
+    ///
+    /// # Errors
+    /// Of the node, or the way to it.
+    pub fn jobs(&mut self) -> Result<JobPage, Failure> {
+        match self.request(Request::JobList)? {
+            Reply::Jobs(page) => Ok(page),
+            _ => Err(self.unexpected()),
         }
     }
 

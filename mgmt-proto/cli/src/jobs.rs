@@ -1,10 +1,7 @@
 //! Long work of a node, as it is printed.
 
-use crate::connection::Connection;
 use crate::table::{self, Table};
-use mgmt_proto::code::Failure;
-use mgmt_proto::job::{JobFacts, JobPage, JobState, Progress, Unit};
-use mgmt_proto::verb::{Reply, Request};
+use mgmt_proto::job::{JobFacts, JobState, Progress, Unit};
 use serde::Serialize;
 
 /// A job: what `-o json` prints of one; see [`crate::json`].
@@ -105,15 +102,4 @@ pub fn table(jobs: &[Job], now_ns: u64, wide: bool) -> Table {
         table.push(row);
     }
     table
-}
-
-/// All jobs that a node knows.
-///
-/// # Errors
-/// Of the node, or the way to it.
-pub fn fetch(connection: &mut Connection) -> Result<JobPage, Failure> {
-    match connection.request(Request::JobList)? {
-        Reply::Jobs(page) => Ok(page),
-        _ => Err(connection.unexpected()),
-    }
 }

@@ -4,7 +4,7 @@
 //! page, notifications alone on the second so that a hypervisor can match each
 //! queue's address, the MSI-X table on the third.
 
-use crate::devices::pci::ConfigWindow;
+use crate::devices::config_window::ConfigWindow;
 
 /// Size of the window in bytes.
 pub const BAR_BYTES: u32 = 0x4000;

@@ -20,7 +20,7 @@ pub(crate) fn run(scope: &Scope<'_>, verb: &Verb) -> Result<Answer, Failure> {
 }
 
 fn list(connection: &mut Connection) -> Result<Answer, Failure> {
-    let page = jobs::fetch(connection)?;
+    let page = connection.jobs()?;
     let jobs: Vec<Job> = page.jobs.iter().map(Job::new).collect();
     let names = jobs.iter().map(|job| job.id.to_string()).collect();
     let table = |wide| jobs::table(&jobs, page.now_ns, wide);
@@ -28,7 +28,7 @@ fn list(connection: &mut Connection) -> Result<Answer, Failure> {
 }
 
 fn find(connection: &mut Connection, id: u64) -> Result<Job, Failure> {
-    let page = jobs::fetch(connection)?;
+    let page = connection.jobs()?;
     page.jobs.iter().find(|job| job.id == id).map(Job::new).ok_or_else(|| {
         let remedy = "see `redoubt job list`: a node forgets jobs 10 minutes after their end";
         Failure::new(Code::NotFound, format!("job {id}"), "is not known", remedy)
