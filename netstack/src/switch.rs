@@ -432,7 +432,7 @@ impl Switch {
         if further > 0 && self.learned.count(ingress) >= further {
             self.learned.expire(ingress, now_ns);
         }
-        // Nobody speaks TCP with a group (RFC 9293, 3.9.1), and each of its members would be
+        // TCP is not spoken with a group (RFC 9293, 3.9.1), and each of its members would be
         // given all of the pieces.
         let is_group = frame.first().is_some_and(|first| first & 1 == 1);
         let sane = if pieces > 1 && is_group { Err(DropReason::Malformed) } else { Ok(()) };

@@ -114,7 +114,7 @@ mod tests {
             for _ in 0..14 {
                 guests.insert(frames.take_reserved_chunk().unwrap());
             }
-            // The last chunk that was promised to nobody goes in frames.
+            // The last chunk, which no guest was promised, goes in frames.
             while let Some(frame) = frames.take_frame() {
                 guests.insert(frame & !(LARGE_PAGE_SIZE - 1));
             }

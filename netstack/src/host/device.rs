@@ -411,7 +411,7 @@ mod tests {
     fn a_short_frame_does_not_keep_the_buffer_of_a_long_one() {
         let mut outgoing = Outgoing::new(MacAddress([2; 6]), 1514, Accepts::default());
         let send = |outgoing: &mut Outgoing, length: usize| {
-            // To all: there is nobody to ask for.
+            // To all: there is no station to ask for.
             Sender::new(outgoing, Medium::Ethernet).consume(length, |frame| frame[30..34].fill(0xff));
         };
         // Long frames leave; short ones that follow them wait for a card that takes nothing.
@@ -449,7 +449,7 @@ mod tests {
         for length in [1_514, HOST_LARGE_FRAME_BYTES_MAX] {
             for _ in 0..2 * SPARE_MAX {
                 Sender::new(&mut outgoing, Medium::Ethernet).consume(length, |frame| {
-                    // To all: there is nobody to ask for.
+                    // To all: there is no station to ask for.
                     frame[30..34].fill(0xff);
                 });
             }

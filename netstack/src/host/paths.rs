@@ -196,7 +196,7 @@ pub struct Narrow {
 pub(super) struct Paths {
     flows: Vec<Flow>,
     paths: Vec<Path>,
-    /// Those that nobody was told of.
+    /// Those that no caller was told of.
     news: VecDeque<Narrow>,
     shortened: u32,
 }

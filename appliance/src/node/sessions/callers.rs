@@ -117,7 +117,7 @@ impl<M: GuestMemory> Sessions<M> {
             Verdict::None => false,
             Verdict::InPlaceOf(index) => {
                 if let Some(session) = self.sessions.get_mut(index) {
-                    // It is taken away when there is nobody who goes by its index.
+                    // It is taken away once nothing goes by its index.
                     session.is_over = true;
                     host.abort(session.connection, now_ns);
                 }

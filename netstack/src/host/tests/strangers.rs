@@ -151,7 +151,7 @@ fn a_stranger_at_the_port_of_the_dhcp_client_hears_nothing() {
     let before = host.lease();
     let own = before.unwrap().address;
     let now = 5_000 * MS;
-    // A refusal of somebody else's request: another transaction.
+    // A refusal of another station's request: another transaction.
     let mut refusal = vec![0; 240];
     refusal[..4].copy_from_slice(&[2, 1, 6, 0]);
     refusal[28..34].copy_from_slice(&host.mac().0);
