@@ -57,6 +57,26 @@ enum Step {
 /// Longest buffer that a session keeps when there is nothing in it.
 const IDLE_CAPACITY: usize = 8 * 1024;
 
+/// An outcome as it is before it is sealed, for as many sessions as wait for it.
+pub struct Encoded(Zeroizing<Vec<u8>>);
+
+impl Encoded {
+    /// Encodes an outcome.
+    ///
+    /// # Errors
+    /// [`PeerFault::Length`].
+    pub fn new(outcome: &Outcome) -> Result<Self, PeerFault> {
+        encode(KIND_OUTCOME, outcome).map(Self)
+    }
+}
+
+/// The plain text of a record.
+fn encode<T: Serialize>(kind: u8, body: &T) -> Result<Zeroizing<Vec<u8>>, PeerFault> {
+    let plain = postcard::to_extend(body, alloc::vec![kind]).map_err(|_| PeerFault::Length)?;
+    let plain = Zeroizing::new(plain);
+    if plain.len() > RECORD_BYTES { Err(PeerFault::Length) } else { Ok(plain) }
+}
+
 /// Makes room for so many more bytes in a buffer that never has more than `most`, which
 /// doubling would go beyond.
 fn reserve_within(buffer: &mut Vec<u8>, more: usize, most: usize) {
@@ -230,10 +250,10 @@ impl Server {
     ///
     /// # Errors
     /// As [`Self::send`].
-    pub fn send_later(&mut self, outcome: &Outcome) -> Result<(), PeerFault> {
+    pub fn send_later(&mut self, outcome: &Encoded) -> Result<(), PeerFault> {
         self.seal_waiting();
-        self.waiting = self.record_of(KIND_OUTCOME, outcome)?;
-        self.waiting.shrink_to_fit();
+        self.check_room(&outcome.0)?;
+        self.waiting = Zeroizing::new(outcome.0.to_vec());
         // Both together take no more than a full buffer does.
         self.transmit.shrink_to(TRANSMIT_BYTES.saturating_sub(self.waiting.len()));
         Ok(())
@@ -267,24 +287,21 @@ impl Server {
 
     fn send_record<T: Serialize>(&mut self, kind: u8, body: &T) -> Result<(), PeerFault> {
         self.seal_waiting();
-        let plain = self.record_of(kind, body)?;
+        let plain = encode(kind, body)?;
+        self.check_room(&plain)?;
         self.seal(&plain)
     }
 
-    fn record_of<T: Serialize>(&self, kind: u8, body: &T) -> Result<Zeroizing<Vec<u8>>, PeerFault> {
-        let plain = postcard::to_extend(body, alloc::vec![kind]).map_err(|_| PeerFault::Length)?;
-        let plain = Zeroizing::new(plain);
+    /// Whether a record of this plain text fits into what is to be sent.
+    fn check_room(&self, plain: &[u8]) -> Result<(), PeerFault> {
         if self.established.is_none() {
             return Err(PeerFault::Unexpected);
-        }
-        if plain.len() > RECORD_BYTES {
-            return Err(PeerFault::Length);
         }
         let sealed_bytes = plain.len().saturating_add(TAG_BYTES + LENGTH_BYTES);
         if self.transmit.len().saturating_add(sealed_bytes) > TRANSMIT_BYTES {
             return Err(PeerFault::Flood);
         }
-        Ok(plain)
+        Ok(())
     }
 
     fn seal(&mut self, plain: &[u8]) -> Result<(), PeerFault> {

@@ -6,6 +6,7 @@
 //! those who say [`Node::end_work`] in the end.
 
 use alloc::format;
+use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
@@ -84,7 +85,7 @@ impl Asker {
 #[derive(Debug)]
 struct Ended {
     at_ns: u64,
-    outcome: Outcome,
+    outcome: Rc<Outcome>,
     cancelled: bool,
     progress: Progress,
 }
@@ -107,8 +108,8 @@ impl Job {
         match &self.ended {
             None => JobState::Running,
             Some(Ended { cancelled: true, .. }) => JobState::Cancelled,
-            Some(Ended { outcome: Ok(_), .. }) => JobState::Done,
-            Some(Ended { outcome: Err(_), .. }) => JobState::Failed,
+            Some(ended) if ended.outcome.is_ok() => JobState::Done,
+            Some(_) => JobState::Failed,
         }
     }
 }
@@ -202,23 +203,24 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     pub(super) fn end_work(&mut self, work: &Work, outcome: &Outcome, now_ns: u64) {
         let going: Vec<u64> =
             self.jobs.list.iter().filter(|job| job.goes_on_with(work)).map(|job| job.id).collect();
-        for id in going {
-            self.end_job(id, outcome.clone(), false, now_ns);
-        }
+        self.end_jobs(&going, outcome.clone(), false, now_ns);
     }
 
-    fn end_job(&mut self, id: u64, outcome: Outcome, cancelled: bool, now_ns: u64) {
-        let Some(place) = self.jobs.list.iter().position(|job| job.id == id) else { return };
-        let Some(job) = self.jobs.list.get(place) else { return };
-        let mut progress = self.progress(job, now_ns);
-        if outcome.is_ok() && progress.unit != Unit::Milliseconds {
-            progress.done = progress.total;
-        }
-        for session in self.sessions.waiting_for(id) {
-            self.sessions.answer(session, &outcome);
-        }
-        if let Some(job) = self.jobs.list.get_mut(place) {
-            job.ended = Some(Ended { at_ns: now_ns, outcome, cancelled, progress });
+    /// Jobs ended with one outcome, which is encoded once for all who wait.
+    fn end_jobs(&mut self, ids: &[u64], outcome: Outcome, cancelled: bool, now_ns: u64) {
+        let waiting: Vec<usize> = ids.iter().flat_map(|id| self.sessions.waiting_for(*id)).collect();
+        self.sessions.answer_all(waiting.into_iter(), &outcome);
+        let outcome = Rc::new(outcome);
+        for id in ids {
+            let Some(place) = self.jobs.list.iter().position(|job| job.id == *id) else { continue };
+            let Some(job) = self.jobs.list.get(place) else { continue };
+            let mut progress = self.progress(job, now_ns);
+            if outcome.is_ok() && progress.unit != Unit::Milliseconds {
+                progress.done = progress.total;
+            }
+            if let Some(job) = self.jobs.list.get_mut(place) {
+                job.ended = Some(Ended { at_ns: now_ns, outcome: Rc::clone(&outcome), cancelled, progress });
+            }
         }
         self.jobs.forget_results();
     }
@@ -261,7 +263,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             progress: self.progress(job, now_ns),
             began_ns: job.began_ns,
             ended_ns: job.ended.as_ref().map(|ended| ended.at_ns),
-            failure: job.ended.as_ref().and_then(|ended| ended.outcome.as_ref().err().cloned()),
+            failure: job.ended.as_ref().and_then(|ended| ended.outcome.as_ref().as_ref().err().cloned()),
         };
         JobPage { now_ns, jobs: self.jobs.list.iter().map(facts).collect() }
     }
@@ -276,7 +278,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     ) -> Option<Outcome> {
         self.jobs.forget_old(now_ns);
         let found = self.jobs.find(id).and_then(|job| self.may_touch(asker, job).map(|()| job));
-        match found.map(|job| job.ended.as_ref().map(|ended| ended.outcome.clone())) {
+        match found.map(|job| job.ended.as_ref().map(|ended| (*ended.outcome).clone())) {
             Err(failure) => Some(Err(failure)),
             Ok(Some(outcome)) => Some(outcome),
             Ok(None) => {
@@ -317,7 +319,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         };
         log::warn!("{what}: cancelled");
         let failure = Failure::new(Code::Conflict, what, "was cancelled", "begin it again");
-        self.end_job(id, Err(failure), true, now_ns);
+        self.end_jobs(&[id], Err(failure), true, now_ns);
         match (work, undo) {
             (Work::Guest(_), Some(index)) => self.stop_starting(index, now_ns),
             (Work::Discovery, _) if !others => {

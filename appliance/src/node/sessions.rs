@@ -11,7 +11,7 @@ use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::door::{Door, Proved};
 use mgmt_proto::job::Progress;
 use mgmt_proto::limits::PROGRESS_MS_MIN;
-use mgmt_proto::server::{Identity, Incoming, Server};
+use mgmt_proto::server::{Encoded, Identity, Incoming, Server};
 use mgmt_proto::trust::{Role, Trust};
 use mgmt_proto::verb::{Outcome, Request};
 use netstack::host::{Caller, ConnectionId, ConnectionState, Host};
@@ -264,12 +264,22 @@ impl<M: GuestMemory> Sessions<M> {
 
     /// Answers a command.
     pub fn answer(&mut self, index: usize, outcome: &Outcome) {
-        if let Some(session) = self.sessions.get_mut(index) {
+        self.answer_all(core::iter::once(index), outcome);
+    }
+
+    /// Answers the commands of several sessions with one outcome.
+    pub fn answer_all(&mut self, indexes: impl Iterator<Item = usize>, outcome: &Outcome) {
+        // One that does not fit is an answer of the node that is too long.
+        let too_long =
+            || Err(Failure::new(Code::Internal, "", "the answer is too long", "ask for less"));
+        let Ok(encoded) = Encoded::new(outcome).or_else(|_| Encoded::new(&too_long())) else { return };
+        for index in indexes {
+            let Some(session) = self.sessions.get_mut(index) else { continue };
             session.waiting = None;
-            // One that does not fit is an answer of the node that is too long.
-            if session.server.send_later(outcome).is_err() {
-                let failure = Failure::new(Code::Internal, "", "the answer is too long", "ask for less");
-                let _ = session.server.send_later(&Err(failure));
+            if session.server.send_later(&encoded).is_err()
+                && let Ok(encoded) = Encoded::new(&too_long())
+            {
+                let _ = session.server.send_later(&encoded);
             }
         }
     }
