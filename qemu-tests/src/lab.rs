@@ -5,6 +5,7 @@
 
 use crate::process::{Process, run};
 use anyhow::{Context, Result, ensure};
+use std::net::Ipv4Addr;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -80,7 +81,9 @@ fn add_wire(bridge: &str, tap: &str, address: &str) -> Result<()> {
     for link in [bridge, tap] {
         let _ = ip(&format!("link del {link}"));
     }
-    ip(&format!("link add {bridge} type bridge"))?;
+    // Of its own: else it is the lowest of its ports', and moves when one more is added.
+    let [a, b, c, d] = address.parse::<Ipv4Addr>()?.octets();
+    ip(&format!("link add {bridge} address 02:fe:{a:02x}:{b:02x}:{c:02x}:{d:02x} type bridge"))?;
     ip(&format!("tuntap add {tap} mode tap"))?;
     ip(&format!("link set {tap} master {bridge}"))?;
     ip(&format!("link set {bridge} up"))?;

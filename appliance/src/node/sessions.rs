@@ -270,8 +270,7 @@ impl<M: GuestMemory> Sessions<M> {
     /// Answers the commands of several sessions with one outcome.
     pub fn answer_all(&mut self, indexes: impl Iterator<Item = usize>, outcome: &Outcome) {
         // One that does not fit is an answer of the node that is too long.
-        let too_long =
-            || Err(Failure::new(Code::Internal, "", "the answer is too long", "ask for less"));
+        let too_long = || Err(Failure::new(Code::Internal, "", "the answer is too long", "ask for less"));
         let Ok(encoded) = Encoded::new(outcome).or_else(|_| Encoded::new(&too_long())) else { return };
         for index in indexes {
             let Some(session) = self.sessions.get_mut(index) else { continue };
