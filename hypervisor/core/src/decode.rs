@@ -53,6 +53,27 @@ impl Access {
     }
 }
 
+/// What stands where a guest faulted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Faulting {
+    /// The access that faulted.
+    Access(Access),
+    /// Another one: a vCPU has put it there since. It faults by itself.
+    Changed,
+    /// None that is known.
+    Unknown,
+}
+
+/// The access at the instruction pointer of a guest that faulted reading, or writing.
+#[must_use]
+pub fn faulting(bytes: &[u8], mode: Mode, write: bool) -> Faulting {
+    match access(bytes, mode) {
+        Some(access) if access.is_write() == write => Faulting::Access(access),
+        Some(_) => Faulting::Changed,
+        None => Faulting::Unknown,
+    }
+}
+
 /// The code segment's mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -332,7 +353,7 @@ pub fn length_of(bytes: &[u8], mode: Mode, opcode: &[u8]) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Access, Action, Mode, access, extend_sign, length_of, loaded, stored};
+    use super::{Access, Action, Faulting, Mode, access, extend_sign, faulting, length_of, loaded, stored};
 
     fn store(register: u8, high_byte: bool) -> Action {
         Action::StoreRegister { register, high_byte }
@@ -340,6 +361,20 @@ mod tests {
 
     fn load(register: u8, operand: u8, sign: bool) -> Action {
         Action::Load { register, high_byte: false, sign, operand }
+    }
+
+    #[test]
+    fn an_instruction_that_was_changed_is_not_carried_out() {
+        // mov [rdi], eax; mov eax, [rdi]; hlt.
+        for (bytes, is_write) in [(&[0x89, 0x07], true), (&[0x8b, 0x07], false)] {
+            let right = Faulting::Access(access(bytes, Mode::Long).unwrap());
+            assert_eq!(faulting(bytes, Mode::Long, is_write), right);
+            assert_eq!(faulting(bytes, Mode::Long, !is_write), Faulting::Changed);
+        }
+        for write in [false, true] {
+            assert_eq!(faulting(&[0xf4], Mode::Long, write), Faulting::Unknown);
+            assert_eq!(faulting(&[], Mode::Long, write), Faulting::Unknown);
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::vendor::{Exit, Machine, MemoryFault, PortAccess};
 use crate::{clock, raw, speculation, string_io};
 use hv_abi::event;
 use hv_core::cpuid::{Guest, allowed_xcr0};
-use hv_core::decode::{self, Action};
+use hv_core::decode::{self, Action, Faulting};
 use hv_core::guest_page::fetch;
 use hv_core::lapic::Effect;
 use hv_core::msr::{self as policy, Register};
@@ -188,20 +188,20 @@ fn nested_fault(vcpu: &Vcpu, inner: &mut Inner, fault: &MemoryFault) -> Next {
     }
     let mut bytes = [0; decode::MAX_LENGTH];
     let count = instruction(inner, &mut bytes);
-    let Some(access) = bytes.get(..count).and_then(|bytes| decode::access(bytes, inner.machine.mode()))
-    else {
-        if domain::with_slot(inner.domain, domain::Domain::may_log) == Some(true) {
-            log::warn!("domain slot {}: cannot decode {bytes:02x?} on {gpa:#x}", inner.domain);
+    let found = decode::faulting(bytes.get(..count).unwrap_or_default(), inner.machine.mode(), fault.write);
+    let access = match found {
+        Faulting::Access(access) => access,
+        Faulting::Changed => return Next::Continue,
+        Faulting::Unknown => {
+            if domain::with_slot(inner.domain, domain::Domain::may_log) == Some(true) {
+                log::warn!("domain slot {}: cannot decode {bytes:02x?} on {gpa:#x}", inner.domain);
+            }
+            inner.exception = Some(Exception::INVALID_OPCODE);
+            return Next::Continue;
         }
-        inner.exception = Some(Exception::INVALID_OPCODE);
-        return Next::Continue;
     };
     let next_rip = inner.machine.rip().wrapping_add(u64::from(access.length));
-    let write = access.is_write();
-    if write != fault.write {
-        // Another vCPU has put this instruction there since: it faults by itself.
-        return Next::Continue;
-    }
+    let write = fault.write;
     let value = match access.action {
         Action::StoreRegister { register, .. } => {
             decode::stored(*inner.registers.by_number(register), &access)

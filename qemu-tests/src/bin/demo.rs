@@ -6,6 +6,7 @@ use clap::Parser;
 use qemu_tests::lab::{HOST, NODE, guest_address};
 use qemu_tests::world::{Guest, World, build, target_name};
 use qemu_tests::{http, lab, packages, programs};
+use std::io::BufRead;
 use std::time::{Duration, Instant};
 
 /// Netboots a node, starts two Debian guests on AoE and iSCSI disks, fetches
@@ -25,6 +26,8 @@ struct Arguments {
 const NODE_MEMORY_MIB: u32 = 1536;
 /// How long the node may take to answer.
 const NODE_LIMIT: Duration = Duration::from_secs(90);
+/// Pause between two looks at the machine.
+const LOOK_PAUSE: Duration = Duration::from_millis(500);
 /// How long a guest may take to serve its page.
 const GUEST_LIMIT: Duration = Duration::from_secs(600);
 
@@ -131,13 +134,34 @@ fn keep(world: &mut World) -> Result<()> {
     println!("  {enter} curl http://{}/", guest_address(1).0);
     println!("logs and disks are in {}", world.directory.display());
     println!("press Enter, or send SIGTERM, to end everything");
-    let mut line = String::new();
-    // Nothing at all is the end of input, or that there is none.
-    if std::io::stdin().read_line(&mut line).unwrap_or_default() > 0 {
-        return Ok(());
-    }
-    while world.machine.process.is_running() {
-        std::thread::sleep(Duration::from_secs(1));
-    }
+    stay(&mut std::io::stdin().lock(), || world.machine.process.is_running());
     Ok(())
+}
+
+/// Waits for a line, or for the end of the machine where no line can come: nothing at all is
+/// the end of input, or that there is none.
+fn stay(input: &mut dyn BufRead, mut is_running: impl FnMut() -> bool) {
+    let mut line = String::new();
+    if input.read_line(&mut line).unwrap_or_default() > 0 {
+        return;
+    }
+    while is_running() {
+        std::thread::sleep(LOOK_PAUSE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::stay;
+    use std::cell::Cell;
+
+    #[test]
+    fn it_stays_without_input_until_the_machine_ends() {
+        let looks = Cell::new(0);
+        let runs = || looks.replace(looks.get() + 1) < 2;
+        stay(&mut &b"\n"[..], runs);
+        assert_eq!(looks.get(), 0, "a line ends it");
+        stay(&mut &b""[..], runs);
+        assert_eq!(looks.get(), 3, "until the machine runs no more");
+    }
 }

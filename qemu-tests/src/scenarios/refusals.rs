@@ -68,12 +68,36 @@ pub(super) fn kernel_boot_and_refusals() -> Result<()> {
     Ok(())
 }
 
-/// A firmware that takes the file for a disk gets a sentence on the serial port.
+/// A boot sector that does what a PXE ROM does with a network boot program: it is read to
+/// 0000:7c00, here its first 32 KiB from the sectors that follow, and jumped to.
+const LIKE_PXE: [u8; 62] = [
+    0xfa, 0xfc, // cli; cld
+    0x31, 0xc0, 0x8e, 0xd8, 0x8e, 0xc0, 0x8e, 0xd0, // xor ax, ax; mov ds, es and ss, ax
+    0xbc, 0x00, 0x60, // mov sp, 0x6000
+    0xbe, 0x00, 0x7c, 0xbf, 0x00, 0x06, 0xb9, 0x00, 0x01, // mov si, 0x7c00; di, 0x600; cx, 256
+    0xf3, 0xa5, 0xea, 0x1d, 0x06, 0x00, 0x00, // rep movsw; jmp 0:0x61d
+    0xbe, 0x2e, 0x06, 0xb4, 0x42, 0xcd, 0x13, // mov si, 0x62e; mov ah, 0x42; int 0x13
+    0xbb, 0x34, 0x12, // mov bx, 0x1234
+    0xea, 0x00, 0x7c, 0x00, 0x00, 0x90, 0x90, // jmp 0:0x7c00
+    0x10, 0x00, 0x40, 0x00, 0x00, 0x7c, 0x00, 0x00, 0x01, 0, 0, 0, 0, 0, 0, 0, // 64 sectors from 1
+];
+
+/// A firmware that takes the file for a disk, or for a network boot program, gets a sentence
+/// on the serial port.
 fn wrong_loader(image: &Path, directory: &Path) -> Result<()> {
-    let serial = directory.join("disk-serial.log");
-    let _machine = Process::start(&mut command_from_disk(image, &serial), &directory.join("disk.log"))?;
-    let text = serial_says(&serial, &["as a Linux kernel is", "network boot program."])?;
-    println!("  as a disk: {}", text.trim());
+    let program = directory.join("network-boot.img");
+    let mut sector = LIKE_PXE.to_vec();
+    sector.resize(510, 0);
+    sector.extend([0x55, 0xaa]);
+    sector.extend(std::fs::read(image)?);
+    std::fs::write(&program, &sector)?;
+    for (what, file) in [("disk", image), ("network boot program", &program)] {
+        let serial = directory.join(format!("{what}-serial.log"));
+        let log = directory.join(format!("{what}.log"));
+        let _machine = Process::start(&mut command_from_disk(file, &serial), &log)?;
+        let text = serial_says(&serial, &["as a Linux kernel is", "network boot program."])?;
+        println!("  as a {what}: {}", text.trim());
+    }
     Ok(())
 }
 

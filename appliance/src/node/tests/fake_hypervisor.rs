@@ -79,6 +79,8 @@ pub(super) struct FakeMachine {
     /// The number of the newest domain.
     last_domain: u32,
     random: TestRandom,
+    /// The random bytes that were given last.
+    pub(super) random_given: Vec<u8>,
 }
 
 /// The handle that a node owns.
@@ -119,6 +121,7 @@ impl FakeHypervisor {
             refuse_creations: 0,
             last_domain: 0,
             own_record: Vec::new(),
+            random_given: Vec::new(),
             random: TestRandom(seed.wrapping_mul(0x9e37_79b9) | 1),
         })))
     }
@@ -378,8 +381,9 @@ impl Hypervisor for FakeHypervisor {
 
     fn random(&mut self, target: &mut [u8]) {
         let mut machine = self.machine();
-        for byte in target {
+        for byte in &mut *target {
             *byte = machine.random.byte();
         }
+        uncounted(|| machine.random_given = target.to_vec());
     }
 }

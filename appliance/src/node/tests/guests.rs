@@ -41,6 +41,28 @@ fn one_session_types_and_any_number_reads() {
 }
 
 #[test]
+fn entropy_comes_from_the_generator_of_dom0() {
+    let mut world = World::new(47);
+    let (session, machine) = world.ready();
+    let domain = world.create(session, &machine);
+    // The console, then entropy.
+    let device = machine.disks.len() + machine.network_cards.len() + 1;
+    let mut entropy = world.bring_up(domain, device);
+    let memory = world.hypervisor.domain(domain).memory.clone();
+    let mut before = vec![0; 32];
+    for _ in 0..3 {
+        entropy.driver.rings[0].push(&memory, &[(0x80_0000, 32, true)]);
+        world.ring(&entropy, 0);
+        world.run(MS);
+        assert_eq!(entropy.driver.rings[0].take_used(&memory).map(|(_, length)| length), Some(32));
+        let bytes = memory.bytes(0x80_0000, 32);
+        assert_ne!(bytes, before);
+        assert_eq!(world.hypervisor.machine().random_given, bytes);
+        before = bytes;
+    }
+}
+
+#[test]
 fn a_guest_is_created_watched_and_destroyed() {
     let mut world = World::new(11);
     let (session, machine) = world.ready();
