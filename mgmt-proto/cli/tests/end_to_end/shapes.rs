@@ -200,6 +200,9 @@ fn the_fields_stay_in_their_order() {
          address_claims address_claimed_by portals_moved paths_shortened log_errors log_warnings cards \
          previous_end previous_cause watchdogs smt threads_resting"
     );
+    let (out, _) = workstation.expect(0, &["node", "info"]);
+    let none = |line: &str| line.split_whitespace().eq(["watchdog", "none"]);
+    assert!(out.lines().any(none), "nothing notices a hang there, which is said: {out}");
     assert_eq!(
         fields(&of(&["node", "info"])["cards"][0]),
         "mac use state mtu aoe address gateway frames_received frames_sent bytes_received bytes_sent"
