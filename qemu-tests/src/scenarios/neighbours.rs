@@ -18,7 +18,7 @@ const DURATION: Duration = Duration::from_secs(25);
 /// What hostile guests write to.
 const TARGETS: [&str; 3] = ["pci", "msrs", "ports"];
 /// Most times [`DURATION`] for all of them.
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 8;
 /// How often the neighbour's page is fetched.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -90,8 +90,10 @@ pub(super) fn hostile_guest_neighbour_serves() -> Result<()> {
     }
     let facts = world.operator.json(&["node", "info"])?;
     ensure!(facts.get("dom0_starts").and_then(Value::as_u64) == Some(1), "dom0 failed: {facts}");
-    let serial = world.machine.serial_text().to_lowercase();
-    ensure!(!serial.contains("panic"), "the node's serial log has a panic: {serial}");
+    // What scribbles over ports tells the node of panics of its own kernel.
+    let serial = world.machine.serial_text();
+    let failed = ["panicked at", "hypervisor failed", "error dom0:"].iter().find(|it| serial.contains(**it));
+    ensure!(failed.is_none(), "the node's serial log has a panic: {serial}");
     ensure!(world.machine.process.is_running(), "the node ended");
     Ok(())
 }
