@@ -310,8 +310,8 @@ fn dhcp_answer(request: &[u8]) -> Option<Vec<u8>> {
     Some(frame)
 }
 
-#[test]
-fn dhcp_leases_renews_and_expires() {
+/// A stack that asks for its address.
+fn by_dhcp() -> Host {
     let config = HostConfig {
         mac: MacAddress([2, 0, 0, 0, 0, 7]),
         mtu: 1500,
@@ -320,7 +320,12 @@ fn dhcp_leases_renews_and_expires() {
         seed: 5,
         secret: [5; 16],
     };
-    let mut host = Host::new(&config, 0).unwrap();
+    Host::new(&config, 0).unwrap()
+}
+
+#[test]
+fn dhcp_leases_renews_and_expires() {
+    let mut host = by_dhcp();
     assert_eq!(host.connect(Ipv4Addr::new(10, 9, 0, 1), 1, TcpOptions::STORAGE), Err(HostError::NoAddress));
     let run = |host: &mut Host, from: u64, until: u64, answering: bool| {
         for second in from..until {

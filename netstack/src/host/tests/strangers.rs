@@ -114,15 +114,7 @@ fn a_guest_that_calls_again_and_again_leaves_room_for_others() {
 
 /// A stack with an address by DHCP.
 fn leased() -> Host {
-    let config = HostConfig {
-        mac: MacAddress([2, 0, 0, 0, 0, 7]),
-        mtu: 1500,
-        accepts: Accepts::default(),
-        addressing: Addressing::Dhcp,
-        seed: 5,
-        secret: [5; 16],
-    };
-    let mut host = Host::new(&config, 0).unwrap();
+    let mut host = by_dhcp();
     for second in 1..5 {
         host.poll(second * 1_000 * MS);
         for answer in frames(&mut host).iter().filter_map(|frame| dhcp_answer(frame)) {
