@@ -5,8 +5,8 @@ use hv_abi::DomainId;
 use hv_abi::call::Error;
 use hv_abi::domain::{DomainInfo, DomainSpec, NodeInfo, VcpuState};
 
-use crate::guest_memory::GuestMemory;
-use crate::layout::MemoryLayout;
+use machine::guest_memory::GuestMemory;
+use machine::layout::MemoryLayout;
 
 /// The system calls the node needs, and windows onto guest memory.
 pub trait Hypervisor {

@@ -24,6 +24,7 @@ const CRATES: &[(&str, &str, usize)] = &[
     ("mgmt-proto/src", "lib.rs", 21),
     ("mgmt-proto/cli/src", "lib.rs", 4),
     ("mgmt-proto/cli/src", "main.rs", 0),
+    ("appliance/machine/src", "lib.rs", 0),
     ("appliance/src", "lib.rs", 12),
     ("appliance/src/bare", "main.rs", 0),
     ("image-builder/src", "lib.rs", 0),

@@ -2,7 +2,6 @@
 
 use crate::window::Window;
 use appliance::hypervisor::Hypervisor;
-use appliance::layout::MemoryLayout;
 use core::fmt::{self, Write};
 use heapless::Vec;
 use hv_abi::DomainId;
@@ -12,6 +11,7 @@ use hv_abi::event::Event;
 use hv_abi::log_line::{LINE_BYTES_MAX, target_word};
 use hv_abi::random::{Generator, Source};
 use log::{LevelFilter, Metadata, Record};
+use machine::layout::MemoryLayout;
 use zerocopy::FromZeros;
 
 /// Issues a call with up to four arguments.

@@ -1,11 +1,11 @@
 //! Guest memory as dom0 sees it: a window of its own address space per domain.
 
-use appliance::fault::GuestFault;
-use appliance::guest_memory::{Gpa, GuestMemory};
-use appliance::layout::MemoryLayout;
 use core::sync::atomic::{AtomicU16, Ordering, fence};
 use hv_abi::DomainId;
 use hv_abi::boot::{WINDOW, WINDOW_BYTES};
+use machine::fault::GuestFault;
+use machine::guest_memory::{Gpa, GuestMemory};
+use machine::layout::MemoryLayout;
 
 /// A window onto one domain. It must not be used after the domain is destroyed:
 /// the hypervisor would end dom0 for it, nothing worse.

@@ -19,13 +19,13 @@ use mgmt_proto::limits::{NAME_BYTES, TRUST_BYTES};
 use mgmt_proto::server::Identity;
 use mgmt_proto::verb::Request;
 
-use crate::guest_memory::GuestMemory;
 use crate::hypervisor::Hypervisor;
-use crate::layout::MemoryLayout;
 use crate::limits::AUDIT_URGENT;
 #[cfg(test)]
 pub(super) use chain::decode_slot;
 use chain::{Chain, SLOT_BYTES};
+use machine::guest_memory::GuestMemory;
+use machine::layout::MemoryLayout;
 use refusals::{Due, Refusals};
 
 /// What is kept under the domain's slot to know it again.

@@ -12,11 +12,11 @@ use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::limits::BLOB_BYTES;
 use mgmt_proto::machine::Digest;
 
-use crate::guest_memory::GuestMemory;
 use crate::hypervisor::Hypervisor;
-use crate::layout::{HIGH_MEMORY_START, LOW_MEMORY_END, MemoryLayout};
 use crate::limits::{BLOBS_MAX, UPLOAD_STEP_BYTES};
 use crate::node::uploads::{Announced, Unfinished, Upload};
+use machine::guest_memory::GuestMemory;
+use machine::layout::{HIGH_MEMORY_START, LOW_MEMORY_END, MemoryLayout};
 
 const _: () = assert!(BLOB_BYTES <= LOW_MEMORY_END && LOW_MEMORY_END < HIGH_MEMORY_START);
 

@@ -10,7 +10,6 @@ use mgmt_proto::machine::Disk;
 use mgmt_proto::verb::{Outcome, Reply};
 use mgmt_proto::volume::{BlockFacts, Condition, Plugged};
 
-use crate::devices::platform::Noticed;
 use crate::hypervisor::Hypervisor;
 use crate::limits::{DETACH_TIMEOUT_NS, START_TIMEOUT_NS};
 use crate::node::Node;
@@ -21,6 +20,7 @@ use crate::node::ledger::coming_bytes;
 use crate::node::nic::Nic;
 use crate::node::state::Step;
 use crate::node::volumes::{VolumeSettings, limits, parse};
+use machine::devices::platform::Noticed;
 
 /// A disk whose volume is being connected for a guest that runs.
 #[derive(Debug)]

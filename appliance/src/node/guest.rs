@@ -10,19 +10,19 @@ use mgmt_proto::disk::GuestSettings;
 use mgmt_proto::machine::{Action, Digest, Machine};
 use mgmt_proto::manifest::DEFAULT_MTU;
 
-use crate::devices::output_ring::OutputRing;
-use crate::devices::platform::{DeviceConfig, Platform, PlatformEvent};
-use crate::devices::virtio::VirtioDevice;
 use crate::hypervisor::Hypervisor;
-use crate::layout::{MemoryLayout, UART_PORT};
 use crate::limits::{
-    CONSOLE_BYTES, RANDOM_REQUESTS_PER_TURN, START_TIMEOUT_NS, WORK_OF_CONSOLE_BYTE, WORK_OF_ENTROPY,
-    WORK_OF_EXIT,
+    RANDOM_REQUESTS_PER_TURN, START_TIMEOUT_NS, WORK_OF_CONSOLE_BYTE, WORK_OF_ENTROPY, WORK_OF_EXIT,
 };
 use crate::node::blobs::Blobs;
 use crate::node::typing::Typist;
 use crate::node::volumes::Shape;
 use hv_x86::{low8, low16, low32};
+use machine::devices::output_ring::OutputRing;
+use machine::devices::platform::{DeviceConfig, Platform, PlatformEvent};
+use machine::devices::virtio::VirtioDevice;
+use machine::layout::{MemoryLayout, UART_PORT};
+use machine::limits::CONSOLE_BYTES;
 
 /// A page-sized unit of guest memory.
 const MEMORY_UNIT: u64 = 2 << 20;
@@ -244,7 +244,7 @@ fn storage_failure(name: &str, what: &str) -> Failure {
     Failure::new(Code::Internal, name, what, "see `redoubt node log`")
 }
 
-impl<M: crate::guest_memory::GuestMemory> Guest<M> {
+impl<M: machine::guest_memory::GuestMemory> Guest<M> {
     /// Creates the domain, loads the kernel and, unless it is to stay paused,
     /// lets it run. `shapes` tell what its disks are.
     ///

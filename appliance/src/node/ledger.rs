@@ -20,17 +20,17 @@ use storage::iscsi::Session;
 use storage::limits::{AOE_DISCOVERED_MAX, ISCSI_PATHS_MAX, ISCSI_TEXT_MAX, STORE_BYTES_MAX, STORE_KEYS_MAX};
 use storage::volume::VolumeName;
 
-use crate::devices::virtio::VirtioDevice;
-use crate::devices::virtio::block::VirtioBlock;
 use crate::hypervisor::Hypervisor;
-use crate::limits::{
-    BEGUN_MAX, CAPTURE_BYTES, CAPTURES_MAX, CARDS_MAX, CONSOLE_BYTES, CONSOLE_INPUT_BYTES,
-    LARGE_FRAME_BYTES_MAX, RESULTS_KEPT_MAX, SESSIONS_MAX, UART_INPUT_BYTES, UART_OUTPUT_BYTES,
-};
+use crate::limits::{BEGUN_MAX, CAPTURE_BYTES, CAPTURES_MAX, CARDS_MAX, RESULTS_KEPT_MAX, SESSIONS_MAX};
 use crate::node::Node;
 use crate::node::nic::Nic;
 use crate::node::stacks::VOLUMES_CONNECTED_MAX;
 use crate::node::volumes::{Binding, parse};
+use machine::devices::virtio::VirtioDevice;
+use machine::devices::virtio::block::VirtioBlock;
+use machine::limits::{
+    CONSOLE_BYTES, CONSOLE_INPUT_BYTES, LARGE_FRAME_BYTES_MAX, UART_INPUT_BYTES, UART_OUTPUT_BYTES,
+};
 
 const KIB: usize = 1024;
 

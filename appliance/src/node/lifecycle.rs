@@ -69,7 +69,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 continue;
             }
             if let Some((created_ns, machine, settings)) = recorded(record) {
-                let layout = crate::layout::MemoryLayout::new(info.memory_bytes);
+                let layout = machine::layout::MemoryLayout::new(info.memory_bytes);
                 let memory = self.hypervisor.memory(domain, layout);
                 let mut guest = Guest::new(machine, settings, self.next_guest, created_ns, false);
                 self.next_guest += 1;

@@ -10,12 +10,12 @@ use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::trust::{is_look, is_rescue};
 use mgmt_proto::verb::{Outcome, Reply, Request};
 
-use crate::guest_memory::{Gpa, GuestMemory};
 use crate::hypervisor::Hypervisor;
 use crate::node::Node;
 use crate::node::jobs::Asker;
 use crate::node::nic::Nic;
 use crate::node::trust::LOCKED_AT;
+use machine::guest_memory::{Gpa, GuestMemory};
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Why a request is obeyed from nobody now, if it is not: the node is locked down, or

@@ -8,12 +8,9 @@ use netstack::host::{Host, HostConfig};
 use netstack::offload::{Accepts, Offload};
 use netstack::switch::{Destinations, HOST, Policy, PortId, Rate, Switch, UPLINK};
 
-use crate::devices::virtio::net::Taken;
-use crate::guest_memory::GuestMemory;
 use crate::limits::{
-    DISK_WORK_PER_CALL, FRAMES_PER_TURN, LARGE_FRAME_BYTES_MAX, OCTETS_OF_WORK, PORT_BURST_BYTES,
-    PORT_BURST_BYTES_MIN, PORT_BURST_MS, PORT_BYTES_PER_S, WIRE_WORK_PER_TURN, WORK_OF_FRAME,
-    WORK_OF_OWN_FRAME, WORK_OF_REQUEST,
+    DISK_WORK_PER_CALL, FRAMES_PER_TURN, OCTETS_OF_WORK, PORT_BURST_BYTES, PORT_BURST_BYTES_MIN,
+    PORT_BURST_MS, PORT_BYTES_PER_S, WIRE_WORK_PER_TURN, WORK_OF_FRAME, WORK_OF_OWN_FRAME, WORK_OF_REQUEST,
 };
 use crate::node::capture::Captures;
 use crate::node::guest::Guest;
@@ -21,6 +18,9 @@ use crate::node::nic::Nic;
 use crate::node::quotas::Quotas;
 use crate::node::stacks::Stacks;
 use crate::node::volumes::Volumes;
+use machine::devices::virtio::net::Taken;
+use machine::guest_memory::GuestMemory;
+use machine::limits::LARGE_FRAME_BYTES_MAX;
 
 mod addressing;
 mod admission;

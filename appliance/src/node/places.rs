@@ -66,8 +66,8 @@ impl Places {
 #[cfg(test)]
 mod tests {
     use super::{Places, Taken, Verdict};
-    use crate::test_random::TestRandom;
     use alloc::vec::Vec;
+    use machine::test_random::TestRandom;
 
     const PLACES: Places = Places { all: 16, of_key: 4, of_admins: 2 };
 

@@ -16,7 +16,6 @@ use mgmt_proto::trust::{Role, Trust};
 use mgmt_proto::verb::{Outcome, Request};
 use netstack::host::{Caller, ConnectionId, ConnectionState, Host};
 
-use crate::guest_memory::GuestMemory;
 use crate::hypervisor::Hypervisor;
 use crate::limits::{
     OPERATORS_WORK_PER_TURN, SHORT_ANSWER_BYTES, WORK_OF_FILE_OCTET, WORK_OF_HASHED_OCTET,
@@ -26,6 +25,7 @@ use crate::node::audit::Asked;
 use crate::node::blobs::{Blobs, Kept};
 use crate::node::jobs::Asker;
 use crate::node::uploads::Upload;
+use machine::guest_memory::GuestMemory;
 
 /// A job that a session waits for before its next command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

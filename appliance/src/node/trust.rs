@@ -9,13 +9,13 @@ use mgmt_proto::limits::TRUST_BYTES;
 use mgmt_proto::trust::Trust;
 use mgmt_proto::verb::{Outcome, Reply};
 
-use crate::guest_memory::{Gpa, GuestMemory};
 use crate::hypervisor::Hypervisor;
 use crate::node::Node;
 use crate::node::audit::RING_BYTES;
 use crate::node::jobs::Asker;
 use crate::node::nic::Nic;
 use crate::node::state::OwnFlags;
+use machine::guest_memory::{Gpa, GuestMemory};
 
 /// Bytes that are reserved behind the audit log; none is used before a bundle comes.
 pub(super) const KEPT_BYTES: u64 = 2 << 20;

@@ -14,12 +14,12 @@ use mgmt_proto::machine::Digest;
 use mgmt_proto::verb::{Outcome, Reply};
 use sha2::{Digest as _, Sha256};
 
-use crate::guest_memory::{Gpa, GuestMemory};
 use crate::hypervisor::Hypervisor;
 use crate::limits::{UPLOAD_BYTES_OF_KEY, UPLOAD_KEPT_NS, UPLOAD_STEP_BYTES, UPLOADS_KEPT_MAX};
 use crate::node::Node;
 use crate::node::jobs::Asker;
 use crate::node::nic::Nic;
+use machine::guest_memory::{Gpa, GuestMemory};
 
 /// What an upload is known by: who sends it, and what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,13 +14,13 @@ use storage::rate::Limiter;
 use storage::volume::{Volume, VolumeName, user};
 use storage::{BlockError, Geometry, Lba, Operation, PathRefusal, Payload, Request, RequestId};
 
-use crate::devices::virtio::block::{BlockKind, BlockOperation, BlockStatus, BlockToken};
-use crate::guest_memory::GuestMemory;
 use crate::limits::{REQUESTS_PER_TURN, WORK_OF_REQUEST};
 use crate::node::guest::Guest;
 use crate::node::quotas::Quotas;
 use crate::node::stacks::Stacks;
 use discovery::Search;
+use machine::devices::virtio::block::{BlockKind, BlockOperation, BlockStatus, BlockToken};
+use machine::guest_memory::GuestMemory;
 
 /// Bytes of a sector.
 const SECTOR: u64 = 512;

@@ -9,7 +9,7 @@ use hv_abi::device::{DmaMemory, Mmio};
 use netstack::virtio_pci::{Location, Locations};
 
 use super::*;
-use crate::test_random::TestRandom;
+use machine::test_random::TestRandom;
 use netstack::virtio_pci::function::register;
 
 const BUS: u64 = 0x10_0000;

@@ -9,7 +9,7 @@ use mgmt_proto::audit::{Entry, Head, Log, Page};
 use mgmt_proto::limits::{AUDIT_ENTRIES, AUDIT_ENTRY_BYTES};
 use mgmt_proto::server::Identity;
 
-use crate::guest_memory::{Gpa, GuestMemory};
+use machine::guest_memory::{Gpa, GuestMemory};
 
 pub(super) const SLOT_BYTES: usize = 2 + AUDIT_ENTRY_BYTES;
 

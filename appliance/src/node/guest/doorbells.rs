@@ -5,9 +5,9 @@ use alloc::vec;
 use hv_x86::to_usize;
 
 use super::Guest;
-use crate::guest_memory::GuestMemory;
 use crate::hypervisor::Hypervisor;
 use crate::limits::WORK_OF_DOORBELL;
+use machine::guest_memory::GuestMemory;
 
 impl<M: GuestMemory> Guest<M> {
     /// Registers those anew that have moved, come or gone.

@@ -8,12 +8,12 @@ use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::machine::Machine;
 
 use super::{Guest, MEMORY_UNIT, storage_failure};
-use crate::acpi;
-use crate::guest_memory::{Gpa, GuestMemory};
 use crate::hypervisor::Hypervisor;
-use crate::layout::{MemoryLayout, RESET_CODE, RESET_VECTOR};
-use crate::loader::{self, LoadRequest};
 use crate::node::blobs::Blobs;
+use machine::acpi;
+use machine::guest_memory::{Gpa, GuestMemory};
+use machine::layout::{MemoryLayout, RESET_CODE, RESET_VECTOR};
+use machine::loader::{self, LoadRequest};
 
 /// A failure for a kernel that cannot be loaded.
 fn load_failure(name: &str, error: loader::LoadError) -> Failure {

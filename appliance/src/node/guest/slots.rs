@@ -7,9 +7,9 @@ use mgmt_proto::disk::DiskSetting;
 use mgmt_proto::machine::Disk;
 
 use super::Guest;
-use crate::devices::platform::{DeviceConfig, Noticed};
-use crate::devices::virtio::block::{BlockConfig, BlockGeometry};
 use crate::node::volumes::Shape;
+use machine::devices::platform::{DeviceConfig, Noticed};
+use machine::devices::virtio::block::{BlockConfig, BlockGeometry};
 
 /// Where a disk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,12 +6,12 @@ use netstack::host::Lease;
 use netstack::offload::Offload;
 
 use super::{Buffers, ETHERTYPE_AOE, received, work_of};
-use crate::guest_memory::GuestMemory;
 use crate::limits::{CARD_STUCK_NS, FRAMES_PER_TURN, WORK_OF_OWN_FRAME};
 use crate::node::guest::Guest;
 use crate::node::nic::Nic;
 use crate::node::stacks::Stacks;
 use crate::node::volumes::Volumes;
+use machine::guest_memory::GuestMemory;
 
 /// Whether a card takes frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

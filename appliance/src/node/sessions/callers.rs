@@ -8,13 +8,13 @@ use mgmt_proto::trust::{Role, Trust};
 use netstack::host::{Caller, Host};
 
 use super::{Session, Sessions, seed};
-use crate::guest_memory::GuestMemory;
 use crate::hypervisor::Hypervisor;
 use crate::limits::{
     BEGUN_MAX, BEGUN_OF_KEY, CALLERS_PER_TURN, SESSIONS_MAX, SESSIONS_OF_ADMINS, SESSIONS_OF_KEY,
     WORK_OF_GREETING, WORK_OF_KNOCK,
 };
 use crate::node::places::{Places, Taken, Verdict};
+use machine::guest_memory::GuestMemory;
 
 /// Places of sessions.
 const SESSIONS: Places = Places { all: SESSIONS_MAX, of_key: SESSIONS_OF_KEY, of_admins: SESSIONS_OF_ADMINS };

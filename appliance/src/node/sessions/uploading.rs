@@ -5,11 +5,11 @@ use mgmt_proto::verb::Reply;
 use netstack::host::Host;
 
 use super::{Session, Sessions};
-use crate::guest_memory::GuestMemory;
 use crate::hypervisor::Hypervisor;
 use crate::limits::{UPLOAD_IDLE_NS, UPLOAD_SILENT_NS};
 use crate::node::blobs::{Blobs, Kept};
 use crate::node::uploads::{Announced, Upload};
+use machine::guest_memory::GuestMemory;
 
 impl<M: GuestMemory> Sessions<M> {
     /// Begins to receive the blob that session `index` announced.

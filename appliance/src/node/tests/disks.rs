@@ -12,8 +12,8 @@ use mgmt_proto::verb::{Discover, Reply, Request, State};
 
 use super::targets::{AoeTarget, IscsiTarget};
 use super::world::*;
-use crate::layout::RESET_PORT;
 use crate::node::volumes::VolumeSettings;
+use machine::layout::RESET_PORT;
 use storage::rate::Limits;
 
 const ISCSI: &str = "iscsi://10.0.0.3/iqn.2026-01.org.example:disk/0";

@@ -8,9 +8,9 @@ use alloc::vec::Vec;
 use hv_abi::event::{self, Event};
 
 use super::world::{MS, World, to_usize};
-use crate::devices::virtio::registers;
-use crate::devices::virtio::test_driver::{TestDriver, bring_up_sized, ecam};
-use crate::guest_memory::FakeMemory;
+use machine::devices::virtio::registers;
+use machine::devices::virtio::test_driver::{TestDriver, bring_up_sized, ecam};
+use machine::guest_memory::FakeMemory;
 
 const READ: u32 = 0;
 const WRITE: u32 = 1;

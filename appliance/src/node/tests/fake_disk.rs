@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use core::cell::{RefCell, RefMut};
 
 use crate::local_disk::{DiskWork, LocalDisk};
-use crate::test_random::TestRandom;
+use machine::test_random::TestRandom;
 
 const SECTOR: usize = 512;
 

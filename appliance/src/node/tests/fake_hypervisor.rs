@@ -16,12 +16,12 @@ use hv_abi::domain::{
 use hv_abi::previous::{Ended, LOG_NOW, LOG_PREVIOUS};
 use hv_abi::{DomainId, MAX_DOMAINS, STORE_BYTES};
 
-use crate::fault::GuestFault;
-use crate::guest_memory::{FakeMemory, Gpa, GuestMemory};
 use crate::hypervisor::Hypervisor;
-use crate::layout::MemoryLayout;
 use crate::node::tests::log_sink;
-use crate::test_random::TestRandom;
+use machine::fault::GuestFault;
+use machine::guest_memory::{FakeMemory, Gpa, GuestMemory};
+use machine::layout::MemoryLayout;
+use machine::test_random::TestRandom;
 
 /// A window onto a fake domain's memory.
 #[derive(Clone, Debug)]

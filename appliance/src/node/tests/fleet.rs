@@ -258,7 +258,7 @@ fn twenty_nodes_and_the_real_program() {
 #[test]
 fn the_program_goes_on_with_an_upload_wherever_its_connection_breaks() {
     let rack = Rack::new(&[Trouble::Breaks]);
-    let mut random = crate::test_random::TestRandom(0xb4ea);
+    let mut random = machine::test_random::TestRandom(0xb4ea);
     let initrd: Vec<u8> = (0..3_000_000).map(|_| random.byte()).collect();
     std::fs::write(rack.directory.join("initrd"), &initrd).unwrap();
     let file = rack.directory.join("large.vm");

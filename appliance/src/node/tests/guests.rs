@@ -11,7 +11,7 @@ use mgmt_proto::machine::{Action, Disk};
 use mgmt_proto::verb::{Reply, Request, State};
 
 use super::world::*;
-use crate::layout::{BOOT_PARAMETERS, PANIC_PORT, RESET_PORT, SLEEP_CONTROL_PORT, UART_PORT};
+use machine::layout::{BOOT_PARAMETERS, PANIC_PORT, RESET_PORT, SLEEP_CONTROL_PORT, UART_PORT};
 
 const OFF: u64 = 0x20 | 5 << 2;
 

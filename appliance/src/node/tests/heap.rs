@@ -13,9 +13,9 @@ use netstack::host::TcpOptions;
 use super::driver::Device;
 use super::targets::{AoeTarget, IscsiTarget};
 use super::world::*;
-use crate::devices::virtio::test_driver::{INDIRECT, NEXT, WRITE, put_descriptor};
-use crate::guest_memory::FakeMemory;
 use crate::node::ledger::HEAP_BYTES;
+use machine::devices::virtio::test_driver::{INDIRECT, NEXT, WRITE, put_descriptor};
+use machine::guest_memory::FakeMemory;
 
 /// A disk that nothing else uses.
 fn iscsi_disk(number: usize) -> Disk {

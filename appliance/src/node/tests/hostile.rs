@@ -11,7 +11,7 @@ use netstack::host::{ConnectionState, TcpOptions};
 use super::targets::AoeTarget;
 use super::world::*;
 use crate::limits::SESSIONS_MAX;
-use crate::test_random::TestRandom;
+use machine::test_random::TestRandom;
 
 #[test]
 fn a_stranger_hears_nothing() {

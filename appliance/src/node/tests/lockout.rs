@@ -14,7 +14,7 @@ use netstack::offload::Offload;
 
 use super::world::*;
 use crate::limits::{BEGUN_MAX, SESSIONS_MAX};
-use crate::test_random::TestRandom;
+use machine::test_random::TestRandom;
 
 pub(super) const ATTACKER_MAC: [u8; 6] = [2, 0x66, 0, 0, 0, 9];
 const PER_MS: usize = 5;

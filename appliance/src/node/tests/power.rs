@@ -18,7 +18,7 @@ use super::fake_disk::{FakeDisk, disk_mib};
 use super::state::{audit_log, create_kept, state, state_settings};
 use super::trust::{self, bundle, grant, root};
 use super::world::*;
-use crate::test_random::TestRandom;
+use machine::test_random::TestRandom;
 
 pub(super) fn update(serial: u64) -> Request {
     let admin = Grant { name: format!("serial-{serial}"), ..grant(Who::Admin, Role::Admin) };

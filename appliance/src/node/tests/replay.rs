@@ -24,7 +24,7 @@ use super::state::state_settings;
 use super::targets::AoeTarget;
 use super::trust::{bundle, everybody, root, update};
 use super::world::*;
-use crate::test_random::TestRandom;
+use machine::test_random::TestRandom;
 
 fn disk(volume: &str) -> Disk {
     Disk { volume: volume.to_string(), read_only: false }

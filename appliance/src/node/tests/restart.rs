@@ -10,7 +10,7 @@ use mgmt_proto::verb::{Reply, Request, State};
 
 use super::targets::AoeTarget;
 use super::world::*;
-use crate::layout::{RESET_PORT, SLEEP_CONTROL_PORT};
+use machine::layout::{RESET_PORT, SLEEP_CONTROL_PORT};
 
 fn named(name: &str) -> alloc::string::String {
     name.to_string()

@@ -10,8 +10,8 @@ use super::driver::Device;
 use super::heap::fill;
 use super::targets::{AoeTarget, IscsiTarget};
 use super::world::*;
-use crate::devices::virtio::test_driver::{INDIRECT, NEXT, ecam, put_descriptor};
 use crate::limits::DISK_FRAMES_MAX;
+use machine::devices::virtio::test_driver::{INDIRECT, NEXT, ecam, put_descriptor};
 
 /// What a hostile guest sends, over and over.
 #[derive(Clone, Copy, Debug)]

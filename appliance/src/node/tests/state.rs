@@ -382,7 +382,7 @@ fn a_guest_that_is_kept_is_started_again() {
     let mut other = sibling(&machine, "other", 7);
     other.on_poweroff = Action::Preserve;
     let domain = world.create(session, &other);
-    world.port_write(domain, crate::layout::SLEEP_CONTROL_PORT, 5 << 2 | 1 << 5);
+    world.port_write(domain, machine::layout::SLEEP_CONTROL_PORT, 5 << 2 | 1 << 5);
     assert_eq!(world.facts(session, "other").unwrap().state, State::Off);
     world.done(session, &start("other"));
     assert_ne!(world.facts(session, "other").unwrap().state, State::Off);

@@ -15,7 +15,7 @@ use super::driver::Device;
 use super::targets::{AoeTarget, IscsiTarget};
 use super::world::*;
 use crate::hypervisor::Hypervisor;
-use crate::layout::{HOT_PLUG_EJECT_PORT, HOT_PLUG_LEAVING_PORT, HOT_PLUG_RESCAN_PORT};
+use machine::layout::{HOT_PLUG_EJECT_PORT, HOT_PLUG_LEAVING_PORT, HOT_PLUG_RESCAN_PORT};
 
 const AOE: &str = "aoe:e7.3";
 const ISCSI: &str = "iscsi://10.0.0.3/iqn.2026-01.org.example:disk/0";
@@ -536,7 +536,7 @@ fn a_disk_comes_and_goes_while_its_guest_runs() {
     assert_eq!(world.outcome(session), Ok(Reply::Done));
     assert_eq!(list(&mut world, session).len(), 1);
     assert_eq!(
-        world.node.guests[0].platform.mmio_read(crate::layout::ECAM_START + (4 << 15), 4),
+        world.node.guests[0].platform.mmio_read(machine::layout::ECAM_START + (4 << 15), 4),
         0xffff_ffff
     );
     // The slot is free again, for a disk of another kind.

@@ -31,10 +31,10 @@ use super::lockout::{ATTACKER_MAC, Attack, KINDS, Kind};
 use super::state::state_settings;
 use super::targets::{AoeTarget, IscsiTarget};
 use super::world::*;
-use crate::devices::virtio::test_driver::{INDIRECT, NEXT, WRITE, ecam, put_descriptor};
-use crate::guest_memory::FakeMemory;
 use crate::node::ledger::HEAP_BYTES;
-use crate::test_random::TestRandom;
+use machine::devices::virtio::test_driver::{INDIRECT, NEXT, WRITE, ecam, put_descriptor};
+use machine::guest_memory::FakeMemory;
+use machine::test_random::TestRandom;
 
 /// What is done to the node, over and over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

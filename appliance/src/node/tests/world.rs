@@ -32,7 +32,7 @@ use super::fake_nic::FakeNic;
 use super::targets::{AoeTarget, IscsiTarget};
 use crate::node::Node;
 use crate::node::settings::Settings;
-use crate::test_random::TestRandom;
+use machine::test_random::TestRandom;
 
 pub(super) const MS: u64 = 1_000_000;
 pub(super) const SECOND: u64 = 1_000 * MS;

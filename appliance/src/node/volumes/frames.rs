@@ -9,10 +9,10 @@ use super::discovery::Search;
 use super::errand::Errand;
 use super::state::StateDisk;
 use super::{NoPayload, Volumes, payload};
-use crate::guest_memory::GuestMemory;
 use crate::limits::DISK_FRAMES_MAX;
 use crate::node::guest::Guest;
 use crate::node::stacks::Stacks;
+use machine::guest_memory::GuestMemory;
 
 /// A network that disks are on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

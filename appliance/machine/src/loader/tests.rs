@@ -3,8 +3,7 @@ use alloc::vec;
 use super::*;
 use crate::guest_memory::FakeMemory;
 use crate::layout::{ACPI_START, BOOT_PARAMETERS, BOOT_START_INFO};
-use crate::mutate::wanted;
-use crate::test_random::TestRandom;
+use crate::mutate::{Random, mutate, wanted};
 
 const MIB: u64 = 1 << 20;
 
@@ -207,16 +206,9 @@ fn mutated_kernels_never_panic() {
     let originals = [bzimage(32 << 20), elf()];
     // A plan takes a hundred times as long as a record.
     for seed in 1..wanted(2_000_000) / 100 {
-        let mut random = TestRandom(seed * 0x9e37_79b9);
-        let mut file = originals[random.index(2)].clone();
-        let header = file.len().min(0x280);
-        for _ in 0..=random.below(4) {
-            let at = random.index(header);
-            file[at] = random.byte();
-        }
-        if random.below(4) == 0 {
-            file.truncate(random.index(file.len()));
-        }
+        let mut random = Random::new(seed);
+        let mut file = originals[random.place(2)].clone();
+        mutate(&mut random, &mut file, 0x280);
         let request = request(&file, (2 + random.below(4096)) * MIB, random.below(64 * MIB));
         if let Ok(plan) = plan(&request) {
             assert_sound(&plan, &request, seed);

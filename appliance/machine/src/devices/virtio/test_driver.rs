@@ -8,44 +8,59 @@ use crate::devices::virtio::registers;
 use crate::guest_memory::FakeMemory;
 use crate::layout::ECAM_START;
 
-pub(crate) const NEXT: u16 = 1;
-pub(crate) const WRITE: u16 = 2;
-pub(crate) const INDIRECT: u16 = 4;
+/// Descriptor flag: the chain continues.
+pub const NEXT: u16 = 1;
+/// Descriptor flag: the device writes.
+pub const WRITE: u16 = 2;
+/// Descriptor flag: a table of descriptors.
+pub const INDIRECT: u16 = 4;
 
 /// The driver's half of one queue.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct TestRing {
-    pub(crate) base: u64,
-    pub(crate) size: u16,
-    pub(crate) available: u16,
-    pub(crate) used: u16,
+pub struct TestRing {
+    /// Guest-physical address of its descriptor table.
+    pub base: u64,
+    /// Descriptors.
+    pub size: u16,
+    /// Available index.
+    pub available: u16,
+    /// Used index up to which it was read.
+    pub used: u16,
     next_free: u16,
 }
 
 impl TestRing {
-    pub(crate) const fn new(base: u64, size: u16) -> Self {
+    /// An empty ring.
+    #[must_use]
+    pub const fn new(base: u64, size: u16) -> Self {
         Self { base, size, available: 0, used: 0, next_free: 0 }
     }
 
-    pub(crate) const fn descriptors(&self) -> u64 {
+    /// Address of the descriptor table.
+    #[must_use]
+    pub const fn descriptors(&self) -> u64 {
         self.base
     }
 
-    pub(crate) const fn available_ring(&self) -> u64 {
+    /// Address of the available ring.
+    #[must_use]
+    pub const fn available_ring(&self) -> u64 {
         self.base + 0x4000
     }
 
-    pub(crate) const fn used_ring(&self) -> u64 {
+    /// Address of the used ring.
+    #[must_use]
+    pub const fn used_ring(&self) -> u64 {
         self.base + 0x8000
     }
 
     /// Writes one descriptor.
-    pub(crate) fn describe(&self, memory: &FakeMemory, index: u16, fields: (u64, u32, u16, u16)) {
+    pub fn describe(&self, memory: &FakeMemory, index: u16, fields: (u64, u32, u16, u16)) {
         put_descriptor(memory, self.base + u64::from(index) * 16, fields);
     }
 
     /// Makes a chain available by its head.
-    pub(crate) fn publish(&mut self, memory: &FakeMemory, head: u16) {
+    pub fn publish(&mut self, memory: &FakeMemory, head: u16) {
         let slot = u64::from(self.available % self.size);
         memory.put(self.available_ring() + 4 + slot * 2, &head.to_le_bytes());
         self.available = self.available.wrapping_add(1);
@@ -53,7 +68,7 @@ impl TestRing {
     }
 
     /// Makes a chain of `(address, length, writable)` buffers available.
-    pub(crate) fn push(&mut self, memory: &FakeMemory, buffers: &[(u64, u32, bool)]) -> u16 {
+    pub fn push(&mut self, memory: &FakeMemory, buffers: &[(u64, u32, bool)]) -> u16 {
         let head = self.next_free;
         for (index, (gpa, length, writable)) in buffers.iter().enumerate() {
             let this = self.next_free;
@@ -67,7 +82,7 @@ impl TestRing {
     }
 
     /// Takes what the device returned: head and written bytes.
-    pub(crate) fn take_used(&mut self, memory: &FakeMemory) -> Option<(u32, u32)> {
+    pub fn take_used(&mut self, memory: &FakeMemory) -> Option<(u32, u32)> {
         let index = memory.bytes(self.used_ring() + 2, 2);
         if u16::from_le_bytes([index[0], index[1]]) == self.used {
             return None;
@@ -83,7 +98,8 @@ impl TestRing {
     }
 }
 
-pub(crate) fn put_descriptor(memory: &FakeMemory, at: u64, fields: (u64, u32, u16, u16)) {
+/// Writes one descriptor: address, length, flags, next.
+pub fn put_descriptor(memory: &FakeMemory, at: u64, fields: (u64, u32, u16, u16)) {
     let (gpa, length, flags, next) = fields;
     memory.put(at, &gpa.to_le_bytes());
     memory.put(at + 8, &length.to_le_bytes());
@@ -93,24 +109,28 @@ pub(crate) fn put_descriptor(memory: &FakeMemory, at: u64, fields: (u64, u32, u1
 
 /// A device that was brought up.
 #[derive(Clone, Debug)]
-pub(crate) struct TestDriver {
-    pub(crate) bar: u64,
-    pub(crate) features: u64,
-    pub(crate) rings: Vec<TestRing>,
+pub struct TestDriver {
+    /// Address of its register window.
+    pub bar: u64,
+    /// Accepted features.
+    pub features: u64,
+    /// One for each queue.
+    pub rings: Vec<TestRing>,
 }
 
 /// Configuration address of a device.
-pub(crate) const fn ecam(device: usize) -> u64 {
+#[must_use]
+pub const fn ecam(device: usize) -> u64 {
     ECAM_START + ((device as u64 + 1) << 15)
 }
 
 /// Brings a device up, with all features it offers but those of `without`.
-pub(crate) fn bring_up(platform: &mut Platform, device: usize, without: u64) -> TestDriver {
+pub fn bring_up(platform: &mut Platform, device: usize, without: u64) -> TestDriver {
     bring_up_sized(platform, device, without, 64)
 }
 
 /// The same with queues of so many descriptors.
-pub(crate) fn bring_up_sized(platform: &mut Platform, device: usize, without: u64, size: u16) -> TestDriver {
+pub fn bring_up_sized(platform: &mut Platform, device: usize, without: u64, size: u16) -> TestDriver {
     let config = ecam(device);
     assert_eq!(platform.mmio_read(config, 2), 0x1af4);
     platform.mmio_write(config + 4, 2, 6);
@@ -169,12 +189,13 @@ pub(crate) fn bring_up_sized(platform: &mut Platform, device: usize, without: u6
 
 impl TestDriver {
     /// Kicks a queue by the slow way and returns what the platform makes of it.
-    pub(crate) fn notify(&self, platform: &mut Platform, queue: u16) -> Option<PlatformEvent> {
+    pub fn notify(&self, platform: &mut Platform, queue: u16) -> Option<PlatformEvent> {
         let offset = registers::NOTIFY + u32::from(queue) * registers::NOTIFY_MULTIPLIER;
         platform.mmio_write(self.bar + u64::from(offset), 2, u64::from(queue))
     }
 
-    pub(crate) fn status(&self, platform: &mut Platform) -> u64 {
+    /// Device status.
+    pub fn status(&self, platform: &mut Platform) -> u64 {
         platform.mmio_read(self.bar + 0x14, 1)
     }
 }

@@ -7,8 +7,14 @@ pub mod net;
 pub mod queue;
 pub mod registers;
 pub mod rng;
-#[cfg(test)]
-pub(crate) mod test_driver;
+#[cfg(any(test, feature = "fake"))]
+#[expect(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    reason = "for tests: it stops at the first surprise"
+)]
+pub mod test_driver;
 pub mod transport;
 
 use alloc::vec::Vec;

@@ -4,10 +4,11 @@ use hv_x86::{low8, to_usize};
 
 /// A generator; its seed belongs into every assertion message.
 #[derive(Clone, Debug)]
-pub(crate) struct TestRandom(pub(crate) u64);
+pub struct TestRandom(pub u64);
 
 impl TestRandom {
-    pub(crate) const fn next(&mut self) -> u64 {
+    /// The next 64 bits.
+    pub const fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -15,15 +16,17 @@ impl TestRandom {
     }
 
     /// A number below `limit`, which is not zero.
-    pub(crate) const fn below(&mut self, limit: u64) -> u64 {
+    pub const fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
 
-    pub(crate) const fn index(&mut self, length: usize) -> usize {
+    /// An index into a list of that length, which is not empty.
+    pub const fn index(&mut self, length: usize) -> usize {
         to_usize(self.below(length as u64))
     }
 
-    pub(crate) const fn byte(&mut self) -> u8 {
+    /// Eight bits.
+    pub const fn byte(&mut self) -> u8 {
         low8(self.next() >> 24)
     }
 }
