@@ -18,7 +18,7 @@ const CRATES: &[(&str, &str, usize)] = &[
     ("hypervisor/x86/src", "lib.rs", 0),
     ("hypervisor/abi/src", "lib.rs", 0),
     ("hypervisor/core/src", "lib.rs", 0),
-    ("hypervisor/kernel/src", "main.rs", 28),
+    ("hypervisor/kernel/src", "main.rs", 0),
     ("netstack/src", "lib.rs", 5),
     ("storage/src", "lib.rs", 3),
     ("mgmt-proto/src", "lib.rs", 21),

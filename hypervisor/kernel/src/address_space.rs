@@ -1,7 +1,6 @@
 //! dom0's address space: its own pages, device registers, DMA memory, and a window
 //! onto each guest.
 
-use crate::domain;
 use crate::memory::{self, Table};
 use crate::watch::Mutex;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -123,17 +122,17 @@ pub(crate) fn map_segment(address: u64, bytes: &[u8], writable: bool, executable
     map(address, frame, execute | OWNED | if writable { WRITABLE } else { 0 })
 }
 
-/// Backs memory that grows by being touched: heap, stack, guest windows.
+/// Backs heap and stack, which grow by being touched.
 pub(crate) fn touch(address: u64) -> bool {
-    if let Some(page) = growing_page(address) {
-        if lookup(address, true).is_some() {
-            return false;
-        }
-        return grow(address & !(PAGE_SIZE - 1), page).is_some();
-    }
-    let Some(offset) = address.checked_sub(boot::WINDOW) else { return false };
+    let Some(page) = growing_page(address) else { return false };
+    lookup(address, true).is_none() && grow(address & !(PAGE_SIZE - 1), page).is_some()
+}
+
+/// The domain's slot and the guest-physical address that an address within a window is.
+pub(crate) fn in_window(address: u64) -> Option<(usize, u64)> {
+    let offset = address.checked_sub(boot::WINDOW)?;
     let slot = to_usize(offset / boot::WINDOW_BYTES);
-    slot < hv_abi::MAX_DOMAINS && domain::populate(slot, offset % boot::WINDOW_BYTES)
+    (slot < hv_abi::MAX_DOMAINS).then_some((slot, offset % boot::WINDOW_BYTES))
 }
 
 /// Backs a page of heap or stack: out of what is set aside, or else of any memory.

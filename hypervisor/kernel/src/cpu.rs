@@ -1,15 +1,9 @@
-//! One processor: its block at GS, descriptor tables, interrupt vectors.
+//! One processor's block at GS, and the interrupt vectors.
 
-use crate::apic;
-use crate::frame::{FrameBox, Page};
-use crate::memory;
-use crate::vendor::{Host, Machine};
-use crate::watch::Mutex;
-use crate::{raw, speculation};
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use hv_core::asid::Asids;
-use hv_x86::{PAGE_SIZE, cpuid, msr, reg};
+use spin::mutex::SpinMutex;
 
 /// Most CPUs in use.
 pub(crate) const MAX_CPUS: usize = 64;
@@ -50,8 +44,8 @@ pub(crate) struct Cpu {
     pub(crate) number: u32,
     /// Local APIC identifier.
     pub(crate) apic_id: u32,
-    /// Tags of this CPU.
-    pub(crate) asids: Mutex<Asids>,
+    /// Tags of this CPU, which alone takes the lock.
+    pub(crate) asids: SpinMutex<Asids>,
     /// Where VMSAVE keeps the host's hidden state.
     pub(crate) host_vmcb: u64,
     /// What the timer is set for.
@@ -64,8 +58,8 @@ pub(crate) struct Cpu {
     pub(crate) look_ns: AtomicU64,
     /// When it looks at its machine-check banks next.
     pub(crate) banks_ns: AtomicU64,
-    tss_page: Mutex<FrameBox<Page>>,
-    gdt: Mutex<[u64; 8]>,
+    /// Its descriptor table, for which it alone takes the lock.
+    pub(crate) gdt: SpinMutex<[u64; 8]>,
 }
 
 const _: () = {
@@ -81,14 +75,8 @@ const _: () = {
 
 static CPUS: [AtomicPtr<Cpu>; MAX_CPUS] = [const { AtomicPtr::new(core::ptr::null_mut()) }; MAX_CPUS];
 static COUNT: AtomicU32 = AtomicU32::new(0);
-static HOST_XCR0: AtomicU64 = AtomicU64::new(0);
-/// Physical address of the interrupt descriptor table, shared by all.
-static IDT: AtomicU64 = AtomicU64::new(0);
-
-unsafe extern "C" {
-    fn interrupt_entries();
-    fn system_call_entry();
-}
+/// Whether both threads of a core run.
+static THREADS: AtomicBool = AtomicBool::new(false);
 
 /// CPUs in use.
 pub(crate) fn count() -> u32 {
@@ -118,39 +106,34 @@ pub(crate) fn current() -> &'static Cpu {
     unsafe { &*pointer }
 }
 
-/// A pointer operand for LGDT and LIDT.
-#[repr(C, packed)]
-struct DescriptorPointer {
-    limit: u16,
-    base: u64,
+/// Whether both threads of a core run.
+pub(crate) fn threads_run() -> bool {
+    THREADS.load(Ordering::Acquire)
+}
+
+/// Says that both threads of a core run; true when they did not before.
+pub(crate) fn set_threads_run() -> bool {
+    !THREADS.swap(true, Ordering::AcqRel)
+}
+
+/// Counts one more CPU in use; None when there are as many as there may be.
+pub(crate) fn add(cpu: &'static Cpu) -> Option<()> {
+    let slot = CPUS.get(cpu.number as usize)?;
+    slot.store(core::ptr::from_ref(cpu).cast_mut(), Ordering::Release);
+    COUNT.store(cpu.number + 1, Ordering::Release);
+    Some(())
 }
 
 impl Cpu {
-    /// Makes the block of the next CPU.
-    pub(crate) fn create(apic_id: u32) -> Option<&'static Self> {
+    /// The block at `place` of the CPU that comes next: its local APIC's identifier and
+    /// register for the end of an interrupt, its task state and host control block.
+    pub(crate) fn new(place: u64, apic_id: u32, eoi: u64, tss: u64, host_vmcb: u64, asids: u32) -> Self {
         let number = COUNT.load(Ordering::Relaxed);
-        let slot = CPUS.get(number as usize)?;
-        let frame = memory::take_frame()?;
-        // Stacks of the interrupts that must not trust the current one: #DF, NMI
-        // and #MC (APM 8.9.4), of a page each.
-        let mut tss = FrameBox::<Page>::new()?;
-        for offset in [0x24, 0x2c, 0x34] {
-            let top = memory::map_stack(PAGE_SIZE)?;
-            if let Some(slot) = tss.get_mut(offset..offset + 8) {
-                slot.copy_from_slice(&top.to_le_bytes());
-            }
-        }
-        // No port is open to ring 3: the permission map lies beyond the limit.
-        if let Some(slot) = tss.get_mut(0x66..0x68) {
-            slot.copy_from_slice(&0x68_u16.to_le_bytes());
-        }
-        let host = FrameBox::<Page>::new()?;
-        let asid_count = raw::cpuid(0x8000_000a, 0).ebx.max(2);
-        let cpu = Self {
-            self_pointer: AtomicU64::new(memory::direct(frame)),
+        Self {
+            self_pointer: AtomicU64::new(place),
             kernel_rsp: AtomicU64::new(0),
-            eoi: AtomicU64::new(apic::eoi_address()),
-            tss: AtomicU64::new(memory::direct(tss.address())),
+            eoi: AtomicU64::new(eoi),
+            tss: AtomicU64::new(tss),
             scratch: AtomicU64::new(0),
             pending: [const { AtomicU64::new(0) }; 4],
             steps: AtomicU64::new(0),
@@ -159,105 +142,25 @@ impl Cpu {
             trained: AtomicU32::new(0),
             number,
             apic_id,
-            asids: Mutex::new(Asids::new(number, asid_count)),
-            host_vmcb: host.address(),
+            asids: SpinMutex::new(Asids::new(number, asids)),
+            host_vmcb,
             armed_ns: AtomicU64::new(u64::MAX),
             stopped_at: AtomicU64::new(0),
             progress: AtomicU64::new(0),
             look_ns: AtomicU64::new(0),
             banks_ns: AtomicU64::new(0),
-            tss_page: Mutex::new(tss),
-            gdt: Mutex::new([0; 8]),
-        };
-        core::mem::forget(host);
-        const { assert!(size_of::<Cpu>() <= 4096) };
-        let pointer = memory::direct(frame) as *mut Self;
-        // SAFETY: the frame is fresh, large enough and page aligned.
-        unsafe { pointer.write(cpu) };
-        slot.store(pointer, Ordering::Release);
-        COUNT.store(number + 1, Ordering::Release);
-        by_number(number)
+            gdt: SpinMutex::new([0; 8]),
+        }
     }
 
-    /// Makes this block the running CPU's own: tables, registers, system calls.
-    pub(crate) fn install(&'static self) {
-        self.load_tables();
-        let pointer = self.self_pointer.load(Ordering::Relaxed);
-        // SAFETY: the block lives for ever; ring 0 reads it through GS.
-        unsafe { raw::write_msr(msr::GS_BASE, pointer) };
-        // SAFETY: the value that ring 3 sees as its GS base.
-        unsafe { raw::write_msr(msr::KERNEL_GS_BASE, 0) };
-        // SAFETY: selectors of the table just loaded: ring 0 at 8, ring 3 at 0x10.
-        unsafe { raw::write_msr(msr::STAR, 0x10 << 48 | 8 << 32) };
-        let entry: unsafe extern "C" fn() = system_call_entry;
-        // SAFETY: the entry saves everything it changes.
-        unsafe { raw::write_msr(msr::LSTAR, entry as usize as u64) };
-        let mask = reg::RFLAGS_IF | reg::RFLAGS_DF | reg::RFLAGS_TF | 1 << 18 | 1 << 14;
-        // SAFETY: system calls start with these flags clear.
-        unsafe { raw::write_msr(msr::SFMASK, mask) };
-        let efer = raw::read_msr(msr::EFER) | reg::EFER_SCE;
-        // SAFETY: only SYSCALL is added.
-        unsafe { raw::write_msr(msr::EFER, efer) };
-        let mut cr4 = x86_64::registers::control::Cr4::read_raw() | reg::CR4_OSXSAVE;
-        let features = raw::cpuid(7, 0).ebx;
-        if features & 1 << 7 != 0 {
-            cr4 |= reg::CR4_SMEP;
-        }
-        if features & 1 << 20 != 0 {
-            cr4 |= reg::CR4_SMAP;
-        }
-        if raw::cpuid(7, 0).ecx & 1 << 2 != 0 {
-            cr4 |= reg::CR4_UMIP;
-        }
-        // SAFETY: the features were checked; ring 0 never touches user pages.
-        unsafe { x86_64::registers::control::Cr4::write_raw(cr4) };
-        raw::set_xcr0(host_xcr0());
-        crate::machine_check::enable();
-        speculation::set_up();
+    /// Where this block is.
+    pub(crate) fn place(&self) -> u64 {
+        self.self_pointer.load(Ordering::Relaxed)
     }
 
-    fn load_tables(&self) {
-        let tss = self.tss_page.lock();
-        let base = memory::direct(tss.address());
-        let mut gdt = self.gdt.lock();
-        let low = 0x67 | (base & 0xff_ffff) << 16 | 0x89 << 40 | (base >> 24 & 0xff) << 56;
-        // Null, code 0, data 0, data 3, code 3, TSS in two words (APM 4.8).
-        *gdt = [
-            0,
-            0x00af_9b00_0000_ffff,
-            0x00cf_9300_0000_ffff,
-            0x00cf_f300_0000_ffff,
-            0x00af_fb00_0000_ffff,
-            low,
-            base >> 32,
-            0,
-        ];
-        let pointer = DescriptorPointer { limit: 63, base: gdt.as_ptr() as u64 };
-        // SAFETY: the table lives in this CPU's block, which is never freed; the
-        // code segment keeps its selector and meaning.
-        unsafe {
-            core::arch::asm!(
-                "lgdt [{0}]",
-                "push 8",
-                "lea {1}, [rip + 2f]",
-                "push {1}",
-                "retfq",
-                "2: mov {1:e}, 0x10",
-                "mov ss, {1:e}",
-                "xor {1:e}, {1:e}",
-                "mov ds, {1:e}",
-                "mov es, {1:e}",
-                "mov fs, {1:e}",
-                "mov gs, {1:e}",
-                "mov {1:e}, 0x28",
-                "ltr {1:x}",
-                in(reg) &raw const pointer,
-                out(reg) _,
-            );
-        };
-        let idt = DescriptorPointer { limit: 4095, base: IDT.load(Ordering::Relaxed) };
-        // SAFETY: the table is complete and never freed.
-        unsafe { core::arch::asm!("lidt [{}]", in(reg) &raw const idt, options(nostack, preserves_flags)) };
+    /// Where its task state is.
+    pub(crate) fn tss(&self) -> u64 {
+        self.tss.load(Ordering::Relaxed)
     }
 
     /// Takes the vectors that have arrived since the last call.
@@ -284,44 +187,7 @@ impl Cpu {
     }
 }
 
-/// State components that ring 0 saves and restores for guests.
-pub(crate) fn host_xcr0() -> u64 {
-    HOST_XCR0.load(Ordering::Relaxed)
-}
-
 /// Whether a set of vectors has one.
 pub(crate) fn has_vector(words: &[u64; 4], vector: u8) -> bool {
     words.get(usize::from(vector >> 6)).is_some_and(|word| word >> (vector & 63) & 1 == 1)
-}
-
-/// Builds the interrupt table (APM 4.8.4): 256 gates into ring 0.
-pub(crate) fn init_interrupts() -> Option<()> {
-    HOST_XCR0.store(hv_core::cpuid::allowed_xcr0(&raw::cpuid), Ordering::Relaxed);
-    let mut table = FrameBox::<[[u64; 2]; 256]>::new()?;
-    let entries: unsafe extern "C" fn() = interrupt_entries;
-    for (vector, gate) in table.iter_mut().enumerate() {
-        let target = entries as usize as u64 + vector as u64 * 16;
-        let ist = match vector {
-            8 => 1,
-            2 => 2,
-            18 => 3,
-            _ => 0,
-        };
-        *gate = [
-            target & 0xffff | 8 << 16 | ist << 32 | 0x8e << 40 | (target >> 16 & 0xffff) << 48,
-            target >> 32,
-        ];
-    }
-    IDT.store(memory::direct(table.address()), Ordering::Relaxed);
-    core::mem::forget(table);
-    Some(())
-}
-
-/// Why this processor cannot run guests, if it cannot.
-pub(crate) fn missing_feature() -> Option<&'static str> {
-    let features = raw::cpuid(1, 0);
-    if features.ecx & cpuid::F1_ECX_XSAVE == 0 {
-        return Some("XSAVE");
-    }
-    Host::missing_feature()
 }

@@ -1,50 +1,23 @@
-//! Domains and the events they have for dom0.
+//! Domains.
 
-use crate::clock;
 use crate::nested::Nested;
+use crate::run_queue::{self, SCHEDULER};
 use crate::slot::Slot;
 use crate::vcpu::{self, Vcpu};
-use crate::watch::Mutex;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::{address_space, apic, clock, cpu, events, raw, speculation, store};
+use core::sync::atomic::{AtomicU32, Ordering};
 use heapless::Vec;
 use hv_abi::call::Error;
 use hv_abi::domain::{DomainInfo, DomainSpec, STATE_CRASHED, STATE_NEW, STATE_PAUSED, STATE_RUNNING};
-use hv_abi::{MAX_DOMAIN_VCPUS, MAX_DOMAINS, MAX_DOORBELLS, MAX_VCPUS};
+use hv_abi::{MAX_DOMAIN_VCPUS, MAX_DOMAINS, MAX_DOORBELLS};
 use hv_core::lapic::Message;
-use hv_core::scheduler::{Scheduler, State};
-use hv_x86::{LARGE_PAGE_SIZE, apic};
+use hv_core::scheduler::State;
+use hv_x86::LARGE_PAGE_SIZE;
+use hv_x86::apic::{DELIVERY_FIXED, DELIVERY_INIT, DELIVERY_LOWEST, DELIVERY_NMI, DELIVERY_STARTUP};
 
-/// The run queue.
-pub(crate) static SCHEDULER: Mutex<Scheduler<MAX_VCPUS>> = Mutex::new(Scheduler::new());
 static DOMAINS: [Slot<Domain>; MAX_DOMAINS] = [const { Slot::new() }; MAX_DOMAINS];
-/// What each domain has for dom0; outside the domain's lock.
-pub(crate) static EVENTS: [Events; MAX_DOMAINS] = [const { Events::new() }; MAX_DOMAINS];
-/// Domains with something in [`EVENTS`], one bit each.
-static WORK: AtomicU64 = AtomicU64::new(0);
 /// The number of the newest domain.
 static LAST: AtomicU32 = AtomicU32::new(0);
-
-/// Causes for dom0 to look at a domain.
-pub(crate) struct Events {
-    /// Doorbells rung.
-    pub(crate) doorbells: AtomicU64,
-    /// vCPUs that wait for an answer and were not reported yet.
-    pub(crate) exits: AtomicU32,
-    /// The domain changed state.
-    pub(crate) changed: AtomicBool,
-}
-
-impl Events {
-    const fn new() -> Self {
-        Self { doorbells: AtomicU64::new(0), exits: AtomicU32::new(0), changed: AtomicBool::new(false) }
-    }
-
-    fn clear(&self) {
-        self.doorbells.store(0, Ordering::Relaxed);
-        self.exits.store(0, Ordering::Relaxed);
-        self.changed.store(false, Ordering::Relaxed);
-    }
-}
 
 /// A guest.
 pub(crate) struct Domain {
@@ -103,28 +76,6 @@ fn with<T>(id: u32, action: impl FnOnce(&mut Domain) -> T) -> Result<T, Error> {
     guard.as_mut().filter(|domain| domain.id == id).map(action).ok_or(Error::NotFound)
 }
 
-/// Marks that a domain has something for dom0, and waits for it.
-pub(crate) fn notify(slot: usize) {
-    crate::dom0::hurry();
-    notify_soon(slot);
-}
-
-/// Marks that a domain has something for dom0.
-pub(crate) fn notify_soon(slot: usize) {
-    WORK.fetch_or(1 << slot, Ordering::Release);
-    crate::dom0::wake();
-}
-
-/// Whether any domain has something for dom0.
-pub(crate) fn has_work() -> bool {
-    WORK.load(Ordering::Acquire) != 0
-}
-
-/// Takes the set of domains with something.
-pub(crate) fn take_work() -> u64 {
-    WORK.swap(0, Ordering::Acquire)
-}
-
 /// Everything is reported again: for a new dom0.
 pub(crate) fn report_again() {
     for slot in 0..MAX_DOMAINS {
@@ -135,10 +86,10 @@ pub(crate) fn report_again() {
                 waiting |= 1 << index;
             }
         }
-        if let Some(events) = EVENTS.get(slot) {
-            events.exits.fetch_or(waiting, Ordering::Relaxed);
-            events.changed.store(true, Ordering::Relaxed);
-            WORK.fetch_or(1 << slot, Ordering::Release);
+        if let Some(causes) = events::of_domain(slot) {
+            causes.exits.fetch_or(waiting, Ordering::Relaxed);
+            causes.changed.store(true, Ordering::Relaxed);
+            events::mark(slot);
         }
     }
 }
@@ -165,7 +116,7 @@ pub(crate) fn create(spec: &DomainSpec) -> Result<u32, Error> {
     let mut domain = Domain {
         id: number.0,
         nested,
-        tsc_offset: crate::raw::tsc().wrapping_neg(),
+        tsc_offset: raw::tsc().wrapping_neg(),
         created_ns: clock::now_ns(),
         state: STATE_NEW,
         slots: Slots::new(),
@@ -188,10 +139,10 @@ pub(crate) fn create(spec: &DomainSpec) -> Result<u32, Error> {
             }
         }
     }
-    if let Some(events) = EVENTS.get(slot) {
-        events.clear();
+    if let Some(causes) = events::of_domain(slot) {
+        causes.clear();
     }
-    crate::address_space::map_window(slot, Some(domain.nested.pointers()));
+    address_space::map_window(slot, Some(domain.nested.pointers()));
     if let Some(target) = DOMAINS.get(slot) {
         *target.lock() = Some(domain);
     }
@@ -229,21 +180,9 @@ pub(crate) fn resume(id: u32) -> Result<(), Error> {
     })??;
     for slot in slots.iter() {
         let kick = SCHEDULER.lock().wake(*slot);
-        reschedule(kick);
+        run_queue::reschedule(kick);
     }
     Ok(())
-}
-
-/// Makes a CPU look for what to run. This one does so when its vCPU next exits or,
-/// as it does now, is about to go on: the vCPU may spin until the other has run.
-fn reschedule(cpu: Option<u32>) {
-    let Some(cpu) = cpu else { return };
-    let own = crate::cpu::current();
-    if cpu == own.number {
-        own.mark(crate::cpu::VECTOR_RESCHEDULE);
-    } else {
-        crate::apic::interrupt(cpu, crate::cpu::VECTOR_RESCHEDULE);
-    }
 }
 
 /// Stops all vCPUs; none is in guest mode on return. Called on dom0's CPU, which
@@ -255,8 +194,8 @@ fn stop(slots: &[usize]) {
         }
         loop {
             let running = SCHEDULER.lock().stop(*slot);
-            let Some(cpu) = running else { break };
-            crate::apic::interrupt(cpu, crate::cpu::VECTOR_RESCHEDULE);
+            let Some(runs_on) = running else { break };
+            apic::interrupt(runs_on, cpu::VECTOR_RESCHEDULE);
             for _ in 0..1000 {
                 core::hint::spin_loop();
             }
@@ -283,18 +222,18 @@ pub(crate) fn destroy(id: u32) -> Result<(), Error> {
     let slots = slots_of(id)?;
     stop(&slots);
     let slot = hv_abi::DomainId(id).slot();
-    crate::address_space::map_window(slot, None);
+    address_space::map_window(slot, None);
     for vcpu in slots.iter() {
         SCHEDULER.lock().remove(*vcpu);
         vcpu::free(*vcpu);
     }
     let domain = DOMAINS.get(slot).and_then(|domain| domain.lock().take());
     drop(domain);
-    crate::speculation::forget(slot);
-    if let Some(events) = EVENTS.get(slot) {
-        events.clear();
+    speculation::forget(slot);
+    if let Some(causes) = events::of_domain(slot) {
+        causes.clear();
     }
-    crate::store::clear(slot);
+    store::clear(slot);
     Ok(())
 }
 
@@ -312,12 +251,12 @@ pub(crate) fn crash(slot: usize, cause: &str) {
             vcpu.request_stop(true);
         }
         let running = SCHEDULER.lock().stop(*vcpu);
-        reschedule(running);
+        run_queue::reschedule(running);
     }
-    if let Some(events) = EVENTS.get(slot) {
-        events.changed.store(true, Ordering::Relaxed);
+    if let Some(causes) = events::of_domain(slot) {
+        causes.changed.store(true, Ordering::Relaxed);
     }
-    notify(slot);
+    events::notify(slot);
 }
 
 /// The slot of the domain whose memory a host address is.
@@ -362,15 +301,15 @@ pub(crate) fn send(slot: usize, message: &Message, source: Option<u32>) {
             continue;
         }
         match message.delivery {
-            apic::DELIVERY_FIXED | apic::DELIVERY_LOWEST => vcpu.request_interrupt(message.vector),
-            apic::DELIVERY_NMI => vcpu.request_nmi(),
-            apic::DELIVERY_INIT => vcpu.request_init(),
-            apic::DELIVERY_STARTUP => vcpu.request_startup(message.vector),
+            DELIVERY_FIXED | DELIVERY_LOWEST => vcpu.request_interrupt(message.vector),
+            DELIVERY_NMI => vcpu.request_nmi(),
+            DELIVERY_INIT => vcpu.request_init(),
+            DELIVERY_STARTUP => vcpu.request_startup(message.vector),
             _ => continue,
         }
-        kick(*vcpu_slot);
+        run_queue::kick(*vcpu_slot);
         // Lowest priority goes to one processor: the first that matches.
-        if message.delivery == apic::DELIVERY_LOWEST {
+        if message.delivery == DELIVERY_LOWEST {
             return;
         }
     }
@@ -381,25 +320,6 @@ pub(crate) fn send_to(id: u32, message: &Message) -> Result<(), Error> {
     with(id, |_| ())?;
     send(hv_abi::DomainId(id).slot(), message, None);
     Ok(())
-}
-
-/// Makes a vCPU look at its requests.
-pub(crate) fn kick(vcpu_slot: usize) {
-    let mut scheduler = SCHEDULER.lock();
-    match scheduler.state(vcpu_slot) {
-        State::Blocked => {
-            let cpu = scheduler.wake(vcpu_slot);
-            drop(scheduler);
-            reschedule(cpu);
-        }
-        State::Running(cpu) => {
-            drop(scheduler);
-            if cpu != crate::cpu::current().number {
-                crate::apic::interrupt(cpu, crate::cpu::VECTOR_KICK);
-            }
-        }
-        _ => {}
-    }
 }
 
 /// The slot of a vCPU of a domain.
@@ -451,7 +371,7 @@ pub(crate) fn populate(slot: usize, gpa: u64) -> bool {
 pub(crate) fn map_windows() {
     for slot in 0..MAX_DOMAINS {
         if let Some(pointers) = with_slot(slot, |domain| domain.nested.pointers()) {
-            crate::address_space::map_window(slot, Some(pointers));
+            address_space::map_window(slot, Some(pointers));
         }
     }
 }

@@ -4,9 +4,10 @@ use crate::domain;
 use crate::nested::Missing;
 use crate::vcpu::{Forwarded, Inner, SilentEoi, Vcpu};
 use crate::vendor::{Exit, Machine, MemoryFault, PortAccess};
-use crate::{clock, raw, speculation, string_io};
+use crate::xstate::{self, Mask};
+use crate::{clock, events, machine_check, raw, speculation, string_io};
 use hv_abi::event;
-use hv_core::cpuid::{Guest, allowed_xcr0};
+use hv_core::cpuid::Guest;
 use hv_core::decode::{self, Action, Faulting};
 use hv_core::guest_page::fetch;
 use hv_core::lapic::Effect;
@@ -55,7 +56,7 @@ pub(crate) fn handle(vcpu: &Vcpu, inner: &mut Inner, exit: Exit) -> Next {
         }
         Exit::Exception(exception) => inner.exception = Some(exception),
         Exit::MachineCheck => {
-            if !crate::machine_check::contain() {
+            if !machine_check::contain() {
                 return Next::Crash("machine check");
             }
         }
@@ -100,7 +101,7 @@ fn cpuid(inner: &mut Inner) {
     let cr4 = inner.machine.paging().cr4;
     let lfence = speculation::plan().lfence;
     let tsc_khz = low32(clock::scale().khz);
-    let guest = Guest { vcpu: inner.index, vcpus: inner.vcpus, cr4, xcr0: raw::xcr0(), lfence, tsc_khz };
+    let guest = Guest { vcpu: inner.index, vcpus: inner.vcpus, cr4, xcr0: xstate::xcr0(), lfence, tsc_khz };
     let registers = &mut inner.registers;
     let leaf = hv_core::cpuid::leaf(low32(registers.rax), low32(registers.rcx), &guest, &raw::cpuid);
     registers.rax = u64::from(leaf.eax);
@@ -112,17 +113,16 @@ fn cpuid(inner: &mut Inner) {
 fn xsetbv(inner: &mut Inner) {
     let registers = &inner.registers;
     let value = registers.rdx << 32 | registers.rax & 0xffff_ffff;
-    let legal = low32(registers.rcx) == 0
-        && inner.machine.privilege() == 0
-        && value & reg::XCR0_X87 != 0
-        && value & !allowed_xcr0(&raw::cpuid) == 0
-        && (value & reg::XCR0_AVX == 0 || value & reg::XCR0_SSE != 0);
-    if !legal {
+    let mask =
+        if low32(registers.rcx) == 0 && inner.machine.privilege() == 0 { Mask::new(value) } else { None };
+    let Some(mask) = mask else {
         inner.exception = Some(Exception::GENERAL_PROTECTION);
-    } else if let Some(next) = after(inner, &[0x0f, 0x01, 0xd1]) {
+        return;
+    };
+    if let Some(next) = after(inner, &[0x0f, 0x01, 0xd1]) {
         inner.machine.go_to(next);
-        inner.xcr0 = value;
-        raw::set_xcr0(value);
+        inner.xcr0 = mask;
+        xstate::set(mask);
     }
 }
 
@@ -233,9 +233,9 @@ fn nested_fault(vcpu: &Vcpu, inner: &mut Inner, fault: &MemoryFault) -> Next {
 /// Rings a doorbell, if there is one here.
 fn ring(inner: &Inner, gpa: u64, width: u8) -> bool {
     let bell = domain::with_slot(inner.domain, |domain| domain.doorbell(gpa, width)).flatten();
-    let (Some(bell), Some(events)) = (bell, domain::EVENTS.get(inner.domain)) else { return false };
-    events.doorbells.fetch_or(1 << bell, core::sync::atomic::Ordering::Release);
-    domain::notify_soon(inner.domain);
+    let (Some(bell), Some(causes)) = (bell, events::of_domain(inner.domain)) else { return false };
+    causes.doorbells.fetch_or(1 << bell, core::sync::atomic::Ordering::Release);
+    events::notify_soon(inner.domain);
     true
 }
 

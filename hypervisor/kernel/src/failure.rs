@@ -2,8 +2,8 @@
 //! restarts after a while.
 
 use crate::cpu::{self, Cpu};
-use crate::{apic, clock, kept, log_sink, power, raw, watch};
-use core::fmt::{self, Write};
+use crate::{apic, clock, kept, log_sink, power, raw, watchdog};
+use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use hv_abi::MAX_RESTART_DELAY_MS;
 use hv_abi::previous::Ended;
@@ -30,32 +30,6 @@ pub(crate) fn set_delay(milliseconds: u64) -> bool {
     fits
 }
 
-/// Text in a place of fixed size; what is too long is cut.
-pub(crate) struct Line<const N: usize> {
-    bytes: [u8; N],
-    length: usize,
-}
-
-impl<const N: usize> Line<N> {
-    pub(crate) const fn new() -> Self {
-        Self { bytes: [0; N], length: 0 }
-    }
-
-    pub(crate) fn bytes(&self) -> &[u8] {
-        self.bytes.get(..self.length).unwrap_or_default()
-    }
-}
-
-impl<const N: usize> Write for Line<N> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for (slot, byte) in self.bytes.iter_mut().skip(self.length).zip(text.bytes()) {
-            *slot = byte;
-            self.length += 1;
-        }
-        Ok(())
-    }
-}
-
 /// Ends this run of the node.
 pub(crate) fn fail(ended: Ended, cause: fmt::Arguments<'_>) -> ! {
     let own = apic::id();
@@ -78,7 +52,7 @@ pub(crate) fn fail(ended: Ended, cause: fmt::Arguments<'_>) -> ! {
     kept::write(ended, cause);
     let end = clock::now_ns().saturating_add(delay_ms * 1_000_000);
     while clock::now_ns() < end {
-        watch::feed();
+        watchdog::feed();
         core::hint::spin_loop();
     }
     power::reset()

@@ -1,15 +1,12 @@
 //! The memory that outlives a warm reset: written as this run goes on and ends, read once
 //! at the start of the next.
 
-use crate::failure::Line;
+use crate::log_sink;
+use crate::memory::{self, KEPT as PLACE};
 use crate::watch::Mutex;
-use crate::{log_sink, memory};
 use core::fmt::{self, Write};
 use hv_abi::previous::{Ended, LOG_CAUSE, LOG_PREVIOUS};
 use hv_core::kept::{self, AREA_BYTES, CAUSE_BYTES, Kept};
-
-/// Where it lies: below the first page tables, above where an image may reach.
-pub(crate) const PLACE: u64 = memory::BOOT_TABLES - (AREA_BYTES as u64).next_multiple_of(4096);
 
 /// What was found at the start.
 static FOUND: Mutex<([u8; AREA_BYTES], Option<Kept>)> = Mutex::new(([0; AREA_BYTES], None));
@@ -43,6 +40,32 @@ pub(crate) fn read(which: u64, from: u64, target: &mut [u8]) -> (usize, u64) {
     target.iter_mut().zip(rest).for_each(|(to, byte)| *to = *byte);
     let count = rest.len().min(target.len());
     (count, from.min(source.len() as u64) + count as u64)
+}
+
+/// Text in a place of fixed size; what is too long is cut.
+struct Line<const N: usize> {
+    bytes: [u8; N],
+    length: usize,
+}
+
+impl<const N: usize> Line<N> {
+    const fn new() -> Self {
+        Self { bytes: [0; N], length: 0 }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+}
+
+impl<const N: usize> Write for Line<N> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for (slot, byte) in self.bytes.iter_mut().skip(self.length).zip(text.bytes()) {
+            *slot = byte;
+            self.length += 1;
+        }
+        Ok(())
+    }
 }
 
 /// Keeps how this run ends, or would if it were cut off now, and the end of its log.

@@ -6,25 +6,34 @@
 //! `boot/switch.s` marks, so there is no re-entrance to think about.
 //!
 //! * `boot/`: what runs before Rust, and every switch of privilege;
+//! * `raw`, `clock`, `cpu`, `watch`, `log_sink`: a processor, its time, its locks, the log;
 //! * `memory`, `frame`, `nested`: physical memory and page tables;
-//! * `cpu`, `apic`, `smp`, `clock`: processors and time;
-//! * `domain`, `vcpu`, `svm`, `exits`: guests;
-//! * `failure`, `kept`, `watch`: what follows when this program fails or hangs;
-//! * `dom0`, `address_space`, `elf`, `syscall`, `store`, `pci`, `power`: dom0 and what it may ask.
+//! * `apic`, `xstate`, `bring_up`, `smp`: making processors ready;
+//! * `vendor`, `svm`, `host`: entering a guest, each vendor's way;
+//! * `vcpu`, `run_queue`, `domain`, `exits`, `guest_mode`: guests, from state to running;
+//! * `failure`, `kept`, `watchdog`: what follows when this program fails or hangs;
+//! * `events`, `address_space`, `elf`, `dom0`, `syscall`, `ring3`: dom0, from what it waits
+//!   for to running it; `store`, `pci`, `power`: what else it may ask.
+//!
+//! What stands earlier in these lines knows nothing of what stands later.
 #![no_std]
 #![no_main]
 #![expect(unsafe_code, reason = "this is the ring-0 program: privileged instructions and page tables")]
 
 mod address_space;
 mod apic;
+mod bring_up;
 mod clock;
 mod cpu;
 mod dom0;
 mod domain;
 mod elf;
+mod events;
 mod exits;
 mod failure;
 mod frame;
+mod guest_mode;
+mod host;
 mod kept;
 mod log_sink;
 mod machine_check;
@@ -35,6 +44,8 @@ mod power;
 mod random;
 mod raw;
 mod registers;
+mod ring3;
+mod run_queue;
 mod slot;
 mod smp;
 mod speculation;
@@ -45,9 +56,12 @@ mod syscall;
 mod vcpu;
 mod vendor;
 mod watch;
+mod watchdog;
+mod xstate;
 
 use crate::cpu::Cpu;
-use crate::vendor::{Host, Machine};
+use crate::host::Host;
+use crate::vendor::Machine;
 use core::sync::atomic::{AtomicBool, Ordering};
 use hv_abi::image::{DIRECTORY_OFFSET, MAX_FILE_BYTES, PAYLOAD_ADDRESS};
 use hv_abi::previous::Ended;
@@ -89,13 +103,14 @@ extern "C" fn rust_boot(params: u64) -> ! {
     let end = PAYLOAD_ADDRESS + payload.len() as u64;
     memory::init(&params, PAYLOAD_ADDRESS..end);
     kept::find();
-    if let Some(feature) = cpu::missing_feature() {
+    if let Some(feature) = bring_up::missing_feature() {
         panic!("this processor lacks {feature}; guests cannot run here");
     }
-    let ready = memory::protect_image().and_then(|()| cpu::init_interrupts()).and_then(|()| Host::init());
-    let boot = ready.and_then(|()| Cpu::create(apic::id()));
+    let ready =
+        memory::protect_image().and_then(|()| bring_up::init_interrupts()).and_then(|()| Host::init());
+    let boot = ready.and_then(|()| bring_up::create(apic::id()));
     let Some(boot) = boot else { panic!("not enough memory to start") };
-    boot.install();
+    bring_up::install(boot);
     Host::enable(boot);
     if !speculation::plan().forgets_branches() {
         log::warn!("this processor reports no IBPB: a guest may steer branches of dom0 and of other guests");
@@ -109,8 +124,8 @@ extern "C" fn rust_boot(params: u64) -> ! {
     let mut line = [0; 1024];
     memory::read(params.command_line_address(), &mut line);
     let line = line.into_iter().take_while(|byte| *byte != 0).collect();
-    watch::init();
-    dom0::init(payload, line);
+    watchdog::init();
+    ring3::init(payload, line);
     READY.store(true, Ordering::Release);
     run(boot)
 }
@@ -142,17 +157,17 @@ pub(crate) fn run(cpu: &'static Cpu) -> ! {
         handle_pending(cpu, &pending);
         watch::note(cpu, Doing::Ring0);
         if cpu.number == 0 {
-            dom0::service(cpu);
+            ring3::service(cpu);
         }
         let now = clock::now_ns();
-        watch::look(cpu, now);
+        watchdog::look(cpu, now);
         machine_check::poll(cpu, now);
-        let pick = domain::SCHEDULER.lock().pick(cpu.number, now);
+        let pick = run_queue::SCHEDULER.lock().pick(cpu.number, now);
         match pick {
-            Pick::Run(slot, until) => vcpu::run(cpu, slot, until.min(watch::next_ns(cpu))),
+            Pick::Run(slot, until) => guest_mode::run(cpu, slot, until.min(watch::next_ns(cpu))),
             Pick::Idle(until) => {
                 arm(cpu, until.min(watch::next_ns(cpu)), now);
-                if !cpu.has_pending() && !dom0::wants(cpu, now) {
+                if !cpu.has_pending() && !events::wants(cpu, now) {
                     watch::note(cpu, Doing::Away);
                     idle();
                 }
@@ -171,7 +186,7 @@ fn idle() {
 
 /// Sets this CPU's timer for what comes first: `deadline`, or dom0's own.
 pub(crate) fn arm(cpu: &Cpu, deadline_ns: u64, now_ns: u64) {
-    let deadline = deadline_ns.min(dom0::deadline(cpu));
+    let deadline = deadline_ns.min(events::deadline(cpu));
     if cpu.armed_ns.swap(deadline, Ordering::Relaxed) != deadline {
         apic::set_timer(deadline, now_ns);
     }
@@ -192,7 +207,7 @@ pub(crate) fn handle_pending(cpu: &Cpu, pending: &[u64; 4]) {
         cpu.armed_ns.store(u64::MAX, Ordering::Relaxed);
     }
     let first = cpu::VECTOR_DEVICES;
-    dom0::device_interrupts(pending[0] >> first | pending[1] << (64 - first));
+    events::add_interrupts(pending[0] >> first | pending[1] << (64 - first));
 }
 
 /// A fault in ring 0: the frame is vector, error, RIP, CS, RFLAGS, RSP, SS.
@@ -227,5 +242,8 @@ extern "C" fn rust_exception(frame: &[u64; 7]) -> ! {
 
 #[panic_handler]
 fn panic(information: &core::panic::PanicInfo<'_>) -> ! {
-    failure::fail(Ended::Failed, format_args!("{information}"))
+    match watch::hung() {
+        Some(number) => failure::fail(Ended::Hung, format_args!("cpu {number} hangs")),
+        None => failure::fail(Ended::Failed, format_args!("{information}")),
+    }
 }

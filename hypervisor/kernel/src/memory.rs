@@ -6,6 +6,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use heapless::Vec;
 use hv_core::boot_params::{BootParams, E820_USABLE};
 use hv_core::frames::{Frames, bitmap_words, chunks_for};
+use hv_core::kept::AREA_BYTES;
 use hv_x86::page::{ADDRESS, LARGE, NO_EXECUTE, PRESENT, WRITABLE, index};
 use hv_x86::{HUGE_PAGE_SIZE, LARGE_PAGE_SIZE, PAGE_SIZE, to_usize};
 use spin::Once;
@@ -14,6 +15,8 @@ use spin::Once;
 pub(crate) const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
 /// Where the stub put the first page tables; see `boot/stub.s`.
 pub(crate) const BOOT_TABLES: u64 = 0xff_0000;
+/// What outlives a reset: below the first page tables, above where an image may reach.
+pub(crate) const KEPT: u64 = BOOT_TABLES - (AREA_BYTES as u64).next_multiple_of(PAGE_SIZE);
 /// Where the stub put this program.
 pub(crate) const PLACE: u64 = 0x100_0000;
 /// Where this program runs.
@@ -226,7 +229,7 @@ pub(crate) fn init(params: &BootParams<'_>, image: Range<u64>) {
     let mut frames = Frames::new(free, bitmap);
     // Below 1 MiB are firmware data and the trampoline; then comes the image,
     // what outlives a reset, the first page tables, this program and the tables just made.
-    let kept = [0..0x10_0000, image, crate::kept::PLACE..next];
+    let kept = [0..0x10_0000, image, KEPT..next];
     for range in ranges() {
         add_except(&mut frames, range.0..range.1, &kept);
     }

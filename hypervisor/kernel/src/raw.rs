@@ -119,42 +119,6 @@ pub(crate) unsafe fn write_msr(msr: u32, value: u64) {
     unsafe { asm!("wrmsr", in("ecx") msr, in("eax") low, in("edx") high, options(nostack, preserves_flags)) };
 }
 
-/// Sets XCR0 to a mask the processor supports.
-pub(crate) fn set_xcr0(mask: u64) {
-    let (low, high) = (hv_x86::low32(mask), hv_x86::low32(mask >> 32));
-    // SAFETY: the mask is within what CPUID leaf 0DH allows and has bit 0.
-    unsafe {
-        asm!("xsetbv", in("ecx") 0, in("eax") low, in("edx") high, options(nomem, nostack, preserves_flags))
-    };
-}
-
-/// Reads XCR0.
-pub(crate) fn xcr0() -> u64 {
-    let (low, high): (u32, u32);
-    // SAFETY: OSXSAVE is set on every CPU in use.
-    unsafe {
-        asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags));
-    };
-    u64::from(high) << 32 | u64::from(low)
-}
-
-/// Saves x87, SSE and AVX state.
-pub(crate) fn xsave(area: &mut crate::frame::Page) {
-    // SAFETY: the area is a page, 64-byte aligned and larger than the state.
-    unsafe {
-        asm!("xsave64 [{0}]", in(reg) area.as_mut_ptr(), in("eax") u32::MAX, in("edx") u32::MAX, options(nostack, preserves_flags))
-    };
-}
-
-/// Loads x87, SSE and AVX state saved by [`xsave`], or a zeroed page.
-pub(crate) fn xrstor(area: &crate::frame::Page) {
-    // SAFETY: the area was written by `xsave` or is zero, which is the initial
-    // state; the XMM registers are the caller's to lose.
-    unsafe {
-        asm!("xrstor64 [{0}]", in(reg) area.as_ptr(), in("eax") u32::MAX, in("edx") u32::MAX, options(nostack, preserves_flags), out("xmm0") _, out("xmm1") _, out("xmm2") _, out("xmm3") _, out("xmm4") _, out("xmm5") _, out("xmm6") _, out("xmm7") _, out("xmm8") _, out("xmm9") _, out("xmm10") _, out("xmm11") _, out("xmm12") _, out("xmm13") _, out("xmm14") _, out("xmm15") _)
-    };
-}
-
 /// Debug address registers 0 to 3.
 pub(crate) fn read_debug() -> [u64; 4] {
     let (a, b, c, d): (u64, u64, u64, u64);

@@ -1,9 +1,10 @@
 //! Starts the other processors.
 
 use crate::cpu::{self, Cpu};
-use crate::vendor::{Host, Machine};
-use crate::{apic, clock, memory, watch};
-use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use crate::host::Host;
+use crate::vendor::Machine;
+use crate::{apic, bring_up, clock, memory, watch};
+use core::sync::atomic::{AtomicU32, Ordering};
 use hv_core::speculation::thread_bits;
 use hv_core::watch::Doing;
 use hv_x86::apic::{DELIVERY_INIT, DELIVERY_STARTUP, ICR_ASSERT};
@@ -56,7 +57,7 @@ pub(crate) fn start_all(rsdp: u64) {
             return;
         }
         let before = ARRIVED.load(Ordering::Acquire);
-        let created = Cpu::create(identifier).and_then(|_| memory::map_stack(cpu::STACK_BYTES));
+        let created = bring_up::create(identifier).and_then(|_| memory::map_stack(cpu::STACK_BYTES));
         let Some(stack_top) = created else {
             log::error!("CPU with APIC id {identifier}: no memory to start it");
             return;
@@ -94,17 +95,9 @@ fn start_one(identifier: u32, before: u32) -> bool {
     false
 }
 
-/// Whether siblings run.
-static THREADS: AtomicBool = AtomicBool::new(false);
-
-/// Whether both threads of a core run.
-pub(crate) fn threads_run() -> bool {
-    THREADS.load(Ordering::Acquire)
-}
-
 /// Lets siblings run, if the owner wants it: they rest until then.
 pub(crate) fn run_threads(run: bool) {
-    if run && !THREADS.swap(true, Ordering::AcqRel) {
+    if run && cpu::set_threads_run() {
         siblings().for_each(|cpu| apic::interrupt(cpu.number, cpu::VECTOR_RESCHEDULE));
     }
 }
@@ -122,7 +115,7 @@ fn siblings() -> impl Iterator<Item = &'static Cpu> {
 
 /// How many processors rest.
 pub(crate) fn resting() -> u32 {
-    if threads_run() { 0 } else { u32::try_from(siblings().count()).unwrap_or(0) }
+    if cpu::threads_run() { 0 } else { u32::try_from(siblings().count()).unwrap_or(0) }
 }
 
 /// How many run.
@@ -135,7 +128,7 @@ pub(crate) fn running() -> u32 {
 extern "C" fn rust_secondary() -> ! {
     // Processors start one by one: this is the newest block.
     let Some(cpu) = cpu::by_number(cpu::count() - 1) else { crate::raw::halt() };
-    cpu.install();
+    bring_up::install(cpu);
     apic::enable();
     Host::enable(cpu);
     let rests = is_sibling(cpu);
@@ -143,7 +136,7 @@ extern "C" fn rust_secondary() -> ! {
         watch::begin(cpu);
     }
     ARRIVED.fetch_add(1, Ordering::Release);
-    while rests && !threads_run() {
+    while rests && !cpu::threads_run() {
         watch::note(cpu, Doing::Away);
         crate::idle();
     }

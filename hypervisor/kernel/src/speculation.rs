@@ -1,7 +1,7 @@
 //! Carries out on this CPU what `hv_core::speculation` has decided.
 
-use crate::cpu::Cpu;
-use crate::{raw, smp};
+use crate::cpu::{self, Cpu};
+use crate::raw;
 use core::sync::atomic::{AtomicU32, Ordering};
 use hv_core::speculation::{Plan, Processor};
 use spin::Once;
@@ -12,7 +12,7 @@ static PLANS: [Once<Plan>; 2] = [const { Once::new() }; 2];
 /// What this machine's processors need.
 #[inline(never)]
 pub(crate) fn plan() -> &'static Plan {
-    let threads = smp::threads_run();
+    let threads = cpu::threads_run();
     let [without, with] = &PLANS;
     (if threads { with } else { without }).call_once(|| Plan::new(&raw::cpuid, threads))
 }
@@ -71,7 +71,7 @@ pub(crate) fn before_dom0(cpu: &Cpu) {
 
 /// Whose predictions a new domain in a slot must not find: another one was there before.
 pub(crate) fn forget(slot: usize) {
-    for cpu in (0..crate::cpu::count()).filter_map(crate::cpu::by_number) {
+    for cpu in (0..cpu::count()).filter_map(cpu::by_number) {
         let _ = AtomicU32::compare_exchange(
             &cpu.trained,
             number(slot),

@@ -2,7 +2,10 @@
 
 use crate::address_space::{self, copy_in, copy_out};
 use crate::dom0::{self, Dom0};
-use crate::{clock, cpu, domain, failure, kept, log_sink, memory, pci, power, smp, store, vcpu, watch};
+use crate::{
+    clock, cpu, domain, events, failure, kept, log_sink, memory, pci, power, run_queue, smp, store, vcpu,
+    watchdog,
+};
 use hv_abi::MAX_INTERRUPTS;
 use hv_abi::call::{Call, Error};
 use hv_abi::domain::{DomainSpec, NodeInfo, VcpuState};
@@ -58,7 +61,10 @@ fn dispatch(dom0: &mut Dom0, call: Call) -> Result<(u64, u64), Error> {
     let [a, b, c, d] = [registers.rdi, registers.rsi, registers.rdx, registers.r10];
     match call {
         Call::Log => log_line(a, b, c)?,
-        Call::Wait => dom0::begin_wait(dom0, a, b, c),
+        Call::Wait => {
+            dom0.wait = Some((b, c));
+            events::begin_wait(a);
+        }
         Call::Fail => {}
         Call::DomainCreate => {
             let mut spec = DomainSpec::new_zeroed();
@@ -83,7 +89,7 @@ fn dispatch(dom0: &mut Dom0, call: Call) -> Result<(u64, u64), Error> {
         Call::InjectNmi => {
             let slot = domain::vcpu_slot(domain_number(a)?, b)?;
             vcpu::by_slot(slot).ok_or(Error::NotFound)?.request_nmi();
-            domain::kick(slot);
+            run_queue::kick(slot);
         }
         Call::Doorbell => domain::set_doorbell(domain_number(a)?, b, c, d)?,
         Call::DomainInfo => {
@@ -162,7 +168,7 @@ fn node_info() -> NodeInfo {
         dom0_starts: dom0::starts(),
         tsc_khz: clock::scale().khz,
         wall_clock_base_ns: clock::wall_base_ns(),
-        watchdogs: watch::watchdogs(),
+        watchdogs: watchdog::watchdogs(),
         log_errors,
         log_warnings,
         previous_end: kept::previous_end().map_or(0, |ended| ended as u32),

@@ -1,25 +1,22 @@
-//! Virtual processors: what others may ask of them, and running them.
+//! Virtual processors: their state, and what others may ask of them.
 
 mod forwarded;
 mod silent_eoi;
 
-use crate::cpu::{self, Cpu};
-use crate::domain::{self, SCHEDULER};
-use crate::frame::{FrameBox, Page};
+use crate::frame::FrameBox;
+use crate::host::Host;
 use crate::registers::Registers;
 use crate::slot::Slot;
-use crate::vendor::{Entry, Event as Given, Exit, Host, Machine};
-use crate::{apic, clock, exits, raw, speculation, watch};
+use crate::vendor::{Event, Machine};
+use crate::xstate::{self, Area, Mask};
+use crate::{clock, raw};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use hv_abi::MAX_VCPUS;
 use hv_abi::call::Error;
 use hv_abi::domain::VcpuState;
 use hv_core::lapic::{Address, Lapic, Now};
-use hv_core::scheduler::State;
-use hv_core::watch::Doing;
-use hv_x86::{Exception, reg};
+use hv_x86::Exception;
 
-use forwarded::report_access;
 pub(crate) use forwarded::{Forwarded, complete, waiting_event};
 pub(crate) use silent_eoi::SilentEoi;
 
@@ -39,7 +36,7 @@ pub(crate) struct Vcpu {
     waiting: AtomicBool,
     address: AtomicU64,
     exits: AtomicU64,
-    inner: Slot<Inner>,
+    pub(crate) inner: Slot<Inner>,
 }
 
 /// The state behind the lock.
@@ -48,7 +45,7 @@ pub(crate) struct Inner {
     pub(crate) registers: Registers,
     pub(crate) lapic: Lapic,
     pub(crate) silent_eoi: SilentEoi,
-    pub(crate) xcr0: u64,
+    pub(crate) xcr0: Mask,
     pub(crate) tsc_aux: u64,
     /// SPEC_CTRL while the guest runs.
     pub(crate) control: u64,
@@ -58,20 +55,12 @@ pub(crate) struct Inner {
     pub(crate) halted: bool,
     pub(crate) forwarded: Option<Forwarded>,
     pub(crate) exception: Option<Exception>,
-    nmi: bool,
-    wait_startup: bool,
-    state: FrameBox<Page>,
+    pub(crate) nmi: bool,
+    pub(crate) wait_startup: bool,
+    state: FrameBox<Area>,
     debug: [u64; 4],
     tsc_offset: u64,
-    ran: bool,
-}
-
-/// Why a vCPU gave its CPU back.
-enum Leave {
-    /// It waits; `true` when dom0 must hear of a new access.
-    Block(bool),
-    /// Another one's turn, or it was told to stop.
-    Yield,
+    pub(crate) ran: bool,
 }
 
 impl Vcpu {
@@ -100,7 +89,8 @@ impl Vcpu {
         self.exits.store(0, Ordering::Relaxed);
     }
 
-    fn has_requests(&self) -> bool {
+    /// Whether there is any.
+    pub(crate) fn has_requests(&self) -> bool {
         self.irr.iter().any(|word| word.load(Ordering::Acquire) != 0)
             || self.startup.load(Ordering::Acquire) != 0
             || [&self.nmi, &self.init, &self.answered, &self.stop]
@@ -145,6 +135,21 @@ impl Vcpu {
         self.address.store(address.pack(), Ordering::Relaxed);
     }
 
+    /// Whether it was told to.
+    pub(crate) fn must_stop(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// One exit more.
+    pub(crate) fn count_exit(&self) {
+        self.exits.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// It waits for dom0's answer, or not any more.
+    pub(crate) fn set_waiting(&self, waits: bool) {
+        self.waiting.store(waits, Ordering::Release);
+    }
+
     /// Exits so far.
     pub(crate) fn exits(&self) -> u64 {
         self.exits.load(Ordering::Relaxed)
@@ -171,12 +176,8 @@ pub(crate) fn create(
 ) -> Result<usize, Error> {
     let slot = VCPUS.iter().position(|vcpu| !vcpu.used.load(Ordering::Acquire)).ok_or(Error::NoSlot)?;
     let machine = Host::new(root, tsc_offset).ok_or(Error::NoMemory)?;
-    let mut state = FrameBox::<Page>::new().ok_or(Error::NoMemory)?;
-    // MXCSR after reset; XRSTOR takes it from here even for initial state
-    // (SDM volume 1, 13.8.1).
-    if let Some(slot) = state.get_mut(24..28) {
-        slot.copy_from_slice(&0x1f80_u32.to_le_bytes());
-    }
+    let mut state = FrameBox::<Area>::new().ok_or(Error::NoMemory)?;
+    state.reset();
     let lapic = Lapic::new(index);
     let vcpu = VCPUS.get(slot).ok_or(Error::NoSlot)?;
     vcpu.reset_requests();
@@ -186,7 +187,7 @@ pub(crate) fn create(
         registers: Registers::ZERO,
         lapic,
         silent_eoi: SilentEoi::OFF,
-        xcr0: 1,
+        xcr0: Mask::INITIAL,
         tsc_aux: 0,
         control: 0,
         domain,
@@ -236,7 +237,7 @@ impl Inner {
     }
 
     /// Takes requests over; false when INIT put it to sleep.
-    fn take_requests(&mut self, vcpu: &Vcpu) {
+    pub(crate) fn take_requests(&mut self, vcpu: &Vcpu) {
         let mut words = [0; 8];
         let mut any = false;
         for (target, word) in words.iter_mut().zip(&vcpu.irr) {
@@ -271,186 +272,39 @@ impl Inner {
         }
     }
 
-    /// Whether it has something to do.
-    fn ready(&mut self) -> bool {
-        if self.wait_startup {
-            return false;
-        }
-        if let Some(access) = self.forwarded {
-            let Some(answer) = access.answer else { return false };
-            self.forwarded = None;
-            exits::finish_access(self, &access, answer);
-        }
-        if self.halted {
-            let wakes = self.nmi || (self.machine.interrupt_flag() && self.lapic.pending().is_some());
-            if !wakes {
-                return false;
-            }
-            self.halted = false;
-        }
-        true
-    }
-
     /// Puts this vCPU's hidden state into the processor.
-    fn load(&mut self) {
-        raw::set_xcr0(cpu::host_xcr0());
-        raw::xrstor(&self.state);
-        raw::set_xcr0(self.xcr0);
+    pub(crate) fn load(&mut self) {
+        xstate::load(&self.state, self.xcr0);
         raw::write_debug(self.debug);
         // SAFETY: the auxiliary value is only read by RDTSCP in the guest.
         unsafe { raw::write_msr(hv_x86::msr::TSC_AUX, self.tsc_aux) };
     }
 
-    fn save(&mut self) {
-        // What the guest has enabled, also where XSETBV cannot be intercepted.
-        self.xcr0 = raw::xcr0() & cpu::host_xcr0() | reg::XCR0_X87;
-        raw::set_xcr0(cpu::host_xcr0());
-        raw::xsave(&mut self.state);
-        hv_core::xsave::forget_initial_x87(&mut *self.state);
+    /// Takes it out again.
+    pub(crate) fn save(&mut self) {
+        self.xcr0 = xstate::save(&mut self.state);
         self.debug = raw::read_debug();
     }
 
     /// What the guest finds when it goes on: an event that was interrupted, an
     /// exception, an NMI or an interrupt, in this order.
-    fn next_event(&mut self) -> Given {
+    pub(crate) fn next_event(&mut self) -> Event {
         if self.machine.has_interrupted_event() {
-            return Given::Interrupted;
+            return Event::Interrupted;
         }
         if let Some(exception) = self.exception.take() {
-            return Given::Exception(exception);
+            return Event::Exception(exception);
         }
         if self.nmi && self.machine.takes_nmi() {
             self.nmi = false;
-            return Given::Nmi;
+            return Event::Nmi;
         }
         if self.machine.takes_interrupts()
             && let Some(vector) = self.lapic.pending()
         {
             self.lapic.accept(vector);
-            return Given::Interrupt(vector);
+            return Event::Interrupt(vector);
         }
-        Given::None
-    }
-
-    /// Guest mode until the next exit.
-    fn enter(&mut self, cpu: &Cpu) -> Exit {
-        let task_priority_class = self.lapic.task_priority_class();
-        let event = self.next_event();
-        let window = self.nmi || self.lapic.pending().is_some();
-        self.silent_eoi.offer(&self.lapic, self.domain);
-        speculation::before_guest(cpu, self.domain, self.control);
-        watch::note(cpu, Doing::Away);
-        let exit = self.machine.run(cpu, &mut self.registers, &Entry { event, window, task_priority_class });
-        watch::note(cpu, Doing::Ring0);
-        self.silent_eoi.take(&mut self.lapic, self.domain);
-        if let Some(vector) = self.machine.untaken_interrupt() {
-            self.lapic.take_back(vector);
-        }
-        exit
-    }
-}
-
-/// Runs the vCPU in `slot` until it blocks, `until` passes or something else
-/// needs this CPU. The scheduler has marked it running here.
-pub(crate) fn run(cpu: &'static Cpu, slot: usize, until: u64) {
-    let Some(vcpu) = by_slot(slot) else { return };
-    let mut guard = vcpu.inner.lock();
-    let Some(inner) = guard.as_mut() else { return };
-    let mut loaded = false;
-    let (domain_slot, index) = (inner.domain, inner.index);
-    loop {
-        let leave = run_some(cpu, vcpu, inner, until, &mut loaded);
-        let now = clock::now_ns();
-        let mut scheduler = SCHEDULER.lock();
-        let report = match leave {
-            // A request between the last look and now: look again.
-            Leave::Block(_) if vcpu.has_requests() && !vcpu.stop.load(Ordering::Acquire) => {
-                drop(scheduler);
-                if let Leave::Block(true) = leave {
-                    vcpu.waiting.store(true, Ordering::Release);
-                    // dom0 cannot answer before this lock is released, so keep
-                    // the report until then by leaving as runnable.
-                    SCHEDULER.lock().leave(slot, now, State::Runnable);
-                    if loaded {
-                        inner.save();
-                    }
-                    drop(guard);
-                    report_access(domain_slot, index);
-                    return;
-                }
-                continue;
-            }
-            Leave::Block(report) => {
-                let timer = if inner.halted { inner.lapic.next_deadline_ns() } else { None };
-                if loaded {
-                    inner.save();
-                }
-                vcpu.waiting.store(inner.forwarded.is_some(), Ordering::Release);
-                let next = if vcpu.stop.load(Ordering::Acquire) { State::Stopped } else { State::Blocked };
-                scheduler.leave(slot, now, next);
-                scheduler.set_timer(slot, timer.unwrap_or(u64::MAX));
-                report
-            }
-            Leave::Yield => {
-                if loaded {
-                    inner.save();
-                }
-                let next = if vcpu.stop.load(Ordering::Acquire) { State::Stopped } else { State::Runnable };
-                scheduler.leave(slot, now, next);
-                let other = if next == State::Runnable { scheduler.take_idle() } else { None };
-                drop(scheduler);
-                drop(guard);
-                if let Some(other) = other.filter(|other| *other != cpu.number) {
-                    apic::interrupt(other, cpu::VECTOR_RESCHEDULE);
-                }
-                return;
-            }
-        };
-        drop(scheduler);
-        drop(guard);
-        if report {
-            report_access(domain_slot, index);
-        }
-        return;
-    }
-}
-
-fn run_some(cpu: &'static Cpu, vcpu: &Vcpu, inner: &mut Inner, until: u64, loaded: &mut bool) -> Leave {
-    loop {
-        if vcpu.stop.load(Ordering::Acquire) {
-            return Leave::Yield;
-        }
-        inner.take_requests(vcpu);
-        let now = clock::now_ns();
-        inner.lapic.advance(now);
-        if !inner.ready() {
-            return Leave::Block(false);
-        }
-        let pending = cpu.take_pending();
-        crate::handle_pending(cpu, &pending);
-        let wanted = cpu::has_vector(&pending, cpu::VECTOR_RESCHEDULE) || crate::dom0::interrupts(cpu, now);
-        if now >= until || wanted {
-            return Leave::Yield;
-        }
-        if !*loaded {
-            inner.load();
-            *loaded = true;
-        }
-        if !inner.ran {
-            inner.ran = true;
-            domain::with_slot(inner.domain, |domain| domain.note_run(now));
-        }
-        let timer = inner.lapic.next_deadline_ns().unwrap_or(u64::MAX).min(until);
-        crate::arm(cpu, timer, now);
-        let exit = inner.enter(cpu);
-        vcpu.exits.fetch_add(1, Ordering::Relaxed);
-        match exits::handle(vcpu, inner, exit) {
-            exits::Next::Continue => {}
-            exits::Next::Forward => return Leave::Block(true),
-            exits::Next::Crash(cause) => {
-                domain::crash(inner.domain, cause);
-                return Leave::Yield;
-            }
-        }
+        Event::None
     }
 }

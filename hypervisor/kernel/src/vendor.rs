@@ -2,7 +2,7 @@
 //! way: how a guest is entered, what it may be given, why it stopped.
 //!
 //! Scheduling, the local APIC, CPUID and MSR policy, decoding and memory know only
-//! this page. AMD's side is `svm`; Intel's would be a second [`Machine`].
+//! this page. AMD's side is `svm`; Intel's would be a second [`Machine`]. `host` chooses.
 
 use crate::cpu::Cpu;
 use crate::registers::Registers;
@@ -11,9 +11,6 @@ use hv_abi::domain::VcpuState;
 use hv_core::decode::{Mode, Segment};
 use hv_core::guest_page::Paging;
 use hv_x86::Exception;
-
-/// The machine of the processors this program runs on.
-pub(crate) type Host = crate::svm::Svm;
 
 /// Why a guest stopped.
 #[derive(Clone, Copy, Debug)]

@@ -1,15 +1,9 @@
 //! Watches over the processors: the first two look at all others, and who waits for a lock
-//! looks meanwhile. The chipset's watchdog, where there is one, looks at the first.
-//!
-//! A processor that hangs is stopped with all others by NMI, and the node restarts.
+//! looks meanwhile. A processor that hangs ends this run of the node.
 
-mod chipset;
-
+use crate::clock;
 use crate::cpu::{self, Cpu, MAX_CPUS};
-use crate::{clock, failure, kept, log_sink};
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use hv_abi::domain::WATCHDOG_PROCESSOR;
-use hv_abi::previous::Ended;
+use core::sync::atomic::{AtomicU32, Ordering};
 use hv_core::watch::{Doing, LOOK_NS, Watched};
 use spin::mutex::SpinMutex;
 use spin::relax::RelaxStrategy;
@@ -43,22 +37,17 @@ static SECOND: AtomicU32 = AtomicU32::new(0);
 /// What each watcher remembers of each processor. Only its owner takes it.
 static SEEN: [SpinMutex<[Watched; MAX_CPUS]>; WATCHERS] =
     [const { SpinMutex::new([Watched::NEW; MAX_CPUS]) }; WATCHERS];
-/// Bytes of log that are kept for the case that this run is cut off.
-static KEPT: AtomicU64 = AtomicU64::new(0);
+/// The number of a processor that was seen to hang, plus one.
+static HUNG: AtomicU32 = AtomicU32::new(0);
 
-/// Sets the chipset's watchdog up.
-pub(crate) fn init() {
-    chipset::init();
+/// The processor that was seen to hang.
+pub(crate) fn hung() -> Option<u32> {
+    HUNG.load(Ordering::Relaxed).checked_sub(1)
 }
 
-/// What notices that a processor hangs.
-pub(crate) fn watchdogs() -> u32 {
-    chipset::kind() | if SECOND.load(Ordering::Relaxed) != 0 { WATCHDOG_PROCESSOR } else { 0 }
-}
-
-/// The chipset goes on waiting.
-pub(crate) fn feed() {
-    chipset::feed();
+/// Whether there is a second processor that looks.
+pub(crate) fn has_second() -> bool {
+    SECOND.load(Ordering::Relaxed) != 0
 }
 
 /// Notes that a processor begins something.
@@ -85,21 +74,8 @@ pub(crate) fn next_ns(cpu: &Cpu) -> u64 {
     if place(cpu).is_some() { cpu.look_ns.load(Ordering::Relaxed) } else { u64::MAX }
 }
 
-/// Looks at the others if it is time to; the first processor then also feeds the chipset's
-/// watchdog and keeps the log.
-pub(crate) fn look(cpu: &Cpu, now_ns: u64) {
-    if !look_at_others(cpu, now_ns) || cpu.number != 0 {
-        return;
-    }
-    feed();
-    let written = log_sink::written();
-    if written != KEPT.swap(written, Ordering::Relaxed) {
-        kept::write(Ended::Cut, format_args!("cut off from outside, or by the chipset's watchdog"));
-    }
-}
-
-/// False when it is not time to.
-fn look_at_others(cpu: &Cpu, now_ns: u64) -> bool {
+/// Looks at the others; false when it is not time to.
+pub(crate) fn look_at_others(cpu: &Cpu, now_ns: u64) -> bool {
     if now_ns < next_ns(cpu) {
         return false;
     }
@@ -108,7 +84,8 @@ fn look_at_others(cpu: &Cpu, now_ns: u64) -> bool {
     for (number, watched) in (0..cpu::count()).zip(seen.iter_mut()) {
         let progress = cpu::by_number(number).map_or(0, |cpu| cpu.progress.load(Ordering::Relaxed));
         if number != cpu.number && watched.look(progress) {
-            failure::fail(Ended::Hung, format_args!("cpu {number} hangs"));
+            HUNG.store(number + 1, Ordering::Relaxed);
+            panic!("cpu {number} hangs");
         }
     }
     true

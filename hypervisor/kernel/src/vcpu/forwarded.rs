@@ -1,7 +1,7 @@
 //! Accesses that dom0 answers: told to it, waited for, completed.
 
 use super::{Inner, Vcpu, by_slot};
-use crate::domain;
+use crate::run_queue;
 use crate::watch::Guard;
 use core::sync::atomic::Ordering;
 use hv_abi::call::Error;
@@ -67,17 +67,9 @@ pub(crate) fn complete(slot: usize, value: u64) -> Result<(), Error> {
         let access = inner.forwarded.as_mut().filter(|access| access.answer.is_none()).ok_or(Error::State)?;
         access.answer = Some(value);
         // Before it can run and wait again.
-        vcpu.waiting.store(false, Ordering::Release);
+        vcpu.set_waiting(false);
     }
     vcpu.answered.store(true, Ordering::Release);
-    domain::kick(slot);
+    run_queue::kick(slot);
     Ok(())
-}
-
-/// Tells dom0 that a domain's vCPU waits for an answer.
-pub(super) fn report_access(domain_slot: usize, index: u32) {
-    if let Some(events) = domain::EVENTS.get(domain_slot) {
-        events.exits.fetch_or(1 << index, Ordering::Release);
-        domain::notify(domain_slot);
-    }
 }

@@ -4,8 +4,6 @@
 //! guest's memory says so; the guest clears it instead of writing the register.
 //! Spec: Linux, Documentation/virt/kvm/x86/msr.rst, MSR_KVM_PV_EOI_EN.
 
-use crate::domain;
-use hv_core::guest_page::GuestPhysical;
 use hv_core::lapic::Lapic;
 
 /// One vCPU's bit.
@@ -36,34 +34,22 @@ impl SilentEoi {
         self.value & 1 == 1
     }
 
-    /// Sets the bit before guest mode where it may be.
-    pub(super) fn offer(&mut self, lapic: &Lapic, slot: usize) {
-        if self.is_on() && lapic.may_end_unseen() {
-            self.offered = self.write(slot, 1);
-        }
+    /// Where the bit may be set before guest mode.
+    pub(crate) fn place(&self, lapic: &Lapic) -> Option<u64> {
+        (self.is_on() && lapic.may_end_unseen()).then_some(self.gpa())
     }
 
-    /// Takes the bit back after guest mode; a guest that cleared it has ended its
-    /// interrupt.
-    pub(super) fn take(&mut self, lapic: &mut Lapic, slot: usize) {
-        if !core::mem::take(&mut self.offered) {
-            return;
-        }
-        let mut flags = [0];
-        let gpa = self.value & !3;
-        let read = domain::with_slot(slot, |domain| domain.nested.read(gpa, &mut flags));
-        if read != Some(true) {
-            return;
-        }
-        if flags == [0] {
-            lapic.end_of_interrupt();
-        } else {
-            self.write(slot, 0);
-        }
+    /// Remembers whether it was.
+    pub(crate) const fn set_offered(&mut self, offered: bool) {
+        self.offered = offered;
     }
 
-    fn write(&self, slot: usize, flag: u8) -> bool {
-        let gpa = self.value & !3;
-        domain::with_slot(slot, |domain| domain.nested.write(gpa, &[flag])) == Some(true)
+    /// Where the bit must be looked at after guest mode, if it was set.
+    pub(crate) const fn take(&mut self) -> Option<u64> {
+        if core::mem::replace(&mut self.offered, false) { Some(self.gpa()) } else { None }
+    }
+
+    const fn gpa(&self) -> u64 {
+        self.value & !3
     }
 }
