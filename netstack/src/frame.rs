@@ -3,6 +3,7 @@
 //! Spec: IEEE 802.3 clause 3 (frame), IEEE 802.1Q clause 9 (tags).
 
 use core::fmt;
+use core::net::Ipv4Addr;
 
 use crate::limits::VLAN_TAGS_MAX;
 
@@ -19,6 +20,11 @@ pub const ETHERTYPE_ARP: u16 = 0x0806;
 
 /// Tag protocol identifiers: C-tag, S-tag and the pre-standard stacked tag.
 const TAG_PROTOCOLS: [u16; 3] = [0x8100, 0x88a8, 0x9100];
+
+/// The IPv4 address at a place in a frame.
+pub(crate) fn address_at(frame: &[u8], at: usize) -> Option<Ipv4Addr> {
+    frame.get(at..)?.first_chunk::<4>().map(|octets| Ipv4Addr::from(*octets))
+}
 
 /// An Ethernet station address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -32,22 +32,24 @@ mod dhcp;
 mod filter;
 mod gate;
 mod neighbours;
+mod own_frame;
 mod pace;
 mod paths;
 mod sequence;
 mod slots;
 mod streams;
+mod translations;
 
 pub use arp::Claims;
 use cookie::Baker;
 pub use counters::HostCounters;
-pub use device::OwnFrame;
 use device::{FrameDevice, Outgoing};
 use dhcp::Dhcp;
 pub use dhcp::DhcpAnswer;
 pub use gate::Caller;
 use gate::{Callers, Guard};
 pub use neighbours::Moved;
+pub use own_frame::OwnFrame;
 pub use paths::Narrow;
 
 /// How the node gets its address.

@@ -10,8 +10,7 @@ use smoltcp::wire::ArpOperation;
 use super::Host;
 use super::arp::Arp;
 use super::cookie::Tuple;
-use super::device::address_at;
-use crate::frame::{ETHERTYPE_ARP, ETHERTYPE_IPV4, Header, MacAddress};
+use crate::frame::{ETHERTYPE_ARP, ETHERTYPE_IPV4, Header, MacAddress, address_at};
 use crate::limits::HOST_ATTACHED_SOCKETS_MAX;
 use crate::offload::Offload;
 

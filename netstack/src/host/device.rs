@@ -11,38 +11,16 @@ use smoltcp::time::Instant;
 use super::Lease;
 use super::arp::Arp;
 use super::attached::Attached;
-use super::gate::Translations;
 use super::neighbours::{Neighbours, Sent};
+use super::own_frame::OwnFrame;
 use super::paths::Paths;
-use crate::frame::{ETHERTYPE_ARP, ETHERTYPE_IPV4, HEADER_BYTES, MacAddress};
+use super::translations::Translations;
+use crate::frame::{ETHERTYPE_ARP, ETHERTYPE_IPV4, HEADER_BYTES, MacAddress, address_at};
 use crate::limits::{
     HOST_FRAMES_BYTES_MAX, HOST_FRAMES_MAX, HOST_LARGE_FRAME_BYTES_MAX, HOST_REPLY_BYTES_MAX,
     HOST_REPLY_FRAMES_MAX, HOST_SPARE_BYTES_MAX, HOST_SPARE_FRAMES_MAX,
 };
 use crate::offload::{Accepts, Offload};
-
-/// A frame of the stack's own.
-#[derive(Debug, Default)]
-pub struct OwnFrame {
-    /// Begins with the frame, and keeps whatever a longer one left behind it.
-    buffer: Vec<u8>,
-    length: usize,
-    /// What is left to do on it: the checksum of a TCP segment, and to cut it.
-    pub offload: Offload,
-}
-
-impl OwnFrame {
-    /// Its octets.
-    #[must_use]
-    pub fn octets(&self) -> &[u8] {
-        self.buffer.get(..self.length).unwrap_or_default()
-    }
-
-    /// Octets of its buffer.
-    pub(super) fn held_bytes(&self) -> usize {
-        self.buffer.len()
-    }
-}
 
 /// Frames waiting for the wire; buffers are reused.
 pub(super) struct Outgoing {
@@ -333,10 +311,6 @@ impl TxToken for Sender<'_> {
     fn set_meta(&mut self, meta: PacketMeta) {
         self.size = meta.segmentation_offload_size;
     }
-}
-
-pub(super) fn address_at(frame: &[u8], at: usize) -> Option<Ipv4Addr> {
-    frame.get(at..)?.first_chunk::<4>().map(|octets| Ipv4Addr::from(*octets))
 }
 
 /// Makes a frame of so many octets in the buffer of one that was sent: headers begin as

@@ -5,8 +5,7 @@
 
 use core::net::Ipv4Addr;
 
-use super::device::address_at;
-use crate::frame::{ETHERTYPE_IPV4, Header};
+use crate::frame::{ETHERTYPE_IPV4, Header, address_at};
 
 const PROTOCOL_ICMP: u8 = 1;
 const PROTOCOL_TCP: u8 = 6;

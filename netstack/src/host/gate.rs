@@ -9,10 +9,11 @@
 use alloc::vec::Vec;
 
 use smoltcp::phy::Medium;
-use smoltcp::wire::{EthernetAddress, IpAddress, TcpControl, TcpSeqNumber};
+use smoltcp::wire::{EthernetAddress, TcpControl};
 
-use super::cookie::{Segment, Tuple, tcp_of};
+use super::cookie::{Segment, Tuple};
 use super::device::FrameDevice;
+use super::translations::translated;
 use super::{Connection, ConnectionId, Host, HostError, Role, TcpOptions, instant, tcp};
 use crate::limits::{
     HOST_ATTACHED_CALLERS_MAX, HOST_CALLERS_MAX, HOST_GUARDED_SOCKETS_MAX, HOST_UNHEARD_MAX,
@@ -108,72 +109,6 @@ impl Callers {
     pub(super) fn next_ms(&self) -> Option<u64> {
         self.unheard.iter().map(|it| it.next_ms).min()
     }
-}
-
-/// One translated connection.
-#[derive(Clone, Copy, Debug)]
-struct Translation {
-    id: ConnectionId,
-    tuple: Tuple,
-    /// What the peer knows less what the stack means, modulo 2^32.
-    offset: u32,
-}
-
-/// All translated connections: at most one a socket.
-#[derive(Debug, Default)]
-pub(super) struct Translations {
-    table: Vec<Translation>,
-    /// Whose SYN-ACK the stack is about to send, and its number once it has.
-    expected: Option<(Tuple, Option<u32>)>,
-}
-
-impl Translations {
-    /// Looks at a frame that the stack sends; false when nobody must see it.
-    pub(super) fn outgoing(&mut self, frame: &mut [u8]) -> bool {
-        if self.table.is_empty() && self.expected.is_none() {
-            return true;
-        }
-        let Some((local, peer, mut tcp)) = tcp_of(frame) else { return true };
-        let tuple = Tuple { peer, peer_port: tcp.dst_port(), local, local_port: tcp.src_port() };
-        if let Some((expected, number)) = &mut self.expected
-            && *expected == tuple
-        {
-            if tcp.syn() {
-                *number = Some(tcp.seq_number().0.cast_unsigned());
-            }
-            return false;
-        }
-        if let Some(it) = self.table.iter().find(|it| it.tuple == tuple) {
-            let number = tcp.seq_number().0.cast_unsigned().wrapping_add(it.offset);
-            tcp.set_seq_number(TcpSeqNumber(number.cast_signed()));
-            tcp.fill_checksum(&IpAddress::Ipv4(local), &IpAddress::Ipv4(peer));
-        }
-        true
-    }
-
-    fn offset(&self, tuple: &Tuple) -> Option<u32> {
-        self.table.iter().find(|it| it.tuple == *tuple).map(|it| it.offset)
-    }
-
-    /// The peers of all of them.
-    pub(super) fn peers(&self) -> impl Iterator<Item = core::net::Ipv4Addr> {
-        self.table.iter().map(|it| it.tuple.peer)
-    }
-
-    pub(super) fn forget(&mut self, id: ConnectionId) {
-        self.table.retain(|it| it.id != id);
-    }
-}
-
-/// A received frame whose acknowledgement is in the stack's own numbers.
-fn translated(frame: &[u8], offset: u32) -> Vec<u8> {
-    let mut copy = frame.to_vec();
-    if let Some((peer, local, mut tcp)) = tcp_of(&mut copy) {
-        let number = tcp.ack_number().0.cast_unsigned().wrapping_sub(offset);
-        tcp.set_ack_number(TcpSeqNumber(number.cast_signed()));
-        tcp.fill_checksum(&IpAddress::Ipv4(peer), &IpAddress::Ipv4(local));
-    }
-    copy
 }
 
 impl Host {
@@ -367,7 +302,7 @@ impl Host {
         };
         let offset = caller.cookie.wrapping_add(guard.greeting_bytes).wrapping_sub(number);
         let tuple = segment.tuple;
-        self.outgoing.translations.table.push(Translation { id, tuple, offset });
+        self.outgoing.translations.add(id, tuple, offset);
         self.counters.cookies_redeemed = self.counters.cookies_redeemed.wrapping_add(1);
         self.ingress(&segment.acknowledging(number.wrapping_add(1)), now_ns);
         Some(id)
@@ -379,12 +314,12 @@ impl Host {
         let segment = &caller.segment;
         let handle = self.handle(id)?;
         self.sockets.get_mut::<tcp::Socket>(handle).listen(segment.tuple.local_port).ok()?;
-        self.outgoing.translations.expected = Some((segment.tuple, None));
+        self.outgoing.translations.expect(segment.tuple);
         self.ingress(&segment.opening(caller.segment_bytes), now_ns);
         let medium = Medium::Ip;
         let mut device = FrameDevice { incoming: None, outgoing: &mut self.outgoing, medium };
         self.interface.poll_egress(instant(now_ns), &mut device, &mut self.sockets);
-        self.outgoing.translations.expected.take().and_then(|(_, number)| number)
+        self.outgoing.translations.take_number()
     }
 
     /// Whether a guarded port may have one more socket. One that only has something to

@@ -11,7 +11,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
-use super::device::OwnFrame;
+use super::own_frame::OwnFrame;
 use crate::frame::MacAddress;
 use crate::limits::{NEIGHBOUR_FRAMES_MAX, NEIGHBOUR_MOVES_MAX, NEIGHBOURS_MAX, NEIGHBOURS_PARKED_BYTES_MAX};
 

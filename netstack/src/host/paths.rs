@@ -16,8 +16,7 @@ use smoltcp::socket::tcp;
 use smoltcp::wire::IpAddress;
 
 use super::Host;
-use super::device::address_at;
-use crate::frame::{ETHERTYPE_IPV4, HEADER_BYTES, Header};
+use crate::frame::{ETHERTYPE_IPV4, HEADER_BYTES, Header, address_at};
 use crate::limits::{HOST_FLOWS_MAX, HOST_PATHS_MAX};
 use crate::offload::is_summed;
 

@@ -27,6 +27,7 @@ mod probes;
 mod status;
 mod traffic;
 mod transfer;
+mod under_way;
 mod unit;
 
 pub use config::{DiscoveredTarget, PathPolicy, Portal, SessionConfig, SessionKind};

@@ -5,6 +5,7 @@
 use alloc::vec::Vec;
 
 use super::path::Path;
+use super::under_way::{Function, Management};
 use super::{Bug, Shared, planted};
 use crate::iscsi::pdu::{FLAG_FINAL, Header, IMMEDIATE, NO_TAG, opcode};
 use crate::iscsi::tasks::{Source, Task, TaskKind};
@@ -18,30 +19,6 @@ const ANSWER_NS_MAX: u64 = 5_000_000_000;
 const FENCE_NS: u64 = 1_500_000_000;
 /// The same if the target would not reset the unit.
 const FENCE_REFUSED_NS: u64 = 5_000_000_000;
-
-/// What is asked (11.5.1), in the order of severity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Function {
-    AbortTask(u32),
-    ResetUnit,
-    ResetTarget,
-}
-
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Management {
-    tag: u32,
-    function: Function,
-    /// It fences off a lost path.
-    fences: bool,
-    sent_ns: u64,
-}
-
-impl Management {
-    /// Whether it ends commands of other paths.
-    pub(super) fn resets(&self) -> bool {
-        matches!(self.function, Function::ResetUnit | Function::ResetTarget)
-    }
-}
 
 impl Path {
     pub(super) fn is_fencing(&self) -> bool {

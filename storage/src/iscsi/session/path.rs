@@ -6,8 +6,7 @@ use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::management::Management;
-use super::transfer::Arriving;
+use super::under_way::{Arriving, Management};
 use super::{Bug, Portal, Release, SECTOR_BYTES, Shared, Stage, planted};
 use crate::histogram::Histogram;
 use crate::iscsi::chap::Algorithm;

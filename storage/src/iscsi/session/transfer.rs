@@ -7,6 +7,7 @@
 use alloc::vec::Vec;
 
 use super::path::{Path, State};
+use super::under_way::Arriving;
 use super::{Bug, ISCSI_COMMANDS_MAX, Operation, Payload, Request, RequestId, Shared, planted};
 use crate::block::Octets;
 use crate::iscsi::negotiated::Digest;
@@ -84,17 +85,6 @@ pub(super) enum Next {
     Nothing,
     /// Whatever comes next is not as usual.
     Unusual,
-}
-
-/// What the target is sending of a command.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Arriving {
-    tag: u32,
-    /// From where on, within the command's data, and how many octets are to come.
-    offset: usize,
-    left: usize,
-    /// The command has ended well when all is here.
-    ends: bool,
 }
 
 /// Where data that comes next belongs.
