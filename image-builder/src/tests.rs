@@ -3,7 +3,7 @@ use crate::seal::{reseal, seal};
 use crate::settings::Settings;
 use crate::verify::verify;
 use crate::{dev, verify as checks};
-use appliance::node::settings::{ImageFault, Settings as NodeSettings};
+use appliance::settings::{ImageFault, Settings as NodeSettings};
 use ed25519_dalek::SigningKey;
 use hv_abi::image::SETUP_BYTES;
 use keys::PublicKey;

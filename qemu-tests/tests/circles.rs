@@ -25,7 +25,7 @@ const CRATES: &[(&str, &str, usize)] = &[
     ("mgmt-proto/cli/src", "lib.rs", 4),
     ("mgmt-proto/cli/src", "main.rs", 0),
     ("appliance/machine/src", "lib.rs", 0),
-    ("appliance/src", "lib.rs", 12),
+    ("appliance/src", "lib.rs", 0),
     ("appliance/src/bare", "main.rs", 0),
     ("image-builder/src", "lib.rs", 0),
     ("keys/src", "lib.rs", 0),

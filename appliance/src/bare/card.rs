@@ -6,7 +6,7 @@
 use alloc::vec::Vec;
 
 use appliance::limits::CARDS_MAX;
-use appliance::node::nic::Nic;
+use appliance::network::nic::Nic;
 use hv_abi::device::Mmio;
 use mgmt_proto::manifest::Manifest;
 use netstack::frame::MacAddress;

@@ -20,7 +20,7 @@ mod system;
 mod window;
 
 use appliance::node::Node;
-use appliance::node::settings::Settings;
+use appliance::settings::Settings;
 use hv_abi::boot::{BOOT_INFO, BootInfo, IMAGE, tsc_to_ns};
 use hv_abi::event::Event;
 

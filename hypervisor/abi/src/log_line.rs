@@ -7,7 +7,7 @@ pub const LINE_BYTES_MAX: usize = 512;
 /// was chosen: the part of the node, or the crate of whatever serves more than the node.
 #[must_use]
 pub fn target_word(path: &str) -> &str {
-    let mut words = path.split("::").filter(|word| *word != "node");
+    let mut words = path.split("::").filter(|word| !matches!(*word, "node" | "flows"));
     let own = words.next().unwrap_or("node");
     match own {
         "appliance" => words.next().unwrap_or("node"),
@@ -23,9 +23,10 @@ mod tests {
     #[test]
     fn targets_are_parts_of_the_node_or_crates() {
         for (path, word) in [
-            ("appliance::node::state::opening", "state"),
+            ("appliance::node::flows::state::opening", "state"),
+            ("appliance::network::cards", "network"),
             ("appliance::node", "node"),
-            ("appliance::devices::pci", "devices"),
+            ("machine::devices::pci", "machine"),
             ("hypervisor::memory", "memory"),
             ("hypervisor", "hypervisor"),
             ("storage::aoe::target", "storage"),

@@ -12,7 +12,7 @@ use mgmt_proto::verb::{Discover, Reply, Request, State};
 
 use super::targets::{AoeTarget, IscsiTarget};
 use super::world::*;
-use crate::node::volumes::VolumeSettings;
+use crate::volumes::VolumeSettings;
 use machine::layout::RESET_PORT;
 use storage::rate::Limits;
 

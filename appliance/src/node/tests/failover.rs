@@ -19,8 +19,8 @@ use super::fake_nic::FakeNic;
 use super::targets::{AoeTarget, IscsiTarget};
 use super::world::*;
 use crate::limits::CARD_STUCK_NS;
-use crate::node::nic::Nic as _;
-use crate::node::settings::Settings;
+use crate::network::nic::Nic as _;
+use crate::settings::Settings;
 
 const STORAGE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0x71];
 const AOE: &str = "aoe:e7.3";

@@ -8,7 +8,7 @@ use core::cell::{RefCell, RefMut};
 use netstack::offload::{Accepts, Offload};
 
 use super::fake_hypervisor::uncounted;
-use crate::node::nic::Nic;
+use crate::network::nic::Nic;
 
 /// Frames the card takes before the world fetches them.
 const TRANSMIT_FRAMES: usize = 128;

@@ -13,7 +13,7 @@ use netstack::host::TcpOptions;
 use super::driver::Device;
 use super::targets::{AoeTarget, IscsiTarget};
 use super::world::*;
-use crate::node::ledger::HEAP_BYTES;
+use crate::ledger::HEAP_BYTES;
 use machine::devices::virtio::test_driver::{INDIRECT, NEXT, WRITE, put_descriptor};
 use machine::guest_memory::FakeMemory;
 

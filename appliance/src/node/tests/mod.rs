@@ -43,11 +43,11 @@ mod wires;
 mod world;
 
 /// A guest for tests of what is kept.
-pub(super) fn machine() -> mgmt_proto::machine::Machine {
+pub(crate) fn machine() -> mgmt_proto::machine::Machine {
     world::machine("web", [1; 32])
 }
 
 /// Settings as an owner seals them.
-pub(super) fn sealed() -> mgmt_proto::manifest::Manifest {
+pub(crate) fn sealed() -> mgmt_proto::manifest::Manifest {
     world::settings().manifest
 }

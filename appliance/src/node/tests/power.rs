@@ -26,7 +26,7 @@ pub(super) fn update(serial: u64) -> Request {
     trust::update(&Bundle { revoked, ..bundle(serial, vec![admin]) }, &[1])
 }
 
-fn settings_with_root() -> crate::node::settings::Settings {
+fn settings_with_root() -> crate::settings::Settings {
     let mut settings = state_settings("virtio:0", 30);
     settings.manifest.owner = root(1).verifying_key().to_bytes();
     settings

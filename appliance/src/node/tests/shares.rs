@@ -309,5 +309,5 @@ fn the_heaviest_turns_are_within_bounds() {
     }
     let turns = world.turns - first;
     assert!(answers > 50, "{answers} answers in {turns} turns");
-    assert!(world.heap.peak < i64::try_from(crate::node::ledger::HEAP_BYTES).unwrap());
+    assert!(world.heap.peak < i64::try_from(crate::ledger::HEAP_BYTES).unwrap());
 }

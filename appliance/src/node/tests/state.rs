@@ -21,7 +21,7 @@ use mgmt_proto::verb::{Reply, Request, State};
 use super::fake_disk::{FakeDisk, disk_mib};
 use super::targets::AoeTarget;
 use super::world::*;
-use crate::node::settings::Settings;
+use crate::settings::Settings;
 
 /// Settings with a state volume.
 pub(super) fn state_settings(volume: &str, wait_s: u32) -> Settings {

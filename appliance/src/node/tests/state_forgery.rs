@@ -17,7 +17,7 @@ use super::state::{state, state_settings};
 use super::trust::root;
 use super::world::*;
 use crate::local_disk::{DiskWork, LocalDisk};
-use crate::node::settings::Settings;
+use crate::settings::Settings;
 
 const SECTOR: usize = 512;
 const BLOCK_SECTORS: u64 = 8;

@@ -31,7 +31,7 @@ use super::lockout::{ATTACKER_MAC, Attack, KINDS, Kind};
 use super::state::state_settings;
 use super::targets::{AoeTarget, IscsiTarget};
 use super::world::*;
-use crate::node::ledger::HEAP_BYTES;
+use crate::ledger::HEAP_BYTES;
 use machine::devices::virtio::test_driver::{INDIRECT, NEXT, WRITE, ecam, put_descriptor};
 use machine::guest_memory::FakeMemory;
 use machine::test_random::TestRandom;

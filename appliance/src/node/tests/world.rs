@@ -31,7 +31,7 @@ use super::fake_hypervisor::FakeHypervisor;
 use super::fake_nic::FakeNic;
 use super::targets::{AoeTarget, IscsiTarget};
 use crate::node::Node;
-use crate::node::settings::Settings;
+use crate::settings::Settings;
 use machine::test_random::TestRandom;
 
 pub(super) const MS: u64 = 1_000_000;

@@ -1,0 +1,83 @@
+//! Whether dom0 has memory for what is asked for: [`crate::ledger`] says what it takes.
+
+use crate::hypervisor::Hypervisor;
+use crate::ledger::HEAP_BYTES;
+use crate::ledger::coming_bytes;
+use crate::ledger::guest_bytes;
+use crate::ledger::iscsi_disks;
+use crate::ledger::kib;
+use crate::ledger::own_bytes;
+use crate::network::nic::Nic;
+use crate::network::stacks::VOLUMES_CONNECTED_MAX;
+use crate::node::Node;
+use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::disk::{DiskSetting, GuestSettings};
+use mgmt_proto::machine::{Disk, Machine};
+
+impl<H: Hypervisor, N: Nic> Node<H, N> {
+    /// Heap that is promised: to the node itself, to guests, to what is kept of them, and to
+    /// sessions that still say goodbye to their targets.
+    pub(crate) fn heap_promised(&self) -> usize {
+        let cards = self.network.stacks.cards();
+        let own = own_bytes(cards, self.settings.manifest.state.is_some());
+        let guests = self.guests.iter().map(|guest| guest_bytes(&guest.machine, &guest.settings, cards));
+        let coming = self.coming.iter().map(|it| it.heap_bytes(cards));
+        own + guests.sum::<usize>()
+            + coming.sum::<usize>()
+            + self.state.kept_bytes()
+            + self.volumes.closing_bytes()
+    }
+
+    /// Whether the heap can promise so much more.
+    fn check_heap_bytes(&self, name: &str, bytes: usize) -> Result<(), Failure> {
+        let free = HEAP_BYTES.saturating_sub(self.heap_promised());
+        if bytes <= free {
+            return Ok(());
+        }
+        let message = alloc::format!(
+            "up to {} KiB of dom0's own memory are needed, {} KiB of {} are free",
+            kib(bytes),
+            kib(free),
+            kib(HEAP_BYTES)
+        );
+        Err(Failure::new(Code::Capacity, name, message, "give it fewer disks or portals, or destroy a guest"))
+    }
+
+    /// Whether so many more volumes can be connected over iSCSI.
+    fn check_connections(&self, name: &str, more: usize) -> Result<(), Failure> {
+        let used = iscsi_disks(self.guests.iter().flat_map(|guest| &guest.machine.disks))
+            + iscsi_disks(self.coming.iter().map(|it| it.disk()))
+            + usize::from(self.volumes.has_iscsi_state());
+        if more == 0 || used + more <= VOLUMES_CONNECTED_MAX {
+            return Ok(());
+        }
+        let message = alloc::format!(
+            "{more} iSCSI disks are asked for, {} of {VOLUMES_CONNECTED_MAX} are free",
+            VOLUMES_CONNECTED_MAX.saturating_sub(used)
+        );
+        Err(Failure::new(Code::Capacity, name, message, "use AoE, or destroy a guest with iSCSI disks"))
+    }
+
+    /// Whether dom0 has memory for a guest, whatever that does.
+    pub(crate) fn check_heap(&self, machine: &Machine, settings: &GuestSettings) -> Result<(), Failure> {
+        self.check_connections(&machine.name, iscsi_disks(machine.disks.iter()))?;
+        let cards = self.network.stacks.cards();
+        self.check_heap_bytes(&machine.name, guest_bytes(machine, settings, cards))
+    }
+
+    /// Whether dom0 has memory for one more disk of a guest.
+    pub(crate) fn check_heap_of_disk(
+        &self,
+        name: &str,
+        disk: &Disk,
+        settings: &[DiskSetting],
+    ) -> Result<(), Failure> {
+        self.check_connections(name, iscsi_disks(core::iter::once(disk)))?;
+        self.check_heap_bytes(name, coming_bytes(disk, settings, self.network.stacks.cards()))
+    }
+
+    /// Whether dom0 has memory for what is to be kept of guests.
+    pub(crate) fn check_heap_of_kept(&self, name: &str, bytes: usize) -> Result<(), Failure> {
+        self.check_heap_bytes(name, bytes)
+    }
+}

@@ -1,0 +1,334 @@
+//! Attaches disks to guests that run, and detaches them.
+
+use crate::guests::guest::Life;
+use crate::guests::pending_attach::Coming;
+use crate::hypervisor::Hypervisor;
+use crate::limits::{DETACH_TIMEOUT_NS, START_TIMEOUT_NS};
+use crate::network::nic::Nic;
+use crate::node::Node;
+use crate::node::flows::commands::not_found;
+use crate::operators::jobs::{Asker, Work};
+use crate::state::Step;
+use crate::volumes::{VolumeSettings, limits, parse};
+use alloc::string::String;
+use alloc::vec::Vec;
+use machine::devices::platform::Noticed;
+use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::disk::{DiskSetting, Limit, validate};
+use mgmt_proto::limits::DISKS;
+use mgmt_proto::machine::Disk;
+use mgmt_proto::verb::{Outcome, Reply};
+use mgmt_proto::volume::{BlockFacts, Condition, Plugged};
+
+fn no_such_slot(name: &str, slot: u32) -> Failure {
+    let message = alloc::format!("has no disk in slot {slot}");
+    Failure::new(Code::NotFound, name, message, "see `redoubt block-list`")
+}
+
+impl<H: Hypervisor, N: Nic> Node<H, N> {
+    /// Begins to add a disk to a guest that runs.
+    pub(crate) fn attach_disk(
+        &mut self,
+        name: &str,
+        disk: Disk,
+        settings: Vec<DiskSetting>,
+        now_ns: u64,
+    ) -> Result<Work, Failure> {
+        let guest = self.guests.get(self.find(name)?).ok_or_else(|| not_found(name))?;
+        if !matches!(guest.life, Life::Started | Life::Paused) || !guest.has_devices() {
+            let remedy = "put the disk into its description, or start it first";
+            return Err(Failure::new(Code::Conflict, name, "is not running", remedy));
+        }
+        let number = guest.number;
+        if self.coming.iter().any(|coming| coming.guest == number) {
+            let message = "another disk is being attached";
+            return Err(Failure::new(Code::Conflict, name, message, "try again in a few seconds"));
+        }
+        let mut machine = guest.machine.clone();
+        machine.disks.push(disk.clone());
+        machine.validate()?;
+        validate(&disk, &settings)?;
+        VolumeSettings::new(&parse(&disk)?, &settings)?;
+        let Some(device) = guest.free_device().filter(|_| guest.slots.len() < DISKS) else {
+            return Err(Failure::new(
+                Code::Capacity,
+                name,
+                "has no slot left",
+                "detach a disk, or reboot it",
+            ));
+        };
+        self.check_disks(&machine)?;
+        self.check_heap_of_disk(name, &disk, &settings)?;
+        self.check_step(name, Step::Attached(&disk, &settings))?;
+        self.volumes.open(number, device, &disk, &settings, now_ns)?;
+        let deadline_ns = now_ns.saturating_add(START_TIMEOUT_NS);
+        self.coming.push(Coming { guest: number, device, disk, settings, deadline_ns });
+        Ok(Work::Attach(number, device))
+    }
+
+    /// Begins to take a disk from a guest.
+    pub(crate) fn detach_disk(
+        &mut self,
+        name: &str,
+        slot: u32,
+        force: bool,
+        now_ns: u64,
+    ) -> Result<Work, Failure> {
+        let index = self.find(name)?;
+        let guest = self.guests.get_mut(index).ok_or_else(|| not_found(name))?;
+        if guest.life == Life::Connecting {
+            return Err(Failure::new(Code::Conflict, name, "is starting", "try again when it runs"));
+        }
+        let number = guest.number;
+        let runs = matches!(guest.life, Life::Started | Life::Paused) && guest.has_devices();
+        let found = guest.slots.iter_mut().find(|it| it.number() == slot);
+        let found = found.ok_or_else(|| no_such_slot(name, slot))?;
+        let device = found.device;
+        if runs && !force {
+            found.leaving_ns = Some(now_ns);
+            guest.platform.ask_back(device);
+        } else {
+            // Nobody is there to give it back, or nobody is asked.
+            found.leaving_ns = Some(now_ns);
+            return Ok(self.remove_disk(index, device, now_ns).unwrap_or(Work::Detach(number, device)));
+        }
+        Ok(Work::Detach(number, device))
+    }
+
+    /// A guest gave a device back, asked or not.
+    pub(crate) fn disk_ejected(&mut self, index: usize, device: usize, now_ns: u64) {
+        let Some(guest) = self.guests.get(index) else { return };
+        // Its network cards stay, whatever it says.
+        if guest.disk_at(device).is_some() {
+            self.remove_disk(index, device, now_ns);
+        }
+    }
+
+    /// Takes a disk away; what whoever waits for that waits for now, if it is to be kept.
+    fn remove_disk(&mut self, index: usize, device: usize, now_ns: u64) -> Option<Work> {
+        let guest = self.guests.get_mut(index)?;
+        let number = guest.number;
+        // What a guest gives back unasked it has again when it starts with the node.
+        let asked = guest.slots.iter().any(|slot| slot.device == device && slot.leaving_ns.is_some());
+        let volume = guest.disk_at(device).and_then(|place| guest.machine.disks.get(place));
+        let volume = volume.filter(|_| asked).map(|disk| disk.volume.clone());
+        let name = guest.machine.name.clone();
+        guest.unplug_disk(device);
+        self.volumes.close_disk(number, device, &mut self.network.stacks, now_ns);
+        self.record(index);
+        let done = Ok(Reply::Done);
+        let kept = volume.and_then(|volume| self.follow(&name, Step::Detached(&volume), &done, now_ns));
+        match kept {
+            Some(kept) => self.jobs.turn_into(&Work::Detach(number, device), kept),
+            None => self.gone.push((number, device)),
+        }
+        kept
+    }
+
+    /// A guest that ends has given back what it was asked for.
+    pub(crate) fn remove_leaving(&mut self, index: usize, now_ns: u64) {
+        let Some(guest) = self.guests.get(index) else { return };
+        let leaving: Vec<usize> =
+            guest.slots.iter().filter(|slot| slot.leaving_ns.is_some()).map(|slot| slot.device).collect();
+        for device in leaving {
+            self.remove_disk(index, device, now_ns);
+        }
+    }
+
+    /// Before a guest starts again: what it was asked for is gone, the rest are disks
+    /// that it starts with.
+    pub(crate) fn settle_slots(&mut self, index: usize, now_ns: u64) {
+        let Some(guest) = self.guests.get(index) else { return };
+        let (number, first_card) = (guest.number, guest.first_card());
+        self.remove_leaving(index, now_ns);
+        self.give_up_coming(number, "was started again", now_ns);
+        let Some(guest) = self.guests.get_mut(index) else { return };
+        let old = guest.settle_slots();
+        self.volumes.renumber(number, &old);
+        if guest.first_card() != first_card {
+            // The cards have other numbers now.
+            self.network.detach(number);
+        }
+    }
+
+    /// Disks of a guest that is not there any more, or not as it was, do not come.
+    pub(crate) fn give_up_coming(&mut self, number: u64, why: &str, now_ns: u64) {
+        let gone: Vec<Coming> = self.coming.extract_if(.., |coming| coming.guest == number).collect();
+        for Coming { guest, device, disk, .. } in gone {
+            self.volumes.close_disk(guest, device, &mut self.network.stacks, now_ns);
+            let failure =
+                Failure::new(Code::Conflict, disk.volume, alloc::format!("its guest {why}"), "try again");
+            self.end_work(&Work::Attach(guest, device), &Err(failure), now_ns);
+        }
+    }
+
+    /// A disk that nobody waits for any more does not come.
+    pub(crate) fn drop_coming(&mut self, number: u64, device: usize, now_ns: u64) {
+        self.coming.retain(|coming| (coming.guest, coming.device) != (number, device));
+        self.volumes.close_disk(number, device, &mut self.network.stacks, now_ns);
+    }
+
+    /// Shows guests the disks whose volumes serve, gives up those whose do not, and
+    /// answers those who wait for disks to come or go.
+    pub(crate) fn settle_disks(&mut self, now_ns: u64) {
+        for (guest, device) in core::mem::take(&mut self.gone) {
+            self.end_work(&Work::Detach(guest, device), &Ok(Reply::Done), now_ns);
+        }
+        for index in 0..self.guests.len() {
+            self.remind_guest(index, now_ns);
+        }
+        let mut place = 0;
+        while let Some(coming) = self.coming.get(place) {
+            let shape = self.volumes.shape(coming.guest, coming.device);
+            if shape.is_none() && now_ns < coming.deadline_ns {
+                place += 1;
+                continue;
+            }
+            let Coming { guest: number, device, disk, settings, .. } = self.coming.remove(place);
+            let (volume, set) = (disk.clone(), settings.clone());
+            let index = self.guests.iter().position(|guest| guest.number == number);
+            let plugged = match (shape, index.and_then(|index| self.guests.get_mut(index))) {
+                (Some(shape), Some(guest)) => {
+                    guest.plug_disk(device, &disk, settings, &shape).map(Reply::Attached).ok_or_else(|| {
+                        let message = "its guest has no place for it";
+                        Failure::new(Code::Conflict, &disk.volume, message, "try again")
+                    })
+                }
+                _ => Err(self.volumes.failure(number, &disk.volume)),
+            };
+            match (&plugged, index) {
+                (Ok(_), Some(index)) => self.record(index),
+                _ => self.volumes.close_disk(number, device, &mut self.network.stacks, now_ns),
+            }
+            let work = Work::Attach(number, device);
+            let name = index.and_then(|index| self.guests.get(index)).map(|guest| guest.machine.name.clone());
+            let step = Step::Attached(&volume, &set);
+            match name.filter(|_| plugged.is_ok()).and_then(|name| self.follow(&name, step, &plugged, now_ns))
+            {
+                Some(kept) => self.jobs.turn_into(&work, kept),
+                None => self.end_work(&work, &plugged, now_ns),
+            }
+        }
+    }
+
+    /// A guest that does not give a disk back in time is asked again when an operator
+    /// wants it to; whoever waited is told.
+    fn remind_guest(&mut self, index: usize, now_ns: u64) {
+        let Some(guest) = self.guests.get(index) else { return };
+        let (number, name) = (guest.number, guest.machine.name.clone());
+        let late = guest.slots.iter().filter(|slot| {
+            slot.leaving_ns.is_some_and(|since_ns| now_ns >= since_ns.saturating_add(DETACH_TIMEOUT_NS))
+        });
+        let late: Vec<usize> = late.map(|slot| slot.device).collect();
+        for device in late {
+            if !self.jobs.is_waited_for(&Work::Detach(number, device)) {
+                continue;
+            }
+            let message = "was asked for the disk and has not given it back yet";
+            let remedy = "wait, unmount it there, or use --force";
+            let failure = Failure::new(Code::Deadline, &name, message, remedy);
+            self.end_work(&Work::Detach(number, device), &Err(failure), now_ns);
+        }
+    }
+
+    /// When somebody who waits for a disk is to be told something.
+    pub(crate) fn next_disk_deadline(&self) -> Option<u64> {
+        let coming = self.coming.iter().map(|coming| coming.deadline_ns);
+        let slots = self.guests.iter().flat_map(|guest| guest.slots.iter().map(|slot| (guest.number, slot)));
+        let leaving = slots.filter_map(|(number, slot)| {
+            let until_ns = slot.leaving_ns?.saturating_add(DETACH_TIMEOUT_NS);
+            self.jobs.is_waited_for(&Work::Detach(number, slot.device)).then_some(until_ns)
+        });
+        let now = (!self.gone.is_empty()).then_some(0);
+        coming.chain(leaving).chain(now).min()
+    }
+
+    /// The disks of a guest.
+    pub(crate) fn list_disks(&self, name: &str) -> Outcome {
+        let guest = self.guests.get(self.find(name)?).ok_or_else(|| not_found(name))?;
+        let disks = guest.machine.disks.iter().zip(&guest.slots).map(|(disk, slot)| {
+            let known = self.volumes.condition(guest.number, slot.device);
+            let (condition, stalled_since_ns, sectors) = known.unwrap_or((Condition::Detached, None, 0));
+            let plugged = match (slot.leaving_ns, guest.noticed(slot.device)) {
+                (Some(_), _) => Plugged::Leaving,
+                (None, Noticed::Running) => Plugged::Running,
+                (None, Noticed::Seen) => Plugged::Seen,
+                (None, Noticed::No) => Plugged::Offered,
+            };
+            BlockFacts {
+                slot: slot.number(),
+                volume: disk.volume.clone(),
+                read_only: disk.read_only,
+                condition,
+                stalled_since_ns,
+                sectors,
+                plugged,
+                from_start: slot.from_start,
+            }
+        });
+        Ok(Reply::Disks(disks.collect()))
+    }
+
+    /// Sets limits of a guest or of one of its disks.
+    /// None is answered when it is kept.
+    pub(crate) fn limit(
+        &mut self,
+        asker: &Asker,
+        name: &str,
+        slot: Option<u32>,
+        list: &[Limit],
+        now_ns: u64,
+    ) -> Option<Outcome> {
+        let volume = match self.limit_now(name, slot, list, now_ns) {
+            Ok(volume) => volume,
+            Err(failure) => return Some(Err(failure)),
+        };
+        let step = Step::Limited(volume.as_deref(), list);
+        match self.follow(name, step, &Ok(Reply::Done), now_ns) {
+            Some(kept) => {
+                self.begin_work(asker, kept, now_ns);
+                None
+            }
+            None => Some(Ok(Reply::Done)),
+        }
+    }
+
+    /// The volume that is limited, unless all are.
+    fn limit_now(
+        &mut self,
+        name: &str,
+        slot: Option<u32>,
+        list: &[Limit],
+        now_ns: u64,
+    ) -> Result<Option<String>, Failure> {
+        if list.len() > mgmt_proto::limits::DISK_SETTINGS {
+            return Err(Failure::new(Code::Usage, name, "too many limits", "give each once"));
+        }
+        let index = self.find(name)?;
+        let guest = self.guests.get_mut(index).ok_or_else(|| not_found(name))?;
+        let number = guest.number;
+        let mut volume = None;
+        match slot {
+            None => {
+                guest.settings.limits = list.to_vec();
+                self.volumes.limit_guest(number, limits(list), now_ns);
+            }
+            Some(slot) => {
+                let disk = guest.slots.iter().position(|it| it.number() == slot);
+                let disk = disk.ok_or_else(|| no_such_slot(name, slot))?;
+                let device = guest.slots.get(disk).map_or(0, |slot| slot.device);
+                volume = guest.machine.disks.get(disk).map(|disk| disk.volume.clone());
+                if let Some(settings) = guest.settings.disks.get_mut(disk) {
+                    settings.retain(|setting| !matches!(setting, DiskSetting::Limit(_)));
+                    settings.extend(list.iter().map(|limit| DiskSetting::Limit(*limit)));
+                }
+                if let Some(settings) = self.volumes.settings(number, device).cloned() {
+                    let settings = VolumeSettings { limits: limits(list), ..settings };
+                    self.volumes.configure(number, device, settings, now_ns);
+                }
+            }
+        }
+        self.record(index);
+        Ok(volume)
+    }
+}

@@ -1,0 +1,178 @@
+//! Begins, ends, lists and cancels jobs: [`crate::operators::jobs`].
+
+use crate::guests::guest::Life;
+use crate::hypervisor::Hypervisor;
+use crate::network::nic::Nic;
+use crate::node::Node;
+use crate::operators::jobs::Asker;
+use crate::operators::jobs::Ended;
+use crate::operators::jobs::Job;
+use crate::operators::jobs::MS;
+use crate::operators::jobs::Work;
+use crate::operators::jobs::too_late;
+use alloc::format;
+use alloc::rc::Rc;
+use alloc::string::ToString;
+use alloc::vec::Vec;
+use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::job::{JobFacts, JobPage, Progress, Unit};
+use mgmt_proto::trust::Role;
+use mgmt_proto::verb::{Outcome, Reply, Request};
+
+impl<H: Hypervisor, N: Nic> Node<H, N> {
+    /// Whether a request finds room to become a job, if it is of that kind.
+    pub(crate) fn room_for_job(&mut self, request: &Request, now_ns: u64) -> Result<(), Failure> {
+        if request.is_job() { self.jobs.make_room(request, now_ns) } else { Ok(()) }
+    }
+
+    /// A command is not answered yet: its session waits for a job.
+    pub(crate) fn begin_work(&mut self, asker: &Asker, work: Work, now_ns: u64) {
+        self.jobs.last += 1;
+        let id = self.jobs.last;
+        self.jobs.list.push(Job { id, work, asker: asker.clone(), began_ns: now_ns, ended: None });
+        self.sessions.wait(asker.session, id, None, now_ns);
+    }
+
+    /// Something ended, and so did the jobs about it: those who wait are answered.
+    pub(crate) fn end_work(&mut self, work: &Work, outcome: &Outcome, now_ns: u64) {
+        let going: Vec<u64> =
+            self.jobs.list.iter().filter(|job| job.goes_on_with(work)).map(|job| job.id).collect();
+        self.end_jobs(&going, outcome.clone(), false, now_ns);
+    }
+
+    /// Jobs ended with one outcome, which is encoded once for all who wait.
+    fn end_jobs(&mut self, ids: &[u64], outcome: Outcome, cancelled: bool, now_ns: u64) {
+        let waiting: Vec<usize> = ids.iter().flat_map(|id| self.sessions.waiting_for(*id)).collect();
+        self.sessions.answer_all(waiting.into_iter(), &outcome);
+        let outcome = Rc::new(outcome);
+        for id in ids {
+            let Some(place) = self.jobs.list.iter().position(|job| job.id == *id) else { continue };
+            let Some(job) = self.jobs.list.get(place) else { continue };
+            let mut progress = self.progress(job, now_ns);
+            if outcome.is_ok() && progress.unit != Unit::Milliseconds {
+                progress.done = progress.total;
+            }
+            if let Some(job) = self.jobs.list.get_mut(place) {
+                job.ended = Some(Ended { at_ns: now_ns, outcome: Rc::clone(&outcome), cancelled, progress });
+            }
+        }
+        self.jobs.forget_results();
+    }
+
+    fn progress(&self, job: &Job, now_ns: u64) -> Progress {
+        if let Some(ended) = &job.ended {
+            return ended.progress;
+        }
+        let disks = |number: u64, devices: &mut dyn Iterator<Item = usize>| {
+            let serves: Vec<bool> =
+                devices.map(|device| self.volumes.shape(number, device).is_some()).collect();
+            let done = serves.iter().filter(|serves| **serves).count() as u64;
+            Progress { done, total: serves.len() as u64, unit: Unit::Disks }
+        };
+        match job.work {
+            Work::Guest(number) => {
+                let guest = self.guests.iter().find(|guest| guest.number == number);
+                disks(number, &mut (0..guest.map_or(0, |guest| guest.machine.disks.len())))
+            }
+            Work::Attach(number, device) => disks(number, &mut core::iter::once(device)),
+            Work::Discovery | Work::Errand(_) | Work::Detach(..) | Work::Kept(_) => {
+                let total = job.work.allowed_ns() / MS;
+                let done = (now_ns.saturating_sub(job.began_ns) / MS).min(total);
+                Progress { done, total, unit: Unit::Milliseconds }
+            }
+        }
+    }
+
+    /// All jobs.
+    pub(crate) fn list_jobs(&mut self, now_ns: u64) -> JobPage {
+        self.jobs.forget_old(now_ns);
+        let facts = |job: &Job| JobFacts {
+            id: job.id,
+            operator: job.asker.operator,
+            session: job.asker.proof.binding.session,
+            counter: job.asker.proof.counter,
+            verb: job.asker.verb.to_string(),
+            object: job.asker.object.clone(),
+            state: job.state(),
+            progress: self.progress(job, now_ns),
+            began_ns: job.began_ns,
+            ended_ns: job.ended.as_ref().map(|ended| ended.at_ns),
+            failure: job.ended.as_ref().and_then(|ended| ended.outcome.as_ref().as_ref().err().cloned()),
+        };
+        JobPage { now_ns, jobs: self.jobs.list.iter().map(facts).collect() }
+    }
+
+    /// A session waits for a job; the outcome if there is one already.
+    pub(crate) fn wait_for_job(
+        &mut self,
+        asker: &Asker,
+        id: u64,
+        every_ms: u32,
+        now_ns: u64,
+    ) -> Option<Outcome> {
+        self.jobs.forget_old(now_ns);
+        let found = self.jobs.find(id).and_then(|job| self.may_touch(asker, job).map(|()| job));
+        match found.map(|job| job.ended.as_ref().map(|ended| (*ended.outcome).clone())) {
+            Err(failure) => Some(Err(failure)),
+            Ok(Some(outcome)) => Some(outcome),
+            Ok(None) => {
+                self.sessions.wait(asker.session, id, Some(every_ms), now_ns);
+                None
+            }
+        }
+    }
+
+    /// A guest's jobs are for those who may touch the guest.
+    fn may_touch(&self, asker: &Asker, job: &Job) -> Result<(), Failure> {
+        match job.asker.guest.as_ref().filter(|guest| !self.trust.covers_guest(&asker.operator, guest)) {
+            Some(guest) => Err(super::commands::not_yours(guest)),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends a job so that nothing of it is left.
+    pub(crate) fn cancel_job(&mut self, asker: &Asker, role: Role, id: u64, now_ns: u64) -> Outcome {
+        let job = self.jobs.find(id)?;
+        self.may_touch(asker, job)?;
+        if role < job.asker.needed {
+            return Err(super::commands::role_missing(job.asker.needed, role));
+        }
+        let (work, what) = (job.work, format!("job {id}, {} {}", job.asker.verb, job.asker.object));
+        let what = what.trim_end();
+        if job.ended.is_some() {
+            return Err(Failure::new(Code::Conflict, what, "has ended", "see `redoubt job list`"));
+        }
+        let others = self.jobs.list.iter().any(|other| other.id != id && other.goes_on_with(&work));
+        let starting = |number: u64| {
+            self.guests.iter().position(|guest| guest.number == number && guest.life == Life::Connecting)
+        };
+        let undo: Option<usize> = match work {
+            Work::Guest(number) => Some(starting(number).ok_or_else(|| too_late(what, work))?),
+            Work::Discovery | Work::Errand(true) | Work::Attach(..) => None,
+            Work::Errand(false) | Work::Detach(..) | Work::Kept(_) => return Err(too_late(what, work)),
+        };
+        log::warn!("{what}: cancelled");
+        let failure = Failure::new(Code::Conflict, what, "was cancelled", "begin it again");
+        self.end_jobs(&[id], Err(failure), true, now_ns);
+        match (work, undo) {
+            (Work::Guest(_), Some(index)) => self.stop_starting(index, now_ns),
+            (Work::Discovery, _) if !others => {
+                self.volumes.cancel_discovery(&mut self.network.stacks, now_ns);
+            }
+            (Work::Errand(_), _) => self.volumes.cancel_errand(&mut self.network.stacks, now_ns),
+            (Work::Attach(number, device), _) => self.drop_coming(number, device, now_ns),
+            _ => {}
+        }
+        Ok(Reply::Done)
+    }
+
+    /// Tells those who wait how far it is.
+    pub(crate) fn tell_progress(&mut self, now_ns: u64) {
+        for (session, id) in self.sessions.progress_due(now_ns) {
+            if let Ok(job) = self.jobs.find(id) {
+                let progress = self.progress(job, now_ns);
+                self.sessions.tell(session, &progress, now_ns);
+            }
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Keeps what operators do to the disks of guests that start with the node: [`crate::state::following`].
+
+use crate::hypervisor::Hypervisor;
+use crate::network::nic::Nic;
+use crate::node::Node;
+use crate::operators::jobs::Work;
+use crate::state::following::Step;
+use crate::state::following::after;
+use crate::state::guests::check;
+use crate::state::kernels::Keeping;
+use mgmt_proto::code::Failure;
+use mgmt_proto::config::KeptGuest;
+use mgmt_proto::verb::Outcome;
+
+impl<H: Hypervisor, N: Nic> Node<H, N> {
+    /// What will be kept of a guest when everything that was begun is durable.
+    fn latest(&self, name: &str) -> Option<&KeptGuest> {
+        let queued = self.state.kernels.queue.iter().rev().flat_map(|keeping| &keeping.guests);
+        let mut queued = queued.filter(|guest| guest.machine.name == name);
+        queued.next().or_else(|| self.state.guests.find(name).map(|kept| &kept.guest))
+    }
+
+    /// Whether what is kept of a guest can follow a step, before the step is made.
+    pub(crate) fn check_step(&self, name: &str, step: Step<'_>) -> Result<(), Failure> {
+        match self.latest(name).and_then(|kept| after(kept, step)) {
+            Some(next) => check(&next).and_then(|()| self.check_room(core::slice::from_ref(&next))),
+            None => Ok(()),
+        }
+    }
+
+    /// A step was made: what is kept of the guest follows. None if there is nothing to
+    /// keep; otherwise whoever waits hears `outcome` when it is durable.
+    pub(crate) fn follow(
+        &mut self,
+        name: &str,
+        step: Step<'_>,
+        outcome: &Outcome,
+        now_ns: u64,
+    ) -> Option<Work> {
+        let next = after(self.latest(name)?, step)?;
+        let promise = self.state.changes.promise(outcome.clone(), now_ns);
+        match self.check_kept(name) {
+            Ok(()) => self.state.kernels.queue.push_back(Keeping {
+                promise,
+                guests: alloc::vec![next],
+                // Its files are on the volume, or were found missing before.
+                lacking: true,
+            }),
+            Err(failure) => {
+                let message = alloc::format!("holds now, and is not kept: {}", failure.message);
+                self.state.changes.break_promise(promise, Failure { message, ..failure });
+            }
+        }
+        Some(Work::Kept(promise))
+    }
+}

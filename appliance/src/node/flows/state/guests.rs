@@ -1,0 +1,268 @@
+//! Keeps guests, so that they start with the node: [`crate::state::guests`].
+
+use crate::hypervisor::Hypervisor;
+use crate::ledger::description_bytes;
+use crate::network::nic::Nic;
+use crate::node::Node;
+use crate::node::flows::commands::not_found;
+use crate::operators::jobs::{Asker, Work};
+use crate::state::changes::Change;
+use crate::state::guests::Kept;
+use crate::state::guests::PREFIX;
+use crate::state::guests::SEALING_BYTES;
+use crate::state::guests::decode;
+use crate::state::guests::files;
+use crate::state::kernels::Keeping;
+use alloc::boxed::Box;
+use alloc::string::ToString;
+use alloc::vec::Vec;
+use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::config::{GuestConfig, KeptGuest};
+use mgmt_proto::disk::GuestSettings;
+use mgmt_proto::limits::KEPT_GUESTS;
+use mgmt_proto::machine::{Digest, Machine};
+use mgmt_proto::state::KeptFacts;
+use mgmt_proto::verb::{Outcome, Reply, Request};
+use storage::limits::STORE_VALUE_BYTES_MAX;
+use zeroize::Zeroize;
+
+impl<H: Hypervisor, N: Nic> Node<H, N> {
+    /// Reads the guests that were kept.
+    pub(crate) fn take_guests(&mut self) {
+        for key in self.state.keys(PREFIX) {
+            let name = key.strip_prefix(PREFIX).unwrap_or_default();
+            let guest = self.state.value(&key).and_then(|bytes| decode(name, &bytes));
+            match guest.filter(|_| self.state.guests.count() < KEPT_GUESTS) {
+                Some(guest) => self.state.guests.put(guest),
+                None => {
+                    log::warn!("guest {name} cannot be read from the state volume");
+                }
+            }
+        }
+    }
+
+    /// What is to be said of the guests that start with the node.
+    pub(crate) fn kept_facts(&self) -> Vec<KeptFacts> {
+        let facts = |kept: &Kept| {
+            let machine = &kept.guest.machine;
+            let missing = files(&kept.guest)
+                .any(|file| self.state.kernels.find(&file).is_none() && self.blobs.find(&file).is_none());
+            let problem = match kept.guest.secrets_left_out.first() {
+                _ if missing => Some("its kernel or initrd is not here: send it by `create`".to_string()),
+                Some(disk) => Some(alloc::format!("the secret of disk {disk} is not here")),
+                None => kept.problem.clone(),
+            };
+            KeptFacts {
+                name: machine.name.clone(),
+                order: kept.guest.order,
+                kernel: machine.kernel,
+                ramdisk: machine.ramdisk,
+                problem,
+            }
+        };
+        self.state.guests.list.iter().map(facts).collect()
+    }
+
+    /// Carries out what is answered when it is kept: None for that.
+    pub(crate) fn begin_keeping(&mut self, asker: &Asker, request: Request, now_ns: u64) -> Option<Outcome> {
+        let begun = match request {
+            Request::TrustUpdate { signed } => return self.update_trust(asker, &signed, now_ns),
+            Request::Lockdown => return self.lock_down(asker, now_ns),
+            Request::Rename { name, to } => return self.rename(asker, &name, &to, now_ns),
+            Request::Autostart { name, order: None } => self.forget_kept(asker, &name, now_ns),
+            Request::Autostart { name, order: Some(order) } => self.autostart(asker, &name, order, now_ns),
+            Request::CreateKept { machine, settings, paused, order } => {
+                self.create_kept(asker, machine, settings, paused, order, now_ns)
+            }
+            Request::NodeKeyRotate => self.rotate_key(asker, now_ns),
+            Request::ConfigImport { digest } => self.import_config(asker, &digest, now_ns),
+            _ => Err(Failure::new(Code::Internal, "", "a request without a handler", "report this")),
+        };
+        begun.err().map(Err)
+    }
+
+    /// How a guest would be created again.
+    pub(crate) fn show_guest(&self, name: &str) -> Outcome {
+        let kept = self.state.guests.find(name).map(|kept| &kept.guest);
+        let order = kept.map(|kept| kept.order);
+        let running = self.guests.iter().find(|guest| guest.machine.name == name);
+        let shown = match (running, kept) {
+            (Some(guest), _) => GuestConfig::new(order, &guest.machine, &guest.settings),
+            (None, Some(kept)) => {
+                let mut shown = GuestConfig::new(order, &kept.machine, &kept.settings);
+                shown.secrets_left_out.extend(&kept.secrets_left_out);
+                shown.secrets_left_out.sort_unstable();
+                shown.secrets_left_out.dedup();
+                shown
+            }
+            (None, None) => return Err(not_found(name)),
+        };
+        Ok(Reply::Guest(Box::new(shown)))
+    }
+
+    /// A guest that is there starts with the node from now on.
+    fn autostart(&mut self, asker: &Asker, name: &str, order: u32, now_ns: u64) -> Result<(), Failure> {
+        self.check_kept(name)?;
+        let running = self.guests.iter().find(|guest| guest.machine.name == name);
+        let guest = match (running, self.state.guests.find(name)) {
+            (Some(running), _) => KeptGuest {
+                order,
+                machine: running.machine.clone(),
+                settings: running.settings.clone(),
+                secrets_left_out: Vec::new(),
+            },
+            (None, Some(kept)) => KeptGuest { order, ..kept.guest.clone() },
+            (None, None) => return Err(not_found(name)),
+        };
+        self.check_room(core::slice::from_ref(&guest))?;
+        let promise = self.state.changes.promise(Ok(Reply::Done), now_ns);
+        self.begin_work(asker, Work::Kept(promise), now_ns);
+        self.state.kernels.queue.push_back(Keeping { promise, guests: alloc::vec![guest], lacking: false });
+        Ok(())
+    }
+
+    /// A guest does not start with the node any more.
+    fn forget_kept(&mut self, asker: &Asker, name: &str, now_ns: u64) -> Result<(), Failure> {
+        self.check_kept(name)?;
+        if self.state.guests.find(name).is_none() {
+            let message = "does not start with the node";
+            return Err(Failure::new(Code::NotFound, name, message, "see `redoubt node state`"));
+        }
+        self.state.guests.list.retain(|kept| kept.guest.machine.name != name);
+        for keeping in &mut self.state.kernels.queue {
+            keeping.guests.retain(|guest| guest.machine.name != name);
+        }
+        let mut changes: Vec<Change> = alloc::vec![(alloc::format!("{PREFIX}{name}"), None)];
+        let orphans = self.take_orphans(&mut changes);
+        let batch = self.state.changes.add(changes);
+        self.state.kernels.release(batch, orphans);
+        self.wait_until_kept(asker, Some(batch), Ok(Reply::Done), now_ns);
+        Ok(())
+    }
+
+    fn create_kept(
+        &mut self,
+        asker: &Asker,
+        machine: Machine,
+        settings: GuestSettings,
+        paused: bool,
+        order: u32,
+        now_ns: u64,
+    ) -> Result<(), Failure> {
+        self.check_kept(&machine.name)?;
+        let kept = KeptGuest {
+            order,
+            machine: machine.clone(),
+            settings: settings.clone(),
+            secrets_left_out: Vec::new(),
+        };
+        self.check_room(core::slice::from_ref(&kept))?;
+        let number = self.accept(machine, settings, paused, now_ns)?;
+        if let Some(guest) = self.guests.iter_mut().find(|guest| guest.number == number) {
+            guest.keep = Some(order);
+        }
+        self.begin_work(asker, Work::Guest(number), now_ns);
+        Ok(())
+    }
+
+    /// A guest that was to be kept has started: whoever waits for that waits until it is
+    /// kept.
+    pub(crate) fn keep_started(&mut self, index: usize, order: u32, reply: &Outcome, now_ns: u64) {
+        let Some(guest) = self.guests.get(index) else { return };
+        let number = guest.number;
+        let kept = KeptGuest {
+            order,
+            machine: guest.machine.clone(),
+            settings: guest.settings.clone(),
+            secrets_left_out: Vec::new(),
+        };
+        let name = kept.machine.name.clone();
+        let promise = self.state.changes.promise(reply.clone(), now_ns);
+        self.jobs.turn_into(&Work::Guest(number), Work::Kept(promise));
+        match self.check_kept(&name) {
+            Ok(()) => {
+                let job = Keeping { promise, guests: alloc::vec![kept], lacking: false };
+                self.state.kernels.queue.push_back(job);
+            }
+            Err(failure) => {
+                let message = alloc::format!("runs, and is not kept: {}", failure.message);
+                self.state.changes.break_promise(promise, Failure { message, ..failure });
+            }
+        }
+    }
+
+    /// Whether guests fit beside those that are kept.
+    pub(crate) fn check_room(&self, guests: &[KeptGuest]) -> Result<(), Failure> {
+        let list = &self.state.guests;
+        let new = guests.iter().filter(|guest| list.find(&guest.machine.name).is_none()).count();
+        let first = guests.first().map_or("", |guest| guest.machine.name.as_str());
+        if list.count() + new > KEPT_GUESTS {
+            let message = alloc::format!("{KEPT_GUESTS} guests start with the node already");
+            return Err(Failure::new(Code::Capacity, first, message, "see `redoubt node state`"));
+        }
+        let bytes = guests.iter().map(|guest| description_bytes(&guest.machine, &guest.settings)).sum();
+        self.check_heap_of_kept(first, bytes)?;
+        let mut lengths: Vec<(Digest, u64)> = Vec::new();
+        for guest in guests {
+            let mut bytes = postcard::to_allocvec(guest).unwrap_or_default();
+            bytes.zeroize();
+            if bytes.len() + SEALING_BYTES > STORE_VALUE_BYTES_MAX {
+                let message = "has more settings than can be kept";
+                return Err(Failure::new(Code::Capacity, &guest.machine.name, message, "give it fewer"));
+            }
+            for file in files(guest) {
+                let known = self.state.kernels.find(&file).is_some()
+                    || lengths.iter().any(|(digest, _)| *digest == file);
+                if let Some((_, length)) = self.blobs.find(&file).filter(|_| !known) {
+                    lengths.push((file, length as u64));
+                }
+            }
+        }
+        let lengths: Vec<u64> = lengths.into_iter().map(|(_, length)| length).collect();
+        if !self.state.kernels.fit(self.state.blocks, &lengths) {
+            let needed: u64 = lengths.iter().sum();
+            let message = alloc::format!(
+                "its kernel and initrd take {} MiB, which the state volume does not have",
+                (needed >> 20) + 1
+            );
+            let remedy = "use a larger volume, a smaller initrd, or keep fewer guests";
+            return Err(Failure::new(Code::Capacity, first, message, remedy));
+        }
+        Ok(())
+    }
+
+    /// Puts guests whose files are on the volume there too.
+    pub(crate) fn commit(&mut self, job: Keeping) {
+        let mut changes: Vec<Change> = Vec::new();
+        for guest in job.guests {
+            let mut bytes = postcard::to_allocvec(&guest).unwrap_or_default();
+            let key = alloc::format!("{PREFIX}{}", guest.machine.name);
+            changes.extend(self.sealed_value(&key, &bytes));
+            bytes.zeroize();
+            self.state.guests.put(guest);
+        }
+        let orphans = self.take_orphans(&mut changes);
+        let batch = self.state.changes.add_many(changes);
+        self.state.kernels.release(batch, orphans);
+        self.state.changes.settle(job.promise, batch);
+    }
+
+    /// Answers a session when something is kept.
+    pub(crate) fn wait_until_kept(
+        &mut self,
+        asker: &Asker,
+        batch: Option<u64>,
+        outcome: Outcome,
+        now_ns: u64,
+    ) {
+        let promise = self.state.changes.promise(outcome, now_ns);
+        self.begin_work(asker, Work::Kept(promise), now_ns);
+        match batch {
+            Some(batch) => self.state.changes.settle(promise, batch),
+            None => {
+                let failure = Failure::new(Code::Internal, "", "could not be sealed", "report this");
+                self.state.changes.break_promise(promise, failure);
+            }
+        }
+    }
+}

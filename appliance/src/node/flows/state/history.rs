@@ -1,0 +1,75 @@
+//! Puts the audit log onto the state volume: [`crate::state::history`].
+
+use crate::hypervisor::Hypervisor;
+use crate::network::nic::Nic;
+use crate::node::Node;
+use crate::state::history::BATCH_ENTRIES;
+use crate::state::history::PREFIX;
+use crate::state::history::key;
+use crate::state::history::unbroken;
+use alloc::vec::Vec;
+use mgmt_proto::audit::Entry;
+
+impl<H: Hypervisor, N: Nic> Node<H, N> {
+    /// Goes on with the log that was kept; what was recorded since power-on follows it.
+    pub(crate) fn take_history(&mut self) {
+        let keys = self.state.keys(PREFIX);
+        let found: Vec<Entry> = keys
+            .iter()
+            .filter_map(|name| {
+                let entry = Entry::decode(&self.state.value(name)?)?;
+                (key(entry.sequence) == *name).then_some(entry)
+            })
+            .collect();
+        let tail = unbroken(found);
+        if tail.len() < keys.len() {
+            log::warn!("{} audit entries of {} are lost", keys.len() - tail.len(), keys.len());
+        }
+        let next = tail.last().map_or(0, |last| last.sequence.saturating_add(1));
+        let goes_on = tail.last().is_none_or(|last| {
+            self.audit.entry(last.sequence).is_some_and(|entry| entry.digest() == last.digest())
+        });
+        if !goes_on {
+            let since = self.audit.all();
+            self.audit.restore(&tail);
+            for entry in since {
+                self.audit.append(entry);
+            }
+        }
+        self.state.history.next = next;
+        self.state.history.durable = next;
+    }
+
+    /// Puts new entries onto the volume.
+    pub(crate) fn settle_history(&mut self) {
+        if let Some((batch, next)) = self.state.history.under_way {
+            if !self.state.changes.is_confirmed(batch) {
+                return;
+            }
+            (self.state.history.durable, self.state.history.under_way) = (next, None);
+        }
+        let (first, length) = (self.state.history.next, self.audit.length());
+        if first >= length {
+            return;
+        }
+        let end = length.min(first.saturating_add(BATCH_ENTRIES));
+        let entries: Vec<Entry> = (first..end).filter_map(|sequence| self.audit.entry(sequence)).collect();
+        let changes: Vec<_> = entries
+            .iter()
+            .filter_map(|entry| self.sealed_value(&key(entry.sequence), &entry.encode()))
+            .collect();
+        self.state.history.under_way = Some((self.state.changes.add(changes), end));
+        self.state.history.next = end;
+    }
+
+    /// Entries that are not on the volume yet, and would be lost if they were overwritten.
+    pub(crate) fn history_waiting(&self) -> u64 {
+        let is_kept = self.state.is_kept();
+        if is_kept { self.audit.length().saturating_sub(self.state.history.durable) } else { 0 }
+    }
+
+    /// How much of the log may be shown: what cannot be lost any more.
+    pub(crate) fn history_shown(&self) -> u64 {
+        if self.state.is_kept() { self.state.history.durable } else { self.audit.length() }
+    }
+}

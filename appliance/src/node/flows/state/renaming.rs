@@ -1,0 +1,87 @@
+//! A guest gets another name, where it runs and where it is kept.
+
+use crate::guests::guest::Life;
+use crate::hypervisor::Hypervisor;
+use crate::network::nic::Nic;
+use crate::node::Node;
+use crate::node::flows::commands::{not_found, not_yours};
+use crate::operators::jobs::Asker;
+use crate::state::changes::Change;
+use crate::state::guests::PREFIX;
+use alloc::string::ToString;
+use alloc::vec::Vec;
+use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::machine::Machine;
+use mgmt_proto::verb::{Outcome, Reply};
+use zeroize::Zeroize;
+
+impl<H: Hypervisor, N: Nic> Node<H, N> {
+    /// Gives a guest another name; None when that is answered once it is kept.
+    pub(crate) fn rename(&mut self, asker: &Asker, name: &str, to: &str, now_ns: u64) -> Option<Outcome> {
+        let change = match self.check_rename(asker, name, to) {
+            Ok(()) => self.renamed_change(name, to),
+            Err(failure) => return Some(Err(failure)),
+        };
+        if let Some(index) = self.guests.iter().position(|guest| guest.machine.name == name) {
+            if let Some(guest) = self.guests.get_mut(index) {
+                guest.machine.name = to.to_string();
+            }
+            self.record(index);
+        }
+        log::info!(target: "guests", "guest {name} is {to} from now on");
+        let Some(changes) = change else { return Some(Ok(Reply::Done)) };
+        let batch = self.state.changes.add(changes);
+        self.wait_until_kept(asker, Some(batch), Ok(Reply::Done), now_ns);
+        None
+    }
+
+    /// Whether a guest may have that name now.
+    fn check_rename(&self, asker: &Asker, name: &str, to: &str) -> Result<(), Failure> {
+        let running = self.guests.iter().find(|guest| guest.machine.name == name);
+        let kept = self.state.guests.find(name);
+        let machine = running.map(|guest| &guest.machine).or_else(|| kept.map(|kept| &kept.guest.machine));
+        let machine = machine.ok_or_else(|| not_found(name))?;
+        Machine { name: to.to_string(), ..machine.clone() }.validate()?;
+        if !self.trust.covers_guest(&asker.operator, to) {
+            return Err(not_yours(to));
+        }
+        let queued = |name: &str| {
+            let mut waiting = self.state.kernels.queue.iter().flat_map(|keeping| &keeping.guests);
+            waiting.any(|guest| guest.machine.name == name)
+        };
+        let exists = self.guests.iter().any(|guest| guest.machine.name == to);
+        if exists || self.state.guests.find(to).is_some() || queued(to) {
+            return Err(Failure::new(
+                Code::Conflict,
+                to,
+                "a guest of that name exists",
+                "choose another name",
+            ));
+        }
+        let starting = running.is_some_and(|guest| guest.life == Life::Connecting);
+        if starting || queued(name) || self.jobs.is_about(name) {
+            let message = "something is under way with it";
+            return Err(Failure::new(Code::Conflict, name, message, "wait for it: `redoubt job list`"));
+        }
+        if kept.is_some() { self.check_kept(name) } else { Ok(()) }
+    }
+
+    /// What changes on the volume, and does in the list of guests that are kept; none for
+    /// one that is not.
+    fn renamed_change(&mut self, name: &str, to: &str) -> Option<Vec<Change>> {
+        let place = self.state.guests.list.iter().position(|kept| kept.guest.machine.name == name)?;
+        let mut kept = self.state.guests.list.remove(place);
+        kept.guest.machine.name = to.to_string();
+        let mut bytes = postcard::to_allocvec(&kept.guest).unwrap_or_default();
+        // Both in one batch: after a power cut it has one name.
+        let mut changes: Vec<Change> = alloc::vec![(alloc::format!("{PREFIX}{name}"), None)];
+        changes.extend(self.sealed_value(&alloc::format!("{PREFIX}{to}"), &bytes));
+        bytes.zeroize();
+        let problem = kept.problem.take();
+        self.state.guests.put(kept.guest);
+        if let Some(kept) = self.state.guests.list.iter_mut().find(|kept| kept.guest.machine.name == to) {
+            kept.problem = problem;
+        }
+        Some(changes)
+    }
+}

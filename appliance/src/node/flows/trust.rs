@@ -1,0 +1,103 @@
+//! Takes trust bundles, and keeps them where they outlive dom0: [`crate::trust`].
+
+use crate::hypervisor::Hypervisor;
+use crate::network::nic::Nic;
+use crate::node::Node;
+use crate::operators::jobs::Asker;
+use crate::own_memory::BUNDLES_AT;
+use crate::state::OwnFlags;
+use crate::trust::restore;
+use machine::guest_memory::{Gpa, GuestMemory};
+use mgmt_proto::bundle::Refused;
+use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::verb::{Outcome, Reply};
+
+impl<H: Hypervisor, N: Nic> Node<H, N> {
+    /// Continues with what an earlier dom0 kept, if this is a restart.
+    pub(crate) fn restore_trust(&mut self, own: Option<OwnFlags>, now_ns: u64) {
+        self.tell_time(now_ns);
+        let restored = match self.audit.memory() {
+            Some(memory) => restore(&mut self.trust, memory),
+            None => own.is_none(),
+        };
+        if own.is_some_and(|own| own.doubtful) {
+            self.lost_trust = Some("it was not known before dom0 restarted which trust bundle holds");
+        } else if !restored {
+            self.lose_trust("the trust bundle in the node's memory was lost");
+        }
+        self.restore_lockdown();
+    }
+
+    /// It is no longer known which bundle holds: until it is, only requests that read are
+    /// obeyed.
+    pub(crate) fn lose_trust(&mut self, why: &'static str) {
+        log::error!("{why}: only requests that read are obeyed");
+        self.lost_trust = Some(why);
+        self.keep_own();
+    }
+
+    /// Tells what depends on it the time of day.
+    pub(crate) fn tell_time(&mut self, now_ns: u64) {
+        let base_ns =
+            *self.wall_base_ns.get_or_insert_with(|| self.hypervisor.node_info().wall_clock_base_ns);
+        self.trust.set_time(base_ns.saturating_add(now_ns) / 1_000_000_000);
+    }
+
+    /// Puts a signed bundle in the place of what holds. It holds at once, and is
+    /// acknowledged when it is kept, if the node keeps anything: None for that.
+    pub(crate) fn update_trust(&mut self, asker: &Asker, signed: &[u8], now_ns: u64) -> Option<Outcome> {
+        let name = self.settings.manifest.name.clone();
+        if let Err(refused) = self.trust.update(signed) {
+            return Some(Err(refusal(&name, &refused)));
+        }
+        if self.is_above_minimum() {
+            self.lost_trust = None;
+            self.keep_own();
+        }
+        self.write_trust_to_memory();
+        let serial = self.trust.bundle().serial;
+        log::info!("trust bundle {serial} holds");
+        if !self.state.is_wanted() {
+            return Some(Ok(Reply::Done));
+        }
+        if let Err(why) = self.check_kept(&name) {
+            let message = alloc::format!("bundle {serial} holds, and is not kept: {}", why.message);
+            return Some(Err(Failure { message, ..why }));
+        }
+        let batch = self.keep_trust();
+        self.wait_until_kept(asker, batch, Ok(Reply::Done), now_ns);
+        None
+    }
+
+    /// Keeps the bundles where the next dom0 finds them.
+    pub(crate) fn write_trust_to_memory(&mut self) {
+        let kept = self.trust.kept();
+        let length = u32::try_from(kept.len()).unwrap_or(0).to_le_bytes();
+        // The length last: half a bundle is never taken for one.
+        let is_kept = self.audit.memory().is_some_and(|memory| {
+            memory.write(Gpa(BUNDLES_AT), &[0; 4]).is_ok()
+                && memory.write(Gpa(BUNDLES_AT + 4), &kept).is_ok()
+                && memory.write(Gpa(BUNDLES_AT), &length).is_ok()
+        });
+        if !is_kept {
+            log::error!("no memory for the trust bundle: dom0 forgets it when it restarts");
+        }
+    }
+}
+
+fn refusal(node: &str, refused: &Refused) -> Failure {
+    let (code, remedy) = match refused {
+        Refused::Unsigned { .. } => (Code::Refused, "have more of the root keys that hold now sign it"),
+        Refused::NewRoots { .. } => (Code::Refused, "have more of the new root keys sign it too"),
+        Refused::Stale { .. } => {
+            (Code::Conflict, "make one with a higher serial from what holds: `key bundle show`")
+        }
+        Refused::LocksOut => (Code::Policy, "grant an admin all guests of this node, from now on"),
+        Refused::Rotations => (Code::Policy, "seal a new image with the roots that hold now"),
+        Refused::Version => (Code::Version, "make it with this version of the program"),
+        Refused::Length | Refused::Encoding | Refused::Unsound => {
+            (Code::Integrity, "make it with `key bundle make`")
+        }
+    };
+    Failure::new(code, node, alloc::format!("the trust bundle {refused}"), remedy)
+}
