@@ -2,14 +2,17 @@
 //! onto each guest.
 
 use crate::memory::{self, Table};
+use crate::nested::Nested;
 use crate::watch::Mutex;
 use core::sync::atomic::{AtomicU64, Ordering};
+use hv_abi::MAX_DOMAINS;
 use hv_abi::boot;
 use hv_abi::call::Error;
 use hv_core::frames::chunks_for;
 use hv_core::set_aside::SetAside;
-use hv_x86::page::{ADDRESS, LARGE, NO_EXECUTE, PRESENT, USER, WRITABLE, index};
-use hv_x86::{LARGE_PAGE_SIZE, PAGE_SIZE, to_usize};
+use hv_x86::page::{ADDRESS, NO_EXECUTE, PRESENT, USER, WRITABLE, index};
+use hv_x86::{Hpa, LARGE_PAGE_SIZE, PAGE_SIZE, to_usize};
+use spin::Once;
 
 /// An entry whose frame is dom0's own: freed when dom0 is.
 pub(crate) const OWNED: u64 = 1 << 9;
@@ -26,17 +29,17 @@ const SET_ASIDE_SHARE: u64 = 4;
 
 /// What heap and stack grow into.
 static SET_ASIDE: Mutex<SetAside<CHUNKS>> = Mutex::new(SetAside::new());
-static ROOT: AtomicU64 = AtomicU64::new(0);
+static ROOT: Once<Table> = Once::new();
 static OWNED_PAGES: AtomicU64 = AtomicU64::new(0);
 
 /// Makes the root, with the upper half of every other, and loads it.
 pub(crate) fn init() -> Option<()> {
-    let root = Table::new()?;
-    let kernel = Table(memory::BOOT_TABLES);
+    let root = Table::new(4)?;
     for slot in 256..512 {
-        root.set(slot, kernel.get(slot));
+        // SAFETY: the half that every root has, for ring 0 alone.
+        unsafe { root.set(slot, Table::ROOT.get(slot)) };
     }
-    ROOT.store(root.0, Ordering::Relaxed);
+    ROOT.call_once(|| root);
     flush();
     let most = chunks_for(memory::usable_bytes() / SET_ASIDE_SHARE);
     let mut frames = memory::FRAMES.lock();
@@ -47,6 +50,11 @@ pub(crate) fn init() -> Option<()> {
         log::warn!("{there} of {wanted} MiB are set aside for dom0; guests may leave it no more");
     }
     Some(())
+}
+
+/// dom0's root; before there is one, ring 0's.
+fn root() -> Table {
+    ROOT.get().copied().unwrap_or(Table::ROOT)
 }
 
 /// Bytes of memory dom0 uses.
@@ -70,7 +78,7 @@ pub(crate) fn make_tables() -> Option<()> {
 
 /// The last table on the way to an address of dom0's.
 fn leaf_table(address: u64) -> Option<Table> {
-    let mut table = Table(ROOT.load(Ordering::Relaxed));
+    let mut table = root();
     for level in (2..=4).rev() {
         table = table.descend(index(address, level), PRESENT | WRITABLE | USER)?;
     }
@@ -87,26 +95,32 @@ fn growing_page(address: u64) -> Option<usize> {
 
 /// Loads the root, which also drops stale translations.
 pub(crate) fn flush() {
-    let root = ROOT.load(Ordering::Relaxed);
+    let root = root().address().0;
     // SAFETY: the root has the same upper half as every other.
     unsafe { core::arch::asm!("mov cr3, {}", in(reg) root, options(nostack, preserves_flags)) };
 }
 
 /// Shows or hides a guest's memory: the guest's own directory pointers under an
 /// entry of dom0's root, not executable.
-pub(crate) fn map_window(slot: usize, pointers: Option<u64>) {
-    let root = Table(ROOT.load(Ordering::Relaxed));
-    root.set(FIRST_WINDOW + slot, pointers.map_or(0, |table| table | PRESENT | WRITABLE | USER | NO_EXECUTE));
+pub(crate) fn map_window(slot: usize, guest: Option<&Nested>) {
+    let entry = guest.map_or(0, |it| it.pointers().address().0 | PRESENT | WRITABLE | USER | NO_EXECUTE);
+    // SAFETY: dom0 may have the memory of every guest.
+    unsafe { root().set(FIRST_WINDOW + slot.min(MAX_DOMAINS - 1), entry) };
     flush();
 }
 
 /// Maps one page for ring 3.
-pub(crate) fn map(address: u64, frame: u64, flags: u64) -> Option<()> {
+///
+/// # Safety
+/// dom0 may have the frame: it was taken for it, is a device's, or is of the image and not
+/// written. An owned frame is freed with dom0.
+pub(crate) unsafe fn map(address: u64, frame: Hpa, flags: u64) -> Option<()> {
     let table = leaf_table(address)?;
     if flags & OWNED != 0 {
         OWNED_PAGES.fetch_add(1, Ordering::Relaxed);
     }
-    table.set(index(address, 1), frame | flags | PRESENT | USER);
+    // SAFETY: as the caller says.
+    unsafe { table.set(index(address, 1), frame.0 | flags | PRESENT | USER) };
     Some(())
 }
 
@@ -115,11 +129,15 @@ pub(crate) fn map_segment(address: u64, bytes: &[u8], writable: bool, executable
     let execute = if executable { 0 } else { NO_EXECUTE };
     let source = bytes.as_ptr() as u64;
     if !writable && bytes.len() == 4096 && source.is_multiple_of(PAGE_SIZE) {
-        return map(address, source - memory::DIRECT_MAP, execute);
+        let frame = Hpa(source.checked_sub(memory::DIRECT_MAP)?);
+        // SAFETY: a whole page of the image, which is never written.
+        return unsafe { map(address, frame, execute) };
     }
     let frame = memory::take_frame()?;
-    let _ = memory::write(frame, bytes);
-    map(address, frame, execute | OWNED | if writable { WRITABLE } else { 0 })
+    // SAFETY: the frame was just taken.
+    let _ = unsafe { memory::write(frame, bytes) };
+    // SAFETY: it was taken for dom0.
+    unsafe { map(address, frame, execute | OWNED | if writable { WRITABLE } else { 0 }) }
 }
 
 /// Backs heap and stack, which grow by being touched.
@@ -132,48 +150,49 @@ pub(crate) fn touch(address: u64) -> bool {
 pub(crate) fn in_window(address: u64) -> Option<(usize, u64)> {
     let offset = address.checked_sub(boot::WINDOW)?;
     let slot = to_usize(offset / boot::WINDOW_BYTES);
-    (slot < hv_abi::MAX_DOMAINS).then_some((slot, offset % boot::WINDOW_BYTES))
+    (slot < MAX_DOMAINS).then_some((slot, offset % boot::WINDOW_BYTES))
 }
 
 /// Backs a page of heap or stack: out of what is set aside, or else of any memory.
 fn grow(address: u64, page: usize) -> Option<()> {
     let kept = memory::FRAMES.lock().as_mut().and_then(|frames| SET_ASIDE.lock().page(frames, page));
-    if let Some(frame) = kept {
-        memory::clear(frame, PAGE_SIZE);
-        return map(address, frame, WRITABLE | NO_EXECUTE);
+    if let Some(frame) = kept.map(Hpa) {
+        // SAFETY: the frame is set aside for this page alone, where nothing is yet.
+        unsafe { memory::clear(frame, PAGE_SIZE) };
+        // SAFETY: the same.
+        return unsafe { map(address, frame, WRITABLE | NO_EXECUTE) };
     }
-    map(address, memory::take_frame()?, WRITABLE | NO_EXECUTE | OWNED)
+    let frame = memory::take_frame()?;
+    // SAFETY: it was taken for dom0.
+    unsafe { map(address, frame, WRITABLE | NO_EXECUTE | OWNED) }
 }
 
 /// Physical address behind an address of dom0's, if it is mapped for ring 3.
-fn lookup(address: u64, write: bool) -> Option<u64> {
+fn lookup(address: u64, write: bool) -> Option<Hpa> {
     if address >> 47 != 0 {
         return None;
     }
     let wanted = PRESENT | USER | if write { WRITABLE } else { 0 };
-    let mut table = Table(ROOT.load(Ordering::Relaxed));
-    for level in (1..=4).rev() {
-        let entry = table.get(index(address, level));
+    let mut table = root();
+    loop {
+        let slot = index(address, table.level());
+        let entry = table.get(slot);
         if entry & wanted != wanted {
             return None;
         }
-        if level == 1 {
-            return Some(entry & ADDRESS | address & 0xfff);
+        if table.level() == 1 {
+            return Some(Hpa(entry & ADDRESS | address & 0xfff));
         }
-        if entry & LARGE != 0 {
-            // Only guests' windows have large pages: no system call needs them.
-            return None;
-        }
-        table = Table(entry & ADDRESS);
+        // Only guests' windows have large pages: no system call needs them.
+        table = table.below(slot)?;
     }
-    None
 }
 
 fn each_page(
     address: u64,
     length: usize,
     write: bool,
-    mut part: impl FnMut(u64, usize, usize) -> bool,
+    mut part: impl FnMut(Hpa, usize, usize) -> bool,
 ) -> Result<(), Error> {
     let mut done = 0;
     while done < length {
@@ -198,36 +217,38 @@ pub(crate) fn copy_in(address: u64, target: &mut [u8]) -> Result<(), Error> {
 /// Copies into dom0's memory.
 pub(crate) fn copy_out(address: u64, source: &[u8]) -> Result<(), Error> {
     each_page(address, source.len(), true, |physical, offset, count| {
-        source.get(offset..offset + count).is_some_and(|part| memory::write(physical, part))
+        // SAFETY: dom0's tables give it the memory, and let it write there.
+        source.get(offset..offset + count).is_some_and(|part| unsafe { memory::write(physical, part) })
     })
 }
 
 /// Frees everything dom0 owned, and its tables.
 pub(crate) fn free_lower_half() {
-    let root = Table(ROOT.load(Ordering::Relaxed));
+    let root = root();
     for slot in 0..FIRST_WINDOW {
-        let entry = root.get(slot);
-        if entry & PRESENT != 0 {
-            free_table(Table(entry & ADDRESS), 3);
-            root.set(slot, 0);
+        if let Some(table) = root.below(slot) {
+            free_table(table);
+            // SAFETY: dom0 does not run, and is not entered before this is flushed.
+            unsafe { root.set(slot, 0) };
         }
     }
     SET_ASIDE.lock().start_again();
     flush();
 }
 
-fn free_table(table: Table, level: u8) {
+fn free_table(table: Table) {
     for slot in 0..512 {
-        let entry = table.get(slot);
-        if entry & PRESENT == 0 {
+        if let Some(below) = table.below(slot) {
+            free_table(below);
             continue;
         }
-        if level > 1 {
-            free_table(Table(entry & ADDRESS), level - 1);
-        } else if entry & OWNED != 0 {
+        let entry = table.get(slot);
+        if table.level() == 1 && entry & PRESENT != 0 && entry & OWNED != 0 {
             OWNED_PAGES.fetch_sub(1, Ordering::Relaxed);
-            memory::free_frame(entry & ADDRESS);
+            // SAFETY: dom0, whose alone it was, does not run any more.
+            unsafe { memory::free_frame(Hpa(entry & ADDRESS)) };
         }
     }
-    memory::free_frame(table.0);
+    // SAFETY: all of dom0's tables are of `Table::new`, and dom0 does not run any more.
+    unsafe { table.free() };
 }

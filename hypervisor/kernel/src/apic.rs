@@ -3,7 +3,35 @@
 use crate::cpu::{VECTOR_SPURIOUS, VECTOR_TIMER};
 use crate::{clock, memory, raw};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use hv_x86::{apic, cpuid, msr};
+use hv_x86::{Hpa, apic, cpuid, msr};
+
+/// Where the registers are in memory.
+const BASE: Hpa = Hpa(apic::DEFAULT_BASE);
+
+/// A message to another CPU (SDM 10.6.1).
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Message {
+    /// A fixed interrupt.
+    Interrupt(u8),
+    /// A non-maskable interrupt.
+    Nmi,
+    /// Back to where it is before it starts.
+    Init,
+    /// Start in real mode at a page below 1 MiB.
+    StartUp(u8),
+}
+
+impl Message {
+    const fn bits(self) -> u32 {
+        let kind = match self {
+            Self::Interrupt(vector) => vector as u32,
+            Self::Nmi => apic::DELIVERY_NMI << 8,
+            Self::Init => apic::DELIVERY_INIT << 8,
+            Self::StartUp(page) => apic::DELIVERY_STARTUP << 8 | page as u32,
+        };
+        apic::ICR_ASSERT | kind
+    }
+}
 
 static X2APIC: AtomicBool = AtomicBool::new(false);
 /// Timer ticks a millisecond at divisor 1; zero when the TSC deadline is used.
@@ -11,9 +39,10 @@ static TICKS_MS: AtomicU64 = AtomicU64::new(0);
 
 fn read(register: u32) -> u32 {
     if X2APIC.load(Ordering::Relaxed) {
-        return hv_x86::low32(raw::read_msr(msr::X2APIC_FIRST + (register >> 4)));
+        // SAFETY: the processor has the registers of its local APIC.
+        return hv_x86::low32(unsafe { raw::read_msr(msr::X2APIC_FIRST + (register >> 4)) });
     }
-    let address = memory::direct(apic::DEFAULT_BASE + u64::from(register)) as *const u32;
+    let address = memory::direct(BASE.after(u64::from(register))) as *const u32;
     // SAFETY: the register page is in the direct map and not RAM.
     unsafe { address.read_volatile() }
 }
@@ -24,14 +53,14 @@ fn write(register: u32, value: u32) {
         unsafe { raw::write_msr(msr::X2APIC_FIRST + (register >> 4), u64::from(value)) };
         return;
     }
-    let address = memory::direct(apic::DEFAULT_BASE + u64::from(register)) as *mut u32;
+    let address = memory::direct(BASE.after(u64::from(register))) as *mut u32;
     // SAFETY: the register page is in the direct map and not RAM.
     unsafe { address.write_volatile(value) };
 }
 
 /// Where assembly writes the end of an interrupt; zero in x2APIC mode.
 pub(crate) fn eoi_address() -> u64 {
-    if X2APIC.load(Ordering::Relaxed) { 0 } else { memory::direct(apic::DEFAULT_BASE + u64::from(apic::EOI)) }
+    if X2APIC.load(Ordering::Relaxed) { 0 } else { memory::direct(BASE.after(u64::from(apic::EOI))) }
 }
 
 /// Enables this CPU's APIC.
@@ -39,7 +68,8 @@ pub(crate) fn enable() {
     let features = raw::cpuid(1, 0).ecx;
     let x2apic = features & cpuid::F1_ECX_X2APIC != 0;
     DEADLINE_MODE.store(features & cpuid::F1_ECX_TSC_DEADLINE != 0, Ordering::Relaxed);
-    let mut base = raw::read_msr(msr::APIC_BASE) | apic::BASE_ENABLE;
+    // SAFETY: every processor in 64-bit mode has it.
+    let mut base = unsafe { raw::read_msr(msr::APIC_BASE) } | apic::BASE_ENABLE;
     if x2apic {
         base |= apic::BASE_X2APIC;
     }
@@ -108,7 +138,8 @@ pub(crate) fn set_timer(deadline_ns: u64, now_ns: u64) {
 }
 
 /// Sends a message to one CPU.
-pub(crate) fn send(apic_id: u32, low: u32) {
+pub(crate) fn send(apic_id: u32, message: Message) {
+    let low = message.bits();
     if X2APIC.load(Ordering::Relaxed) {
         let value = u64::from(apic_id) << 32 | u64::from(low);
         // SAFETY: every CPU in use expects the vectors that are sent.
@@ -125,6 +156,6 @@ pub(crate) fn send(apic_id: u32, low: u32) {
 /// Sends a fixed interrupt to a CPU by number.
 pub(crate) fn interrupt(cpu: u32, vector: u8) {
     if let Some(cpu) = crate::cpu::by_number(cpu) {
-        send(cpu.apic_id, apic::ICR_ASSERT | u32::from(vector));
+        send(cpu.apic_id, Message::Interrupt(vector));
     }
 }

@@ -42,7 +42,7 @@ pub(crate) fn create(apic_id: u32) -> Option<&'static Cpu> {
     let host = FrameBox::<Page>::new()?;
     let asids = raw::cpuid(0x8000_000a, 0).ebx.max(2);
     let (place, tss_place) = (memory::direct(frame), memory::direct(tss.address()));
-    let block = Cpu::new(place, apic_id, apic::eoi_address(), tss_place, host.address(), asids);
+    let block = Cpu::new(place, apic_id, apic::eoi_address(), tss_place, host.address().0, asids);
     core::mem::forget((tss, host));
     const { assert!(size_of::<Cpu>() <= 4096) };
     let pointer = place as *mut Cpu;
@@ -54,7 +54,10 @@ pub(crate) fn create(apic_id: u32) -> Option<&'static Cpu> {
 }
 
 /// Makes this block the running CPU's own: tables, registers, system calls.
-pub(crate) fn install(cpu: &'static Cpu) {
+///
+/// # Safety
+/// It was made for the CPU this runs on, and no other has it.
+pub(crate) unsafe fn install(cpu: &'static Cpu) {
     load_tables(cpu);
     // SAFETY: the block lives for ever; ring 0 reads it through GS.
     unsafe { raw::write_msr(msr::GS_BASE, cpu.place()) };
@@ -68,7 +71,8 @@ pub(crate) fn install(cpu: &'static Cpu) {
     let mask = reg::RFLAGS_IF | reg::RFLAGS_DF | reg::RFLAGS_TF | 1 << 18 | 1 << 14;
     // SAFETY: system calls start with these flags clear.
     unsafe { raw::write_msr(msr::SFMASK, mask) };
-    let efer = raw::read_msr(msr::EFER) | reg::EFER_SCE;
+    // SAFETY: every processor in 64-bit mode has it.
+    let efer = unsafe { raw::read_msr(msr::EFER) } | reg::EFER_SCE;
     // SAFETY: only SYSCALL is added.
     unsafe { raw::write_msr(msr::EFER, efer) };
     let mut cr4 = x86_64::registers::control::Cr4::read_raw() | reg::CR4_OSXSAVE;

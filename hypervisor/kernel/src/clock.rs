@@ -1,6 +1,6 @@
 //! The monotonic clock, calibrated once against the interval timer.
 
-use crate::raw;
+use crate::raw::{self, Ports};
 use core::sync::atomic::{AtomicU64, Ordering};
 use hv_core::clock::{Scale, unix_seconds};
 
@@ -9,6 +9,15 @@ static TSC_KHZ: AtomicU64 = AtomicU64::new(0);
 static TO_NS: AtomicU64 = AtomicU64::new(0);
 static WALL_BASE_NS: AtomicU64 = AtomicU64::new(0);
 
+/// The interval timer's channels and mode.
+// SAFETY: legacy ports with that meaning on every PC.
+const TIMER: Ports = unsafe { Ports::new(0x40, 4) };
+/// Bit 0 opens the gate of channel 2, bit 1 its way to the speaker.
+// SAFETY: the same.
+const GATE: Ports = unsafe { Ports::new(0x61, 1) };
+/// Index and data of the clock that a battery keeps.
+// SAFETY: the same.
+const BATTERY_CLOCK: Ports = unsafe { Ports::new(0x70, 2) };
 /// Frequency of the interval timer in hertz.
 const PIT_HZ: u64 = 1_193_182;
 /// Ticks of the interval timer that a measurement takes at least: 2 ms.
@@ -22,9 +31,9 @@ fn interval_count() -> (u16, u64) {
     let mut best = (0, 0, u64::MAX);
     for _ in 0..4 {
         let before = raw::tsc();
-        raw::port_write(0x43, 1, 0x80);
-        let low = raw::port_read(0x42, 1);
-        let high = raw::port_read(0x42, 1);
+        TIMER.write(3, 1, 0x80);
+        let low = TIMER.read(2, 1);
+        let high = TIMER.read(2, 1);
         let after = raw::tsc();
         if after - before < best.2 {
             best = (hv_x86::low16(u64::from(high << 8 | low)), before, after - before);
@@ -37,12 +46,12 @@ fn interval_count() -> (u16, u64) {
 /// The timer's own count says how long it took, so being late does no harm.
 pub(crate) fn init(also: &mut dyn FnMut() -> u64) -> u64 {
     let base = raw::tsc();
-    let gate = raw::port_read(0x61, 1);
-    raw::port_write(0x61, 1, gate & !2 | 1);
+    let gate = GATE.read(0, 1);
+    GATE.write(0, 1, gate & !2 | 1);
     // Channel 2, both bytes, mode 0, from the top.
-    raw::port_write(0x43, 1, 0xb0);
-    raw::port_write(0x42, 1, 0xff);
-    raw::port_write(0x42, 1, 0xff);
+    TIMER.write(3, 1, 0xb0);
+    TIMER.write(2, 1, 0xff);
+    TIMER.write(2, 1, 0xff);
     let (mut khz, mut other_khz) = (u64::MAX, 0);
     for _ in 0..ROUNDS {
         let other_before = also();
@@ -92,8 +101,8 @@ pub(crate) fn wall_base_ns() -> u64 {
 }
 
 fn cmos(register: u32) -> u64 {
-    raw::port_write(0x70, 1, register);
-    u64::from(raw::port_read(0x71, 1))
+    BATTERY_CLOCK.write(0, 1, register);
+    u64::from(BATTERY_CLOCK.read(1, 1))
 }
 
 /// The battery clock in seconds since 1970. A wrong one only misleads guests:

@@ -11,7 +11,7 @@ use hv_abi::boot::{self, BootInfo};
 use hv_abi::call::Error;
 use hv_abi::image::{Image, PART_DOM0};
 use hv_x86::page::{CACHE_DISABLE, NO_EXECUTE, WRITABLE, WRITE_THROUGH};
-use hv_x86::{PAGE_SIZE, reg, to_usize};
+use hv_x86::{BusAddress, Hpa, PAGE_SIZE, reg, to_usize};
 use sha2::{Digest, Sha256};
 use spin::Once;
 use zerocopy::{FromZeros, IntoBytes};
@@ -34,7 +34,7 @@ pub(crate) type CommandLine = heapless::Vec<u8, 1024>;
 /// is never given to anyone but the next dom0.
 #[derive(Clone, Copy)]
 struct Dma {
-    address: u64,
+    address: Hpa,
     pages: u64,
     used: bool,
 }
@@ -65,7 +65,7 @@ pub(crate) fn init(payload: &'static [u8], command_line: CommandLine) -> Dom0 {
         wait: None,
         mmio_next: boot::MMIO,
         dma_next: boot::DMA,
-        dma: [Dma { address: 0, pages: 0, used: false }; MAX_DMA],
+        dma: [Dma { address: Hpa(0), pages: 0, used: false }; MAX_DMA],
         busy_since_ns: 0,
         hold_until_ns: 0,
         last_start_ns: 0,
@@ -155,11 +155,16 @@ impl Dom0 {
         }
         random::fill(&mut information.seed);
         let frame = memory::take_frame().ok_or("no memory")?;
-        let _ = memory::write(frame, information.as_bytes());
-        address_space::map(boot::BOOT_INFO, frame, NO_EXECUTE | address_space::OWNED).ok_or("no memory")?;
-        let base = payload.as_ptr() as u64 - memory::DIRECT_MAP;
+        // SAFETY: the frame was just taken.
+        let _ = unsafe { memory::write(frame, information.as_bytes()) };
+        let flags = NO_EXECUTE | address_space::OWNED;
+        // SAFETY: it was taken for dom0.
+        unsafe { address_space::map(boot::BOOT_INFO, frame, flags) }.ok_or("no memory")?;
+        let base = Hpa(payload.as_ptr() as u64 - memory::DIRECT_MAP);
         for offset in (0..payload.len() as u64).step_by(4096) {
-            address_space::map(boot::IMAGE + offset, base + offset, NO_EXECUTE).ok_or("no memory")?;
+            // SAFETY: a page of the image, which is never written.
+            let mapped = unsafe { address_space::map(boot::IMAGE + offset, base.after(offset), NO_EXECUTE) };
+            mapped.ok_or("no memory")?;
         }
         Ok(())
     }
@@ -172,20 +177,25 @@ impl Dom0 {
         if length == 0 || end - start > 256 << 20 || end > 1 << 46 {
             return Err(Error::Argument);
         }
-        if memory::touches_ram(start, end) || start < 0x10_0000 || (start < apics.end && end > apics.start) {
+        if memory::touches_ram(Hpa(start), Hpa(end))
+            || start < 0x10_0000
+            || (start < apics.end && end > apics.start)
+        {
             return Err(Error::Refused);
         }
         let base = self.mmio_next;
         for offset in (0..end - start).step_by(4096) {
             let flags = WRITABLE | NO_EXECUTE | CACHE_DISABLE | WRITE_THROUGH;
-            address_space::map(base + offset, start + offset, flags).ok_or(Error::NoMemory)?;
+            // SAFETY: neither RAM nor an interrupt controller: a device's registers.
+            let mapped = unsafe { address_space::map(base + offset, Hpa(start + offset), flags) };
+            mapped.ok_or(Error::NoMemory)?;
         }
         self.mmio_next += end - start;
         Ok(base + (address - start))
     }
 
     /// Allocates DMA memory: virtual and bus address.
-    pub(crate) fn allocate_dma(&mut self, length: u64) -> Result<(u64, u64), Error> {
+    pub(crate) fn allocate_dma(&mut self, length: u64) -> Result<(u64, BusAddress), Error> {
         let pages = length.div_ceil(PAGE_SIZE);
         if pages == 0 || pages > 512 {
             return Err(Error::Argument);
@@ -202,13 +212,16 @@ impl Dom0 {
         };
         block.used = true;
         let (address, base) = (block.address, self.dma_next);
-        memory::clear(address, pages * PAGE_SIZE);
-        for page in 0..pages {
-            address_space::map(base + page * PAGE_SIZE, address + page * PAGE_SIZE, WRITABLE | NO_EXECUTE)
-                .ok_or(Error::NoMemory)?;
+        // SAFETY: the block was taken for dom0, which does not use it yet.
+        unsafe { memory::clear(address, pages * PAGE_SIZE) };
+        for offset in (0..pages).map(|page| page * PAGE_SIZE) {
+            let frame = address.after(offset);
+            // SAFETY: the same.
+            let mapped = unsafe { address_space::map(base + offset, frame, WRITABLE | NO_EXECUTE) };
+            mapped.ok_or(Error::NoMemory)?;
         }
         // A page between blocks stays unmapped.
         self.dma_next += (pages + 1) * PAGE_SIZE;
-        Ok((base, address))
+        Ok((base, BusAddress(address.0)))
     }
 }

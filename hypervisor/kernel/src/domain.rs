@@ -12,8 +12,8 @@ use hv_abi::domain::{DomainInfo, DomainSpec, STATE_CRASHED, STATE_NEW, STATE_PAU
 use hv_abi::{MAX_DOMAIN_VCPUS, MAX_DOMAINS, MAX_DOORBELLS};
 use hv_core::lapic::Message;
 use hv_core::scheduler::State;
-use hv_x86::LARGE_PAGE_SIZE;
 use hv_x86::apic::{DELIVERY_FIXED, DELIVERY_INIT, DELIVERY_LOWEST, DELIVERY_NMI, DELIVERY_STARTUP};
+use hv_x86::{Hpa, LARGE_PAGE_SIZE};
 
 static DOMAINS: [Slot<Domain>; MAX_DOMAINS] = [const { Slot::new() }; MAX_DOMAINS];
 /// The number of the newest domain.
@@ -142,7 +142,7 @@ pub(crate) fn create(spec: &DomainSpec) -> Result<u32, Error> {
     if let Some(causes) = events::of_domain(slot) {
         causes.clear();
     }
-    address_space::map_window(slot, Some(domain.nested.pointers()));
+    address_space::map_window(slot, Some(&domain.nested));
     if let Some(target) = DOMAINS.get(slot) {
         *target.lock() = Some(domain);
     }
@@ -260,7 +260,7 @@ pub(crate) fn crash(slot: usize, cause: &str) {
 }
 
 /// The slot of the domain whose memory a host address is.
-pub(crate) fn owner_of(host: u64) -> Option<usize> {
+pub(crate) fn owner_of(host: Hpa) -> Option<usize> {
     (0..MAX_DOMAINS).find(|slot| with_slot(*slot, |domain| domain.nested.holds(host)) == Some(true))
 }
 
@@ -370,8 +370,6 @@ pub(crate) fn populate(slot: usize, gpa: u64) -> bool {
 /// Maps every domain's window into a new dom0.
 pub(crate) fn map_windows() {
     for slot in 0..MAX_DOMAINS {
-        if let Some(pointers) = with_slot(slot, |domain| domain.nested.pointers()) {
-            address_space::map_window(slot, Some(pointers));
-        }
+        with_slot(slot, |domain| address_space::map_window(slot, Some(&domain.nested)));
     }
 }

@@ -1,13 +1,13 @@
 //! Ring 0 when it fails: every CPU stops, the cause is said and kept, the machine
 //! restarts after a while.
 
+use crate::apic::Message;
 use crate::cpu::{self, Cpu};
 use crate::{apic, clock, kept, log_sink, power, raw, watchdog};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use hv_abi::MAX_RESTART_DELAY_MS;
 use hv_abi::previous::Ended;
-use hv_x86::apic::{DELIVERY_NMI, ICR_ASSERT};
 
 /// How long a failed node stands still unless its owner sealed another time.
 const RESTART_DELAY_MS: u64 = 10_000;
@@ -40,16 +40,19 @@ pub(crate) fn fail(ended: Ended, cause: fmt::Arguments<'_>) -> ! {
         Err(_) => raw::halt(),
     }
     stop_others(own);
-    log_sink::last_words(format_args!("hypervisor failed: {cause}"));
+    // SAFETY: the others were stopped, and this function does not return.
+    let say = |line: fmt::Arguments<'_>| unsafe { log_sink::last_words(line) };
+    say(format_args!("hypervisor failed: {cause}"));
     for cpu in cpus() {
         let rip = cpu.stopped_at.load(Ordering::Acquire);
         if cpu.apic_id != own {
-            log_sink::last_words(format_args!("cpu {} stopped at {rip:#x}", cpu.number));
+            say(format_args!("cpu {} stopped at {rip:#x}", cpu.number));
         }
     }
     let delay_ms = DELAY_MS.load(Ordering::Relaxed);
-    log_sink::last_words(format_args!("restart in {delay_ms} ms"));
-    kept::write(ended, cause);
+    say(format_args!("restart in {delay_ms} ms"));
+    // SAFETY: the others were stopped.
+    unsafe { kept::write(ended, cause) };
     let end = clock::now_ns().saturating_add(delay_ms * 1_000_000);
     while clock::now_ns() < end {
         watchdog::feed();
@@ -66,7 +69,7 @@ fn stop_others(own: u32) {
     STOP_AT_NMI.store(true, Ordering::SeqCst);
     let others = || cpus().filter(|cpu| cpu.apic_id != own);
     for cpu in others() {
-        apic::send(cpu.apic_id, DELIVERY_NMI << 8 | ICR_ASSERT);
+        apic::send(cpu.apic_id, Message::Nmi);
     }
     let end = clock::now_ns().saturating_add(STOP_NS);
     while clock::now_ns() < end && others().any(|cpu| cpu.stopped_at.load(Ordering::Acquire) == 0) {

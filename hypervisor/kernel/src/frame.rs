@@ -3,6 +3,7 @@
 use crate::memory;
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
+use hv_x86::Hpa;
 use zerocopy::FromZeros;
 
 /// A page of bytes.
@@ -11,7 +12,7 @@ pub(crate) type Page = [u8; 4096];
 /// Owns a frame that holds a `T`, zeroed at first, given back when dropped.
 pub(crate) struct FrameBox<T: FromZeros> {
     pointer: NonNull<T>,
-    address: u64,
+    address: Hpa,
 }
 
 // SAFETY: it owns its memory as a box does.
@@ -28,7 +29,7 @@ impl<T: FromZeros> FrameBox<T> {
     }
 
     /// Its physical address.
-    pub(crate) const fn address(&self) -> u64 {
+    pub(crate) const fn address(&self) -> Hpa {
         self.address
     }
 }
@@ -52,6 +53,7 @@ impl<T: FromZeros> DerefMut for FrameBox<T> {
 
 impl<T: FromZeros> Drop for FrameBox<T> {
     fn drop(&mut self) {
-        memory::free_frame(self.address);
+        // SAFETY: `new` took it, and with this object goes all use of it.
+        unsafe { memory::free_frame(self.address) };
     }
 }

@@ -2,7 +2,8 @@
 //! at the start of the next.
 
 use crate::log_sink;
-use crate::memory::{self, KEPT as PLACE};
+use crate::memory::{self, BOOT_TABLES, KEPT as PLACE};
+use crate::raw;
 use crate::watch::Mutex;
 use core::fmt::{self, Write};
 use hv_abi::previous::{Ended, LOG_CAUSE, LOG_PREVIOUS};
@@ -69,19 +70,20 @@ impl<const N: usize> Write for Line<N> {
 }
 
 /// Keeps how this run ends, or would if it were cut off now, and the end of its log.
-pub(crate) fn write(ended: Ended, cause: fmt::Arguments<'_>) {
-    if !memory::is_ram(PLACE, memory::BOOT_TABLES) {
+///
+/// # Safety
+/// No other CPU does so now: it is the first CPU, which watches, or all others stopped.
+pub(crate) unsafe fn write(ended: Ended, cause: fmt::Arguments<'_>) {
+    if !memory::is_ram(PLACE, BOOT_TABLES) {
         return;
     }
     let mut line = Line::<CAUSE_BYTES>::new();
     let _ = line.write_fmt(cause);
     let area = memory::direct(PLACE) as *mut [u8; AREA_BYTES];
-    // SAFETY: this memory is kept out of the allocator; one CPU at a time writes it: the
-    // one that watches, or the one that fails after all others stopped.
+    // SAFETY: this memory is kept out of the allocator; one CPU at a time writes it, as the
+    // caller says.
     let area = unsafe { &mut *area };
     kept::write(area, ended, line.bytes(), log_sink::tail);
     // A reset loses what is only in the caches.
-    for offset in (0..AREA_BYTES).step_by(64) {
-        crate::raw::flush_line(memory::direct(PLACE) + offset as u64);
-    }
+    raw::flush(area);
 }

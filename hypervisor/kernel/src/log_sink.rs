@@ -1,8 +1,9 @@
 //! The node's log: a ring in memory, mirrored to the first serial port. What ring 0 logs
 //! comes here through the `log` crate, what dom0 logs through a system call.
 
+use crate::clock;
+use crate::raw::Ports;
 use crate::watch::Mutex;
-use crate::{clock, raw};
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU32, Ordering};
 use hv_abi::log_line::target_word;
@@ -12,7 +13,8 @@ use log::{Level, LevelFilter, Metadata, Record};
 /// Bytes of log that are kept.
 const LOG_BYTES: usize = 64 * 1024;
 /// First serial port.
-const SERIAL: u16 = 0x3f8;
+// SAFETY: legacy ports with that meaning on every PC.
+const SERIAL: Ports = unsafe { Ports::new(0x3f8, 8) };
 /// How often a port that is not there is asked before it is given up.
 const SERIAL_TRIES: u32 = 100_000;
 
@@ -49,10 +51,10 @@ impl log::Log for Sink {
 /// 8N1.
 pub(crate) fn init() {
     for (offset, value) in [(1, 0), (3, 0x80), (0, 1), (1, 0), (3, 3), (2, 7), (4, 3)] {
-        raw::port_write(SERIAL + offset, 1, value);
+        SERIAL.write(offset, 1, value);
     }
-    raw::port_write(SERIAL + 7, 1, 0x5a);
-    LOG.lock().serial = raw::port_read(SERIAL + 7, 1) == 0x5a;
+    SERIAL.write(7, 1, 0x5a);
+    LOG.lock().serial = SERIAL.read(7, 1) == 0x5a;
     if log::set_logger(&Sink).is_ok() {
         log::set_max_level(LevelFilter::Info);
     }
@@ -92,8 +94,8 @@ impl Log {
 
     fn serial_put(&mut self, byte: u8) {
         for _ in 0..SERIAL_TRIES {
-            if raw::port_read(SERIAL + 5, 1) & 0x20 != 0 {
-                raw::port_write(SERIAL, 1, u32::from(byte));
+            if SERIAL.read(5, 1) & 0x20 != 0 {
+                SERIAL.write(0, 1, u32::from(byte));
                 return;
             }
         }
@@ -125,14 +127,17 @@ pub(crate) fn counts() -> (u32, u32) {
 }
 
 /// Writes even if the lock is held by the code that failed.
-pub(crate) fn last_words(arguments: fmt::Arguments<'_>) {
+///
+/// # Safety
+/// Every other CPU has stopped for good, and this one does after this.
+pub(crate) unsafe fn last_words(arguments: fmt::Arguments<'_>) {
     for _ in 0..1_000_000 {
         if let Some(mut log) = LOG.try_lock() {
             let _ = writeln!(log, "{arguments}");
             return;
         }
     }
-    // SAFETY: every CPU stops after this; nobody else will use the lock.
+    // SAFETY: as the caller says, nothing else will use the lock.
     unsafe { LOG.force_unlock() };
     let _ = writeln!(LOG.lock(), "{arguments}");
 }

@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use hv_abi::previous::Ended;
 use hv_core::machine_check::{Severity, kind, severity, worse};
 use hv_x86::cpuid::{F1_EDX_MCA, F1_EDX_MCE};
-use hv_x86::{msr, reg};
+use hv_x86::{Hpa, msr, reg};
 use log::Level;
 
 /// How often banks are looked at for what was corrected.
@@ -21,7 +21,11 @@ static LINES_LEFT: AtomicU32 = AtomicU32::new(LINES);
 /// How many banks this processor has; none where it has no machine checks.
 fn banks() -> u32 {
     let both = F1_EDX_MCE | F1_EDX_MCA;
-    if raw::cpuid(1, 0).edx & both == both { hv_x86::low32(raw::read_msr(msr::MCG_CAP) & 0xff) } else { 0 }
+    if raw::cpuid(1, 0).edx & both != both {
+        return 0;
+    }
+    // SAFETY: CPUID says that there are machine checks.
+    hv_x86::low32(unsafe { raw::read_msr(msr::MCG_CAP) } & 0xff)
 }
 
 /// Turns them on for the CPU this runs on. What banks hold from before the start is logged.
@@ -31,7 +35,8 @@ pub(crate) fn enable() {
         return;
     }
     look(banks, "before the start");
-    if raw::read_msr(msr::MCG_CAP) & msr::MCG_CAP_CTL != 0 {
+    // SAFETY: there are banks, and so machine checks.
+    if unsafe { raw::read_msr(msr::MCG_CAP) } & msr::MCG_CAP_CTL != 0 {
         // SAFETY: all banks may report; #MC has a handler.
         unsafe { raw::write_msr(msr::MCG_CTL, u64::MAX) };
     }
@@ -48,8 +53,10 @@ pub(crate) fn enable() {
 fn look(banks: u32, when: &str) -> Severity {
     let mut worst = Severity::Nothing;
     for bank in 0..banks {
-        let status = raw::read_msr(msr::MC0_CTL + bank * 4 + 1);
-        let address = raw::read_msr(msr::MC0_CTL + bank * 4 + 2);
+        // SAFETY: the processor has this bank.
+        let status = unsafe { raw::read_msr(msr::MC0_CTL + bank * 4 + 1) };
+        // SAFETY: the same.
+        let address = unsafe { raw::read_msr(msr::MC0_CTL + bank * 4 + 2) };
         let found = severity(status, address);
         if found == Severity::Nothing {
             continue;
@@ -89,11 +96,12 @@ fn fail() -> ! {
 /// memory is lost. The node restarts unless that is all. Returns whether what was
 /// interrupted may go on.
 pub(crate) fn contain() -> bool {
-    let status = raw::read_msr(msr::MCG_STATUS);
+    // SAFETY: a machine check came, so there are some.
+    let status = unsafe { raw::read_msr(msr::MCG_STATUS) };
     let worst = look(banks(), "now");
     match worst {
         Severity::Contained(address) => {
-            let Some(slot) = domain::owner_of(address) else { fail() };
+            let Some(slot) = domain::owner_of(Hpa(address)) else { fail() };
             domain::crash(slot, "its memory is damaged");
         }
         Severity::Fatal => fail(),

@@ -68,6 +68,7 @@ use hv_abi::previous::Ended;
 use hv_core::boot_params::{BYTES, BootParams};
 use hv_core::scheduler::Pick;
 use hv_core::watch::Doing;
+use hv_x86::Hpa;
 
 core::arch::global_asm!(include_str!("boot/setup16.s"), options(att_syntax));
 core::arch::global_asm!(include_str!("boot/stub.s"), options(att_syntax));
@@ -75,6 +76,8 @@ core::arch::global_asm!(include_str!("boot/entry.s"), options(att_syntax));
 core::arch::global_asm!(include_str!("boot/memory.s"), options(att_syntax));
 core::arch::global_asm!(include_str!("boot/switch.s"), options(att_syntax));
 
+/// Where the payload is.
+const PAYLOAD: Hpa = Hpa(PAYLOAD_ADDRESS);
 /// Bytes of the stack the boot processor starts on.
 const BOOT_STACK_BYTES: usize = 64 * 1024;
 
@@ -97,7 +100,7 @@ extern "C" fn rust_boot(params: u64) -> ! {
     apic::calibrate(|| clock::init(&mut apic::free_count));
     log::info!("redoubt {} starting", env!("CARGO_PKG_VERSION"));
     let mut page = [0; BYTES];
-    memory::read(params, &mut page);
+    memory::read(Hpa(params), &mut page);
     let params = BootParams(&page);
     let payload = find_payload();
     let end = PAYLOAD_ADDRESS + payload.len() as u64;
@@ -110,7 +113,8 @@ extern "C" fn rust_boot(params: u64) -> ! {
         memory::protect_image().and_then(|()| bring_up::init_interrupts()).and_then(|()| Host::init());
     let boot = ready.and_then(|()| bring_up::create(apic::id()));
     let Some(boot) = boot else { panic!("not enough memory to start") };
-    bring_up::install(boot);
+    // SAFETY: it was made for this processor.
+    unsafe { bring_up::install(boot) };
     Host::enable(boot);
     if !speculation::plan().forgets_branches() {
         log::warn!("this processor reports no IBPB: a guest may steer branches of dom0 and of other guests");
@@ -122,7 +126,7 @@ extern "C" fn rust_boot(params: u64) -> ! {
     }
     memory::drop_identity();
     let mut line = [0; 1024];
-    memory::read(params.command_line_address(), &mut line);
+    memory::read(Hpa(params.command_line_address()), &mut line);
     let line = line.into_iter().take_while(|byte| *byte != 0).collect();
     watchdog::init();
     ring3::init(payload, line);
@@ -137,10 +141,10 @@ static READY: AtomicBool = AtomicBool::new(false);
 /// stub has already used.
 fn find_payload() -> &'static [u8] {
     let mut length = [0; 8];
-    memory::read(PAYLOAD_ADDRESS + DIRECTORY_OFFSET as u64 + 8, &mut length);
+    memory::read(PAYLOAD.after(DIRECTORY_OFFSET as u64 + 8), &mut length);
     let length = hv_x86::to_usize(u64::from_le_bytes(length));
     assert!(length <= MAX_FILE_BYTES, "the image is larger than the node accepts");
-    let start = memory::direct(PAYLOAD_ADDRESS) as *const u8;
+    let start = memory::direct(PAYLOAD) as *const u8;
     // SAFETY: this memory is kept out of the allocator and never written.
     unsafe { core::slice::from_raw_parts(start, length) }
 }
@@ -210,6 +214,12 @@ pub(crate) fn handle_pending(cpu: &Cpu, pending: &[u64; 4]) {
     events::add_interrupts(pending[0] >> first | pending[1] << (64 - first));
 }
 
+/// Whether GS leads to a CPU's block.
+fn has_block() -> bool {
+    // SAFETY: every processor in 64-bit mode has it.
+    cpu::is_block(unsafe { raw::read_msr(hv_x86::msr::GS_BASE) })
+}
+
 /// A fault in ring 0: the frame is vector, error, RIP, CS, RFLAGS, RSP, SS.
 #[unsafe(no_mangle)]
 extern "C" fn rust_exception(frame: &[u64; 7]) -> ! {
@@ -217,15 +227,16 @@ extern "C" fn rust_exception(frame: &[u64; 7]) -> ! {
     let [vector, error, rip, _, _, rsp, _] = frame;
     if *vector == 18 {
         // Ring 3's is still there between SYSCALL and the first SWAPGS.
-        if !cpu::is_block(raw::read_msr(hv_x86::msr::GS_BASE)) {
-            let own = raw::read_msr(hv_x86::msr::KERNEL_GS_BASE);
+        if !has_block() {
+            // SAFETY: every processor in 64-bit mode has it.
+            let own = unsafe { raw::read_msr(hv_x86::msr::KERNEL_GS_BASE) };
             // SAFETY: this processor's block, which SWAPGS would have put there.
             unsafe { raw::write_msr(hv_x86::msr::GS_BASE, own) };
         }
         machine_check::in_ring0();
     }
     // In ring 0 it is always this processor's block: see `svm::Svm::holds_host_state`.
-    if !cpu::is_block(raw::read_msr(hv_x86::msr::GS_BASE)) {
+    if !has_block() {
         panic!("exception {vector} at {rip:#x}: the emulated processor lost its state");
     }
     // The words on the stack tell who was interrupted.

@@ -8,15 +8,15 @@ use hv_core::boot_params::{BootParams, E820_USABLE};
 use hv_core::frames::{Frames, bitmap_words, chunks_for};
 use hv_core::kept::AREA_BYTES;
 use hv_x86::page::{ADDRESS, LARGE, NO_EXECUTE, PRESENT, WRITABLE, index};
-use hv_x86::{HUGE_PAGE_SIZE, LARGE_PAGE_SIZE, PAGE_SIZE, to_usize};
+use hv_x86::{HUGE_PAGE_SIZE, Hpa, LARGE_PAGE_SIZE, PAGE_SIZE, to_usize};
 use spin::Once;
 
 /// Where all physical memory appears.
 pub(crate) const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
 /// Where the stub put the first page tables; see `boot/stub.s`.
-pub(crate) const BOOT_TABLES: u64 = 0xff_0000;
+pub(crate) const BOOT_TABLES: Hpa = Hpa(0xff_0000);
 /// What outlives a reset: below the first page tables, above where an image may reach.
-pub(crate) const KEPT: u64 = BOOT_TABLES - (AREA_BYTES as u64).next_multiple_of(PAGE_SIZE);
+pub(crate) const KEPT: Hpa = Hpa(BOOT_TABLES.0 - (AREA_BYTES as u64).next_multiple_of(PAGE_SIZE));
 /// Where the stub put this program.
 pub(crate) const PLACE: u64 = 0x100_0000;
 /// Where this program runs.
@@ -42,18 +42,18 @@ unsafe extern "C" {
 }
 
 /// Virtual address of a physical one.
-pub(crate) const fn direct(address: u64) -> u64 {
-    DIRECT_MAP + address
+pub(crate) const fn direct(address: Hpa) -> u64 {
+    DIRECT_MAP + address.0
 }
 
 /// Whether all of `start..end` is memory that the firmware reported usable.
-pub(crate) fn is_ram(start: u64, end: u64) -> bool {
-    ranges().iter().any(|range| start >= range.0 && end <= range.1)
+pub(crate) fn is_ram(start: Hpa, end: Hpa) -> bool {
+    ranges().iter().any(|range| start.0 >= range.0 && end.0 <= range.1)
 }
 
 /// Whether any of `start..end` is usable memory.
-pub(crate) fn touches_ram(start: u64, end: u64) -> bool {
-    ranges().iter().any(|range| start < range.1 && end > range.0)
+pub(crate) fn touches_ram(start: Hpa, end: Hpa) -> bool {
+    ranges().iter().any(|range| start.0 < range.1 && end.0 > range.0)
 }
 
 fn ranges() -> &'static [(u64, u64)] {
@@ -76,18 +76,16 @@ pub(crate) fn available_bytes() -> u64 {
 }
 
 /// The physical address behind one of ring 0's own.
-pub(crate) fn physical(address: u64) -> Option<u64> {
-    let mut table = Table(BOOT_TABLES);
+pub(crate) fn physical(address: u64) -> Option<Hpa> {
+    let mut table = Table::ROOT;
     for level in (1..=4).rev() {
-        let entry = table.get(index(address, level));
-        if entry & PRESENT == 0 {
-            return None;
-        }
-        if level == 1 || entry & LARGE != 0 {
+        let slot = index(address, level);
+        let Some(below) = table.below(slot) else {
+            let entry = table.get(slot);
             let mask = (1 << (12 + 9 * (u32::from(level) - 1))) - 1;
-            return Some(entry & ADDRESS & !mask | address & mask);
-        }
-        table = Table(entry & ADDRESS);
+            return (entry & PRESENT != 0).then_some(Hpa(entry & ADDRESS & !mask | address & mask));
+        };
+        table = below;
     }
     None
 }
@@ -95,11 +93,12 @@ pub(crate) fn physical(address: u64) -> Option<u64> {
 /// Maps a stack with pages below and above that are not there; returns its top.
 pub(crate) fn map_stack(bytes: u64) -> Option<u64> {
     let bottom = NEXT_STACK.fetch_add(bytes + PAGE_SIZE, Ordering::Relaxed) + PAGE_SIZE;
-    let directory = Table(BOOT_TABLES + 0x7000);
     for offset in (0..bytes).step_by(4096) {
         let address = bottom + offset;
-        let table = directory.descend(index(address, 2), PRESENT | WRITABLE)?;
-        table.set(index(address, 1), take_frame()? | PRESENT | WRITABLE | NO_EXECUTE);
+        let table = Table::IMAGE.descend(index(address, 2), PRESENT | WRITABLE)?;
+        let entry = take_frame()?.0 | PRESENT | WRITABLE | NO_EXECUTE;
+        // SAFETY: ring 0's own address that nothing has been at, and a frame just taken.
+        unsafe { table.set(index(address, 1), entry) };
     }
     Some(bottom + bytes)
 }
@@ -107,15 +106,15 @@ pub(crate) fn map_stack(bytes: u64) -> Option<u64> {
 /// Takes away what the first page tables had beside ring 0's own places: low memory at its
 /// physical addresses. Each CPU must forget it as well.
 pub(crate) fn drop_identity() {
-    Table(BOOT_TABLES).set(0, 0);
+    // SAFETY: ring 0 uses the direct map; nothing of it lies at a physical address.
+    unsafe { Table::ROOT.set(0, 0) };
 }
 
 /// Copies from physical memory below the mapped limit.
-pub(crate) fn read(address: u64, target: &mut [u8]) -> bool {
-    let Some(end) = address.checked_add(target.len() as u64).filter(|end| *end <= MAX_MEMORY) else {
-        return false;
-    };
-    if end > 1 << 32 && !is_ram(address, end) {
+pub(crate) fn read(address: Hpa, target: &mut [u8]) -> bool {
+    let end = address.checked_after(target.len() as u64).filter(|end| end.0 <= MAX_MEMORY);
+    let Some(end) = end else { return false };
+    if end.0 > 1 << 32 && !is_ram(address, end) {
         return false;
     }
     let source = direct(address) as *const u8;
@@ -125,56 +124,96 @@ pub(crate) fn read(address: u64, target: &mut [u8]) -> bool {
     true
 }
 
-/// Copies into physical memory that is RAM.
-pub(crate) fn write(address: u64, source: &[u8]) -> bool {
-    let Some(end) = address.checked_add(source.len() as u64) else { return false };
-    if !is_ram(address, end) {
+/// Copies into physical memory; false when it is not RAM.
+///
+/// # Safety
+/// The memory is not this program's own: it is of frames that the caller has just taken, or
+/// that page tables of dom0 or of a guest give to them.
+pub(crate) unsafe fn write(address: Hpa, source: &[u8]) -> bool {
+    let end = address.checked_after(source.len() as u64).filter(|end| is_ram(address, *end));
+    if end.is_none() {
         return false;
     }
     let target = direct(address) as *mut u8;
-    // SAFETY: the direct map covers all RAM; callers pass addresses taken from
-    // guest or dom0 page tables, never memory of this program.
+    // SAFETY: the direct map covers all RAM; the caller vouches for whose it is.
     unsafe { core::ptr::copy_nonoverlapping(source.as_ptr(), target, source.len()) };
     true
 }
 
 /// Fills physical memory with zeros.
-pub(crate) fn clear(address: u64, length: u64) {
-    // SAFETY: callers have just taken this memory from the allocator.
+///
+/// # Safety
+/// The memory is RAM, and nothing of this program is there: it was just taken from the
+/// allocator, or is given back to dom0.
+pub(crate) unsafe fn clear(address: Hpa, length: u64) {
+    // SAFETY: the direct map covers all RAM; the caller vouches for whose it is.
     unsafe { core::ptr::write_bytes(direct(address) as *mut u8, 0, to_usize(length)) };
 }
 
 /// Takes a zeroed frame.
-pub(crate) fn take_frame() -> Option<u64> {
+pub(crate) fn take_frame() -> Option<Hpa> {
     take_contiguous(1)
 }
 
 /// Takes zeroed frames in a row.
-pub(crate) fn take_contiguous(count: usize) -> Option<u64> {
-    let address = FRAMES.lock().as_mut()?.take_contiguous(count)?;
-    clear(address, count as u64 * PAGE_SIZE);
+pub(crate) fn take_contiguous(count: usize) -> Option<Hpa> {
+    let address = FRAMES.lock().as_mut()?.take_contiguous(count).map(Hpa)?;
+    // SAFETY: the allocator gives out RAM that nothing else has.
+    unsafe { clear(address, count as u64 * PAGE_SIZE) };
     Some(address)
 }
 
 /// Gives a frame back.
-pub(crate) fn free_frame(address: u64) {
+///
+/// # Safety
+/// It was taken by [`take_frame`], and nothing uses it any more.
+pub(crate) unsafe fn free_frame(address: Hpa) {
     if let Some(frames) = FRAMES.lock().as_mut() {
-        frames.free_frame(address);
+        frames.free_frame(address.0);
     }
 }
 
 /// A page table in a frame of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Table(pub(crate) u64);
+pub(crate) struct Table {
+    address: Hpa,
+    /// 1 for a table whose entries are pages, 4 for a root.
+    level: u8,
+}
 
 impl Table {
+    /// Ring 0's own root.
+    pub(crate) const ROOT: Self = Self { address: BOOT_TABLES, level: 4 };
+    /// The directory pointers of the direct map.
+    const DIRECT: Self = Self { address: BOOT_TABLES.after(0x1000), level: 3 };
+    /// The directory of this program and its stacks.
+    const IMAGE: Self = Self { address: BOOT_TABLES.after(0x7000), level: 2 };
+
     /// A new, empty table.
-    pub(crate) fn new() -> Option<Self> {
-        take_frame().map(Self)
+    pub(crate) fn new(level: u8) -> Option<Self> {
+        take_frame().map(|address| Self { address, level })
+    }
+
+    /// The table in a frame.
+    ///
+    /// # Safety
+    /// There is a table of this level, from [`Table::new`].
+    pub(crate) const unsafe fn at(address: Hpa, level: u8) -> Self {
+        Self { address, level }
+    }
+
+    /// Where it is.
+    pub(crate) const fn address(self) -> Hpa {
+        self.address
+    }
+
+    /// 1 for a table whose entries are pages, 4 for a root.
+    pub(crate) const fn level(self) -> u8 {
+        self.level
     }
 
     fn slot(self, index: usize) -> *mut u64 {
-        (direct(self.0) as *mut u64).wrapping_add(index & 511)
+        (direct(self.address) as *mut u64).wrapping_add(index & 511)
     }
 
     /// The entry at an index.
@@ -184,20 +223,40 @@ impl Table {
     }
 
     /// Changes an entry.
-    pub(crate) fn set(self, index: usize, entry: u64) {
+    ///
+    /// # Safety
+    /// What the entry leads to is for whom these tables are: a table of theirs one level
+    /// lower, or memory that they may have, and what it led to is not used by it any more.
+    pub(crate) unsafe fn set(self, index: usize, entry: u64) {
         // SAFETY: a table is a frame within the direct map, the index below 512.
         unsafe { self.slot(index).write_volatile(entry) };
     }
 
-    /// The table below an entry, made if it is missing.
-    pub(crate) fn descend(self, index: usize, flags: u64) -> Option<Self> {
+    /// The table below an entry.
+    pub(crate) fn below(self, index: usize) -> Option<Self> {
         let entry = self.get(index);
-        if entry & PRESENT != 0 {
-            return (entry & LARGE == 0).then_some(Self(entry & ADDRESS));
+        let is_table = self.level > 1 && entry & PRESENT != 0 && entry & LARGE == 0;
+        is_table.then_some(Self { address: Hpa(entry & ADDRESS), level: self.level - 1 })
+    }
+
+    /// The same, made if it is missing.
+    pub(crate) fn descend(self, index: usize, flags: u64) -> Option<Self> {
+        if self.level == 1 || self.get(index) & PRESENT != 0 {
+            return self.below(index);
         }
-        let table = Self::new()?;
-        self.set(index, table.0 | flags);
+        let table = Self::new(self.level - 1)?;
+        // SAFETY: an empty table leads nowhere.
+        unsafe { self.set(index, table.address.0 | flags) };
         Some(table)
+    }
+
+    /// Gives its frame back.
+    ///
+    /// # Safety
+    /// It is of [`Table::new`], and no processor walks it any more.
+    pub(crate) unsafe fn free(self) {
+        // SAFETY: as the caller says.
+        unsafe { free_frame(self.address) };
     }
 }
 
@@ -224,12 +283,14 @@ pub(crate) fn init(params: &BootParams<'_>, image: Range<u64>) {
     let mut next = own_end.max(image.end).next_multiple_of(PAGE_SIZE);
     map_all(end, &mut next);
     let chunks = chunks_for(end);
-    let free = early_slice::<u16>(&mut next, chunks);
-    let bitmap = early_slice::<u64>(&mut next, bitmap_words(chunks));
+    // SAFETY: memory behind this program and its tables, which nothing else has.
+    let free = unsafe { early_slice::<u16>(&mut next, chunks) };
+    // SAFETY: the same.
+    let bitmap = unsafe { early_slice::<u64>(&mut next, bitmap_words(chunks)) };
     let mut frames = Frames::new(free, bitmap);
     // Below 1 MiB are firmware data and the trampoline; then comes the image,
     // what outlives a reset, the first page tables, this program and the tables just made.
-    let kept = [0..0x10_0000, image, KEPT..next];
+    let kept = [0..0x10_0000, image, KEPT.0..next];
     for range in ranges() {
         add_except(&mut frames, range.0..range.1, &kept);
     }
@@ -258,46 +319,52 @@ fn add_except(frames: &mut Frames<'_>, range: Range<u64>, kept: &[Range<u64>; 3]
 }
 
 /// Zeroed memory behind this program, before there is an allocator.
-fn early_slice<T: zerocopy::FromZeros>(next: &mut u64, length: usize) -> &'static mut [T] {
+///
+/// # Safety
+/// From `next` on there is RAM that nothing else has.
+unsafe fn early_slice<T: zerocopy::FromZeros>(next: &mut u64, length: usize) -> &'static mut [T] {
     let bytes = (length * size_of::<T>()) as u64;
-    let address = direct(*next);
+    let address = Hpa(*next);
     *next = (*next + bytes).next_multiple_of(PAGE_SIZE);
-    clear(address - DIRECT_MAP, bytes);
-    // SAFETY: the memory lies behind this program and is given out once; zero is
-    // a valid value of every `T: FromZeros`, and pages are aligned for it.
-    unsafe { core::slice::from_raw_parts_mut(address as *mut T, length) }
+    // SAFETY: as the caller says.
+    unsafe { clear(address, bytes) };
+    // SAFETY: the memory is given out once; zero is a valid value of every `T: FromZeros`,
+    // and pages are aligned for it.
+    unsafe { core::slice::from_raw_parts_mut(direct(address) as *mut T, length) }
 }
 
 /// Extends the direct map over RAM beyond the stub's 4 GiB, and drops execution
 /// from it.
 fn map_all(end: u64, next: &mut u64) {
-    let pointers = Table(BOOT_TABLES + 0x1000);
-    let root = Table(BOOT_TABLES);
     let huge = crate::raw::cpuid(0x8000_0001, 0).edx & hv_x86::cpuid::E1_EDX_HUGE_PAGES != 0;
     HUGE_PAGES.store(huge, Ordering::Relaxed);
     let mut address = 4 * HUGE_PAGE_SIZE;
     while address < end {
-        let slot = to_usize(address / HUGE_PAGE_SIZE);
-        if huge {
-            pointers.set(slot, address | PRESENT | WRITABLE | LARGE);
+        let entry = if huge {
+            address | PRESENT | WRITABLE | LARGE
         } else {
-            let directory = Table(*next);
-            clear(*next, PAGE_SIZE);
+            let directory = Table { address: Hpa(*next), level: 2 };
+            // SAFETY: memory behind this program, which nothing else has.
+            unsafe { clear(directory.address, PAGE_SIZE) };
             *next += PAGE_SIZE;
-            for entry in 0..512 {
-                directory.set(entry, (address + entry as u64 * LARGE_PAGE_SIZE) | PRESENT | WRITABLE | LARGE);
+            for slot in 0..512 {
+                let page = address + slot as u64 * LARGE_PAGE_SIZE;
+                // SAFETY: the direct map shows physical memory to ring 0 alone.
+                unsafe { directory.set(slot, page | PRESENT | WRITABLE | LARGE) };
             }
-            pointers.set(slot, directory.0 | PRESENT | WRITABLE);
-        }
+            directory.address.0 | PRESENT | WRITABLE
+        };
+        // SAFETY: the direct map shows physical memory to ring 0 alone.
+        unsafe { Table::DIRECT.set(to_usize(address / HUGE_PAGE_SIZE), entry) };
         address += HUGE_PAGE_SIZE;
     }
     let slot = index(DIRECT_MAP, 4);
-    root.set(slot, root.get(slot) | NO_EXECUTE);
+    // SAFETY: it leads where it did; code does not run there.
+    unsafe { Table::ROOT.set(slot, Table::ROOT.get(slot) | NO_EXECUTE) };
 }
 
 /// Maps this program page by page: code cannot be written, data not executed.
 pub(crate) fn protect_image() -> Option<()> {
-    let directory = Table(BOOT_TABLES + 0x7000);
     let text = core::ptr::addr_of!(text_end) as u64 - IMAGE;
     let rodata = core::ptr::addr_of!(rodata_end) as u64 - IMAGE;
     let end = core::ptr::addr_of!(image_end) as u64 - IMAGE;
@@ -305,10 +372,11 @@ pub(crate) fn protect_image() -> Option<()> {
     for large in 0..8_u64 {
         let slot = to_usize(large);
         if large * LARGE_PAGE_SIZE >= end {
-            directory.set(slot, 0);
+            // SAFETY: nothing of this program lies behind its end.
+            unsafe { Table::IMAGE.set(slot, 0) };
             continue;
         }
-        let table = Table::new()?;
+        let table = Table::new(1)?;
         for page in 0..512_u64 {
             let offset = large * LARGE_PAGE_SIZE + page * PAGE_SIZE;
             let flags = match offset {
@@ -318,9 +386,11 @@ pub(crate) fn protect_image() -> Option<()> {
                 _ if offset < end => PRESENT | WRITABLE | NO_EXECUTE,
                 _ => continue,
             };
-            table.set(to_usize(page), (PLACE + offset) | flags);
+            // SAFETY: this program's own pages, where they were.
+            unsafe { table.set(to_usize(page), (PLACE + offset) | flags) };
         }
-        directory.set(slot, table.0 | PRESENT | WRITABLE);
+        // SAFETY: the same pages as before, with fewer rights.
+        unsafe { Table::IMAGE.set(slot, table.address.0 | PRESENT | WRITABLE) };
     }
     x86_64::instructions::tlb::flush_all();
     Some(())
@@ -331,6 +401,6 @@ pub(crate) struct Firmware;
 
 impl hv_core::acpi::Physical for Firmware {
     fn read(&self, address: u64, target: &mut [u8]) -> bool {
-        read(address, target)
+        read(Hpa(address), target)
     }
 }

@@ -10,7 +10,7 @@ use hv_abi::domain::{HIGH_MEMORY_START, LOW_MEMORY_END};
 use hv_core::frames::Frames;
 use hv_core::guest_page::GuestPhysical;
 use hv_x86::page::{ADDRESS, LARGE, PRESENT, USER, WRITABLE, index};
-use hv_x86::{HUGE_PAGE_SIZE, LARGE_PAGE_SIZE, to_usize};
+use hv_x86::{HUGE_PAGE_SIZE, Hpa, LARGE_PAGE_SIZE, to_usize};
 
 const FLAGS: u64 = PRESENT | WRITABLE | USER;
 
@@ -42,12 +42,13 @@ impl Nested {
         if !FRAMES.lock().as_mut()?.reserve(chunks) {
             return None;
         }
-        let tables = Table::new().and_then(|root| Some((root, Table::new()?)));
+        let tables = Table::new(4).and_then(|root| Some((root, Table::new(3)?)));
         let Some((root, pointers)) = tables else {
             FRAMES.lock().as_mut()?.unreserve(chunks);
             return None;
         };
-        root.set(0, pointers.0 | FLAGS);
+        // SAFETY: an empty table of the guest's own.
+        unsafe { root.set(0, pointers.address().0 | FLAGS) };
         Some(Self { root, pointers, memory_bytes, reserved: chunks, populated: 0, promoted: false })
     }
 
@@ -65,13 +66,13 @@ impl Nested {
     }
 
     /// For the control block.
-    pub(crate) const fn root(&self) -> u64 {
-        self.root.0
+    pub(crate) const fn root(&self) -> Table {
+        self.root
     }
 
     /// For dom0's window.
-    pub(crate) const fn pointers(&self) -> u64 {
-        self.pointers.0
+    pub(crate) const fn pointers(&self) -> Table {
+        self.pointers
     }
 
     /// RAM in bytes.
@@ -91,32 +92,25 @@ impl Nested {
     }
 
     /// The host address behind a guest address that was touched before.
-    fn translate(&self, gpa: u64) -> Option<u64> {
+    fn translate(&self, gpa: u64) -> Option<Hpa> {
         if gpa >= 512 * HUGE_PAGE_SIZE {
             return None;
         }
-        let pointer = self.pointers.get(index(gpa, 3));
-        if pointer & PRESENT == 0 {
-            return None;
-        }
-        let (entry, size) = if pointer & LARGE != 0 {
-            (pointer, HUGE_PAGE_SIZE)
-        } else {
-            (Table(pointer & ADDRESS).get(index(gpa, 2)), LARGE_PAGE_SIZE)
+        let (entry, size) = match self.pointers.below(index(gpa, 3)) {
+            Some(directory) => (directory.get(index(gpa, 2)), LARGE_PAGE_SIZE),
+            None => (self.pointers.get(index(gpa, 3)), HUGE_PAGE_SIZE),
         };
-        (entry & PRESENT != 0).then_some((entry & ADDRESS & !(size - 1)) | (gpa & (size - 1)))
+        (entry & PRESENT != 0).then_some(Hpa((entry & ADDRESS & !(size - 1)) | (gpa & (size - 1))))
     }
 
     /// Whether a host address is this guest's.
-    pub(crate) fn holds(&self, host: u64) -> bool {
-        let within =
-            |entry: u64, size: u64| entry != 0 && host & !(size - 1) == entry & ADDRESS & !(size - 1);
-        (0..512).map(|slot| self.pointers.get(slot)).filter(|pointer| pointer & PRESENT != 0).any(|pointer| {
-            if pointer & LARGE != 0 {
-                return within(pointer, HUGE_PAGE_SIZE);
-            }
-            let directory = Table(pointer & ADDRESS);
-            (0..512).any(|entry| within(directory.get(entry), LARGE_PAGE_SIZE))
+    pub(crate) fn holds(&self, host: Hpa) -> bool {
+        let within = |entry: u64, size: u64| {
+            entry != 0 && host.align_down(size) == Hpa(entry & ADDRESS).align_down(size)
+        };
+        (0..512).any(|slot| match self.pointers.below(slot) {
+            Some(directory) => (0..512).any(|entry| within(directory.get(entry), LARGE_PAGE_SIZE)),
+            None => within(self.pointers.get(slot), HUGE_PAGE_SIZE),
         })
     }
 
@@ -132,13 +126,15 @@ impl Nested {
         let entry = directory.get(index(gpa, 2));
         let chunk = if entry == 0 {
             self.reserved = self.reserved.saturating_sub(1);
-            FRAMES.lock().as_mut().and_then(Frames::take_reserved_chunk).ok_or(Missing::NoMemory)?
+            FRAMES.lock().as_mut().and_then(Frames::take_reserved_chunk).map(Hpa).ok_or(Missing::NoMemory)?
         } else {
-            entry & ADDRESS
+            Hpa(entry & ADDRESS)
         };
         self.populated += LARGE_PAGE_SIZE;
-        memory::clear(chunk, LARGE_PAGE_SIZE);
-        directory.set(index(gpa, 2), chunk | FLAGS | LARGE);
+        // SAFETY: the chunk was taken for this guest, which has not reached it yet.
+        unsafe { memory::clear(chunk, LARGE_PAGE_SIZE) };
+        // SAFETY: the same.
+        unsafe { directory.set(index(gpa, 2), chunk.0 | FLAGS | LARGE) };
         self.promote(gpa, directory);
         Ok(())
     }
@@ -148,11 +144,10 @@ impl Nested {
     /// are touched, and are not present until then.
     fn directory(&mut self, gpa: u64) -> Option<Table> {
         let slot = index(gpa, 3);
-        let pointer = self.pointers.get(slot);
-        if pointer & PRESENT != 0 {
-            return Some(Table(pointer & ADDRESS));
+        if let Some(directory) = self.pointers.below(slot) {
+            return Some(directory);
         }
-        let directory = Table::new()?;
+        let directory = Table::new(2)?;
         let start = gpa & !(HUGE_PAGE_SIZE - 1);
         if memory::has_huge_pages()
             && self.is_ram(start)
@@ -161,11 +156,13 @@ impl Nested {
         {
             self.reserved = self.reserved.saturating_sub(512);
             for entry in 0..512 {
-                directory.set(entry, chunk);
+                // SAFETY: not present: it names the chunk, which was taken for this guest.
+                unsafe { directory.set(entry, chunk) };
                 chunk += LARGE_PAGE_SIZE;
             }
         }
-        self.pointers.set(slot, directory.0 | FLAGS);
+        // SAFETY: a table of the guest's own.
+        unsafe { self.pointers.set(slot, directory.address().0 | FLAGS) };
         Some(directory)
     }
 
@@ -181,8 +178,10 @@ impl Nested {
             found & PRESENT != 0 && found & ADDRESS == first + entry as u64 * LARGE_PAGE_SIZE
         });
         if memory::has_huge_pages() && slot < 511 && in_a_row && first.is_multiple_of(HUGE_PAGE_SIZE) {
-            self.root.set(slot + 1, directory.0);
-            self.pointers.set(slot, first | FLAGS | LARGE);
+            // SAFETY: not present: it only keeps the directory.
+            unsafe { self.root.set(slot + 1, directory.address().0) };
+            // SAFETY: the guest's own memory, where it was.
+            unsafe { self.pointers.set(slot, first | FLAGS | LARGE) };
             if !core::mem::replace(&mut self.promoted, true) {
                 log::info!(
                     "a guest's memory is mapped by pages of 1 GiB from {:#x}",
@@ -200,7 +199,8 @@ impl Nested {
                 return false;
             }
             let Some(host) = self.translate(at) else { return false };
-            if !memory::write(host, core::slice::from_ref(byte)) {
+            // SAFETY: the guest's tables give it the memory.
+            if !unsafe { memory::write(host, core::slice::from_ref(byte)) } {
                 return false;
             }
         }
@@ -227,7 +227,8 @@ impl Drop for Nested {
                 continue;
             }
             let directory = if pointer & LARGE != 0 { self.root.get(slot + 1) } else { pointer };
-            let table = Table(directory & ADDRESS);
+            // SAFETY: the directory of these entries, where `promote` kept it if it did.
+            let table = unsafe { Table::at(Hpa(directory & ADDRESS), 2) };
             for entry in 0..512 {
                 let chunk = table.get(entry) & ADDRESS;
                 if chunk != 0
@@ -236,10 +237,13 @@ impl Drop for Nested {
                     frames.free_chunk(chunk);
                 }
             }
-            memory::free_frame(table.0);
+            // SAFETY: of `Table::new`; the guest is gone.
+            unsafe { table.free() };
         }
-        memory::free_frame(self.pointers.0);
-        memory::free_frame(self.root.0);
+        // SAFETY: the same.
+        unsafe { self.pointers.free() };
+        // SAFETY: the same.
+        unsafe { self.root.free() };
         if let Some(frames) = FRAMES.lock().as_mut() {
             frames.unreserve(self.reserved);
         }

@@ -1,10 +1,18 @@
 //! Reset and soft-off.
 
 use crate::cpu::{self, VECTOR_STOP};
-use crate::{apic, raw};
+use crate::raw::{self, Ports};
+use crate::{apic, kept};
 use hv_abi::previous::Ended;
 use hv_core::acpi::SoftOff;
 use spin::Once;
+
+/// The reset register of chipsets since the PIIX3.
+// SAFETY: it only resets the machine.
+const CHIPSET: Ports = unsafe { Ports::new(0xcf9, 1) };
+/// The keyboard controller, which has a reset line.
+// SAFETY: a legacy port with that meaning on every PC.
+const KEYBOARD: Ports = unsafe { Ports::new(0x64, 1) };
 
 static SOFT_OFF: Once<Option<SoftOff>> = Once::new();
 
@@ -22,20 +30,20 @@ pub(crate) fn off(power: bool) -> ! {
         }
     }
     if power && let Some(Some(soft_off)) = SOFT_OFF.get() {
-        raw::port_write(soft_off.port, 2, u32::from(soft_off.value));
+        // SAFETY: the firmware names this port for turning the machine off.
+        unsafe { Ports::new(soft_off.port, 2) }.write(0, 2, u32::from(soft_off.value));
     }
     if !power {
-        crate::kept::write(Ended::Ordered, format_args!("an operator asked for a restart"));
+        // SAFETY: dom0 asks for it, on the first CPU.
+        unsafe { kept::write(Ended::Ordered, format_args!("an operator asked for a restart")) };
     }
     reset()
 }
 
 /// Resets the machine at once.
 pub(crate) fn reset() -> ! {
-    // The reset register of chipsets since the PIIX3, then the keyboard
-    // controller's reset line.
-    raw::port_write(0xcf9, 1, 2);
-    raw::port_write(0xcf9, 1, 6);
-    raw::port_write(0x64, 1, 0xfe);
+    CHIPSET.write(0, 1, 2);
+    CHIPSET.write(0, 1, 6);
+    KEYBOARD.write(0, 1, 0xfe);
     raw::halt()
 }

@@ -43,8 +43,43 @@ pub(crate) fn rdseed() -> Option<u64> {
     (good != 0).then_some(value)
 }
 
-/// Reads a port of 1, 2 or 4 bytes.
-pub(crate) fn port_read(port: u16, width: u8) -> u32 {
+/// Ports in a row that belong to one device.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ports {
+    first: u16,
+    count: u16,
+}
+
+impl Ports {
+    /// So many ports from a first one on.
+    ///
+    /// # Safety
+    /// They are of a device that this program drives: whatever is written there, no memory of
+    /// this program or of a guest changes by it, and no processor stops but on purpose.
+    pub(crate) const unsafe fn new(first: u16, count: u16) -> Self {
+        Self { first, count }
+    }
+
+    fn port(self, offset: u16, width: u8) -> u16 {
+        assert!(offset + u16::from(width) <= self.count, "a port beyond the device's");
+        self.first + offset
+    }
+
+    /// Reads 1, 2 or 4 bytes.
+    pub(crate) fn read(self, offset: u16, width: u8) -> u32 {
+        port_read(self.port(offset, width), width)
+    }
+
+    /// Writes 1, 2 or 4 bytes.
+    pub(crate) fn write(self, offset: u16, width: u8, value: u32) {
+        let port = self.port(offset, width);
+        // SAFETY: one of the device's ports.
+        unsafe { port_write(port, width, value) };
+    }
+}
+
+/// Reads a port of 1, 2 or 4 bytes; no memory changes by it.
+fn port_read(port: u16, width: u8) -> u32 {
     match width {
         1 => {
             let value: u8;
@@ -74,24 +109,27 @@ pub(crate) fn port_read(port: u16, width: u8) -> u32 {
 }
 
 /// Writes a port of 1, 2 or 4 bytes.
-pub(crate) fn port_write(port: u16, width: u8, value: u32) {
+///
+/// # Safety
+/// As for [`Ports::new`].
+unsafe fn port_write(port: u16, width: u8, value: u32) {
     match width {
         1 => {
             let value = hv_x86::low8(u64::from(value));
-            // SAFETY: only fixed legacy ports and PCI configuration are written.
+            // SAFETY: the caller vouches for the port.
             unsafe {
                 asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack, preserves_flags))
             };
         }
         2 => {
             let value = hv_x86::low16(u64::from(value));
-            // SAFETY: only fixed legacy ports and PCI configuration are written.
+            // SAFETY: the caller vouches for the port.
             unsafe {
                 asm!("out dx, ax", in("dx") port, in("ax") value, options(nomem, nostack, preserves_flags))
             };
         }
         _ => {
-            // SAFETY: only fixed legacy ports and PCI configuration are written.
+            // SAFETY: the caller vouches for the port.
             unsafe {
                 asm!("out dx, eax", in("dx") port, in("eax") value, options(nomem, nostack, preserves_flags))
             };
@@ -99,10 +137,13 @@ pub(crate) fn port_write(port: u16, width: u8, value: u32) {
     }
 }
 
-/// RDMSR of a register that exists.
-pub(crate) fn read_msr(msr: u32) -> u64 {
+/// RDMSR.
+///
+/// # Safety
+/// The register exists on this processor: reading another one is a fault in ring 0.
+pub(crate) unsafe fn read_msr(msr: u32) -> u64 {
     let (low, high): (u32, u32);
-    // SAFETY: callers name architectural registers whose presence they checked.
+    // SAFETY: the caller vouches for the register; no memory is touched.
     unsafe {
         asm!("rdmsr", in("ecx") msr, out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags))
     };
@@ -144,10 +185,12 @@ pub(crate) fn clear_buffers() {
     unsafe { asm!("verw [{0}]", in(reg) &raw const selector, options(nostack, readonly)) };
 }
 
-/// Writes a cache line back to memory.
-pub(crate) fn flush_line(address: u64) {
-    // SAFETY: the line is mapped; its contents stay the same.
-    unsafe { asm!("clflush [{0}]", in(reg) address, options(nostack, preserves_flags)) };
+/// Writes memory that caches hold back to where it belongs.
+pub(crate) fn flush(bytes: &[u8]) {
+    for line in bytes.chunks(64) {
+        // SAFETY: the line is mapped; its contents stay the same.
+        unsafe { asm!("clflush [{0}]", in(reg) line.as_ptr(), options(nostack, preserves_flags)) };
+    }
 }
 
 /// Stops this CPU for good.

@@ -1,5 +1,6 @@
 //! Starts the other processors.
 
+use crate::apic::Message;
 use crate::cpu::{self, Cpu};
 use crate::host::Host;
 use crate::vendor::Machine;
@@ -7,10 +8,11 @@ use crate::{apic, bring_up, clock, memory, watch};
 use core::sync::atomic::{AtomicU32, Ordering};
 use hv_core::speculation::thread_bits;
 use hv_core::watch::Doing;
-use hv_x86::apic::{DELIVERY_INIT, DELIVERY_STARTUP, ICR_ASSERT};
+use hv_x86::{Hpa, PAGE_SIZE, to_usize};
 
-/// Where the trampoline is copied: below 1 MiB, page aligned.
-const TRAMPOLINE: u64 = 0x8000;
+/// The page below 1 MiB where the trampoline is copied.
+const START_PAGE: u8 = 8;
+const TRAMPOLINE: Hpa = Hpa(START_PAGE as u64 * PAGE_SIZE);
 /// How long a processor may take to appear after each start-up message.
 const START_TIMEOUT_NS: u64 = 2_000_000_000;
 
@@ -26,8 +28,9 @@ unsafe extern "C" {
 
 /// Writes to the trampoline page, which the allocator never gives out.
 fn write_low(offset: usize, bytes: &[u8]) {
+    assert!(offset + bytes.len() <= to_usize(PAGE_SIZE), "the trampoline has one page");
     let target = (memory::direct(TRAMPOLINE) as *mut u8).wrapping_add(offset);
-    // SAFETY: memory below 1 MiB is kept for this; the copy fits one page.
+    // SAFETY: memory below 1 MiB is kept for this; the copy fits the page.
     unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
 }
 
@@ -40,7 +43,7 @@ pub(crate) fn start_all(rsdp: u64) {
     // SAFETY: both symbols delimit one object in read-only data.
     let code = unsafe { core::slice::from_raw_parts(start, end as usize - start as usize) };
     write_low(0, code);
-    write_low(root, &memory::BOOT_TABLES.to_le_bytes());
+    write_low(root, &memory::BOOT_TABLES.0.to_le_bytes());
     let own = apic::id();
     let (mut missing, mut surplus) = (0, 0);
     hv_core::acpi::processors(&memory::Firmware, rsdp, |identifier| {
@@ -65,7 +68,7 @@ pub(crate) fn start_all(rsdp: u64) {
         write_low(stack, &stack_top.to_le_bytes());
         if !start_one(identifier, before) {
             // Should it come yet, it finds neither tables nor a way to them.
-            apic::send(identifier, DELIVERY_INIT << 8 | ICR_ASSERT);
+            apic::send(identifier, Message::Init);
             missing += 1;
         }
     });
@@ -80,9 +83,9 @@ pub(crate) fn start_all(rsdp: u64) {
 /// INIT, then start-up twice if the first is not enough (SDM 8.4.4.1). False when
 /// it has not arrived by then.
 fn start_one(identifier: u32, before: u32) -> bool {
-    apic::send(identifier, DELIVERY_INIT << 8 | ICR_ASSERT);
+    apic::send(identifier, Message::Init);
     for _ in 0..2 {
-        apic::send(identifier, DELIVERY_STARTUP << 8 | ICR_ASSERT | 8);
+        apic::send(identifier, Message::StartUp(START_PAGE));
         let deadline = clock::now_ns() + START_TIMEOUT_NS;
         while clock::now_ns() < deadline {
             if ARRIVED.load(Ordering::Acquire) != before {
@@ -128,7 +131,8 @@ pub(crate) fn running() -> u32 {
 extern "C" fn rust_secondary() -> ! {
     // Processors start one by one: this is the newest block.
     let Some(cpu) = cpu::by_number(cpu::count() - 1) else { crate::raw::halt() };
-    bring_up::install(cpu);
+    // SAFETY: it was made for this processor.
+    unsafe { bring_up::install(cpu) };
     apic::enable();
     Host::enable(cpu);
     let rests = is_sibling(cpu);

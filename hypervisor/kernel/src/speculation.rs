@@ -21,7 +21,8 @@ struct Own;
 
 impl Processor for Own {
     fn set(&mut self, msr: u32, bits: u64) {
-        let value = raw::read_msr(msr) | bits;
+        // SAFETY: the plan names registers that CPUID, or the processor's model, says it has.
+        let value = unsafe { raw::read_msr(msr) } | bits;
         // SAFETY: bits that the processor's maker names for this generation.
         unsafe { raw::write_msr(msr, value) };
     }

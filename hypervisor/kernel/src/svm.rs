@@ -6,7 +6,7 @@ mod start_state;
 
 use crate::cpu::Cpu;
 use crate::frame::FrameBox;
-use crate::memory;
+use crate::memory::{self, Table};
 use crate::raw;
 use crate::registers::Registers;
 use crate::vendor::{Entry, Event, Exit, Machine, MemoryFault, PortAccess};
@@ -26,7 +26,7 @@ use hv_x86::svm::{
     INTERCEPT2_VMSAVE, INTERCEPT2_WBINVD, INTERCEPT2_XSETBV, VINTR_IGNORE_TPR, VINTR_IRQ, VINTR_MASKING,
     VINTR_VECTOR_SHIFT, Vmcb,
 };
-use hv_x86::{Exception, cpuid, low8, low32, msr, reg};
+use hv_x86::{Exception, Hpa, PAGE_SIZE, cpuid, low8, low32, msr, reg};
 
 /// Physical addresses of the permission maps, the same for all guests.
 static PORT_MAP: AtomicU64 = AtomicU64::new(0);
@@ -68,32 +68,49 @@ pub(crate) struct Svm {
     given: Option<u8>,
 }
 
+/// Frames that have just been taken: nothing else uses them.
+struct Map {
+    base: Hpa,
+    bytes: u64,
+}
+
+impl Map {
+    /// So many pages, full of ones.
+    fn new(pages: usize) -> Option<Self> {
+        let map = Self { base: memory::take_contiguous(pages)?, bytes: pages as u64 * PAGE_SIZE };
+        let ones = [0xff; 4096];
+        for page in (0..map.bytes).step_by(ones.len()) {
+            // SAFETY: these frames were just taken.
+            let _ = unsafe { memory::write(map.base.after(page), &ones) };
+        }
+        Some(map)
+    }
+
+    /// Clears bits of a byte.
+    fn clear(&self, offset: u64, bits: u8) {
+        assert!(offset < self.bytes, "a register beyond the map");
+        let mut byte = [0];
+        let _ = memory::read(self.base.after(offset), &mut byte);
+        // SAFETY: these frames are this map's.
+        let _ = unsafe { memory::write(self.base.after(offset), &byte.map(|byte| byte & !bits)) };
+    }
+}
+
 /// Builds the permission maps: every port and nearly every MSR exits
 /// (APM 15.10.1, 15.11).
-fn permission_maps() -> Option<(u64, u64)> {
-    let ports = memory::take_contiguous(3)?;
-    let msrs = memory::take_contiguous(2)?;
-    let ones = [0xff; 4096];
-    for (base, pages) in [(ports, 3), (msrs, 2)] {
-        for page in 0..pages {
-            let _ = memory::write(base + page * 4096, &ones);
-        }
-    }
+fn permission_maps() -> Option<(Hpa, Hpa)> {
+    let (ports, msrs) = (Map::new(3)?, Map::new(2)?);
     for register in DIRECT_MSRS {
         // Two bits each, in a section for each range of numbers.
         let (section, index) =
             if register >= 0xc000_0000 { (0x800, register - 0xc000_0000) } else { (0, register) };
-        let at = msrs + section + u64::from(index / 4);
-        let mut byte = [0];
-        let _ = memory::read(at, &mut byte);
-        byte[0] &= !(3 << (index % 4 * 2));
-        let _ = memory::write(at, &byte);
+        msrs.clear(section + u64::from(index / 4), 3 << (index % 4 * 2));
     }
-    Some((ports, msrs))
+    Some((ports.base, msrs.base))
 }
 
 /// Fills the parts of a control block that do not change.
-fn init_control(vmcb: &mut Vmcb, root: u64, tsc_offset: u64) {
+fn init_control(vmcb: &mut Vmcb, root: Table, tsc_offset: u64) {
     let control = &mut vmcb.control;
     // #DB and #AC, whose delivery can repeat without end; #MC, which is the host's.
     control.intercept_exceptions = 1 << DEBUG | 1 << ALIGNMENT | 1 << MACHINE_CHECK;
@@ -126,7 +143,7 @@ fn init_control(vmcb: &mut Vmcb, root: u64, tsc_offset: u64) {
     control.tsc_offset = tsc_offset;
     control.vintr = VINTR_MASKING;
     control.nested_enable = 1;
-    control.nested_cr3 = root;
+    control.nested_cr3 = root.address().0;
 }
 
 impl Svm {
@@ -239,7 +256,8 @@ impl Machine for Svm {
         if raw::cpuid(0x8000_000a, 0).edx & cpuid::SVM_EDX_NPT == 0 {
             return Some("nested paging");
         }
-        if raw::read_msr(msr::VM_CR) & msr::VM_CR_SVMDIS != 0 {
+        // SAFETY: processors with SVM have it.
+        if unsafe { raw::read_msr(msr::VM_CR) } & msr::VM_CR_SVMDIS != 0 {
             return Some("SVM (disabled by firmware)");
         }
         None
@@ -248,18 +266,19 @@ impl Machine for Svm {
     fn init() -> Option<()> {
         FEATURES.store(raw::cpuid(0x8000_000a, 0).edx, Ordering::Relaxed);
         let (ports, msrs) = permission_maps()?;
-        PORT_MAP.store(ports, Ordering::Relaxed);
-        MSR_MAP.store(msrs, Ordering::Relaxed);
+        PORT_MAP.store(ports.0, Ordering::Relaxed);
+        MSR_MAP.store(msrs.0, Ordering::Relaxed);
         Some(())
     }
 
     fn enable(cpu: &Cpu) {
-        let efer = raw::read_msr(msr::EFER) | reg::EFER_SVME;
+        // SAFETY: every processor in 64-bit mode has it.
+        let efer = unsafe { raw::read_msr(msr::EFER) } | reg::EFER_SVME;
         // SAFETY: support was checked at start.
         unsafe { raw::write_msr(msr::EFER, efer) };
         if let Some(area) = memory::take_frame() {
             // SAFETY: the frame belongs to the processor from now on.
-            unsafe { raw::write_msr(msr::VM_HSAVE_PA, area) };
+            unsafe { raw::write_msr(msr::VM_HSAVE_PA, area.0) };
         }
         // SAFETY: VMSAVE writes this CPU's own page, which nothing else uses.
         unsafe {
@@ -267,7 +286,7 @@ impl Machine for Svm {
         };
     }
 
-    fn new(root: u64, tsc_offset: u64) -> Option<Self> {
+    fn new(root: Table, tsc_offset: u64) -> Option<Self> {
         let mut vmcb = FrameBox::new()?;
         init_control(&mut vmcb, root, tsc_offset);
         start_state::real_mode(&mut vmcb, 0);
@@ -293,7 +312,7 @@ impl Machine for Svm {
         self.prepare(entry);
         self.vmcb.save.rax = registers.rax;
         self.vmcb.save.rsp = registers.rsp;
-        let address = self.vmcb.address();
+        let address = self.vmcb.address().0;
         // SAFETY: both control blocks are whole and owned; the guest reaches only
         // memory its nested tables map.
         unsafe { run_guest(registers, address, cpu.host_vmcb) };

@@ -109,7 +109,7 @@ fn dispatch_machine(dom0: &mut Dom0, call: Call, [a, b, c, d]: [u64; 4]) -> Resu
         Call::PciRead => return pci::read(a, b, c).map(|value| (value, 0)),
         Call::PciWrite => pci::write(a, b, c, d)?,
         Call::MapMmio => return dom0.map_mmio(a, b).map(|address| (address, 0)),
-        Call::DmaAllocate => return dom0.allocate_dma(a),
+        Call::DmaAllocate => return dom0.allocate_dma(a).map(|(address, bus)| (address, bus.0)),
         Call::BindInterrupt => {
             if a >= MAX_INTERRUPTS as u64 {
                 return Err(Error::Argument);

@@ -5,6 +5,7 @@ mod silent_eoi;
 
 use crate::frame::FrameBox;
 use crate::host::Host;
+use crate::memory::Table;
 use crate::registers::Registers;
 use crate::slot::Slot;
 use crate::vendor::{Event, Machine};
@@ -171,7 +172,7 @@ pub(crate) fn create(
     domain: usize,
     index: u32,
     vcpus: u32,
-    root: u64,
+    root: Table,
     tsc_offset: u64,
 ) -> Result<usize, Error> {
     let slot = VCPUS.iter().position(|vcpu| !vcpu.used.load(Ordering::Acquire)).ok_or(Error::NoSlot)?;

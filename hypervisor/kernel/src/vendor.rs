@@ -5,6 +5,7 @@
 //! this page. AMD's side is `svm`; Intel's would be a second [`Machine`]. `host` chooses.
 
 use crate::cpu::Cpu;
+use crate::memory::Table;
 use crate::registers::Registers;
 use hv_abi::call::Error;
 use hv_abi::domain::VcpuState;
@@ -112,9 +113,9 @@ pub(crate) trait Machine: Sized {
     fn init() -> Option<()>;
     /// Turns virtualization on for the CPU this runs on.
     fn enable(cpu: &Cpu);
-    /// A vCPU that has not been started; None without memory. `root` is the
-    /// physical address of its nested page tables.
-    fn new(root: u64, tsc_offset: u64) -> Option<Self>;
+    /// A vCPU that has not been started; None without memory. `root` is
+    /// that of its nested page tables.
+    fn new(root: Table, tsc_offset: u64) -> Option<Self>;
 
     /// State after INIT and start-up at `vector` << 12.
     fn real_mode(&mut self, vector: u8);

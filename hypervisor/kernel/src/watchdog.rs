@@ -36,6 +36,9 @@ pub(crate) fn look(cpu: &Cpu, now_ns: u64) {
     feed();
     let written = log_sink::written();
     if written != KEPT.swap(written, Ordering::Relaxed) {
-        kept::write(Ended::Cut, format_args!("cut off from outside, or by the chipset's watchdog"));
+        // SAFETY: this is the first CPU.
+        unsafe {
+            kept::write(Ended::Cut, format_args!("cut off from outside, or by the chipset's watchdog"))
+        };
     }
 }

@@ -6,12 +6,15 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod address;
 pub mod apic;
 pub mod cpuid;
 pub mod msr;
 pub mod page;
 pub mod reg;
 pub mod svm;
+
+pub use address::{BusAddress, Gpa, Hpa};
 
 /// Size of a base page and frame in bytes.
 pub const PAGE_SIZE: u64 = 4096;
