@@ -242,7 +242,7 @@ impl<M: GuestMemory> Blobs<M> {
     ) -> Result<(), Failure> {
         let Announced { digest, length, .. } = *upload.announced();
         let domain = upload.finish(hypervisor)?;
-        let _ = hypervisor.store_put(domain.slot(), &record_of(length as u64, &digest));
+        let _ = hypervisor.store_put(domain.slot().index(), &record_of(length as u64, &digest));
         if self.find(&digest).is_some() {
             let _ = hypervisor.domain_destroy(domain);
             return Ok(());

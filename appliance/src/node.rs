@@ -298,7 +298,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             return true;
         };
         if event.kind == event::DOMAIN {
-            let crashed = self.hypervisor.domain_info(domain.slot());
+            let crashed = self.hypervisor.domain_info(domain.slot().index());
             if crashed.is_ok_and(|info| info.domain == domain.0 && info.state == STATE_CRASHED) {
                 self.guest_ended(index, End::Crashed, now_ns);
             }

@@ -17,7 +17,7 @@ pub(crate) struct Window {
 
 impl Window {
     pub(crate) const fn new(domain: DomainId, layout: MemoryLayout) -> Self {
-        Self { base: WINDOW + domain.slot() as u64 * WINDOW_BYTES, layout }
+        Self { base: WINDOW + domain.slot().index() as u64 * WINDOW_BYTES, layout }
     }
 
     fn pointer(&self, gpa: Gpa, length: u64) -> Result<*mut u8, GuestFault> {

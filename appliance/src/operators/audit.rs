@@ -107,7 +107,7 @@ impl<M: GuestMemory> AuditLog<M> {
         let spec =
             DomainSpec { memory_bytes: MEMORY_BYTES, vcpus: 1, weight: 256, cap_percent: 0, reserved: 0 };
         let made = hypervisor.domain_create(&spec).and_then(|domain| {
-            hypervisor.store_put(domain.slot(), &RECORD_MAGIC)?;
+            hypervisor.store_put(domain.slot().index(), &RECORD_MAGIC)?;
             Ok(domain)
         });
         match made {

@@ -4,13 +4,14 @@
 //! Reads only; accessed bits are left alone, since the processor has just set
 //! them. Spec: APM 5.2 (legacy), 5.3 (long mode), 5.6 (protection).
 
+use hv_x86::Gpa;
 use hv_x86::page::{ADDRESS, LARGE, PRESENT, USER, WRITABLE, index};
 use hv_x86::reg::{CR0_PG, CR0_WP, CR4_LA57, CR4_PAE, CR4_PSE, CR4_SMAP, EFER_LMA};
 
 /// Guest-physical memory.
 pub trait GuestPhysical {
     /// Copies bytes at a guest-physical address; false outside RAM.
-    fn read(&self, gpa: u64, target: &mut [u8]) -> bool;
+    fn read(&self, gpa: Gpa, target: &mut [u8]) -> bool;
 }
 
 /// The registers that choose the paging mode.
@@ -29,7 +30,7 @@ pub struct Paging {
 /// Where a linear address leads, and what may be done there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Page {
-    gpa: u64,
+    gpa: Gpa,
     user: bool,
     writable: bool,
 }
@@ -48,14 +49,14 @@ pub struct Touch {
 fn entry(memory: &dyn GuestPhysical, gpa: u64, width: usize) -> Option<u64> {
     let mut bytes = [0; 8];
     memory
-        .read(gpa, bytes.get_mut(..width)?)
+        .read(Gpa(gpa), bytes.get_mut(..width)?)
         .then(|| u64::from_le_bytes(bytes))
         .filter(|entry| entry & PRESENT != 0)
 }
 
 /// Translates a linear address; None where a page is missing.
 #[must_use]
-pub fn translate(memory: &dyn GuestPhysical, paging: &Paging, linear: u64) -> Option<u64> {
+pub fn translate(memory: &dyn GuestPhysical, paging: &Paging, linear: u64) -> Option<Gpa> {
     walk(memory, paging, linear).map(|page| page.gpa)
 }
 
@@ -68,7 +69,7 @@ pub fn translate_for(
     paging: &Paging,
     linear: u64,
     touch: Touch,
-) -> Result<u64, u32> {
+) -> Result<Gpa, u32> {
     let code = u32::from(touch.write) << 1 | u32::from(touch.user) << 2;
     let page = walk(memory, paging, linear).ok_or(code)?;
     let read_only = touch.write && !page.writable && (touch.user || paging.cr0 & CR0_WP != 0);
@@ -81,7 +82,7 @@ pub fn translate_for(
 
 fn walk(memory: &dyn GuestPhysical, paging: &Paging, linear: u64) -> Option<Page> {
     if paging.cr0 & CR0_PG == 0 {
-        return Some(Page { gpa: linear & 0xffff_ffff, user: true, writable: true });
+        return Some(Page { gpa: Gpa(linear & 0xffff_ffff), user: true, writable: true });
     }
     if paging.cr4 & CR4_PAE == 0 {
         return translate_legacy(memory, paging, linear & 0xffff_ffff);
@@ -109,7 +110,7 @@ fn walk(memory: &dyn GuestPhysical, paging: &Paging, linear: u64) -> Option<Page
 }
 
 const fn page(gpa: u64, allowed: u64) -> Page {
-    Page { gpa, user: allowed & USER != 0, writable: allowed & WRITABLE != 0 }
+    Page { gpa: Gpa(gpa), user: allowed & USER != 0, writable: allowed & WRITABLE != 0 }
 }
 
 fn translate_legacy(memory: &dyn GuestPhysical, paging: &Paging, linear: u64) -> Option<Page> {
@@ -142,13 +143,13 @@ pub fn fetch(memory: &dyn GuestPhysical, paging: &Paging, linear: u64, target: &
 #[cfg(test)]
 mod tests {
     extern crate std;
-    use super::{GuestPhysical, Paging, Touch, fetch, translate, translate_for};
+    use super::{Gpa, GuestPhysical, Paging, Touch, fetch, translate, translate_for};
     use std::vec::Vec;
 
     struct Memory(Vec<u8>);
 
     impl GuestPhysical for Memory {
-        fn read(&self, gpa: u64, target: &mut [u8]) -> bool {
+        fn read(&self, Gpa(gpa): Gpa, target: &mut [u8]) -> bool {
             let Ok(start) = usize::try_from(gpa) else { return false };
             let Some(source) = start.checked_add(target.len()).and_then(|end| self.0.get(start..end)) else {
                 return false;
@@ -172,9 +173,9 @@ mod tests {
         put(&mut memory, 0x3008, 0x20_0083);
         put(&mut memory, 0x4008, 0x5003 | 1 << 63);
         let paging = Paging { cr0: 1 << 31, cr3: 0x1000, cr4: 1 << 5, efer: 1 << 10 };
-        assert_eq!(translate(&memory, &paging, 0x1abc), Some(0x5abc));
-        assert_eq!(translate(&memory, &paging, 0x20_1234), Some(0x20_1234));
-        assert_eq!(translate(&memory, &paging, 0x4012_3456), Some(0x4012_3456));
+        assert_eq!(translate(&memory, &paging, 0x1abc), Some(Gpa(0x5abc)));
+        assert_eq!(translate(&memory, &paging, 0x20_1234), Some(Gpa(0x20_1234)));
+        assert_eq!(translate(&memory, &paging, 0x4012_3456), Some(Gpa(0x4012_3456)));
         assert_eq!(translate(&memory, &paging, 0x2abc), None);
         memory.0[0x5ffe..0x6000].copy_from_slice(&[0x89, 0x08]);
         let mut bytes = [0; 15];
@@ -208,25 +209,25 @@ mod tests {
                     !is_foreign && (writable || !touch.write || !protects)
                 };
                 let code = 1 | u32::from(touch.write) << 1 | u32::from(touch.user) << 2;
-                let expected = if allowed { Ok(0x5abc) } else { Err(code) };
+                let expected = if allowed { Ok(Gpa(0x5abc)) } else { Err(code) };
                 assert_eq!(translate_for(&memory, &paging, 0xabc, touch), expected, "{missing} {case}");
             }
         }
         let touch = Touch { user: true, write: true, alignment_check: false };
         assert_eq!(translate_for(&memory, &paging(0, 0), 0x1000, touch), Err(6), "no page");
         let off = Paging { cr0: 0, ..paging(0, 0) };
-        assert_eq!(translate_for(&memory, &off, 0x1000, touch), Ok(0x1000));
+        assert_eq!(translate_for(&memory, &off, 0x1000, touch), Ok(Gpa(0x1000)));
     }
 
     #[test]
     fn legacy_and_no_paging() {
         let mut memory = Memory(std::vec![0; 0x10000]);
         let paging = Paging { cr0: 0, cr3: 0, cr4: 0, efer: 0 };
-        assert_eq!(translate(&memory, &paging, 0x1_0000_1234), Some(0x1234));
+        assert_eq!(translate(&memory, &paging, 0x1_0000_1234), Some(Gpa(0x1234)));
         put(&mut memory, 0x1000, 0x2003);
         put(&mut memory, 0x2004, 0x3003);
         let paging = Paging { cr0: 1 << 31, cr3: 0x1000, cr4: 0, efer: 0 };
-        assert_eq!(translate(&memory, &paging, 0x1234), Some(0x3234));
+        assert_eq!(translate(&memory, &paging, 0x1234), Some(Gpa(0x3234)));
     }
 
     #[test]

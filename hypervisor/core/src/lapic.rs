@@ -11,7 +11,7 @@ pub use address::Address;
 
 use crate::clock::Scale;
 use hv_x86::apic as register;
-use hv_x86::to_usize;
+use hv_x86::{Gpa, to_usize};
 
 /// Version 0x14 with six local vectors; no EOI broadcast suppression.
 const VERSION: u32 = 0x0005_0014;
@@ -204,8 +204,8 @@ impl Lapic {
 
     /// Whether a memory access at `gpa` reaches these registers.
     #[must_use]
-    pub const fn owns_page(&self, gpa: u64) -> bool {
-        !self.x2apic() && self.base & register::BASE_ENABLE != 0 && gpa & !0xfff == register::DEFAULT_BASE
+    pub const fn owns_page(&self, gpa: Gpa) -> bool {
+        !self.x2apic() && self.base & register::BASE_ENABLE != 0 && gpa.0 & !0xfff == register::DEFAULT_BASE
     }
 
     /// Reads a register of the memory page.

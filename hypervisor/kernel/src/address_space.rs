@@ -5,13 +5,13 @@ use crate::memory::{self, Table};
 use crate::nested::Nested;
 use crate::watch::Mutex;
 use core::sync::atomic::{AtomicU64, Ordering};
-use hv_abi::MAX_DOMAINS;
+use hv_abi::DomainSlot;
 use hv_abi::boot;
 use hv_abi::call::Error;
 use hv_core::frames::chunks_for;
 use hv_core::set_aside::SetAside;
 use hv_x86::page::{ADDRESS, NO_EXECUTE, PRESENT, USER, WRITABLE, index};
-use hv_x86::{Hpa, LARGE_PAGE_SIZE, PAGE_SIZE, to_usize};
+use hv_x86::{Gpa, Hpa, LARGE_PAGE_SIZE, PAGE_SIZE, to_usize};
 use spin::Once;
 
 /// An entry whose frame is dom0's own: freed when dom0 is.
@@ -102,10 +102,10 @@ pub(crate) fn flush() {
 
 /// Shows or hides a guest's memory: the guest's own directory pointers under an
 /// entry of dom0's root, not executable.
-pub(crate) fn map_window(slot: usize, guest: Option<&Nested>) {
+pub(crate) fn map_window(slot: DomainSlot, guest: Option<&Nested>) {
     let entry = guest.map_or(0, |it| it.pointers().address().0 | PRESENT | WRITABLE | USER | NO_EXECUTE);
     // SAFETY: dom0 may have the memory of every guest.
-    unsafe { root().set(FIRST_WINDOW + slot.min(MAX_DOMAINS - 1), entry) };
+    unsafe { root().set(FIRST_WINDOW + slot.index(), entry) };
     flush();
 }
 
@@ -147,10 +147,10 @@ pub(crate) fn touch(address: u64) -> bool {
 }
 
 /// The domain's slot and the guest-physical address that an address within a window is.
-pub(crate) fn in_window(address: u64) -> Option<(usize, u64)> {
+pub(crate) fn in_window(address: u64) -> Option<(DomainSlot, Gpa)> {
     let offset = address.checked_sub(boot::WINDOW)?;
-    let slot = to_usize(offset / boot::WINDOW_BYTES);
-    (slot < MAX_DOMAINS).then_some((slot, offset % boot::WINDOW_BYTES))
+    let slot = DomainSlot::new(to_usize(offset / boot::WINDOW_BYTES))?;
+    Some((slot, Gpa(offset % boot::WINDOW_BYTES)))
 }
 
 /// Backs a page of heap or stack: out of what is set aside, or else of any memory.

@@ -9,11 +9,11 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use heapless::Vec;
 use hv_abi::call::Error;
 use hv_abi::domain::{DomainInfo, DomainSpec, STATE_CRASHED, STATE_NEW, STATE_PAUSED, STATE_RUNNING};
-use hv_abi::{MAX_DOMAIN_VCPUS, MAX_DOMAINS, MAX_DOORBELLS};
+use hv_abi::{DomainId, DomainSlot, MAX_DOMAIN_VCPUS, MAX_DOMAINS, MAX_DOORBELLS};
 use hv_core::lapic::Message;
 use hv_core::scheduler::State;
 use hv_x86::apic::{DELIVERY_FIXED, DELIVERY_INIT, DELIVERY_LOWEST, DELIVERY_NMI, DELIVERY_STARTUP};
-use hv_x86::{Hpa, LARGE_PAGE_SIZE};
+use hv_x86::{Gpa, Hpa, LARGE_PAGE_SIZE};
 
 static DOMAINS: [Slot<Domain>; MAX_DOMAINS] = [const { Slot::new() }; MAX_DOMAINS];
 /// The number of the newest domain.
@@ -22,7 +22,7 @@ static LAST: AtomicU32 = AtomicU32::new(0);
 /// A guest.
 pub(crate) struct Domain {
     /// Its number.
-    pub(crate) id: u32,
+    pub(crate) id: DomainId,
     /// Its memory.
     pub(crate) nested: Nested,
     /// Added to the TSC in the guest.
@@ -31,7 +31,7 @@ pub(crate) struct Domain {
     pub(crate) created_ns: u64,
     state: u32,
     slots: Slots,
-    doorbells: [(u64, u8); MAX_DOORBELLS],
+    doorbells: [(Gpa, u8); MAX_DOORBELLS],
     weight: u32,
     cap_percent: u32,
     log_lines_left: u32,
@@ -43,7 +43,7 @@ const LOG_LINES: u32 = 64;
 
 impl Domain {
     /// The doorbell that a write rings.
-    pub(crate) fn doorbell(&self, gpa: u64, width: u8) -> Option<u32> {
+    pub(crate) fn doorbell(&self, gpa: Gpa, width: u8) -> Option<u32> {
         let found =
             self.doorbells.iter().position(|(at, bytes)| *at == gpa && *bytes == width && width != 0)?;
         u32::try_from(found).ok()
@@ -64,21 +64,25 @@ impl Domain {
     }
 }
 
+/// The place of the domain in a slot.
+fn at(slot: DomainSlot) -> Option<&'static Slot<Domain>> {
+    DOMAINS.get(slot.index())
+}
+
 /// Runs `action` on the domain in a slot, if there is one.
-pub(crate) fn with_slot<T>(slot: usize, action: impl FnOnce(&mut Domain) -> T) -> Option<T> {
-    DOMAINS.get(slot)?.lock().as_mut().map(action)
+pub(crate) fn with_slot<T>(slot: DomainSlot, action: impl FnOnce(&mut Domain) -> T) -> Option<T> {
+    at(slot)?.lock().as_mut().map(action)
 }
 
 /// Runs `action` on the domain with a number.
-fn with<T>(id: u32, action: impl FnOnce(&mut Domain) -> T) -> Result<T, Error> {
-    let slot = hv_abi::DomainId(id).slot();
-    let mut guard = DOMAINS.get(slot).ok_or(Error::NotFound)?.lock();
+fn with<T>(id: DomainId, action: impl FnOnce(&mut Domain) -> T) -> Result<T, Error> {
+    let mut guard = at(id.slot()).ok_or(Error::NotFound)?.lock();
     guard.as_mut().filter(|domain| domain.id == id).map(action).ok_or(Error::NotFound)
 }
 
 /// Everything is reported again: for a new dom0.
 pub(crate) fn report_again() {
-    for slot in 0..MAX_DOMAINS {
+    for slot in DomainSlot::all() {
         let Some(vcpus) = with_slot(slot, |domain| domain.slots.clone()) else { continue };
         let mut waiting = 0;
         for (index, vcpu) in vcpus.iter().enumerate() {
@@ -98,7 +102,7 @@ pub(crate) fn report_again() {
 type Slots = Vec<usize, MAX_DOMAIN_VCPUS>;
 
 /// Creates a domain with all its vCPUs stopped.
-pub(crate) fn create(spec: &DomainSpec) -> Result<u32, Error> {
+pub(crate) fn create(spec: &DomainSpec) -> Result<DomainId, Error> {
     let vcpus = spec.vcpus as usize;
     if !(1..=MAX_DOMAIN_VCPUS).contains(&vcpus)
         || spec.memory_bytes == 0
@@ -108,19 +112,19 @@ pub(crate) fn create(spec: &DomainSpec) -> Result<u32, Error> {
     {
         return Err(Error::Argument);
     }
-    let is_free = |slot: usize| DOMAINS.get(slot).is_some_and(|domain| domain.lock().is_none());
-    let number = hv_abi::DomainId::after(LAST.load(Ordering::Relaxed), is_free).ok_or(Error::NoSlot)?;
+    let is_free = |slot| at(slot).is_some_and(|domain| domain.lock().is_none());
+    let number = DomainId::after(LAST.load(Ordering::Relaxed), is_free).ok_or(Error::NoSlot)?;
     let slot = number.slot();
     let nested = Nested::new(spec.memory_bytes).ok_or(Error::NoMemory)?;
     LAST.store(number.0, Ordering::Relaxed);
     let mut domain = Domain {
-        id: number.0,
+        id: number,
         nested,
         tsc_offset: raw::tsc().wrapping_neg(),
         created_ns: clock::now_ns(),
         state: STATE_NEW,
         slots: Slots::new(),
-        doorbells: [(0, 0); MAX_DOORBELLS],
+        doorbells: [(Gpa(0), 0); MAX_DOORBELLS],
         weight: spec.weight,
         cap_percent: spec.cap_percent,
         log_lines_left: LOG_LINES,
@@ -143,14 +147,14 @@ pub(crate) fn create(spec: &DomainSpec) -> Result<u32, Error> {
         causes.clear();
     }
     address_space::map_window(slot, Some(&domain.nested));
-    if let Some(target) = DOMAINS.get(slot) {
+    if let Some(target) = at(slot) {
         *target.lock() = Some(domain);
     }
-    Ok(number.0)
+    Ok(number)
 }
 
 /// Gives a domain that was never started more memory.
-pub(crate) fn grow(id: u32, memory_bytes: u64) -> Result<(), Error> {
+pub(crate) fn grow(id: DomainId, memory_bytes: u64) -> Result<(), Error> {
     with(id, |domain| {
         if domain.state != STATE_NEW {
             return Err(Error::State);
@@ -165,12 +169,12 @@ pub(crate) fn grow(id: u32, memory_bytes: u64) -> Result<(), Error> {
     })?
 }
 
-fn slots_of(id: u32) -> Result<Slots, Error> {
+fn slots_of(id: DomainId) -> Result<Slots, Error> {
     with(id, |domain| domain.slots.clone())
 }
 
 /// Starts or resumes.
-pub(crate) fn resume(id: u32) -> Result<(), Error> {
+pub(crate) fn resume(id: DomainId) -> Result<(), Error> {
     let slots = with(id, |domain| {
         if !matches!(domain.state, STATE_NEW | STATE_PAUSED) {
             return Err(Error::State);
@@ -207,7 +211,7 @@ fn stop(slots: &[usize]) {
 }
 
 /// Pauses.
-pub(crate) fn pause(id: u32) -> Result<(), Error> {
+pub(crate) fn pause(id: DomainId) -> Result<(), Error> {
     let slots = slots_of(id)?;
     stop(&slots);
     with(id, |domain| {
@@ -218,30 +222,30 @@ pub(crate) fn pause(id: u32) -> Result<(), Error> {
 }
 
 /// Destroys.
-pub(crate) fn destroy(id: u32) -> Result<(), Error> {
+pub(crate) fn destroy(id: DomainId) -> Result<(), Error> {
     let slots = slots_of(id)?;
     stop(&slots);
-    let slot = hv_abi::DomainId(id).slot();
+    let slot = id.slot();
     address_space::map_window(slot, None);
     for vcpu in slots.iter() {
         SCHEDULER.lock().remove(*vcpu);
         vcpu::free(*vcpu);
     }
-    let domain = DOMAINS.get(slot).and_then(|domain| domain.lock().take());
+    let domain = at(slot).and_then(|domain| domain.lock().take());
     drop(domain);
     speculation::forget(slot);
     if let Some(causes) = events::of_domain(slot) {
         causes.clear();
     }
-    store::clear(slot);
+    store::clear(slot.index());
     Ok(())
 }
 
 /// A guest failed by itself; its vCPUs stop one by one as they notice.
-pub(crate) fn crash(slot: usize, cause: &str) {
+pub(crate) fn crash(slot: DomainSlot, cause: &str) {
     let slots = with_slot(slot, |domain| {
         if domain.state != STATE_CRASHED {
-            log::warn!("domain {}: stopped: {cause}", domain.id);
+            log::warn!("domain {}: stopped: {cause}", domain.id.0);
         }
         domain.state = STATE_CRASHED;
         domain.slots.clone()
@@ -260,12 +264,12 @@ pub(crate) fn crash(slot: usize, cause: &str) {
 }
 
 /// The slot of the domain whose memory a host address is.
-pub(crate) fn owner_of(host: Hpa) -> Option<usize> {
-    (0..MAX_DOMAINS).find(|slot| with_slot(*slot, |domain| domain.nested.holds(host)) == Some(true))
+pub(crate) fn owner_of(host: Hpa) -> Option<DomainSlot> {
+    DomainSlot::all().find(|slot| with_slot(*slot, |domain| domain.nested.holds(host)) == Some(true))
 }
 
 /// Sets a doorbell; width zero removes it.
-pub(crate) fn set_doorbell(id: u32, gpa: u64, width: u64, index: u64) -> Result<(), Error> {
+pub(crate) fn set_doorbell(id: DomainId, gpa: Gpa, width: u64, index: u64) -> Result<(), Error> {
     let width =
         u8::try_from(width).ok().filter(|width| matches!(width, 0 | 1 | 2 | 4 | 8)).ok_or(Error::Argument)?;
     with(id, |domain| {
@@ -276,7 +280,7 @@ pub(crate) fn set_doorbell(id: u32, gpa: u64, width: u64, index: u64) -> Result<
 }
 
 /// Changes scheduling parameters.
-pub(crate) fn schedule(id: u32, weight: u64, cap_percent: u64) -> Result<(), Error> {
+pub(crate) fn schedule(id: DomainId, weight: u64, cap_percent: u64) -> Result<(), Error> {
     let weight =
         u32::try_from(weight).ok().filter(|weight| (1..=65_535).contains(weight)).ok_or(Error::Argument)?;
     let cap_percent = u32::try_from(cap_percent).map_err(|_| Error::Argument)?;
@@ -293,7 +297,7 @@ pub(crate) fn schedule(id: u32, weight: u64, cap_percent: u64) -> Result<(), Err
 }
 
 /// Sends a message to the local APICs it addresses.
-pub(crate) fn send(slot: usize, message: &Message, source: Option<u32>) {
+pub(crate) fn send(slot: DomainSlot, message: &Message, source: Option<u32>) {
     let Some(slots) = with_slot(slot, |domain| domain.slots.clone()) else { return };
     for (index, vcpu_slot) in (0_u32..).zip(slots.iter()) {
         let Some(vcpu) = vcpu::by_slot(*vcpu_slot) else { continue };
@@ -316,28 +320,28 @@ pub(crate) fn send(slot: usize, message: &Message, source: Option<u32>) {
 }
 
 /// A message from dom0 or a device.
-pub(crate) fn send_to(id: u32, message: &Message) -> Result<(), Error> {
+pub(crate) fn send_to(id: DomainId, message: &Message) -> Result<(), Error> {
     with(id, |_| ())?;
-    send(hv_abi::DomainId(id).slot(), message, None);
+    send(id.slot(), message, None);
     Ok(())
 }
 
 /// The slot of a vCPU of a domain.
-pub(crate) fn vcpu_slot(id: u32, vcpu: u64) -> Result<usize, Error> {
+pub(crate) fn vcpu_slot(id: DomainId, vcpu: u64) -> Result<usize, Error> {
     let slots = slots_of(id)?;
     slots.get(hv_x86::to_usize(vcpu)).copied().ok_or(Error::NotFound)
 }
 
 /// Whether a domain was never started.
-pub(crate) fn is_new(id: u32) -> Result<bool, Error> {
+pub(crate) fn is_new(id: DomainId) -> Result<bool, Error> {
     with(id, |domain| domain.state == STATE_NEW)
 }
 
 /// Facts about the domain in a slot.
-pub(crate) fn info(slot: usize) -> Result<DomainInfo, Error> {
+pub(crate) fn info(slot: DomainSlot) -> Result<DomainInfo, Error> {
     let (mut info, slots) = with_slot(slot, |domain| {
         let info = DomainInfo {
-            domain: domain.id,
+            domain: domain.id.0,
             state: domain.state,
             vcpus: u32::try_from(domain.slots.len()).unwrap_or(0),
             memory_bytes: domain.nested.memory_bytes(),
@@ -363,13 +367,13 @@ pub(crate) fn info(slot: usize) -> Result<DomainInfo, Error> {
 }
 
 /// Backs a guest page that dom0 touches through its window.
-pub(crate) fn populate(slot: usize, gpa: u64) -> bool {
+pub(crate) fn populate(slot: DomainSlot, gpa: Gpa) -> bool {
     with_slot(slot, |domain| domain.nested.populate(gpa).is_ok()).unwrap_or(false)
 }
 
 /// Maps every domain's window into a new dom0.
 pub(crate) fn map_windows() {
-    for slot in 0..MAX_DOMAINS {
+    for slot in DomainSlot::all() {
         with_slot(slot, |domain| address_space::map_window(slot, Some(&domain.nested)));
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::{apic, clock, cpu};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
-use hv_abi::MAX_DOMAINS;
+use hv_abi::{DomainSlot, MAX_DOMAINS};
 
 /// How long a guest on dom0's CPU runs at least before doorbells and devices' interrupts
 /// take it away from it again: who has much to do brings much at a time, and what comes
@@ -45,25 +45,25 @@ impl Events {
 }
 
 /// Those of the domain in a slot.
-pub(crate) fn of_domain(slot: usize) -> Option<&'static Events> {
-    DOMAINS.get(slot)
+pub(crate) fn of_domain(slot: DomainSlot) -> Option<&'static Events> {
+    DOMAINS.get(slot.index())
 }
 
 /// Marks that a domain has something for dom0, and waits for it.
-pub(crate) fn notify(slot: usize) {
+pub(crate) fn notify(slot: DomainSlot) {
     URGENT.store(true, Ordering::Release);
     notify_soon(slot);
 }
 
 /// Marks that a domain has something for dom0.
-pub(crate) fn notify_soon(slot: usize) {
+pub(crate) fn notify_soon(slot: DomainSlot) {
     mark(slot);
     wake();
 }
 
 /// The same for dom0 itself, which looks before it waits.
-pub(crate) fn mark(slot: usize) {
-    WORK.fetch_or(1 << slot, Ordering::Release);
+pub(crate) fn mark(slot: DomainSlot) {
+    WORK.fetch_or(1 << slot.index(), Ordering::Release);
 }
 
 /// Takes the set of domains with something.

@@ -12,7 +12,7 @@ use hv_core::decode::{self, Action, Faulting};
 use hv_core::guest_page::fetch;
 use hv_core::lapic::Effect;
 use hv_core::msr::{self as policy, Register};
-use hv_x86::{Exception, apic, low32, reg};
+use hv_x86::{Exception, Gpa, apic, low32, reg};
 
 /// What the run loop does next.
 pub(crate) enum Next {
@@ -220,7 +220,7 @@ fn nested_fault(vcpu: &Vcpu, inner: &mut Inner, fault: &MemoryFault) -> Next {
     inner.forwarded = Some(Forwarded {
         kind: if write { event::ACCESS_MEMORY_WRITE } else { event::ACCESS_MEMORY_READ },
         width: access.width,
-        address: gpa,
+        address: gpa.0,
         value,
         instruction: Some(access),
         string: None,
@@ -231,7 +231,7 @@ fn nested_fault(vcpu: &Vcpu, inner: &mut Inner, fault: &MemoryFault) -> Next {
 }
 
 /// Rings a doorbell, if there is one here.
-fn ring(inner: &Inner, gpa: u64, width: u8) -> bool {
+fn ring(inner: &Inner, gpa: Gpa, width: u8) -> bool {
     let bell = domain::with_slot(inner.domain, |domain| domain.doorbell(gpa, width)).flatten();
     let (Some(bell), Some(causes)) = (bell, events::of_domain(inner.domain)) else { return false };
     causes.doorbells.fetch_or(1 << bell, core::sync::atomic::Ordering::Release);
@@ -239,8 +239,8 @@ fn ring(inner: &Inner, gpa: u64, width: u8) -> bool {
     true
 }
 
-fn local_apic_page(vcpu: &Vcpu, inner: &mut Inner, access: &decode::Access, gpa: u64, value: u64) {
-    let offset = low32(gpa & 0xfff);
+fn local_apic_page(vcpu: &Vcpu, inner: &mut Inner, access: &decode::Access, gpa: Gpa, value: u64) {
+    let offset = low32(gpa.0 & 0xfff);
     let now = inner.now();
     if matches!(access.action, Action::Load { .. }) {
         let word = inner.lapic.read_page(offset, &now) >> ((offset & 3) * 8);
@@ -373,9 +373,9 @@ fn write_register(vcpu: &Vcpu, inner: &mut Inner, register: Register, value: u64
         // As it is, it stays.
         Register::DeCfg => {}
         Register::KvmSystemTime => system_time(inner, value)?,
-        Register::KvmWallClock => wall_clock(inner, value)?,
+        Register::KvmWallClock => wall_clock(inner, Gpa(value))?,
         Register::KvmPvEoi => {
-            let is_ram = domain::with_slot(inner.domain, |domain| domain.nested.is_ram(value & !3));
+            let is_ram = domain::with_slot(inner.domain, |domain| domain.nested.is_ram(Gpa(value & !3)));
             inner.silent_eoi = SilentEoi::new(value).filter(|it| !it.is_on() || is_ram == Some(true))?;
         }
     }
@@ -388,7 +388,7 @@ fn system_time(inner: &Inner, value: u64) -> Option<()> {
         return Some(());
     }
     let now = inner.now();
-    let gpa = value & !1;
+    let gpa = Gpa(value & !1);
     domain::with_slot(inner.domain, |domain| {
         let system_ns = now.ns.saturating_sub(domain.created_ns);
         let bytes = hv_core::clock::pvclock_bytes(2, now.tsc, system_ns, &now.scale);
@@ -397,7 +397,7 @@ fn system_time(inner: &Inner, value: u64) -> Option<()> {
 }
 
 /// Version, seconds, nanoseconds: wall time when the guest's clock was zero.
-fn wall_clock(inner: &Inner, gpa: u64) -> Option<()> {
+fn wall_clock(inner: &Inner, gpa: Gpa) -> Option<()> {
     domain::with_slot(inner.domain, |domain| {
         let wall = clock::wall_base_ns().saturating_add(domain.created_ns);
         let mut bytes = [0; 12];

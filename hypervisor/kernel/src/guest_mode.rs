@@ -6,6 +6,7 @@ use crate::vcpu::{self, Inner, Vcpu};
 use crate::vendor::{Entry, Exit, Machine};
 use crate::{apic, clock, domain, events, exits, speculation, watch};
 use core::sync::atomic::Ordering;
+use hv_abi::DomainSlot;
 use hv_core::guest_page::GuestPhysical;
 use hv_core::scheduler::State;
 use hv_core::watch::Doing;
@@ -80,7 +81,7 @@ fn enter(inner: &mut Inner, cpu: &Cpu) -> Exit {
 }
 
 /// Tells dom0 that a domain's vCPU waits for an answer.
-fn report_access(domain_slot: usize, index: u32) {
+fn report_access(domain_slot: DomainSlot, index: u32) {
     if let Some(causes) = events::of_domain(domain_slot) {
         causes.exits.fetch_or(1 << index, Ordering::Release);
         events::notify(domain_slot);

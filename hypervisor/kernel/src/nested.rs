@@ -10,7 +10,7 @@ use hv_abi::domain::{HIGH_MEMORY_START, LOW_MEMORY_END};
 use hv_core::frames::Frames;
 use hv_core::guest_page::GuestPhysical;
 use hv_x86::page::{ADDRESS, LARGE, PRESENT, USER, WRITABLE, index};
-use hv_x86::{HUGE_PAGE_SIZE, Hpa, LARGE_PAGE_SIZE, to_usize};
+use hv_x86::{Gpa, HUGE_PAGE_SIZE, Hpa, LARGE_PAGE_SIZE, to_usize};
 
 const FLAGS: u64 = PRESENT | WRITABLE | USER;
 
@@ -86,21 +86,22 @@ impl Nested {
     }
 
     /// Whether an address is the guest's RAM.
-    pub(crate) const fn is_ram(&self, gpa: u64) -> bool {
+    pub(crate) const fn is_ram(&self, gpa: Gpa) -> bool {
+        let gpa = gpa.0;
         let low = if self.memory_bytes < LOW_MEMORY_END { self.memory_bytes } else { LOW_MEMORY_END };
         gpa < low || (gpa >= HIGH_MEMORY_START && gpa - HIGH_MEMORY_START < self.memory_bytes - low)
     }
 
     /// The host address behind a guest address that was touched before.
-    fn translate(&self, gpa: u64) -> Option<Hpa> {
-        if gpa >= 512 * HUGE_PAGE_SIZE {
+    fn translate(&self, gpa: Gpa) -> Option<Hpa> {
+        if gpa.0 >= 512 * HUGE_PAGE_SIZE {
             return None;
         }
-        let (entry, size) = match self.pointers.below(index(gpa, 3)) {
-            Some(directory) => (directory.get(index(gpa, 2)), LARGE_PAGE_SIZE),
-            None => (self.pointers.get(index(gpa, 3)), HUGE_PAGE_SIZE),
+        let (entry, size) = match self.pointers.below(index(gpa.0, 3)) {
+            Some(directory) => (directory.get(index(gpa.0, 2)), LARGE_PAGE_SIZE),
+            None => (self.pointers.get(index(gpa.0, 3)), HUGE_PAGE_SIZE),
         };
-        (entry & PRESENT != 0).then_some(Hpa((entry & ADDRESS & !(size - 1)) | (gpa & (size - 1))))
+        (entry & PRESENT != 0).then_some(Hpa((entry & ADDRESS & !(size - 1)) | gpa.offset_in(size)))
     }
 
     /// Whether a host address is this guest's.
@@ -115,7 +116,7 @@ impl Nested {
     }
 
     /// Backs the chunk around `gpa` with zeroed memory.
-    pub(crate) fn populate(&mut self, gpa: u64) -> Result<(), Missing> {
+    pub(crate) fn populate(&mut self, gpa: Gpa) -> Result<(), Missing> {
         if !self.is_ram(gpa) {
             return Err(Missing::NotRam);
         }
@@ -123,7 +124,7 @@ impl Nested {
             return Ok(());
         }
         let directory = self.directory(gpa).ok_or(Missing::NoMemory)?;
-        let entry = directory.get(index(gpa, 2));
+        let entry = directory.get(index(gpa.0, 2));
         let chunk = if entry == 0 {
             self.reserved = self.reserved.saturating_sub(1);
             FRAMES.lock().as_mut().and_then(Frames::take_reserved_chunk).map(Hpa).ok_or(Missing::NoMemory)?
@@ -134,7 +135,7 @@ impl Nested {
         // SAFETY: the chunk was taken for this guest, which has not reached it yet.
         unsafe { memory::clear(chunk, LARGE_PAGE_SIZE) };
         // SAFETY: the same.
-        unsafe { directory.set(index(gpa, 2), chunk.0 | FLAGS | LARGE) };
+        unsafe { directory.set(index(gpa.0, 2), chunk.0 | FLAGS | LARGE) };
         self.promote(gpa, directory);
         Ok(())
     }
@@ -142,16 +143,16 @@ impl Nested {
     /// The directory for `gpa`. A new one whose 1 GiB is all RAM is given 1 GiB in
     /// a row where there is one: its entries then name their chunks before they
     /// are touched, and are not present until then.
-    fn directory(&mut self, gpa: u64) -> Option<Table> {
-        let slot = index(gpa, 3);
+    fn directory(&mut self, gpa: Gpa) -> Option<Table> {
+        let slot = index(gpa.0, 3);
         if let Some(directory) = self.pointers.below(slot) {
             return Some(directory);
         }
         let directory = Table::new(2)?;
-        let start = gpa & !(HUGE_PAGE_SIZE - 1);
+        let start = gpa.align_down(HUGE_PAGE_SIZE);
         if memory::has_huge_pages()
             && self.is_ram(start)
-            && self.is_ram(start + HUGE_PAGE_SIZE - 1)
+            && self.is_ram(start.after(HUGE_PAGE_SIZE - 1))
             && let Some(mut chunk) = FRAMES.lock().as_mut().and_then(Frames::take_reserved_huge)
         {
             self.reserved = self.reserved.saturating_sub(512);
@@ -170,8 +171,8 @@ impl Nested {
     /// Both ways of mapping it say the same, so nothing is flushed; the directory
     /// stays as it is, for processors that still walk it, and is kept by the root,
     /// of which only the first entry is in use.
-    fn promote(&mut self, gpa: u64, directory: Table) {
-        let slot = index(gpa, 3);
+    fn promote(&mut self, gpa: Gpa, directory: Table) {
+        let slot = index(gpa.0, 3);
         let first = directory.get(0) & ADDRESS;
         let in_a_row = (0..512).all(|entry| {
             let found = directory.get(entry);
@@ -185,16 +186,16 @@ impl Nested {
             if !core::mem::replace(&mut self.promoted, true) {
                 log::info!(
                     "a guest's memory is mapped by pages of 1 GiB from {:#x}",
-                    gpa & !(HUGE_PAGE_SIZE - 1)
+                    gpa.align_down(HUGE_PAGE_SIZE)
                 );
             }
         }
     }
 
     /// Writes guest memory, page by page, backing it where needed.
-    pub(crate) fn write(&mut self, gpa: u64, source: &[u8]) -> bool {
+    pub(crate) fn write(&mut self, gpa: Gpa, source: &[u8]) -> bool {
         for (offset, byte) in source.iter().enumerate() {
-            let at = gpa.wrapping_add(offset as u64);
+            let at = gpa.after(offset as u64);
             if self.populate(at).is_err() {
                 return false;
             }
@@ -209,7 +210,7 @@ impl Nested {
 }
 
 impl GuestPhysical for Nested {
-    fn read(&self, gpa: u64, target: &mut [u8]) -> bool {
+    fn read(&self, gpa: Gpa, target: &mut [u8]) -> bool {
         // Instruction bytes and page-table entries: never across a chunk, except
         // an instruction, which the caller already cuts at pages.
         match self.translate(gpa) {

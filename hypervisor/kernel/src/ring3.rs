@@ -8,6 +8,7 @@ use crate::{
     address_space, clock, domain, events, machine_check, speculation, syscall, vcpu, watch, watchdog,
 };
 use core::sync::atomic::Ordering;
+use hv_abi::DomainSlot;
 use hv_abi::call::Error;
 use hv_abi::event::{self, Event};
 use hv_core::watch::Doing;
@@ -93,12 +94,9 @@ fn deliver(pointer: u64, capacity: u64) -> Result<u64, Error> {
     }
     let mut work = events::take_work();
     while work != 0 {
-        let slot = work.trailing_zeros() as usize;
+        let slot = DomainSlot::new(work.trailing_zeros() as usize).ok_or(Error::NotFound)?;
         if !deliver_domain(slot, &mut put)? {
-            events::notify(slot);
-            for rest in (slot + 1..64).filter(|rest| work >> rest & 1 == 1) {
-                events::notify(rest);
-            }
+            DomainSlot::all().filter(|it| work >> it.index() & 1 == 1).for_each(events::notify);
             return Ok(count);
         }
         work &= work - 1;
@@ -107,11 +105,15 @@ fn deliver(pointer: u64, capacity: u64) -> Result<u64, Error> {
 }
 
 /// False when there was no room for all of it.
-fn deliver_domain(slot: usize, put: &mut dyn FnMut(&Event) -> Result<bool, Error>) -> Result<bool, Error> {
-    let (Some(causes), Some(domain)) = (events::of_domain(slot), domain::with_slot(slot, |domain| domain.id))
+fn deliver_domain(
+    slot: DomainSlot,
+    put: &mut dyn FnMut(&Event) -> Result<bool, Error>,
+) -> Result<bool, Error> {
+    let (Some(causes), Some(id)) = (events::of_domain(slot), domain::with_slot(slot, |domain| domain.id))
     else {
         return Ok(true);
     };
+    let domain = id.0;
     if causes.changed.swap(false, Ordering::Acquire)
         && !put(&Event { kind: event::DOMAIN, domain, ..Event::default() })?
     {
@@ -130,9 +132,9 @@ fn deliver_domain(slot: usize, put: &mut dyn FnMut(&Event) -> Result<bool, Error
     let mut exits = causes.exits.swap(0, Ordering::Acquire);
     while exits != 0 {
         let index = exits.trailing_zeros();
-        let waiting = domain::vcpu_slot(domain, u64::from(index))
+        let waiting = domain::vcpu_slot(id, u64::from(index))
             .ok()
-            .and_then(|vcpu| vcpu::waiting_event(vcpu, domain, index));
+            .and_then(|vcpu| vcpu::waiting_event(vcpu, id, index));
         if let Some(event) = waiting
             && !put(&event)?
         {

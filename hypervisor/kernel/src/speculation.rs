@@ -3,6 +3,7 @@
 use crate::cpu::{self, Cpu};
 use crate::raw;
 use core::sync::atomic::{AtomicU32, Ordering};
+use hv_abi::DomainSlot;
 use hv_core::speculation::{Plan, Processor};
 use spin::Once;
 
@@ -47,12 +48,12 @@ pub(crate) fn set_up() {
 }
 
 /// A number for the guest in a slot that is not 0.
-fn number(slot: usize) -> u32 {
-    u32::try_from(slot).map_or(u32::MAX, |slot| slot + 1)
+fn number(slot: DomainSlot) -> u32 {
+    u32::try_from(slot.index()).map_or(u32::MAX, |slot| slot + 1)
 }
 
 /// Before a vCPU of the domain in a slot is entered, with its own SPEC_CTRL.
-pub(crate) fn before_guest(cpu: &Cpu, slot: usize, control: u64) {
+pub(crate) fn before_guest(cpu: &Cpu, slot: DomainSlot, control: u64) {
     let mut trained = cpu.trained.load(Ordering::Relaxed);
     let plan = plan();
     plan.before_guest(&mut trained, number(slot), &mut Own);
@@ -71,7 +72,7 @@ pub(crate) fn before_dom0(cpu: &Cpu) {
 }
 
 /// Whose predictions a new domain in a slot must not find: another one was there before.
-pub(crate) fn forget(slot: usize) {
+pub(crate) fn forget(slot: DomainSlot) {
     for cpu in (0..cpu::count()).filter_map(cpu::by_number) {
         let _ = AtomicU32::compare_exchange(
             &cpu.trained,

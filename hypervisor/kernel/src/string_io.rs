@@ -8,7 +8,7 @@ use hv_core::decode;
 use hv_core::guest_page::{GuestPhysical, Touch, translate_for};
 use hv_core::string_io::{Place, StringIo};
 use hv_x86::reg::{RFLAGS_AC, RFLAGS_DF};
-use hv_x86::{Exception, PAGE_SIZE, to_usize};
+use hv_x86::{Exception, Gpa, PAGE_SIZE, to_usize};
 
 const ELEMENT_MAX: usize = 4;
 
@@ -19,7 +19,7 @@ fn place(inner: &Inner, string: &StringIo) -> Place {
 }
 
 /// Where the parts of the next element are: it may lie on two pages.
-fn parts(inner: &Inner, string: &StringIo) -> Result<[(u64, usize); 2], (u64, u32)> {
+fn parts(inner: &Inner, string: &StringIo) -> Result<[(Gpa, usize); 2], (u64, u32)> {
     let base = inner.machine.segment_base(string.segment);
     let linear = string.linear(place(inner, string), base, inner.machine.mode());
     let width = usize::from(string.width);
@@ -34,11 +34,11 @@ fn parts(inner: &Inner, string: &StringIo) -> Result<[(u64, usize); 2], (u64, u3
         // Without its domain there is no guest that could fault.
         let found =
             domain::with_slot(inner.domain, |domain| translate_for(&domain.nested, &paging, linear, touch));
-        found.unwrap_or(Ok(0)).map_err(|code| (linear, code))
+        found.unwrap_or(Ok(Gpa(0))).map_err(|code| (linear, code))
     };
     let second = linear.wrapping_add(first as u64);
     let rest = width.saturating_sub(first);
-    Ok([(gpa(linear)?, first), if rest == 0 { (0, 0) } else { (gpa(second)?, rest) }])
+    Ok([(gpa(linear)?, first), if rest == 0 { (Gpa(0), 0) } else { (gpa(second)?, rest) }])
 }
 
 /// The guest faults on its own memory.

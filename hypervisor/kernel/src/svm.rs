@@ -11,6 +11,7 @@ use crate::raw;
 use crate::registers::Registers;
 use crate::vendor::{Entry, Event, Exit, Machine, MemoryFault, PortAccess};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use hv_abi::DomainSlot;
 use hv_abi::call::Error;
 use hv_abi::domain::VcpuState;
 use hv_core::asid::Tag;
@@ -26,7 +27,7 @@ use hv_x86::svm::{
     INTERCEPT2_VMSAVE, INTERCEPT2_WBINVD, INTERCEPT2_XSETBV, VINTR_IGNORE_TPR, VINTR_IRQ, VINTR_MASKING,
     VINTR_VECTOR_SHIFT, Vmcb,
 };
-use hv_x86::{Exception, Hpa, PAGE_SIZE, cpuid, low8, low32, msr, reg};
+use hv_x86::{Exception, Gpa, Hpa, PAGE_SIZE, cpuid, low8, low32, msr, reg};
 
 /// Physical addresses of the permission maps, the same for all guests.
 static PORT_MAP: AtomicU64 = AtomicU64::new(0);
@@ -202,7 +203,7 @@ impl Svm {
             svm::EXIT_IOIO => Exit::Port(port_access(control.exit_info1, control.exit_info2)),
             svm::EXIT_MSR => Exit::Msr { write: control.exit_info1 & 1 == 1 },
             svm::EXIT_NPF => Exit::Memory(MemoryFault {
-                gpa: control.exit_info2,
+                gpa: Gpa(control.exit_info2),
                 write: control.exit_info1 & svm::NPF_WRITE != 0,
                 implicit: control.exit_info1 & (svm::NPF_FETCH | svm::NPF_TABLE_WALK) != 0,
             }),
@@ -441,7 +442,7 @@ impl Machine for Svm {
         self.vmcb.save.pat = value;
     }
 
-    fn log_state(&self, domain: usize, index: u32) {
+    fn log_state(&self, domain: DomainSlot, index: u32) {
         let save = &self.vmcb.save;
         log::warn!(
             "domain slot {domain} vcpu {index}: triple fault at {:#x}, CR2 {:#x}, CR3 {:#x}, CR0 {:#x}, RSP {:#x}, event {:#x}",

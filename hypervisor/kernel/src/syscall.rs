@@ -6,13 +6,13 @@ use crate::{
     clock, cpu, domain, events, failure, kept, log_sink, memory, pci, power, run_queue, smp, store, vcpu,
     watchdog,
 };
-use hv_abi::MAX_INTERRUPTS;
 use hv_abi::call::{Call, Error};
 use hv_abi::domain::{DomainSpec, NodeInfo, VcpuState};
 use hv_abi::log_line::LINE_BYTES_MAX;
 use hv_abi::previous::LOG_NOW;
+use hv_abi::{DomainId, DomainSlot, MAX_INTERRUPTS};
 use hv_core::lapic::Message;
-use hv_x86::to_usize;
+use hv_x86::{Gpa, to_usize};
 use log::Level;
 use zerocopy::{FromZeros, IntoBytes};
 
@@ -52,8 +52,8 @@ fn log_line(pointer: u64, length: u64, level: u64) -> Result<(), Error> {
     Ok(())
 }
 
-fn domain_number(value: u64) -> Result<u32, Error> {
-    u32::try_from(value).map_err(|_| Error::NotFound)
+fn domain_id(value: u64) -> Result<DomainId, Error> {
+    u32::try_from(value).map(DomainId).map_err(|_| Error::NotFound)
 }
 
 fn dispatch(dom0: &mut Dom0, call: Call) -> Result<(u64, u64), Error> {
@@ -69,10 +69,10 @@ fn dispatch(dom0: &mut Dom0, call: Call) -> Result<(u64, u64), Error> {
         Call::DomainCreate => {
             let mut spec = DomainSpec::new_zeroed();
             copy_in(a, spec.as_mut_bytes())?;
-            return domain::create(&spec).map(|id| (u64::from(id), 0));
+            return domain::create(&spec).map(|id| (u64::from(id.0), 0));
         }
         Call::VcpuSetState => {
-            let id = domain_number(a)?;
+            let id = domain_id(a)?;
             if !domain::is_new(id)? {
                 return Err(Error::State);
             }
@@ -80,25 +80,25 @@ fn dispatch(dom0: &mut Dom0, call: Call) -> Result<(u64, u64), Error> {
             copy_in(b, state.as_mut_bytes())?;
             vcpu::set_state(domain::vcpu_slot(id, c)?, &state)?;
         }
-        Call::DomainResume => domain::resume(domain_number(a)?)?,
-        Call::DomainPause => domain::pause(domain_number(a)?)?,
-        Call::DomainDestroy => domain::destroy(domain_number(a)?)?,
-        Call::DomainGrow => domain::grow(domain_number(a)?, b)?,
-        Call::CompleteExit => vcpu::complete(domain::vcpu_slot(domain_number(a)?, b)?, c)?,
-        Call::InjectMsi => domain::send_to(domain_number(a)?, &Message::from_msi(b, c))?,
+        Call::DomainResume => domain::resume(domain_id(a)?)?,
+        Call::DomainPause => domain::pause(domain_id(a)?)?,
+        Call::DomainDestroy => domain::destroy(domain_id(a)?)?,
+        Call::DomainGrow => domain::grow(domain_id(a)?, b)?,
+        Call::CompleteExit => vcpu::complete(domain::vcpu_slot(domain_id(a)?, b)?, c)?,
+        Call::InjectMsi => domain::send_to(domain_id(a)?, &Message::from_msi(b, c))?,
         Call::InjectNmi => {
-            let slot = domain::vcpu_slot(domain_number(a)?, b)?;
+            let slot = domain::vcpu_slot(domain_id(a)?, b)?;
             vcpu::by_slot(slot).ok_or(Error::NotFound)?.request_nmi();
             run_queue::kick(slot);
         }
-        Call::Doorbell => domain::set_doorbell(domain_number(a)?, b, c, d)?,
+        Call::Doorbell => domain::set_doorbell(domain_id(a)?, Gpa(b), c, d)?,
         Call::DomainInfo => {
-            let info = domain::info(to_usize(a))?;
+            let info = domain::info(DomainSlot::new(to_usize(a)).ok_or(Error::NotFound)?)?;
             copy_out(b, info.as_bytes())?;
         }
         Call::NodeInfo => copy_out(a, node_info().as_bytes())?,
         Call::OwnCpu => dom0::own_cpu(a == 1)?,
-        Call::Schedule => domain::schedule(domain_number(a)?, b, c)?,
+        Call::Schedule => domain::schedule(domain_id(a)?, b, c)?,
         _ => return dispatch_machine(dom0, call, [a, b, c, d]),
     }
     Ok((0, 0))
@@ -176,10 +176,8 @@ fn node_info() -> NodeInfo {
     };
     // Everything that is neither free nor dom0's nor a guest's, nor promised to them, is
     // the hypervisor's own.
-    let guests: u64 = (0..hv_abi::MAX_DOMAINS)
-        .filter_map(|slot| domain::info(slot).ok())
-        .map(|info| info.memory_bytes)
-        .sum();
+    let guests: u64 =
+        DomainSlot::all().filter_map(|slot| domain::info(slot).ok()).map(|info| info.memory_bytes).sum();
     let used = info.memory_bytes.saturating_sub(info.memory_free_bytes);
     info.hypervisor_bytes =
         used.saturating_sub(address_space::unused_bytes()).saturating_sub(dom0_bytes).saturating_sub(guests);

@@ -12,9 +12,9 @@ use crate::vendor::{Event, Machine};
 use crate::xstate::{self, Area, Mask};
 use crate::{clock, raw};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use hv_abi::MAX_VCPUS;
 use hv_abi::call::Error;
 use hv_abi::domain::VcpuState;
+use hv_abi::{DomainSlot, MAX_VCPUS};
 use hv_core::lapic::{Address, Lapic, Now};
 use hv_x86::Exception;
 
@@ -50,7 +50,7 @@ pub(crate) struct Inner {
     pub(crate) tsc_aux: u64,
     /// SPEC_CTRL while the guest runs.
     pub(crate) control: u64,
-    pub(crate) domain: usize,
+    pub(crate) domain: DomainSlot,
     pub(crate) index: u32,
     pub(crate) vcpus: u32,
     pub(crate) halted: bool,
@@ -169,7 +169,7 @@ pub(crate) fn by_slot(slot: usize) -> Option<&'static Vcpu> {
 
 /// Creates vCPU `index` of `vcpus` of the domain in slot `domain`.
 pub(crate) fn create(
-    domain: usize,
+    domain: DomainSlot,
     index: u32,
     vcpus: u32,
     root: Table,

@@ -7,11 +7,12 @@
 use crate::cpu::Cpu;
 use crate::memory::Table;
 use crate::registers::Registers;
+use hv_abi::DomainSlot;
 use hv_abi::call::Error;
 use hv_abi::domain::VcpuState;
 use hv_core::decode::{Mode, Segment};
 use hv_core::guest_page::Paging;
-use hv_x86::Exception;
+use hv_x86::{Exception, Gpa};
 
 /// Why a guest stopped.
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +71,7 @@ pub(crate) struct PortAccess {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MemoryFault {
     /// Guest-physical address.
-    pub(crate) gpa: u64,
+    pub(crate) gpa: Gpa,
     /// By the processor itself: an instruction fetch or a walk of the guest's own
     /// tables, which no device can answer.
     pub(crate) implicit: bool,
@@ -174,5 +175,5 @@ pub(crate) trait Machine: Sized {
     /// Changes the page attribute table.
     fn set_pat(&mut self, value: u64);
     /// Logs where the guest was, for whoever must find out why it ended.
-    fn log_state(&self, domain: usize, index: u32);
+    fn log_state(&self, domain: DomainSlot, index: u32);
 }

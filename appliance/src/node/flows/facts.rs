@@ -100,7 +100,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let guest = self.guests.get(index)?;
         let domain = guest.domain_id();
         let info = domain.and_then(|domain| {
-            self.hypervisor.domain_info(domain.slot()).ok().filter(|info| info.domain == domain.0)
+            self.hypervisor.domain_info(domain.slot().index()).ok().filter(|info| info.domain == domain.0)
         });
         let info = info.unwrap_or_default();
         let state = match guest.life {

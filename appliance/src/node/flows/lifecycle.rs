@@ -69,7 +69,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         // Nobody was there to be told of those that crashed meanwhile.
         for index in (0..self.guests.len()).rev() {
             let domain = self.guests.get(index).and_then(Guest::domain_id);
-            let info = domain.map(|domain| self.hypervisor.domain_info(domain.slot()));
+            let info = domain.map(|domain| self.hypervisor.domain_info(domain.slot().index()));
             if let Some(Ok(info)) = info
                 && info.state == STATE_CRASHED
             {
@@ -303,7 +303,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let Some(guest) = self.guests.get(index) else { return };
         let Some(domain) = guest.domain_id() else { return };
         if let Some(mut bytes) = record_of(guest.created_ns, &guest.machine, &guest.settings) {
-            let kept = self.hypervisor.store_put(domain.slot(), &bytes);
+            let kept = self.hypervisor.store_put(domain.slot().index(), &bytes);
             bytes.zeroize();
             if kept.is_err() {
                 log::warn!(target: "guests", "guest {}: too long to be kept for a new dom0", guest.machine.name);

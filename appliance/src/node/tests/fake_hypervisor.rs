@@ -135,7 +135,7 @@ impl FakeHypervisor {
     /// A domain, for assertions.
     pub(super) fn domain(&self, id: u32) -> Ref<'_, FakeDomain> {
         Ref::map(self.0.borrow(), |machine| {
-            let slot = machine.slots[DomainId(id).slot()].as_ref().unwrap();
+            let slot = machine.slots[DomainId(id).slot().index()].as_ref().unwrap();
             assert_eq!(slot.id.0, id, "the domain is gone");
             slot
         })
@@ -161,7 +161,7 @@ impl FakeHypervisor {
 
     fn with<T>(&self, id: DomainId, act: impl FnOnce(&mut FakeDomain) -> T) -> Result<T, Error> {
         let mut machine = self.0.borrow_mut();
-        let slot = machine.slots.get_mut(id.slot()).and_then(Option::as_mut).filter(|it| it.id == id);
+        let slot = machine.slots.get_mut(id.slot().index()).and_then(Option::as_mut).filter(|it| it.id == id);
         slot.map(|slot| uncounted(|| act(slot))).ok_or(Error::NotFound)
     }
 }
@@ -179,9 +179,9 @@ impl Hypervisor for FakeHypervisor {
         if spec.memory_bytes > machine.memory_free_bytes {
             return Err(Error::NoMemory);
         }
-        let is_free = |slot: usize| machine.slots[slot].is_none();
+        let is_free = |slot: hv_abi::DomainSlot| machine.slots[slot.index()].is_none();
         let id = DomainId::after(machine.last_domain, is_free).ok_or(Error::NoSlot)?;
-        let slot = id.slot();
+        let slot = id.slot().index();
         machine.last_domain = id.0;
         machine.memory_free_bytes -= spec.memory_bytes;
         let layout = MemoryLayout::new(spec.memory_bytes);
@@ -226,7 +226,7 @@ impl Hypervisor for FakeHypervisor {
         })?;
         let mut machine = self.machine();
         machine.memory_free_bytes += bytes;
-        uncounted(|| machine.slots[domain.slot()] = None);
+        uncounted(|| machine.slots[domain.slot().index()] = None);
         Ok(())
     }
 

@@ -621,7 +621,7 @@ fn disks_that_came_later_are_there_after_a_reboot() {
     assert_eq!(disks.iter().map(|disk| disk.condition).collect::<Vec<_>>(), [Condition::Detached; 2]);
     let failure = world.refused(session, &attach("aoe:e7.4"));
     assert_eq!(failure.code, Code::Conflict, "nobody serves its bus");
-    let slot = hv_abi::DomainId(domain).slot();
+    let slot = hv_abi::DomainId(domain).slot().index();
     assert!(world.hypervisor.store_get(slot, &mut [0; hv_abi::STORE_BYTES]).is_ok());
 }
 

@@ -4,6 +4,7 @@ use super::{Inner, Vcpu, by_slot};
 use crate::run_queue;
 use crate::watch::Guard;
 use core::sync::atomic::Ordering;
+use hv_abi::DomainId;
 use hv_abi::call::Error;
 use hv_abi::event;
 use hv_abi::event::Event;
@@ -44,12 +45,12 @@ fn lock_waiting(vcpu: &Vcpu) -> Option<Guard<'_, Option<Inner>>> {
 }
 
 /// The access a vCPU waits for, as an event.
-pub(crate) fn waiting_event(slot: usize, domain: u32, index: u32) -> Option<Event> {
+pub(crate) fn waiting_event(slot: usize, domain: DomainId, index: u32) -> Option<Event> {
     let guard = lock_waiting(by_slot(slot)?)?;
     let access = guard.as_ref()?.forwarded.filter(|access| access.answer.is_none())?;
     Some(Event {
         kind: event::EXIT,
-        domain,
+        domain: domain.0,
         index,
         access: access.kind,
         width: u16::from(access.width),

@@ -5,6 +5,7 @@
 //! Spec: Linux, Documentation/virt/kvm/x86/msr.rst, MSR_KVM_PV_EOI_EN.
 
 use hv_core::lapic::Lapic;
+use hv_x86::Gpa;
 
 /// One vCPU's bit.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +36,7 @@ impl SilentEoi {
     }
 
     /// Where the bit may be set before guest mode.
-    pub(crate) fn place(&self, lapic: &Lapic) -> Option<u64> {
+    pub(crate) fn place(&self, lapic: &Lapic) -> Option<Gpa> {
         (self.is_on() && lapic.may_end_unseen()).then_some(self.gpa())
     }
 
@@ -45,11 +46,11 @@ impl SilentEoi {
     }
 
     /// Where the bit must be looked at after guest mode, if it was set.
-    pub(crate) const fn take(&mut self) -> Option<u64> {
+    pub(crate) const fn take(&mut self) -> Option<Gpa> {
         if core::mem::replace(&mut self.offered, false) { Some(self.gpa()) } else { None }
     }
 
-    const fn gpa(&self) -> u64 {
-        self.value & !3
+    const fn gpa(&self) -> Gpa {
+        Gpa(self.value & !3)
     }
 }
