@@ -4,7 +4,6 @@
 //! returns bytes and events. What a guest sees is the crate `machine`.
 //!
 //! * [`hypervisor`]: what the node asks of the hypervisor;
-//! * [`local_disk`]: disks of the machine itself;
 //! * [`node`]: dom0 as one state machine, made of parts:
 //! * [`guests`], [`blobs`] (kernels and uploads), [`volumes`] (disks and the sessions behind them),
 //!   [`network`], [`operators`], `trust` and `state` (what outlives a power cut);
@@ -20,7 +19,6 @@ pub mod guests;
 pub mod hypervisor;
 pub(crate) mod ledger;
 pub mod limits;
-pub mod local_disk;
 pub mod network;
 pub mod node;
 pub mod operators;

@@ -4,8 +4,7 @@
 //! time come in, frames and decisions go out. The three parts do not know each
 //! other; the node joins them.
 //!
-//! - [`virtio_net`]: driver of a modern virtio NIC over register and DMA handles,
-//!   found with [`virtio_pci`].
+//! - [`nics`]: drivers of network cards over register and DMA handles.
 //! - [`offload`]: checksums and segmentation that a sender left to others.
 //! - [`switch`]: decides where each frame goes; owns no frame.
 //! - [`host`]: ARP, IPv4, DHCP and TCP for the node itself, over smoltcp.
@@ -17,10 +16,8 @@ extern crate alloc;
 pub mod frame;
 pub mod host;
 pub mod limits;
+pub mod nics;
 pub mod offload;
 pub mod switch;
-pub mod virtio_net;
-pub mod virtio_pci;
-mod virtqueue;
 
 pub use frame::MacAddress;

@@ -27,10 +27,6 @@ pub const IPV6_EXTENSIONS_MAX: usize = 4;
 
 /// Descriptors per NIC ring.
 pub const NIC_RING_ENTRIES_MAX: u16 = 256;
-/// Status reads granted to a device to finish its reset.
-pub const VIRTIO_RESET_POLLS_MAX: u32 = 100_000;
-/// Capabilities followed in a PCI function's list; a longer list is a loop.
-pub const PCI_CAPABILITIES_MAX: usize = 48;
 
 /// TCP connections and listening sockets of the host together, besides those of its
 /// guarded port.

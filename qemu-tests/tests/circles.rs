@@ -17,6 +17,7 @@ use syn::{Attribute, ItemMod, ItemUse, UseTree};
 const CRATES: &[(&str, &str, usize)] = &[
     ("hypervisor/x86/src", "lib.rs", 0),
     ("hypervisor/abi/src", "lib.rs", 0),
+    ("hypervisor/bus/src", "lib.rs", 0),
     ("hypervisor/core/src", "lib.rs", 0),
     ("hypervisor/kernel/src", "main.rs", 0),
     ("netstack/src", "lib.rs", 0),

@@ -34,13 +34,14 @@ const UNSAFE_ROOMS: &[&str] = &["hypervisor/kernel/", "appliance/src/bare/"];
 const GRAPH: &[(&str, &[&str])] = &[
     ("hv-x86", &[]),
     ("hv-abi", &["hv-x86"]),
+    ("hv-bus", &["hv-abi", "hv-x86"]),
     ("hv-core", &["hv-abi", "hv-x86"]),
     ("hypervisor", &["hv-abi", "hv-core", "hv-x86"]),
-    ("netstack", &["hv-abi", "hv-x86"]),
-    ("storage", &["hv-abi", "hv-x86"]),
+    ("netstack", &["hv-abi", "hv-bus", "hv-x86"]),
+    ("storage", &["hv-abi", "hv-bus", "hv-x86"]),
     ("mgmt-proto", &["storage"]),
     ("machine", &["hv-abi", "hv-x86"]),
-    ("appliance", &["hv-abi", "hv-x86", "machine", "mgmt-proto", "netstack", "storage"]),
+    ("appliance", &["hv-abi", "hv-bus", "hv-x86", "machine", "mgmt-proto", "netstack", "storage"]),
     ("keys", &[]),
     ("redoubt", &["keys", "mgmt-proto", "storage"]),
     ("image-builder", &["hv-abi", "hv-x86", "keys", "mgmt-proto"]),
@@ -52,7 +53,7 @@ const TEST_GRAPH: &[(&str, &[&str])] = &[("image-builder", &["appliance"]), ("qe
 
 /// Libraries that reach the image: without the standard library.
 const BARE: &[&str] =
-    &["hv-x86", "hv-abi", "hv-core", "netstack", "storage", "mgmt-proto", "machine", "appliance"];
+    &["hv-x86", "hv-abi", "hv-bus", "hv-core", "netstack", "storage", "mgmt-proto", "machine", "appliance"];
 
 struct File {
     path: String,

@@ -2,13 +2,14 @@
 
 use alloc::boxed::Box;
 
-use appliance::local_disk::LocalDisk;
-use appliance::local_disk::virtio_blk::{DEVICE_BLOCK, DEVICE_BLOCK_TRANSITIONAL, VirtioBlock};
-use netstack::virtio_pci::{self, VENDOR};
+use hv_bus::pci::{self, Configuration};
+use hv_bus::virtio::{self, DEVICE_BLOCK, DEVICE_BLOCK_TRANSITIONAL, VENDOR};
+use storage::local::LocalDisk;
+use storage::local::virtio_blk::VirtioBlock;
 
 use crate::card;
 use crate::handles::{Dma, Registers};
-use crate::system;
+use crate::system::Pci;
 
 /// Interrupt that the disk is bound to.
 const INTERRUPT: u32 = 1;
@@ -18,9 +19,8 @@ type Disk = VirtioBlock<Registers, Dma>;
 /// The virtio disk with this number, counted from 0 in the order of the bus.
 pub(crate) fn find(number: u8) -> Option<Box<dyn LocalDisk>> {
     let mut left = number;
-    card::functions(|function| {
-        let identity = system::pci_read(function, 0);
-        let (vendor, device) = (hv_x86::low16(u64::from(identity)), hv_x86::low16(u64::from(identity >> 16)));
+    pci::find(&Pci, |function| {
+        let (vendor, device) = pci::identity(&Pci, function);
         if vendor != VENDOR || (device != DEVICE_BLOCK && device != DEVICE_BLOCK_TRANSITIONAL) {
             return None;
         }
@@ -33,7 +33,7 @@ pub(crate) fn find(number: u8) -> Option<Box<dyn LocalDisk>> {
 }
 
 fn start(function: u16) -> Option<Box<dyn LocalDisk>> {
-    let locations = virtio_pci::walk(|offset| system::pci_read(function, offset)).ok()?;
+    let locations = virtio::walk(|offset| Pci.read(function, offset)).ok()?;
     let (bars, vector) = card::prepare(function, &locations, INTERRUPT);
     let dma = Dma::allocate(Disk::DMA_BYTES).ok()?;
     match Disk::new(bars, &locations, dma, vector) {

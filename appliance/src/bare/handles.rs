@@ -3,6 +3,7 @@
 use core::sync::atomic::{AtomicU16, Ordering, fence};
 use hv_abi::call::Error;
 use hv_abi::device::{DmaMemory, Mmio};
+use hv_x86::{BusAddress, Hpa};
 
 use crate::system;
 
@@ -15,7 +16,7 @@ pub(crate) struct Registers {
 
 impl Registers {
     /// Maps registers at a physical address.
-    pub(crate) fn map(address: u64, length: u64) -> Result<Self, Error> {
+    pub(crate) fn map(address: Hpa, length: u64) -> Result<Self, Error> {
         let base = system::map_mmio(address, length)?;
         Ok(Self { base, length: hv_x86::to_usize(length) })
     }
@@ -76,7 +77,7 @@ impl Mmio for Registers {
 #[derive(Debug)]
 pub(crate) struct Dma {
     base: u64,
-    bus_address: u64,
+    bus_address: BusAddress,
     length: usize,
 }
 
@@ -105,7 +106,7 @@ impl DmaMemory for Dma {
         self.length
     }
 
-    fn bus_address(&self) -> u64 {
+    fn bus_address(&self) -> BusAddress {
         self.bus_address
     }
 

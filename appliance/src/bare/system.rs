@@ -10,6 +10,8 @@ use hv_abi::domain::{DomainInfo, DomainSpec, NodeInfo, VcpuState};
 use hv_abi::event::Event;
 use hv_abi::log_line::{LINE_BYTES_MAX, target_word};
 use hv_abi::random::{Generator, Source};
+use hv_bus::pci::Configuration;
+use hv_x86::{BusAddress, Hpa};
 use log::{LevelFilter, Metadata, Record};
 use machine::layout::MemoryLayout;
 use zerocopy::FromZeros;
@@ -71,25 +73,28 @@ pub(crate) fn wait(deadline_ns: u64, events: &mut [Event]) -> &[Event] {
     events.get(..hv_x86::to_usize(count)).unwrap_or(&[])
 }
 
-/// Reads 4 bytes of a PCI function's configuration.
-pub(crate) fn pci_read(function: u16, offset: u16) -> u32 {
-    call(Call::PciRead, [u64::from(function), u64::from(offset), 4, 0])
-        .map_or(u32::MAX, |(value, _)| hv_x86::low32(value))
-}
+/// PCI configuration space.
+pub(crate) struct Pci;
 
-/// Writes 4 bytes of a PCI function's configuration.
-pub(crate) fn pci_write(function: u16, offset: u16, value: u32) {
-    let _ = order(Call::PciWrite, [u64::from(function), u64::from(offset), 4, u64::from(value)]);
+impl Configuration for Pci {
+    fn read(&self, function: u16, offset: u16) -> u32 {
+        call(Call::PciRead, [u64::from(function), u64::from(offset), 4, 0])
+            .map_or(u32::MAX, |(value, _)| hv_x86::low32(value))
+    }
+
+    fn write(&self, function: u16, offset: u16, value: u32) {
+        let _ = order(Call::PciWrite, [u64::from(function), u64::from(offset), 4, u64::from(value)]);
+    }
 }
 
 /// Maps device registers; returns where.
-pub(crate) fn map_mmio(address: u64, length: u64) -> Result<u64, Error> {
-    call(Call::MapMmio, [address, length, 0, 0]).map(|(address, _)| address)
+pub(crate) fn map_mmio(address: Hpa, length: u64) -> Result<u64, Error> {
+    call(Call::MapMmio, [address.0, length, 0, 0]).map(|(address, _)| address)
 }
 
 /// Allocates DMA memory: virtual and bus address.
-pub(crate) fn allocate_dma(length: u64) -> Result<(u64, u64), Error> {
-    call(Call::DmaAllocate, [length, 0, 0, 0])
+pub(crate) fn allocate_dma(length: u64) -> Result<(u64, BusAddress), Error> {
+    call(Call::DmaAllocate, [length, 0, 0, 0]).map(|(address, bus)| (address, BusAddress(bus)))
 }
 
 /// Binds interrupt `index`: message address and data.

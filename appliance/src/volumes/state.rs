@@ -9,10 +9,10 @@ use alloc::vec::Vec;
 use storage::volume::{Volume, VolumeName};
 use storage::{Lba, Octets, Operation, Request, RequestId, VolumeState};
 
-use crate::local_disk::{DiskWork, LocalDisk};
 use crate::network::stacks::Stacks;
 use crate::volumes::connection::Connections;
 use crate::volumes::{VolumeSettings, Volumes};
+use storage::local::{DiskWork, LocalDisk};
 
 /// The share of the state volume's session: beside those of all guests.
 const SHARE: u16 = u16::MAX - 2;

@@ -3,6 +3,8 @@
 //! Drivers are safe code over these traits. Only the ring-3 binary can mint real
 //! handles; tests use fakes made of plain memory.
 
+use hv_x86::BusAddress;
+
 /// A window of device registers (a PCI base address register).
 ///
 /// Accesses are volatile, of exactly the named width and in program order.
@@ -33,7 +35,7 @@ pub trait DmaMemory {
     /// Length in bytes.
     fn length(&self) -> usize;
     /// The address by which the device reaches byte 0.
-    fn bus_address(&self) -> u64;
+    fn bus_address(&self) -> BusAddress;
     /// Copies bytes from `offset` into `target`; false when out of range.
     #[must_use]
     fn read(&self, offset: usize, target: &mut [u8]) -> bool;

@@ -12,7 +12,6 @@ mod renaming;
 mod rotation;
 
 use crate::hypervisor::Hypervisor;
-use crate::local_disk::{DiskWork, LocalDisk};
 use crate::network::nic::Nic;
 use crate::node::Node;
 use crate::state::BLOCK_SECTORS;
@@ -29,6 +28,7 @@ use hv_abi::MAX_DOMAINS;
 use mgmt_proto::node_key;
 use mgmt_proto::state::{Initialise, StateCondition, StateFacts, StateProtection};
 use storage::limits::STORE_BYTES_MAX;
+use storage::local::{DiskWork, LocalDisk};
 use storage::store::{Store, StoreError, StoreOperation};
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {

@@ -6,8 +6,8 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cell::{RefCell, RefMut};
 
-use crate::local_disk::{DiskWork, LocalDisk};
 use machine::test_random::TestRandom;
+use storage::local::{DiskWork, LocalDisk};
 
 const SECTOR: usize = 512;
 

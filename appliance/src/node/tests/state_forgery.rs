@@ -16,8 +16,8 @@ use super::power::update;
 use super::state::{state, state_settings};
 use super::trust::root;
 use super::world::*;
-use crate::local_disk::{DiskWork, LocalDisk};
 use crate::settings::Settings;
+use storage::local::{DiskWork, LocalDisk};
 
 const SECTOR: usize = 512;
 const BLOCK_SECTORS: u64 = 8;

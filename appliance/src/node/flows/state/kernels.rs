@@ -4,7 +4,6 @@ use crate::blobs::uploads::Upload;
 use crate::guests::guest::Life;
 use crate::hypervisor::Hypervisor;
 use crate::limits::START_TIMEOUT_NS;
-use crate::local_disk::DiskWork;
 use crate::network::nic::Nic;
 use crate::node::Node;
 use crate::state::changes::Change;
@@ -21,6 +20,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::machine::Digest;
+use storage::local::DiskWork;
 use storage::store::BLOCK_BYTES;
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
