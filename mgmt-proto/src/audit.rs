@@ -5,21 +5,15 @@
 //! the entry before it; the node signs the digest of the newest. So whoever has
 //! the operators' keys and the node's can check a copy anywhere.
 
-mod command;
-
-pub use command::command;
-
 use crate::code::Code;
 use crate::codec;
 use crate::envelope::{Binding, Proof};
-use crate::verb::{Discover, Request};
-use alloc::borrow::Cow;
+use crate::verb::{Effect, Verb};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use storage::volume::user;
 
 const ENTRY_LABEL: &[u8] = b"redoubt audit entry 1";
 const HEAD_LABEL: &[u8] = b"redoubt audit head 1";
@@ -29,7 +23,7 @@ pub const OTHERS: &str = "others";
 
 /// The two logs of a node. Each is a chain of its own, so that no number of commands that
 /// did nothing pushes out one that did something.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Log {
     /// What had an effect.
     #[default]
@@ -269,90 +263,11 @@ pub struct Page {
 /// Codes with which a command that failed did something all the same, and so belongs to
 /// the log of effects: part of it was done, or it holds and only could not be kept.
 #[must_use]
-pub const fn codes_with_effect(request: &Request) -> &'static [Code] {
-    match request {
-        Request::TrustUpdate { .. } | Request::Lockdown => {
-            &[Code::Storage, Code::Deadline, Code::Capacity, Code::Partial]
-        }
+pub const fn codes_with_effect(verb: &Verb) -> &'static [Code] {
+    match verb.effect {
+        Effect::Rescues => &[Code::Storage, Code::Deadline, Code::Capacity, Code::Partial],
         _ => &[Code::Partial],
     }
-}
-
-/// Verb and object of a request that is recorded; None for one that only looks. A volume's
-/// name that may hold a password is cut there.
-/// Every request is named, so that a new one does not compile until somebody
-/// decides.
-#[must_use]
-pub fn subject(request: &Request) -> Option<(&'static str, Cow<'_, str>)> {
-    let (verb, object) = verb_and_object(request)?;
-    Some((verb, user::without_secret(object)))
-}
-
-fn verb_and_object(request: &Request) -> Option<(&'static str, &str)> {
-    Some(match request {
-        Request::NodeInfo
-        | Request::NodeLog { .. }
-        | Request::PreviousLog { .. }
-        | Request::BlobMissing(_)
-        | Request::Check(_)
-        | Request::List
-        | Request::Info { .. }
-        | Request::AuditRead { .. }
-        | Request::RefusalsRead { .. }
-        | Request::CheckWith { .. }
-        | Request::StorageShow { .. }
-        | Request::BlockList { .. }
-        | Request::TrustShow
-        | Request::StateShow
-        | Request::NodeKeys
-        | Request::Traffic
-        | Request::Progress { .. }
-        | Request::GuestShow { .. }
-        | Request::Revision { .. }
-        | Request::NodeCards
-        | Request::JobList
-        | Request::JobWait { .. } => return None,
-        Request::NodeStop { power_off: true } => ("node poweroff", ""),
-        Request::NodeStop { power_off: false } => ("node reboot", ""),
-        Request::BlobPut { .. } => ("blob put", ""),
-        Request::BlobResume { .. } => ("blob resume", ""),
-        Request::Create { machine, .. }
-        | Request::CreateWith { machine, .. }
-        | Request::CreateKept { machine, .. } => ("create", &machine.name),
-        Request::ConsoleRead { name, .. } => ("console read", name),
-        Request::ConsoleWrite { name, .. } => ("console write", name),
-        Request::Pause { name } => ("pause", name),
-        Request::Unpause { name } => ("unpause", name),
-        Request::Shutdown { name } => ("shutdown", name),
-        Request::Reboot { name } => ("reboot", name),
-        Request::Destroy { name } => ("destroy", name),
-        Request::InjectFault(_) => ("inject-fault", ""),
-        Request::StorageDiscover(Discover::Aoe) => ("storage discover", "aoe"),
-        Request::StorageDiscover(Discover::Iscsi(portal) | Discover::IscsiAs(portal, _)) => {
-            ("storage discover", portal)
-        }
-        Request::StorageProbe { volume, .. } => ("storage probe", volume),
-        Request::StorageReserve { volume, force: false, .. } => ("storage reserve", volume),
-        Request::StorageReserve { volume, force: true, .. } => ("storage reserve --force", volume),
-        Request::StorageRelease { volume, force: false, .. } => ("storage release", volume),
-        Request::StorageRelease { volume, force: true, .. } => ("storage release --force", volume),
-        Request::StoragePath { volume, enabled: true, .. } => ("storage path enable", volume),
-        Request::StoragePath { volume, enabled: false, .. } => ("storage path disable", volume),
-        Request::BlockAttach { name, .. } => ("block-attach", name),
-        Request::BlockDetach { name, .. } => ("block-detach", name),
-        Request::Limit { name, .. } => ("limit", name),
-        Request::TrustUpdate { .. } => ("trust update", ""),
-        Request::Autostart { name, order: Some(_) } => ("autostart on", name),
-        Request::Autostart { name, order: None } => ("autostart off", name),
-        Request::ConfigExport { .. } => ("config export", ""),
-        Request::ConfigImport { .. } => ("config import", ""),
-        Request::Lockdown => ("node lockdown", ""),
-        Request::Capture { name, .. } => ("capture", name),
-        Request::JobCancel { .. } => ("job cancel", ""),
-        Request::Start { name } => ("start", name),
-        Request::Rename { name, .. } => ("rename", name),
-        Request::NodeKeyRotate => ("node key rotate", ""),
-    })
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The management protocol: what operators and nodes say to each other.
 //!
-//! * [`verb`]: requests; [`reply`]: replies; [`facts`]: of a node and its guests;
+//! * [`verb`]: requests, and the one table of verbs; [`reply`]: replies; [`facts`]: of a node and its guests;
 //! * [`found`]: what a search for volumes found;
 //! * [`code`]: error codes, which are also the CLI's exit codes;
 //! * [`machine`]: the description of a guest; [`disk`]: what is set for its disks;
@@ -12,7 +12,7 @@
 //! * [`job`]: long work;
 //! * [`server`], [`client`]: the two ends as state machines; [`pump`]: a client over a
 //!   stream;
-//! * [`trust`]: who may do what; [`bundle`]: who decides that; [`audit`]: what was done;
+//! * [`role`], [`trust`]: who may do what; [`bundle`]: who decides that; [`audit`]: what was done;
 //! * [`state`]: what a node keeps, and where; [`config`]: how it is set, in a file;
 //! * [`node_key`]: how a node's key gives way to another;
 //! * [`manifest`]: what the owner seals into an image.
@@ -44,6 +44,7 @@ pub mod platform;
 pub mod pump;
 pub mod record;
 pub mod reply;
+pub mod role;
 pub mod secret;
 pub mod server;
 pub mod state;

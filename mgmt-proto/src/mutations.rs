@@ -14,7 +14,6 @@ use crate::handshake::PeerFault;
 use crate::manifest::Manifest;
 use crate::mutate::{Random, mutate, wanted};
 use crate::record::{self, KIND_OUTCOME, KIND_PROGRESS, LENGTH_BYTES, Opener, Sealer};
-use crate::trust::required;
 use crate::vectors;
 use crate::verb::{Outcome, Request};
 use crate::{codec, limits};
@@ -83,8 +82,8 @@ fn requests() {
     each(2, &encoded(&vectors::requests()), |round, _, bytes| {
         let Some(request) = codec::whole::<Request>(bytes) else { return };
         is_said_again(round, &request, bytes);
-        let (_, _, _) = (required(&request), audit::subject(&request), request.is_job());
-        if let Request::CreateWith { machine, settings, .. } = &request {
+        let (_, _) = (request.verb(), request.object());
+        if let Request::Create { machine, settings, .. } = &request {
             let _ = machine.validate().and_then(|()| settings.validate(&machine.disks));
         }
         assert!(request.guest().is_none_or(|name| name.len() <= bytes.len()), "round {round}");

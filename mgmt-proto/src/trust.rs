@@ -2,22 +2,12 @@
 
 use crate::bundle::{self, Bundle, Grant, Lacks, Refused, Scope};
 use crate::limits::{OPERATORS, TRUST_LINKS};
+pub use crate::role::Role;
 use crate::verb::Request;
 use crate::vif::{CardGrant, Privileges};
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
-
-/// What an operator may do; each includes the ones before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Role {
-    /// Look.
-    Viewer,
-    /// Run guests.
-    Operator,
-    /// Stop the node.
-    Admin,
-}
 
 /// Someone a node listens to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,7 +88,7 @@ impl Trust {
     /// # Errors
     /// What it lacks; a key that is not trusted now lacks the role.
     pub fn permits(&self, key: &[u8; 32], request: &Request) -> Result<(), Lacks> {
-        let needed = required(request);
+        let needed = request.verb().role;
         let grant = self.bundle.grant(key, &self.node, self.now_s).map_err(|_| Lacks::Role(needed))?;
         grant.permits(needed, request.guest())
     }
@@ -186,88 +176,6 @@ impl Trust {
         }
         kept.is_empty()
     }
-}
-
-/// The least role for a request. Every request is named, so that a new one does
-/// not compile until somebody decides.
-#[must_use]
-pub const fn required(request: &Request) -> Role {
-    match request {
-        Request::NodeInfo
-        | Request::NodeLog { .. }
-        | Request::PreviousLog { .. }
-        | Request::BlobMissing(_)
-        | Request::Check(_)
-        | Request::List
-        | Request::Info { .. }
-        | Request::AuditRead { .. }
-        | Request::RefusalsRead { .. }
-        | Request::CheckWith { .. }
-        | Request::StorageShow { .. }
-        | Request::BlockList { .. }
-        | Request::TrustShow
-        | Request::StateShow
-        | Request::NodeKeys
-        | Request::Traffic
-        | Request::Progress { .. }
-        | Request::GuestShow { .. }
-        | Request::Revision { .. }
-        | Request::NodeCards
-        | Request::JobList
-        | Request::JobWait { .. } => Role::Viewer,
-        Request::BlobPut { .. }
-        | Request::BlobResume { .. }
-        | Request::Create { .. }
-        | Request::ConsoleRead { .. }
-        | Request::ConsoleWrite { .. }
-        | Request::Capture { .. }
-        | Request::Pause { .. }
-        | Request::Unpause { .. }
-        | Request::Shutdown { .. }
-        | Request::Reboot { .. }
-        | Request::Destroy { .. }
-        | Request::CreateWith { .. }
-        // It opens connections to wherever it is told.
-        | Request::StorageDiscover(_)
-        | Request::StorageProbe { .. }
-        | Request::StorageReserve { force: false, .. }
-        | Request::StorageRelease { force: false, .. }
-        | Request::StoragePath { .. }
-        | Request::BlockAttach { .. }
-        | Request::BlockDetach { .. }
-        | Request::Limit { .. }
-        | Request::Autostart { .. }
-        | Request::CreateKept { .. }
-        | Request::Start { .. }
-        | Request::Rename { .. }
-        // And the role that the job itself needs.
-        | Request::JobCancel { .. } => Role::Operator,
-        // What another node holds may be in use there.
-        Request::StorageReserve { force: true, .. } | Request::StorageRelease { force: true, .. } => {
-            Role::Admin
-        }
-        Request::NodeStop { .. }
-        | Request::InjectFault(_)
-        | Request::TrustUpdate { .. }
-        | Request::ConfigExport { .. }
-        | Request::ConfigImport { .. }
-        | Request::NodeKeyRotate
-        | Request::Lockdown => Role::Admin,
-    }
-}
-
-/// Whether a request only looks: what is obeyed while a node does not know yet whom its
-/// owner trusts.
-#[must_use]
-pub fn is_look(request: &Request) -> bool {
-    required(request) == Role::Viewer
-}
-
-/// Whether a request is obeyed in lockdown: what only looks, and what changes whom the
-/// node listens to, which the roots have signed. No operator's key can end it.
-#[must_use]
-pub fn is_rescue(request: &Request) -> bool {
-    is_look(request) || matches!(request, Request::TrustUpdate { .. } | Request::Lockdown)
 }
 
 #[cfg(test)]

@@ -384,9 +384,9 @@ class Client:
             return CODEC.whole("Failure" if plain[1] else "Reply", plain[2:]), plain[1] == 0
 
 
-def check_log(client, request, label):
+def check_log(client, log, label):
     """Every entry, the chain and its end."""
-    (_, [page]), is_done = client.ask((request, {"from": 0}))
+    (_, [page]), is_done = client.ask(("AuditRead", {"log": (log, []), "from": 0}))
     assert is_done
     node, digest = client.keys[3], bytes(32)
     for entry in page["entries"]:
@@ -409,9 +409,9 @@ def talk(address, port, node, seed, guest):
     machine = {**guests[0]["machine"], "name": "other"}
     settings = {"limits": [], "disks": []}
     viewer = {
-        "NodeInfo": {}, "NodeLog": {"from": 0}, "PreviousLog": {"from": 0}, "BlobMissing": [[bytes([3]) * 32]], "Check": [machine],
-        "List": {}, "Info": {"name": guest}, "AuditRead": {"from": 0}, "RefusalsRead": {"from": 0},
-        "CheckWith": {"machine": machine, "settings": settings},
+        "NodeInfo": {}, "NodeLog": {"run": ("Previous", []), "from": 0}, "BlobMissing": [[bytes([3]) * 32]],
+        "List": {}, "Info": {"name": guest}, "AuditRead": {"log": ("Refusals", []), "from": 0},
+        "Check": {"machine": machine, "settings": settings},
         "StorageShow": {"volume": None, "from": 0}, "BlockList": {"name": guest}, "TrustShow": {},
         "StateShow": {}, "JobList": {}, "JobWait": {"id": 1, "every_ms": 100}, "NodeKeys": {}, "Traffic": {},
         "Progress": {"every_ms": 200}, "NodeCards": {}, "GuestShow": {"name": guest},
@@ -427,8 +427,8 @@ def talk(address, port, node, seed, guest):
     print("Unpause", said["code"][0], said["message"])
     (_, [guests]), _ = client.ask(("Info", {"name": guest}))
     print("state", guests[0]["state"][0])
-    effects = check_log(client, "AuditRead", b"redoubt audit head 1")
-    refused = check_log(client, "RefusalsRead", b"redoubt refusals head 1")
+    effects = check_log(client, "Effects", b"redoubt audit head 1")
+    refused = check_log(client, "Refusals", b"redoubt refusals head 1")
     for entry in (effects[-1], refused[-1]):
         print("audit", entry["verb"], entry["object"], entry["result"][0])
 

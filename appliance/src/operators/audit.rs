@@ -7,17 +7,16 @@
 mod chain;
 mod refusals;
 
-use alloc::string::ToString;
 use alloc::vec::Vec;
 
 use hv_abi::DomainId;
 use hv_abi::domain::DomainSpec;
-use mgmt_proto::audit::{Entry, Log, Page, Result, subject};
+use mgmt_proto::audit::{Entry, Log, Page, Result};
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::envelope::Proof;
 use mgmt_proto::limits::NAME_BYTES;
 use mgmt_proto::server::Identity;
-use mgmt_proto::verb::Request;
+use mgmt_proto::verb::{Effect, Request};
 
 use crate::hypervisor::Hypervisor;
 use crate::limits::AUDIT_URGENT;
@@ -41,6 +40,7 @@ pub struct Asked {
     operator: [u8; 32],
     proof: Proof,
     verb: &'static str,
+    is_stream: bool,
     object: alloc::string::String,
 }
 
@@ -48,14 +48,16 @@ impl Asked {
     /// For a request that changes something; None for one that only looks.
     #[must_use]
     pub fn new(operator: [u8; 32], proof: Proof, request: &Request) -> Option<Self> {
-        let (verb, object) = subject(request)?;
+        let verb = request.verb();
+        if !verb.is_recorded() {
+            return None;
+        }
+        let object = request.object();
         // No guest has a longer name: an entry must fit whatever is asked for.
         let end = object.floor_char_boundary(NAME_BYTES);
-        let object = match request {
-            Request::JobCancel { id } => id.to_string(),
-            _ => object.get(..end).unwrap_or_default().into(),
-        };
-        Some(Self { operator, proof, verb, object })
+        let object = object.get(..end).unwrap_or_default().into();
+        let is_stream = verb.effect == Effect::Streams;
+        Some(Self { operator, proof, verb: verb.name, is_stream, object })
     }
 }
 
@@ -155,7 +157,7 @@ impl<M: GuestMemory> AuditLog<M> {
     /// one entry, as are looks at one capture or configuration: the first.
     pub fn record(&mut self, asked: &Asked, result: Result, now_ns: u64) {
         let repeated = self.last.as_ref().is_some_and(|last| {
-            (asked.verb.starts_with("console") || matches!(asked.verb, "capture" | "config export"))
+            asked.is_stream
                 && last.verb == asked.verb
                 && last.object == asked.object
                 && last.session == asked.proof.binding.session

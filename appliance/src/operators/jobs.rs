@@ -10,13 +10,12 @@ use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use mgmt_proto::audit;
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::envelope::Proof;
 use mgmt_proto::job::{JobState, Progress};
 use mgmt_proto::limits::{JOB_KEPT_NS, JOBS, JOBS_URGENT};
-use mgmt_proto::trust::{Role, required};
-use mgmt_proto::verb::{Discover, Outcome, Request};
+use mgmt_proto::role::Role;
+use mgmt_proto::verb::{Effect, Outcome, Request, Verb};
 
 use crate::limits::{DETACH_TIMEOUT_NS, DISCOVERY_TIMEOUT_NS, RESULTS_KEPT_MAX, START_TIMEOUT_NS};
 use crate::state::PATIENCE_NS;
@@ -68,11 +67,8 @@ pub(crate) struct Asker {
 
 impl Asker {
     pub(crate) fn new(session: usize, operator: [u8; 32], proof: Proof, request: &Request) -> Self {
-        let (verb, object) = match request {
-            Request::StorageDiscover(Discover::Aoe) => ("storage discover", "".into()),
-            other => audit::subject(other).unwrap_or_default(),
-        };
-        let (object, needed) = (object.to_string(), required(request));
+        let Verb { name: verb, role: needed, .. } = *request.verb();
+        let object = request.object().to_string();
         Self { session, operator, proof, verb, object, guest: request.guest().map(Into::into), needed }
     }
 }
@@ -157,7 +153,7 @@ impl Jobs {
     /// Makes room for a job that `request` may become: those that ended give way.
     pub(crate) fn make_room(&mut self, request: &Request, now_ns: u64) -> Result<(), Failure> {
         self.forget_old(now_ns);
-        let urgent = matches!(request, Request::TrustUpdate { .. } | Request::Lockdown);
+        let urgent = request.verb().effect == Effect::Rescues;
         let most = if urgent { JOBS } else { JOBS - JOBS_URGENT };
         let running = self.list.iter().filter(|job| job.ended.is_none()).count();
         if running >= most {

@@ -238,11 +238,7 @@ impl Copy {
         let mut entries: Vec<EntryCopy> = Vec::new();
         let (mut next, mut oldest) = (from, None);
         loop {
-            let request = match log {
-                Log::Effects => Request::AuditRead { from: next },
-                Log::Refusals => Request::RefusalsRead { from: next },
-            };
-            let Reply::Audit(page) = connection.request(request)? else {
+            let Reply::Audit(page) = connection.request(Request::AuditRead { log, from: next })? else {
                 return Err(connection.unexpected());
             };
             let oldest = *oldest.get_or_insert(page.oldest);

@@ -210,8 +210,7 @@ impl Connection {
             self.ask_for_progress()?;
         }
         let Some(mut told) = self.told.take() else { return self.exchange(&request, &mut |_| {}) };
-        let (verb, object) = mgmt_proto::audit::subject(&request).unwrap_or_default();
-        let name = format!("{verb} {object}");
+        let name = format!("{} {}", request.verb().name, request.object());
         let outcome = self.exchange(&request, &mut |progress| told(name.trim_end(), Some(progress)));
         told(name.trim_end(), None);
         self.told = Some(told);

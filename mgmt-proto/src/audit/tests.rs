@@ -1,4 +1,4 @@
-use super::{Entry, Fault, Head, Log, Result, subject, verify};
+use super::{Entry, Fault, Head, Log, Result, verify};
 use crate::code::Code;
 use crate::envelope::{Binding, open, seal};
 use crate::handshake::OperatorKey;
@@ -17,7 +17,7 @@ fn log(length: u64) -> Vec<Entry> {
             let request = Request::Pause { name: alloc::format!("guest{sequence}") };
             let bytes = seal(&key, &binding, sequence, &request).unwrap();
             let verified = open(&bytes, &key.public(), &binding, sequence).unwrap();
-            let (verb, object) = subject(&request).unwrap();
+            let (verb, object) = (request.verb().name, request.object());
             let mut entry = Entry::new(verified.proof(), verified.operator(), verb, &object, Result::Done);
             (entry.sequence, entry.at_ns, entry.previous) = (sequence, sequence * 1000, previous);
             previous = entry.digest();

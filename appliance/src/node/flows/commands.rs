@@ -6,24 +6,66 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use hv_abi::previous::{LOG_NOW, LOG_PREVIOUS};
-use mgmt_proto::audit::{self, Result as Recorded};
+use mgmt_proto::audit::{self, Log, Result as Recorded};
 use mgmt_proto::bundle::Lacks;
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::disk::GuestSettings;
 use mgmt_proto::limits::{DIGESTS, STREAM_BYTES};
 use mgmt_proto::machine::{Digest, Machine};
-use mgmt_proto::trust::{Role, is_rescue};
-use mgmt_proto::verb::{Discover, Fault, Outcome, Reply, Request, Stream};
+use mgmt_proto::role::Role;
+use mgmt_proto::verb::{Discover, Fault, Outcome, Reply, Request, Run, Stream};
 
-use crate::guests::guest::Life;
+use crate::guests::guest::{Guest, Life};
 use crate::hypervisor::Hypervisor;
 use crate::network::nic::Nic;
 use crate::node::Node;
 use crate::operators::jobs::{Asker, Work};
 use crate::operators::sessions::Command;
+use crate::volumes::Task;
 
 /// How long the machine goes on after it was told to stop, for the answer to arrive.
 const STOP_DELAY_NS: u64 = 200_000_000;
+
+/// What a handler returns.
+enum Handled {
+    /// The answer.
+    Now(Outcome),
+    /// A job was begun, which answers.
+    Later,
+}
+
+impl From<Reply> for Handled {
+    fn from(reply: Reply) -> Self {
+        Self::Now(Ok(reply))
+    }
+}
+
+impl From<Outcome> for Handled {
+    fn from(outcome: Outcome) -> Self {
+        Self::Now(outcome)
+    }
+}
+
+/// Nothing is answered until a job ends.
+impl From<Option<Outcome>> for Handled {
+    fn from(outcome: Option<Outcome>) -> Self {
+        outcome.map_or(Self::Later, Self::Now)
+    }
+}
+
+/// A job was begun, or not.
+impl From<Result<(), Failure>> for Handled {
+    fn from(begun: Result<(), Failure>) -> Self {
+        begun.map_or_else(|failure| Self::Now(Err(failure)), |()| Self::Later)
+    }
+}
+
+const fn log_of(run: Run) -> u64 {
+    match run {
+        Run::Current => LOG_NOW,
+        Run::Previous => LOG_PREVIOUS,
+    }
+}
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Carries a verified command out, records it and answers it, now or later.
@@ -45,7 +87,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             self.carry_out(&asker, request, role, now_ns);
             return;
         }
-        let with_effect = audit::codes_with_effect(&request);
+        let with_effect = audit::codes_with_effect(request.verb());
         let result = self.carry_out(&asker, request, role, now_ns);
         match (&asked, result) {
             (Some(asked), Recorded::Failed(code)) if !with_effect.contains(&code) => {
@@ -83,7 +125,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         }
         if is_recorded {
             self.audit.ensure(&mut self.hypervisor);
-            let room = self.audit.check_room(self.history_waiting(), is_rescue(request));
+            let room = self.audit.check_room(self.history_waiting(), request.verb().is_rescue());
             if let Err(failure) = room {
                 return Some(failure);
             }
@@ -101,70 +143,85 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     fn carry_out(&mut self, asker: &Asker, request: Request, role: Role, now_ns: u64) -> Recorded {
+        match self.dispatch(asker, request, role, now_ns) {
+            Handled::Later => Recorded::Accepted,
+            Handled::Now(outcome) => {
+                self.sessions.answer(asker.session, &outcome);
+                outcome.map_or_else(|failure| Recorded::Failed(failure.code), |_| Recorded::Done)
+            }
+        }
+    }
+
+    /// Each request to its handler.
+    fn dispatch(&mut self, asker: &Asker, request: Request, role: Role, now_ns: u64) -> Handled {
+        use Request as R;
         let session = asker.session;
-        let outcome = match request {
-            Request::BlobPut { digest, length } => self.begin_blob(asker, digest, length, now_ns),
-            Request::BlobResume { digest, length } => self.resume_blob(asker, digest, length, now_ns),
-            Request::Create { machine, paused } => {
-                match self.create(asker, machine, GuestSettings::default(), paused, now_ns) {
-                    Ok(()) => return Recorded::Accepted,
-                    Err(failure) => Err(failure),
-                }
+        match request {
+            R::NodeInfo => Reply::Node(Box::new(self.node_facts(now_ns))).into(),
+            R::NodeLog { run, from } => Reply::Stream(self.read_log(log_of(run), from)).into(),
+            R::NodeCards => Reply::NodeCards(self.card_facts()).into(),
+            R::NodeStop { power_off } => self.stop(power_off, now_ns).into(),
+            R::InjectFault(fault) => self.inject_fault(fault).into(),
+            R::NodeKeys => Reply::NodeKeys(self.key_links.clone()).into(),
+            R::NodeKeyRotate => self.rotate_key(asker, now_ns).into(),
+            R::TrustShow => Reply::Trust(self.trust.bundle().clone()).into(),
+            R::TrustUpdate { signed } => self.update_trust(asker, &signed, now_ns).into(),
+            R::Lockdown => self.lock_down(asker, now_ns).into(),
+            R::AuditRead { log, from } => self.read_audit(log, from).into(),
+            R::Revision { of, expected } => self.revision(session, of, expected).into(),
+            R::StateShow => Reply::State(self.state_facts()).into(),
+            R::ConfigExport { from } => self.export_config(from).into(),
+            R::ConfigImport { digest } => self.import_config(asker, &digest, now_ns).into(),
+            R::JobList => Reply::Jobs(self.list_jobs(now_ns)).into(),
+            R::JobWait { id, every_ms } => self.wait_for_job(asker, id, every_ms, now_ns).into(),
+            R::JobCancel { id } => self.cancel_job(asker, role, id, now_ns).into(),
+            R::Progress { every_ms } => self.follow_own_jobs(session, every_ms).into(),
+            R::StorageDiscover(discover) => self.discover(asker, &discover, now_ns).into(),
+            R::StorageShow { volume, from } => self.show_volumes(volume.as_deref(), from, now_ns).into(),
+            R::StorageProbe { volume, settings } => {
+                self.begin_errand(asker, Task::Look, volume, &settings, now_ns).into()
             }
-            Request::CreateWith { machine, settings, paused } => {
-                match self.create(asker, machine, settings, paused, now_ns) {
-                    Ok(()) => return Recorded::Accepted,
-                    Err(failure) => Err(failure),
-                }
+            R::StorageReserve { volume, settings, force } => {
+                self.begin_errand(asker, Task::Reserve { force }, volume, &settings, now_ns).into()
             }
-            Request::StorageDiscover(discover) => match self.discover(&discover, now_ns) {
-                Ok(()) => {
-                    self.begin_work(asker, Work::Discovery, now_ns);
-                    return Recorded::Accepted;
-                }
-                Err(failure) => Err(failure),
-            },
-            Request::StorageProbe { .. }
-            | Request::StorageReserve { .. }
-            | Request::StorageRelease { .. }
-            | Request::BlockAttach { .. }
-            | Request::BlockDetach { .. } => match self.begin(asker, request, now_ns) {
-                Ok(()) => return Recorded::Accepted,
-                Err(failure) => Err(failure),
-            },
-            Request::TrustUpdate { .. }
-            | Request::Lockdown
-            | Request::Autostart { .. }
-            | Request::CreateKept { .. }
-            | Request::NodeKeyRotate
-            | Request::Rename { .. }
-            | Request::ConfigImport { .. } => match self.begin_keeping(asker, request, now_ns) {
-                None => return Recorded::Accepted,
-                Some(outcome) => outcome,
-            },
-            Request::ConsoleWrite { name, bytes } => self.type_on_console(session, &name, &bytes, now_ns),
-            Request::Limit { name, slot, limits } => match self.limit(asker, &name, slot, &limits, now_ns) {
-                None => return Recorded::Accepted,
-                Some(outcome) => outcome,
-            },
-            Request::Start { name } => match self.start_guest(asker, &name, now_ns) {
-                Ok(()) => return Recorded::Accepted,
-                Err(failure) => Err(failure),
-            },
-            Request::JobWait { id, every_ms } => match self.wait_for_job(asker, id, every_ms, now_ns) {
-                None => return Recorded::Accepted,
-                Some(outcome) => outcome,
-            },
-            Request::JobCancel { id } => self.cancel_job(asker, role, id, now_ns),
-            Request::Revision { of, expected } => self.revision(session, of, expected),
-            Request::Progress { every_ms } => {
-                self.sessions.tell_of_own(session, every_ms);
-                Ok(Reply::Done)
+            R::StorageRelease { volume, settings, force } => {
+                self.begin_errand(asker, Task::Release { force }, volume, &settings, now_ns).into()
             }
-            other => self.answer_now(other, now_ns),
-        };
-        self.sessions.answer(session, &outcome);
-        outcome.map_or_else(|failure| Recorded::Failed(failure.code), |_| Recorded::Done)
+            R::StoragePath { volume, path, enabled } => self.use_path(&volume, path, enabled).into(),
+            R::BlobMissing(digests) => self.missing(digests, now_ns).into(),
+            R::BlobPut { digest, length, resume } => {
+                self.put_blob(asker, digest, length, resume, now_ns).into()
+            }
+            R::List => self.list().into(),
+            R::Info { name } => self.info(&name).into(),
+            R::GuestShow { name } => self.show_guest(&name).into(),
+            R::Traffic => Reply::Traffic(self.traffic()).into(),
+            R::Check { machine, settings } => self.check(&machine, &settings).into(),
+            R::Create { machine, settings, paused, autostart } => {
+                self.create(asker, (machine, settings), paused, autostart, now_ns).into()
+            }
+            R::Start { name } => self.start_guest(asker, &name, now_ns).into(),
+            R::Autostart { name, order } => self.set_autostart(asker, &name, order, now_ns).into(),
+            R::Pause { name } => self.pause(&name).into(),
+            R::Unpause { name } => self.unpause(&name).into(),
+            R::Shutdown { name } => self.press_power_button(&name).into(),
+            R::Reboot { name } => self.reboot(&name, now_ns).into(),
+            R::Destroy { name } => self.destroy(&name, now_ns).into(),
+            R::Rename { name, to } => self.rename(asker, &name, &to, now_ns).into(),
+            R::Limit { name, slot, limits } => self.limit(asker, &name, slot, &limits, now_ns).into(),
+            R::BlockList { name } => self.list_disks(&name).into(),
+            R::BlockAttach { name, disk, settings } => {
+                self.attach_disk(asker, &name, disk, settings, now_ns).into()
+            }
+            R::BlockDetach { name, slot, force } => {
+                self.detach_disk(asker, &name, slot, force, now_ns).into()
+            }
+            R::ConsoleRead { name, from } => self.read_console(&name, from).into(),
+            R::ConsoleWrite { name, bytes } => self.type_on_console(session, &name, &bytes, now_ns).into(),
+            R::Capture { name, from, snap_bytes } => {
+                self.read_capture(&name, from, snap_bytes, now_ns).into()
+            }
+        }
     }
 
     fn revision(&mut self, session: usize, of: Option<String>, expected: Option<u64>) -> Outcome {
@@ -176,50 +233,35 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         Ok(Reply::Revision(revision))
     }
 
-    fn answer_now(&mut self, request: Request, now_ns: u64) -> Outcome {
-        match request {
-            Request::NodeInfo => Ok(Reply::Node(Box::new(self.node_facts(now_ns)))),
-            Request::NodeLog { from } => Ok(Reply::Stream(self.read_log(LOG_NOW, from))),
-            Request::PreviousLog { from } => Ok(Reply::Stream(self.read_log(LOG_PREVIOUS, from))),
-            Request::NodeStop { power_off } => {
-                self.stopping.get_or_insert((power_off, now_ns.saturating_add(STOP_DELAY_NS)));
-                Ok(Reply::Done)
-            }
-            Request::BlobMissing(digests) => self.missing(digests, now_ns),
-            Request::Check(machine) => {
-                self.check_machine(&machine, &GuestSettings::default()).map(|()| Reply::Done)
-            }
-            Request::CheckWith { machine, settings } => {
-                self.check_machine(&machine, &settings).map(|()| Reply::Done)
-            }
-            Request::StorageShow { volume, from } => self.show_volumes(volume.as_deref(), from, now_ns),
-            Request::StoragePath { volume, path, enabled } => self.use_path(&volume, path, enabled),
-            Request::BlockList { name } => self.list_disks(&name),
-            Request::List => Ok(Reply::Guests(
-                (0..self.guests.len()).filter_map(|index| self.guest_facts(index)).collect(),
-            )),
-            Request::Info { name } => {
-                let index = self.find(&name)?;
-                Ok(Reply::Guests(self.guest_facts(index).into_iter().collect()))
-            }
-            Request::InjectFault(fault) => self.inject_fault(fault),
-            Request::TrustShow => Ok(Reply::Trust(self.trust.bundle().clone())),
-            Request::AuditRead { from } => {
-                Ok(Reply::Audit(self.audit.page(from, self.history_shown(), &self.identity)))
-            }
-            Request::RefusalsRead { from } => {
-                Ok(Reply::Audit(self.audit.refusals_page(from, &self.identity)))
-            }
-            Request::StateShow => Ok(Reply::State(self.state_facts())),
-            Request::NodeKeys => Ok(Reply::NodeKeys(self.key_links.clone())),
-            Request::NodeCards => Ok(Reply::NodeCards(self.card_facts())),
-            Request::GuestShow { name } => self.show_guest(&name),
-            Request::Traffic => Ok(Reply::Traffic(self.traffic())),
-            Request::JobList => Ok(Reply::Jobs(self.list_jobs(now_ns))),
-            Request::Capture { name, from, snap_bytes } => self.read_capture(&name, from, snap_bytes, now_ns),
-            Request::ConfigExport { from } => self.export_config(from),
-            other => self.act_on_guest(other, now_ns),
-        }
+    fn follow_own_jobs(&mut self, session: usize, every_ms: u32) -> Outcome {
+        self.sessions.tell_of_own(session, every_ms);
+        Ok(Reply::Done)
+    }
+
+    fn stop(&mut self, power_off: bool, now_ns: u64) -> Outcome {
+        self.stopping.get_or_insert((power_off, now_ns.saturating_add(STOP_DELAY_NS)));
+        Ok(Reply::Done)
+    }
+
+    fn read_audit(&self, log: Log, from: u64) -> Outcome {
+        Ok(Reply::Audit(match log {
+            Log::Effects => self.audit.page(from, self.history_shown(), &self.identity),
+            Log::Refusals => self.audit.refusals_page(from, &self.identity),
+        }))
+    }
+
+    fn list(&mut self) -> Outcome {
+        let facts = (0..self.guests.len()).filter_map(|index| self.guest_facts(index));
+        Ok(Reply::Guests(facts.collect()))
+    }
+
+    fn info(&mut self, name: &str) -> Outcome {
+        let index = self.find(name)?;
+        Ok(Reply::Guests(self.guest_facts(index).into_iter().collect()))
+    }
+
+    fn check(&mut self, machine: &Machine, settings: &GuestSettings) -> Outcome {
+        self.check_machine(machine, settings).map(|()| Reply::Done)
     }
 
     fn missing(&mut self, mut digests: Vec<Digest>, now_ns: u64) -> Outcome {
@@ -234,44 +276,49 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         Ok(Reply::Missing(digests))
     }
 
-    fn act_on_guest(&mut self, request: Request, now_ns: u64) -> Outcome {
-        let name = match &request {
-            Request::ConsoleRead { name, .. }
-            | Request::Pause { name }
-            | Request::Unpause { name }
-            | Request::Shutdown { name }
-            | Request::Reboot { name }
-            | Request::Destroy { name } => name.clone(),
-            _ => return Err(Failure::new(Code::Internal, "", "a request without a handler", "report this")),
-        };
-        let index = self.find(&name)?;
-        if let Request::Destroy { .. } = request {
-            self.forget(index, now_ns);
-            return Ok(Reply::Done);
+    fn guest_named(&mut self, name: &str) -> Result<(&mut Guest<H::Memory>, &mut H), Failure> {
+        let index = self.find(name)?;
+        let guest = self.guests.get_mut(index).ok_or_else(|| not_found(name))?;
+        Ok((guest, &mut self.hypervisor))
+    }
+
+    fn read_console(&mut self, name: &str, from: u64) -> Outcome {
+        let (guest, _) = self.guest_named(name)?;
+        let mut bytes = vec![0; STREAM_BYTES];
+        let (count, next) = guest.console.read(from, &mut bytes);
+        bytes.truncate(count);
+        Ok(Reply::Stream(Stream { bytes, next }))
+    }
+
+    fn pause(&mut self, name: &str) -> Outcome {
+        let (guest, hypervisor) = self.guest_named(name)?;
+        guest.pause(hypervisor).map(|()| Reply::Done)
+    }
+
+    fn unpause(&mut self, name: &str) -> Outcome {
+        let (guest, hypervisor) = self.guest_named(name)?;
+        guest.unpause(hypervisor).map(|()| Reply::Done)
+    }
+
+    fn press_power_button(&mut self, name: &str) -> Outcome {
+        let (guest, _) = self.guest_named(name)?;
+        if guest.life != Life::Started || !guest.has_devices() {
+            return Err(Failure::new(Code::Conflict, name, "is not running", "unpause or destroy it"));
         }
-        if let Request::Reboot { .. } = request {
-            self.restart(index, now_ns);
-            return Ok(Reply::Done);
-        }
-        let guest = self.guests.get_mut(index).ok_or_else(|| not_found(&name))?;
-        match request {
-            Request::ConsoleRead { from, .. } => {
-                let mut bytes = vec![0; STREAM_BYTES];
-                let (count, next) = guest.console.read(from, &mut bytes);
-                bytes.truncate(count);
-                Ok(Reply::Stream(Stream { bytes, next }))
-            }
-            Request::Pause { .. } => guest.pause(&mut self.hypervisor).map(|()| Reply::Done),
-            Request::Unpause { .. } => guest.unpause(&mut self.hypervisor).map(|()| Reply::Done),
-            Request::Shutdown { .. } => match guest.life {
-                Life::Started if guest.has_devices() => {
-                    guest.platform.press_power_button();
-                    Ok(Reply::Done)
-                }
-                _ => Err(Failure::new(Code::Conflict, &name, "is not running", "unpause or destroy it")),
-            },
-            _ => Err(Failure::new(Code::Internal, &name, "a request without a handler", "report this")),
-        }
+        guest.platform.press_power_button();
+        Ok(Reply::Done)
+    }
+
+    fn reboot(&mut self, name: &str, now_ns: u64) -> Outcome {
+        let index = self.find(name)?;
+        self.restart(index, now_ns);
+        Ok(Reply::Done)
+    }
+
+    fn destroy(&mut self, name: &str, now_ns: u64) -> Outcome {
+        let index = self.find(name)?;
+        self.forget(index, now_ns);
+        Ok(Reply::Done)
     }
 
     pub(crate) fn find(&self, name: &str) -> Result<usize, Failure> {
@@ -281,22 +328,29 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     fn create(
         &mut self,
         asker: &Asker,
-        machine: Machine,
-        settings: GuestSettings,
+        (machine, settings): (Machine, GuestSettings),
         paused: bool,
+        autostart: Option<u32>,
         now_ns: u64,
     ) -> Result<(), Failure> {
+        if let Some(order) = autostart {
+            self.check_autostart(&machine, &settings, order)?;
+        }
         let number = self.accept(machine, settings, paused, now_ns)?;
+        if let Some(guest) = self.guests.iter_mut().find(|guest| guest.number == number) {
+            guest.keep = autostart;
+        }
         self.begin_work(asker, Work::Guest(number), now_ns);
         Ok(())
     }
 
-    fn discover(&mut self, discover: &Discover, now_ns: u64) -> Result<(), Failure> {
+    fn discover(&mut self, asker: &Asker, discover: &Discover, now_ns: u64) -> Result<(), Failure> {
         match discover {
             Discover::Aoe => self.volumes.discover_aoe(now_ns),
-            Discover::Iscsi(portal) => self.volumes.discover_iscsi(portal, &[], now_ns),
-            Discover::IscsiAs(portal, settings) => self.volumes.discover_iscsi(portal, settings, now_ns),
-        }
+            Discover::Iscsi { portal, settings } => self.volumes.discover_iscsi(portal, settings, now_ns),
+        }?;
+        self.begin_work(asker, Work::Discovery, now_ns);
+        Ok(())
     }
 
     /// Answers those who wait for a discovery that has ended.

@@ -29,6 +29,33 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Begins to add a disk to a guest that runs.
     pub(crate) fn attach_disk(
         &mut self,
+        asker: &Asker,
+        name: &str,
+        disk: Disk,
+        settings: Vec<DiskSetting>,
+        now_ns: u64,
+    ) -> Result<(), Failure> {
+        let work = self.begin_attach(name, disk, settings, now_ns)?;
+        self.begin_work(asker, work, now_ns);
+        Ok(())
+    }
+
+    /// Begins to take a disk from a guest.
+    pub(crate) fn detach_disk(
+        &mut self,
+        asker: &Asker,
+        name: &str,
+        slot: u32,
+        force: bool,
+        now_ns: u64,
+    ) -> Result<(), Failure> {
+        let work = self.begin_detach(name, slot, force, now_ns)?;
+        self.begin_work(asker, work, now_ns);
+        Ok(())
+    }
+
+    fn begin_attach(
+        &mut self,
         name: &str,
         disk: Disk,
         settings: Vec<DiskSetting>,
@@ -66,14 +93,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         Ok(Work::Attach(number, device))
     }
 
-    /// Begins to take a disk from a guest.
-    pub(crate) fn detach_disk(
-        &mut self,
-        name: &str,
-        slot: u32,
-        force: bool,
-        now_ns: u64,
-    ) -> Result<Work, Failure> {
+    fn begin_detach(&mut self, name: &str, slot: u32, force: bool, now_ns: u64) -> Result<Work, Failure> {
         let index = self.find(name)?;
         let guest = self.guests.get_mut(index).ok_or_else(|| not_found(name))?;
         if guest.life == Life::Connecting {

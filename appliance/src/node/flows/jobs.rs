@@ -16,7 +16,7 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::job::{JobFacts, JobPage, Progress, Unit};
-use mgmt_proto::trust::Role;
+use mgmt_proto::role::Role;
 use mgmt_proto::verb::{Outcome, Reply, Request};
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {

@@ -7,7 +7,6 @@
 use alloc::string::String;
 
 use mgmt_proto::code::{Code, Failure};
-use mgmt_proto::trust::{is_look, is_rescue};
 use mgmt_proto::verb::{Outcome, Reply, Request};
 
 use crate::hypervisor::Hypervisor;
@@ -21,7 +20,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Why a request is obeyed from nobody now, if it is not: the node is locked down, or
     /// its state volume has not come, and with it whom the owner trusts by now.
     pub(crate) fn barred(&self, request: &Request) -> Option<Failure> {
-        if self.state.is_awaited() && !is_look(request) {
+        if self.state.is_awaited() && !request.verb().is_look() {
             let why = self.state_problem().unwrap_or_else(|| "is being opened".into());
             let message = alloc::format!(
                 "the state volume {why}: until it comes, the node does not know which keys were revoked, and obeys only requests that look"
@@ -30,7 +29,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             return Some(Failure::new(Code::Policy, self.state.volume(), message, remedy));
         }
         if let Some(why) = self.trust_doubt()
-            && !is_look(request)
+            && !request.verb().is_look()
             && !(matches!(request, Request::TrustUpdate { .. }) && self.has_minimum())
         {
             let message = alloc::format!(
@@ -44,7 +43,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let name = self.settings.manifest.name.clone();
             return Some(Failure::new(Code::Policy, name, message, remedy));
         }
-        if self.is_locked() && !is_rescue(request) {
+        if self.is_locked() && !request.verb().is_rescue() {
             let remedy = "bring a trust bundle that the roots have signed: `key bundle push`";
             let name = self.settings.manifest.name.clone();
             return Some(Failure::new(Code::Policy, name, "the node is locked down", remedy));

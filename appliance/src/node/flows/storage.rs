@@ -1,13 +1,13 @@
 //! What operators ask of volumes, carried out.
 
-use alloc::string::ToString;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::disk::{DiskSetting, validate};
 use mgmt_proto::limits::VOLUME_PAGE_BYTES;
 use mgmt_proto::machine::Disk;
-use mgmt_proto::verb::{Outcome, Reply, Request};
+use mgmt_proto::verb::{Outcome, Reply};
 use mgmt_proto::volume::{VolumeFacts, VolumePage};
 use storage::PathRefusal;
 use storage::volume::VolumeName;
@@ -19,29 +19,16 @@ use crate::operators::jobs::{Asker, Work};
 use crate::volumes::{Task, VolumeSettings, parse};
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
-    /// Begins what is answered later.
-    pub(crate) fn begin(&mut self, asker: &Asker, request: Request, now_ns: u64) -> Result<(), Failure> {
-        let (volume, settings, task) = match request {
-            Request::StorageProbe { volume, settings } => (volume, settings, Task::Look),
-            Request::StorageReserve { volume, settings, force } => {
-                (volume, settings, Task::Reserve { force })
-            }
-            Request::StorageRelease { volume, settings, force } => {
-                (volume, settings, Task::Release { force })
-            }
-            Request::BlockAttach { name, disk, settings } => {
-                let work = self.attach_disk(&name, disk, settings, now_ns)?;
-                self.begin_work(asker, work, now_ns);
-                return Ok(());
-            }
-            Request::BlockDetach { name, slot, force } => {
-                let work = self.detach_disk(&name, slot, force, now_ns)?;
-                self.begin_work(asker, work, now_ns);
-                return Ok(());
-            }
-            _ => return Err(Failure::new(Code::Internal, "", "a request without a handler", "report this")),
-        };
-        let (name, settings) = named(volume, &settings)?;
+    /// Begins an operation on a volume by itself.
+    pub(crate) fn begin_errand(
+        &mut self,
+        asker: &Asker,
+        task: Task,
+        volume: String,
+        settings: &[DiskSetting],
+        now_ns: u64,
+    ) -> Result<(), Failure> {
+        let (name, settings) = named(volume, settings)?;
         self.volumes.begin_errand(&name, task, settings, now_ns)?;
         self.begin_work(asker, Work::Errand(task == Task::Look), now_ns);
         Ok(())
@@ -134,10 +121,7 @@ fn disk(volume: &str) -> Disk {
     Disk { volume: volume.to_string(), read_only: false }
 }
 
-fn named(
-    volume: alloc::string::String,
-    list: &[DiskSetting],
-) -> Result<(VolumeName, VolumeSettings), Failure> {
+fn named(volume: String, list: &[DiskSetting]) -> Result<(VolumeName, VolumeSettings), Failure> {
     if volume.len() > mgmt_proto::limits::VOLUME_BYTES {
         return Err(Failure::new(Code::Usage, "", "the name of a volume is too long", "at most 512 bytes"));
     }

@@ -13,7 +13,7 @@ use mgmt_proto::verb::{Outcome, Reply};
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Begins to receive a blob from nothing.
-    pub(crate) fn begin_blob(&mut self, asker: &Asker, digest: Digest, length: u64, now_ns: u64) -> Outcome {
+    fn begin_blob(&mut self, asker: &Asker, digest: Digest, length: u64, now_ns: u64) -> Outcome {
         if length <= BLOB_BYTES {
             self.check_quota(asker, length)?;
         }
@@ -24,7 +24,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         if let Some(old) = self.sessions.begin_upload(asker.session, upload) {
             old.cancel(&mut self.hypervisor);
         }
-        Ok(Reply::Done)
+        Ok(Reply::BlobHeld(0))
     }
 
     /// One operator cannot fill the memory with files that never end: what it has left
@@ -45,8 +45,18 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         Ok(())
     }
 
-    /// Goes on with a blob that the same operator began to send, or begins.
-    pub(crate) fn resume_blob(&mut self, asker: &Asker, digest: Digest, length: u64, now_ns: u64) -> Outcome {
+    /// Begins to receive a blob, or goes on with one that the same operator began to send.
+    pub(crate) fn put_blob(
+        &mut self,
+        asker: &Asker,
+        digest: Digest,
+        length: u64,
+        resume: bool,
+        now_ns: u64,
+    ) -> Outcome {
+        if !resume {
+            return self.begin_blob(asker, digest, length, now_ns);
+        }
         if self.blobs.find(&digest).is_some_and(|(_, held)| held as u64 == length) {
             self.blobs.touch(&digest, now_ns);
             return Ok(Reply::BlobHeld(length));
@@ -59,7 +69,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let own =
             self.sessions.take_upload(&mut self.network.stacks.first, asker.session, &announced, now_ns)?;
         let Some(mut upload) = own.or_else(|| self.blobs.unfinished.take(&announced)) else {
-            return self.begin_blob(asker, digest, length, now_ns).map(|_| Reply::BlobHeld(0));
+            return self.begin_blob(asker, digest, length, now_ns);
         };
         let held = upload.received as u64;
         upload.last_ns = now_ns;

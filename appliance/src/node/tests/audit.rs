@@ -12,8 +12,8 @@ use crate::limits::{REFUSAL_BURST, REFUSAL_KINDS, REFUSAL_WINDOW_NS};
 
 fn page(world: &mut World, session: usize, log: Log, from: u64) -> Page {
     let request = match log {
-        Log::Effects => Request::AuditRead { from },
-        Log::Refusals => Request::RefusalsRead { from },
+        Log::Effects => Request::AuditRead { log: Log::Effects, from },
+        Log::Refusals => Request::AuditRead { log: Log::Refusals, from },
     };
     let Reply::Audit(page) = world.done(session, &request) else { panic!("no audit") };
     page
@@ -184,7 +184,7 @@ fn what_has_no_room_in_the_log_is_not_done() {
 fn looking_for_disks_and_taking_the_configuration_are_recorded() {
     let mut world = World::new(67);
     let admin = world.connect(Who::Admin);
-    let portal = Discover::Iscsi("10.0.0.99".to_string());
+    let portal = Discover::Iscsi { portal: "10.0.0.99".to_string(), settings: Vec::new() };
     let viewer = world.connect(Who::Viewer);
     assert_eq!(world.refused(viewer, &Request::StorageDiscover(portal.clone())).code, Code::Refused);
     let _ = world.ask(admin, &Request::StorageDiscover(portal));

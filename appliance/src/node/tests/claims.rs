@@ -213,9 +213,9 @@ fn no_guest_has_the_hardware_address_of_a_station_that_the_node_needs() {
     ] {
         let mut attacker = sibling(&machine, "attacker", 1);
         attacker.network_cards[0].mac = mac;
-        let failure = world.refused(session, &Request::Create { machine: attacker.clone(), paused: false });
+        let failure = world.refused(session, &Request::create(attacker.clone()));
         assert!(failure.code == Code::Conflict && failure.to_string().contains(words), "{failure}");
-        assert_eq!(world.refused(session, &Request::Check(attacker)), failure);
+        assert_eq!(world.refused(session, &Request::check(attacker)), failure);
     }
     assert_eq!(world.disk_read(&mut disk, 0, 1), [1; 512]);
 }

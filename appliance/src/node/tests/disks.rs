@@ -77,7 +77,7 @@ fn a_missing_target_is_named_with_its_stage() {
     ] {
         let machine = with_disks(&machine, &["aoe:e7.3", volume]);
         let started_ns = world.now_ns;
-        let failure = world.refused(session, &Request::Create { machine, paused: false });
+        let failure = world.refused(session, &Request::create(machine));
         let waited = (world.now_ns - started_ns) / SECOND;
         assert!((15..17).contains(&waited), "{waited} s");
         assert_eq!((failure.code, failure.object.as_str()), (Code::Storage, "web"));
@@ -87,7 +87,7 @@ fn a_missing_target_is_named_with_its_stage() {
     world.iscsi = Some(IscsiTarget::new(64));
     world.iscsi.as_mut().unwrap().silent = true;
     let machine = with_disks(&machine, &[ISCSI]);
-    let failure = world.refused(session, &Request::Create { machine, paused: false });
+    let failure = world.refused(session, &Request::create(machine));
     assert!(failure.message.contains("inquiry did not finish"), "{failure}");
     assert_eq!(world.hypervisor.domains(), 1);
 }
@@ -168,7 +168,7 @@ fn destroying_a_guest_that_connects_answers_who_waits() {
     let mut world = World::new(37);
     let (session, machine) = world.ready();
     let other = world.connect(Who::Admin);
-    world.send(session, &Request::Create { machine: with_disks(&machine, &["aoe:e9.9"]), paused: false });
+    world.send(session, &Request::create(with_disks(&machine, &["aoe:e9.9"])));
     world.run(SECOND);
     assert_eq!(world.facts(other, "web").unwrap().state, State::Connecting);
     world.done(other, &Request::Reboot { name: name() });
@@ -179,7 +179,7 @@ fn destroying_a_guest_that_connects_answers_who_waits() {
     assert!(failure.message.contains("destroyed before it started"), "{failure}");
     world.done(session, &Request::List);
     // Who waits may go away; the guest's fate is its own.
-    world.send(session, &Request::Create { machine: with_disks(&machine, &["aoe:e9.9"]), paused: false });
+    world.send(session, &Request::create(with_disks(&machine, &["aoe:e9.9"])));
     world.run(SECOND);
     let (connection, now_ns) = (world.sessions[session].connection, world.now_ns);
     world.operator.abort(connection, now_ns);
@@ -196,7 +196,9 @@ fn volumes_are_discovered() {
     let Reply::Found(found) = world.done(session, &Request::StorageDiscover(Discover::Aoe)) else { panic!() };
     let names: Vec<_> = found.iter().map(|found| found.volume.as_str()).collect();
     assert_eq!(names, ["aoe:e7.3", "aoe:e8.0"]);
-    let portal = |text: &str| Request::StorageDiscover(Discover::Iscsi(text.to_string()));
+    let portal = |text: &str| {
+        Request::StorageDiscover(Discover::Iscsi { portal: text.to_string(), settings: Vec::new() })
+    };
     assert_eq!(world.refused(session, &portal("nonsense")).code, Code::Usage);
     assert_eq!(world.refused(session, &portal("10.0.0.77")).code, Code::Storage);
     let other = world.connect(Who::Operator);
@@ -215,7 +217,7 @@ fn a_portal_that_wants_to_know_who_asks_is_told() {
     world.iscsi = Some(IscsiTarget::new(64));
     world.iscsi.as_mut().unwrap().secret = Some(("alice", SECRET));
     let ask = |portal: &str, settings: &[DiskSetting]| {
-        Request::StorageDiscover(Discover::IscsiAs(portal.to_string(), settings.to_vec()))
+        Request::StorageDiscover(Discover::Iscsi { portal: portal.to_string(), settings: settings.to_vec() })
     };
     let secret = |text: &[u8]| DiskSetting::Secret(Secret::new(text.to_vec()));
     let found = world.done(session, &ask("alice@10.0.0.3", &[secret(SECRET)]));

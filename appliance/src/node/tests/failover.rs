@@ -60,7 +60,7 @@ fn guest(world: &mut World, portals: &[[u8; 4]]) -> (usize, [Device; 2]) {
     let portals = portals.iter().map(|address| DiskSetting::Portal(*address, 3260)).collect();
     let settings = GuestSettings { limits: Vec::new(), disks: vec![Vec::new(), portals] };
     let Reply::Created(domain) =
-        world.done(session, &Request::CreateWith { machine, settings, paused: false })
+        world.done(session, &Request::Create { machine, settings, paused: false, autostart: None })
     else {
         panic!("no guest")
     };

@@ -268,7 +268,7 @@ fn the_program_goes_on_with_an_upload_wherever_its_connection_breaks() {
     let (out, _) = rack.expect(0, &create);
     assert!(out.contains("large: create done"), "{out}");
     let (out, _) = rack.expect(0, &["-o", "json", "audit", "show"]);
-    let announced = out.matches("\"blob resume\"").count();
+    let announced = out.matches("\"blob put\"").count();
     // What a node writes is found good by whoever judges it.
     let public = rack.directory.join("redoubt/operator.key.pub");
     let public = public.to_str().unwrap();
@@ -287,7 +287,7 @@ fn the_program_goes_on_with_an_upload_wherever_its_connection_breaks() {
     .unwrap();
     let (verdict, _) = rack.expect(8, &judged);
     assert_eq!(
-        verdict.matches("who was not operator then, as blob resume takes").count(),
+        verdict.matches("who was not operator then, as blob put takes").count(),
         announced,
         "{verdict}"
     );

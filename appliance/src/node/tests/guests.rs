@@ -97,7 +97,7 @@ fn a_guest_is_created_watched_and_destroyed() {
 fn a_guest_may_be_created_paused() {
     let mut world = World::new(12);
     let (session, machine) = world.ready();
-    world.done(session, &Request::Create { machine, paused: true });
+    world.done(session, &super::create_paused(machine));
     assert_eq!(world.facts(session, "web").unwrap().state, State::Paused);
     world.done(session, &Request::Unpause { name: "web".to_string() });
     assert_eq!(world.facts(session, "web").unwrap().state, State::Running);
@@ -110,8 +110,7 @@ fn what_cannot_be_is_refused_by_name() {
     let first = sibling(&machine, "first", 1);
     world.create(session, &first);
     let text = world.upload(session, b"this is a text and no kernel, however long it may be");
-    let create =
-        |machine: &mgmt_proto::machine::Machine| Request::Create { machine: machine.clone(), paused: false };
+    let create = |machine: &mgmt_proto::machine::Machine| Request::create(machine.clone());
     let mut large = machine.clone();
     large.memory_bytes = 4096 * MIB;
     let mut no_kernel = machine.clone();
@@ -134,7 +133,7 @@ fn what_cannot_be_is_refused_by_name() {
         (nameless, Code::Usage, "name"),
         (odd_disk, Code::Usage, "floppy:a"),
     ] {
-        let checked = world.refused(session, &Request::Check(machine.clone()));
+        let checked = world.refused(session, &Request::check(machine.clone()));
         let failure = world.refused(session, &create(&machine));
         assert_eq!(checked, failure, "check says what create says");
         assert!(failure.code == code && failure.to_string().contains(words), "{failure}");
@@ -156,7 +155,7 @@ fn a_volume_that_is_written_has_one_user() {
         let mut other = machine.clone();
         other.name = name.to_string();
         other.disks = disks.to_vec();
-        Request::Create { machine: other, paused: false }
+        Request::create(other)
     };
     world.aoe.push(super::targets::AoeTarget::new(1, 1, 16));
     world.done(session, &with("one", &[disk("aoe:e1.1", false)]));

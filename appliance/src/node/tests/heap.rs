@@ -119,7 +119,7 @@ fn a_guest_for_which_there_is_no_memory_in_dom0_is_refused() {
         count += 1;
         let machine = Machine { memory_bytes: 18 * MIB, ..wide(&mut world, &machine, count) };
         let machine = Machine { network_cards: machine.network_cards[..1].to_vec(), ..machine };
-        match world.ask(session, &Request::Create { machine, paused: false }) {
+        match world.ask(session, &Request::create(machine)) {
             Ok(Reply::Created(_)) => {}
             Ok(other) => panic!("{other:?}"),
             Err(failure) => break failure,
@@ -152,7 +152,7 @@ fn volumes_and_strangers_keep_no_admin_out() {
         let mut machine = sibling(&machine, &format!("web{guest}"), guest);
         machine.disks = (0..DISKS).map(|disk| iscsi_disk(usize::from(guest) * DISKS + disk)).collect();
         let operator = world.connect(Who::Operator);
-        world.send(operator, &Request::Create { machine, paused: false });
+        world.send(operator, &Request::create(machine));
         world.run(SECOND / 10);
         while world.operator.accept(3260).is_some() {}
     }
@@ -161,7 +161,7 @@ fn volumes_and_strangers_keep_no_admin_out() {
     // One more is refused, with the numbers.
     let mut more = sibling(&machine, "more", 9);
     more.disks = alloc::vec![iscsi_disk(99)];
-    let failure = world.refused(session, &Request::Create { machine: more, paused: false });
+    let failure = world.refused(session, &Request::create(more));
     let text = failure.to_string();
     assert_eq!(failure.code, Code::Capacity);
     assert!(text.contains("1 iSCSI disks are asked for, 0 of 24 are free"), "{text}");
@@ -176,7 +176,8 @@ fn volumes_and_strangers_keep_no_admin_out() {
     assert!(matches!(world.done(admin, &Request::NodeInfo), Reply::Node(_)));
     assert!(world.now_ns - begun_ns < 2 * SECOND, "it took {} ns", world.now_ns - begun_ns);
     // A question to a target finds buffers too.
-    let portal = Request::StorageDiscover(Discover::Iscsi("10.0.0.3".to_string()));
+    let portal =
+        Request::StorageDiscover(Discover::Iscsi { portal: "10.0.0.3".to_string(), settings: Vec::new() });
     assert!(matches!(world.done(admin, &portal), Reply::Found(_)));
     assert_eq!(world.facts(admin, "web0").unwrap().state, State::Connecting);
 }

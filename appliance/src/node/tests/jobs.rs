@@ -25,7 +25,7 @@ fn with_disk(machine: &Machine, name: &str, volume: &str) -> Machine {
 }
 
 fn create(machine: Machine) -> Request {
-    Request::Create { machine, paused: false }
+    Request::create(machine)
 }
 
 fn probe() -> Request {
@@ -173,7 +173,8 @@ fn searches_and_disks_that_come_are_cancelled_too() {
         disk: Disk { volume: LATE.to_string(), read_only: false },
         settings: Vec::new(),
     };
-    let portal = Request::StorageDiscover(Discover::Iscsi("10.0.0.99".to_string()));
+    let portal =
+        Request::StorageDiscover(Discover::Iscsi { portal: "10.0.0.99".to_string(), settings: Vec::new() });
     for request in [probe(), portal, attach] {
         world.send(session, &request);
         world.run(SECOND);

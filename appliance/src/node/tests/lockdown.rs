@@ -2,6 +2,9 @@
 
 use alloc::string::ToString;
 
+use alloc::vec::Vec;
+
+use mgmt_proto::audit::Log;
 use mgmt_proto::code::Code;
 use mgmt_proto::verb::{Discover, Request};
 
@@ -21,16 +24,21 @@ fn a_locked_node_shows_and_does_nothing_until_the_roots_say_otherwise() {
         Request::Pause { name: name() },
         Request::Destroy { name: name() },
         Request::ConsoleRead { name: name(), from: 0 },
-        Request::Create { machine: sibling(&machine, "web2", 2), paused: false },
-        Request::BlobPut { digest: [1; 32], length: 5 },
+        Request::create(sibling(&machine, "web2", 2)),
+        Request::BlobPut { digest: [1; 32], length: 5, resume: false },
         Request::NodeStop { power_off: false },
-        Request::StorageDiscover(Discover::Iscsi("10.0.0.9".to_string())),
+        Request::StorageDiscover(Discover::Iscsi { portal: "10.0.0.9".to_string(), settings: Vec::new() }),
     ];
     for request in &barred {
         let failure = world.refused(admin, request);
         assert_eq!((failure.code, failure.object.as_str()), (Code::Policy, "node"), "{request:?}");
     }
-    for request in [Request::NodeInfo, Request::List, Request::AuditRead { from: 0 }, Request::TrustShow] {
+    for request in [
+        Request::NodeInfo,
+        Request::List,
+        Request::AuditRead { log: Log::Effects, from: 0 },
+        Request::TrustShow,
+    ] {
         world.done(admin, &request);
     }
     assert!(world.facts(admin, "web1").is_ok(), "its guests run on");

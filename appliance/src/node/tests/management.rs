@@ -10,7 +10,7 @@ use mgmt_proto::machine::Disk;
 use mgmt_proto::manifest;
 use mgmt_proto::platform::{Ended, Platform, Watchdog};
 use mgmt_proto::secret::Secret;
-use mgmt_proto::verb::{Fault, Reply, Request};
+use mgmt_proto::verb::{Fault, Reply, Request, Run};
 use netstack::host::{ConnectionState, TcpOptions};
 
 use super::targets::AoeTarget;
@@ -46,7 +46,7 @@ fn the_end_of_the_run_before_is_told() {
         Platform { ended: Some(Ended::Failed), cause, watchdogs, smt: false, threads_resting: 2 }
     );
     let log = |world: &mut World, from| {
-        let reply = world.done(session, &Request::PreviousLog { from });
+        let reply = world.done(session, &Request::NodeLog { run: Run::Previous, from });
         let Reply::Stream(stream) = reply else { panic!("{reply:?}") };
         (stream.bytes, stream.next)
     };
@@ -115,10 +115,10 @@ fn roles_are_kept() {
     let viewer = world.connect(Who::Viewer);
     let operator = world.connect(Who::Operator);
     let name = || "web".to_string();
-    let create = Request::Create { machine, paused: false };
+    let create = Request::create(machine);
     for request in [
         create.clone(),
-        Request::BlobPut { digest: [1; 32], length: 5 },
+        Request::BlobPut { digest: [1; 32], length: 5, resume: false },
         Request::Pause { name: name() },
         Request::Destroy { name: name() },
         Request::ConsoleRead { name: name(), from: 0 },
@@ -143,18 +143,18 @@ fn blobs_are_what_their_digest_says() {
     let session = world.connect(Who::Operator);
     let missing = |digests: &[[u8; 32]]| Reply::Missing(digests.to_vec());
     // Wrong bytes.
-    world.done(session, &Request::BlobPut { digest: [5; 32], length: 10 });
+    world.done(session, &Request::BlobPut { digest: [5; 32], length: 10, resume: false });
     world.send_data(session, &[1; 10]);
     assert_eq!(world.outcome(session).unwrap_err().code, Code::Integrity);
     assert_eq!(world.hypervisor.domains(), 0, "nothing is left behind");
     // More bytes than announced.
-    world.done(session, &Request::BlobPut { digest: [5; 32], length: 10 });
+    world.done(session, &Request::BlobPut { digest: [5; 32], length: 10, resume: false });
     world.send_data(session, &[1; 11]);
     assert_eq!(world.outcome(session).unwrap_err().code, Code::Integrity);
     // Unasked bytes are nobody's.
     world.send_data(session, &[1; 40_000]);
     for (length, code) in [(0, Code::Usage), (1 << 30, Code::Usage), (513 << 20, Code::Usage)] {
-        let request = Request::BlobPut { digest: [5; 32], length };
+        let request = Request::BlobPut { digest: [5; 32], length, resume: false };
         assert_eq!(world.refused(session, &request).code, code);
     }
     assert_eq!(world.hypervisor.domains(), 0);
@@ -293,7 +293,12 @@ fn a_guest_is_shown_as_it_was_created_without_its_secrets() {
     world.aoe.push(AoeTarget::new(7, 1, 64));
     let set = vec![DiskSetting::DeadlineMs(300), DiskSetting::Station(world.aoe[0].mac)];
     let settings = GuestSettings { limits: vec![Limit::OperationsPerSecond(9)], disks: vec![set] };
-    let create = Request::CreateWith { machine: machine.clone(), settings: settings.clone(), paused: false };
+    let create = Request::Create {
+        machine: machine.clone(),
+        settings: settings.clone(),
+        paused: false,
+        autostart: None,
+    };
     world.done(session, &create);
     let viewer = world.connect(Who::Viewer);
     let show = |name: &str| Request::GuestShow { name: name.to_string() };

@@ -47,6 +47,12 @@ pub(crate) fn machine() -> mgmt_proto::machine::Machine {
     world::machine("web", [1; 32])
 }
 
+/// Creates a guest and leaves it paused.
+fn create_paused(machine: mgmt_proto::machine::Machine) -> mgmt_proto::verb::Request {
+    let settings = mgmt_proto::disk::GuestSettings::default();
+    mgmt_proto::verb::Request::Create { machine, settings, paused: true, autostart: None }
+}
+
 /// Settings as an owner seals them.
 pub(crate) fn sealed() -> mgmt_proto::manifest::Manifest {
     world::settings().manifest

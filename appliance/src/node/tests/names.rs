@@ -4,11 +4,12 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 
+use mgmt_proto::audit::Log;
 use mgmt_proto::code::Code;
 use mgmt_proto::disk::{DiskSetting, GuestSettings};
 use mgmt_proto::machine::{Disk, Machine};
 use mgmt_proto::secret::Secret;
-use mgmt_proto::verb::{Discover, Reply, Request};
+use mgmt_proto::verb::{Discover, Reply, Request, Run};
 
 use super::targets::IscsiTarget;
 use super::world::*;
@@ -24,7 +25,7 @@ fn guest(machine: &Machine, name: &str, volume: &str, settings: Vec<DiskSetting>
     let disks = vec![Disk { volume: volume.to_string(), read_only: false }];
     let machine = Machine { name: name.to_string(), disks, network_cards: Vec::new(), ..machine.clone() };
     let settings = GuestSettings { limits: Vec::new(), disks: vec![settings] };
-    Request::CreateWith { machine, settings, paused: false }
+    Request::Create { machine, settings, paused: false, autostart: None }
 }
 
 fn world(seed: u64) -> (World, usize, Machine) {
@@ -92,8 +93,8 @@ fn a_password_in_a_name_is_refused_and_not_repeated() {
             Request::StoragePath { volume: volume.clone(), path: 0, enabled: false },
             Request::StorageShow { volume: Some(volume.clone()), from: 0 },
             Request::BlockAttach { name: "none".into(), disk, settings: vec![] },
-            Request::StorageDiscover(Discover::Iscsi(portal.clone())),
-            Request::StorageDiscover(Discover::IscsiAs(portal.clone(), secret())),
+            Request::StorageDiscover(Discover::Iscsi { portal: portal.clone(), settings: Vec::new() }),
+            Request::StorageDiscover(Discover::Iscsi { portal: portal.clone(), settings: secret() }),
         ] {
             let failure = world.refused(session, &request);
             assert!(matches!(failure.code, Code::Usage | Code::NotFound), "{failure}");
@@ -103,9 +104,9 @@ fn a_password_in_a_name_is_refused_and_not_repeated() {
     }
     for request in [
         Request::List,
-        Request::NodeLog { from: 0 },
-        Request::AuditRead { from: 0 },
-        Request::RefusalsRead { from: 0 },
+        Request::NodeLog { run: Run::Current, from: 0 },
+        Request::AuditRead { log: Log::Effects, from: 0 },
+        Request::AuditRead { log: Log::Refusals, from: 0 },
         Request::JobList,
     ] {
         let reply = world.done(session, &request);

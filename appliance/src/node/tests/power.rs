@@ -6,6 +6,7 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 
+use mgmt_proto::audit::Log;
 use mgmt_proto::bundle::{Bundle, Grant};
 use mgmt_proto::code::Code;
 use mgmt_proto::disk::Limit;
@@ -107,7 +108,7 @@ fn work(world: &mut World, disk: &FakeDisk, told: &mut Told, kernel: [u8; 32], s
         told.limited[0] |= limits;
         told.rotated[0] |= request == Request::NodeKeyRotate;
         if let Some(Ok(Reply::Audit(page))) =
-            try_ask(world, disk, session, &Request::AuditRead { from: u64::MAX })
+            try_ask(world, disk, session, &Request::AuditRead { log: Log::Effects, from: u64::MAX })
         {
             told.audit = page.head.length;
         }

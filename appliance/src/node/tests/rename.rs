@@ -89,7 +89,7 @@ fn a_guest_that_starts_keeps_its_name_until_it_has() {
     let mut world = World::new(1303);
     let (session, mut machine) = world.ready();
     machine.disks = vec![Disk { volume: "aoe:e7.1".to_string(), read_only: false }];
-    world.send(session, &Request::Create { machine, paused: false });
+    world.send(session, &Request::create(machine));
     world.run(SECOND);
     let other = world.connect(Who::Admin);
     assert_eq!(world.refused(other, &rename("web", "db")).code, Code::Conflict);

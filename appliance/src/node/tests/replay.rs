@@ -11,7 +11,7 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 
-use mgmt_proto::audit;
+use mgmt_proto::audit::Log;
 use mgmt_proto::disk::{GuestSettings, Limit};
 use mgmt_proto::handshake::{GREETING_BYTES, HELLO_BYTES};
 use mgmt_proto::machine::{Disk, Machine};
@@ -64,8 +64,11 @@ struct Snapshot {
 fn snapshot(world: &mut World) -> Snapshot {
     world.run(SECOND);
     let session = world.connect(Who::Admin);
-    let Reply::Audit(page) = world.done(session, &Request::AuditRead { from: u64::MAX }) else { panic!() };
-    let refusals = Request::RefusalsRead { from: u64::MAX };
+    let Reply::Audit(page) = world.done(session, &Request::AuditRead { log: Log::Effects, from: u64::MAX })
+    else {
+        panic!()
+    };
+    let refusals = Request::AuditRead { log: Log::Refusals, from: u64::MAX };
     let Reply::Audit(refused) = world.done(session, &refusals) else { panic!() };
     let Reply::State(facts) = world.done(session, &Request::StateShow) else { panic!() };
     let guests = super::state::names(world, session);
@@ -92,9 +95,9 @@ fn script(kernel: [u8; 32]) -> Vec<Request> {
     let settings = GuestSettings { limits: Vec::new(), disks: vec![Vec::new()] };
     let (volume, other) = (|| "aoe:e7.3".to_string(), sibling(&machine("", kernel), "other", 5));
     vec![
-        Request::BlobResume { digest: kernel, length: self::kernel().len() as u64 },
-        Request::Create { machine: other, paused: false },
-        Request::CreateWith { machine: web, settings, paused: false },
+        Request::BlobPut { digest: kernel, length: self::kernel().len() as u64, resume: true },
+        Request::create(other),
+        Request::Create { machine: web, settings, paused: false, autostart: None },
         Request::Rename { name: "other".to_string(), to: "renamed".to_string() },
         Request::ConsoleRead { name: name(), from: 0 },
         Request::ConsoleWrite { name: name(), bytes: vec![13] },
@@ -110,11 +113,11 @@ fn script(kernel: [u8; 32]) -> Vec<Request> {
         Request::StorageReserve { volume: volume(), settings: Vec::new(), force: false },
         Request::StorageRelease { volume: volume(), settings: Vec::new(), force: false },
         Request::Autostart { name: name(), order: Some(3) },
-        Request::CreateKept {
+        Request::Create {
             machine: sibling(&machine("", kernel), "kept", 6),
             settings: GuestSettings::default(),
             paused: false,
-            order: 5,
+            autostart: Some(5),
         },
         Request::Destroy { name: "kept".to_string() },
         Request::Start { name: "kept".to_string() },
@@ -152,7 +155,8 @@ fn record(world: &mut World) -> Recording {
         let digest = world.upload(session, &kernel());
         (session, digest)
     };
-    let mut used: BTreeSet<String> = [variant(&Request::BlobPut { digest: [0; 32], length: 0 })].into();
+    let mut used: BTreeSet<String> =
+        [variant(&Request::BlobPut { digest: [0; 32], length: 0, resume: false })].into();
     let mut wire = Vec::new();
     keep_frames(world, &mut wire);
     for mut request in script(kernel) {
@@ -190,7 +194,7 @@ fn record(world: &mut World) -> Recording {
     world.run(SECOND);
 
     let recorded = requests().into_iter().map(|(request, ..)| request);
-    let recorded = recorded.filter(|request| audit::subject(request).is_some());
+    let recorded = recorded.filter(|request| request.verb().is_recorded());
     let all: BTreeSet<String> = recorded.map(|request| variant(&request)).collect();
     assert_eq!(used, all, "a verb that is recorded is not in the script, or the other way round");
     let sent = world.sessions[session].sent.clone();
@@ -302,7 +306,7 @@ fn nothing_that_was_sent_is_executed_twice_or_late() {
 #[test]
 fn a_command_is_good_for_one_place_in_its_session() {
     let (mut stopped, mut failed) = (0, 0);
-    for (request, ..) in requests().into_iter().filter(|(request, ..)| audit::subject(request).is_some()) {
+    for (request, ..) in requests().into_iter().filter(|(request, ..)| request.verb().is_recorded()) {
         // One after which there is a node to look at: the fake hypervisor only takes note.
         let request = match request {
             Request::InjectFault(_) => Request::InjectFault(Fault::Access),

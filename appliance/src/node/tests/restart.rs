@@ -26,7 +26,7 @@ fn guests_and_blobs_are_taken_over() {
     let domain = world.create(session, &machine);
     let created_ns = world.facts(session, "web").unwrap().created_ns;
     // Half an upload is under way.
-    world.done(session, &Request::BlobPut { digest: [5; 32], length: 300_000 });
+    world.done(session, &Request::BlobPut { digest: [5; 32], length: 300_000, resume: false });
     world.send_data(session, &[1; 100_000]);
     world.run(100 * MS);
     world.restart_dom0();
@@ -38,13 +38,10 @@ fn guests_and_blobs_are_taken_over() {
     let asked = Request::BlobMissing(vec![machine.kernel]);
     assert_eq!(world.done(session, &asked), Reply::Missing(vec![]));
     // Name, card and volume are still taken.
-    let again = Request::Create { machine: machine.clone(), paused: false };
+    let again = Request::create(machine.clone());
     assert_eq!(world.refused(session, &again).code, Code::Conflict);
     let mut other = sibling(&machine, "other", 2);
-    assert_eq!(
-        world.refused(session, &Request::Create { machine: other.clone(), paused: false }).code,
-        Code::Conflict
-    );
+    assert_eq!(world.refused(session, &Request::create(other.clone())).code, Code::Conflict);
     // Its accesses are answered, as by a machine without devices.
     world.access(domain, event::ACCESS_MEMORY_READ, 0xe000_8000, 4, 0);
     assert_eq!(world.hypervisor.domain(domain).answers.last(), Some(&(0, 0xffff_ffff)));
@@ -95,7 +92,7 @@ fn a_paused_guest_stays_paused_and_a_crash_is_not_missed() {
     let (session, machine) = world.ready();
     world.create(session, &sibling(&machine, "paused", 1));
     world.done(session, &Request::Pause { name: named("paused") });
-    world.done(session, &Request::Create { machine: sibling(&machine, "new", 2), paused: true });
+    world.done(session, &super::create_paused(sibling(&machine, "new", 2)));
     let crashed = world.create(session, &sibling(&machine, "crashed", 3));
     world.hypervisor.crash(crashed);
     world.restart_dom0();
@@ -114,7 +111,7 @@ fn dom0_may_die_at_any_moment_of_a_start() {
     let (mut session, machine) = world.ready();
     for round in 0..30u64 {
         let name = alloc::format!("guest{round}");
-        world.send(session, &Request::Create { machine: sibling(&machine, &name, 9), paused: false });
+        world.send(session, &Request::create(sibling(&machine, &name, 9)));
         for _ in 0..round {
             let until_ns = world.now_ns + MS;
             world.step(until_ns);

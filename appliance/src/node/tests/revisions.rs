@@ -3,6 +3,7 @@
 use alloc::string::{String, ToString};
 use alloc::vec;
 
+use mgmt_proto::audit::Log;
 use mgmt_proto::audit::Result as Recorded;
 use mgmt_proto::code::Code;
 use mgmt_proto::verb::{Reply, Request};
@@ -40,7 +41,9 @@ fn a_change_that_supposes_what_is_so_no_longer_is_not_made() {
     let failure = world.refused(bob, &unpause);
     assert_eq!((failure.code, failure.object.as_str()), (Code::Conflict, "web"));
     // It is recorded as what it was, and what was supposed is forgotten with it.
-    let Reply::Audit(page) = world.done(alice, &Request::RefusalsRead { from: 0 }) else { panic!() };
+    let Reply::Audit(page) = world.done(alice, &Request::AuditRead { log: Log::Refusals, from: 0 }) else {
+        panic!()
+    };
     let last = page.entries.last().unwrap();
     assert_eq!((last.verb.as_str(), last.result), ("unpause", Recorded::Failed(Code::Conflict)));
     world.done(bob, &unpause);

@@ -281,8 +281,8 @@ fn the_heaviest_turns_are_within_bounds() {
     let blob = alloc::vec![7; 4 << 20];
     let uploader = world.connect(Who::Operator);
     let digest: [u8; 32] = <sha2::Sha256 as sha2::Digest>::digest(&blob).into();
-    let put = Request::BlobPut { digest, length: blob.len() as u64 };
-    assert_eq!(world.done(uploader, &put), Reply::Done);
+    let put = Request::BlobPut { digest, length: blob.len() as u64, resume: false };
+    assert_eq!(world.done(uploader, &put), Reply::BlobHeld(0));
     world.send_data(uploader, &blob);
     let mut flood = frame([2, 9, 9, 9, 9, 9], [0xff; 6]);
     flood.resize(1514, 0);

@@ -5,7 +5,7 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 
-use mgmt_proto::audit;
+use mgmt_proto::audit::{self, Log};
 use mgmt_proto::bundle::Bundle;
 use mgmt_proto::code::Code;
 use mgmt_proto::config::Config;
@@ -50,7 +50,7 @@ pub(super) fn state(world: &mut World, session: usize) -> StateFacts {
 
 pub(super) fn create_kept(machine: &Machine, order: u32) -> Request {
     let settings = GuestSettings::default();
-    Request::CreateKept { machine: machine.clone(), settings, paused: false, order }
+    Request::Create { machine: machine.clone(), settings, paused: false, autostart: Some(order) }
 }
 
 pub(super) fn names(world: &mut World, session: usize) -> Vec<String> {
@@ -274,13 +274,14 @@ fn until_the_volume_comes_the_node_only_shows() {
     world.aoe[0].up = false;
     world.run(31 * SECOND);
     let stale = world.connect(Who::Admin);
-    for request in [Request::NodeInfo, Request::List, Request::StateShow, Request::AuditRead { from: 0 }] {
+    let read = Request::AuditRead { log: Log::Effects, from: 0 };
+    for request in [Request::NodeInfo, Request::List, Request::StateShow, read] {
         world.done(stale, &request);
     }
     let wishes = [
         Request::NodeStop { power_off: true },
-        Request::BlobPut { digest: [1; 32], length: 5 },
-        Request::Create { machine: machine.clone(), paused: false },
+        Request::BlobPut { digest: [1; 32], length: 5, resume: false },
+        Request::create(machine.clone()),
         Request::TrustUpdate { signed: vec![1] },
         Request::Lockdown,
         Request::JobCancel { id: 1 },
@@ -308,7 +309,7 @@ fn until_the_volume_comes_the_node_only_shows() {
     world.aoe[0].up = false;
     world.restart_dom0();
     let admin = world.connect(Who::Viewer);
-    world.done(admin, &Request::BlobPut { digest: [1; 32], length: 5 });
+    world.done(admin, &Request::BlobPut { digest: [1; 32], length: 5, resume: false });
     assert!(world.hypervisor.machine().resets.is_empty());
 }
 
@@ -568,8 +569,7 @@ fn secrets_are_kept_and_nobody_reads_them_from_the_volume() {
     let secret = DiskSetting::Secret(Secret::new(b"open sesame 1".to_vec()));
     let settings = GuestSettings { limits: Vec::new(), disks: vec![vec![secret.clone()]] };
     world.iscsi = Some(super::targets::IscsiTarget::new(64));
-    let request = Request::CreateKept { machine, settings, paused: false, order: 1 };
-    world.done(session, &request);
+    world.done(session, &Request::Create { machine, settings, paused: false, autostart: Some(1) });
     let identity = world.node.identity.key.to_bytes();
     for wanted in [&b"open sesame"[..], &identity, b"console=hvc0", b"10.0.0.3"] {
         assert!(!disk.holds(wanted), "in the clear: {:?}", String::from_utf8_lossy(wanted));
@@ -609,7 +609,7 @@ fn a_configuration_goes_out_and_comes_back() {
     let secret = DiskSetting::Secret(Secret::new(b"open sesame 1".to_vec()));
     let settings = GuestSettings { limits: Vec::new(), disks: vec![vec![secret.clone()]] };
     world.iscsi = Some(super::targets::IscsiTarget::new(64));
-    world.done(session, &Request::CreateKept { machine: with_disk, settings, paused: false, order: 7 });
+    world.done(session, &Request::Create { machine: with_disk, settings, paused: false, autostart: Some(7) });
     for number in 0..40_u8 {
         let guest = sibling(&machine, &alloc::format!("g{number:02}"), 10 + number);
         world.done(session, &create_kept(&guest, 9));
@@ -659,11 +659,12 @@ pub(super) fn audit_log(world: &mut World, session: usize) -> Vec<audit::Entry> 
     let mut entries: Vec<audit::Entry> = Vec::new();
     loop {
         let from = entries.last().map_or(0, |entry| entry.sequence + 1);
-        let Reply::Audit(page) = world.done(session, &Request::AuditRead { from }) else { panic!("no log") };
+        let read = Request::AuditRead { log: Log::Effects, from };
+        let Reply::Audit(page) = world.done(session, &read) else { panic!("no log") };
         if page.entries.is_empty() {
             let last = audit::verify(&entries).unwrap();
             let length = entries.last().map_or(0, |entry| entry.sequence + 1);
-            page.head.verify(&node, audit::Log::Effects, length, &last).unwrap();
+            page.head.verify(&node, Log::Effects, length, &last).unwrap();
             return entries;
         }
         entries.extend(page.entries);
@@ -673,7 +674,7 @@ pub(super) fn audit_log(world: &mut World, session: usize) -> Vec<audit::Entry> 
 /// Does something that is recorded, so many times.
 fn recorded(world: &mut World, session: usize, count: usize) {
     for _ in 0..count {
-        world.done(session, &Request::BlobPut { digest: [1; 32], length: 1 });
+        world.done(session, &Request::BlobPut { digest: [1; 32], length: 1, resume: false });
     }
 }
 
@@ -715,8 +716,7 @@ fn changes_wait_for_room_in_the_log() {
     recorded(&mut world, session, 1);
     world.run(SECOND);
     disk.disk().stalled = true;
-    let put = Request::BlobPut { digest: [1; 32], length: 1 };
-    let mut done = 0;
+    let (put, mut done) = (Request::BlobPut { digest: [1; 32], length: 1, resume: false }, 0);
     let failure = loop {
         match world.ask(session, &put) {
             Ok(_) => done += 1,
@@ -727,7 +727,7 @@ fn changes_wait_for_room_in_the_log() {
     assert!(failure.code == Code::Capacity && failure.message.contains("audit entries wait"), "{failure}");
     assert!((4000..4096).contains(&done), "{done}");
     // What only looks is answered, and none of the entries is gone.
-    let page = world.done(session, &Request::AuditRead { from: 0 });
+    let page = world.done(session, &Request::AuditRead { log: Log::Effects, from: 0 });
     assert!(matches!(page, Reply::Audit(page) if page.oldest == 0));
 }
 
@@ -794,7 +794,7 @@ fn the_state_volume_is_no_guests_disk() {
     world.aoe.push(target());
     let (session, mut machine) = world.ready();
     machine.disks = vec![Disk { volume: "aoe:e9.0".to_string(), read_only: true }];
-    let failure = world.refused(session, &Request::Create { machine, paused: false });
+    let failure = world.refused(session, &Request::create(machine));
     assert_eq!(failure.code, Code::Conflict);
     assert!(failure.message.contains("own state volume"));
 }

@@ -4,11 +4,12 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 
+use mgmt_proto::audit::Log;
 use mgmt_proto::code::Code;
 use mgmt_proto::disk::{DiskSetting, GuestSettings, Limit, Policy};
 use mgmt_proto::machine::{Disk, Machine};
 use mgmt_proto::secret::Secret;
-use mgmt_proto::verb::{Reply, Request};
+use mgmt_proto::verb::{Reply, Request, Run};
 use mgmt_proto::volume::{Condition, PathCondition, Plugged, Stage, VolumeFacts};
 
 use super::driver::Device;
@@ -38,7 +39,7 @@ fn create_request(machine: &Machine, disks: &[(&str, Vec<DiskSetting>)]) -> Requ
     machine.disks = disks.iter().map(|(volume, _)| disk(volume)).collect();
     let disks = disks.iter().map(|(_, settings)| settings.clone()).collect();
     let settings = GuestSettings { limits: Vec::new(), disks };
-    Request::CreateWith { machine, settings, paused: false }
+    Request::Create { machine, settings, paused: false, autostart: None }
 }
 
 fn show(world: &mut World, session: usize, volume: Option<&str>) -> Vec<VolumeFacts> {
@@ -91,7 +92,11 @@ fn a_guest_logs_in_with_a_secret_that_nobody_sees() {
     assert!(value(&facts[0].negotiated, "AuthMethod").contains("SHA-256"), "{:?}", facts[0].negotiated);
     // Nowhere in what is told, logged or recorded.
     let mut told = alloc::format!("{facts:?}");
-    for request in [Request::List, Request::NodeLog { from: 0 }, Request::AuditRead { from: 0 }] {
+    for request in [
+        Request::List,
+        Request::NodeLog { run: Run::Current, from: 0 },
+        Request::AuditRead { log: Log::Effects, from: 0 },
+    ] {
         let reply = world.done(session, &request);
         if let Reply::Stream(stream) = &reply {
             told += &String::from_utf8_lossy(&stream.bytes);
@@ -257,7 +262,7 @@ fn many_volumes_are_told_in_pages() {
         let mut machine = machine.clone();
         machine.name = alloc::format!("g{guest}");
         machine.disks = vec![Disk { volume: AOE.to_string(), read_only: true }; 8];
-        world.done(session, &Request::Create { machine, paused: true });
+        world.done(session, &super::create_paused(machine));
         wanted.extend((0..8).map(|slot| (alloc::format!("g{guest}"), slot + 1)));
     }
     let (mut told, mut from, mut pages) = (Vec::new(), Some(0), 0);
@@ -644,7 +649,7 @@ fn a_guest_has_at_most_eight_disks() {
     let mut other = machine.clone();
     other.name = "db".to_string();
     other.disks = vec![disk("aoe:e8.8")];
-    let failure = world.refused(session, &Request::Create { machine: other, paused: false });
+    let failure = world.refused(session, &Request::create(other));
     assert_eq!(failure.code, Code::Conflict);
     // Destroyed while a disk comes: who waits is told.
     world.send(session, &attach("aoe:e9.9"));

@@ -229,7 +229,7 @@ fn a_key_for_some_guests_touches_no_other() {
         Request::Info { name: name("db") },
         Request::ConsoleRead { name: name("db"), from: 0 },
         Request::Destroy { name: name("db") },
-        Request::Create { machine: sibling(&machine, "db2", 3), paused: false },
+        Request::create(sibling(&machine, "db2", 3)),
     ] {
         let failure = world.refused(operator, &request);
         assert_eq!(failure.code, Code::Refused, "{request:?}");

@@ -13,13 +13,14 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use hv_abi::event::{self, Event};
+use mgmt_proto::audit::Log;
 use mgmt_proto::code::Code;
 use mgmt_proto::disk::GuestSettings;
 use mgmt_proto::handshake::HELLO_BYTES;
 use mgmt_proto::limits::{BLOB_CHUNK_BYTES, DISKS, INPUT_BYTES, NETWORK_CARDS};
 use mgmt_proto::machine::{Disk, Machine, NetworkCard};
 use mgmt_proto::manifest::{Addressing, StorageCard};
-use mgmt_proto::verb::{Reply, Request};
+use mgmt_proto::verb::{Reply, Request, Run};
 use sha2::{Digest as _, Sha256};
 
 use super::driver::Device;
@@ -175,8 +176,12 @@ impl Storm {
             machine.disks = (0..disks).map(|disk| self.disk(number, disk, is_iscsi)).collect();
             let card = |card| NetworkCard::plain(mac_of(number, card));
             machine.network_cards = (0..cards).map(card).collect();
-            let kept =
-                Request::CreateKept { machine, settings: GuestSettings::default(), paused: false, order: 1 };
+            let kept = Request::Create {
+                machine,
+                settings: GuestSettings::default(),
+                paused: false,
+                autostart: Some(1),
+            };
             match self.world.ask(self.admin, &kept) {
                 Ok(Reply::Created(domain)) => self.bring_up(domain, name, (disks, cards)),
                 Ok(other) => panic!("{other:?}"),
@@ -398,14 +403,14 @@ impl Storm {
                 0 | 10 => Request::List,
                 1 => Request::StorageShow { volume: None, from: 0 },
                 2 => Request::ConfigExport { from: 0 },
-                3 => Request::AuditRead { from: 0 },
-                4 => Request::NodeLog { from: 0 },
+                3 => Request::AuditRead { log: Log::Effects, from: 0 },
+                4 => Request::NodeLog { run: Run::Current, from: 0 },
                 5 => Request::Traffic,
                 6 => Request::BlobMissing(vec![[7; 32]; 64]),
                 7 => Request::ConsoleWrite { name, bytes: vec![b'x'; INPUT_BYTES] },
                 8 => Request::GuestShow { name },
-                9 => Request::RefusalsRead { from: 0 },
-                11 => Request::Check(machine),
+                9 => Request::AuditRead { log: Log::Refusals, from: 0 },
+                11 => Request::check(machine),
                 12 => Request::Pause { name },
                 13 => Request::Unpause { name },
                 14 => Request::TrustShow,
@@ -430,7 +435,7 @@ impl Storm {
             let chunk = vec![self.random.byte(); BLOB_CHUNK_BYTES];
             let blob = vec![chunk; 4].concat();
             let digest: [u8; 32] = Sha256::digest(&blob).into();
-            self.world.send(index, &Request::BlobPut { digest, length: blob.len() as u64 });
+            self.world.send(index, &Request::BlobPut { digest, length: blob.len() as u64, resume: false });
             self.world.send_data(index, &blob);
         }
     }

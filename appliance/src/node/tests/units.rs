@@ -15,10 +15,7 @@ const DISK: &str = "iscsi://10.0.0.3/iqn.2026-01.org.example:disk/0";
 
 fn guest(machine: &Machine, volume: &str) -> Request {
     let disks = vec![Disk { volume: volume.to_string(), read_only: false }];
-    Request::Create {
-        machine: Machine { disks, network_cards: Vec::new(), ..machine.clone() },
-        paused: false,
-    }
+    Request::create(Machine { disks, network_cards: Vec::new(), ..machine.clone() })
 }
 
 fn world(seed: u64, sectors: usize) -> (World, usize, Machine) {

@@ -22,7 +22,7 @@ fn file(world: &mut World, length: usize) -> Vec<u8> {
 }
 
 fn resume(file: &[u8]) -> Request {
-    Request::BlobResume { digest: digest(file), length: file.len() as u64 }
+    Request::BlobPut { digest: digest(file), length: file.len() as u64, resume: true }
 }
 
 impl World {
@@ -131,16 +131,16 @@ fn only_the_same_operator_goes_on_with_the_same_file() {
     let missing = world.done(other, &Request::BlobMissing(vec![digest(&file)]));
     assert_eq!(missing, Reply::Missing(vec![digest(&file)]));
     let machine = machine("web", digest(&file));
-    let failure = world.refused(other, &Request::Create { machine, paused: false });
+    let failure = world.refused(other, &Request::create(machine));
     assert_eq!(failure.code, Code::NotFound);
     // Others, and of other lengths, begin.
     assert_eq!(world.held(other, &file), 0);
     for length in [file.len() as u64 - 1, file.len() as u64 + 1, 1, BLOB_BYTES / 4] {
-        let request = Request::BlobResume { digest: digest(&file), length };
+        let request = Request::BlobPut { digest: digest(&file), length, resume: true };
         assert_eq!(world.done(other, &request), Reply::BlobHeld(0), "{length}");
     }
     for length in [0, BLOB_BYTES + 1, u64::MAX] {
-        let request = Request::BlobResume { digest: digest(&file), length };
+        let request = Request::BlobPut { digest: digest(&file), length, resume: true };
         assert_eq!(world.refused(other, &request).code, Code::Usage, "{length}");
     }
     let viewer = world.connect(Who::Viewer);
@@ -248,12 +248,12 @@ fn unfinished_uploads_give_way_to_what_needs_their_memory() {
     assert_eq!(world.hypervisor.domains(), 4);
     // A guest that needs more than is free, and then a kernel.
     world.hypervisor.machine().memory_free_bytes = guest.memory_bytes - 2 * MIB;
-    let check = Request::Check(guest.clone());
+    let check = Request::check(guest.clone());
     world.done(admin, &check);
     assert_eq!(world.hypervisor.domains(), 4, "whoever only looks drops nothing");
     world.create(admin, &guest);
     assert_eq!(world.hypervisor.domains(), 4, "one upload went for the guest");
-    let failure = world.refused(admin, &Request::Check(sibling(&guest, "other", 1)));
+    let failure = world.refused(admin, &Request::check(sibling(&guest, "other", 1)));
     assert_eq!(failure.code, Code::Capacity, "the others are not enough");
     world.hypervisor.machine().memory_free_bytes = 0;
     world.upload(admin, &[3; 1000]);
@@ -280,7 +280,7 @@ fn a_revoked_operator_leaves_no_upload_behind() {
 fn an_announced_upload_takes_memory_as_its_bytes_come() {
     let mut world = World::new(1236);
     let before = world.hypervisor.machine().memory_free_bytes;
-    let announce = |number: u8, length| Request::BlobPut { digest: [number; 32], length };
+    let announce = |number: u8, length| Request::BlobPut { digest: [number; 32], length, resume: false };
     let who = [Who::Admin, Who::Operator];
     let sessions: Vec<usize> = (0..4).map(|number| world.connect(who[number % 2])).collect();
     for (number, session) in (1..).zip(&sessions) {
@@ -299,7 +299,7 @@ fn an_announced_upload_takes_memory_as_its_bytes_come() {
     world.send_data(session, &file[3 << 20..]);
     assert_eq!(world.outcome(session), Ok(Reply::Done));
     let machine = machine("web", digest(&file));
-    let failure = world.refused(session, &Request::Check(machine));
+    let failure = world.refused(session, &Request::check(machine));
     assert!(!failure.message.contains("not on this node"), "{failure}");
 }
 
@@ -307,7 +307,7 @@ fn an_announced_upload_takes_memory_as_its_bytes_come() {
 fn a_key_uploads_so_much_at_a_time() {
     let mut world = World::new(1237);
     world.hypervisor.machine().memory_free_bytes = 4 << 30;
-    let announce = |number: u8, length| Request::BlobPut { digest: [number; 32], length };
+    let announce = |number: u8, length| Request::BlobPut { digest: [number; 32], length, resume: false };
     let sessions: Vec<usize> = (0..4).map(|_| world.connect(Who::Operator)).collect();
     world.done(sessions[0], &announce(1, BLOB_BYTES));
     world.done(sessions[1], &announce(2, BLOB_BYTES - 1));
@@ -324,7 +324,7 @@ fn a_key_uploads_so_much_at_a_time() {
     world.run(SECOND);
     world.breaks(sessions[1], true);
     world.done(sessions[2], &announce(6, BLOB_BYTES - 1));
-    let again = Request::BlobResume { digest: [2; 32], length: BLOB_BYTES - 1 };
+    let again = Request::BlobPut { digest: [2; 32], length: BLOB_BYTES - 1, resume: true };
     let last = world.connect(Who::Operator);
     assert_eq!(world.refused(last, &again).code, Code::Capacity);
 }
@@ -354,7 +354,7 @@ fn a_session_that_only_asks_other_things_keeps_no_upload() {
     assert_eq!(held, 70_000);
     world.send_data(session, &file[held..]);
     assert_eq!(world.outcome(session), Ok(Reply::Done));
-    world.done(session, &Request::BlobPut { digest: [9; 32], length: 1000 });
+    world.done(session, &Request::BlobPut { digest: [9; 32], length: 1000, resume: false });
     assert_eq!(world.hypervisor.domains(), 2);
     world.run(UPLOAD_IDLE_NS + SECOND);
     assert_eq!(world.outcome(session).unwrap_err().code, Code::Deadline);
@@ -374,7 +374,7 @@ fn memory_that_runs_out_on_the_way_ends_an_upload_with_the_number() {
     assert!(failure.message.contains("a file of 6 MiB"), "{failure}");
     assert_eq!(world.hypervisor.domains(), 0, "nothing is left of it");
     // One that cannot fit is refused before a byte of it is sent.
-    let request = Request::BlobPut { digest: [1; 32], length: 64 << 20 };
+    let request = Request::BlobPut { digest: [1; 32], length: 64 << 20, resume: false };
     let failure = world.refused(session, &request);
     assert!(failure.code == Code::Capacity && failure.message.contains("64 MiB: 4 MiB"), "{failure}");
 }

@@ -52,7 +52,7 @@ fn asking(machine: &Machine, name: &str, last: u8, privileges: Privileges) -> Ma
 }
 
 fn create(machine: &Machine) -> Request {
-    Request::Create { machine: machine.clone(), paused: false }
+    Request::create(machine.clone())
 }
 
 /// An ARP request that says where the guest is.

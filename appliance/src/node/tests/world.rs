@@ -568,8 +568,8 @@ impl World {
     /// Sends a blob: digest and outcome.
     pub(super) fn upload(&mut self, session: usize, bytes: &[u8]) -> [u8; 32] {
         let digest: [u8; 32] = Sha256::digest(bytes).into();
-        let put = Request::BlobPut { digest, length: bytes.len() as u64 };
-        assert_eq!(self.done(session, &put), Reply::Done);
+        let put = Request::BlobPut { digest, length: bytes.len() as u64, resume: false };
+        assert_eq!(self.done(session, &put), Reply::BlobHeld(0));
         self.send_data(session, bytes);
         assert_eq!(self.outcome(session), Ok(Reply::Done));
         digest
@@ -592,7 +592,7 @@ impl World {
 
     /// Creates a guest: its domain.
     pub(super) fn create(&mut self, session: usize, machine: &Machine) -> u32 {
-        match self.done(session, &Request::Create { machine: machine.clone(), paused: false }) {
+        match self.done(session, &Request::create(machine.clone())) {
             Reply::Created(domain) => domain,
             other => panic!("{other:?}"),
         }

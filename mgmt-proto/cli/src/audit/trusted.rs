@@ -12,12 +12,12 @@
 use crate::exit;
 use crate::trust_file::RoleName;
 use keys::PublicKey;
-use mgmt_proto::audit::{self, Entry, Result as Recorded};
+use mgmt_proto::audit::{Entry, Result as Recorded};
 use mgmt_proto::bundle::{self, Bundle, Denied, Lacks, Refused, Scope};
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::envelope;
-use mgmt_proto::trust::{Operator, Role, Trust, is_rescue, required};
-use mgmt_proto::verb::Request;
+use mgmt_proto::trust::{Operator, Role, Trust};
+use mgmt_proto::verb::{self, Request};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -229,8 +229,8 @@ impl Trusted {
             return Err(format!("entry {sequence} was signed by {who}, who {}", why.replace("{}", &under)));
         };
         let refused = matches!(entry.result, Recorded::Failed(Code::Refused | Code::Policy));
-        let command = audit::command(&entry.verb, &entry.object);
-        if known.locked && !refused && command.is_some_and(|command| !is_rescue(&command)) {
+        let verb = verb::named(&entry.verb);
+        if known.locked && !refused && verb.is_some_and(|verb| !verb.is_rescue()) {
             return Err(format!("entry {} was carried out under lockdown", entry.sequence));
         }
         let reached = Reached { boot_nonce: entry.boot_nonce, at_ns: entry.at_ns, clock_s: *clock_s };
@@ -258,8 +258,8 @@ impl Trusted {
             };
             format!("was not trusted then: {{}} {why}")
         })?;
-        let mut lacks = audit::command(&entry.verb, &entry.object)
-            .and_then(|command| grant.permits(required(&command), command.guest()).err());
+        let mut lacks = verb::named(&entry.verb)
+            .and_then(|verb| grant.permits(verb.role, verb.guest(&entry.object)).err());
         match entry.result {
             // So it was answered.
             Recorded::Failed(Code::Refused) => lacks = None,

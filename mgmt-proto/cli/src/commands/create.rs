@@ -5,8 +5,6 @@ use crate::commands::{console, progress, secrets};
 use crate::scope::Scope;
 use indicatif::ProgressBar;
 use mgmt_proto::code::{Code, Failure};
-use mgmt_proto::disk::GuestSettings;
-use mgmt_proto::machine::Machine;
 use mgmt_proto::verb::{Reply, Request};
 use redoubt::Connection;
 use redoubt::answer::Answer;
@@ -20,7 +18,7 @@ pub(crate) fn check(scope: &Scope<'_>, file: &Path, overrides: &[String]) -> Res
     }
     let (mut connection, guest) = prepare(scope, file, overrides)?;
     let name = guest.machine.name.clone();
-    connection.request(check_request(guest.machine, guest.settings))?;
+    connection.request(Request::Check { machine: guest.machine, settings: guest.settings })?;
     Ok(Answer::done(&scope.done(&name, "check", "done", None)))
 }
 
@@ -57,12 +55,7 @@ fn start(
 ) -> Result<(Connection, String, Answer), Failure> {
     let (mut connection, VmFile { machine, settings, autostart, .. }) = prepare(scope, file, overrides)?;
     let name = machine.name.clone();
-    // What every node understands, where that is enough.
-    let request = match (autostart, settings.is_usual()) {
-        (Some(order), _) => Request::CreateKept { machine, settings, paused, order },
-        (None, true) => Request::Create { machine, paused },
-        (None, false) => Request::CreateWith { machine, settings, paused },
-    };
+    let request = Request::Create { machine, settings, paused, autostart };
     let Reply::Created(id) = connection.request(request)? else {
         return Err(connection.unexpected());
     };
@@ -79,7 +72,7 @@ fn look(scope: &Scope<'_>, file: &Path, overrides: &[String], verb: &'static str
     let mut connection = scope.open()?;
     let missing = connection.missing(&blobs)?;
     let name = guest.machine.name.clone();
-    match connection.request(check_request(guest.machine, guest.settings)) {
+    match connection.request(Request::Check { machine: guest.machine, settings: guest.settings }) {
         Ok(_) => {}
         Err(failure) if failure.code == Code::NotFound && !missing.is_empty() => {}
         Err(failure) => return Err(failure),
@@ -88,13 +81,6 @@ fn look(scope: &Scope<'_>, file: &Path, overrides: &[String], verb: &'static str
         eprintln!("note: {} would be sent, {} bytes", blob.path.display(), blob.length);
     }
     Ok(Answer::done(&scope.done(&name, verb, "done", None)))
-}
-
-fn check_request(machine: Machine, settings: GuestSettings) -> Request {
-    match settings.is_usual() {
-        true => Request::Check(machine),
-        false => Request::CheckWith { machine, settings },
-    }
 }
 
 /// Reads the file, connects, and sends what the node lacks.

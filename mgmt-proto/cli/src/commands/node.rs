@@ -5,7 +5,7 @@ use crate::commands::{state, stream};
 use crate::scope::{Reader, Scope, print};
 use mgmt_proto::code::Failure;
 use mgmt_proto::node_key::leads;
-use mgmt_proto::verb::{Fault, NodeFacts, Reply, Request};
+use mgmt_proto::verb::{Fault, NodeFacts, Reply, Request, Run};
 use redoubt::answer::Answer;
 use redoubt::cards;
 use redoubt::connection::{Before, Cursor, Piece};
@@ -182,7 +182,7 @@ fn lines(node: &json::Node, facts: &NodeFacts, fingerprint: String, kept: String
 
 /// Everything from an offset on.
 pub(crate) fn read_log(connection: &mut Connection, from: &mut u64) -> Result<Vec<u8>, Failure> {
-    read_stream(connection, from, |from| Request::NodeLog { from })
+    read_stream(connection, from, |from| Request::NodeLog { run: Run::Current, from })
 }
 
 /// Everything of a stream from an offset on.
@@ -208,7 +208,7 @@ fn log(scope: &Scope<'_>, options: &NodeLog) -> Result<Answer, Failure> {
     let mut connection = scope.open()?;
     let mut next = 0;
     let bytes = if options.previous {
-        read_stream(&mut connection, &mut next, |from| Request::PreviousLog { from })?
+        read_stream(&mut connection, &mut next, |from| Request::NodeLog { run: Run::Previous, from })?
     } else {
         read_log(&mut connection, &mut next)?
     };
@@ -273,7 +273,8 @@ fn next_of_log(
     starts: &mut u32,
 ) -> Result<(bool, Vec<u8>), Failure> {
     let address = connection.address().to_string();
-    let (stream, before) = stream::next(connection, &Request::NodeLog { from: cursor.from })?;
+    let (stream, before) =
+        stream::next(connection, &Request::NodeLog { run: Run::Current, from: cursor.from })?;
     if before == Before::Restarted {
         // The log outlives dom0. One that has started no more often than before has another.
         let started = facts(connection)?.dom0_starts;

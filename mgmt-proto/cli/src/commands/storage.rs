@@ -29,12 +29,9 @@ pub(crate) fn run(scope: &Scope<'_>, verb: &Storage) -> Result<Answer, Failure> 
 fn discover(scope: &Scope<'_>, protocol: Option<&Discover>) -> Result<Answer, Failure> {
     let discover = match protocol {
         None | Some(Discover::Aoe { .. }) => verb::Discover::Aoe,
-        Some(Discover::Iscsi { portal, settings, .. }) if settings.is_empty() && !portal.contains('@') => {
-            verb::Discover::Iscsi(portal.clone())
-        }
         Some(Discover::Iscsi { portal, settings, .. }) => {
             let (portal, settings) = login(portal, settings)?;
-            verb::Discover::IscsiAs(portal, settings)
+            verb::Discover::Iscsi { portal, settings }
         }
     };
     let mut connection = scope.open()?;

@@ -34,7 +34,7 @@ enum Stopped {
 struct Sending<'a> {
     blob: &'a Blob,
     file: File,
-    /// Goes on with what the node has, which nodes of an earlier version do not understand.
+    /// Continues from what the node has.
     resumes: bool,
     /// Where the last session began.
     from: Option<u64>,
@@ -101,10 +101,7 @@ impl Connection {
             let before = sending.from;
             let (mut failure, comes_back) = match self.send_rest(&mut sending, progress) {
                 Ok(()) => return Ok(()),
-                Err(Stopped::Unannounced(failure)) => {
-                    sending.resumes = !sending.resumes;
-                    (failure, true)
-                }
+                Err(Stopped::Unannounced(failure)) => (failure, true),
                 Err(Stopped::Broke(failure)) => {
                     sending.resumes = true;
                     if sending.from > before {
@@ -170,13 +167,8 @@ impl Connection {
 
     /// Tells the node what comes; the bytes of it that it has.
     fn announce(&mut self, digest: Digest, length: u64, resumes: bool) -> Result<u64, Stopped> {
-        let request = match resumes {
-            true => Request::BlobResume { digest, length },
-            false => Request::BlobPut { digest, length },
-        };
-        match self.request(request) {
-            Ok(Reply::BlobHeld(held)) if resumes && held <= length => Ok(held),
-            Ok(Reply::Done) if !resumes => Ok(0),
+        match self.request(Request::BlobPut { digest, length, resume: resumes }) {
+            Ok(Reply::BlobHeld(held)) if held <= length => Ok(held),
             Ok(_) => Err(Stopped::Failed(self.unexpected())),
             Err(failure) if failure.code == Code::Unreachable => Err(Stopped::Unannounced(failure)),
             Err(failure) if failure.code == Code::Conflict && resumes => Err(Stopped::Elsewhere),

@@ -126,20 +126,21 @@ impl World {
     }
 
     fn obey(&mut self, verified: Verified<Request>) -> Outcome {
-        let recorded = audit::subject(verified.get()).map(|(verb, object)| (verb, object.to_string()));
+        let verb = verified.get().verb();
+        let object = verified.get().object().to_string();
         let (operator, proof) = (*verified.operator(), *verified.proof());
         let request = verified.into_inner();
         let is_job = request.is_job();
         let outcome = self.execute(request);
         if is_job {
-            self.note_job(&operator, &proof, recorded.clone().unwrap_or_default(), &outcome);
+            self.note_job(&operator, &proof, (verb.name, object.clone()), &outcome);
         }
-        if let Some((verb, object)) = recorded {
+        if verb.is_recorded() {
             let (log, result) = match &outcome {
                 Ok(_) => (&mut self.log, audit::Result::Done),
                 Err(failure) => (&mut self.refused, audit::Result::Failed(failure.code)),
             };
-            let mut entry = Entry::new(&proof, &operator, verb, &object, result);
+            let mut entry = Entry::new(&proof, &operator, verb.name, &object, result);
             entry.sequence = log.len() as u64;
             entry.at_ns = (entry.sequence + 1) * 1_500_000_000;
             entry.previous = log.last().map_or([0; 32], Entry::digest);
@@ -163,15 +164,10 @@ impl World {
             Request::NodeInfo => Ok(Reply::Node(Box::new(self.facts()))),
             Request::NodeCards => Ok(Reply::NodeCards(vec![card()])),
             Request::TrustShow | Request::TrustUpdate { .. } => self.execute_on_trust(request),
-            Request::AuditRead { from } => Ok(Reply::Audit(self.page(Log::Effects, from))),
-            Request::RefusalsRead { from } => Ok(Reply::Audit(self.page(Log::Refusals, from))),
-            Request::NodeLog { .. } | Request::PreviousLog { .. } | Request::Capture { .. } => {
-                self.execute_on_streams(&request)
-            }
-            Request::BlobMissing(_) | Request::BlobPut { .. } | Request::BlobResume { .. } => {
-                self.execute_on_blobs(request)
-            }
-            Request::Check(machine) => {
+            Request::AuditRead { log, from } => Ok(Reply::Audit(self.page(log, from))),
+            Request::NodeLog { .. } | Request::Capture { .. } => self.execute_on_streams(&request),
+            Request::BlobMissing(_) | Request::BlobPut { .. } => self.execute_on_blobs(request),
+            Request::Check { machine, .. } => {
                 match (self.blobs.contains_key(&machine.kernel), self.guest(&machine.name)) {
                     (_, Ok(_)) => {
                         Err(Failure::new(Code::Conflict, &machine.name, "the name is in use", "rename"))
@@ -180,13 +176,15 @@ impl World {
                     _ => Ok(Reply::Done),
                 }
             }
-            Request::Create { machine, paused } => {
+            Request::Create { machine, settings, paused, autostart } => {
                 if !self.blobs.contains_key(&machine.kernel) {
                     return Err(Failure::new(Code::NotFound, &machine.name, "no kernel", ""));
                 }
                 if self.guest(&machine.name).is_ok() {
                     return Err(Failure::new(Code::Conflict, &machine.name, "the name is in use", "rename"));
                 }
+                self.settings = settings;
+                let name = machine.name.clone();
                 let id = u32::try_from(self.guests.len()).unwrap() + 1;
                 let disk = |disk: &mgmt_proto::machine::Disk| DiskFacts {
                     volume: disk.volume.clone(),
@@ -211,6 +209,9 @@ impl World {
                     drops: Vec::new(),
                     disks,
                 });
+                if autostart.is_some() {
+                    self.execute_on_state(Request::Autostart { name, order: autostart })?;
+                }
                 Ok(Reply::Created(id))
             }
             other => self.execute_on_guest(other),
@@ -222,18 +223,14 @@ impl World {
             Request::BlobMissing(digests) => Ok(Reply::Missing(
                 digests.into_iter().filter(|digest| !self.blobs.contains_key(digest)).collect(),
             )),
-            Request::BlobPut { length: 7, .. } | Request::BlobResume { length: 7, .. } => {
+            Request::BlobPut { length: 7, .. } => {
                 Err(Failure::new(Code::Capacity, "", "no room", "destroy a guest"))
             }
-            Request::BlobPut { digest, length } => {
-                self.upload = Some((digest, length, Vec::new()));
-                Ok(Reply::Done)
-            }
-            Request::BlobResume { .. } if self.busy > 0 => {
+            Request::BlobPut { resume: true, .. } if self.busy > 0 => {
                 self.busy -= 1;
                 Err(Failure::new(Code::Conflict, "", "another session sends this file", "wait"))
             }
-            Request::BlobResume { digest, length } => {
+            Request::BlobPut { digest, length, .. } => {
                 self.upload = Some((digest, length, Vec::new()));
                 Ok(Reply::BlobHeld(0))
             }
@@ -302,17 +299,11 @@ impl World {
                 self.guests.retain(|guest| guest.machine.name != name);
                 Ok(Reply::Done)
             }
-            Request::CheckWith { machine, .. } => self.execute(Request::Check(machine)),
-            Request::CreateWith { machine, settings, paused } => {
-                self.settings = settings;
-                self.execute(Request::Create { machine, paused })
-            }
             Request::Progress { .. } => Ok(Reply::Done),
             Request::NodeKeys | Request::NodeKeyRotate => self.execute_on_key(&request),
             Request::StateShow
             | Request::Start { .. }
             | Request::Autostart { .. }
-            | Request::CreateKept { .. }
             | Request::ConfigExport { .. }
             | Request::ConfigImport { .. } => self.execute_on_state(request),
             Request::JobList | Request::JobWait { .. } | Request::JobCancel { .. } => {
@@ -357,13 +348,6 @@ impl World {
                 let kept = |order| KeptFacts { name, order, kernel, ramdisk: None, problem: None };
                 self.kept.guests.extend(order.map(kept));
                 Ok(Reply::Done)
-            }
-            Request::CreateKept { machine, settings, paused, order } => {
-                let name = machine.name.clone();
-                self.settings = settings;
-                let created = self.execute(Request::Create { machine, paused })?;
-                self.execute_on_state(Request::Autostart { name, order: Some(order) })?;
-                Ok(created)
             }
             Request::Start { name } => {
                 if let Ok(guest) = self.guest(&name) {
@@ -472,8 +456,7 @@ pub(crate) fn serve(
         loop {
             let outcome = match server.next(trust, 0) {
                 Ok(Some(Incoming::Command(verified, _))) => {
-                    let is_new =
-                        matches!(verified.get(), Request::BlobResume { .. } | Request::Progress { .. });
+                    let is_new = matches!(verified.get(), Request::Progress { .. });
                     let ends = matches!(verified.get(), Request::NodeStop { .. });
                     if ends || is_new && state.lock().unwrap().is_old {
                         return;

@@ -2,7 +2,7 @@
 
 use crate::fake::{Workstation, World, as_text, with_guest};
 use mgmt_proto::code::Failure;
-use mgmt_proto::verb::{Outcome, Reply, Request, Stream};
+use mgmt_proto::verb::{Outcome, Reply, Request, Run, Stream};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStderr, ChildStdout, Stdio};
 use std::sync::Arc;
@@ -31,7 +31,9 @@ impl World {
     pub(crate) fn stream_breaks(&mut self, request: &Request) -> bool {
         let is_stream = matches!(
             request,
-            Request::NodeLog { .. } | Request::ConsoleRead { .. } | Request::Capture { .. }
+            Request::NodeLog { run: Run::Current, .. }
+                | Request::ConsoleRead { .. }
+                | Request::Capture { .. }
         );
         let breaks = is_stream && self.streams.breaks > 0;
         self.streams.breaks -= usize::from(breaks);
@@ -63,8 +65,8 @@ impl World {
                 let record = [&[0; 8][..], &[1, 0, 0, 0], &[1, 0, 0, 0], &[7]].concat();
                 Stream { bytes: record.repeat(usize::try_from(count).unwrap()), next: end }
             }
-            Request::NodeLog { from } => part(&self.streams.log, self.streams.lost, *from),
-            Request::PreviousLog { from } => part(PREVIOUS.as_bytes(), 0, *from),
+            Request::NodeLog { run: Run::Current, from } => part(&self.streams.log, self.streams.lost, *from),
+            Request::NodeLog { run: Run::Previous, from } => part(PREVIOUS.as_bytes(), 0, *from),
             other => panic!("{other:?}"),
         }))
     }

@@ -22,7 +22,7 @@ use mgmt_proto::disk::GuestSettings;
 use mgmt_proto::limits::KEPT_GUESTS;
 use mgmt_proto::machine::{Digest, Machine};
 use mgmt_proto::state::KeptFacts;
-use mgmt_proto::verb::{Outcome, Reply, Request};
+use mgmt_proto::verb::{Outcome, Reply};
 use storage::limits::STORE_VALUE_BYTES_MAX;
 use zeroize::Zeroize;
 
@@ -63,22 +63,18 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.state.guests.list.iter().map(facts).collect()
     }
 
-    /// Carries out what is answered when it is kept: None for that.
-    pub(crate) fn begin_keeping(&mut self, asker: &Asker, request: Request, now_ns: u64) -> Option<Outcome> {
-        let begun = match request {
-            Request::TrustUpdate { signed } => return self.update_trust(asker, &signed, now_ns),
-            Request::Lockdown => return self.lock_down(asker, now_ns),
-            Request::Rename { name, to } => return self.rename(asker, &name, &to, now_ns),
-            Request::Autostart { name, order: None } => self.forget_kept(asker, &name, now_ns),
-            Request::Autostart { name, order: Some(order) } => self.autostart(asker, &name, order, now_ns),
-            Request::CreateKept { machine, settings, paused, order } => {
-                self.create_kept(asker, machine, settings, paused, order, now_ns)
-            }
-            Request::NodeKeyRotate => self.rotate_key(asker, now_ns),
-            Request::ConfigImport { digest } => self.import_config(asker, &digest, now_ns),
-            _ => Err(Failure::new(Code::Internal, "", "a request without a handler", "report this")),
-        };
-        begun.err().map(Err)
+    /// Starts a guest with the node from now on, or no longer.
+    pub(crate) fn set_autostart(
+        &mut self,
+        asker: &Asker,
+        name: &str,
+        order: Option<u32>,
+        now_ns: u64,
+    ) -> Result<(), Failure> {
+        match order {
+            Some(order) => self.autostart(asker, name, order, now_ns),
+            None => self.forget_kept(asker, name, now_ns),
+        }
     }
 
     /// How a guest would be created again.
@@ -140,29 +136,20 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         Ok(())
     }
 
-    fn create_kept(
-        &mut self,
-        asker: &Asker,
-        machine: Machine,
-        settings: GuestSettings,
-        paused: bool,
+    /// Whether a new guest may start with the node.
+    pub(crate) fn check_autostart(
+        &self,
+        machine: &Machine,
+        settings: &GuestSettings,
         order: u32,
-        now_ns: u64,
     ) -> Result<(), Failure> {
         self.check_kept(&machine.name)?;
-        let kept = KeptGuest {
+        self.check_room(&[KeptGuest {
             order,
             machine: machine.clone(),
             settings: settings.clone(),
             secrets_left_out: Vec::new(),
-        };
-        self.check_room(core::slice::from_ref(&kept))?;
-        let number = self.accept(machine, settings, paused, now_ns)?;
-        if let Some(guest) = self.guests.iter_mut().find(|guest| guest.number == number) {
-            guest.keep = Some(order);
-        }
-        self.begin_work(asker, Work::Guest(number), now_ns);
-        Ok(())
+        }])
     }
 
     /// A guest that was to be kept has started: whoever waits for that waits until it is
