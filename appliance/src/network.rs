@@ -129,7 +129,7 @@ impl<N: Nic> Network<N> {
     #[must_use]
     pub fn new(nic: N, config: &HostConfig, now_ns: u64) -> Option<Self> {
         let host = Host::new(config, now_ns).ok()?;
-        let switch = Switch::new(config.mac, config.mtu).ok()?;
+        let switch = Switch::new(config.mac, config.mtu, &config.secret).ok()?;
         Some(Self {
             nic,
             storage: Vec::new(),

@@ -15,6 +15,7 @@ extern crate alloc;
 
 pub mod frame;
 pub mod host;
+mod keyed;
 pub mod limits;
 pub mod nics;
 pub mod offload;

@@ -26,6 +26,7 @@
 use alloc::vec::Vec;
 
 use crate::frame::{ETHERTYPE_AOE, HEADER_BYTES, Header, MacAddress};
+use crate::keyed::{Keyed, KeyedMap};
 use crate::limits::{FIRST_DROPS_MAX, SWITCH_PORTS_MAX};
 use crate::offload::Offload;
 
@@ -158,6 +159,8 @@ pub struct Switch {
     /// Index 0 stands for the uplink, which has no address of its own.
     ports: [Option<Port>; SWITCH_PORTS_MAX],
     protected: Protected,
+    /// Addresses that ports have of their own.
+    owners: KeyedMap<MacAddress, PortId>,
     learned: Learned,
     /// Ports that reach the node's management port.
     managers: Destinations,
@@ -168,17 +171,20 @@ pub struct Switch {
 }
 
 impl Switch {
-    /// A switch with an uplink and the host; `mtu` is the largest payload.
+    /// A switch with an uplink and the host; `mtu` is the largest payload, `secret` is of this
+    /// boot and keeps strangers from choosing addresses that are slow to find.
     ///
     /// # Errors
     /// [`AttachError::NotAStation`] when the host's address is no station address.
-    pub fn new(host: MacAddress, mtu: usize) -> Result<Self, AttachError> {
+    pub fn new(host: MacAddress, mtu: usize, secret: &[u8; 16]) -> Result<Self, AttachError> {
+        let keyed = Keyed::new(secret, b"switch");
         let mut switch = Self {
             frame_bytes_max: mtu.saturating_add(HEADER_BYTES),
             uplink: PortCounters::default(),
             ports: [const { None }; SWITCH_PORTS_MAX],
             protected: Protected::default(),
-            learned: Learned::default(),
+            owners: KeyedMap::with_hasher(keyed),
+            learned: Learned::new(keyed),
             managers: Destinations::NONE,
             first_drops: Vec::new(),
             attached: Destinations::NONE,
@@ -198,6 +204,7 @@ impl Switch {
         *slot =
             Some(Port { mac, policy: Policy::default(), bucket: None, counters: PortCounters::default() });
         self.attached.0 |= Destinations::only(port).0;
+        self.owners.insert(mac, port);
         self.learned.forget(mac);
         Ok(())
     }
@@ -220,7 +227,9 @@ impl Switch {
         if port.0 >= GUEST_FIRST
             && let Some(slot) = self.ports.get_mut(usize::from(port.0))
         {
-            *slot = None;
+            if let Some(gone) = slot.take() {
+                self.owners.remove(&gone.mac);
+            }
             self.attached = self.attached.without(port);
             self.managers = self.managers.without(port);
             self.learned.forget_port(port);
@@ -280,7 +289,7 @@ impl Switch {
     }
 
     fn port_of(&self, mac: MacAddress) -> Option<PortId> {
-        self.attached.iter().find(|port| self.port(*port).is_some_and(|port| port.mac == mac))
+        self.owners.get(&mac).copied()
     }
 
     const fn guests(&self) -> Destinations {

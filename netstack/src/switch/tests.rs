@@ -35,7 +35,7 @@ fn forward(switch: &Switch, ingress: PortId, frame: &[u8]) -> Result<Destination
 }
 
 fn switch() -> (Switch, PortId, PortId) {
-    let mut switch = Switch::new(HOST_MAC, 1500).unwrap();
+    let mut switch = Switch::new(HOST_MAC, 1500, &[9; 16]).unwrap();
     let a = switch.attach_guest(GUEST_A).unwrap();
     let b = switch.attach_guest(GUEST_B).unwrap();
     (switch, a, b)
