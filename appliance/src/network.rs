@@ -8,8 +8,8 @@ use netstack::host::{Host, HostConfig};
 use netstack::offload::{Accepts, Offload};
 use netstack::switch::{Destinations, HOST, Policy, PortId, Rate, Switch, UPLINK};
 
+use crate::guests::Guests;
 use crate::guests::guest::Guest;
-use crate::guests::quotas::Quotas;
 use crate::limits::{
     DISK_WORK_PER_CALL, FRAMES_PER_TURN, OCTETS_OF_WORK, PORT_BURST_BYTES, PORT_BURST_BYTES_MIN,
     PORT_BURST_MS, PORT_BYTES_PER_S, WIRE_WORK_PER_TURN, WORK_OF_FRAME, WORK_OF_OWN_FRAME, WORK_OF_REQUEST,
@@ -43,14 +43,6 @@ pub(crate) struct Port {
     id: PortId,
     guest: u64,
     device: usize,
-}
-
-/// Where frames go that pass the switch: to guests, each of which pays for what it takes.
-pub struct Receivers<'a, M> {
-    /// The guests.
-    pub guests: &'a mut [Guest<M>],
-    /// Their shares of a turn.
-    pub quotas: &'a mut Quotas,
 }
 
 /// Work on a frame of so many octets, which is so many frames on a wire.
@@ -255,7 +247,7 @@ impl<N: Nic> Network<N> {
     /// Takes what arrived on the wire; true when there may be more.
     pub fn receive<M: GuestMemory>(
         &mut self,
-        mut to: Receivers<'_, M>,
+        to: &mut Guests<M>,
         volumes: &mut Volumes,
         now_ns: u64,
     ) -> bool {
@@ -263,11 +255,11 @@ impl<N: Nic> Network<N> {
         // Each card has its share of a turn, and what those before it have left.
         let cards = (self.storage.len() as u64).saturating_add(1);
         let share = WIRE_WORK_PER_TURN.checked_div(cards).unwrap_or(WIRE_WORK_PER_TURN);
-        let (mut more, mut work) = self.receive_into(&mut buffers, &mut to, volumes, share, now_ns);
+        let (mut more, mut work) = self.receive_into(&mut buffers, to, volumes, share, now_ns);
         for (number, card) in (1..).zip(&mut self.storage) {
             let most = share.saturating_mul(number as u64 + 1).saturating_sub(work).min(WIRE_WORK_PER_TURN);
             let moved =
-                card.receive((number, most), &mut buffers, &mut self.stacks, to.guests, volumes, now_ns);
+                card.receive((number, most), &mut buffers, &mut self.stacks, &mut to.list, volumes, now_ns);
             more |= moved.0;
             work = work.saturating_add(moved.1);
         }
@@ -278,7 +270,7 @@ impl<N: Nic> Network<N> {
     fn receive_into<M: GuestMemory>(
         &mut self,
         buffers: &mut Buffers,
-        to: &mut Receivers<'_, M>,
+        to: &mut Guests<M>,
         volumes: &mut Volumes,
         most: u64,
         now_ns: u64,
@@ -291,7 +283,7 @@ impl<N: Nic> Network<N> {
             let frame = received(&mut buffers.frame, length, &offload);
             let Ok(destinations) = self.switch.admit(UPLINK, frame, &offload, now_ns) else { continue };
             if frame.get(12..14) == Some(&ETHERTYPE_AOE) {
-                volumes.receive_frame(0, frame, to.guests, now_ns);
+                volumes.receive_frame(0, frame, &mut to.list, now_ns);
                 continue;
             }
             work += self.deliver(destinations, frame, &offload, &mut buffers.scratch, to, now_ns);
@@ -302,13 +294,13 @@ impl<N: Nic> Network<N> {
     /// Takes what a guest's card sends; true when there may be more.
     pub fn transmit_guest<M: GuestMemory>(
         &mut self,
-        mut to: Receivers<'_, M>,
+        to: &mut Guests<M>,
         guest: usize,
         device: usize,
         now_ns: u64,
     ) -> bool {
         let mut buffers = core::mem::take(&mut self.buffers);
-        let more = self.transmit_from(&mut buffers, &mut to, guest, device, now_ns);
+        let more = self.transmit_from(&mut buffers, to, guest, device, now_ns);
         self.buffers = buffers;
         more
     }
@@ -316,14 +308,14 @@ impl<N: Nic> Network<N> {
     fn transmit_from<M: GuestMemory>(
         &mut self,
         buffers: &mut Buffers,
-        to: &mut Receivers<'_, M>,
+        to: &mut Guests<M>,
         guest: usize,
         device: usize,
         now_ns: u64,
     ) -> bool {
         let mut moved = 0;
         while moved < FRAMES_PER_TURN {
-            let Some(sender) = to.guests.get_mut(guest) else { return false };
+            let Some(sender) = to.list.get_mut(guest) else { return false };
             let number = sender.number;
             // What does not fit waits in the guest's own ring.
             if !self.nic.can_transmit() || !to.quotas.may(number) {
@@ -366,7 +358,7 @@ impl<N: Nic> Network<N> {
         frame: &[u8],
         offload: &Offload,
         scratch: &mut [u8],
-        to: &mut Receivers<'_, M>,
+        to: &mut Guests<M>,
         now_ns: u64,
     ) -> u64 {
         let mut work = 0_u64;
@@ -379,7 +371,7 @@ impl<N: Nic> Network<N> {
                 self.stacks.first.receive(frame, offload, now_ns);
                 work = work.saturating_add(WORK_OF_OWN_FRAME);
             } else if let Some(port) = self.ports.iter().find(|port| port.id == destination)
-                && let Some(guest) = to.guests.iter_mut().find(|guest| guest.number == port.guest)
+                && let Some(guest) = to.list.iter_mut().find(|guest| guest.number == port.guest)
                 && to.quotas.may_owe(port.guest)
                 && let Some((_, memory)) = &guest.domain
                 && let Some(net) = guest.platform.net_mut(port.device)
@@ -400,12 +392,12 @@ impl<N: Nic> Network<N> {
     }
 
     /// Sends what the node's own stacks have to say.
-    pub fn transmit_host<M: GuestMemory>(&mut self, mut to: Receivers<'_, M>, now_ns: u64) {
+    pub fn transmit_host<M: GuestMemory>(&mut self, to: &mut Guests<M>, now_ns: u64) {
         let mut buffers = core::mem::take(&mut self.buffers);
         while self.nic.can_transmit() {
             let Some(own) = self.stacks.first.next_frame() else { break };
             if let Ok(destinations) = self.switch.admit(HOST, own.octets(), &own.offload, now_ns) {
-                self.deliver(destinations, own.octets(), &own.offload, &mut buffers.scratch, &mut to, now_ns);
+                self.deliver(destinations, own.octets(), &own.offload, &mut buffers.scratch, to, now_ns);
             }
             self.stacks.first.reuse(own);
         }

@@ -27,15 +27,14 @@ use mgmt_proto::trust::Trust;
 use sha2::{Digest as _, Sha256};
 
 use crate::blobs::Blobs;
+use crate::guests::Guests;
 use crate::guests::guest::{End, Guest, Wish};
-use crate::guests::pending_attach::Coming;
-use crate::guests::quotas::Quotas;
 use crate::hypervisor::Hypervisor;
 use crate::limits::COMMANDS_PER_TURN;
+use crate::network::Network;
 use crate::network::cards;
 use crate::network::neighbourhood::Neighbourhood;
 use crate::network::nic::Nic;
-use crate::network::{Network, Receivers};
 use crate::operators::audit::AuditLog;
 use crate::operators::jobs::Jobs;
 use crate::operators::revisions::Revisions;
@@ -62,19 +61,11 @@ pub struct Node<H: Hypervisor, N> {
     network: Network<N>,
     sessions: Sessions<H::Memory>,
     jobs: Jobs,
-    guests: Vec<Guest<H::Memory>>,
-    quotas: Quotas,
-    /// Accesses of guests that owe too much: their vCPUs wait.
-    deferred: Vec<Event>,
-    next_guest: u64,
+    guests: Guests<H::Memory>,
     blobs: Blobs<H::Memory>,
     audit: AuditLog<H::Memory>,
     revisions: Revisions,
     volumes: Volumes,
-    /// Disks that are being attached.
-    coming: Vec<Coming>,
-    /// Disks that are gone since somebody was told: guest, device.
-    gone: Vec<(u64, usize)>,
     /// What outlives a power cut.
     state: State<H::Memory>,
     neighbourhood: Neighbourhood,
@@ -136,16 +127,11 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             network,
             sessions: Sessions::default(),
             jobs: Jobs::default(),
-            guests: Vec::new(),
-            quotas: Quotas::default(),
-            deferred: Vec::new(),
-            next_guest: 1,
+            guests: Guests::default(),
             blobs: Blobs::default(),
             audit: AuditLog::new(),
             revisions: Revisions::default(),
             volumes: Volumes::new(wires, settings.initiator_name(mac), seed(1)),
-            coming: Vec::new(),
-            gone: Vec::new(),
             state: State::new(settings.manifest.state.clone(), own, now_ns),
             settings,
             neighbourhood: Neighbourhood::default(),
@@ -216,29 +202,25 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// the latest.
     pub fn turn(&mut self, events: &[Event], now_ns: u64) -> u64 {
         let mut quiet = !events.is_empty() && now_ns < self.deadline_ns;
-        for event in core::mem::take(&mut self.deferred).iter().chain(events) {
+        for event in core::mem::take(&mut self.guests.deferred).iter().chain(events) {
             quiet &= self.handle_event(event, now_ns);
         }
-        for guest in &mut self.guests {
-            guest.flush_interrupts(&mut self.hypervisor);
-        }
+        self.guests.flush_interrupts(&mut self.hypervisor);
         // Accesses that were answered at once: nothing else has changed.
         if quiet {
             return self.deadline_ns;
         }
         self.look_at_cards(now_ns);
         self.protect_addresses(now_ns);
-        let works = |guest: &Guest<_>| (guest.number, guest.has_work());
-        let start = self.quotas.begin(self.guests.iter().map(works));
-        let to = Receivers { guests: &mut self.guests, quotas: &mut self.quotas };
-        let mut busy = self.network.receive(to, &mut self.volumes, now_ns) || !self.deferred.is_empty();
+        let start = self.guests.begin_turn();
+        let mut busy = self.network.receive(&mut self.guests, &mut self.volumes, now_ns)
+            || !self.guests.deferred.is_empty();
         self.network.stacks.tend(now_ns);
         self.volumes.begin_turn();
-        self.volumes.poll(&mut self.network.stacks, &mut self.guests, now_ns);
+        self.volumes.poll(&mut self.network.stacks, &mut self.guests.list, now_ns);
         // What has waited for room on a card goes before what guests send now.
-        let to = Receivers { guests: &mut self.guests, quotas: &mut self.quotas };
-        self.network.transmit_host(to, now_ns);
-        busy |= self.network.transmit_volumes(&mut self.guests, &mut self.volumes, now_ns);
+        self.network.transmit_host(&mut self.guests, now_ns);
+        busy |= self.network.transmit_volumes(&mut self.guests.list, &mut self.volumes, now_ns);
         busy |= self.serve_guests(start, now_ns);
         self.settle_state(now_ns);
         self.settle_starts(now_ns);
@@ -246,21 +228,18 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.settle_errand(now_ns);
         self.settle_disks(now_ns);
         busy |= self.serve_operators(now_ns);
-        self.volumes.poll(&mut self.network.stacks, &mut self.guests, now_ns);
+        self.volumes.poll(&mut self.network.stacks, &mut self.guests.list, now_ns);
         self.network.stacks.egress(now_ns);
-        let to = Receivers { guests: &mut self.guests, quotas: &mut self.quotas };
-        self.network.transmit_host(to, now_ns);
-        busy |= self.network.transmit_volumes(&mut self.guests, &mut self.volumes, now_ns);
-        for guest in &mut self.guests {
-            guest.flush_interrupts(&mut self.hypervisor);
-        }
+        self.network.transmit_host(&mut self.guests, now_ns);
+        busy |= self.network.transmit_volumes(&mut self.guests.list, &mut self.volumes, now_ns);
+        self.guests.flush_interrupts(&mut self.hypervisor);
         self.network.flush();
         self.log_addresses(now_ns);
         self.log_drops();
         self.log_neighbours(now_ns);
         self.stop_if_asked(now_ns);
         // Completions of the second poll may have made room for more.
-        busy |= self.volumes.has_more() || self.guests.iter().any(Guest::has_disk_work);
+        busy |= self.volumes.has_more() || self.guests.list.iter().any(Guest::has_disk_work);
         self.deadline_ns = if busy { now_ns } else { self.next_deadline(now_ns) };
         self.deadline_ns
     }
@@ -269,7 +248,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let host = self.network.stacks.next_deadline(now_ns);
         let volumes = self.volumes.next_deadline();
         let sessions = self.sessions.next_deadline();
-        let starts = self.next_start_deadline();
+        let starts = self.guests.next_start_deadline();
         let disks = self.next_disk_deadline();
         let stop = self.stopping.map(|(_, at_ns)| at_ns);
         let state = self.state.next_deadline();
@@ -289,8 +268,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             return false;
         }
         let domain = DomainId(event.domain);
-        let found = self.guests.iter().position(|guest| guest.domain_id() == Some(domain));
-        let Some(index) = found else {
+        let Some(index) = self.guests.index_of_domain(domain) else {
             // A guest of an earlier dom0: its devices are gone.
             if event.kind == event::EXIT {
                 let _ = self.hypervisor.complete_exit(domain, event.index, u64::MAX);
@@ -304,14 +282,14 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             }
             return false;
         }
-        let Some(guest) = self.guests.get_mut(index) else { return true };
+        let Some(guest) = self.guests.list.get_mut(index) else { return true };
         // A vCPU has one access at a time.
-        if event.kind == event::EXIT && !self.quotas.may_owe(guest.number) {
-            self.deferred.push(*event);
+        if event.kind == event::EXIT && !self.guests.quotas.may_owe(guest.number) {
+            self.guests.deferred.push(*event);
             return false;
         }
         let wish = guest.handle(&mut self.hypervisor, event);
-        self.quotas.owe(guest.number, guest.take_exit_work());
+        self.guests.quotas.owe(guest.number, guest.take_exit_work());
         match wish {
             Wish::Nothing => return true,
             Wish::Queue(device, queue) => guest.note_work(device, queue),
@@ -339,20 +317,20 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// with one of them; true when there may be more.
     fn serve_guests(&mut self, start: usize, now_ns: u64) -> bool {
         let mut busy = false;
-        for index in (start..self.guests.len()).chain(0..start) {
-            let Some(guest) = self.guests.get_mut(index) else { break };
+        for index in (start..self.guests.list.len()).chain(0..start) {
+            let Some(guest) = self.guests.list.get_mut(index) else { break };
             let number = guest.number;
             if !guest.has_work() {
                 continue;
             }
-            if !self.quotas.may(number) {
+            if !self.guests.quotas.may(number) {
                 busy = true;
                 continue;
             }
             let cards = guest.first_card()..guest.console_device();
             let (work, rotation) = (guest.take_work(), guest.next_rotation());
             let own = guest.poll_small_devices(&mut self.hypervisor);
-            self.quotas.charge(number, own);
+            self.guests.quotas.charge(number, own);
             busy |= guest.has_work();
             let disks: u64 = guest.slots.iter().fold(0, |bits, slot| bits | 1 << slot.device);
             let cards = cards.fold(0, |bits, card| bits | 1 << card);
@@ -362,10 +340,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             for device in bits(first).chain(bits(work & !first)) {
                 let is_disk = disks >> device & 1 == 1;
                 let more = if is_disk {
-                    self.volumes.serve_disk(&mut self.guests, &mut self.quotas, index, device, now_ns)
+                    self.volumes.serve_disk(&mut self.guests, index, device, now_ns)
                 } else {
-                    let to = Receivers { guests: &mut self.guests, quotas: &mut self.quotas };
-                    self.network.transmit_guest(to, index, device, now_ns)
+                    self.network.transmit_guest(&mut self.guests, index, device, now_ns)
                 };
                 if more && let Some(guest) = self.guests.get_mut(index) {
                     guest.note_work(device, 1);
@@ -388,7 +365,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.audit.settle(now_ns);
         for _ in 0..COMMANDS_PER_TURN {
             let guests = &self.guests;
-            let needed = |digest: &Digest| guests.iter().any(|guest| guest.needs(digest));
+            let needed = |digest: &Digest| guests.need(digest);
             let command = self.sessions.next_command(
                 &mut self.network.stacks.first,
                 &mut self.hypervisor,

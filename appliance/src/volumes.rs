@@ -14,8 +14,8 @@ use storage::rate::Limiter;
 use storage::volume::{Volume, VolumeName, user};
 use storage::{BlockError, Lba, Operation, PathRefusal, Payload, Request, RequestId};
 
+use crate::guests::Guests;
 use crate::guests::guest::Guest;
-use crate::guests::quotas::Quotas;
 use crate::limits::{REQUESTS_PER_TURN, WORK_OF_REQUEST};
 use crate::network::stacks::Stacks;
 use crate::volumes::discovery::Search;
@@ -279,13 +279,13 @@ impl Volumes {
     /// Takes new requests from a guest's disk; true when there may be more.
     pub fn serve_disk<M: GuestMemory>(
         &mut self,
-        guests: &mut [Guest<M>],
-        quotas: &mut Quotas,
+        guests: &mut Guests<M>,
         guest: usize,
         device: usize,
         now_ns: u64,
     ) -> bool {
-        let Some(guest) = guests.get_mut(guest) else { return false };
+        let Guests { list, quotas, .. } = guests;
+        let Some(guest) = list.get_mut(guest) else { return false };
         let found = self.bindings.iter_mut().find(|it| it.guest == guest.number && it.device == device);
         let Some(binding) = found else { return false };
         let Some((_, memory)) = &guest.domain else { return false };

@@ -9,7 +9,7 @@ use crate::ledger::coming_bytes;
 
 /// A disk whose volume is being connected for a guest that runs.
 #[derive(Debug)]
-pub struct Coming {
+pub struct PendingAttach {
     pub(crate) guest: u64,
     pub(crate) device: usize,
     pub(crate) disk: Disk,
@@ -17,7 +17,7 @@ pub struct Coming {
     pub(crate) deadline_ns: u64,
 }
 
-impl Coming {
+impl PendingAttach {
     /// The disk.
     pub(crate) const fn disk(&self) -> &Disk {
         &self.disk

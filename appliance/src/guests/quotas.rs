@@ -21,7 +21,7 @@ struct Account {
 
 /// All accounts.
 #[derive(Debug, Default)]
-pub struct Quotas {
+pub(crate) struct Quotas {
     accounts: Vec<Account>,
     /// What is left of this turn for all guests.
     left: i64,
@@ -34,7 +34,7 @@ pub struct Quotas {
 impl Quotas {
     /// Begins a turn of guests, by their numbers, which rise, and whether each has work:
     /// where in the list to begin.
-    pub fn begin(&mut self, guests: impl Iterator<Item = (u64, bool)> + Clone) -> usize {
+    pub(crate) fn begin(&mut self, guests: impl Iterator<Item = (u64, bool)> + Clone) -> usize {
         let active = guests.clone().filter(|(_, works)| *works).count();
         let share = GUESTS_WORK_PER_TURN / i64::try_from(active.max(1)).unwrap_or(i64::MAX);
         let quantum = share.max(QUANTUM_MIN);
@@ -63,7 +63,7 @@ impl Quotas {
     }
 
     /// Whether a guest may do more in this turn.
-    pub fn may(&mut self, guest: u64) -> bool {
+    pub(crate) fn may(&mut self, guest: u64) -> bool {
         let able = self.balance(guest) > 0;
         if able && self.left <= 0 && self.waits.is_none() {
             self.waits = Some(guest);
@@ -74,18 +74,18 @@ impl Quotas {
     /// Whether a guest may do what does not wait for its turn: frames come to it, and it
     /// stops at an access. Its debt has an end.
     #[must_use]
-    pub fn may_owe(&self, guest: u64) -> bool {
+    pub(crate) fn may_owe(&self, guest: u64) -> bool {
         self.balance(guest) > -DEBT_MAX
     }
 
     /// Work that was done for a guest in its turn.
-    pub fn charge(&mut self, guest: u64, work: u64) {
+    pub(crate) fn charge(&mut self, guest: u64, work: u64) {
         self.left = self.left.saturating_sub(i64::try_from(work).unwrap_or(i64::MAX));
         self.owe(guest, work);
     }
 
     /// Work that was done for a guest at another time.
-    pub fn owe(&mut self, guest: u64, work: u64) {
+    pub(crate) fn owe(&mut self, guest: u64, work: u64) {
         let work = i64::try_from(work).unwrap_or(i64::MAX);
         match self.accounts.iter_mut().find(|it| it.guest == guest) {
             Some(account) => account.balance = account.balance.saturating_sub(work),

@@ -61,7 +61,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             return Err(AddressOf::Portal);
         }
         // Where an answer goes must be beyond doubt.
-        let others = self.guests.iter().filter(|guest| guest.machine.name != machine.name);
+        let others = self.guests.list.iter().filter(|guest| guest.machine.name != machine.name);
         let mut others = others.flat_map(|guest| &guest.machine.network_cards);
         let has = |other: &NetworkCard| other.addresses.iter().any(|it| it.is_one() && it.address == address);
         match others.any(|other| (other.privileges.management || card.privileges.management) && has(other)) {
@@ -74,7 +74,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     pub(crate) fn police_cards(&mut self) {
         let manifest = &self.settings.manifest;
         let mut attached = Vec::new();
-        for guest in &self.guests {
+        for guest in &self.guests.list {
             for (index, card) in guest.machine.network_cards.iter().enumerate() {
                 let granted = card.privileges.granted(self.trust.privileges(&guest.machine.name));
                 if granted.management {
@@ -96,7 +96,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let has = |guest: &&crate::guests::guest::Guest<_>| {
             guest.machine.network_cards.iter().any(|card| card.mac == mac)
         };
-        if let Some(guest) = self.guests.iter().find(has) {
+        if let Some(guest) = self.guests.list.iter().find(has) {
             return Some(format!("guest {}", guest.machine.name));
         }
         if self.network.has_mac(mac) {

@@ -20,8 +20,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     pub(crate) fn heap_promised(&self) -> usize {
         let cards = self.network.stacks.cards();
         let own = own_bytes(cards, self.settings.manifest.state.is_some());
-        let guests = self.guests.iter().map(|guest| guest_bytes(&guest.machine, &guest.settings, cards));
-        let coming = self.coming.iter().map(|it| it.heap_bytes(cards));
+        let guests = self.guests.list.iter().map(|guest| guest_bytes(&guest.machine, &guest.settings, cards));
+        let coming = self.guests.attaching.iter().map(|it| it.heap_bytes(cards));
         own + guests.sum::<usize>()
             + coming.sum::<usize>()
             + self.state.kept_bytes()
@@ -45,8 +45,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// Whether so many more volumes can be connected over iSCSI.
     fn check_connections(&self, name: &str, more: usize) -> Result<(), Failure> {
-        let used = iscsi_disks(self.guests.iter().flat_map(|guest| &guest.machine.disks))
-            + iscsi_disks(self.coming.iter().map(|it| it.disk()))
+        let used = iscsi_disks(self.guests.list.iter().flat_map(|guest| &guest.machine.disks))
+            + iscsi_disks(self.guests.attaching.iter().map(|it| it.disk()))
             + usize::from(self.volumes.has_iscsi_state());
         if more == 0 || used + more <= VOLUMES_CONNECTED_MAX {
             return Ok(());

@@ -10,7 +10,7 @@ use mgmt_proto::verb::{Outcome, Reply};
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// What a guest's cards sent and received since the last look.
     pub(crate) fn read_capture(&mut self, name: &str, from: u64, snap_bytes: u32, now_ns: u64) -> Outcome {
-        let index = self.find(name)?;
+        let index = self.guests.find(name)?;
         let Some(number) = self.guests.get(index).map(|guest| guest.number) else {
             return Err(Failure::new(Code::NotFound, name, "no such guest", ""));
         };

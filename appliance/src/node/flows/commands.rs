@@ -15,7 +15,7 @@ use mgmt_proto::machine::{Digest, Machine};
 use mgmt_proto::role::Role;
 use mgmt_proto::verb::{Discover, Fault, Outcome, Reply, Request, Run, Stream};
 
-use crate::guests::guest::{Guest, Life};
+use crate::guests::guest::Life;
 use crate::hypervisor::Hypervisor;
 use crate::network::nic::Nic;
 use crate::node::Node;
@@ -251,12 +251,12 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     fn list(&mut self) -> Outcome {
-        let facts = (0..self.guests.len()).filter_map(|index| self.guest_facts(index));
+        let facts = (0..self.guests.list.len()).filter_map(|index| self.guest_facts(index));
         Ok(Reply::Guests(facts.collect()))
     }
 
     fn info(&mut self, name: &str) -> Outcome {
-        let index = self.find(name)?;
+        let index = self.guests.find(name)?;
         Ok(Reply::Guests(self.guest_facts(index).into_iter().collect()))
     }
 
@@ -276,14 +276,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         Ok(Reply::Missing(digests))
     }
 
-    fn guest_named(&mut self, name: &str) -> Result<(&mut Guest<H::Memory>, &mut H), Failure> {
-        let index = self.find(name)?;
-        let guest = self.guests.get_mut(index).ok_or_else(|| not_found(name))?;
-        Ok((guest, &mut self.hypervisor))
-    }
-
     fn read_console(&mut self, name: &str, from: u64) -> Outcome {
-        let (guest, _) = self.guest_named(name)?;
+        let guest = self.guests.named_mut(name)?;
         let mut bytes = vec![0; STREAM_BYTES];
         let (count, next) = guest.console.read(from, &mut bytes);
         bytes.truncate(count);
@@ -291,17 +285,15 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     fn pause(&mut self, name: &str) -> Outcome {
-        let (guest, hypervisor) = self.guest_named(name)?;
-        guest.pause(hypervisor).map(|()| Reply::Done)
+        self.guests.named_mut(name)?.pause(&mut self.hypervisor).map(|()| Reply::Done)
     }
 
     fn unpause(&mut self, name: &str) -> Outcome {
-        let (guest, hypervisor) = self.guest_named(name)?;
-        guest.unpause(hypervisor).map(|()| Reply::Done)
+        self.guests.named_mut(name)?.unpause(&mut self.hypervisor).map(|()| Reply::Done)
     }
 
     fn press_power_button(&mut self, name: &str) -> Outcome {
-        let (guest, _) = self.guest_named(name)?;
+        let guest = self.guests.named_mut(name)?;
         if guest.life != Life::Started || !guest.has_devices() {
             return Err(Failure::new(Code::Conflict, name, "is not running", "unpause or destroy it"));
         }
@@ -310,19 +302,15 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     fn reboot(&mut self, name: &str, now_ns: u64) -> Outcome {
-        let index = self.find(name)?;
+        let index = self.guests.find(name)?;
         self.restart(index, now_ns);
         Ok(Reply::Done)
     }
 
     fn destroy(&mut self, name: &str, now_ns: u64) -> Outcome {
-        let index = self.find(name)?;
+        let index = self.guests.find(name)?;
         self.forget(index, now_ns);
         Ok(Reply::Done)
-    }
-
-    pub(crate) fn find(&self, name: &str) -> Result<usize, Failure> {
-        self.guests.iter().position(|guest| guest.machine.name == name).ok_or_else(|| not_found(name))
     }
 
     fn create(
@@ -337,7 +325,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             self.check_autostart(&machine, &settings, order)?;
         }
         let number = self.accept(machine, settings, paused, now_ns)?;
-        if let Some(guest) = self.guests.iter_mut().find(|guest| guest.number == number) {
+        if let Some(guest) = self.guests.list.iter_mut().find(|guest| guest.number == number) {
             guest.keep = autostart;
         }
         self.begin_work(asker, Work::Guest(number), now_ns);
@@ -396,8 +384,4 @@ pub(crate) fn role_missing(needed: Role, role: Role) -> Failure {
 pub(crate) fn not_yours(guest: &str) -> Failure {
     let remedy = "ask the owner for a grant that covers it";
     Failure::new(Code::Refused, guest, "this key may not touch this guest", remedy)
-}
-
-pub(crate) fn not_found(name: &str) -> Failure {
-    Failure::new(Code::NotFound, name, "no guest has that name", String::from("see `redoubt list`"))
 }

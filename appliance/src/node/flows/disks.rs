@@ -1,12 +1,11 @@
 //! Attaches disks to guests that run, and detaches them.
 
 use crate::guests::guest::Life;
-use crate::guests::pending_attach::Coming;
+use crate::guests::pending_attach::PendingAttach;
 use crate::hypervisor::Hypervisor;
 use crate::limits::{DETACH_TIMEOUT_NS, START_TIMEOUT_NS};
 use crate::network::nic::Nic;
 use crate::node::Node;
-use crate::node::flows::commands::not_found;
 use crate::operators::jobs::{Asker, Work};
 use crate::state::Step;
 use crate::volumes::{VolumeSettings, limits, parse};
@@ -61,13 +60,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         settings: Vec<DiskSetting>,
         now_ns: u64,
     ) -> Result<Work, Failure> {
-        let guest = self.guests.get(self.find(name)?).ok_or_else(|| not_found(name))?;
+        let guest = self.guests.named(name)?;
         if !matches!(guest.life, Life::Started | Life::Paused) || !guest.has_devices() {
             let remedy = "put the disk into its description, or start it first";
             return Err(Failure::new(Code::Conflict, name, "is not running", remedy));
         }
         let number = guest.number;
-        if self.coming.iter().any(|coming| coming.guest == number) {
+        if self.guests.attaching.iter().any(|coming| coming.guest == number) {
             let message = "another disk is being attached";
             return Err(Failure::new(Code::Conflict, name, message, "try again in a few seconds"));
         }
@@ -89,13 +88,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.check_step(name, Step::Attached(&disk, &settings))?;
         self.volumes.open(number, device, &disk, &settings, now_ns)?;
         let deadline_ns = now_ns.saturating_add(START_TIMEOUT_NS);
-        self.coming.push(Coming { guest: number, device, disk, settings, deadline_ns });
+        self.guests.attaching.push(PendingAttach { guest: number, device, disk, settings, deadline_ns });
         Ok(Work::Attach(number, device))
     }
 
     fn begin_detach(&mut self, name: &str, slot: u32, force: bool, now_ns: u64) -> Result<Work, Failure> {
-        let index = self.find(name)?;
-        let guest = self.guests.get_mut(index).ok_or_else(|| not_found(name))?;
+        let index = self.guests.find(name)?;
+        let guest = self.guests.named_mut(name)?;
         if guest.life == Life::Connecting {
             return Err(Failure::new(Code::Conflict, name, "is starting", "try again when it runs"));
         }
@@ -140,7 +139,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let kept = volume.and_then(|volume| self.follow(&name, Step::Detached(&volume), &done, now_ns));
         match kept {
             Some(kept) => self.jobs.turn_into(&Work::Detach(number, device), kept),
-            None => self.gone.push((number, device)),
+            None => self.guests.detached.push((number, device)),
         }
         kept
     }
@@ -173,8 +172,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// Disks of a guest that is not there any more, or not as it was, do not come.
     pub(crate) fn give_up_coming(&mut self, number: u64, why: &str, now_ns: u64) {
-        let gone: Vec<Coming> = self.coming.extract_if(.., |coming| coming.guest == number).collect();
-        for Coming { guest, device, disk, .. } in gone {
+        let gone: Vec<PendingAttach> =
+            self.guests.attaching.extract_if(.., |coming| coming.guest == number).collect();
+        for PendingAttach { guest, device, disk, .. } in gone {
             self.volumes.close_disk(guest, device, &mut self.network.stacks, now_ns);
             let failure =
                 Failure::new(Code::Conflict, disk.volume, alloc::format!("its guest {why}"), "try again");
@@ -184,29 +184,30 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// A disk that nobody waits for any more does not come.
     pub(crate) fn drop_coming(&mut self, number: u64, device: usize, now_ns: u64) {
-        self.coming.retain(|coming| (coming.guest, coming.device) != (number, device));
+        self.guests.attaching.retain(|coming| (coming.guest, coming.device) != (number, device));
         self.volumes.close_disk(number, device, &mut self.network.stacks, now_ns);
     }
 
     /// Shows guests the disks whose volumes serve, gives up those whose do not, and
     /// answers those who wait for disks to come or go.
     pub(crate) fn settle_disks(&mut self, now_ns: u64) {
-        for (guest, device) in core::mem::take(&mut self.gone) {
+        for (guest, device) in core::mem::take(&mut self.guests.detached) {
             self.end_work(&Work::Detach(guest, device), &Ok(Reply::Done), now_ns);
         }
-        for index in 0..self.guests.len() {
+        for index in 0..self.guests.list.len() {
             self.remind_guest(index, now_ns);
         }
         let mut place = 0;
-        while let Some(coming) = self.coming.get(place) {
+        while let Some(coming) = self.guests.attaching.get(place) {
             let shape = self.volumes.shape(coming.guest, coming.device);
             if shape.is_none() && now_ns < coming.deadline_ns {
                 place += 1;
                 continue;
             }
-            let Coming { guest: number, device, disk, settings, .. } = self.coming.remove(place);
+            let PendingAttach { guest: number, device, disk, settings, .. } =
+                self.guests.attaching.remove(place);
             let (volume, set) = (disk.clone(), settings.clone());
-            let index = self.guests.iter().position(|guest| guest.number == number);
+            let index = self.guests.index_of(number);
             let plugged = match (shape, index.and_then(|index| self.guests.get_mut(index))) {
                 (Some(shape), Some(guest)) => {
                     guest.plug_disk(device, &disk, settings, &shape).map(Reply::Attached).ok_or_else(|| {
@@ -253,19 +254,20 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// When somebody who waits for a disk is to be told something.
     pub(crate) fn next_disk_deadline(&self) -> Option<u64> {
-        let coming = self.coming.iter().map(|coming| coming.deadline_ns);
-        let slots = self.guests.iter().flat_map(|guest| guest.slots.iter().map(|slot| (guest.number, slot)));
+        let coming = self.guests.attaching.iter().map(|coming| coming.deadline_ns);
+        let slots =
+            self.guests.list.iter().flat_map(|guest| guest.slots.iter().map(|slot| (guest.number, slot)));
         let leaving = slots.filter_map(|(number, slot)| {
             let until_ns = slot.leaving_ns?.saturating_add(DETACH_TIMEOUT_NS);
             self.jobs.is_waited_for(&Work::Detach(number, slot.device)).then_some(until_ns)
         });
-        let now = (!self.gone.is_empty()).then_some(0);
+        let now = (!self.guests.detached.is_empty()).then_some(0);
         coming.chain(leaving).chain(now).min()
     }
 
     /// The disks of a guest.
     pub(crate) fn list_disks(&self, name: &str) -> Outcome {
-        let guest = self.guests.get(self.find(name)?).ok_or_else(|| not_found(name))?;
+        let guest = self.guests.named(name)?;
         let disks = guest.machine.disks.iter().zip(&guest.slots).map(|(disk, slot)| {
             let known = self.volumes.condition(guest.number, slot.device);
             let (condition, stalled_since_ns, sectors) = known.unwrap_or((Condition::Detached, None, 0));
@@ -324,8 +326,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         if list.len() > mgmt_proto::limits::DISK_SETTINGS {
             return Err(Failure::new(Code::Usage, name, "too many limits", "give each once"));
         }
-        let index = self.find(name)?;
-        let guest = self.guests.get_mut(index).ok_or_else(|| not_found(name))?;
+        let index = self.guests.find(name)?;
+        let guest = self.guests.named_mut(name)?;
         let number = guest.number;
         let mut volume = None;
         match slot {

@@ -25,7 +25,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             id: guest.domain_id().map_or(0, |domain| domain.0),
             bytes: self.network.bytes(guest.number),
         };
-        self.guests.iter().map(of).collect()
+        self.guests.list.iter().map(of).collect()
     }
 
     pub(crate) fn node_facts(&mut self, now_ns: u64) -> NodeFacts {
@@ -44,7 +44,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             dom0_starts: self.settings.dom0_starts,
             mac: self.network.nic.mac(),
             address: lease.map(|lease| (lease.address.octets(), lease.prefix)),
-            guests: u32::try_from(self.guests.len()).unwrap_or(u32::MAX),
+            guests: u32::try_from(self.guests.list.len()).unwrap_or(u32::MAX),
             fresh_identity: self.state.is_fresh(),
             tsc_khz: info.tsc_khz,
             claims: self.address_claims(),

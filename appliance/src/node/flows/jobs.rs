@@ -71,7 +71,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         };
         match job.work {
             Work::Guest(number) => {
-                let guest = self.guests.iter().find(|guest| guest.number == number);
+                let guest = self.guests.list.iter().find(|guest| guest.number == number);
                 disks(number, &mut (0..guest.map_or(0, |guest| guest.machine.disks.len())))
             }
             Work::Attach(number, device) => disks(number, &mut core::iter::once(device)),
@@ -144,7 +144,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         }
         let others = self.jobs.list.iter().any(|other| other.id != id && other.goes_on_with(&work));
         let starting = |number: u64| {
-            self.guests.iter().position(|guest| guest.number == number && guest.life == Life::Connecting)
+            self.guests.list.iter().position(|guest| guest.number == number && guest.life == Life::Connecting)
         };
         let undo: Option<usize> = match work {
             Work::Guest(number) => Some(starting(number).ok_or_else(|| too_late(what, work))?),

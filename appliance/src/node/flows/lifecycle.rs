@@ -51,11 +51,10 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             if let Some((created_ns, machine, settings)) = recorded(record) {
                 let layout = machine::layout::MemoryLayout::new(info.memory_bytes);
                 let memory = self.hypervisor.memory(domain, layout);
-                let mut guest = Guest::new(machine, settings, self.next_guest, created_ns, false);
-                self.next_guest += 1;
+                let mut guest = Guest::new(machine, settings, self.guests.new_number(), created_ns, false);
                 guest.mtu = self.settings.manifest.mtu;
                 guest.adopt(domain, memory, info.state);
-                self.guests.push(guest);
+                self.guests.list.push(guest);
             } else {
                 // Half an upload, or a guest that was not recorded yet.
                 let _ = self.hypervisor.domain_destroy(domain);
@@ -63,11 +62,11 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         }
         // It may have held secrets.
         record.zeroize();
-        if !self.guests.is_empty() {
-            log::info!(target: "guests", "{} guests of an earlier dom0 are listed", self.guests.len());
+        if !self.guests.list.is_empty() {
+            log::info!(target: "guests", "{} guests of an earlier dom0 are listed", self.guests.list.len());
         }
         // Nobody was there to be told of those that crashed meanwhile.
-        for index in (0..self.guests.len()).rev() {
+        for index in (0..self.guests.list.len()).rev() {
             let domain = self.guests.get(index).and_then(Guest::domain_id);
             let info = domain.map(|domain| self.hypervisor.domain_info(domain.slot().index()));
             if let Some(Ok(info)) = info
@@ -118,7 +117,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         for (disk, settings) in machine.disks.iter().zip(&settings.disks) {
             VolumeSettings::new(&parse(disk)?, settings)?;
         }
-        if self.guests.iter().any(|guest| guest.machine.name == *name) {
+        if self.guests.list.iter().any(|guest| guest.machine.name == *name) {
             return Err(Failure::new(
                 Code::Conflict,
                 name,
@@ -140,7 +139,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 return Err(Failure::new(Code::Conflict, &machine.name, message, "use another volume"));
             }
             let own = machine.disks.iter().take(index);
-            let others = self.guests.iter().filter(|guest| guest.machine.name != machine.name);
+            let others = self.guests.list.iter().filter(|guest| guest.machine.name != machine.name);
             let others = others.map(|guest| &guest.machine);
             let mut users = others.flat_map(|other| other.disks.iter().map(move |disk| (other, disk)));
             let conflicts = |other: &Disk| {
@@ -180,8 +179,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         paused: bool,
         now_ns: u64,
     ) -> Result<u64, Failure> {
-        let number = self.next_guest;
-        self.next_guest += 1;
+        let number = self.guests.new_number();
         let mut guest = Guest::new(machine, settings, number, now_ns, paused);
         guest.mtu = self.settings.manifest.mtu;
         for (index, card) in guest.machine.network_cards.iter().enumerate() {
@@ -204,18 +202,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 return Err(Failure { object: guest.machine.name.clone(), ..failure });
             }
         }
-        self.guests.push(guest);
+        self.guests.list.push(guest);
         self.police_cards();
         Ok(number)
-    }
-
-    /// When a guest that waits for its disks is given up.
-    pub(crate) fn next_start_deadline(&self) -> Option<u64> {
-        let waiting = self.guests.iter().filter(|guest| guest.life == Life::Connecting);
-        // A start that is held back, or one that is given up when its time is over.
-        waiting
-            .filter_map(|guest| Some(guest.not_before_ns).filter(|at| *at != 0).or(guest.start_deadline_ns))
-            .min()
     }
 
     /// Starts guests whose disks are there, gives up those whose are not.
@@ -320,8 +309,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             self.network.detach(number);
             self.give_up_coming(number, "was destroyed", now_ns);
             self.volumes.close(number, &mut self.network.stacks, now_ns);
-            let gone = self.guests.remove(index);
-            self.gone.extend(gone.slots.iter().map(|slot| (number, slot.device)));
+            let gone = self.guests.list.remove(index);
+            self.guests.detached.extend(gone.slots.iter().map(|slot| (number, slot.device)));
             let message = "was destroyed before it started";
             let failure = Failure::new(Code::Conflict, gone.machine.name, message, "create it again");
             self.end_work(&Work::Guest(number), &Err(failure), now_ns);

@@ -37,7 +37,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Says once for each guest and reason that a frame was dropped.
     pub(crate) fn log_drops(&mut self) {
         while let Some((number, text)) = self.network.next_first_drop() {
-            let guest = self.guests.iter().find(|guest| guest.number == number);
+            let guest = self.guests.list.iter().find(|guest| guest.number == number);
             let name = guest.map_or("", |guest| guest.machine.name.as_str());
             log::warn!(target: "network", "guest {name} {text}");
         }

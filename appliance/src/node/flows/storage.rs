@@ -48,7 +48,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// All disks of all guests: guest's index, device.
     fn disks(&self) -> impl Iterator<Item = (usize, usize)> {
-        let guests = self.guests.iter().enumerate();
+        let guests = self.guests.list.iter().enumerate();
         guests.flat_map(|(index, guest)| guest.slots.iter().map(move |slot| (index, slot.device)))
     }
 

@@ -24,7 +24,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             return Err(Failure::new(Code::Usage, name, message, "type in pieces; nothing was taken"));
         }
         self.take_console(session, name, now_ns)?;
-        let index = self.find(name)?;
+        let index = self.guests.find(name)?;
         let Some(guest) = self.guests.get_mut(index).filter(|guest| guest.domain_id().is_some()) else {
             return Err(Failure::new(Code::Conflict, name, "is not running", "see `redoubt list`"));
         };
@@ -40,7 +40,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Gives a guest's console to a session that types, unless another one does. It is
     /// free again when that session ends, or has typed nothing for [`IDLE_NS`].
     pub(crate) fn take_console(&mut self, session: usize, name: &str, now_ns: u64) -> Result<(), Failure> {
-        let index = self.find(name)?;
+        let index = self.guests.find(name)?;
         let (Some(connection), Some(guest)) = (self.sessions.connection(session), self.guests.get_mut(index))
         else {
             return Ok(());

@@ -18,7 +18,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             self.check_quota(asker, length)?;
         }
         let guests = &self.guests;
-        let needed = |digest: &Digest| guests.iter().any(|guest| guest.needs(digest));
+        let needed = |digest: &Digest| guests.need(digest);
         let operator = Some(asker.operator);
         let upload = self.blobs.begin(&mut self.hypervisor, operator, digest, length, &needed, now_ns)?;
         if let Some(old) = self.sessions.begin_upload(asker.session, upload) {

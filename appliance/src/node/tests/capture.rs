@@ -37,7 +37,7 @@ fn frames_of_a_guest_are_captured_while_somebody_looks() {
     let frames = |world: &mut World, count: u8| {
         for number in 0..count {
             let to = [&[0xff; 6][..], &[2, 0, 0, 0, 9, number], &[0x08, 0x00], &[number; 100]].concat();
-            world.node.network.captures.note(world.node.guests[0].number, &to, world.now_ns);
+            world.node.network.captures.note(world.node.guests.list[0].number, &to, world.now_ns);
         }
     };
     frames(&mut world, 3);

@@ -249,7 +249,7 @@ fn a_limited_guest_is_held_back_and_no_more() {
     world.aoe.push(AoeTarget::new(7, 3, 64));
     let domain = world.create(session, &with_disks(&machine, &["aoe:e7.3"]));
     let mut disk = world.bring_up(domain, 0);
-    let number = world.node.guests[0].number;
+    let number = world.node.guests.list[0].number;
     let limits = Limits { operations_per_s: Some(50), ..Limits::default() };
     world.node.volumes.limit_guest(number, limits, world.now_ns);
     let started_ns = world.now_ns;
@@ -268,7 +268,7 @@ fn the_policy_deadline_of_a_volume_reaches_its_guest() {
     let domain = world.create(session, &with_disks(&machine, &["aoe:e7.3"]));
     let mut disk = world.bring_up(domain, 0);
     let settings = VolumeSettings { deadline_ns: Some(5 * SECOND), ..VolumeSettings::default() };
-    let number = world.node.guests[0].number;
+    let number = world.node.guests.list[0].number;
     world.node.volumes.configure(number, 0, settings, world.now_ns);
     world.aoe[0].up = false;
     let (_, status) = world.submit(&mut disk, 1, 0, &[9; 512]);

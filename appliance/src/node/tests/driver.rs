@@ -46,7 +46,7 @@ impl World {
 
     /// The same with queues of so many descriptors.
     pub(super) fn bring_up_sized(&mut self, domain: u32, device: usize, size: u16) -> Device {
-        let guests = &mut self.node.guests;
+        let guests = &mut self.node.guests.list;
         let found = guests.iter_mut().find(|it| it.domain_id().is_some_and(|id| id.0 == domain)).unwrap();
         let driver = bring_up_sized(&mut found.platform, device, 0, size);
         // Any access makes the node register the doorbells.
@@ -131,7 +131,8 @@ impl World {
 
     /// A card's address.
     pub(super) fn card_mac(&self, card: &Device) -> [u8; 6] {
-        let guest = self.node.guests.iter().find(|it| it.domain_id().is_some_and(|id| id.0 == card.domain));
+        let guest =
+            self.node.guests.list.iter().find(|it| it.domain_id().is_some_and(|id| id.0 == card.domain));
         let guest = guest.unwrap();
         guest.machine.network_cards[card.index() - guest.first_card()].mac
     }

@@ -84,7 +84,7 @@ fn card_of(path: &mgmt_proto::volume::PathFacts) -> &str {
 }
 
 fn all_paths_serve(world: &World) -> bool {
-    let numbers = world.node.guests.iter().map(|guest| guest.number);
+    let numbers = world.node.guests.list.iter().map(|guest| guest.number);
     numbers.flat_map(|guest| [0, 1].map(|device| (guest, device))).all(|(guest, device)| {
         world.node.volumes.volume_facts(guest, device).is_some_and(|facts| {
             let serves = |it: &PathCondition| matches!(it, PathCondition::Active | PathCondition::Standby);
@@ -155,7 +155,7 @@ impl Load {
                 waited_ns <= LIMIT_NS,
                 "sector {} has waited for {waited_ns} ns: {:#?}",
                 it.sector,
-                world.node.volumes.volume_facts(world.node.guests[0].number, self.disk.index()),
+                world.node.volumes.volume_facts(world.node.guests.list[0].number, self.disk.index()),
             );
             let Some(status) = world.status(&mut self.disk, it.status) else {
                 index += 1;

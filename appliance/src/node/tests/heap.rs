@@ -133,7 +133,7 @@ fn a_guest_for_which_there_is_no_memory_in_dom0_is_refused() {
     assert!(count > 10, "there is room for {count} guests with eight disks");
     assert!(world.node.heap_promised() <= HEAP_BYTES);
     // Nothing is left of it, and when another one is gone there is room.
-    assert_eq!(world.node.guests.len(), usize::from(count) - 1);
+    assert_eq!(world.node.guests.list.len(), usize::from(count) - 1);
     world.done(session, &Request::Destroy { name: "wide1".to_string() });
     let again = Machine { memory_bytes: 18 * MIB, ..wide(&mut world, &machine, count + 1) };
     let again = Machine { network_cards: again.network_cards[..1].to_vec(), ..again };

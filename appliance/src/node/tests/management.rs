@@ -306,7 +306,7 @@ fn a_guest_is_shown_as_it_was_created_without_its_secrets() {
     assert_eq!((shown.order, &shown.machine, &shown.settings), (None, &machine, &settings));
     assert!(shown.secrets_left_out.is_empty());
     let secret = DiskSetting::Secret(Secret::new(b"open sesame".to_vec()));
-    world.node.guests[0].settings.disks[0].push(secret);
+    world.node.guests.list[0].settings.disks[0].push(secret);
     let Reply::Guest(shown) = world.done(viewer, &show("web")) else { panic!("no guest") };
     assert_eq!((shown.settings, shown.secrets_left_out), (settings, vec![0]));
     assert_eq!(world.refused(viewer, &show("other")).code, Code::NotFound);

@@ -149,7 +149,7 @@ fn check(world: &mut World, told: &Told, context: &str) {
     // They start, with their kernels whole.
     let count = found.len();
     world.until("the guests", |world| world.hypervisor.guests().len() == count);
-    if let Some(two) = world.node.guests.iter().find(|guest| guest.machine.name == "two") {
+    if let Some(two) = world.node.guests.list.iter().find(|guest| guest.machine.name == "two") {
         let limited = two.settings.limits == [LIMIT];
         assert!((told.limited[0]..=told.limited[1]).contains(&limited), "{context}: {limited}");
     }

@@ -444,7 +444,7 @@ fn what_is_kept_of_a_guest_follows_its_disks() {
         world.power_cycle();
         let session = world.connect(Who::Admin);
         world.until("the guest", |world| world.hypervisor.guests().len() == 1);
-        let guest = &world.node.guests[0];
+        let guest = &world.node.guests.list[0];
         let volumes: Vec<_> = guest.machine.disks.iter().map(|disk| disk.volume.clone()).collect();
         (session, volumes, guest.settings.clone())
     };
@@ -482,7 +482,7 @@ fn a_step_that_is_not_kept_holds_and_says_so() {
     let failure = world.refused(session, &limit);
     assert_eq!(failure.code, Code::Storage);
     assert!(failure.message.contains("holds now, and is not kept"), "{failure}");
-    assert_eq!(world.node.guests[0].settings.limits, limits);
+    assert_eq!(world.node.guests.list[0].settings.limits, limits);
     let attach = Request::BlockAttach {
         name: "web".to_string(),
         disk: Disk { volume: "aoe:e7.2".to_string(), read_only: false },
@@ -490,7 +490,7 @@ fn a_step_that_is_not_kept_holds_and_says_so() {
     };
     let failure = world.refused(session, &attach);
     assert!(failure.message.contains("holds now, and is not kept"), "{failure}");
-    assert_eq!(world.node.guests[0].machine.disks.len(), 1);
+    assert_eq!(world.node.guests.list[0].machine.disks.len(), 1);
 }
 
 #[test]
@@ -577,7 +577,7 @@ fn secrets_are_kept_and_nobody_reads_them_from_the_volume() {
     world.power_cycle();
     let session = world.connect(Who::Admin);
     world.until("the guest", |world| world.hypervisor.guests().len() == 1);
-    assert_eq!(world.node.guests[0].settings.disks, [[secret]]);
+    assert_eq!(world.node.guests.list[0].settings.disks, [[secret]]);
     assert!(!world.hypervisor.machine().log.iter().any(|line| line.contains("sesame")));
     // Nor from an export.
     let file = export(&mut world, session);
@@ -629,7 +629,7 @@ fn a_configuration_goes_out_and_comes_back() {
     assert!(Config::open(&export(&mut world, session)).unwrap().0 == config);
     world.power_cycle();
     let session = world.connect(Who::Admin);
-    world.until("the guest", |world| !world.node.guests.is_empty());
+    world.until("the guest", |world| !world.node.guests.list.is_empty());
     assert!(Config::open(&export(&mut world, session)).unwrap().0 == config);
     // Another one: it says what is lacking.
     let mut other = local(214, &disk_mib(18));

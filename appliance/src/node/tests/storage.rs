@@ -103,7 +103,7 @@ fn a_guest_logs_in_with_a_secret_that_nobody_sees() {
         }
         told += &alloc::format!("{reply:?}");
     }
-    told += &alloc::format!("{:?}", world.node.guests[0]);
+    told += &alloc::format!("{:?}", world.node.guests.list[0]);
     let numbers = alloc::format!("{SECRET:?}");
     assert!(!told.contains("sesame") && !told.contains(numbers.trim_matches(['[', ']'])), "{told}");
     // But a new dom0 can use it.
@@ -443,7 +443,7 @@ fn a_disk_that_can_discard_says_so_to_its_guest() {
     target(&mut world).thin = true;
     let domain = create(&mut world, session, &machine, &[(ISCSI, vec![]), (AOE, vec![])]);
     let features = |world: &World, device: usize| {
-        let shape = world.node.volumes.shape(world.node.guests[0].number, device).unwrap();
+        let shape = world.node.volumes.shape(world.node.guests.list[0].number, device).unwrap();
         shape.discard
     };
     assert!(features(&world, 0) && !features(&world, 1));
@@ -508,7 +508,7 @@ fn list(world: &mut World, session: usize) -> Vec<(u32, String, Plugged, bool)> 
 
 /// What the guest reads from a register, as its ACPI method does.
 fn register(world: &mut World, port: u16) -> u32 {
-    world.node.guests[0].platform.port_read(port, 4)
+    world.node.guests.list[0].platform.port_read(port, 4)
 }
 
 #[test]
@@ -541,7 +541,7 @@ fn a_disk_comes_and_goes_while_its_guest_runs() {
     assert_eq!(world.outcome(session), Ok(Reply::Done));
     assert_eq!(list(&mut world, session).len(), 1);
     assert_eq!(
-        world.node.guests[0].platform.mmio_read(machine::layout::ECAM_START + (4 << 15), 4),
+        world.node.guests.list[0].platform.mmio_read(machine::layout::ECAM_START + (4 << 15), 4),
         0xffff_ffff
     );
     // The slot is free again, for a disk of another kind.
@@ -571,7 +571,7 @@ fn a_guest_that_keeps_a_disk_is_made_to_let_go() {
     assert_eq!(register(&mut world, HOT_PLUG_RESCAN_PORT), 1);
     assert_eq!(list(&mut world, session).len(), 1);
     world.run(10 * SECOND);
-    assert_eq!(world.node.volumes.shape(world.node.guests[0].number, 1), None);
+    assert_eq!(world.node.volumes.shape(world.node.guests.list[0].number, 1), None);
     // A guest may give back what nobody asked for, but only disks.
     let gives = |bit: u64| (hv_abi::event::ACCESS_PORT_WRITE, u64::from(HOT_PLUG_EJECT_PORT), 4, bit);
     for bit in [1, 1 << 3, 1 << 4, 1 << 31, 0] {

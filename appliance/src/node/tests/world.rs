@@ -348,7 +348,7 @@ impl World {
                 self.node.network.stacks.next_deadline(now_ns),
                 self.node.volumes.next_deadline(),
                 self.node.sessions.next_deadline(),
-                self.node.next_start_deadline(),
+                self.node.guests.next_start_deadline(),
             );
         } else {
             self.spins = 0;

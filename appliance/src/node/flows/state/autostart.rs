@@ -24,7 +24,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let Some(kept) = self.state.guests.list.get(index) else { break };
             let guest = kept.guest.clone();
             let name = guest.machine.name.clone();
-            if self.guests.iter().any(|other| other.machine.name == name) {
+            if self.guests.list.iter().any(|other| other.machine.name == name) {
                 continue;
             }
             let begun = self
@@ -33,7 +33,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 .and_then(|()| self.admit(guest.machine, guest.settings, false, now_ns));
             match begun {
                 Ok(number) => {
-                    let new = self.guests.iter_mut().find(|guest| guest.number == number);
+                    let new = self.guests.list.iter_mut().find(|guest| guest.number == number);
                     if let Some(new) = new {
                         (new.order, new.awaits_files) = (Some(guest.order), true);
                         new.start_deadline_ns = None;
@@ -51,7 +51,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Starts a guest that is kept and not there, or one that has ended and is.
     pub(crate) fn start_guest(&mut self, asker: &Asker, name: &str, now_ns: u64) -> Result<(), Failure> {
         let refuse = |code, message: &str, remedy: &str| Err(Failure::new(code, name, message, remedy));
-        if let Ok(index) = self.find(name) {
+        if let Ok(index) = self.guests.find(name) {
             let guest = self.guests.get(index);
             let Some(guest) = guest.filter(|guest| matches!(guest.life, Life::Off | Life::Crashed)) else {
                 return refuse(Code::Conflict, "is there already", "see `redoubt list`");
@@ -74,7 +74,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.check_heap(&kept.machine, &kept.settings)?;
         self.check_memory(&kept.machine)?;
         let number = self.admit(kept.machine, kept.settings, false, now_ns)?;
-        if let Some(new) = self.guests.iter_mut().find(|guest| guest.number == number) {
+        if let Some(new) = self.guests.list.iter_mut().find(|guest| guest.number == number) {
             (new.order, new.awaits_files) = (Some(kept.order), true);
             new.start_deadline_ns = Some(now_ns.saturating_add(FILES_TIMEOUT_NS));
         }
@@ -87,7 +87,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let late = |guest: &Guest<H::Memory>| {
             guest.awaits_files && guest.start_deadline_ns.is_some_and(|deadline_ns| now_ns >= deadline_ns)
         };
-        while let Some(index) = self.guests.iter().position(late) {
+        while let Some(index) = self.guests.list.iter().position(late) {
             let name = self.guests.get(index).map_or("", |guest| guest.machine.name.as_str());
             let message = "its kernel did not come from the state volume in time";
             let failure = Failure::new(Code::Storage, name, message, "see `redoubt node state`");
@@ -120,6 +120,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         }
         let Some(order) = guest.order.filter(|_| self.state.guests.patience_ns != 0) else { return false };
         self.guests
+            .list
             .iter()
             .any(|other| other.life == Life::Connecting && other.order.is_some_and(|earlier| earlier < order))
     }

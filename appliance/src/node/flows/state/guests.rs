@@ -1,10 +1,10 @@
 //! Keeps guests, so that they start with the node: [`crate::state::guests`].
 
+use crate::guests::not_found;
 use crate::hypervisor::Hypervisor;
 use crate::ledger::description_bytes;
 use crate::network::nic::Nic;
 use crate::node::Node;
-use crate::node::flows::commands::not_found;
 use crate::operators::jobs::{Asker, Work};
 use crate::state::changes::Change;
 use crate::state::guests::Kept;
@@ -81,7 +81,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     pub(crate) fn show_guest(&self, name: &str) -> Outcome {
         let kept = self.state.guests.find(name).map(|kept| &kept.guest);
         let order = kept.map(|kept| kept.order);
-        let running = self.guests.iter().find(|guest| guest.machine.name == name);
+        let running = self.guests.list.iter().find(|guest| guest.machine.name == name);
         let shown = match (running, kept) {
             (Some(guest), _) => GuestConfig::new(order, &guest.machine, &guest.settings),
             (None, Some(kept)) => {
@@ -99,7 +99,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// A guest that is there starts with the node from now on.
     fn autostart(&mut self, asker: &Asker, name: &str, order: u32, now_ns: u64) -> Result<(), Failure> {
         self.check_kept(name)?;
-        let running = self.guests.iter().find(|guest| guest.machine.name == name);
+        let running = self.guests.list.iter().find(|guest| guest.machine.name == name);
         let guest = match (running, self.state.guests.find(name)) {
             (Some(running), _) => KeptGuest {
                 order,

@@ -110,7 +110,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// Begins to read the file that a guest waits for; false when none does.
     fn begin_read(&mut self, now_ns: u64) -> bool {
-        for index in 0..self.guests.len() {
+        for index in 0..self.guests.list.len() {
             let Some(guest) = self.guests.get_mut(index).filter(|guest| guest.awaits_files) else { continue };
             let wanted = [Some(guest.machine.kernel), guest.machine.ramdisk].into_iter().flatten();
             let Some(missing) = wanted.into_iter().find(|file| self.blobs.find(file).is_none()) else {
@@ -122,7 +122,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             };
             let name = guest.machine.name.clone();
             let guests = &self.guests;
-            let needed = |digest: &Digest| guests.iter().any(|guest| guest.needs(digest));
+            let needed = |digest: &Digest| guests.need(digest);
             let begun = match self.state.kernels.find(&missing) {
                 Some(kernel) => self
                     .blobs
@@ -225,7 +225,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     fn file_read(&mut self, kernel: &Kernel, upload: Upload<H::Memory>, now_ns: u64) {
         let Err(failure) = self.blobs.finish(&mut self.hypervisor, upload, now_ns) else { return };
         self.state.kernels.kept.retain(|other| other != kernel);
-        for index in (0..self.guests.len()).rev() {
+        for index in (0..self.guests.list.len()).rev() {
             let Some(guest) = self.guests.get(index) else { continue };
             if guest.awaits_files && guest.needs(&kernel.digest) && guest.life == Life::Connecting {
                 let object = guest.machine.name.clone();

@@ -1,10 +1,11 @@
 //! A guest gets another name, where it runs and where it is kept.
 
 use crate::guests::guest::Life;
+use crate::guests::not_found;
 use crate::hypervisor::Hypervisor;
 use crate::network::nic::Nic;
 use crate::node::Node;
-use crate::node::flows::commands::{not_found, not_yours};
+use crate::node::flows::commands::not_yours;
 use crate::operators::jobs::Asker;
 use crate::state::changes::Change;
 use crate::state::guests::PREFIX;
@@ -22,7 +23,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             Ok(()) => self.renamed_change(name, to),
             Err(failure) => return Some(Err(failure)),
         };
-        if let Some(index) = self.guests.iter().position(|guest| guest.machine.name == name) {
+        if let Some(index) = self.guests.list.iter().position(|guest| guest.machine.name == name) {
             if let Some(guest) = self.guests.get_mut(index) {
                 guest.machine.name = to.to_string();
             }
@@ -37,7 +38,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// Whether a guest may have that name now.
     fn check_rename(&self, asker: &Asker, name: &str, to: &str) -> Result<(), Failure> {
-        let running = self.guests.iter().find(|guest| guest.machine.name == name);
+        let running = self.guests.list.iter().find(|guest| guest.machine.name == name);
         let kept = self.state.guests.find(name);
         let machine = running.map(|guest| &guest.machine).or_else(|| kept.map(|kept| &kept.guest.machine));
         let machine = machine.ok_or_else(|| not_found(name))?;
@@ -49,7 +50,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let mut waiting = self.state.kernels.queue.iter().flat_map(|keeping| &keeping.guests);
             waiting.any(|guest| guest.machine.name == name)
         };
-        let exists = self.guests.iter().any(|guest| guest.machine.name == to);
+        let exists = self.guests.list.iter().any(|guest| guest.machine.name == to);
         if exists || self.state.guests.find(to).is_some() || queued(to) {
             return Err(Failure::new(
                 Code::Conflict,
