@@ -20,8 +20,6 @@ use hv_abi::event::{self, Event};
 use mgmt_proto::facts::CardCondition;
 use mgmt_proto::handshake::{GREETING_BYTES, HELLO_BYTES};
 use mgmt_proto::machine::Digest;
-use mgmt_proto::node_key::KeyLink;
-use mgmt_proto::server::Identity;
 use mgmt_proto::trust::Trust;
 
 use sha2::{Digest as _, Sha256};
@@ -41,6 +39,7 @@ use crate::operators::revisions::Revisions;
 use crate::operators::sessions::Sessions;
 use crate::settings::Settings;
 use crate::state::State;
+use crate::trust::{Authority, NodeKeys};
 use crate::volumes::Volumes;
 use netstack::host::TcpOptions;
 
@@ -48,14 +47,8 @@ use netstack::host::TcpOptions;
 pub struct Node<H: Hypervisor, N> {
     hypervisor: H,
     settings: Settings,
-    identity: Identity,
-    /// From the keys that it had before to the one that it has.
-    key_links: Vec<KeyLink>,
-    trust: Trust,
-    /// The bundle under which the node was locked down, if it was.
-    locked_under: Option<u64>,
-    /// Why it is not known which trust bundle holds, if it is not: see `lockdown`.
-    lost_trust: Option<&'static str>,
+    keys: NodeKeys,
+    trust: Authority,
     /// Nanoseconds since 1970 when the monotonic clock was zero, once asked for.
     wall_base_ns: Option<u64>,
     network: Network<N>,
@@ -109,6 +102,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let manifest = &settings.manifest;
         let trust = Trust::sealed(manifest.owner, &manifest.operators, &manifest.name)
             .with_card_grants(&manifest.card_grants);
+        let trust = Authority::new(trust, manifest.trust_serial_min);
         let seeds = random.as_chunks::<8>().0;
         let seed = |index: usize| seeds.get(index).copied().map_or(0, u64::from_le_bytes);
         // Other bytes than those that seed generators whose output strangers see.
@@ -118,11 +112,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let mac = network.nic.mac();
         let mut node = Self {
             hypervisor,
-            identity,
-            key_links,
+            keys: NodeKeys { identity, links: key_links },
             trust,
-            locked_under: None,
-            lost_trust: None,
             wall_base_ns: None,
             network,
             sessions: Sessions::default(),
@@ -167,7 +158,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// Says by which key operators know the node, for who looks at its own console.
     fn log_key(&mut self) {
-        let key = self.identity.key.verifying_key().to_bytes();
+        let key = self.keys.identity.key.verifying_key().to_bytes();
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let digest: [u8; 32] = Sha256::digest(key).into();
         let short = digest.first_chunk::<16>().map(|short| hex(short)).unwrap_or_default();
@@ -359,7 +350,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         // Whoever sent something may have sent more than fitted, and a command may
         // have begun what the next turn goes on with.
         let first = &mut self.network.stacks.first;
-        let who = (&self.identity, &self.trust);
+        let who = (&self.keys.identity, &self.trust.bundles);
         let mut busy = self.sessions.poll(first, &mut self.hypervisor, &mut self.blobs, who, now_ns);
         self.settle_uploads(now_ns);
         self.audit.settle(now_ns);
@@ -370,7 +361,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 &mut self.network.stacks.first,
                 &mut self.hypervisor,
                 (&mut self.blobs, &needed),
-                &self.trust,
+                &self.trust.bundles,
                 now_ns,
             );
             let Some(command) = command else {

@@ -121,8 +121,8 @@ impl<M: GuestMemory> AuditLog<M> {
     }
 
     /// The memory that outlives dom0, if there is any.
-    pub(crate) const fn memory(&mut self) -> Option<&mut M> {
-        self.memory.as_mut()
+    pub(crate) const fn memory(&self) -> Option<&M> {
+        self.memory.as_ref()
     }
 
     /// The number of its next entry.

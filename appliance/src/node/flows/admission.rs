@@ -24,7 +24,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 let message = format!("{owner} has the same MAC as one of its vifs");
                 return Err(Failure::new(Code::Conflict, name, message, "give vif another mac"));
             }
-            if let Some(beyond) = card.privileges.beyond(self.trust.privileges(name)) {
+            if let Some(beyond) = card.privileges.beyond(self.trust.bundles.privileges(name)) {
                 let message = format!("vif {index} asks for {beyond}, which the owner has not granted");
                 let remedy = "the owner grants it in a trust bundle (card_grant) or the sealed settings";
                 return Err(Failure::new(Code::Policy, name, message, remedy));
@@ -76,7 +76,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let mut attached = Vec::new();
         for guest in &self.guests.list {
             for (index, card) in guest.machine.network_cards.iter().enumerate() {
-                let granted = card.privileges.granted(self.trust.privileges(&guest.machine.name));
+                let granted = card.privileges.granted(self.trust.bundles.privileges(&guest.machine.name));
                 if granted.management {
                     attached.extend(own_addresses(card).map(|address| (address, MacAddress(card.mac))));
                 }

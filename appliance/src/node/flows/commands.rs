@@ -113,7 +113,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         now_ns: u64,
     ) -> Option<Failure> {
         let overtaken = self.overtaken(asker.session, request);
-        let lacks = self.trust.permits(&asker.operator, request).err();
+        let lacks = self.trust.bundles.permits(&asker.operator, request).err();
         if let Some(Lacks::Role(needed)) = lacks {
             return Some(role_missing(needed, role));
         }
@@ -162,9 +162,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             R::NodeCards => Reply::NodeCards(self.card_facts()).into(),
             R::NodeStop { power_off } => self.stop(power_off, now_ns).into(),
             R::InjectFault(fault) => self.inject_fault(fault).into(),
-            R::NodeKeys => Reply::NodeKeys(self.key_links.clone()).into(),
+            R::NodeKeys => Reply::NodeKeys(self.keys.links.clone()).into(),
             R::NodeKeyRotate => self.rotate_key(asker, now_ns).into(),
-            R::TrustShow => Reply::Trust(self.trust.bundle().clone()).into(),
+            R::TrustShow => Reply::Trust(self.trust.bundles.bundle().clone()).into(),
             R::TrustUpdate { signed } => self.update_trust(asker, &signed, now_ns).into(),
             R::Lockdown => self.lock_down(asker, now_ns).into(),
             R::AuditRead { log, from } => self.read_audit(log, from).into(),
@@ -245,8 +245,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     fn read_audit(&self, log: Log, from: u64) -> Outcome {
         Ok(Reply::Audit(match log {
-            Log::Effects => self.audit.page(from, self.history_shown(), &self.identity),
-            Log::Refusals => self.audit.refusals_page(from, &self.identity),
+            Log::Effects => self.audit.page(from, self.history_shown(), &self.keys.identity),
+            Log::Refusals => self.audit.refusals_page(from, &self.keys.identity),
         }))
     }
 

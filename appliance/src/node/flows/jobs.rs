@@ -124,7 +124,12 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// A guest's jobs are for those who may touch the guest.
     fn may_touch(&self, asker: &Asker, job: &Job) -> Result<(), Failure> {
-        match job.asker.guest.as_ref().filter(|guest| !self.trust.covers_guest(&asker.operator, guest)) {
+        match job
+            .asker
+            .guest
+            .as_ref()
+            .filter(|guest| !self.trust.bundles.covers_guest(&asker.operator, guest))
+        {
             Some(guest) => Err(super::commands::not_yours(guest)),
             None => Ok(()),
         }

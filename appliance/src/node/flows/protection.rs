@@ -16,7 +16,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             return;
         }
         // What a bundle grants holds for guests that run, too.
-        let serial = self.trust.bundle().serial;
+        let serial = self.trust.serial();
         if network.policed_serial != Some(serial) {
             network.policed_serial = Some(serial);
             self.police_cards();

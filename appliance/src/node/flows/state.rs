@@ -241,11 +241,11 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let flags = OwnFlags {
             kept: !self.state.fresh_identity,
             started: self.state.started,
-            doubtful: self.lost_trust.is_some(),
+            doubtful: self.trust.is_lost(),
         };
-        let mut record = self.identity.key.to_bytes().to_vec();
+        let mut record = self.keys.identity.key.to_bytes().to_vec();
         record.push(flags.byte());
-        record.extend(node_key::encode(&self.key_links));
+        record.extend(node_key::encode(&self.keys.links));
         let _ = self.hypervisor.store_put(MAX_DOMAINS, &record);
         zeroize::Zeroize::zeroize(&mut record);
     }
@@ -280,9 +280,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             fresh_identity: state.fresh_identity,
             formatted: state.formatted,
             protection: StateProtection::ImageKey,
-            doubt: self.trust_doubt(),
+            doubt: self.trust.doubt(),
             trust_serial_min: self.settings.manifest.trust_serial_min,
-            trust_serial: self.trust.bundle().serial,
+            trust_serial: self.trust.serial(),
             kept_trust_serial: state.trust_serial,
             audit_entries: state.history.kept(),
             bytes: [store.map_or(0, Store::bytes) as u64, STORE_BYTES_MAX as u64],

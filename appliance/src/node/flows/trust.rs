@@ -4,10 +4,7 @@ use crate::hypervisor::Hypervisor;
 use crate::network::nic::Nic;
 use crate::node::Node;
 use crate::operators::jobs::Asker;
-use crate::own_memory::BUNDLES_AT;
 use crate::state::OwnFlags;
-use crate::trust::restore;
-use machine::guest_memory::{Gpa, GuestMemory};
 use mgmt_proto::bundle::Refused;
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::verb::{Outcome, Reply};
@@ -17,22 +14,21 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     pub(crate) fn restore_trust(&mut self, own: Option<OwnFlags>, now_ns: u64) {
         self.tell_time(now_ns);
         let restored = match self.audit.memory() {
-            Some(memory) => restore(&mut self.trust, memory),
+            Some(memory) => self.trust.restore(memory),
             None => own.is_none(),
         };
         if own.is_some_and(|own| own.doubtful) {
-            self.lost_trust = Some("it was not known before dom0 restarted which trust bundle holds");
+            self.trust.set_doubt(Some("it was not known before dom0 restarted which trust bundle holds"));
         } else if !restored {
             self.lose_trust("the trust bundle in the node's memory was lost");
         }
-        self.restore_lockdown();
     }
 
     /// It is no longer known which bundle holds: until it is, only requests that read are
     /// obeyed.
     pub(crate) fn lose_trust(&mut self, why: &'static str) {
         log::error!("{why}: only requests that read are obeyed");
-        self.lost_trust = Some(why);
+        self.trust.set_doubt(Some(why));
         self.keep_own();
     }
 
@@ -40,22 +36,22 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     pub(crate) fn tell_time(&mut self, now_ns: u64) {
         let base_ns =
             *self.wall_base_ns.get_or_insert_with(|| self.hypervisor.node_info().wall_clock_base_ns);
-        self.trust.set_time(base_ns.saturating_add(now_ns) / 1_000_000_000);
+        self.trust.bundles.set_time(base_ns.saturating_add(now_ns) / 1_000_000_000);
     }
 
     /// Puts a signed bundle in the place of what holds. It holds at once, and is
     /// acknowledged when it is kept, if the node keeps anything: None for that.
     pub(crate) fn update_trust(&mut self, asker: &Asker, signed: &[u8], now_ns: u64) -> Option<Outcome> {
         let name = self.settings.manifest.name.clone();
-        if let Err(refused) = self.trust.update(signed) {
+        if let Err(refused) = self.trust.bundles.update(signed) {
             return Some(Err(refusal(&name, &refused)));
         }
-        if self.is_above_minimum() {
-            self.lost_trust = None;
+        if self.trust.is_above_minimum() {
+            self.trust.set_doubt(None);
             self.keep_own();
         }
-        self.write_trust_to_memory();
-        let serial = self.trust.bundle().serial;
+        self.trust.write_bundles(self.audit.memory());
+        let serial = self.trust.serial();
         log::info!("trust bundle {serial} holds");
         if !self.state.is_wanted() {
             return Some(Ok(Reply::Done));
@@ -67,21 +63,6 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let batch = self.keep_trust();
         self.wait_until_kept(asker, batch, Ok(Reply::Done), now_ns);
         None
-    }
-
-    /// Keeps the bundles where the next dom0 finds them.
-    pub(crate) fn write_trust_to_memory(&mut self) {
-        let kept = self.trust.kept();
-        let length = u32::try_from(kept.len()).unwrap_or(0).to_le_bytes();
-        // The length last: half a bundle is never taken for one.
-        let is_kept = self.audit.memory().is_some_and(|memory| {
-            memory.write(Gpa(BUNDLES_AT), &[0; 4]).is_ok()
-                && memory.write(Gpa(BUNDLES_AT + 4), &kept).is_ok()
-                && memory.write(Gpa(BUNDLES_AT), &length).is_ok()
-        });
-        if !is_kept {
-            log::error!("no memory for the trust bundle: dom0 forgets it when it restarts");
-        }
     }
 }
 

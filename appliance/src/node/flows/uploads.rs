@@ -82,7 +82,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Takes uploads from sessions that do not go on with them, and drops those that no session does.
     pub(crate) fn settle_uploads(&mut self, now_ns: u64) {
         self.sessions.end_idle_uploads(&mut self.hypervisor, &mut self.blobs, now_ns);
-        let trust = &self.trust;
+        let trust = &self.trust.bundles;
         let may_go_on = |operator: &[u8; 32]| trust.role(operator).is_some();
         self.blobs.unfinished.tidy(&mut self.hypervisor, now_ns, &may_go_on);
     }

@@ -570,7 +570,7 @@ fn secrets_are_kept_and_nobody_reads_them_from_the_volume() {
     let settings = GuestSettings { limits: Vec::new(), disks: vec![vec![secret.clone()]] };
     world.iscsi = Some(super::targets::IscsiTarget::new(64));
     world.done(session, &Request::Create { machine, settings, paused: false, autostart: Some(1) });
-    let identity = world.node.identity.key.to_bytes();
+    let identity = world.node.keys.identity.key.to_bytes();
     for wanted in [&b"open sesame"[..], &identity, b"console=hvc0", b"10.0.0.3"] {
         assert!(!disk.holds(wanted), "in the clear: {:?}", String::from_utf8_lossy(wanted));
     }

@@ -480,7 +480,7 @@ impl World {
 
     /// What an operator knows of the node that is there.
     pub(super) fn known(&self, who: Who) -> Meant {
-        let key = self.node.identity.key.verifying_key().to_bytes();
+        let key = self.node.keys.identity.key.verifying_key().to_bytes();
         let pass = self.passes.iter().find(|(whose, node, _)| (*whose, *node) == (who, key));
         Meant { key: Some(key), pass: pass.map(|(.., pass)| *pass), name: String::new() }
     }

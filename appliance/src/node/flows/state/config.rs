@@ -57,10 +57,10 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             version: VERSION,
             node: self.settings.manifest.name.clone(),
             settings: self.sealed_settings(),
-            trust: self.trust.links().to_vec(),
+            trust: self.trust.bundles.links().to_vec(),
             guests: guests.collect(),
         };
-        let file = config.sign(&self.identity.key).ok_or_else(|| {
+        let file = config.sign(&self.keys.identity.key).ok_or_else(|| {
             Failure::new(Code::Capacity, "", "the configuration is too long", "keep fewer guests")
         })?;
         let from = usize::try_from(from).unwrap_or(usize::MAX).min(file.len());
@@ -80,7 +80,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let mut config = self.read_config(digest)?;
         for guest in &config.guests {
             check(guest)?;
-            if !self.trust.covers_guest(&asker.operator, &guest.machine.name) {
+            if !self.trust.bundles.covers_guest(&asker.operator, &guest.machine.name) {
                 let message = "this key may not touch this guest";
                 let remedy = "ask the owner for a grant that covers it";
                 return Err(Failure::new(Code::Refused, &guest.machine.name, message, remedy));
@@ -100,7 +100,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             guest.secrets_left_out.first().map(|disk| alloc::format!("the secret of disk {disk}"))
         };
         let guests = config.guests.iter().map(|guest| (guest.machine.name.clone(), lacks(guest))).collect();
-        let imported = Imported { guests, trust_serial: self.trust.bundle().serial, trust_changed };
+        let imported = Imported { guests, trust_serial: self.trust.serial(), trust_changed };
         let promise = self.state.changes.promise(Ok(Reply::Imported(imported)), now_ns);
         self.begin_work(asker, Work::Kept(promise), now_ns);
         self.state.kernels.queue.push_back(Keeping { promise, guests: config.guests, lacking: true });
@@ -157,7 +157,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     fn import_trust(&mut self, links: &[Vec<u8>]) -> bool {
         let mut changed = false;
         for link in links {
-            match self.trust.update(link) {
+            match self.trust.bundles.update(link) {
                 Ok(()) => changed = true,
                 Err(Refused::Stale { .. }) => {}
                 Err(refused) => {
@@ -166,7 +166,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             }
         }
         if changed {
-            self.write_trust_to_memory();
+            self.trust.write_bundles(self.audit.memory());
             // Before the guests of the same file: in their batch or an earlier one.
             self.keep_trust();
         }

@@ -43,7 +43,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Puts onto a new volume, in one transaction, who the node is, which bundle holds and
     /// whether it is locked down: none of these is ever absent from then on.
     fn found_state(&mut self) -> Option<u64> {
-        let identity = self.identity.key.to_bytes();
+        let identity = self.keys.identity.key.to_bytes();
         let identity = self.sealed_value(IDENTITY, &identity)?;
         let links = self.link_changes()?;
         if !links.is_empty() {
@@ -56,10 +56,10 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// The node is who it was before the power went.
     fn take_identity(&mut self, key: SigningKey, now_ns: u64) {
-        if key.to_bytes() == self.identity.key.to_bytes() {
+        if key.to_bytes() == self.keys.identity.key.to_bytes() {
             return;
         }
-        self.identity.key = key;
+        self.keys.identity.key = key;
         if self.state.is_door_open() {
             log::info!("this node has the key it had before; sessions under the other one end");
             let first = &mut self.network.stacks.first;
@@ -72,7 +72,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     pub(crate) fn enter_kept(&mut self, now_ns: u64) {
         self.state.phase = Phase::Kept;
         self.state.fresh_identity = false;
-        let was_locked = self.is_locked();
+        let was_locked = self.trust.is_locked();
         self.take_key_links();
         self.take_trust();
         self.take_lockdown(was_locked);
@@ -83,7 +83,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         log::info!(
             "state is kept on {}: trust bundle {}, {} guests start with the node",
             self.state.volume(),
-            self.trust.bundle().serial,
+            self.trust.serial(),
             self.state.guests.count()
         );
         self.start_kept_guests(now_ns);
@@ -108,20 +108,20 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             (followed && trust.bundle().serial == serial).then_some(trust)
         });
         match restored {
-            Some(trust) if serial > self.trust.bundle().serial => {
+            Some(trust) if serial > self.trust.serial() => {
                 self.state.trust_serial = serial;
-                self.trust = trust;
-                self.lost_trust = None;
-                self.write_trust_to_memory();
+                self.trust.bundles = trust;
+                self.trust.set_doubt(None);
+                self.trust.write_bundles(self.audit.memory());
             }
             Some(_) => {
                 self.state.trust_serial = serial;
-                self.lost_trust = None;
-                if self.trust.bundle().serial > serial {
+                self.trust.set_doubt(None);
+                if self.trust.serial() > serial {
                     self.keep_trust();
                 }
             }
-            None if self.trust.bundle().serial > serial && self.lost_trust.is_none() => {
+            None if self.trust.serial() > serial && !self.trust.is_lost() => {
                 self.keep_trust();
             }
             None => {
@@ -132,7 +132,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// The volume names no bundle: the one in memory holds, where there is one.
     fn take_no_trust(&mut self, why: &'static str) {
-        if self.trust.bundle().serial > 0 && self.lost_trust.is_none() {
+        if self.trust.serial() > 0 && !self.trust.is_lost() {
             self.keep_trust();
         } else {
             self.lose_trust(why);
@@ -142,10 +142,10 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// A lockdown that was kept, or was asked for since power-on, holds under the bundle
     /// that holds now.
     fn take_lockdown(&mut self, was_locked: bool) {
-        let serial = self.trust.bundle().serial;
+        let serial = self.trust.serial();
         let kept = self.state.value(LOCKDOWN).and_then(|value| decode_lockdown(&value));
         match kept {
-            _ if self.lost_trust.is_some() => {}
+            _ if self.trust.is_lost() => {}
             None => self.lose_trust("the state volume does not say whether the node is locked down"),
             // The node that wrote this knew a later bundle than the one that holds.
             Some((under, _)) if under > serial => {
@@ -165,8 +165,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// Whether the node is locked down, and the bundle that holds.
     fn lockdown_change(&mut self) -> Option<Change> {
-        let mut value = self.trust.bundle().serial.to_le_bytes().to_vec();
-        value.push(u8::from(self.is_locked()));
+        let mut value = self.trust.serial().to_le_bytes().to_vec();
+        value.push(u8::from(self.trust.is_locked()));
         self.sealed_value(LOCKDOWN, &value)
     }
 
@@ -178,8 +178,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// The signed bundles that lead to the one that holds.
     fn link_changes(&mut self) -> Option<Vec<Change>> {
-        let serial = self.trust.bundle().serial;
-        let links = self.trust.links().to_vec();
+        let serial = self.trust.serial();
+        let links = self.trust.bundles.links().to_vec();
         links
             .iter()
             .enumerate()
@@ -189,14 +189,14 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// Which bundle holds, and how many links lead to it.
     fn trust_change(&mut self) -> Option<Change> {
-        let mut head = self.trust.bundle().serial.to_le_bytes().to_vec();
-        head.push(u8::try_from(self.trust.links().len()).unwrap_or(u8::MAX));
+        let mut head = self.trust.serial().to_le_bytes().to_vec();
+        head.push(u8::try_from(self.trust.bundles.links().len()).unwrap_or(u8::MAX));
         self.sealed_value(TRUST, &head)
     }
 
     /// Puts the bundle that holds onto the volume: links first, then what names them.
     pub(crate) fn keep_trust(&mut self) -> Option<u64> {
-        let serial = self.trust.bundle().serial;
+        let serial = self.trust.serial();
         let mut changes = self.link_changes()?;
         changes.push(self.trust_change()?);
         // After the bundle: a lockdown record never names a later one than holds.

@@ -43,7 +43,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let machine = running.map(|guest| &guest.machine).or_else(|| kept.map(|kept| &kept.guest.machine));
         let machine = machine.ok_or_else(|| not_found(name))?;
         Machine { name: to.to_string(), ..machine.clone() }.validate()?;
-        if !self.trust.covers_guest(&asker.operator, to) {
+        if !self.trust.bundles.covers_guest(&asker.operator, to) {
             return Err(not_yours(to));
         }
         let queued = |name: &str| {

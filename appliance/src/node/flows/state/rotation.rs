@@ -29,8 +29,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let mut seed = zeroize::Zeroizing::new([0; 32]);
         self.hypervisor.random(&mut *seed);
         let key = SigningKey::from_bytes(&seed);
-        let link = KeyLink::sign(&self.identity.key, key.verifying_key().to_bytes());
-        let mut links = self.key_links.clone();
+        let link = KeyLink::sign(&self.keys.identity.key, key.verifying_key().to_bytes());
+        let mut links = self.keys.links.clone();
         links.push(link);
         let first = links.len().saturating_sub(NODE_KEYS);
         links.drain(..first);
@@ -54,25 +54,19 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     pub(crate) fn settle_rotation(&mut self) {
         let durable = |rotation: &mut Rotation| self.state.changes.is_confirmed(rotation.batch);
         if let Some(Rotation { key, links, .. }) = self.state.rotation.take_if(durable) {
-            self.identity.key = key;
-            self.set_key_links(links);
+            self.keys.identity.key = key;
+            self.keys.set_links(links);
             self.keep_own();
             log::info!("this node has another key, which the one before has signed");
             self.log_key();
         }
     }
 
-    /// By keys that it had before the node is known still.
-    fn set_key_links(&mut self, links: Vec<KeyLink>) {
-        self.identity.former = links.iter().map(|link| link.from).collect();
-        self.key_links = links;
-    }
-
     /// Reads which keys the node had before.
     pub(crate) fn take_key_links(&mut self) {
         if let Some(value) = self.state.value(LINKS) {
             match node_key::decode(&value) {
-                Some(links) => self.set_key_links(links),
+                Some(links) => self.keys.set_links(links),
                 None => log::warn!("this node's earlier keys cannot be read"),
             }
         }
