@@ -4,12 +4,13 @@
 //! costs dom0 no memory, is accounted like a guest and survives dom0.
 
 pub(crate) mod uploads;
-
 use alloc::vec::Vec;
 
 use hv_abi::DomainId;
 use hv_abi::call::Error;
 use hv_abi::domain::DomainSpec;
+use machine::guest_memory::GuestMemory;
+use machine::layout::{HIGH_MEMORY_START, LOW_MEMORY_END, MemoryLayout};
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::limits::BLOB_BYTES;
 use mgmt_proto::machine::Digest;
@@ -17,8 +18,6 @@ use mgmt_proto::machine::Digest;
 use crate::blobs::uploads::{Announced, Unfinished, Upload};
 use crate::hypervisor::Hypervisor;
 use crate::limits::{BLOBS_MAX, UPLOAD_STEP_BYTES};
-use machine::guest_memory::GuestMemory;
-use machine::layout::{HIGH_MEMORY_START, LOW_MEMORY_END, MemoryLayout};
 
 const _: () = assert!(BLOB_BYTES <= LOW_MEMORY_END && LOW_MEMORY_END < HIGH_MEMORY_START);
 

@@ -5,11 +5,11 @@ pub mod guest;
 pub mod pending_attach;
 pub(crate) mod quotas;
 pub(crate) mod record;
-
 use alloc::vec::Vec;
 
 use hv_abi::DomainId;
 use hv_abi::event::Event;
+use machine::guest_memory::GuestMemory;
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::machine::Digest;
 
@@ -17,7 +17,6 @@ use crate::guests::guest::{Guest, Life};
 use crate::guests::pending_attach::PendingAttach;
 use crate::guests::quotas::Quotas;
 use crate::hypervisor::Hypervisor;
-use machine::guest_memory::GuestMemory;
 
 /// All guests of the node.
 pub struct Guests<M> {

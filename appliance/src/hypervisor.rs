@@ -4,7 +4,6 @@
 use hv_abi::DomainId;
 use hv_abi::call::Error;
 use hv_abi::domain::{DomainInfo, DomainSpec, NodeInfo, VcpuState};
-
 use machine::guest_memory::GuestMemory;
 use machine::layout::MemoryLayout;
 

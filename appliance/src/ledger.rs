@@ -5,6 +5,11 @@
 //! more than that is refused before it is there, so that nothing which guests, targets and
 //! strangers do afterwards can use the heap up.
 
+use machine::devices::virtio::VirtioDevice;
+use machine::devices::virtio::block::VirtioBlock;
+use machine::limits::{
+    CONSOLE_BYTES, CONSOLE_INPUT_BYTES, LARGE_FRAME_BYTES_MAX, UART_INPUT_BYTES, UART_OUTPUT_BYTES,
+};
 use mgmt_proto::disk::{DiskSetting, GuestSettings};
 use mgmt_proto::limits::{
     CARD_ADDRESSES, CARD_MACS, CARD_ROUTERS, CARD_VLANS, CONFIG_BYTES, DISK_SETTINGS, DISKS, JOBS,
@@ -21,11 +26,6 @@ use storage::volume::VolumeName;
 
 use crate::limits::{BEGUN_MAX, CAPTURE_BYTES, CAPTURES_MAX, CARDS_MAX, RESULTS_KEPT_MAX, SESSIONS_MAX};
 use crate::volumes::{Binding, parse};
-use machine::devices::virtio::VirtioDevice;
-use machine::devices::virtio::block::VirtioBlock;
-use machine::limits::{
-    CONSOLE_BYTES, CONSOLE_INPUT_BYTES, LARGE_FRAME_BYTES_MAX, UART_INPUT_BYTES, UART_OUTPUT_BYTES,
-};
 
 const KIB: usize = 1024;
 

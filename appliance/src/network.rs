@@ -3,6 +3,9 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
+use machine::devices::virtio::net::Taken;
+use machine::guest_memory::GuestMemory;
+use machine::limits::LARGE_FRAME_BYTES_MAX;
 use netstack::frame::{MacAddress, without_priority_tag};
 use netstack::host::{Host, HostConfig};
 use netstack::offload::{Accepts, Offload};
@@ -18,9 +21,6 @@ use crate::network::capture::Captures;
 use crate::network::nic::Nic;
 use crate::network::stacks::Stacks;
 use crate::volumes::Volumes;
-use machine::devices::virtio::net::Taken;
-use machine::guest_memory::GuestMemory;
-use machine::limits::LARGE_FRAME_BYTES_MAX;
 
 pub(crate) mod addressing;
 pub(crate) mod capture;

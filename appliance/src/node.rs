@@ -9,7 +9,6 @@
 //! touches several of them is in `flows`.
 
 mod flows;
-
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -21,7 +20,7 @@ use mgmt_proto::facts::CardCondition;
 use mgmt_proto::handshake::{GREETING_BYTES, HELLO_BYTES};
 use mgmt_proto::machine::Digest;
 use mgmt_proto::trust::Trust;
-
+use netstack::host::TcpOptions;
 use sha2::{Digest as _, Sha256};
 
 use crate::blobs::Blobs;
@@ -29,19 +28,14 @@ use crate::guests::Guests;
 use crate::guests::guest::{End, Guest, Wish};
 use crate::hypervisor::Hypervisor;
 use crate::limits::COMMANDS_PER_TURN;
-use crate::network::Network;
-use crate::network::cards;
 use crate::network::neighbourhood::Neighbourhood;
 use crate::network::nic::Nic;
-use crate::operators::audit::AuditLog;
-use crate::operators::jobs::Jobs;
-use crate::operators::revisions::Revisions;
-use crate::operators::sessions::Sessions;
+use crate::network::{Network, cards};
+use crate::operators::Operators;
 use crate::settings::Settings;
 use crate::state::State;
 use crate::trust::{Authority, NodeKeys};
 use crate::volumes::Volumes;
-use netstack::host::TcpOptions;
 
 /// dom0.
 pub struct Node<H: Hypervisor, N> {
@@ -52,12 +46,9 @@ pub struct Node<H: Hypervisor, N> {
     /// Nanoseconds since 1970 when the monotonic clock was zero, once asked for.
     wall_base_ns: Option<u64>,
     network: Network<N>,
-    sessions: Sessions<H::Memory>,
-    jobs: Jobs,
+    operators: Operators<H::Memory>,
     guests: Guests<H::Memory>,
     blobs: Blobs<H::Memory>,
-    audit: AuditLog<H::Memory>,
-    revisions: Revisions,
     volumes: Volumes,
     /// What outlives a power cut.
     state: State<H::Memory>,
@@ -116,12 +107,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             trust,
             wall_base_ns: None,
             network,
-            sessions: Sessions::default(),
-            jobs: Jobs::default(),
+            operators: Operators::default(),
             guests: Guests::default(),
             blobs: Blobs::default(),
-            audit: AuditLog::new(),
-            revisions: Revisions::default(),
             volumes: Volumes::new(wires, settings.initiator_name(mac), seed(1)),
             state: State::new(settings.manifest.state.clone(), own, now_ns),
             settings,
@@ -135,8 +123,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         };
         node.instruct_hypervisor();
         node.adopt(now_ns);
-        node.audit.ensure(&mut node.hypervisor);
-        node.revisions.begin(node.audit.end());
+        node.operators.audit.ensure(&mut node.hypervisor);
+        node.operators.revisions.begin(node.operators.audit.end());
         node.restore_trust(own, now_ns);
         if node.state.is_door_open() {
             if !node.listen() {
@@ -238,13 +226,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     fn next_deadline(&mut self, now_ns: u64) -> u64 {
         let host = self.network.stacks.next_deadline(now_ns);
         let volumes = self.volumes.next_deadline();
-        let sessions = self.sessions.next_deadline();
+        let sessions = self.operators.sessions.next_deadline();
         let starts = self.guests.next_start_deadline();
         let disks = self.next_disk_deadline();
         let stop = self.stopping.map(|(_, at_ns)| at_ns);
         let state = self.state.next_deadline();
         let uploads = self.blobs.unfinished.next_deadline();
-        let refusals = self.audit.next_deadline();
+        let refusals = self.operators.audit.next_deadline();
         let cards = self.next_card_deadline(now_ns);
         [host, cards, volumes, sessions, starts, disks, stop, state, uploads, refusals]
             .into_iter()
@@ -351,13 +339,14 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         // have begun what the next turn goes on with.
         let first = &mut self.network.stacks.first;
         let who = (&self.keys.identity, &self.trust.bundles);
-        let mut busy = self.sessions.poll(first, &mut self.hypervisor, &mut self.blobs, who, now_ns);
+        let mut busy =
+            self.operators.sessions.poll(first, &mut self.hypervisor, &mut self.blobs, who, now_ns);
         self.settle_uploads(now_ns);
-        self.audit.settle(now_ns);
+        self.operators.audit.settle(now_ns);
         for _ in 0..COMMANDS_PER_TURN {
             let guests = &self.guests;
             let needed = |digest: &Digest| guests.need(digest);
-            let command = self.sessions.next_command(
+            let command = self.operators.sessions.next_command(
                 &mut self.network.stacks.first,
                 &mut self.hypervisor,
                 (&mut self.blobs, &needed),
@@ -366,14 +355,14 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             );
             let Some(command) = command else {
                 self.tell_progress(now_ns);
-                let more = self.sessions.transmit(&mut self.network.stacks.first);
-                return busy || more || self.sessions.has_more();
+                let more = self.operators.sessions.transmit(&mut self.network.stacks.first);
+                return busy || more || self.operators.sessions.has_more();
             };
             busy = true;
             self.execute(command, now_ns);
         }
         self.tell_progress(now_ns);
-        self.sessions.transmit(&mut self.network.stacks.first);
+        self.operators.sessions.transmit(&mut self.network.stacks.first);
         true
     }
 

@@ -13,10 +13,10 @@ use mgmt_proto::node_key::{self, KeyLink};
 use mgmt_proto::server::Identity;
 use netstack::host::Addressing;
 use sha2::{Digest, Sha256};
+use zeroize::Zeroize;
 
 use crate::hypervisor::Hypervisor;
 use crate::state::OwnFlags;
-use zeroize::Zeroize;
 
 /// Where what is the node's own is kept across dom0's restart: behind all domains.
 const OWN_STORE: usize = hv_abi::MAX_DOMAINS;

@@ -8,13 +8,13 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use machine::guest_memory::{Gpa, GuestMemory};
 use mgmt_proto::limits::TRUST_BYTES;
 use mgmt_proto::node_key::KeyLink;
 use mgmt_proto::server::Identity;
 use mgmt_proto::trust::Trust;
 
 use crate::own_memory::{BUNDLES_AT, LOCKED_AT};
-use machine::guest_memory::{Gpa, GuestMemory};
 
 /// The node's key, and those that it had.
 pub(crate) struct NodeKeys {
@@ -95,7 +95,7 @@ impl Authority {
         self.locked_under = Some(serial);
         // One more, so that zeros mean that it never was.
         let kept = serial.saturating_add(1).to_le_bytes();
-        if !memory.is_some_and(|memory| memory.write(Gpa(LOCKED_AT), &kept).is_ok()) {
+        if memory.is_none_or(|memory| memory.write(Gpa(LOCKED_AT), &kept).is_err()) {
             log::error!("no memory to keep the lockdown in: a restart of dom0 ends it");
         }
     }

@@ -6,6 +6,8 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use machine::devices::virtio::block::{BlockKind, BlockOperation, BlockStatus, BlockToken};
+use machine::guest_memory::GuestMemory;
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::disk::DiskSetting;
 use mgmt_proto::machine::Disk;
@@ -20,8 +22,6 @@ use crate::limits::{REQUESTS_PER_TURN, WORK_OF_REQUEST};
 use crate::network::stacks::Stacks;
 use crate::volumes::discovery::Search;
 use crate::volumes::geometry::Shape;
-use machine::devices::virtio::block::{BlockKind, BlockOperation, BlockStatus, BlockToken};
-use machine::guest_memory::GuestMemory;
 
 /// Bytes of a sector.
 const SECTOR: u64 = 512;

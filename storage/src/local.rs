@@ -2,7 +2,6 @@
 //! for each kind.
 
 pub mod virtio_blk;
-
 use alloc::vec::Vec;
 
 /// What is asked of a disk.

@@ -1,6 +1,7 @@
 //! Device registers and DMA memory as safe, bounds-checked handles.
 
 use core::sync::atomic::{AtomicU16, Ordering, fence};
+
 use hv_abi::call::Error;
 use hv_abi::device::{DmaMemory, Mmio};
 use hv_x86::{BusAddress, Hpa};

@@ -18,7 +18,6 @@ mod handles;
 mod heap;
 mod system;
 mod window;
-
 use appliance::node::Node;
 use appliance::settings::Settings;
 use hv_abi::boot::{BOOT_INFO, BootInfo, IMAGE, tsc_to_ns};

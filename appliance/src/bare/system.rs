@@ -1,8 +1,8 @@
 //! The system calls, as functions.
 
-use crate::window::Window;
-use appliance::hypervisor::Hypervisor;
 use core::fmt::{self, Write};
+
+use appliance::hypervisor::Hypervisor;
 use heapless::Vec;
 use hv_abi::DomainId;
 use hv_abi::call::{Call, Error};
@@ -15,6 +15,8 @@ use hv_x86::{BusAddress, Hpa};
 use log::{LevelFilter, Metadata, Record};
 use machine::layout::MemoryLayout;
 use zerocopy::FromZeros;
+
+use crate::window::Window;
 
 /// Issues a call with up to four arguments.
 fn call(call: Call, [a, b, c, d]: [u64; 4]) -> Result<(u64, u64), Error> {

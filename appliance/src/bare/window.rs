@@ -1,6 +1,7 @@
 //! Guest memory as dom0 sees it: a window of its own address space per domain.
 
 use core::sync::atomic::{AtomicU16, Ordering, fence};
+
 use hv_abi::DomainId;
 use hv_abi::boot::{WINDOW, WINDOW_BYTES};
 use machine::fault::GuestFault;

@@ -8,13 +8,13 @@
 use alloc::vec::Vec;
 
 use hv_abi::DomainId;
+use machine::guest_memory::{Gpa, GuestMemory};
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::machine::Digest;
 use sha2::{Digest as _, Sha256};
 
 use crate::hypervisor::Hypervisor;
 use crate::limits::{UPLOAD_KEPT_NS, UPLOAD_STEP_BYTES, UPLOADS_KEPT_MAX};
-use machine::guest_memory::{Gpa, GuestMemory};
 
 /// What an upload is known by: who sends it, and what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

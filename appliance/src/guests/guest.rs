@@ -5,6 +5,12 @@ use alloc::vec::Vec;
 use hv_abi::DomainId;
 use hv_abi::domain::{DomainSpec, STATE_NEW, STATE_PAUSED};
 use hv_abi::event::{self, Event};
+use hv_x86::{low8, low16, low32};
+use machine::devices::output_ring::OutputRing;
+use machine::devices::platform::{DeviceConfig, Platform, PlatformEvent};
+use machine::devices::virtio::VirtioDevice;
+use machine::layout::{MemoryLayout, UART_PORT};
+use machine::limits::CONSOLE_BYTES;
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::disk::GuestSettings;
 use mgmt_proto::machine::{Action, Digest, Machine};
@@ -17,12 +23,6 @@ use crate::limits::{
     RANDOM_REQUESTS_PER_TURN, START_TIMEOUT_NS, WORK_OF_CONSOLE_BYTE, WORK_OF_ENTROPY, WORK_OF_EXIT,
 };
 use crate::volumes::geometry::Shape;
-use hv_x86::{low8, low16, low32};
-use machine::devices::output_ring::OutputRing;
-use machine::devices::platform::{DeviceConfig, Platform, PlatformEvent};
-use machine::devices::virtio::VirtioDevice;
-use machine::layout::{MemoryLayout, UART_PORT};
-use machine::limits::CONSOLE_BYTES;
 
 /// A page-sized unit of guest memory.
 const MEMORY_UNIT: u64 = 2 << 20;

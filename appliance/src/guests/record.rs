@@ -4,7 +4,6 @@ use alloc::vec::Vec;
 
 use mgmt_proto::disk::{GuestSettings, decode_guest};
 use mgmt_proto::machine::Machine;
-
 use zeroize::Zeroize;
 
 /// First bytes of what is kept for a guest across dom0's restart.

@@ -1,6 +1,7 @@
 //! A network card besides the first one. It carries disks only: AoE, and what the node
 //! itself connects to. No guest's frame passes it, and nothing is listened for there.
 
+use machine::guest_memory::GuestMemory;
 use netstack::frame::MacAddress;
 use netstack::host::Lease;
 use netstack::offload::Offload;
@@ -11,7 +12,6 @@ use crate::network::nic::Nic;
 use crate::network::stacks::Stacks;
 use crate::network::{Buffers, ETHERTYPE_AOE, received, work_of};
 use crate::volumes::Volumes;
-use machine::guest_memory::GuestMemory;
 
 /// Whether a card takes frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

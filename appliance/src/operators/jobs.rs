@@ -114,6 +114,14 @@ pub(crate) struct Jobs {
 }
 
 impl Jobs {
+    /// Begins a job: its number.
+    pub(crate) fn begin(&mut self, asker: &Asker, work: Work, now_ns: u64) -> u64 {
+        self.last += 1;
+        let id = self.last;
+        self.list.push(Job { id, work, asker: asker.clone(), began_ns: now_ns, ended: None });
+        id
+    }
+
     /// Whether somebody's job goes on with this.
     pub(crate) fn is_waited_for(&self, work: &Work) -> bool {
         self.list.iter().any(|job| job.goes_on_with(work))

@@ -2,11 +2,11 @@
 
 mod callers;
 mod uploading;
-
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
+use machine::guest_memory::GuestMemory;
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::door::{Door, Proved};
 use mgmt_proto::job::Progress;
@@ -25,7 +25,6 @@ use crate::limits::{
 };
 use crate::operators::audit::Asked;
 use crate::operators::jobs::Asker;
-use machine::guest_memory::GuestMemory;
 
 /// A job that a session waits for before its next command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use machine::guest_memory::GuestMemory;
 use storage::aoe::{Source, TargetAddress};
 use storage::volume::{Volume, VolumeName};
 
@@ -12,7 +13,6 @@ use crate::volumes::discovery::Search;
 use crate::volumes::errand::Errand;
 use crate::volumes::state::StateDisk;
 use crate::volumes::{NoPayload, Volumes, payload};
-use machine::guest_memory::GuestMemory;
 
 /// A network that disks are on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

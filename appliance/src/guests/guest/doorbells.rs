@@ -3,11 +3,11 @@
 use alloc::vec;
 
 use hv_x86::to_usize;
+use machine::guest_memory::GuestMemory;
 
 use crate::guests::guest::Guest;
 use crate::hypervisor::Hypervisor;
 use crate::limits::WORK_OF_DOORBELL;
-use machine::guest_memory::GuestMemory;
 
 impl<M: GuestMemory> Guest<M> {
     /// Registers those anew that have moved, come or gone.

@@ -4,16 +4,16 @@ use alloc::borrow::Cow;
 use alloc::string::ToString;
 
 use hv_abi::DomainId;
+use machine::acpi;
+use machine::guest_memory::{Gpa, GuestMemory};
+use machine::layout::{MemoryLayout, RESET_CODE, RESET_VECTOR};
+use machine::loader::{self, LoadRequest};
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::machine::Machine;
 
 use crate::blobs::Blobs;
 use crate::guests::guest::{Guest, MEMORY_UNIT, storage_failure};
 use crate::hypervisor::Hypervisor;
-use machine::acpi;
-use machine::guest_memory::{Gpa, GuestMemory};
-use machine::layout::{MemoryLayout, RESET_CODE, RESET_VECTOR};
-use machine::loader::{self, LoadRequest};
 
 /// A failure for a kernel that cannot be loaded.
 fn load_failure(name: &str, error: loader::LoadError) -> Failure {

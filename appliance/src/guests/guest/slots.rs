@@ -3,13 +3,13 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use machine::devices::platform::{DeviceConfig, Noticed};
+use machine::devices::virtio::block::{BlockConfig, BlockGeometry};
 use mgmt_proto::disk::DiskSetting;
 use mgmt_proto::machine::Disk;
 
 use crate::guests::guest::Guest;
 use crate::volumes::geometry::Shape;
-use machine::devices::platform::{DeviceConfig, Noticed};
-use machine::devices::virtio::block::{BlockConfig, BlockGeometry};
 
 /// Where a disk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,10 @@
 //! Tells the log of the first card's address.
 
+use mgmt_proto::manifest::Addressing;
+
 use crate::hypervisor::Hypervisor;
 use crate::network::nic::Nic;
 use crate::node::Node;
-use mgmt_proto::manifest::Addressing;
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Says what is new of the first card's address.

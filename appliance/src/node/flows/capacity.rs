@@ -1,18 +1,14 @@
 //! Whether dom0 has memory for what is asked for: [`crate::ledger`] says what it takes.
 
-use crate::hypervisor::Hypervisor;
-use crate::ledger::HEAP_BYTES;
-use crate::ledger::coming_bytes;
-use crate::ledger::guest_bytes;
-use crate::ledger::iscsi_disks;
-use crate::ledger::kib;
-use crate::ledger::own_bytes;
-use crate::network::nic::Nic;
-use crate::network::stacks::VOLUMES_CONNECTED_MAX;
-use crate::node::Node;
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::disk::{DiskSetting, GuestSettings};
 use mgmt_proto::machine::{Disk, Machine};
+
+use crate::hypervisor::Hypervisor;
+use crate::ledger::{HEAP_BYTES, coming_bytes, guest_bytes, iscsi_disks, kib, own_bytes};
+use crate::network::nic::Nic;
+use crate::network::stacks::VOLUMES_CONNECTED_MAX;
+use crate::node::Node;
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Heap that is promised: to the node itself, to guests, to what is kept of them, and to

@@ -1,11 +1,12 @@
 //! Answers who reads a capture: [`crate::network::capture`].
 
+use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::verb::{Outcome, Reply};
+
 use crate::hypervisor::Hypervisor;
 use crate::limits::CAPTURES_MAX;
 use crate::network::nic::Nic;
 use crate::node::Node;
-use mgmt_proto::code::{Code, Failure};
-use mgmt_proto::verb::{Outcome, Reply};
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// What a guest's cards sent and received since the last look.

@@ -1,19 +1,19 @@
 //! Watches the network cards, and tells of them: [`crate::network::cards`].
 
-use crate::hypervisor::Hypervisor;
-use crate::limits::CARDS_LOOK_NS;
-use crate::network::cards::condition;
-use crate::network::cards::facts;
-use crate::network::cards::missing;
-use crate::network::nic::Nic;
-use crate::node::Node;
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+
 use log::Level;
 use mgmt_proto::facts::{CardCondition, CardFacts, CardUse};
 use mgmt_proto::machine::mac_text;
 use netstack::host::Host;
+
+use crate::hypervisor::Hypervisor;
+use crate::limits::CARDS_LOOK_NS;
+use crate::network::cards::{condition, facts, missing};
+use crate::network::nic::Nic;
+use crate::node::Node;
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// All cards, the first one first, and those that are sealed and not there last.

@@ -74,16 +74,16 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let session = asker.session;
         if let Some(failure) = self.refusal(&asker, &request, role, asked.is_some(), now_ns) {
             let code = failure.code;
-            self.sessions.answer(session, &Err(failure));
+            self.operators.sessions.answer(session, &Err(failure));
             if let Some(asked) = &asked {
-                self.audit.refuse(asked, code, now_ns);
+                self.operators.audit.refuse(asked, code, now_ns);
             }
             return;
         }
         let changed = request.changes().then(|| changed_by(&request));
         // Whoever reads the record must find what ended the node, or dom0.
         if let (Request::NodeStop { .. } | Request::InjectFault(_), Some(asked)) = (&request, &asked) {
-            self.audit.record(asked, Recorded::Accepted, now_ns);
+            self.operators.audit.record(asked, Recorded::Accepted, now_ns);
             self.carry_out(&asker, request, role, now_ns);
             return;
         }
@@ -91,15 +91,15 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let result = self.carry_out(&asker, request, role, now_ns);
         match (&asked, result) {
             (Some(asked), Recorded::Failed(code)) if !with_effect.contains(&code) => {
-                self.audit.refuse(asked, code, now_ns);
+                self.operators.audit.refuse(asked, code, now_ns);
             }
-            (Some(asked), result) => self.audit.record(asked, result, now_ns),
+            (Some(asked), result) => self.operators.audit.record(asked, result, now_ns),
             (None, _) => {}
         }
         if let Some(guests) = changed
             && !matches!(result, Recorded::Failed(_))
         {
-            self.revisions.note(&guests, self.audit.end());
+            self.operators.revisions.note(&guests, self.operators.audit.end());
         }
     }
 
@@ -112,7 +112,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         is_recorded: bool,
         now_ns: u64,
     ) -> Option<Failure> {
-        let overtaken = self.overtaken(asker.session, request);
+        let overtaken = self.operators.overtaken(asker.session, request);
         let lacks = self.trust.bundles.permits(&asker.operator, request).err();
         if let Some(Lacks::Role(needed)) = lacks {
             return Some(role_missing(needed, role));
@@ -124,29 +124,20 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             return Some(not_yours(request.guest().unwrap_or_default()));
         }
         if is_recorded {
-            self.audit.ensure(&mut self.hypervisor);
-            let room = self.audit.check_room(self.history_waiting(), request.verb().is_rescue());
+            self.operators.audit.ensure(&mut self.hypervisor);
+            let room = self.operators.audit.check_room(self.history_waiting(), request.verb().is_rescue());
             if let Err(failure) = room {
                 return Some(failure);
             }
         }
-        overtaken.or_else(|| self.room_for_job(request, now_ns).err())
-    }
-
-    /// Why a change is not made, if it supposes what is so no longer.
-    fn overtaken(&mut self, session: usize, request: &Request) -> Option<Failure> {
-        if !request.changes() {
-            return None;
-        }
-        let (of, expected) = self.sessions.take_expected(session)?;
-        self.revisions.check(of.as_deref(), expected).err()
+        overtaken.or_else(|| self.operators.room_for_job(request, now_ns).err())
     }
 
     fn carry_out(&mut self, asker: &Asker, request: Request, role: Role, now_ns: u64) -> Recorded {
         match self.dispatch(asker, request, role, now_ns) {
             Handled::Later => Recorded::Accepted,
             Handled::Now(outcome) => {
-                self.sessions.answer(asker.session, &outcome);
+                self.operators.sessions.answer(asker.session, &outcome);
                 outcome.map_or_else(|failure| Recorded::Failed(failure.code), |_| Recorded::Done)
             }
         }
@@ -225,16 +216,16 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     fn revision(&mut self, session: usize, of: Option<String>, expected: Option<u64>) -> Outcome {
-        let revision = self.revisions.of(of.as_deref());
+        let revision = self.operators.revisions.of(of.as_deref());
         if let Some(expected) = expected {
-            self.revisions.check(of.as_deref(), expected)?;
-            self.sessions.expect(session, of, expected);
+            self.operators.revisions.check(of.as_deref(), expected)?;
+            self.operators.sessions.expect(session, of, expected);
         }
         Ok(Reply::Revision(revision))
     }
 
     fn follow_own_jobs(&mut self, session: usize, every_ms: u32) -> Outcome {
-        self.sessions.tell_of_own(session, every_ms);
+        self.operators.sessions.tell_of_own(session, every_ms);
         Ok(Reply::Done)
     }
 
@@ -245,8 +236,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     fn read_audit(&self, log: Log, from: u64) -> Outcome {
         Ok(Reply::Audit(match log {
-            Log::Effects => self.audit.page(from, self.history_shown(), &self.keys.identity),
-            Log::Refusals => self.audit.refusals_page(from, &self.keys.identity),
+            Log::Effects => self.operators.audit.page(from, self.history_shown(), &self.keys.identity),
+            Log::Refusals => self.operators.audit.refusals_page(from, &self.keys.identity),
         }))
     }
 
@@ -328,7 +319,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         if let Some(guest) = self.guests.list.iter_mut().find(|guest| guest.number == number) {
             guest.keep = autostart;
         }
-        self.begin_work(asker, Work::Guest(number), now_ns);
+        self.operators.begin_work(asker, Work::Guest(number), now_ns);
         Ok(())
     }
 
@@ -337,7 +328,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             Discover::Aoe => self.volumes.discover_aoe(now_ns),
             Discover::Iscsi { portal, settings } => self.volumes.discover_iscsi(portal, settings, now_ns),
         }?;
-        self.begin_work(asker, Work::Discovery, now_ns);
+        self.operators.begin_work(asker, Work::Discovery, now_ns);
         Ok(())
     }
 

@@ -1,5 +1,16 @@
 //! Attaches disks to guests that run, and detaches them.
 
+use alloc::string::String;
+use alloc::vec::Vec;
+
+use machine::devices::platform::Noticed;
+use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::disk::{DiskSetting, Limit, validate};
+use mgmt_proto::limits::DISKS;
+use mgmt_proto::machine::Disk;
+use mgmt_proto::verb::{Outcome, Reply};
+use mgmt_proto::volume::{BlockFacts, Condition, Plugged};
+
 use crate::guests::guest::Life;
 use crate::guests::pending_attach::PendingAttach;
 use crate::hypervisor::Hypervisor;
@@ -9,15 +20,6 @@ use crate::node::Node;
 use crate::operators::jobs::{Asker, Work};
 use crate::state::Step;
 use crate::volumes::{VolumeSettings, limits, parse};
-use alloc::string::String;
-use alloc::vec::Vec;
-use machine::devices::platform::Noticed;
-use mgmt_proto::code::{Code, Failure};
-use mgmt_proto::disk::{DiskSetting, Limit, validate};
-use mgmt_proto::limits::DISKS;
-use mgmt_proto::machine::Disk;
-use mgmt_proto::verb::{Outcome, Reply};
-use mgmt_proto::volume::{BlockFacts, Condition, Plugged};
 
 fn no_such_slot(name: &str, slot: u32) -> Failure {
     let message = alloc::format!("has no disk in slot {slot}");
@@ -35,7 +37,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         now_ns: u64,
     ) -> Result<(), Failure> {
         let work = self.begin_attach(name, disk, settings, now_ns)?;
-        self.begin_work(asker, work, now_ns);
+        self.operators.begin_work(asker, work, now_ns);
         Ok(())
     }
 
@@ -49,7 +51,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         now_ns: u64,
     ) -> Result<(), Failure> {
         let work = self.begin_detach(name, slot, force, now_ns)?;
-        self.begin_work(asker, work, now_ns);
+        self.operators.begin_work(asker, work, now_ns);
         Ok(())
     }
 
@@ -138,7 +140,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let done = Ok(Reply::Done);
         let kept = volume.and_then(|volume| self.follow(&name, Step::Detached(&volume), &done, now_ns));
         match kept {
-            Some(kept) => self.jobs.turn_into(&Work::Detach(number, device), kept),
+            Some(kept) => self.operators.jobs.turn_into(&Work::Detach(number, device), kept),
             None => self.guests.detached.push((number, device)),
         }
         kept
@@ -226,7 +228,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let step = Step::Attached(&volume, &set);
             match name.filter(|_| plugged.is_ok()).and_then(|name| self.follow(&name, step, &plugged, now_ns))
             {
-                Some(kept) => self.jobs.turn_into(&work, kept),
+                Some(kept) => self.operators.jobs.turn_into(&work, kept),
                 None => self.end_work(&work, &plugged, now_ns),
             }
         }
@@ -242,7 +244,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         });
         let late: Vec<usize> = late.map(|slot| slot.device).collect();
         for device in late {
-            if !self.jobs.is_waited_for(&Work::Detach(number, device)) {
+            if !self.operators.jobs.is_waited_for(&Work::Detach(number, device)) {
                 continue;
             }
             let message = "was asked for the disk and has not given it back yet";
@@ -259,7 +261,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             self.guests.list.iter().flat_map(|guest| guest.slots.iter().map(|slot| (guest.number, slot)));
         let leaving = slots.filter_map(|(number, slot)| {
             let until_ns = slot.leaving_ns?.saturating_add(DETACH_TIMEOUT_NS);
-            self.jobs.is_waited_for(&Work::Detach(number, slot.device)).then_some(until_ns)
+            self.operators.jobs.is_waited_for(&Work::Detach(number, slot.device)).then_some(until_ns)
         });
         let now = (!self.guests.detached.is_empty()).then_some(0);
         coming.chain(leaving).chain(now).min()
@@ -308,7 +310,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let step = Step::Limited(volume.as_deref(), list);
         match self.follow(name, step, &Ok(Reply::Done), now_ns) {
             Some(kept) => {
-                self.begin_work(asker, kept, now_ns);
+                self.operators.begin_work(asker, kept, now_ns);
                 None
             }
             None => Some(Ok(Reply::Done)),

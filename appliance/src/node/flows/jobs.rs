@@ -1,91 +1,39 @@
 //! Begins, ends, lists and cancels jobs: [`crate::operators::jobs`].
 
+use alloc::format;
+use alloc::string::ToString;
+use alloc::vec::Vec;
+
+use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::job::{JobFacts, JobPage, Progress, Unit};
+use mgmt_proto::role::Role;
+use mgmt_proto::verb::{Outcome, Reply};
+
+use crate::guests::Guests;
 use crate::guests::guest::Life;
 use crate::hypervisor::Hypervisor;
 use crate::network::nic::Nic;
 use crate::node::Node;
-use crate::operators::jobs::Asker;
-use crate::operators::jobs::Ended;
-use crate::operators::jobs::Job;
-use crate::operators::jobs::MS;
-use crate::operators::jobs::Work;
-use crate::operators::jobs::too_late;
-use alloc::format;
-use alloc::rc::Rc;
-use alloc::string::ToString;
-use alloc::vec::Vec;
-use mgmt_proto::code::{Code, Failure};
-use mgmt_proto::job::{JobFacts, JobPage, Progress, Unit};
-use mgmt_proto::role::Role;
-use mgmt_proto::verb::{Outcome, Reply, Request};
+use crate::operators::jobs::{Asker, Job, MS, Work, too_late};
+use crate::volumes::Volumes;
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
-    /// Whether a request finds room to become a job, if it is of that kind.
-    pub(crate) fn room_for_job(&mut self, request: &Request, now_ns: u64) -> Result<(), Failure> {
-        if request.is_job() { self.jobs.make_room(request, now_ns) } else { Ok(()) }
-    }
-
-    /// A command is not answered yet: its session waits for a job.
-    pub(crate) fn begin_work(&mut self, asker: &Asker, work: Work, now_ns: u64) {
-        self.jobs.last += 1;
-        let id = self.jobs.last;
-        self.jobs.list.push(Job { id, work, asker: asker.clone(), began_ns: now_ns, ended: None });
-        self.sessions.wait(asker.session, id, None, now_ns);
-    }
-
     /// Something ended, and so did the jobs about it: those who wait are answered.
     pub(crate) fn end_work(&mut self, work: &Work, outcome: &Outcome, now_ns: u64) {
         let going: Vec<u64> =
-            self.jobs.list.iter().filter(|job| job.goes_on_with(work)).map(|job| job.id).collect();
+            self.operators.jobs.list.iter().filter(|job| job.goes_on_with(work)).map(|job| job.id).collect();
         self.end_jobs(&going, outcome.clone(), false, now_ns);
     }
 
-    /// Jobs ended with one outcome, which is encoded once for all who wait.
     fn end_jobs(&mut self, ids: &[u64], outcome: Outcome, cancelled: bool, now_ns: u64) {
-        let waiting: Vec<usize> = ids.iter().flat_map(|id| self.sessions.waiting_for(*id)).collect();
-        self.sessions.answer_all(waiting.into_iter(), &outcome);
-        let outcome = Rc::new(outcome);
-        for id in ids {
-            let Some(place) = self.jobs.list.iter().position(|job| job.id == *id) else { continue };
-            let Some(job) = self.jobs.list.get(place) else { continue };
-            let mut progress = self.progress(job, now_ns);
-            if outcome.is_ok() && progress.unit != Unit::Milliseconds {
-                progress.done = progress.total;
-            }
-            if let Some(job) = self.jobs.list.get_mut(place) {
-                job.ended = Some(Ended { at_ns: now_ns, outcome: Rc::clone(&outcome), cancelled, progress });
-            }
-        }
-        self.jobs.forget_results();
-    }
-
-    fn progress(&self, job: &Job, now_ns: u64) -> Progress {
-        if let Some(ended) = &job.ended {
-            return ended.progress;
-        }
-        let disks = |number: u64, devices: &mut dyn Iterator<Item = usize>| {
-            let serves: Vec<bool> =
-                devices.map(|device| self.volumes.shape(number, device).is_some()).collect();
-            let done = serves.iter().filter(|serves| **serves).count() as u64;
-            Progress { done, total: serves.len() as u64, unit: Unit::Disks }
-        };
-        match job.work {
-            Work::Guest(number) => {
-                let guest = self.guests.list.iter().find(|guest| guest.number == number);
-                disks(number, &mut (0..guest.map_or(0, |guest| guest.machine.disks.len())))
-            }
-            Work::Attach(number, device) => disks(number, &mut core::iter::once(device)),
-            Work::Discovery | Work::Errand(_) | Work::Detach(..) | Work::Kept(_) => {
-                let total = job.work.allowed_ns() / MS;
-                let done = (now_ns.saturating_sub(job.began_ns) / MS).min(total);
-                Progress { done, total, unit: Unit::Milliseconds }
-            }
-        }
+        let Self { operators, guests, volumes, .. } = self;
+        let progress = |job: &Job| progress(guests, volumes, job, now_ns);
+        operators.end_jobs(ids, outcome, cancelled, progress, now_ns);
     }
 
     /// All jobs.
     pub(crate) fn list_jobs(&mut self, now_ns: u64) -> JobPage {
-        self.jobs.forget_old(now_ns);
+        self.operators.jobs.forget_old(now_ns);
         let facts = |job: &Job| JobFacts {
             id: job.id,
             operator: job.asker.operator,
@@ -94,12 +42,12 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             verb: job.asker.verb.to_string(),
             object: job.asker.object.clone(),
             state: job.state(),
-            progress: self.progress(job, now_ns),
+            progress: progress(&self.guests, &self.volumes, job, now_ns),
             began_ns: job.began_ns,
             ended_ns: job.ended.as_ref().map(|ended| ended.at_ns),
             failure: job.ended.as_ref().and_then(|ended| ended.outcome.as_ref().as_ref().err().cloned()),
         };
-        JobPage { now_ns, jobs: self.jobs.list.iter().map(facts).collect() }
+        JobPage { now_ns, jobs: self.operators.jobs.list.iter().map(facts).collect() }
     }
 
     /// A session waits for a job; the outcome if there is one already.
@@ -110,13 +58,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         every_ms: u32,
         now_ns: u64,
     ) -> Option<Outcome> {
-        self.jobs.forget_old(now_ns);
-        let found = self.jobs.find(id).and_then(|job| self.may_touch(asker, job).map(|()| job));
+        self.operators.jobs.forget_old(now_ns);
+        let found = self.operators.jobs.find(id).and_then(|job| self.may_touch(asker, job).map(|()| job));
         match found.map(|job| job.ended.as_ref().map(|ended| (*ended.outcome).clone())) {
             Err(failure) => Some(Err(failure)),
             Ok(Some(outcome)) => Some(outcome),
             Ok(None) => {
-                self.sessions.wait(asker.session, id, Some(every_ms), now_ns);
+                self.operators.sessions.wait(asker.session, id, Some(every_ms), now_ns);
                 None
             }
         }
@@ -137,7 +85,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// Ends a job so that nothing of it is left.
     pub(crate) fn cancel_job(&mut self, asker: &Asker, role: Role, id: u64, now_ns: u64) -> Outcome {
-        let job = self.jobs.find(id)?;
+        let job = self.operators.jobs.find(id)?;
         self.may_touch(asker, job)?;
         if role < job.asker.needed {
             return Err(super::commands::role_missing(job.asker.needed, role));
@@ -147,7 +95,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         if job.ended.is_some() {
             return Err(Failure::new(Code::Conflict, what, "has ended", "see `redoubt job list`"));
         }
-        let others = self.jobs.list.iter().any(|other| other.id != id && other.goes_on_with(&work));
+        let others = self.operators.jobs.list.iter().any(|other| other.id != id && other.goes_on_with(&work));
         let starting = |number: u64| {
             self.guests.list.iter().position(|guest| guest.number == number && guest.life == Life::Connecting)
         };
@@ -173,11 +121,35 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// Tells those who wait how far it is.
     pub(crate) fn tell_progress(&mut self, now_ns: u64) {
-        for (session, id) in self.sessions.progress_due(now_ns) {
-            if let Ok(job) = self.jobs.find(id) {
-                let progress = self.progress(job, now_ns);
-                self.sessions.tell(session, &progress, now_ns);
+        for (session, id) in self.operators.sessions.progress_due(now_ns) {
+            if let Ok(job) = self.operators.jobs.find(id) {
+                let progress = progress(&self.guests, &self.volumes, job, now_ns);
+                self.operators.sessions.tell(session, &progress, now_ns);
             }
+        }
+    }
+}
+
+/// How far a job is.
+fn progress<M>(guests: &Guests<M>, volumes: &Volumes, job: &Job, now_ns: u64) -> Progress {
+    if let Some(ended) = &job.ended {
+        return ended.progress;
+    }
+    let disks = |number: u64, devices: &mut dyn Iterator<Item = usize>| {
+        let serves: Vec<bool> = devices.map(|device| volumes.shape(number, device).is_some()).collect();
+        let done = serves.iter().filter(|serves| **serves).count() as u64;
+        Progress { done, total: serves.len() as u64, unit: Unit::Disks }
+    };
+    match job.work {
+        Work::Guest(number) => {
+            let guest = guests.index_of(number).and_then(|index| guests.get(index));
+            disks(number, &mut (0..guest.map_or(0, |guest| guest.machine.disks.len())))
+        }
+        Work::Attach(number, device) => disks(number, &mut core::iter::once(device)),
+        Work::Discovery | Work::Errand(_) | Work::Detach(..) | Work::Kept(_) => {
+            let total = job.work.allowed_ns() / MS;
+            let done = (now_ns.saturating_sub(job.began_ns) / MS).min(total);
+            Progress { done, total, unit: Unit::Milliseconds }
         }
     }
 }

@@ -1,14 +1,7 @@
 //! How guests begin and end.
 
-use crate::guests::guest::{End, Guest, Life};
-use crate::guests::record::record_of;
-use crate::guests::record::recorded;
-use crate::hypervisor::Hypervisor;
-use crate::network::nic::Nic;
-use crate::node::Node;
-use crate::operators::jobs::Work;
-use crate::volumes::{VolumeSettings, limits, parse};
 use alloc::vec;
+
 use hv_abi::domain::STATE_CRASHED;
 use hv_abi::{DomainId, MAX_DOMAINS, STORE_BYTES};
 use log::Level;
@@ -17,6 +10,14 @@ use mgmt_proto::disk::GuestSettings;
 use mgmt_proto::machine::{Action, Disk, Machine};
 use mgmt_proto::verb::Reply;
 use zeroize::Zeroize;
+
+use crate::guests::guest::{End, Guest, Life};
+use crate::guests::record::{record_of, recorded};
+use crate::hypervisor::Hypervisor;
+use crate::network::nic::Nic;
+use crate::node::Node;
+use crate::operators::jobs::Work;
+use crate::volumes::{VolumeSettings, limits, parse};
 
 /// A guest that ends sooner than this after its start is not restarted at once for
 /// ever.
@@ -44,7 +45,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let length = self.hypervisor.store_get(slot, &mut record).unwrap_or(0);
             let record = record.get(..length).unwrap_or_default();
             if self.blobs.adopt(domain, record, now_ns)
-                || self.audit.adopt(&mut self.hypervisor, domain, record)
+                || self.operators.audit.adopt(&mut self.hypervisor, domain, record)
             {
                 continue;
             }

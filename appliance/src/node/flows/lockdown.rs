@@ -67,6 +67,6 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// The lockdown holds under this bundle, also for the next dom0.
     pub(crate) fn lock_under(&mut self, serial: u64) {
-        self.trust.lock_under(serial, self.audit.memory());
+        self.trust.lock_under(serial, self.operators.audit.memory());
     }
 }

@@ -1,11 +1,12 @@
 //! Tells what was noticed of the wire: [`crate::network::neighbourhood`].
 
+use mgmt_proto::facts::AddressClaims;
+use netstack::host::Host;
+
 use crate::hypervisor::Hypervisor;
 use crate::limits::CLAIM_LOG_NS;
 use crate::network::nic::Nic;
 use crate::node::Node;
-use mgmt_proto::facts::AddressClaims;
-use netstack::host::Host;
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Claims of the node's addresses, on all cards.

@@ -1,11 +1,12 @@
 //! Tells the network which addresses no guest may claim, and the log of what was dropped.
 
+use netstack::frame::MacAddress;
+use netstack::switch::guard::Protected;
+
 use crate::hypervisor::Hypervisor;
 use crate::limits::PROTECT_NS;
 use crate::network::nic::Nic;
 use crate::node::Node;
-use netstack::frame::MacAddress;
-use netstack::switch::guard::Protected;
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Finds out whose addresses no guest may claim, now and then: portals and operators
@@ -25,7 +26,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         network.protect_at_ns = now_ns.saturating_add(PROTECT_NS);
         let own = network.own_addresses();
         let mut peers = self.volumes.portals();
-        peers.extend(self.sessions.operators(&network.stacks.first));
+        peers.extend(self.operators.sessions.operators(&network.stacks.first));
         let cards = network.storage.iter().map(|card| card.nic.mac());
         let own_stations = core::iter::once(network.nic.mac()).chain(cards).map(MacAddress);
         let stacks = (0..network.stacks.cards()).filter_map(|card| network.stacks.get(card));

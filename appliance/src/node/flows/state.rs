@@ -10,26 +10,22 @@ mod kernels;
 mod opening;
 mod renaming;
 mod rotation;
-
-use crate::hypervisor::Hypervisor;
-use crate::network::nic::Nic;
-use crate::node::Node;
-use crate::state::BLOCK_SECTORS;
-use crate::state::OwnFlags;
-use crate::state::Phase;
-use crate::state::RETRY_NS;
-use crate::state::STORE;
-use crate::state::State;
-use crate::volumes::{Ended, VolumeSettings};
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+
 use hv_abi::MAX_DOMAINS;
 use mgmt_proto::node_key;
 use mgmt_proto::state::{Initialise, StateCondition, StateFacts, StateProtection};
 use storage::limits::STORE_BYTES_MAX;
 use storage::local::{DiskWork, LocalDisk};
 use storage::store::{Store, StoreError, StoreOperation};
+
+use crate::hypervisor::Hypervisor;
+use crate::network::nic::Nic;
+use crate::node::Node;
+use crate::state::{BLOCK_SECTORS, OwnFlags, Phase, RETRY_NS, STORE, State};
+use crate::volumes::{Ended, VolumeSettings};
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Begins to connect the volume that was sealed.
@@ -114,7 +110,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.drive_store(now_ns);
         // Operators wait for what it was.
         let octets = self.state.store.as_mut().map_or(0, Store::take_work);
-        self.sessions.spend(octets);
+        self.operators.sessions.spend(octets);
         self.settle_promises(now_ns);
         if self.state.door_ns.is_some_and(|at_ns| now_ns >= at_ns) {
             log::warn!(

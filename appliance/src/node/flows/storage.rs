@@ -30,7 +30,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     ) -> Result<(), Failure> {
         let (name, settings) = named(volume, settings)?;
         self.volumes.begin_errand(&name, task, settings, now_ns)?;
-        self.begin_work(asker, Work::Errand(task == Task::Look), now_ns);
+        self.operators.begin_work(asker, Work::Errand(task == Task::Look), now_ns);
         Ok(())
     }
 

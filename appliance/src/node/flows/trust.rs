@@ -1,19 +1,20 @@
 //! Takes trust bundles, and keeps them where they outlive dom0: [`crate::trust`].
 
+use mgmt_proto::bundle::Refused;
+use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::verb::{Outcome, Reply};
+
 use crate::hypervisor::Hypervisor;
 use crate::network::nic::Nic;
 use crate::node::Node;
 use crate::operators::jobs::Asker;
 use crate::state::OwnFlags;
-use mgmt_proto::bundle::Refused;
-use mgmt_proto::code::{Code, Failure};
-use mgmt_proto::verb::{Outcome, Reply};
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Continues with what an earlier dom0 kept, if this is a restart.
     pub(crate) fn restore_trust(&mut self, own: Option<OwnFlags>, now_ns: u64) {
         self.tell_time(now_ns);
-        let restored = match self.audit.memory() {
+        let restored = match self.operators.audit.memory() {
             Some(memory) => self.trust.restore(memory),
             None => own.is_none(),
         };
@@ -50,7 +51,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             self.trust.set_doubt(None);
             self.keep_own();
         }
-        self.trust.write_bundles(self.audit.memory());
+        self.trust.write_bundles(self.operators.audit.memory());
         let serial = self.trust.serial();
         log::info!("trust bundle {serial} holds");
         if !self.state.is_wanted() {

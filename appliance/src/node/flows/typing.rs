@@ -1,13 +1,13 @@
 //! Types on guests' consoles: [`crate::guests::console_lock`].
 
-use crate::guests::console_lock::IDLE_NS;
-use crate::guests::console_lock::Typist;
-use crate::hypervisor::Hypervisor;
-use crate::network::nic::Nic;
-use crate::node::Node;
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::limits::INPUT_BYTES;
 use mgmt_proto::verb::{Outcome, Reply};
+
+use crate::guests::console_lock::{IDLE_NS, Typist};
+use crate::hypervisor::Hypervisor;
+use crate::network::nic::Nic;
+use crate::node::Node;
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Types on a guest's console: all of it, or it is said how much was taken.
@@ -41,14 +41,15 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// free again when that session ends, or has typed nothing for [`IDLE_NS`].
     pub(crate) fn take_console(&mut self, session: usize, name: &str, now_ns: u64) -> Result<(), Failure> {
         let index = self.guests.find(name)?;
-        let (Some(connection), Some(guest)) = (self.sessions.connection(session), self.guests.get_mut(index))
+        let (Some(connection), Some(guest)) =
+            (self.operators.sessions.connection(session), self.guests.get_mut(index))
         else {
             return Ok(());
         };
         if let Some(typist) = guest.typist
             && typist.connection != connection
             && now_ns < typist.last_ns.saturating_add(IDLE_NS)
-            && self.sessions.is_open(typist.connection)
+            && self.operators.sessions.is_open(typist.connection)
         {
             let message = "another session types on this console";
             let remedy = "read along, and type when it leaves or rests for 10 s";

@@ -1,15 +1,16 @@
 //! Begins uploads and resumes them: [`crate::blobs::uploads`].
 
+use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::limits::BLOB_BYTES;
+use mgmt_proto::machine::Digest;
+use mgmt_proto::verb::{Outcome, Reply};
+
 use crate::blobs::uploads::Announced;
 use crate::hypervisor::Hypervisor;
 use crate::limits::UPLOAD_BYTES_OF_KEY;
 use crate::network::nic::Nic;
 use crate::node::Node;
 use crate::operators::jobs::Asker;
-use mgmt_proto::code::{Code, Failure};
-use mgmt_proto::limits::BLOB_BYTES;
-use mgmt_proto::machine::Digest;
-use mgmt_proto::verb::{Outcome, Reply};
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Begins to receive a blob from nothing.
@@ -21,7 +22,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let needed = |digest: &Digest| guests.need(digest);
         let operator = Some(asker.operator);
         let upload = self.blobs.begin(&mut self.hypervisor, operator, digest, length, &needed, now_ns)?;
-        if let Some(old) = self.sessions.begin_upload(asker.session, upload) {
+        if let Some(old) = self.operators.sessions.begin_upload(asker.session, upload) {
             old.cancel(&mut self.hypervisor);
         }
         Ok(Reply::BlobHeld(0))
@@ -30,7 +31,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// One operator cannot fill the memory with files that never end: what it has left
     /// unfinished makes room first.
     fn check_quota(&mut self, asker: &Asker, length: u64) -> Result<(), Failure> {
-        let under_way = self.sessions.announced_by(asker.session, &asker.operator);
+        let under_way = self.operators.sessions.announced_by(asker.session, &asker.operator);
         let fits = |left: u64| under_way.saturating_add(left).saturating_add(length) <= UPLOAD_BYTES_OF_KEY;
         while !fits(self.blobs.unfinished.announced_by(&asker.operator)) {
             if !self.blobs.unfinished.drop_oldest_of(&mut self.hypervisor, &asker.operator) {
@@ -66,14 +67,18 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             digest,
             length: usize::try_from(length).unwrap_or(0),
         };
-        let own =
-            self.sessions.take_upload(&mut self.network.stacks.first, asker.session, &announced, now_ns)?;
+        let own = self.operators.sessions.take_upload(
+            &mut self.network.stacks.first,
+            asker.session,
+            &announced,
+            now_ns,
+        )?;
         let Some(mut upload) = own.or_else(|| self.blobs.unfinished.take(&announced)) else {
             return self.begin_blob(asker, digest, length, now_ns);
         };
         let held = upload.received as u64;
         upload.last_ns = now_ns;
-        if let Some(old) = self.sessions.begin_upload(asker.session, upload) {
+        if let Some(old) = self.operators.sessions.begin_upload(asker.session, upload) {
             old.cancel(&mut self.hypervisor);
         }
         Ok(Reply::BlobHeld(held))
@@ -81,7 +86,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// Takes uploads from sessions that do not go on with them, and drops those that no session does.
     pub(crate) fn settle_uploads(&mut self, now_ns: u64) {
-        self.sessions.end_idle_uploads(&mut self.hypervisor, &mut self.blobs, now_ns);
+        self.operators.sessions.end_idle_uploads(&mut self.hypervisor, &mut self.blobs, now_ns);
         let trust = &self.trust.bundles;
         let may_go_on = |operator: &[u8; 32]| trust.role(operator).is_some();
         self.blobs.unfinished.tidy(&mut self.hypervisor, now_ns, &may_go_on);

@@ -20,7 +20,7 @@ fn a_stranger_hears_nothing() {
     world.until("its end", |world| matches!(world.sessions[session].stage, Stage::Dead));
     assert!(world.sessions[session].incoming.is_empty());
     world.run(SECOND);
-    assert_eq!(world.node.sessions.count(), 0);
+    assert_eq!(world.node.operators.sessions.count(), 0);
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn a_million_hostile_frames_change_nothing() {
             world.turn();
             world.nic.card().sent.clear();
         }
-        assert!(world.node.sessions.count() <= SESSIONS_MAX, "seed {seed:#x}, batch {batch}");
+        assert!(world.node.operators.sessions.count() <= SESSIONS_MAX, "seed {seed:#x}, batch {batch}");
         if batch % 64 == 0 {
             world.offer_buffers(&mut card, 32);
             while world.take_frame(&mut card).is_some() {}
@@ -260,7 +260,7 @@ fn ten_thousand_connections_change_nothing() {
                 world.operator.close(connection, now_ns);
             }
         }
-        assert!(world.node.sessions.count() <= SESSIONS_MAX, "seed {seed:#x}, connection {number}");
+        assert!(world.node.operators.sessions.count() <= SESSIONS_MAX, "seed {seed:#x}, connection {number}");
     }
     for (connection, _) in open {
         let now_ns = world.now_ns;
@@ -270,5 +270,5 @@ fn ten_thousand_connections_change_nothing() {
     let session = world.connect(Who::Admin);
     world.done(session, &Request::NodeInfo);
     world.run(130 * SECOND);
-    assert_eq!((world.node.sessions.count(), world.hypervisor.domains()), (0, 0));
+    assert_eq!((world.node.operators.sessions.count(), world.hypervisor.domains()), (0, 0));
 }

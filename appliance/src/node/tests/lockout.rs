@@ -242,7 +242,7 @@ impl Siege {
             collect_whole(&mut self.world.operator, &mut frames);
             self.to_node.0.extend(frames.into_iter().map(|frame| (later, frame)));
             self.world.now_ns += MS / PER_MS as u64;
-            let count = self.world.node.sessions.count();
+            let count = self.world.node.operators.sessions.count();
             assert!(count <= SESSIONS_MAX + BEGUN_MAX, "{count} sessions");
         }
     }

@@ -211,7 +211,7 @@ fn a_half_closed_session_gets_its_answers() {
     let bytes = core::mem::take(&mut world.sessions[session].outgoing);
     assert_eq!(world.operator.write(connection, &bytes), bytes.len());
     world.operator.close(connection, now_ns);
-    world.until("its end at the node", |world| world.node.sessions.count() == 0);
+    world.until("its end at the node", |world| world.node.operators.sessions.count() == 0);
     world.run(SECOND);
     assert_eq!(world.hypervisor.machine().resets, [true], "the first counts, once");
 }
@@ -223,7 +223,7 @@ fn many_silent_connections_do_not_lock_operators_out() {
         let _ = world.operator.connect(NODE_ADDRESS, PORT, TcpOptions::MANAGEMENT);
         world.run(50 * MS);
     }
-    assert!(world.node.sessions.count() <= crate::limits::SESSIONS_MAX);
+    assert!(world.node.operators.sessions.count() <= crate::limits::SESSIONS_MAX);
     let started_ns = world.now_ns;
     let session = world.connect(Who::Admin);
     world.done(session, &Request::NodeInfo);
@@ -245,7 +245,7 @@ fn a_fifth_session_of_a_key_ends_its_idlest() {
     for session in [admin, sessions[0], sessions[2], sessions[3], fifth] {
         world.done(session, &Request::NodeInfo);
     }
-    assert_eq!(world.node.sessions.count(), 5);
+    assert_eq!(world.node.operators.sessions.count(), 5);
 }
 
 /// As `xargs -P4 redoubt …` does: none of them is pushed out before its first record.
@@ -276,13 +276,13 @@ fn a_session_counts_once_its_first_record_has_come() {
             is_proved
         });
         world.run(100 * MS);
-        assert_eq!(world.node.sessions.count(), expected);
+        assert_eq!(world.node.operators.sessions.count(), expected);
     }
     assert!(world.is_dead(0) && !world.is_dead(1), "the fifth took the place of the first");
     world.run(4 * SECOND);
-    assert_eq!(world.node.sessions.count(), 4);
+    assert_eq!(world.node.operators.sessions.count(), 4);
     world.run(2 * SECOND);
-    assert_eq!(world.node.sessions.count(), 0);
+    assert_eq!(world.node.operators.sessions.count(), 0);
 }
 
 #[test]

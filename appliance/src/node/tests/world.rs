@@ -347,7 +347,7 @@ impl World {
                 "the node spins at {now_ns}: stack {:?}, volumes {:?}, sessions {:?}, starts {:?}",
                 self.node.network.stacks.next_deadline(now_ns),
                 self.node.volumes.next_deadline(),
-                self.node.sessions.next_deadline(),
+                self.node.operators.sessions.next_deadline(),
                 self.node.guests.next_start_deadline(),
             );
         } else {

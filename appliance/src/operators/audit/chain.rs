@@ -5,11 +5,10 @@
 
 use alloc::vec::Vec;
 
+use machine::guest_memory::{Gpa, GuestMemory};
 use mgmt_proto::audit::{Entry, Head, Log, Page};
 use mgmt_proto::limits::{AUDIT_ENTRIES, AUDIT_ENTRY_BYTES};
 use mgmt_proto::server::Identity;
-
-use machine::guest_memory::{Gpa, GuestMemory};
 
 pub(crate) const SLOT_BYTES: usize = 2 + AUDIT_ENTRY_BYTES;
 

@@ -2,6 +2,7 @@
 
 use alloc::vec::Vec;
 
+use machine::guest_memory::GuestMemory;
 use mgmt_proto::handshake::PeerFault;
 use mgmt_proto::server::{Identity, Server};
 use mgmt_proto::trust::{Role, Trust};
@@ -14,7 +15,6 @@ use crate::limits::{
 };
 use crate::operators::places::{Places, Taken, Verdict};
 use crate::operators::sessions::{Session, Sessions, seed};
-use machine::guest_memory::GuestMemory;
 
 /// Places of sessions.
 const SESSIONS: Places = Places { all: SESSIONS_MAX, of_key: SESSIONS_OF_KEY, of_admins: SESSIONS_OF_ADMINS };

@@ -1,5 +1,6 @@
 //! What sessions upload: who is at it, and who has stopped.
 
+use machine::guest_memory::GuestMemory;
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::verb::Reply;
 use netstack::host::Host;
@@ -9,7 +10,6 @@ use crate::blobs::{Blobs, Kept};
 use crate::hypervisor::Hypervisor;
 use crate::limits::{UPLOAD_IDLE_NS, UPLOAD_SILENT_NS};
 use crate::operators::sessions::{Session, Sessions};
-use machine::guest_memory::GuestMemory;
 
 impl<M: GuestMemory> Sessions<M> {
     /// Begins to receive the blob that session `index` announced.

@@ -2,12 +2,13 @@
 //! and its disks answer, however late. One whose disks do not answer holds those after
 //! it back for a while only.
 
+use mgmt_proto::code::{Code, Failure};
+
 use crate::guests::guest::{Guest, Life};
 use crate::hypervisor::Hypervisor;
 use crate::network::nic::Nic;
 use crate::node::Node;
 use crate::operators::jobs::{Asker, Work};
-use mgmt_proto::code::{Code, Failure};
 
 /// How long a guest waits for those before it.
 const PATIENCE_NS: u64 = 30_000_000_000;
@@ -58,7 +59,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             };
             let number = guest.number;
             self.restart(index, now_ns);
-            self.begin_work(asker, Work::Guest(number), now_ns);
+            self.operators.begin_work(asker, Work::Guest(number), now_ns);
             return Ok(());
         }
         let Some(kept) = self.state.guests.find(name).map(|kept| kept.guest.clone()) else {
@@ -78,7 +79,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             (new.order, new.awaits_files) = (Some(kept.order), true);
             new.start_deadline_ns = Some(now_ns.saturating_add(FILES_TIMEOUT_NS));
         }
-        self.begin_work(asker, Work::Guest(number), now_ns);
+        self.operators.begin_work(asker, Work::Guest(number), now_ns);
         Ok(())
     }
 

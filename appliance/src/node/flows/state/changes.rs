@@ -1,12 +1,12 @@
 //! Answers operators who wait until something is durable: [`crate::state::changes`].
 
+use mgmt_proto::code::{Code, Failure};
+
 use crate::hypervisor::Hypervisor;
 use crate::network::nic::Nic;
 use crate::node::Node;
 use crate::operators::jobs::Work;
-use crate::state::changes::Changes;
-use crate::state::changes::Promise;
-use mgmt_proto::code::{Code, Failure};
+use crate::state::changes::{Changes, Promise};
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Answers those whose changes are durable, or cannot be.

@@ -1,14 +1,9 @@
 //! What is kept, in a file that a node has signed: for another node like it, or for
 //! the day after the volume is lost.
 
-use crate::hypervisor::Hypervisor;
-use crate::network::nic::Nic;
-use crate::node::Node;
-use crate::operators::jobs::{Asker, Work};
-use crate::state::guests::{check, files};
-use crate::state::kernels::Keeping;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+
 use mgmt_proto::bundle::Refused;
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::config::{Config, KeptGuest, VERSION};
@@ -18,6 +13,13 @@ use mgmt_proto::machine::{Digest, Disk};
 use mgmt_proto::state::Imported;
 use mgmt_proto::verb::{Outcome, Reply, Stream};
 use storage::volume::VolumeName;
+
+use crate::hypervisor::Hypervisor;
+use crate::network::nic::Nic;
+use crate::node::Node;
+use crate::operators::jobs::{Asker, Work};
+use crate::state::guests::{check, files};
+use crate::state::kernels::Keeping;
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// What was sealed, in words.
@@ -102,7 +104,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let guests = config.guests.iter().map(|guest| (guest.machine.name.clone(), lacks(guest))).collect();
         let imported = Imported { guests, trust_serial: self.trust.serial(), trust_changed };
         let promise = self.state.changes.promise(Ok(Reply::Imported(imported)), now_ns);
-        self.begin_work(asker, Work::Kept(promise), now_ns);
+        self.operators.begin_work(asker, Work::Kept(promise), now_ns);
         self.state.kernels.queue.push_back(Keeping { promise, guests: config.guests, lacking: true });
         Ok(())
     }
@@ -166,7 +168,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             }
         }
         if changed {
-            self.trust.write_bundles(self.audit.memory());
+            self.trust.write_bundles(self.operators.audit.memory());
             // Before the guests of the same file: in their batch or an earlier one.
             self.keep_trust();
         }

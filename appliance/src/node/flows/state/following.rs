@@ -1,16 +1,16 @@
 //! Keeps what operators do to the disks of guests that start with the node: [`crate::state::following`].
 
+use mgmt_proto::code::Failure;
+use mgmt_proto::config::KeptGuest;
+use mgmt_proto::verb::Outcome;
+
 use crate::hypervisor::Hypervisor;
 use crate::network::nic::Nic;
 use crate::node::Node;
 use crate::operators::jobs::Work;
-use crate::state::following::Step;
-use crate::state::following::after;
+use crate::state::following::{Step, after};
 use crate::state::guests::check;
 use crate::state::kernels::Keeping;
-use mgmt_proto::code::Failure;
-use mgmt_proto::config::KeptGuest;
-use mgmt_proto::verb::Outcome;
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// What will be kept of a guest when everything that was begun is durable.

@@ -1,21 +1,9 @@
 //! Keeps guests, so that they start with the node: [`crate::state::guests`].
 
-use crate::guests::not_found;
-use crate::hypervisor::Hypervisor;
-use crate::ledger::description_bytes;
-use crate::network::nic::Nic;
-use crate::node::Node;
-use crate::operators::jobs::{Asker, Work};
-use crate::state::changes::Change;
-use crate::state::guests::Kept;
-use crate::state::guests::PREFIX;
-use crate::state::guests::SEALING_BYTES;
-use crate::state::guests::decode;
-use crate::state::guests::files;
-use crate::state::kernels::Keeping;
 use alloc::boxed::Box;
 use alloc::string::ToString;
 use alloc::vec::Vec;
+
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::config::{GuestConfig, KeptGuest};
 use mgmt_proto::disk::GuestSettings;
@@ -25,6 +13,16 @@ use mgmt_proto::state::KeptFacts;
 use mgmt_proto::verb::{Outcome, Reply};
 use storage::limits::STORE_VALUE_BYTES_MAX;
 use zeroize::Zeroize;
+
+use crate::guests::not_found;
+use crate::hypervisor::Hypervisor;
+use crate::ledger::description_bytes;
+use crate::network::nic::Nic;
+use crate::node::Node;
+use crate::operators::jobs::{Asker, Work};
+use crate::state::changes::Change;
+use crate::state::guests::{Kept, PREFIX, SEALING_BYTES, decode, files};
+use crate::state::kernels::Keeping;
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Reads the guests that were kept.
@@ -112,7 +110,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         };
         self.check_room(core::slice::from_ref(&guest))?;
         let promise = self.state.changes.promise(Ok(Reply::Done), now_ns);
-        self.begin_work(asker, Work::Kept(promise), now_ns);
+        self.operators.begin_work(asker, Work::Kept(promise), now_ns);
         self.state.kernels.queue.push_back(Keeping { promise, guests: alloc::vec![guest], lacking: false });
         Ok(())
     }
@@ -165,7 +163,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         };
         let name = kept.machine.name.clone();
         let promise = self.state.changes.promise(reply.clone(), now_ns);
-        self.jobs.turn_into(&Work::Guest(number), Work::Kept(promise));
+        self.operators.jobs.turn_into(&Work::Guest(number), Work::Kept(promise));
         match self.check_kept(&name) {
             Ok(()) => {
                 let job = Keeping { promise, guests: alloc::vec![kept], lacking: false };
@@ -243,7 +241,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         now_ns: u64,
     ) {
         let promise = self.state.changes.promise(outcome, now_ns);
-        self.begin_work(asker, Work::Kept(promise), now_ns);
+        self.operators.begin_work(asker, Work::Kept(promise), now_ns);
         match batch {
             Some(batch) => self.state.changes.settle(promise, batch),
             None => {

@@ -1,14 +1,13 @@
 //! Puts the audit log onto the state volume: [`crate::state::history`].
 
+use alloc::vec::Vec;
+
+use mgmt_proto::audit::Entry;
+
 use crate::hypervisor::Hypervisor;
 use crate::network::nic::Nic;
 use crate::node::Node;
-use crate::state::history::BATCH_ENTRIES;
-use crate::state::history::PREFIX;
-use crate::state::history::key;
-use crate::state::history::unbroken;
-use alloc::vec::Vec;
-use mgmt_proto::audit::Entry;
+use crate::state::history::{BATCH_ENTRIES, PREFIX, key, unbroken};
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Goes on with the log that was kept; what was recorded since power-on follows it.
@@ -27,13 +26,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         }
         let next = tail.last().map_or(0, |last| last.sequence.saturating_add(1));
         let goes_on = tail.last().is_none_or(|last| {
-            self.audit.entry(last.sequence).is_some_and(|entry| entry.digest() == last.digest())
+            self.operators.audit.entry(last.sequence).is_some_and(|entry| entry.digest() == last.digest())
         });
         if !goes_on {
-            let since = self.audit.all();
-            self.audit.restore(&tail);
+            let since = self.operators.audit.all();
+            self.operators.audit.restore(&tail);
             for entry in since {
-                self.audit.append(entry);
+                self.operators.audit.append(entry);
             }
         }
         self.state.history.next = next;
@@ -48,12 +47,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             }
             (self.state.history.durable, self.state.history.under_way) = (next, None);
         }
-        let (first, length) = (self.state.history.next, self.audit.length());
+        let (first, length) = (self.state.history.next, self.operators.audit.length());
         if first >= length {
             return;
         }
         let end = length.min(first.saturating_add(BATCH_ENTRIES));
-        let entries: Vec<Entry> = (first..end).filter_map(|sequence| self.audit.entry(sequence)).collect();
+        let entries: Vec<Entry> =
+            (first..end).filter_map(|sequence| self.operators.audit.entry(sequence)).collect();
         let changes: Vec<_> = entries
             .iter()
             .filter_map(|entry| self.sealed_value(&key(entry.sequence), &entry.encode()))
@@ -65,11 +65,11 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Entries that are not on the volume yet, and would be lost if they were overwritten.
     pub(crate) fn history_waiting(&self) -> u64 {
         let is_kept = self.state.is_kept();
-        if is_kept { self.audit.length().saturating_sub(self.state.history.durable) } else { 0 }
+        if is_kept { self.operators.audit.length().saturating_sub(self.state.history.durable) } else { 0 }
     }
 
     /// How much of the log may be shown: what cannot be lost any more.
     pub(crate) fn history_shown(&self) -> u64 {
-        if self.state.is_kept() { self.state.history.durable } else { self.audit.length() }
+        if self.state.is_kept() { self.state.history.durable } else { self.operators.audit.length() }
     }
 }

@@ -1,5 +1,14 @@
 //! Moves kernels and initrds to the state volume and back: [`crate::state::kernels`].
 
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::machine::Digest;
+use storage::local::DiskWork;
+use storage::store::BLOCK_BYTES;
+
 use crate::blobs::uploads::Upload;
 use crate::guests::guest::Life;
 use crate::hypervisor::Hypervisor;
@@ -8,20 +17,9 @@ use crate::network::nic::Nic;
 use crate::node::Node;
 use crate::state::changes::Change;
 use crate::state::guests::{files, needs};
-use crate::state::kernels::CHUNK;
-use crate::state::kernels::Kernel;
-use crate::state::kernels::PREFIX;
-use crate::state::kernels::Work;
-use crate::state::kernels::sector;
+use crate::state::kernels::{CHUNK, Kernel, PREFIX, Work, sector};
 use crate::state::{KERNELS, State};
 use crate::volumes::Ended;
-use alloc::boxed::Box;
-use alloc::collections::VecDeque;
-use alloc::vec::Vec;
-use mgmt_proto::code::{Code, Failure};
-use mgmt_proto::machine::Digest;
-use storage::local::DiskWork;
-use storage::store::BLOCK_BYTES;
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Reads where the files are.

@@ -1,21 +1,18 @@
 //! What the node does when its state volume is there: whose state it is, which key the node has,
 //! which trust bundle holds.
 
+use alloc::vec::Vec;
+
+use ed25519_dalek::SigningKey;
+use mgmt_proto::trust::Trust;
+
 use crate::hypervisor::Hypervisor;
 use crate::network::nic::Nic;
 use crate::node::Node;
 use crate::state::Phase;
 use crate::state::changes::Change;
-use crate::state::opening::IDENTITY;
-use crate::state::opening::LOCKDOWN;
-use crate::state::opening::TRUST;
-use crate::state::opening::TRUST_PREFIX;
-use crate::state::opening::decode_lockdown;
-use crate::state::opening::link_key;
+use crate::state::opening::{IDENTITY, LOCKDOWN, TRUST, TRUST_PREFIX, decode_lockdown, link_key};
 use crate::state::sealing::Sealing;
-use alloc::vec::Vec;
-use ed25519_dalek::SigningKey;
-use mgmt_proto::trust::Trust;
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// The store is open: it is ours, new, or another's.
@@ -63,7 +60,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         if self.state.is_door_open() {
             log::info!("this node has the key it had before; sessions under the other one end");
             let first = &mut self.network.stacks.first;
-            self.sessions.end_all(first, &mut self.hypervisor, &mut self.blobs, now_ns);
+            self.operators.sessions.end_all(first, &mut self.hypervisor, &mut self.blobs, now_ns);
             self.log_key();
         }
     }
@@ -112,7 +109,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 self.state.trust_serial = serial;
                 self.trust.bundles = trust;
                 self.trust.set_doubt(None);
-                self.trust.write_bundles(self.audit.memory());
+                self.trust.write_bundles(self.operators.audit.memory());
             }
             Some(_) => {
                 self.state.trust_serial = serial;

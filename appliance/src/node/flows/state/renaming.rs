@@ -1,5 +1,13 @@
 //! A guest gets another name, where it runs and where it is kept.
 
+use alloc::string::ToString;
+use alloc::vec::Vec;
+
+use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::machine::Machine;
+use mgmt_proto::verb::{Outcome, Reply};
+use zeroize::Zeroize;
+
 use crate::guests::guest::Life;
 use crate::guests::not_found;
 use crate::hypervisor::Hypervisor;
@@ -9,12 +17,6 @@ use crate::node::flows::commands::not_yours;
 use crate::operators::jobs::Asker;
 use crate::state::changes::Change;
 use crate::state::guests::PREFIX;
-use alloc::string::ToString;
-use alloc::vec::Vec;
-use mgmt_proto::code::{Code, Failure};
-use mgmt_proto::machine::Machine;
-use mgmt_proto::verb::{Outcome, Reply};
-use zeroize::Zeroize;
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Gives a guest another name; None when that is answered once it is kept.
@@ -60,7 +62,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             ));
         }
         let starting = running.is_some_and(|guest| guest.life == Life::Connecting);
-        if starting || queued(name) || self.jobs.is_about(name) {
+        if starting || queued(name) || self.operators.jobs.is_about(name) {
             let message = "something is under way with it";
             return Err(Failure::new(Code::Conflict, name, message, "wait for it: `redoubt job list`"));
         }

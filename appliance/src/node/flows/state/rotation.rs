@@ -3,19 +3,20 @@
 //! The new key and the old one's signature of it become durable together; only then is
 //! the node who it will be. Sessions go on under the key they began with.
 
-use crate::hypervisor::Hypervisor;
-use crate::network::nic::Nic;
-use crate::node::Node;
-use crate::operators::jobs::{Asker, Work};
-use crate::state::opening::IDENTITY;
-use crate::state::rotation::LINKS;
-use crate::state::rotation::Rotation;
 use alloc::vec::Vec;
+
 use ed25519_dalek::SigningKey;
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::limits::NODE_KEYS;
 use mgmt_proto::node_key::{self, KeyLink};
 use mgmt_proto::verb::Reply;
+
+use crate::hypervisor::Hypervisor;
+use crate::network::nic::Nic;
+use crate::node::Node;
+use crate::operators::jobs::{Asker, Work};
+use crate::state::opening::IDENTITY;
+use crate::state::rotation::{LINKS, Rotation};
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Begins to give the node another key.
@@ -46,7 +47,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let promise = self.state.changes.promise(Ok(Reply::Done), now_ns);
         self.state.changes.holds_later(promise);
         self.state.changes.settle(promise, batch);
-        self.begin_work(asker, Work::Kept(promise), now_ns);
+        self.operators.begin_work(asker, Work::Kept(promise), now_ns);
         Ok(())
     }
 
