@@ -18,7 +18,6 @@ pub(crate) struct Keyed {
 
 impl Keyed {
     /// Hashers for one purpose, by a secret of this boot.
-
     pub(crate) fn new(secret: &[u8; 16], purpose: &[u8]) -> Self {
         let digest = Sha256::new().chain_update(secret).chain_update(purpose).finalize();
         let mut words = digest.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word));
