@@ -29,6 +29,7 @@ pub mod block;
 pub mod histogram;
 pub mod iscsi;
 pub mod limits;
+mod lines;
 pub mod local;
 mod order;
 mod planted;

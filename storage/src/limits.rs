@@ -58,3 +58,8 @@ pub const STORE_RECORD_BYTES_MAX: usize = 128 * 1024;
 pub const STORE_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Keys.
 pub const STORE_KEYS_MAX: usize = 2_048;
+
+/// Lines that a session may write to the log at once.
+pub const LOG_LINES_MAX: u32 = 8;
+/// How long until it may write one more.
+pub const LOG_LINE_NS: u64 = 30_000_000_000;

@@ -4,6 +4,9 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::fmt;
+
+use log::Level;
 
 use super::wire::{
     ATA_DATA_OFFSET, ATA_OVERHEAD_BYTES, AoeError, Ata, BROADCAST, Body, Config, Frame, Identity, MacAddress,
@@ -16,6 +19,7 @@ use crate::block::{
 use crate::limits::{
     AOE_ADMINISTRATIONS_MAX, AOE_CONFIG_STRING_MAX, AOE_FRAME_LIFETIME_NS, AOE_FRAMES_MAX, AOE_PATHS_MAX,
 };
+use crate::lines::Lines;
 use crate::planted::{Bug, planted};
 use crate::random::{Marks, Random};
 use crate::rate::Limits;
@@ -130,9 +134,16 @@ pub struct Target {
     last_error: Option<&'static str>,
     refused: bool,
     now_ns: u64,
+    lines: Lines,
 }
 
 impl Target {
+    /// Writes to the log what became of a path.
+    fn say(&mut self, level: Level, index: usize, line: fmt::Arguments<'_>) {
+        let Some(path) = self.paths.get(index) else { return };
+        self.lines.say(self.now_ns, level, self.config.target, format_args!("path {} {line}", path.name()));
+    }
+
     /// Heap that a session takes at most: requests, frames that await answers, paths, lists
     /// of stations, and what an operator asked for.
     pub const HEAP_BYTES_MAX: usize = Requests::HEAP_BYTES_MAX
@@ -176,6 +187,7 @@ impl Target {
             last_error: None,
             refused: false,
             now_ns: 0,
+            lines: Lines::new(),
         }
     }
 

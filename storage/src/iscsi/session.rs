@@ -3,6 +3,9 @@
 //! Spec: RFC 7143 sections 4.2 (numbering), 6.3.5 (reinstatement), 7 (recovery).
 
 use alloc::vec::Vec;
+use core::fmt;
+
+use log::Level;
 
 use super::scsi;
 use crate::block::{
@@ -10,6 +13,7 @@ use crate::block::{
     SECTOR_BYTES, Stage, SubmitError, VolumeState, VolumeStatus,
 };
 use crate::limits::{ISCSI_COMMANDS_MAX, ISCSI_PATHS_MAX, ISCSI_RESPONSE_MAX, ISCSI_TEXT_MAX};
+use crate::lines::Lines;
 use crate::planted::{Bug, planted};
 use crate::random::Random;
 use crate::rate::Limits;
@@ -64,10 +68,22 @@ struct Shared {
     last_error: Option<&'static str>,
     served: bool,
     stalled_since_ns: Option<u64>,
+    /// It served before, and does not now.
+    has_stalled: bool,
     now_ns: u64,
+    lines: Lines,
 }
 
 impl Shared {
+    /// Writes to the log what became of the volume; who asks for a list is told anyway.
+    fn say(&mut self, level: Level, line: fmt::Arguments<'_>) {
+        if let SessionKind::Normal { target, lun } = &self.config.kind
+            && !self.closing
+        {
+            self.lines.say(self.now_ns, level, format_args!("{target} lun {lun}"), line);
+        }
+    }
+
     /// The longest answer that is held in memory.
     const fn response_max(&self) -> usize {
         match self.config.kind {
@@ -118,7 +134,9 @@ impl Session {
                 last_error: None,
                 served: false,
                 stalled_since_ns: None,
+                has_stalled: false,
                 now_ns: 0,
+                lines: Lines::new(),
             },
             paths,
             active: 0,
@@ -418,11 +436,20 @@ impl Session {
         let serves = self.paths.get(self.active).is_some_and(usable);
         let shared = &mut self.shared;
         if serves {
-            shared.stalled_since_ns = None;
+            let since_ns = shared.stalled_since_ns.take();
+            if let Some(since_ns) = since_ns.filter(|_| shared.has_stalled) {
+                let after_ms = shared.now_ns.saturating_sub(since_ns) / 1_000_000;
+                shared.say(Level::Info, format_args!("serves again after {after_ms} ms"));
+            }
+            shared.has_stalled = false;
         } else if shared.stalled_since_ns.is_none() {
             shared.stalled_since_ns = Some(shared.now_ns);
             let counters = &mut shared.requests.counters;
             counters.stalls = counters.stalls.wrapping_add(u64::from(shared.served));
+            if shared.served {
+                shared.has_stalled = true;
+                shared.say(Level::Warn, format_args!("no path is left, requests wait"));
+            }
         }
         if planted(Bug::FenceForgotten) {
             (0..self.paths.len()).for_each(|path| shared.requests.held.release(path));

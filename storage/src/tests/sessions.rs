@@ -13,6 +13,7 @@ use crate::iscsi::{PathPolicy, Portal, Session, SessionConfig, SessionKind};
 use crate::{BlockError, Lba, Operation, PathState, Request, RequestId, VolumeState};
 
 mod guesses;
+mod logged;
 
 /// A session and the target's ends of its paths; PDUs of some kinds are kept from the
 /// target.

@@ -44,7 +44,7 @@ impl<M: Mmio, D: DmaMemory> VirtioNet<M, D> {
                     return None;
                 }
                 Err(RingFault) => {
-                    self.fail();
+                    self.give_up();
                     return None;
                 }
             }
@@ -161,7 +161,7 @@ impl<M: Mmio, D: DmaMemory> VirtioNet<M, D> {
             match self.transmit.take_used(&self.dma) {
                 Ok(Some((head, _))) => self.transmit.put_free(head),
                 Ok(None) => return,
-                Err(RingFault) => return self.fail(),
+                Err(RingFault) => return self.give_up(),
             }
         }
     }
@@ -180,6 +180,15 @@ impl<M: Mmio, D: DmaMemory> VirtioNet<M, D> {
     /// Suppresses receive interrupts while polling.
     pub fn disarm(&mut self) {
         self.receive.ring.set_interrupt(&self.dma, false);
+    }
+
+    /// The card returns what it was not given.
+    #[cold]
+    fn give_up(&mut self) {
+        if !self.broken {
+            log::error!(target: "network", "card {:?} breaks the rules of its rings and is stopped", self.mac);
+        }
+        self.fail();
     }
 
     /// Resets the card at once, so that it no longer writes our memory: it is broken, or

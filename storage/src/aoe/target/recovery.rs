@@ -12,6 +12,8 @@
 
 use alloc::vec::Vec;
 
+use log::Level;
+
 use super::{
     AOE_FRAME_LIFETIME_NS, Bug, Kind, MacAddress, Path, PathRefusal, Payload, Phase, Release,
     SECTORS_FALLBACK, Slot, Target, planted,
@@ -96,6 +98,7 @@ impl Target {
                 path.lost_since_ns = Some(now_ns);
                 path.stalls = path.stalls.wrapping_add(u64::from(path.phase == Phase::Ready));
                 path.last_error = Some("the link of its card is down");
+                self.say(Level::Warn, index, format_args!("is lost: the link of its card is down"));
             }
             if up || others {
                 self.hurry(|slot, _| slot.path == index);
@@ -345,6 +348,7 @@ impl Target {
         path.lost_since_ns = Some(since_ns);
         path.stalls = path.stalls.wrapping_add(u64::from(path.phase == Phase::Ready));
         path.last_error = Some("no answer");
+        self.say(Level::Warn, index, format_args!("is lost: no answer"));
         let serving = self.paths.iter().any(Path::is_live);
         // Others may have gone the same way: better to know before they are needed.
         for path in self.paths.iter_mut().filter(|path| path.is_live()) {
@@ -355,6 +359,7 @@ impl Target {
             self.hurry(|slot, _| slot.path == index);
         } else if self.stalled_since_ns.is_none() {
             self.stalled_since_ns = Some(since_ns);
+            self.say(Level::Warn, index, format_args!("was the last one, requests wait"));
             let counters = &mut self.requests.counters;
             counters.stalls = counters.stalls.wrapping_add(1);
         }
@@ -379,9 +384,11 @@ impl Target {
         // An answer to a copy that left before the path was lost may have wandered: it
         // does not bring the path back.
         let late = slot.path != index;
-        let back = !late && path.lost_since_ns.take().is_some();
-        if back {
+        let lost_since_ns = if late { None } else { path.lost_since_ns.take() };
+        if let Some(since_ns) = lost_since_ns {
             path.recheck = path.phase == Phase::Ready;
+            let after_ms = now_ns.saturating_sub(since_ns) / 1_000_000;
+            self.say(Level::Info, index, format_args!("is back after {after_ms} ms"));
             // Do not sit out the long pauses.
             self.hurry(|slot, _| slot.path == index);
         }
@@ -396,7 +403,10 @@ impl Target {
         self.last_error = Some(why);
         if let Some(path) = self.paths.get_mut(index) {
             path.phase = Phase::Refused;
-            path.last_error = Some(why);
+            // What is asked again and again is said once.
+            if path.last_error.replace(why) != Some(why) {
+                self.say(Level::Warn, index, format_args!("is refused: {why}"));
+            }
         }
         if !self.paths.iter().any(|path| path.phase == Phase::Ready) {
             self.refused = true;

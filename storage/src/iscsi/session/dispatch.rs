@@ -161,7 +161,7 @@ impl Path {
                 self.fail(shared, "the target redirected us");
             }
             Step::Refused(why) => {
-                self.refused = true;
+                self.say_refused(shared, why);
                 // Some targets know another algorithm by the same number: where MD5 is
                 // good enough, go on towards it.
                 let weak = shared.config.credentials.as_ref().is_some_and(|it| it.allow_md5);

@@ -6,6 +6,8 @@ use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use log::Level;
+
 use super::under_way::{Arriving, Management};
 use super::{Bug, Portal, Release, SECTOR_BYTES, Shared, Stage, planted};
 use crate::histogram::Histogram;
@@ -320,6 +322,13 @@ impl Path {
         if self.lost_since_ns.is_none() {
             self.lost_since_ns = Some(shared.now_ns);
             self.stalls = self.stalls.wrapping_add(u64::from(self.stage == Stage::Ready));
+            let what = if self.stage == Stage::Ready { "is lost" } else { "is not there" };
+            let why = self.last_error.unwrap_or("the connection is gone");
+            // Of one that is refused it has been said.
+            if !self.refused {
+                let portal = self.redirect.unwrap_or(self.portal);
+                shared.say(Level::Warn, format_args!("path {portal} {what}: {why}"));
+            }
         }
         // 13.15: so long the target wants to be left alone after an accident.
         let wait_ns = u64::from(self.negotiated.time_to_wait_s).saturating_mul(1_000_000_000);
@@ -381,6 +390,14 @@ impl Path {
                 );
             }
             self.reissue(shared, &task);
+        }
+    }
+
+    /// The target does not let us in, for a reason that is said once.
+    pub(super) fn say_refused(&mut self, shared: &mut Shared, why: &'static str) {
+        if !core::mem::replace(&mut self.refused, true) || self.last_error != Some(why) {
+            let portal = self.redirect.unwrap_or(self.portal);
+            shared.say(Level::Warn, format_args!("path {portal} is refused: {why}"));
         }
     }
 

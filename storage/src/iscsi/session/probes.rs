@@ -68,7 +68,7 @@ impl Path {
     }
 
     fn refuse(&mut self, shared: &mut Shared, why: &'static str) {
-        self.refused = true;
+        self.say_refused(shared, why);
         self.pause(shared, why);
     }
 
@@ -195,7 +195,11 @@ impl Path {
         self.failures = 0;
         self.pauses = 0;
         self.redirects = 0;
-        self.lost_since_ns = None;
+        if let Some(since_ns) = self.lost_since_ns.take() {
+            let after_ms = shared.now_ns.saturating_sub(since_ns) / 1_000_000;
+            let portal = self.redirect.unwrap_or(self.portal);
+            shared.say(log::Level::Info, format_args!("path {portal} is back after {after_ms} ms"));
+        }
         if let (Some(key), false) =
             (shared.config.reservation, shared.unit.holder == Reservation::Unsupported)
         {
