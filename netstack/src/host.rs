@@ -51,6 +51,7 @@ use gate::{Callers, Guard};
 pub use neighbours::Moved;
 pub use own_frame::OwnFrame;
 pub use paths::Narrow;
+pub use streams::{Stream, StreamError};
 
 /// How the node gets its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

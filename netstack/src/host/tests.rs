@@ -13,6 +13,7 @@ mod link;
 mod narrow;
 mod sequence;
 mod strangers;
+mod streams;
 
 const MS: u64 = 1_000_000;
 
