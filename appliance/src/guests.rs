@@ -13,7 +13,7 @@ use machine::guest_memory::GuestMemory;
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::machine::Digest;
 
-use crate::guests::guest::{Guest, Life};
+use crate::guests::guest::{Guest, RunState};
 use crate::guests::pending_attach::PendingAttach;
 use crate::guests::quotas::Quotas;
 use crate::hypervisor::Hypervisor;
@@ -107,7 +107,7 @@ impl<M> Guests<M> {
     /// When a guest that waits for its disks is given up, or one whose start is held back may
     /// start.
     pub(crate) fn next_start_deadline(&self) -> Option<u64> {
-        let waiting = self.list.iter().filter(|guest| guest.life == Life::Connecting);
+        let waiting = self.list.iter().filter(|guest| guest.life == RunState::Connecting);
         waiting
             .filter_map(|guest| Some(guest.not_before_ns).filter(|at| *at != 0).or(guest.start_deadline_ns))
             .min()

@@ -80,7 +80,7 @@ const LINES: [Line; 14] = [
     base(JOBS * 4 * KIB + (RESULTS_KEPT_MAX + 1) * (ISCSI_TEXT_MAX * 4 + AOE_DISCOVERED_MAX * KIB)),
     // Bundles: those that hold, and those that come.
     base(2 * TRUST_BYTES + 128 * KIB),
-    // A search and an errand at targets.
+    // A search and a maintenance operation at targets.
     base(WIDE_VOLUME + Session::HEAP_BYTES_MAX + Session::PATH_HEAP_BYTES_MAX + 6 * ISCSI_TEXT_MAX),
     // A command and its answer: records, what they say, and where it goes.
     base(3 * RECORD_BYTES + 8 * MESSAGE_BYTES),
@@ -187,6 +187,6 @@ pub(crate) const fn kib(bytes: usize) -> usize {
 }
 
 /// A disk that is being attached: it is described twice.
-pub(crate) fn coming_bytes(disk: &Disk, settings: &[DiskSetting], cards: usize) -> usize {
+pub(crate) fn attaching_bytes(disk: &Disk, settings: &[DiskSetting], cards: usize) -> usize {
     disk_bytes(disk, settings, cards) + disk_description(disk, settings)
 }

@@ -25,7 +25,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::blobs::Blobs;
 use crate::guests::Guests;
-use crate::guests::guest::{End, Guest, Wish};
+use crate::guests::guest::{End, Guest, GuestRequest};
 use crate::hypervisor::Hypervisor;
 use crate::limits::COMMANDS_PER_TURN;
 use crate::network::neighbourhood::Neighbourhood;
@@ -126,11 +126,11 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         node.operators.audit.ensure(&mut node.hypervisor);
         node.operators.revisions.begin(node.operators.audit.end());
         node.restore_trust(own, now_ns);
-        if node.state.is_door_open() {
+        if node.state.is_listening() {
             if !node.listen() {
                 return Err(StartError::Door);
             }
-            node.keep_own();
+            node.persist_own();
         }
         node.begin_state(now_ns);
         Ok(node)
@@ -189,7 +189,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         if quiet {
             return self.deadline_ns;
         }
-        self.look_at_cards(now_ns);
+        self.poll_cards(now_ns);
         self.protect_addresses(now_ns);
         let start = self.guests.begin_turn();
         let mut busy = self.network.receive(&mut self.guests, &mut self.volumes, now_ns)
@@ -201,11 +201,11 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.network.transmit_host(&mut self.guests, now_ns);
         busy |= self.network.transmit_volumes(&mut self.guests.list, &mut self.volumes, now_ns);
         busy |= self.serve_guests(start, now_ns);
-        self.settle_state(now_ns);
-        self.settle_starts(now_ns);
-        self.settle_discovery(now_ns);
-        self.settle_errand(now_ns);
-        self.settle_disks(now_ns);
+        self.poll_state(now_ns);
+        self.poll_starts(now_ns);
+        self.poll_discovery(now_ns);
+        self.poll_maintenance(now_ns);
+        self.poll_attachments(now_ns);
         busy |= self.serve_operators(now_ns);
         self.volumes.poll(&mut self.network.stacks, &mut self.guests.list, now_ns);
         self.network.stacks.egress(now_ns);
@@ -270,9 +270,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let wish = guest.handle(&mut self.hypervisor, event);
         self.guests.quotas.owe(guest.number, guest.take_exit_work());
         match wish {
-            Wish::Nothing => return true,
-            Wish::Queue(device, queue) => guest.note_work(device, queue),
-            Wish::DeviceReset(device) => {
+            GuestRequest::Nothing => return true,
+            GuestRequest::Queue(device, queue) => guest.mark_work(device, queue),
+            GuestRequest::DeviceReset(device) => {
                 let number = guest.number;
                 self.volumes.forget(number, device);
                 if let Some(block) =
@@ -281,11 +281,11 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                     block.forget();
                 }
             }
-            Wish::Ejected(device) => self.disk_ejected(index, device, now_ns),
-            Wish::PowerOff => self.guest_ended(index, End::PoweredOff, now_ns),
-            Wish::Reset => self.guest_ended(index, End::Reset, now_ns),
-            Wish::Panicked(false) => self.guest_ended(index, End::Panicked, now_ns),
-            Wish::Panicked(true) => {
+            GuestRequest::Ejected(device) => self.disk_given_back(index, device, now_ns),
+            GuestRequest::PowerOff => self.guest_ended(index, End::PoweredOff, now_ns),
+            GuestRequest::Reset => self.guest_ended(index, End::Reset, now_ns),
+            GuestRequest::Panicked(false) => self.guest_ended(index, End::Panicked, now_ns),
+            GuestRequest::Panicked(true) => {
                 log::warn!(target: "guests", "guest {}: its kernel panicked and dumps", guest.machine.name);
             }
         }
@@ -324,7 +324,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                     self.network.transmit_guest(&mut self.guests, index, device, now_ns)
                 };
                 if more && let Some(guest) = self.guests.get_mut(index) {
-                    guest.note_work(device, 1);
+                    guest.mark_work(device, 1);
                     // A full card wakes the node by its interrupt.
                     busy |= is_disk || self.network.nic.can_transmit();
                 }
@@ -334,14 +334,14 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     fn serve_operators(&mut self, now_ns: u64) -> bool {
-        self.tell_time(now_ns);
+        self.update_clock(now_ns);
         // Whoever sent something may have sent more than fitted, and a command may
         // have begun what the next turn goes on with.
         let first = &mut self.network.stacks.first;
         let who = (&self.keys.identity, &self.trust.bundles);
         let mut busy =
             self.operators.sessions.poll(first, &mut self.hypervisor, &mut self.blobs, who, now_ns);
-        self.settle_uploads(now_ns);
+        self.poll_uploads(now_ns);
         self.operators.audit.settle(now_ns);
         for _ in 0..COMMANDS_PER_TURN {
             let guests = &self.guests;
@@ -354,14 +354,14 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 now_ns,
             );
             let Some(command) = command else {
-                self.tell_progress(now_ns);
+                self.report_progress(now_ns);
                 let more = self.operators.sessions.transmit(&mut self.network.stacks.first);
                 return busy || more || self.operators.sessions.has_more();
             };
             busy = true;
             self.execute(command, now_ns);
         }
-        self.tell_progress(now_ns);
+        self.report_progress(now_ns);
         self.operators.sessions.transmit(&mut self.network.stacks.first);
         true
     }

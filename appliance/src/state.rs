@@ -28,7 +28,7 @@ use storage::store::{Store, StoreKey};
 use crate::state::changes::Changes;
 pub(crate) use crate::state::changes::PATIENCE_NS;
 pub(crate) use crate::state::following::Step;
-use crate::state::guests::KeptGuests;
+use crate::state::guests::AutostartGuests;
 #[cfg(test)]
 pub(crate) use crate::state::guests::decode as decode_guest;
 use crate::state::history::History;
@@ -77,14 +77,14 @@ pub(crate) struct State<M> {
     pub(crate) retry_ns: u64,
     pub(crate) changes: Changes,
     pub(crate) history: History,
-    pub(crate) guests: KeptGuests,
+    pub(crate) guests: AutostartGuests,
     pub(crate) kernels: Kernels<M>,
     /// Serial of the trust bundle that is kept.
     pub(crate) trust_serial: u64,
     /// The batch with a later one, and its serial.
     pub(crate) trust_under_way: Option<(u64, u64)>,
     /// When the one door opens without the volume; it is open for None.
-    pub(crate) door_ns: Option<u64>,
+    pub(crate) listen_ns: Option<u64>,
     /// The guests that start with the node were begun since power-on.
     pub(crate) started: bool,
     pub(crate) fresh_identity: bool,
@@ -127,7 +127,7 @@ impl<M> State<M> {
     /// then the door opens at once.
     pub(crate) fn new(sealed: Option<StateVolume>, own: Option<OwnFlags>, now_ns: u64) -> Self {
         let wait = sealed.as_ref().filter(|_| own.is_none()).map(|sealed| sealed.wait_s);
-        let door_ns = wait.map(|wait_s| match wait_s {
+        let listen_ns = wait.map(|wait_s| match wait_s {
             0 => u64::MAX,
             wait_s => now_ns.saturating_add(u64::from(wait_s).saturating_mul(SECOND_NS)),
         });
@@ -143,11 +143,11 @@ impl<M> State<M> {
             retry_ns: 0,
             changes: Changes::default(),
             history: History::default(),
-            guests: KeptGuests::default(),
+            guests: AutostartGuests::default(),
             kernels: Kernels::default(),
             trust_serial: 0,
             trust_under_way: None,
-            door_ns,
+            listen_ns,
             started: own.started,
             fresh_identity: !own.kept,
             formatted: false,
@@ -156,7 +156,7 @@ impl<M> State<M> {
     }
 
     /// Whether everything is kept now.
-    pub(crate) fn is_kept(&self) -> bool {
+    pub(crate) fn is_persistent(&self) -> bool {
         self.phase == Phase::Kept
     }
 
@@ -166,8 +166,8 @@ impl<M> State<M> {
     }
 
     /// Whether the one door is open.
-    pub(crate) const fn is_door_open(&self) -> bool {
-        self.door_ns.is_none()
+    pub(crate) const fn is_listening(&self) -> bool {
+        self.listen_ns.is_none()
     }
 
     /// The volume's name; empty without one.
@@ -192,7 +192,7 @@ impl<M> State<M> {
 
     /// When something is to be done without an event.
     pub(crate) fn next_deadline(&self) -> Option<u64> {
-        let door = self.door_ns.filter(|at| *at != u64::MAX);
+        let door = self.listen_ns.filter(|at| *at != u64::MAX);
         let retry = (self.phase == Phase::Connecting && self.retry_ns != 0).then_some(self.retry_ns);
         let patience = self.guests.next_deadline();
         [door, retry, patience, self.changes.next_deadline()].into_iter().flatten().min()

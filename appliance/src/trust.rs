@@ -127,12 +127,12 @@ impl Authority {
         let kept = self.bundles.kept();
         let length = u32::try_from(kept.len()).unwrap_or(0).to_le_bytes();
         // The length last: half a bundle is never taken for one.
-        let is_kept = memory.is_some_and(|memory| {
+        let is_persistent = memory.is_some_and(|memory| {
             memory.write(Gpa(BUNDLES_AT), &[0; 4]).is_ok()
                 && memory.write(Gpa(BUNDLES_AT + 4), &kept).is_ok()
                 && memory.write(Gpa(BUNDLES_AT), &length).is_ok()
         });
-        if !is_kept {
+        if !is_persistent {
             log::error!("no memory for the trust bundle: dom0 forgets it when it restarts");
         }
     }

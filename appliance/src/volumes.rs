@@ -21,7 +21,7 @@ use crate::guests::guest::Guest;
 use crate::limits::{REQUESTS_PER_TURN, WORK_OF_REQUEST};
 use crate::network::stacks::Stacks;
 use crate::volumes::discovery::Search;
-use crate::volumes::geometry::Shape;
+use crate::volumes::geometry::DiskGeometry;
 
 /// Bytes of a sector.
 const SECTOR: u64 = 512;
@@ -52,12 +52,12 @@ pub struct Volumes {
     seed: u64,
     bindings: Vec<Binding>,
     search: Option<Search>,
-    left: Vec<Left>,
-    closing: Vec<Closing>,
+    left: Vec<Quarantined>,
+    closing: Vec<Retiring>,
     limiters: BTreeMap<u64, Limiter>,
     /// Disks that wait for their guest's limiter.
     throttled: Vec<(u64, usize)>,
-    errand: Option<Errand>,
+    maintenance: Option<MaintenanceOp>,
     /// The node's own disk.
     state: Option<StateDisk>,
     next_request: u64,
@@ -127,22 +127,22 @@ pub fn parse(disk: &Disk) -> Result<VolumeName, Failure> {
     })
 }
 
-mod closing;
 mod connection;
 mod discovery;
-mod errand;
 mod frames;
 pub(crate) mod geometry;
+mod maintenance;
 mod portals;
+mod retiring;
 mod settings;
 pub(crate) mod state;
 mod status;
 
-use crate::volumes::closing::{Closing, Left};
 use crate::volumes::connection::{Connections, Pace};
-use crate::volumes::errand::Errand;
-pub use crate::volumes::errand::Task;
 pub use crate::volumes::frames::Wire;
+use crate::volumes::maintenance::MaintenanceOp;
+pub use crate::volumes::maintenance::Task;
+use crate::volumes::retiring::{Quarantined, Retiring};
 pub use crate::volumes::settings::{VolumeSettings, limits};
 use crate::volumes::state::StateDisk;
 pub use crate::volumes::state::{Ended, LANES};
@@ -161,7 +161,7 @@ impl Volumes {
             closing: Vec::new(),
             limiters: BTreeMap::new(),
             throttled: Vec::new(),
-            errand: None,
+            maintenance: None,
             state: None,
             next_request: 1,
             sends: (0, 0),
@@ -238,7 +238,7 @@ impl Volumes {
 
     /// What a guest's disks are, once all are ready.
     #[must_use]
-    pub fn shapes(&self, guest: u64) -> Option<Vec<Shape>> {
+    pub fn shapes(&self, guest: u64) -> Option<Vec<DiskGeometry>> {
         let mut own: Vec<&Binding> = self.bindings.iter().filter(|binding| binding.guest == guest).collect();
         own.sort_by_key(|binding| binding.device);
         own.into_iter().map(Binding::shape).collect()
@@ -246,7 +246,7 @@ impl Volumes {
 
     /// What one of a guest's disks is, once it is ready.
     #[must_use]
-    pub fn shape(&self, guest: u64, device: usize) -> Option<Shape> {
+    pub fn shape(&self, guest: u64, device: usize) -> Option<DiskGeometry> {
         self.bindings.iter().find(|it| it.guest == guest && it.device == device)?.shape()
     }
 
@@ -352,7 +352,7 @@ impl Volumes {
 
     /// Moves iSCSI's bytes, advances timers and hands completions to guests.
     pub fn poll<M: GuestMemory>(&mut self, stacks: &mut Stacks, guests: &mut [Guest<M>], now_ns: u64) {
-        self.poll_closing(stacks, now_ns);
+        self.poll_retiring(stacks, now_ns);
         stacks.keep_for(self.unconnected());
         self.poll_state(stacks, now_ns);
         let first = self.first.min(self.bindings.len());
@@ -366,7 +366,7 @@ impl Volumes {
             binding.complete(guests);
             binding.resize(guests);
         }
-        self.poll_errand(stacks, now_ns);
+        self.drive_maintenance(stacks, now_ns);
         self.resume_throttled(guests, now_ns);
         if let Some(Search::Iscsi { session, connections, .. }) = &mut self.search {
             session.poll(now_ns);
@@ -397,12 +397,12 @@ impl Volumes {
                 next.map_or(*deadline_ns, |next| next.min(*deadline_ns))
             }
         });
-        let errand = self.errand.as_ref().map(Errand::next_deadline);
-        let closing = self.closing.iter().map(Closing::next_deadline).min();
+        let maintenance = self.maintenance.as_ref().map(MaintenanceOp::next_deadline);
+        let closing = self.closing.iter().map(Retiring::next_deadline).min();
         let limits =
             self.throttled.iter().filter_map(|(guest, _)| self.limiters.get(guest)?.next_ready_ns()).min();
         let state = self.next_state_deadline();
-        [sessions, search, errand, closing, limits, state].into_iter().flatten().min()
+        [sessions, search, maintenance, closing, limits, state].into_iter().flatten().min()
     }
 
     /// Disks whose guest may do something again are looked at.
@@ -411,7 +411,7 @@ impl Volumes {
         self.throttled.retain(|(number, device)| {
             let waits = limiters.get_mut(number).is_some_and(|limiter| !limiter.is_ready(now_ns));
             if !waits && let Some(guest) = guests.iter_mut().find(|guest| guest.number == *number) {
-                guest.note_work(*device, 0);
+                guest.mark_work(*device, 0);
             }
             waits
         });
@@ -419,12 +419,12 @@ impl Volumes {
 }
 
 impl Binding {
-    fn shape(&self) -> Option<Shape> {
+    fn shape(&self) -> Option<DiskGeometry> {
         let sectors = self.volume.ready_capacity()?;
         let status = self.volume.status();
         let (discard, write_protected, geometry) =
             (status.can_discard, status.write_protected, status.geometry);
-        Some(Shape { sectors, discard, write_protected, geometry })
+        Some(DiskGeometry { sectors, discard, write_protected, geometry })
     }
 
     /// A volume that has another size now: its guest is told.
@@ -441,7 +441,7 @@ impl Binding {
             self.sectors = sectors;
             if block.sectors() != sectors {
                 block.set_sectors(sectors);
-                guest.note_work(self.device, 0);
+                guest.mark_work(self.device, 0);
             }
         }
     }
@@ -461,7 +461,7 @@ impl Binding {
                 block.complete(token, status, memory);
             }
             // The guest may have queued more than the session took.
-            guest.note_work(self.device, 0);
+            guest.mark_work(self.device, 0);
         }
     }
 }

@@ -7,7 +7,7 @@ pub(crate) const IDLE_NS: u64 = 10_000_000_000;
 
 /// The session that types.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Typist {
+pub struct ConsoleWriter {
     pub(crate) connection: ConnectionId,
     pub(crate) last_ns: u64,
 }

@@ -17,23 +17,23 @@ use mgmt_proto::machine::{Action, Digest, Machine};
 use mgmt_proto::manifest::DEFAULT_MTU;
 
 use crate::blobs::Blobs;
-use crate::guests::console_lock::Typist;
+use crate::guests::console_lock::ConsoleWriter;
 use crate::hypervisor::Hypervisor;
 use crate::limits::{
     RANDOM_REQUESTS_PER_TURN, START_TIMEOUT_NS, WORK_OF_CONSOLE_BYTE, WORK_OF_ENTROPY, WORK_OF_EXIT,
 };
-use crate::volumes::geometry::Shape;
+use crate::volumes::geometry::DiskGeometry;
 
 /// A page-sized unit of guest memory.
 const MEMORY_UNIT: u64 = 2 << 20;
 
 mod doorbells;
 mod kernel;
-mod life;
+mod run_state;
 mod slots;
 
 pub use crate::guests::guest::kernel::check_kernel;
-pub use crate::guests::guest::life::{End, Life, Wish};
+pub use crate::guests::guest::run_state::{End, GuestRequest, RunState};
 pub use crate::guests::guest::slots::DiskSlot;
 
 /// A guest and its devices. The disks it started with are devices `0..disks`, then
@@ -51,7 +51,7 @@ pub struct Guest<M> {
     /// Disks it started with.
     first_disks: usize,
     /// Where it is in its life.
-    pub life: Life,
+    pub life: RunState,
     /// Its domain and the window onto its memory, once it has one.
     pub domain: Option<(DomainId, M)>,
     /// Its number on this node, never used again.
@@ -61,7 +61,7 @@ pub struct Guest<M> {
     /// Everything it printed, on console and serial port.
     pub console: OutputRing,
     /// Who types there.
-    pub typist: Option<Typist>,
+    pub writer: Option<ConsoleWriter>,
     /// Monotonic time at which it was accepted.
     pub created_ns: u64,
     /// Whether it stays paused once its disks are there.
@@ -109,12 +109,12 @@ impl<M> Guest<M> {
             settings,
             first_disks,
             machine,
-            life: Life::Connecting,
+            life: RunState::Connecting,
             domain: None,
             number,
             platform: Platform::new(&[]),
             console: OutputRing::new(CONSOLE_BYTES),
-            typist: None,
+            writer: None,
             created_ns,
             start_paused,
             start_deadline_ns: Some(created_ns.saturating_add(START_TIMEOUT_NS)),
@@ -139,8 +139,8 @@ impl<M> Guest<M> {
         self.domain = Some((domain, memory));
         self.start_deadline_ns = None;
         self.life = match state {
-            STATE_NEW | STATE_PAUSED => Life::Paused,
-            _ => Life::Started,
+            STATE_NEW | STATE_PAUSED => RunState::Paused,
+            _ => RunState::Started,
         };
     }
 
@@ -158,7 +158,7 @@ impl<M> Guest<M> {
 
     /// A queue of a device has work. A card's receive queue has none to serve:
     /// its buffers are taken when a frame comes.
-    pub fn note_work(&mut self, device: usize, queue: u16) {
+    pub fn mark_work(&mut self, device: usize, queue: u16) {
         let card = self.first_card()..self.console_device();
         if device < 64 && !(card.contains(&device) && queue == 0) {
             self.work |= 1 << device;
@@ -166,7 +166,7 @@ impl<M> Guest<M> {
     }
 
     /// Every device may have work.
-    pub const fn note_all_work(&mut self) {
+    pub const fn mark_all_work(&mut self) {
         self.work = u64::MAX;
     }
 
@@ -211,7 +211,7 @@ impl<M> Guest<M> {
         self.console_device() + 1
     }
 
-    fn devices(&self, shapes: &[Shape]) -> Vec<DeviceConfig> {
+    fn devices(&self, shapes: &[DiskGeometry]) -> Vec<DeviceConfig> {
         let disks = self.machine.disks.iter().zip(shapes).enumerate();
         let disks = disks.map(|(index, (disk, shape))| slots::block(index, disk, shape));
         let (cards, mtu) = (self.machine.network_cards.iter(), self.mtu);
@@ -254,7 +254,7 @@ impl<M: machine::guest_memory::GuestMemory> Guest<M> {
         &mut self,
         hypervisor: &mut H,
         blobs: &mut Blobs<M>,
-        shapes: &[Shape],
+        shapes: &[DiskGeometry],
     ) -> Result<(), Failure> {
         let name = self.machine.name.clone();
         let spec = DomainSpec {
@@ -288,7 +288,7 @@ impl<M: machine::guest_memory::GuestMemory> Guest<M> {
         self.doorbells.clear();
         self.served = true;
         self.domain = Some((domain, memory));
-        self.life = Life::Paused;
+        self.life = RunState::Paused;
         self.update_doorbells(hypervisor);
         if !self.start_paused {
             self.unpause(hypervisor)?;
@@ -302,11 +302,11 @@ impl<M: machine::guest_memory::GuestMemory> Guest<M> {
     /// The failure to report.
     pub fn unpause<H: Hypervisor<Memory = M>>(&mut self, hypervisor: &mut H) -> Result<(), Failure> {
         match (self.life, &self.domain) {
-            (Life::Paused, Some((domain, _))) => {
+            (RunState::Paused, Some((domain, _))) => {
                 hypervisor
                     .domain_resume(*domain)
                     .map_err(|_| storage_failure(&self.machine.name, "the hypervisor refused to run it"))?;
-                self.life = Life::Started;
+                self.life = RunState::Started;
                 Ok(())
             }
             _ => Err(Failure::new(Code::Conflict, &self.machine.name, "is not paused", "")),
@@ -319,11 +319,11 @@ impl<M: machine::guest_memory::GuestMemory> Guest<M> {
     /// The failure to report.
     pub fn pause<H: Hypervisor<Memory = M>>(&mut self, hypervisor: &mut H) -> Result<(), Failure> {
         match (self.life, &self.domain) {
-            (Life::Started, Some((domain, _))) => {
+            (RunState::Started, Some((domain, _))) => {
                 hypervisor
                     .domain_pause(*domain)
                     .map_err(|_| storage_failure(&self.machine.name, "the hypervisor refused to pause it"))?;
-                self.life = Life::Paused;
+                self.life = RunState::Paused;
                 Ok(())
             }
             _ => Err(Failure::new(Code::Conflict, &self.machine.name, "is not running", "")),
@@ -331,7 +331,7 @@ impl<M: machine::guest_memory::GuestMemory> Guest<M> {
     }
 
     /// Ends its domain; devices and console stay to be looked at.
-    pub fn end<H: Hypervisor<Memory = M>>(&mut self, hypervisor: &mut H, life: Life) {
+    pub fn end<H: Hypervisor<Memory = M>>(&mut self, hypervisor: &mut H, life: RunState) {
         self.collect_output();
         if let Some((domain, memory)) = self.domain.take() {
             drop(memory);
@@ -341,8 +341,8 @@ impl<M: machine::guest_memory::GuestMemory> Guest<M> {
     }
 
     /// Deals with one event of its domain.
-    pub fn handle<H: Hypervisor<Memory = M>>(&mut self, hypervisor: &mut H, event: &Event) -> Wish {
-        let Some((domain, _)) = &self.domain else { return Wish::Nothing };
+    pub fn handle<H: Hypervisor<Memory = M>>(&mut self, hypervisor: &mut H, event: &Event) -> GuestRequest {
+        let Some((domain, _)) = &self.domain else { return GuestRequest::Nothing };
         let domain = *domain;
         let wish = match event.kind {
             event::DOORBELL => self.platform.doorbell(event.index),
@@ -378,13 +378,13 @@ impl<M: machine::guest_memory::GuestMemory> Guest<M> {
             _ => None,
         };
         match wish {
-            None => Wish::Nothing,
-            Some(PlatformEvent::PowerOff) => Wish::PowerOff,
-            Some(PlatformEvent::Reset) => Wish::Reset,
-            Some(PlatformEvent::Panicked { goes_on }) => Wish::Panicked(goes_on),
-            Some(PlatformEvent::Queue { device, queue }) => Wish::Queue(device, queue),
-            Some(PlatformEvent::DeviceReset { device }) => Wish::DeviceReset(device),
-            Some(PlatformEvent::Ejected { device }) => Wish::Ejected(device),
+            None => GuestRequest::Nothing,
+            Some(PlatformEvent::PowerOff) => GuestRequest::PowerOff,
+            Some(PlatformEvent::Reset) => GuestRequest::Reset,
+            Some(PlatformEvent::Panicked { goes_on }) => GuestRequest::Panicked(goes_on),
+            Some(PlatformEvent::Queue { device, queue }) => GuestRequest::Queue(device, queue),
+            Some(PlatformEvent::DeviceReset { device }) => GuestRequest::DeviceReset(device),
+            Some(PlatformEvent::Ejected { device }) => GuestRequest::Ejected(device),
         }
     }
 
@@ -447,7 +447,7 @@ impl<M: machine::guest_memory::GuestMemory> Guest<M> {
             Some(VirtioDevice::Console(console)) => console.transport.is_running(),
             _ => false,
         };
-        self.note_work(console, 0);
+        self.mark_work(console, 0);
         if ready {
             self.platform.console_mut(console).map_or(0, |console| console.push_input(bytes))
         } else {

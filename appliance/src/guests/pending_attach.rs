@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use mgmt_proto::disk::DiskSetting;
 use mgmt_proto::machine::Disk;
 
-use crate::ledger::coming_bytes;
+use crate::ledger::attaching_bytes;
 
 /// A disk whose volume is being connected for a guest that runs.
 #[derive(Debug)]
@@ -25,6 +25,6 @@ impl PendingAttach {
 
     /// Heap that it takes at most.
     pub(crate) fn heap_bytes(&self, cards: usize) -> usize {
-        coming_bytes(&self.disk, &self.settings, cards)
+        attaching_bytes(&self.disk, &self.settings, cards)
     }
 }

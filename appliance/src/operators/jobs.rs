@@ -30,7 +30,7 @@ pub enum Work {
     /// A guest's disks and its start.
     Guest(u64),
     /// What is done with a volume; whether its facts are wanted.
-    Errand(bool),
+    MaintenanceOp(bool),
     /// A disk of a guest that is to come, by its device number.
     Attach(u64, usize),
     /// A disk of a guest that is to go, by its device number.
@@ -43,7 +43,7 @@ impl Work {
     /// How long it may take.
     pub(crate) const fn allowed_ns(self) -> u64 {
         match self {
-            Self::Discovery | Self::Errand(_) => DISCOVERY_TIMEOUT_NS,
+            Self::Discovery | Self::MaintenanceOp(_) => DISCOVERY_TIMEOUT_NS,
             Self::Guest(_) | Self::Attach(..) => START_TIMEOUT_NS,
             Self::Detach(..) => DETACH_TIMEOUT_NS,
             Self::Kept(_) => PATIENCE_NS,
@@ -188,7 +188,7 @@ impl Jobs {
 pub(crate) fn too_late(what: &str, work: Work) -> Failure {
     let message = match work {
         Work::Guest(_) => "cannot be cancelled: the guest has started",
-        Work::Errand(_) => "cannot be cancelled: its target was asked already",
+        Work::MaintenanceOp(_) => "cannot be cancelled: its target was asked already",
         Work::Detach(..) => "cannot be cancelled: the guest was asked already",
         _ => "cannot be cancelled: it holds, and is being written to the state volume",
     };

@@ -314,7 +314,7 @@ impl<M: GuestMemory> Sessions<M> {
     }
 
     /// Sets how often a session hears of the jobs of its own commands; 0 is never.
-    pub fn tell_of_own(&mut self, index: usize, every_ms: u32) {
+    pub fn set_own_progress_interval(&mut self, index: usize, every_ms: u32) {
         if let Some(session) = self.sessions.get_mut(index) {
             session.progress_ms = every_ms;
         }

@@ -22,13 +22,13 @@ pub(crate) struct Kept {
 
 /// All of them, in the order in which they start.
 #[derive(Default)]
-pub(crate) struct KeptGuests {
+pub(crate) struct AutostartGuests {
     pub(crate) list: Vec<Kept>,
     /// Until when a guest waits for those before it; 0 for no longer.
     pub(crate) patience_ns: u64,
 }
 
-impl KeptGuests {
+impl AutostartGuests {
     pub(crate) const fn count(&self) -> usize {
         self.list.len()
     }

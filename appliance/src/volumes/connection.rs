@@ -1,4 +1,4 @@
-//! A volume's octets on their way through TCP: a connection for each path, from the card
+//! A volume's octets on their link through TCP: a connection for each path, from the card
 //! that leads to its portal.
 
 use alloc::vec::Vec;
@@ -13,7 +13,7 @@ use crate::network::stacks::{Purpose, Stacks};
 
 /// How a path goes.
 #[derive(Clone, Copy, Debug, Default)]
-struct Way {
+struct PathConnection {
     /// The card that it is for, once one is known to reach its portal.
     card: Option<usize>,
     /// The connection, and from which card.
@@ -53,10 +53,10 @@ impl Pace {
 /// The connections of a session, one for each path.
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
-    ways: Vec<Way>,
-    /// The addresses from which ways were chosen.
+    paths: Vec<PathConnection>,
+    /// The addresses from which paths were chosen.
     seen: u64,
-    /// One way to each portal is enough.
+    /// One link to each portal is enough.
     single: bool,
     /// They carry little.
     questions: bool,
@@ -75,18 +75,18 @@ impl Connections {
 
     /// Whether a connection is there, or being made.
     pub(crate) fn is_open(&self) -> bool {
-        self.ways.iter().any(|way| way.open.is_some())
+        self.paths.iter().any(|link| link.open.is_some())
     }
 
     /// The card that a path leaves from.
     pub(crate) fn card(&self, path: usize) -> Option<usize> {
-        let way = self.ways.get(path)?;
-        way.open.map(|(card, _)| card).or(way.card)
+        let link = self.paths.get(path)?;
+        link.open.map(|(card, _)| card).or(link.card)
     }
 
     /// Ends all connections without a word.
     pub(crate) fn abort(self, stacks: &mut Stacks, now_ns: u64) {
-        for (card, id) in self.ways.into_iter().filter_map(|way| way.open) {
+        for (card, id) in self.paths.into_iter().filter_map(|link| link.open) {
             if let Some(host) = stacks.get_mut(card) {
                 host.abort(id, now_ns);
             }
@@ -95,7 +95,7 @@ impl Connections {
 
     /// Closes all connections.
     pub(crate) fn close(self, stacks: &mut Stacks, now_ns: u64) {
-        for (card, id) in self.ways.into_iter().filter_map(|way| way.open) {
+        for (card, id) in self.paths.into_iter().filter_map(|link| link.open) {
             if let Some(host) = stacks.get_mut(card) {
                 host.close(id, now_ns);
             }
@@ -110,19 +110,19 @@ impl Connections {
         payload: &mut dyn Payload,
         (pace, now_ns): (&mut Pace, u64),
     ) {
-        if self.ways.len() != session.paths() || self.seen != stacks.changes() {
-            self.choose_ways(session, stacks);
+        if self.paths.len() != session.paths() || self.seen != stacks.changes() {
+            self.choose_paths(session, stacks);
         }
-        let mut open = self.ways.iter().filter(|way| way.open.is_some()).count();
-        for (path, way) in self.ways.iter_mut().enumerate() {
-            let others = open - usize::from(way.open.is_some());
+        let mut open = self.paths.iter().filter(|link| link.open.is_some()).count();
+        for (path, link) in self.paths.iter_mut().enumerate() {
+            let others = open - usize::from(link.open.is_some());
             let purpose = match others {
                 _ if self.questions => Purpose::Question,
                 0 => Purpose::First,
                 _ => Purpose::Further,
             };
-            way.drive(session, path, purpose, stacks, payload, (pace, now_ns));
-            open = others + usize::from(way.open.is_some());
+            link.drive(session, path, purpose, stacks, payload, (pace, now_ns));
+            open = others + usize::from(link.open.is_some());
         }
     }
 
@@ -136,17 +136,17 @@ impl Connections {
         stacks: &mut Stacks,
         now_ns: u64,
     ) {
-        let others = self.ways.iter().any(|way| way.open.is_some_and(|(other, _)| other != card));
-        for (path, way) in self.ways.iter_mut().enumerate() {
+        let others = self.paths.iter().any(|link| link.open.is_some_and(|(other, _)| other != card));
+        for (path, link) in self.paths.iter_mut().enumerate() {
             // A handshake that began while the link was down is not waited for.
             let void = if up { session.is_connecting(path) } else { others };
-            if let Some((_, id)) = way.open.take_if(|(from, _)| *from == card && void) {
+            if let Some((_, id)) = link.open.take_if(|(from, _)| *from == card && void) {
                 if let Some(host) = stacks.get_mut(card) {
                     host.abort(id, now_ns);
                 }
                 session.on_disconnected(path, now_ns);
             }
-            if up && way.card == Some(card) && way.open.is_none() {
+            if up && link.card == Some(card) && link.open.is_none() {
                 session.hurry(path, now_ns);
             }
         }
@@ -155,9 +155,9 @@ impl Connections {
     /// Where several cards reach a portal, each has a path of its own to it, so that a
     /// cut cable is one path's loss.
     #[cold]
-    fn choose_ways(&mut self, session: &mut Session, stacks: &Stacks) {
+    fn choose_paths(&mut self, session: &mut Session, stacks: &Stacks) {
         self.seen = stacks.changes();
-        self.ways.resize(session.paths(), Way::default());
+        self.paths.resize(session.paths(), PathConnection::default());
         if stacks.cards() == 1 || self.single {
             return;
         }
@@ -169,32 +169,32 @@ impl Connections {
         }
         for portal in portals {
             for card in stacks.reaching(portal.address) {
-                self.add_way(session, stacks, portal, card);
+                self.add_connection(session, stacks, portal, card);
             }
         }
     }
 
-    /// A way from a card to a portal, if there is none: of a path that has none yet or
+    /// A link from a card to a portal, if there is none: of a path that has none yet or
     /// whose card reaches the portal no more, or else of a new one.
-    fn add_way(&mut self, session: &mut Session, stacks: &Stacks, portal: Portal, card: usize) {
+    fn add_connection(&mut self, session: &mut Session, stacks: &Stacks, portal: Portal, card: usize) {
         let own = |path: usize| session.portal(path) == Some(portal);
-        let used = |(path, way): (usize, &Way)| own(path) && way.card == Some(card);
-        if self.ways.iter().enumerate().any(used) {
+        let used = |(path, link): (usize, &PathConnection)| own(path) && link.card == Some(card);
+        if self.paths.iter().enumerate().any(used) {
             return;
         }
         let reaching = stacks.reaching(portal.address);
-        let useless = |way: &Way| way.card.is_none_or(|card| !reaching.contains(&card));
-        let free = self.ways.iter().enumerate().position(|(path, way)| own(path) && useless(way));
-        if let Some(way) = free.and_then(|path| self.ways.get_mut(path)) {
-            way.moves = way.open.is_some_and(|(from, _)| from != card);
-            way.card = Some(card);
+        let useless = |link: &PathConnection| link.card.is_none_or(|card| !reaching.contains(&card));
+        let free = self.paths.iter().enumerate().position(|(path, link)| own(path) && useless(link));
+        if let Some(link) = free.and_then(|path| self.paths.get_mut(path)) {
+            link.moves = link.open.is_some_and(|(from, _)| from != card);
+            link.card = Some(card);
         } else if session.add_path(portal).is_some() {
-            self.ways.push(Way { card: Some(card), ..Way::default() });
+            self.paths.push(PathConnection { card: Some(card), ..PathConnection::default() });
         }
     }
 }
 
-impl Way {
+impl PathConnection {
     /// The card from which to connect: the path's own, or the best one, as a target may
     /// send a path to an address in another network.
     fn card_for(&self, stacks: &Stacks, address: Ipv4Addr) -> Option<usize> {

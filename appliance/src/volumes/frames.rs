@@ -10,7 +10,7 @@ use crate::guests::guest::Guest;
 use crate::limits::DISK_FRAMES_MAX;
 use crate::network::stacks::Stacks;
 use crate::volumes::discovery::Search;
-use crate::volumes::errand::Errand;
+use crate::volumes::maintenance::MaintenanceOp;
 use crate::volumes::state::StateDisk;
 use crate::volumes::{NoPayload, Volumes, payload};
 
@@ -90,9 +90,9 @@ impl Volumes {
         if self.receive_state(frame, now_ns) {
             return;
         }
-        let others = self.errand.iter_mut().filter_map(Errand::target);
+        let others = self.maintenance.iter_mut().filter_map(MaintenanceOp::target);
         if others.into_iter().any(|target| target.receive(frame, now_ns, &mut NoPayload))
-            || self.closing_targets(now_ns).any(|target| target.receive(frame, now_ns, &mut NoPayload))
+            || self.retiring_targets(now_ns).any(|target| target.receive(frame, now_ns, &mut NoPayload))
         {
             return;
         }
@@ -127,12 +127,12 @@ impl Volumes {
         if let Some(length) = self.transmit_state(buffer, now_ns) {
             return Some(length);
         }
-        if let Some(target) = self.errand.as_mut().and_then(Errand::target)
+        if let Some(target) = self.maintenance.as_mut().and_then(MaintenanceOp::target)
             && let Some(length) = target.transmit(buffer, now_ns, &mut NoPayload)
         {
             return Some(length);
         }
-        for target in self.closing_targets(now_ns) {
+        for target in self.retiring_targets(now_ns) {
             if let Some(length) = target.transmit(buffer, now_ns, &mut NoPayload) {
                 return Some(length);
             }

@@ -4,7 +4,7 @@ use storage::Geometry;
 
 /// What a guest is told of a disk before it sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
+pub struct DiskGeometry {
     /// Size in sectors of 512 bytes.
     pub sectors: u64,
     /// Ranges can be discarded and zeroed.

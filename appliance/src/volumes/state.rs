@@ -194,7 +194,7 @@ impl Volumes {
             self.state.take()
         {
             volume.abandon();
-            self.say_goodbye(name, SHARE, *volume, connections, false, stacks, now_ns);
+            self.begin_logout(name, SHARE, *volume, connections, false, stacks, now_ns);
         }
     }
 

@@ -84,7 +84,7 @@ pub enum PlatformEvent {
 
 /// How far a guest has come with a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Noticed {
+pub enum DriverState {
     /// It has not looked at it.
     No,
     /// It has given it an address.
@@ -187,12 +187,12 @@ impl Platform {
 
     /// How far the guest has come with a device.
     #[must_use]
-    pub fn noticed(&self, device: usize) -> Noticed {
+    pub fn driver_state(&self, device: usize) -> DriverState {
         let there = self.device(device).filter(|_| self.pci.is_present(device));
         match there.map(VirtioDevice::transport) {
-            Some(transport) if transport.is_running() => Noticed::Running,
-            Some(transport) if transport.function.is_master() => Noticed::Seen,
-            _ => Noticed::No,
+            Some(transport) if transport.is_running() => DriverState::Running,
+            Some(transport) if transport.function.is_master() => DriverState::Seen,
+            _ => DriverState::No,
         }
     }
 

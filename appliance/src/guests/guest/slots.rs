@@ -3,13 +3,13 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use machine::devices::platform::{DeviceConfig, Noticed};
+use machine::devices::platform::{DeviceConfig, DriverState};
 use machine::devices::virtio::block::{BlockConfig, BlockGeometry};
 use mgmt_proto::disk::DiskSetting;
 use mgmt_proto::machine::Disk;
 
 use crate::guests::guest::Guest;
-use crate::volumes::geometry::Shape;
+use crate::volumes::geometry::DiskGeometry;
 
 /// Where a disk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ impl DiskSlot {
 }
 
 /// A disk as a device; `index` tells it from the guest's others.
-pub(crate) fn block(index: usize, disk: &Disk, shape: &Shape) -> DeviceConfig {
+pub(crate) fn block(index: usize, disk: &Disk, shape: &DiskGeometry) -> DeviceConfig {
     let mut serial = String::from("disk").into_bytes();
     serial.extend_from_slice(index.to_string().as_bytes());
     DeviceConfig::Block(BlockConfig {
@@ -80,7 +80,7 @@ impl<M> Guest<M> {
         device: usize,
         disk: &Disk,
         settings: Vec<DiskSetting>,
-        shape: &Shape,
+        shape: &DiskGeometry,
     ) -> Option<u32> {
         let config = block(device, disk, shape);
         self.platform.plug(device, &config).filter(|got| *got == device)?;
@@ -103,7 +103,7 @@ impl<M> Guest<M> {
 
     /// Before the next start: all disks are ones it starts with. Returns the device
     /// numbers that they had.
-    pub fn settle_slots(&mut self) -> Vec<usize> {
+    pub fn compact_slots(&mut self) -> Vec<usize> {
         let old = self.slots.iter().map(|slot| slot.device).collect();
         self.first_disks = self.slots.len();
         self.slots = (0..self.first_disks).map(DiskSlot::from_start).collect();
@@ -112,7 +112,7 @@ impl<M> Guest<M> {
 
     /// How far it has come with a disk.
     #[must_use]
-    pub fn noticed(&self, device: usize) -> Noticed {
-        self.platform.noticed(device)
+    pub fn driver_state(&self, device: usize) -> DriverState {
+        self.platform.driver_state(device)
     }
 }

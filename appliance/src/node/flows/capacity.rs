@@ -5,7 +5,7 @@ use mgmt_proto::disk::{DiskSetting, GuestSettings};
 use mgmt_proto::machine::{Disk, Machine};
 
 use crate::hypervisor::Hypervisor;
-use crate::ledger::{HEAP_BYTES, coming_bytes, guest_bytes, iscsi_disks, kib, own_bytes};
+use crate::ledger::{HEAP_BYTES, attaching_bytes, guest_bytes, iscsi_disks, kib, own_bytes};
 use crate::network::nic::Nic;
 use crate::network::stacks::VOLUMES_CONNECTED_MAX;
 use crate::node::Node;
@@ -21,7 +21,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         own + guests.sum::<usize>()
             + coming.sum::<usize>()
             + self.state.kept_bytes()
-            + self.volumes.closing_bytes()
+            + self.volumes.retiring_bytes()
     }
 
     /// Whether the heap can promise so much more.
@@ -69,7 +69,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         settings: &[DiskSetting],
     ) -> Result<(), Failure> {
         self.check_connections(name, iscsi_disks(core::iter::once(disk)))?;
-        self.check_heap_bytes(name, coming_bytes(disk, settings, self.network.stacks.cards()))
+        self.check_heap_bytes(name, attaching_bytes(disk, settings, self.network.stacks.cards()))
     }
 
     /// Whether dom0 has memory for what is to be kept of guests.

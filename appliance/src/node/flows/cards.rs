@@ -42,7 +42,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// Looks at the cards' links now and then: where there are several, what went on over one
     /// that is down goes on over another at once.
-    pub(crate) fn look_at_cards(&mut self, now_ns: u64) {
+    pub(crate) fn poll_cards(&mut self, now_ns: u64) {
         let has_others = !self.network.storage.is_empty();
         if now_ns < self.cards_look_ns {
             // An interrupt may have told of a change: it is seen soon.

@@ -15,7 +15,7 @@ use mgmt_proto::machine::{Digest, Machine};
 use mgmt_proto::role::Role;
 use mgmt_proto::verb::{Discover, Fault, Outcome, Reply, Request, Run, Stream};
 
-use crate::guests::guest::Life;
+use crate::guests::guest::RunState;
 use crate::hypervisor::Hypervisor;
 use crate::network::nic::Nic;
 use crate::node::Node;
@@ -170,13 +170,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             R::StorageDiscover(discover) => self.discover(asker, &discover, now_ns).into(),
             R::StorageShow { volume, from } => self.show_volumes(volume.as_deref(), from, now_ns).into(),
             R::StorageProbe { volume, settings } => {
-                self.begin_errand(asker, Task::Look, volume, &settings, now_ns).into()
+                self.begin_maintenance(asker, Task::Look, volume, &settings, now_ns).into()
             }
             R::StorageReserve { volume, settings, force } => {
-                self.begin_errand(asker, Task::Reserve { force }, volume, &settings, now_ns).into()
+                self.begin_maintenance(asker, Task::Reserve { force }, volume, &settings, now_ns).into()
             }
             R::StorageRelease { volume, settings, force } => {
-                self.begin_errand(asker, Task::Release { force }, volume, &settings, now_ns).into()
+                self.begin_maintenance(asker, Task::Release { force }, volume, &settings, now_ns).into()
             }
             R::StoragePath { volume, path, enabled } => self.use_path(&volume, path, enabled).into(),
             R::BlobMissing(digests) => self.missing(digests, now_ns).into(),
@@ -225,7 +225,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     fn follow_own_jobs(&mut self, session: usize, every_ms: u32) -> Outcome {
-        self.operators.sessions.tell_of_own(session, every_ms);
+        self.operators.sessions.set_own_progress_interval(session, every_ms);
         Ok(Reply::Done)
     }
 
@@ -285,7 +285,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     fn press_power_button(&mut self, name: &str) -> Outcome {
         let guest = self.guests.named_mut(name)?;
-        if guest.life != Life::Started || !guest.has_devices() {
+        if guest.life != RunState::Started || !guest.has_devices() {
             return Err(Failure::new(Code::Conflict, name, "is not running", "unpause or destroy it"));
         }
         guest.platform.press_power_button();
@@ -333,7 +333,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// Answers those who wait for a discovery that has ended.
-    pub(crate) fn settle_discovery(&mut self, now_ns: u64) {
+    pub(crate) fn poll_discovery(&mut self, now_ns: u64) {
         let Some(outcome) = self.volumes.take_discovered(&mut self.network.stacks, now_ns) else { return };
         self.end_work(&Work::Discovery, &outcome.map(Reply::Found), now_ns);
     }

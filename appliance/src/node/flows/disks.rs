@@ -3,7 +3,7 @@
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use machine::devices::platform::Noticed;
+use machine::devices::platform::DriverState;
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::disk::{DiskSetting, Limit, validate};
 use mgmt_proto::limits::DISKS;
@@ -11,7 +11,7 @@ use mgmt_proto::machine::Disk;
 use mgmt_proto::verb::{Outcome, Reply};
 use mgmt_proto::volume::{BlockFacts, Condition, Plugged};
 
-use crate::guests::guest::Life;
+use crate::guests::guest::RunState;
 use crate::guests::pending_attach::PendingAttach;
 use crate::hypervisor::Hypervisor;
 use crate::limits::{DETACH_TIMEOUT_NS, START_TIMEOUT_NS};
@@ -63,7 +63,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         now_ns: u64,
     ) -> Result<Work, Failure> {
         let guest = self.guests.named(name)?;
-        if !matches!(guest.life, Life::Started | Life::Paused) || !guest.has_devices() {
+        if !matches!(guest.life, RunState::Started | RunState::Paused) || !guest.has_devices() {
             let remedy = "put the disk into its description, or start it first";
             return Err(Failure::new(Code::Conflict, name, "is not running", remedy));
         }
@@ -97,11 +97,11 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     fn begin_detach(&mut self, name: &str, slot: u32, force: bool, now_ns: u64) -> Result<Work, Failure> {
         let index = self.guests.find(name)?;
         let guest = self.guests.named_mut(name)?;
-        if guest.life == Life::Connecting {
+        if guest.life == RunState::Connecting {
             return Err(Failure::new(Code::Conflict, name, "is starting", "try again when it runs"));
         }
         let number = guest.number;
-        let runs = matches!(guest.life, Life::Started | Life::Paused) && guest.has_devices();
+        let runs = matches!(guest.life, RunState::Started | RunState::Paused) && guest.has_devices();
         let found = guest.slots.iter_mut().find(|it| it.number() == slot);
         let found = found.ok_or_else(|| no_such_slot(name, slot))?;
         let device = found.device;
@@ -117,7 +117,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// A guest gave a device back, asked or not.
-    pub(crate) fn disk_ejected(&mut self, index: usize, device: usize, now_ns: u64) {
+    pub(crate) fn disk_given_back(&mut self, index: usize, device: usize, now_ns: u64) {
         let Some(guest) = self.guests.get(index) else { return };
         // Its network cards stay, whatever it says.
         if guest.disk_at(device).is_some() {
@@ -158,13 +158,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// Before a guest starts again: what it was asked for is gone, the rest are disks
     /// that it starts with.
-    pub(crate) fn settle_slots(&mut self, index: usize, now_ns: u64) {
+    pub(crate) fn compact_slots(&mut self, index: usize, now_ns: u64) {
         let Some(guest) = self.guests.get(index) else { return };
         let (number, first_card) = (guest.number, guest.first_card());
         self.remove_leaving(index, now_ns);
-        self.give_up_coming(number, "was started again", now_ns);
+        self.cancel_pending_attach(number, "was started again", now_ns);
         let Some(guest) = self.guests.get_mut(index) else { return };
-        let old = guest.settle_slots();
+        let old = guest.compact_slots();
         self.volumes.renumber(number, &old);
         if guest.first_card() != first_card {
             // The cards have other numbers now.
@@ -173,7 +173,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// Disks of a guest that is not there any more, or not as it was, do not come.
-    pub(crate) fn give_up_coming(&mut self, number: u64, why: &str, now_ns: u64) {
+    pub(crate) fn cancel_pending_attach(&mut self, number: u64, why: &str, now_ns: u64) {
         let gone: Vec<PendingAttach> =
             self.guests.attaching.extract_if(.., |coming| coming.guest == number).collect();
         for PendingAttach { guest, device, disk, .. } in gone {
@@ -185,14 +185,14 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// A disk that nobody waits for any more does not come.
-    pub(crate) fn drop_coming(&mut self, number: u64, device: usize, now_ns: u64) {
+    pub(crate) fn drop_pending_attach(&mut self, number: u64, device: usize, now_ns: u64) {
         self.guests.attaching.retain(|coming| (coming.guest, coming.device) != (number, device));
         self.volumes.close_disk(number, device, &mut self.network.stacks, now_ns);
     }
 
     /// Shows guests the disks whose volumes serve, gives up those whose do not, and
     /// answers those who wait for disks to come or go.
-    pub(crate) fn settle_disks(&mut self, now_ns: u64) {
+    pub(crate) fn poll_attachments(&mut self, now_ns: u64) {
         for (guest, device) in core::mem::take(&mut self.guests.detached) {
             self.end_work(&Work::Detach(guest, device), &Ok(Reply::Done), now_ns);
         }
@@ -273,11 +273,11 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let disks = guest.machine.disks.iter().zip(&guest.slots).map(|(disk, slot)| {
             let known = self.volumes.condition(guest.number, slot.device);
             let (condition, stalled_since_ns, sectors) = known.unwrap_or((Condition::Detached, None, 0));
-            let plugged = match (slot.leaving_ns, guest.noticed(slot.device)) {
+            let plugged = match (slot.leaving_ns, guest.driver_state(slot.device)) {
                 (Some(_), _) => Plugged::Leaving,
-                (None, Noticed::Running) => Plugged::Running,
-                (None, Noticed::Seen) => Plugged::Seen,
-                (None, Noticed::No) => Plugged::Offered,
+                (None, DriverState::Running) => Plugged::Running,
+                (None, DriverState::Seen) => Plugged::Seen,
+                (None, DriverState::No) => Plugged::Offered,
             };
             BlockFacts {
                 slot: slot.number(),

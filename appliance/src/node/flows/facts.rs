@@ -10,7 +10,7 @@ use mgmt_proto::limits::STREAM_BYTES;
 use mgmt_proto::platform::{Ended, Platform, Watchdog};
 use mgmt_proto::verb::{GuestFacts, NodeFacts, State, Stream, Traffic};
 
-use crate::guests::guest::{Guest, Life};
+use crate::guests::guest::{Guest, RunState};
 use crate::hypervisor::Hypervisor;
 use crate::network::nic::Nic;
 use crate::node::Node;
@@ -104,13 +104,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         });
         let info = info.unwrap_or_default();
         let state = match guest.life {
-            Life::Connecting => State::Connecting,
-            Life::Paused => State::Paused,
-            Life::Off => State::Off,
-            Life::Crashed => State::Crashed,
-            Life::Started if !guest.has_devices() => State::Detached,
-            Life::Started if info.vcpus_runnable > 0 => State::Running,
-            Life::Started => State::Blocked,
+            RunState::Connecting => State::Connecting,
+            RunState::Paused => State::Paused,
+            RunState::Off => State::Off,
+            RunState::Crashed => State::Crashed,
+            RunState::Started if !guest.has_devices() => State::Detached,
+            RunState::Started if info.vcpus_runnable > 0 => State::Running,
+            RunState::Started => State::Blocked,
         };
         Some(GuestFacts {
             id: domain.map_or(0, |domain| domain.0),

@@ -10,7 +10,7 @@ use mgmt_proto::role::Role;
 use mgmt_proto::verb::{Outcome, Reply};
 
 use crate::guests::Guests;
-use crate::guests::guest::Life;
+use crate::guests::guest::RunState;
 use crate::hypervisor::Hypervisor;
 use crate::network::nic::Nic;
 use crate::node::Node;
@@ -97,12 +97,17 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         }
         let others = self.operators.jobs.list.iter().any(|other| other.id != id && other.goes_on_with(&work));
         let starting = |number: u64| {
-            self.guests.list.iter().position(|guest| guest.number == number && guest.life == Life::Connecting)
+            self.guests
+                .list
+                .iter()
+                .position(|guest| guest.number == number && guest.life == RunState::Connecting)
         };
         let undo: Option<usize> = match work {
             Work::Guest(number) => Some(starting(number).ok_or_else(|| too_late(what, work))?),
-            Work::Discovery | Work::Errand(true) | Work::Attach(..) => None,
-            Work::Errand(false) | Work::Detach(..) | Work::Kept(_) => return Err(too_late(what, work)),
+            Work::Discovery | Work::MaintenanceOp(true) | Work::Attach(..) => None,
+            Work::MaintenanceOp(false) | Work::Detach(..) | Work::Kept(_) => {
+                return Err(too_late(what, work));
+            }
         };
         log::warn!("{what}: cancelled");
         let failure = Failure::new(Code::Conflict, what, "was cancelled", "begin it again");
@@ -112,15 +117,15 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             (Work::Discovery, _) if !others => {
                 self.volumes.cancel_discovery(&mut self.network.stacks, now_ns);
             }
-            (Work::Errand(_), _) => self.volumes.cancel_errand(&mut self.network.stacks, now_ns),
-            (Work::Attach(number, device), _) => self.drop_coming(number, device, now_ns),
+            (Work::MaintenanceOp(_), _) => self.volumes.cancel_maintenance(&mut self.network.stacks, now_ns),
+            (Work::Attach(number, device), _) => self.drop_pending_attach(number, device, now_ns),
             _ => {}
         }
         Ok(Reply::Done)
     }
 
     /// Tells those who wait how far it is.
-    pub(crate) fn tell_progress(&mut self, now_ns: u64) {
+    pub(crate) fn report_progress(&mut self, now_ns: u64) {
         for (session, id) in self.operators.sessions.progress_due(now_ns) {
             if let Ok(job) = self.operators.jobs.find(id) {
                 let progress = progress(&self.guests, &self.volumes, job, now_ns);
@@ -146,7 +151,7 @@ fn progress<M>(guests: &Guests<M>, volumes: &Volumes, job: &Job, now_ns: u64) ->
             disks(number, &mut (0..guest.map_or(0, |guest| guest.machine.disks.len())))
         }
         Work::Attach(number, device) => disks(number, &mut core::iter::once(device)),
-        Work::Discovery | Work::Errand(_) | Work::Detach(..) | Work::Kept(_) => {
+        Work::Discovery | Work::MaintenanceOp(_) | Work::Detach(..) | Work::Kept(_) => {
             let total = job.work.allowed_ns() / MS;
             let done = (now_ns.saturating_sub(job.began_ns) / MS).min(total);
             Progress { done, total, unit: Unit::Milliseconds }

@@ -11,7 +11,7 @@ use mgmt_proto::machine::{Action, Disk, Machine};
 use mgmt_proto::verb::Reply;
 use zeroize::Zeroize;
 
-use crate::guests::guest::{End, Guest, Life};
+use crate::guests::guest::{End, Guest, RunState};
 use crate::guests::record::{record_of, recorded};
 use crate::hypervisor::Hypervisor;
 use crate::network::nic::Nic;
@@ -209,11 +209,11 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// Starts guests whose disks are there, gives up those whose are not.
-    pub(crate) fn settle_starts(&mut self, now_ns: u64) {
+    pub(crate) fn poll_starts(&mut self, now_ns: u64) {
         self.give_up_files(now_ns);
         let mut index = 0;
         while let Some(guest) = self.guests.get(index) {
-            let waits = guest.life != Life::Connecting || now_ns < guest.not_before_ns;
+            let waits = guest.life != RunState::Connecting || now_ns < guest.not_before_ns;
             if waits || self.is_held_back(index) {
                 index += 1;
                 continue;
@@ -230,7 +230,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                     let kept = guest.order.map(|_| guest.machine.name.clone());
                     if started.is_ok() {
                         self.record(index);
-                        kept.iter().for_each(|name| self.note_problem(name, None));
+                        kept.iter().for_each(|name| self.record_problem(name, None));
                     }
                     started
                 }
@@ -251,7 +251,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             };
             let keep = self.guests.get_mut(index).and_then(|guest| guest.keep.take());
             match keep.filter(|_| reply.is_ok()) {
-                Some(order) => self.keep_started(index, order, &reply, now_ns),
+                Some(order) => self.persist_started(index, order, &reply, now_ns),
                 None => self.end_work(&Work::Guest(number), &reply, now_ns),
             }
             if let Err(failure) = reply {
@@ -267,7 +267,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             return self.forget(index, now_ns);
         }
         let number = guest.number;
-        guest.end(&mut self.hypervisor, Life::Off);
+        guest.end(&mut self.hypervisor, RunState::Off);
         self.volumes.forget_all(number);
     }
 
@@ -279,12 +279,12 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let new = guest.start_deadline_ns.is_some();
         if guest.order.is_some() {
             let name = guest.machine.name.clone();
-            self.note_problem(&name, Some(failure));
+            self.record_problem(&name, Some(failure));
         }
         if new {
             self.forget(index, now_ns);
         } else if let Some(guest) = self.guests.get_mut(index) {
-            guest.end(&mut self.hypervisor, Life::Crashed);
+            guest.end(&mut self.hypervisor, RunState::Crashed);
         }
     }
 
@@ -306,9 +306,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.remove_leaving(index, now_ns);
         if let Some(guest) = self.guests.get_mut(index) {
             let number = guest.number;
-            guest.end(&mut self.hypervisor, Life::Off);
+            guest.end(&mut self.hypervisor, RunState::Off);
             self.network.detach(number);
-            self.give_up_coming(number, "was destroyed", now_ns);
+            self.cancel_pending_attach(number, "was destroyed", now_ns);
             self.volumes.close(number, &mut self.network.stacks, now_ns);
             let gone = self.guests.list.remove(index);
             self.guests.detached.extend(gone.slots.iter().map(|slot| (number, slot.device)));
@@ -343,7 +343,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             Action::Preserve => {
                 let number = guest.number;
                 let crashed = matches!(end, End::Crashed | End::Panicked);
-                guest.end(&mut self.hypervisor, if crashed { Life::Crashed } else { Life::Off });
+                guest.end(&mut self.hypervisor, if crashed { RunState::Crashed } else { RunState::Off });
                 self.volumes.forget_all(number);
             }
             Action::Restart => {
@@ -361,17 +361,17 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Starts a guest again from its kernel, in a fresh domain.
     pub(crate) fn restart(&mut self, index: usize, now_ns: u64) {
         let Some(guest) = self.guests.get_mut(index) else { return };
-        if guest.life == Life::Connecting {
+        if guest.life == RunState::Connecting {
             return;
         }
         let number = guest.number;
-        guest.end(&mut self.hypervisor, Life::Connecting);
+        guest.end(&mut self.hypervisor, RunState::Connecting);
         guest.created_ns = now_ns;
         guest.start_deadline_ns = None;
         guest.start_paused = false;
         (guest.short_runs, guest.not_before_ns) = (0, 0);
         self.volumes.forget_all(number);
-        self.settle_slots(index, now_ns);
+        self.compact_slots(index, now_ns);
         let Some(guest) = self.guests.get(index) else { return };
         // A guest that an earlier dom0 started has neither disks nor cards here.
         let (machine, settings) = (guest.machine.clone(), guest.settings.clone());

@@ -56,12 +56,12 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             return Some(Ok(Reply::Done));
         }
         let name = self.settings.manifest.name.clone();
-        if let Err(why) = self.check_kept(&name) {
+        if let Err(why) = self.check_persistence(&name) {
             let message = alloc::format!("is locked down, and that is not kept: {}", why.message);
             return Some(Err(Failure { message, ..why }));
         }
-        let batch = self.keep_lockdown();
-        self.wait_until_kept(asker, batch, Ok(Reply::Done), now_ns);
+        let batch = self.persist_lockdown();
+        self.wait_until_persisted(asker, batch, Ok(Reply::Done), now_ns);
         None
     }
 

@@ -41,7 +41,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             Ok(())
         });
         match opened {
-            Ok(()) if !self.state.is_door_open() => {
+            Ok(()) if !self.state.is_listening() => {
                 let wait = match sealed.wait_s {
                     0 => "for ever".to_string(),
                     wait_s => alloc::format!("up to {wait_s} s"),
@@ -68,7 +68,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// Moves everything about the state volume as far as it goes.
-    pub(crate) fn settle_state(&mut self, now_ns: u64) {
+    pub(crate) fn poll_state(&mut self, now_ns: u64) {
         if self.state.phase == Phase::Diskless {
             return;
         }
@@ -84,8 +84,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.drive_store(now_ns);
         match self.state.phase {
             Phase::Connecting => self.try_to_open(now_ns),
-            Phase::Opening => self.look_at_opening(now_ns),
-            Phase::Founding(batch) if self.state.changes.is_confirmed(batch) => self.enter_kept(now_ns),
+            Phase::Opening => self.poll_opening(now_ns),
+            Phase::Founding(batch) if self.state.changes.is_confirmed(batch) => self.enter_persistent(now_ns),
             Phase::Founding(_) | Phase::Kept => {
                 if self.state.store.as_ref().is_some_and(|store| store.error().is_some()) {
                     self.fail_state("was lost: it could not be read or written", now_ns);
@@ -94,8 +94,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             Phase::Diskless | Phase::Failed => {}
         }
         if self.state.phase == Phase::Kept {
-            self.settle_history();
-            self.settle_kernels(now_ns);
+            self.poll_history();
+            self.poll_kernels(now_ns);
         }
         let State { store, changes, .. } = &mut self.state;
         if let Some(store) = store {
@@ -106,18 +106,18 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         {
             self.state.trust_serial = serial;
         }
-        self.settle_rotation();
+        self.poll_rotation();
         self.drive_store(now_ns);
         // Operators wait for what it was.
         let octets = self.state.store.as_mut().map_or(0, Store::take_work);
         self.operators.sessions.spend(octets);
-        self.settle_promises(now_ns);
-        if self.state.door_ns.is_some_and(|at_ns| now_ns >= at_ns) {
+        self.poll_promises(now_ns);
+        if self.state.listen_ns.is_some_and(|at_ns| now_ns >= at_ns) {
             log::warn!(
                 "the state volume {} has not come: until it does, operators may look",
                 self.state.volume()
             );
-            self.open_door();
+            self.start_listening();
         }
     }
 
@@ -137,7 +137,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.drive_store(now_ns);
     }
 
-    fn look_at_opening(&mut self, now_ns: u64) {
+    fn poll_opening(&mut self, now_ns: u64) {
         let Some(store) = &self.state.store else { return };
         match store.error() {
             None if store.is_open() => self.state_opened(now_ns),
@@ -217,23 +217,23 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.fail_promises(why, now_ns);
         // Nothing better will come, unless the owner wants no door without it.
         if self.state.sealed.as_ref().is_some_and(|sealed| sealed.wait_s != 0) {
-            self.open_door();
+            self.start_listening();
         }
     }
 
     /// Listens to operators from now on.
-    pub(crate) fn open_door(&mut self) {
-        if self.state.door_ns.take().is_none() {
+    pub(crate) fn start_listening(&mut self) {
+        if self.state.listen_ns.take().is_none() {
             return;
         }
         if !self.listen() {
             log::error!("the management port cannot be opened");
         }
-        self.keep_own();
+        self.persist_own();
     }
 
     /// Keeps what the node itself is for the next dom0.
-    pub(crate) fn keep_own(&mut self) {
+    pub(crate) fn persist_own(&mut self) {
         let flags = OwnFlags {
             kept: !self.state.fresh_identity,
             started: self.state.started,

@@ -20,7 +20,7 @@ use crate::volumes::{Task, VolumeSettings, parse};
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Begins an operation on a volume by itself.
-    pub(crate) fn begin_errand(
+    pub(crate) fn begin_maintenance(
         &mut self,
         asker: &Asker,
         task: Task,
@@ -29,20 +29,20 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         now_ns: u64,
     ) -> Result<(), Failure> {
         let (name, settings) = named(volume, settings)?;
-        self.volumes.begin_errand(&name, task, settings, now_ns)?;
-        self.operators.begin_work(asker, Work::Errand(task == Task::Look), now_ns);
+        self.volumes.begin_maintenance(&name, task, settings, now_ns)?;
+        self.operators.begin_work(asker, Work::MaintenanceOp(task == Task::Look), now_ns);
         Ok(())
     }
 
-    /// Answers whoever waits for an errand that has ended.
-    pub(crate) fn settle_errand(&mut self, now_ns: u64) {
-        let Some(ended) = self.volumes.take_errand(&mut self.network.stacks, now_ns) else { return };
+    /// Answers whoever waits for a maintenance operation that has ended.
+    pub(crate) fn poll_maintenance(&mut self, now_ns: u64) {
+        let Some(ended) = self.volumes.take_maintenance(&mut self.network.stacks, now_ns) else { return };
         for facts_wanted in [true, false] {
             let outcome = ended.clone().map(|facts| match facts_wanted {
                 true => Reply::Volumes(VolumePage { now_ns, volumes: [facts].to_vec(), next: None }),
                 false => Reply::Done,
             });
-            self.end_work(&Work::Errand(facts_wanted), &outcome, now_ns);
+            self.end_work(&Work::MaintenanceOp(facts_wanted), &outcome, now_ns);
         }
     }
 

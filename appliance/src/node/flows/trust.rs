@@ -13,7 +13,7 @@ use crate::state::OwnFlags;
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Continues with what an earlier dom0 kept, if this is a restart.
     pub(crate) fn restore_trust(&mut self, own: Option<OwnFlags>, now_ns: u64) {
-        self.tell_time(now_ns);
+        self.update_clock(now_ns);
         let restored = match self.operators.audit.memory() {
             Some(memory) => self.trust.restore(memory),
             None => own.is_none(),
@@ -30,11 +30,11 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     pub(crate) fn lose_trust(&mut self, why: &'static str) {
         log::error!("{why}: only requests that read are obeyed");
         self.trust.set_doubt(Some(why));
-        self.keep_own();
+        self.persist_own();
     }
 
     /// Tells what depends on it the time of day.
-    pub(crate) fn tell_time(&mut self, now_ns: u64) {
+    pub(crate) fn update_clock(&mut self, now_ns: u64) {
         let base_ns =
             *self.wall_base_ns.get_or_insert_with(|| self.hypervisor.node_info().wall_clock_base_ns);
         self.trust.bundles.set_time(base_ns.saturating_add(now_ns) / 1_000_000_000);
@@ -49,7 +49,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         }
         if self.trust.is_above_minimum() {
             self.trust.set_doubt(None);
-            self.keep_own();
+            self.persist_own();
         }
         self.trust.write_bundles(self.operators.audit.memory());
         let serial = self.trust.serial();
@@ -57,12 +57,12 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         if !self.state.is_wanted() {
             return Some(Ok(Reply::Done));
         }
-        if let Err(why) = self.check_kept(&name) {
+        if let Err(why) = self.check_persistence(&name) {
             let message = alloc::format!("bundle {serial} holds, and is not kept: {}", why.message);
             return Some(Err(Failure { message, ..why }));
         }
-        let batch = self.keep_trust();
-        self.wait_until_kept(asker, batch, Ok(Reply::Done), now_ns);
+        let batch = self.persist_trust();
+        self.wait_until_persisted(asker, batch, Ok(Reply::Done), now_ns);
         None
     }
 }

@@ -4,7 +4,7 @@ use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::limits::INPUT_BYTES;
 use mgmt_proto::verb::{Outcome, Reply};
 
-use crate::guests::console_lock::{IDLE_NS, Typist};
+use crate::guests::console_lock::{ConsoleWriter, IDLE_NS};
 use crate::hypervisor::Hypervisor;
 use crate::network::nic::Nic;
 use crate::node::Node;
@@ -29,7 +29,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             return Err(Failure::new(Code::Conflict, name, "is not running", "see `redoubt list`"));
         };
         let taken = guest.type_input(bytes);
-        guest.note_all_work();
+        guest.mark_all_work();
         if taken < bytes.len() {
             let message = alloc::format!("took {taken} of {} bytes", bytes.len());
             return Err(Failure::new(Code::Partial, name, message, "the guest does not read its console"));
@@ -46,16 +46,16 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         else {
             return Ok(());
         };
-        if let Some(typist) = guest.typist
-            && typist.connection != connection
-            && now_ns < typist.last_ns.saturating_add(IDLE_NS)
-            && self.operators.sessions.is_open(typist.connection)
+        if let Some(writer) = guest.writer
+            && writer.connection != connection
+            && now_ns < writer.last_ns.saturating_add(IDLE_NS)
+            && self.operators.sessions.is_open(writer.connection)
         {
             let message = "another session types on this console";
             let remedy = "read along, and type when it leaves or rests for 10 s";
             return Err(Failure::new(Code::Conflict, name, message, remedy));
         }
-        guest.typist = Some(Typist { connection, last_ns: now_ns });
+        guest.writer = Some(ConsoleWriter { connection, last_ns: now_ns });
         Ok(())
     }
 }

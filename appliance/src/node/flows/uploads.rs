@@ -85,7 +85,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// Takes uploads from sessions that do not go on with them, and drops those that no session does.
-    pub(crate) fn settle_uploads(&mut self, now_ns: u64) {
+    pub(crate) fn poll_uploads(&mut self, now_ns: u64) {
         self.operators.sessions.end_idle_uploads(&mut self.hypervisor, &mut self.blobs, now_ns);
         let trust = &self.trust.bundles;
         let may_go_on = |operator: &[u8; 32]| trust.role(operator).is_some();

@@ -28,7 +28,7 @@ fn kept(world: &mut World, session: usize) -> Vec<(alloc::string::String, u32)> 
 fn a_name_outlives_dom0_and_the_power() {
     let mut world = World::with(1301, state_settings("aoe:e9.0", 30));
     world.aoe.push(AoeTarget::new(9, 0, 18 << 11));
-    world.until("its state", |world| world.node.state.is_kept());
+    world.until("its state", |world| world.node.state.is_persistent());
     let (session, machine) = world.ready();
     world.create(session, &machine);
     world.create(session, &sibling(&machine, "other", 5));

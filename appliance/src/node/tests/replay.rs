@@ -148,7 +148,7 @@ struct Recording {
 }
 
 fn record(world: &mut World) -> Recording {
-    world.until("its state", |world| world.node.state.is_kept());
+    world.until("its state", |world| world.node.state.is_persistent());
     world.to_node.clear();
     let (session, kernel) = {
         let session = world.connect(Who::Admin);

@@ -4,7 +4,7 @@
 
 use mgmt_proto::code::{Code, Failure};
 
-use crate::guests::guest::{Guest, Life};
+use crate::guests::guest::{Guest, RunState};
 use crate::hypervisor::Hypervisor;
 use crate::network::nic::Nic;
 use crate::node::Node;
@@ -17,7 +17,7 @@ const FILES_TIMEOUT_NS: u64 = 60_000_000_000;
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Begins the guests that start with the node, once since power-on.
-    pub(crate) fn start_kept_guests(&mut self, now_ns: u64) {
+    pub(crate) fn start_guests_of_node(&mut self, now_ns: u64) {
         if core::mem::replace(&mut self.state.started, true) {
             return;
         }
@@ -43,7 +43,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 }
                 Err(failure) => {
                     log::warn!(target: "guests", "guest {failure}");
-                    self.note_problem(&name, Some(&failure));
+                    self.record_problem(&name, Some(&failure));
                 }
             }
         }
@@ -54,7 +54,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let refuse = |code, message: &str, remedy: &str| Err(Failure::new(code, name, message, remedy));
         if let Ok(index) = self.guests.find(name) {
             let guest = self.guests.get(index);
-            let Some(guest) = guest.filter(|guest| matches!(guest.life, Life::Off | Life::Crashed)) else {
+            let Some(guest) = guest.filter(|guest| matches!(guest.life, RunState::Off | RunState::Crashed))
+            else {
                 return refuse(Code::Conflict, "is there already", "see `redoubt list`");
             };
             let number = guest.number;
@@ -66,7 +67,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let remedy = "create it from its file; `redoubt node state` lists those that are kept";
             return refuse(Code::NotFound, "no guest has that name, here or on the state volume", remedy);
         };
-        self.check_kept(name)?;
+        self.check_persistence(name)?;
         if let Some(disk) = kept.secrets_left_out.first() {
             let message = alloc::format!("the secret of disk {disk} is not here");
             return refuse(Code::Conflict, &message, "create it from its file");
@@ -92,12 +93,12 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let name = self.guests.get(index).map_or("", |guest| guest.machine.name.as_str());
             let message = "its kernel did not come from the state volume in time";
             let failure = Failure::new(Code::Storage, name, message, "see `redoubt node state`");
-            self.kept_failed(index, failure, now_ns);
+            self.autostart_failed(index, failure, now_ns);
         }
     }
 
     /// A guest that starts with the node cannot: it is kept to be looked at.
-    pub(crate) fn kept_failed(&mut self, index: usize, failure: Failure, now_ns: u64) {
+    pub(crate) fn autostart_failed(&mut self, index: usize, failure: Failure, now_ns: u64) {
         let Some(guest) = self.guests.get_mut(index) else { return };
         guest.awaits_files = false;
         let number = guest.number;
@@ -106,7 +107,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// What keeps a guest from starting with the node, or does no longer.
-    pub(crate) fn note_problem(&mut self, name: &str, failure: Option<&Failure>) {
+    pub(crate) fn record_problem(&mut self, name: &str, failure: Option<&Failure>) {
         let kept = self.state.guests.list.iter_mut().find(|kept| kept.guest.machine.name == name);
         if let Some(kept) = kept {
             kept.problem = failure.map(|failure| failure.message.clone());
@@ -120,9 +121,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             return true;
         }
         let Some(order) = guest.order.filter(|_| self.state.guests.patience_ns != 0) else { return false };
-        self.guests
-            .list
-            .iter()
-            .any(|other| other.life == Life::Connecting && other.order.is_some_and(|earlier| earlier < order))
+        self.guests.list.iter().any(|other| {
+            other.life == RunState::Connecting && other.order.is_some_and(|earlier| earlier < order)
+        })
     }
 }

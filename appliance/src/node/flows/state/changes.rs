@@ -10,7 +10,7 @@ use crate::state::changes::{Changes, Promise};
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Answers those whose changes are durable, or cannot be.
-    pub(crate) fn settle_promises(&mut self, now_ns: u64) {
+    pub(crate) fn poll_promises(&mut self, now_ns: u64) {
         let mut index = 0;
         while let Some(promise) = self.state.changes.promises.get(index) {
             let refused = promise.batch.is_some_and(|batch| self.state.changes.refused.contains(&batch));
@@ -52,8 +52,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// Why something cannot be kept now, if it cannot.
-    pub(crate) fn check_kept(&self, object: &str) -> Result<(), Failure> {
-        if self.state.is_kept() {
+    pub(crate) fn check_persistence(&self, object: &str) -> Result<(), Failure> {
+        if self.state.is_persistent() {
             return Ok(());
         }
         if !self.state.is_wanted() {

@@ -78,7 +78,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         digest: &Digest,
         now_ns: u64,
     ) -> Result<(), Failure> {
-        self.check_kept("")?;
+        self.check_persistence("")?;
         let mut config = self.read_config(digest)?;
         for guest in &config.guests {
             check(guest)?;
@@ -170,7 +170,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         if changed {
             self.trust.write_bundles(self.operators.audit.memory());
             // Before the guests of the same file: in their batch or an earlier one.
-            self.keep_trust();
+            self.persist_trust();
         }
         changed
     }

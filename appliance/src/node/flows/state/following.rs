@@ -39,7 +39,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     ) -> Option<Work> {
         let next = after(self.latest(name)?, step)?;
         let promise = self.state.changes.promise(outcome.clone(), now_ns);
-        match self.check_kept(name) {
+        match self.check_persistence(name) {
             Ok(()) => self.state.kernels.queue.push_back(Keeping {
                 promise,
                 guests: alloc::vec![next],

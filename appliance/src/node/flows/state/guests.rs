@@ -96,7 +96,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// A guest that is there starts with the node from now on.
     fn autostart(&mut self, asker: &Asker, name: &str, order: u32, now_ns: u64) -> Result<(), Failure> {
-        self.check_kept(name)?;
+        self.check_persistence(name)?;
         let running = self.guests.list.iter().find(|guest| guest.machine.name == name);
         let guest = match (running, self.state.guests.find(name)) {
             (Some(running), _) => KeptGuest {
@@ -117,7 +117,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// A guest does not start with the node any more.
     fn forget_kept(&mut self, asker: &Asker, name: &str, now_ns: u64) -> Result<(), Failure> {
-        self.check_kept(name)?;
+        self.check_persistence(name)?;
         if self.state.guests.find(name).is_none() {
             let message = "does not start with the node";
             return Err(Failure::new(Code::NotFound, name, message, "see `redoubt node state`"));
@@ -130,7 +130,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let orphans = self.take_orphans(&mut changes);
         let batch = self.state.changes.add(changes);
         self.state.kernels.release(batch, orphans);
-        self.wait_until_kept(asker, Some(batch), Ok(Reply::Done), now_ns);
+        self.wait_until_persisted(asker, Some(batch), Ok(Reply::Done), now_ns);
         Ok(())
     }
 
@@ -141,7 +141,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         settings: &GuestSettings,
         order: u32,
     ) -> Result<(), Failure> {
-        self.check_kept(&machine.name)?;
+        self.check_persistence(&machine.name)?;
         self.check_room(&[KeptGuest {
             order,
             machine: machine.clone(),
@@ -152,7 +152,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// A guest that was to be kept has started: whoever waits for that waits until it is
     /// kept.
-    pub(crate) fn keep_started(&mut self, index: usize, order: u32, reply: &Outcome, now_ns: u64) {
+    pub(crate) fn persist_started(&mut self, index: usize, order: u32, reply: &Outcome, now_ns: u64) {
         let Some(guest) = self.guests.get(index) else { return };
         let number = guest.number;
         let kept = KeptGuest {
@@ -164,7 +164,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let name = kept.machine.name.clone();
         let promise = self.state.changes.promise(reply.clone(), now_ns);
         self.operators.jobs.turn_into(&Work::Guest(number), Work::Kept(promise));
-        match self.check_kept(&name) {
+        match self.check_persistence(&name) {
             Ok(()) => {
                 let job = Keeping { promise, guests: alloc::vec![kept], lacking: false };
                 self.state.kernels.queue.push_back(job);
@@ -233,7 +233,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// Answers a session when something is kept.
-    pub(crate) fn wait_until_kept(
+    pub(crate) fn wait_until_persisted(
         &mut self,
         asker: &Asker,
         batch: Option<u64>,

@@ -40,7 +40,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// Puts new entries onto the volume.
-    pub(crate) fn settle_history(&mut self) {
+    pub(crate) fn poll_history(&mut self) {
         if let Some((batch, next)) = self.state.history.under_way {
             if !self.state.changes.is_confirmed(batch) {
                 return;
@@ -64,12 +64,16 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// Entries that are not on the volume yet, and would be lost if they were overwritten.
     pub(crate) fn history_waiting(&self) -> u64 {
-        let is_kept = self.state.is_kept();
-        if is_kept { self.operators.audit.length().saturating_sub(self.state.history.durable) } else { 0 }
+        let is_persistent = self.state.is_persistent();
+        if is_persistent {
+            self.operators.audit.length().saturating_sub(self.state.history.durable)
+        } else {
+            0
+        }
     }
 
     /// How much of the log may be shown: what cannot be lost any more.
     pub(crate) fn history_shown(&self) -> u64 {
-        if self.state.is_kept() { self.state.history.durable } else { self.operators.audit.length() }
+        if self.state.is_persistent() { self.state.history.durable } else { self.operators.audit.length() }
     }
 }

@@ -10,7 +10,7 @@ use storage::local::DiskWork;
 use storage::store::BLOCK_BYTES;
 
 use crate::blobs::uploads::Upload;
-use crate::guests::guest::Life;
+use crate::guests::guest::RunState;
 use crate::hypervisor::Hypervisor;
 use crate::limits::START_TIMEOUT_NS;
 use crate::network::nic::Nic;
@@ -58,7 +58,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// Does the next thing with files, if the lane is free.
-    pub(crate) fn settle_kernels(&mut self, now_ns: u64) {
+    pub(crate) fn poll_kernels(&mut self, now_ns: u64) {
         self.state.kernels.reclaim(&self.state.changes);
         while !self.state.kernels.busy {
             let idle = matches!(self.state.kernels.work, Work::Nothing);
@@ -136,7 +136,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                     self.state.kernels.work = work;
                     return true;
                 }
-                Err(failure) => self.kept_failed(index, Failure { object: name, ..failure }, now_ns),
+                Err(failure) => self.autostart_failed(index, Failure { object: name, ..failure }, now_ns),
             }
         }
         false
@@ -225,13 +225,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.state.kernels.kept.retain(|other| other != kernel);
         for index in (0..self.guests.list.len()).rev() {
             let Some(guest) = self.guests.get(index) else { continue };
-            if guest.awaits_files && guest.needs(&kernel.digest) && guest.life == Life::Connecting {
+            if guest.awaits_files && guest.needs(&kernel.digest) && guest.life == RunState::Connecting {
                 let object = guest.machine.name.clone();
                 let message = "its kernel or initrd is damaged on the state volume";
                 let remedy = "create it from its file";
                 let failure =
                     Failure { object, message: message.into(), remedy: remedy.into(), ..failure.clone() };
-                self.kept_failed(index, failure, now_ns);
+                self.autostart_failed(index, failure, now_ns);
             }
         }
     }

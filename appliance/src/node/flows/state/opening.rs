@@ -34,7 +34,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             return self.fail_state(why, now_ns);
         };
         self.take_identity(SigningKey::from_bytes(&identity), now_ns);
-        self.enter_kept(now_ns);
+        self.enter_persistent(now_ns);
     }
 
     /// Puts onto a new volume, in one transaction, who the node is, which bundle holds and
@@ -57,7 +57,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             return;
         }
         self.keys.identity.key = key;
-        if self.state.is_door_open() {
+        if self.state.is_listening() {
             log::info!("this node has the key it had before; sessions under the other one end");
             let first = &mut self.network.stacks.first;
             self.operators.sessions.end_all(first, &mut self.hypervisor, &mut self.blobs, now_ns);
@@ -66,7 +66,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// Everything is kept from now on.
-    pub(crate) fn enter_kept(&mut self, now_ns: u64) {
+    pub(crate) fn enter_persistent(&mut self, now_ns: u64) {
         self.state.phase = Phase::Kept;
         self.state.fresh_identity = false;
         let was_locked = self.trust.is_locked();
@@ -83,9 +83,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             self.trust.serial(),
             self.state.guests.count()
         );
-        self.start_kept_guests(now_ns);
-        self.open_door();
-        self.keep_own();
+        self.start_guests_of_node(now_ns);
+        self.start_listening();
+        self.persist_own();
     }
 
     /// The bundle with the higher serial holds: the one in memory, or the one that was
@@ -115,11 +115,11 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 self.state.trust_serial = serial;
                 self.trust.set_doubt(None);
                 if self.trust.serial() > serial {
-                    self.keep_trust();
+                    self.persist_trust();
                 }
             }
             None if self.trust.serial() > serial && !self.trust.is_lost() => {
-                self.keep_trust();
+                self.persist_trust();
             }
             None => {
                 self.lose_trust("the trust bundle on the state volume does not follow from what was sealed");
@@ -130,7 +130,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// The volume names no bundle: the one in memory holds, where there is one.
     fn take_no_trust(&mut self, why: &'static str) {
         if self.trust.serial() > 0 && !self.trust.is_lost() {
-            self.keep_trust();
+            self.persist_trust();
         } else {
             self.lose_trust(why);
         }
@@ -150,11 +150,11 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             }
             Some(_) => {}
         }
-        let is_kept = kept == Some((serial, true));
-        if was_locked && !is_kept {
-            self.keep_lockdown();
+        let is_persistent = kept == Some((serial, true));
+        if was_locked && !is_persistent {
+            self.persist_lockdown();
         }
-        if was_locked || is_kept {
+        if was_locked || is_persistent {
             self.lock_under(serial);
             log::warn!("still locked down until the roots sign another trust bundle");
         }
@@ -168,7 +168,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// Puts onto the volume whether the node is locked down.
-    pub(crate) fn keep_lockdown(&mut self) -> Option<u64> {
+    pub(crate) fn persist_lockdown(&mut self) -> Option<u64> {
         let change = self.lockdown_change()?;
         Some(self.state.changes.add(alloc::vec![change]))
     }
@@ -192,7 +192,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// Puts the bundle that holds onto the volume: links first, then what names them.
-    pub(crate) fn keep_trust(&mut self) -> Option<u64> {
+    pub(crate) fn persist_trust(&mut self) -> Option<u64> {
         let serial = self.trust.serial();
         let mut changes = self.link_changes()?;
         changes.push(self.trust_change()?);

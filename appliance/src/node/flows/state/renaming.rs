@@ -8,7 +8,7 @@ use mgmt_proto::machine::Machine;
 use mgmt_proto::verb::{Outcome, Reply};
 use zeroize::Zeroize;
 
-use crate::guests::guest::Life;
+use crate::guests::guest::RunState;
 use crate::guests::not_found;
 use crate::hypervisor::Hypervisor;
 use crate::network::nic::Nic;
@@ -34,7 +34,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         log::info!(target: "guests", "guest {name} is {to} from now on");
         let Some(changes) = change else { return Some(Ok(Reply::Done)) };
         let batch = self.state.changes.add(changes);
-        self.wait_until_kept(asker, Some(batch), Ok(Reply::Done), now_ns);
+        self.wait_until_persisted(asker, Some(batch), Ok(Reply::Done), now_ns);
         None
     }
 
@@ -61,12 +61,12 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 "choose another name",
             ));
         }
-        let starting = running.is_some_and(|guest| guest.life == Life::Connecting);
+        let starting = running.is_some_and(|guest| guest.life == RunState::Connecting);
         if starting || queued(name) || self.operators.jobs.is_about(name) {
             let message = "something is under way with it";
             return Err(Failure::new(Code::Conflict, name, message, "wait for it: `redoubt job list`"));
         }
-        if kept.is_some() { self.check_kept(name) } else { Ok(()) }
+        if kept.is_some() { self.check_persistence(name) } else { Ok(()) }
     }
 
     /// What changes on the volume, and does in the list of guests that are kept; none for

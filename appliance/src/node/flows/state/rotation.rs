@@ -22,7 +22,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Begins to give the node another key.
     pub(crate) fn rotate_key(&mut self, asker: &Asker, now_ns: u64) -> Result<(), Failure> {
         let name = self.settings.manifest.name.clone();
-        self.check_kept(&name)?;
+        self.check_persistence(&name)?;
         if self.state.rotation.is_some() {
             let message = "another key is being kept";
             return Err(Failure::new(Code::Conflict, name, message, "try again in a few seconds"));
@@ -52,12 +52,12 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// The node has the new key once that is durable, before anybody is told.
-    pub(crate) fn settle_rotation(&mut self) {
+    pub(crate) fn poll_rotation(&mut self) {
         let durable = |rotation: &mut Rotation| self.state.changes.is_confirmed(rotation.batch);
         if let Some(Rotation { key, links, .. }) = self.state.rotation.take_if(durable) {
             self.keys.identity.key = key;
             self.keys.set_links(links);
-            self.keep_own();
+            self.persist_own();
             log::info!("this node has another key, which the one before has signed");
             self.log_key();
         }

@@ -10,18 +10,18 @@ use crate::volumes::connection::{Connections, Pace};
 use crate::volumes::{Binding, NoPayload, Volumes};
 
 /// How long a target may take to say goodbye.
-const GOODBYE_NS: u64 = 5_000_000_000;
+const LOGOUT_NS: u64 = 5_000_000_000;
 /// Most sessions that say goodbye at a time; the oldest are cut off.
-const CLOSING_MAX: usize = 64;
+const RETIRING_MAX: usize = 64;
 
 /// A volume that has no session any more, and until when its frames may wander.
-pub(crate) struct Left {
+pub(crate) struct Quarantined {
     pub(crate) name: VolumeName,
     pub(crate) until_ns: u64,
 }
 
 /// A session that says goodbye.
-pub(crate) struct Closing {
+pub(crate) struct Retiring {
     pub(crate) name: VolumeName,
     pub(crate) share: u16,
     pub(crate) volume: Volume,
@@ -32,7 +32,7 @@ pub(crate) struct Closing {
     deadline_ns: u64,
 }
 
-impl Closing {
+impl Retiring {
     fn step(&mut self, stacks: &mut Stacks, (pace, now_ns): (&mut Pace, u64)) {
         self.volume.poll(now_ns);
         match &mut self.volume {
@@ -68,7 +68,7 @@ impl Closing {
 
 impl Volumes {
     /// Heap that sessions take at most that say goodbye.
-    pub(crate) fn closing_bytes(&self) -> usize {
+    pub(crate) fn retiring_bytes(&self) -> usize {
         self.closing.iter().map(|closing| closing.volume.heap_bytes_max()).sum()
     }
 
@@ -91,13 +91,13 @@ impl Volumes {
             binding.volume.abandon();
             let reserved = binding.settings.reserve && !binding.read_only;
             let Binding { name, share, volume, connections, .. } = binding;
-            self.say_goodbye(name, share, volume, connections, reserved, stacks, now_ns);
+            self.begin_logout(name, share, volume, connections, reserved, stacks, now_ns);
         }
     }
 
     /// Ends a session that has no requests.
     #[expect(clippy::too_many_arguments, reason = "the parts of a session, which is taken apart here")]
-    pub(crate) fn say_goodbye(
+    pub(crate) fn begin_logout(
         &mut self,
         name: VolumeName,
         share: u16,
@@ -107,31 +107,31 @@ impl Volumes {
         stacks: &mut Stacks,
         now_ns: u64,
     ) {
-        let deadline_ns = now_ns.saturating_add(GOODBYE_NS);
-        let closing = Closing { name, share, volume, connections, reserved, told: false, deadline_ns };
+        let deadline_ns = now_ns.saturating_add(LOGOUT_NS);
+        let closing = Retiring { name, share, volume, connections, reserved, told: false, deadline_ns };
         if matches!(closing.volume, Volume::Aoe(_)) && !reserved {
             return self.cut_off(closing, stacks, now_ns);
         }
         self.closing.push(closing);
-        if self.closing.len() > CLOSING_MAX {
+        if self.closing.len() > RETIRING_MAX {
             let oldest = self.closing.remove(0);
             self.cut_off(oldest, stacks, now_ns);
         }
     }
 
     /// Ends a session without a word.
-    fn cut_off(&mut self, closing: Closing, stacks: &mut Stacks, now_ns: u64) {
+    fn cut_off(&mut self, closing: Retiring, stacks: &mut Stacks, now_ns: u64) {
         closing.connections.abort(stacks, now_ns);
-        self.remember_left(&closing.name, &closing.volume, now_ns);
+        self.quarantine(&closing.name, &closing.volume, now_ns);
     }
 
     /// The writes of an AoE session may still be on the wire when the next one begins.
-    fn remember_left(&mut self, name: &VolumeName, volume: &Volume, now_ns: u64) {
+    fn quarantine(&mut self, name: &VolumeName, volume: &Volume, now_ns: u64) {
         self.left.retain(|left| left.until_ns > now_ns);
         if let Volume::Aoe(target) = volume
             && target.wandering_until_ns() > now_ns
         {
-            self.left.push(Left { name: name.clone(), until_ns: target.wandering_until_ns() });
+            self.left.push(Quarantined { name: name.clone(), until_ns: target.wandering_until_ns() });
         }
     }
 
@@ -148,14 +148,14 @@ impl Volumes {
                     Volume::Iscsi(_) => 0,
                 };
                 if until_ns > now_ns {
-                    self.left.push(Left { name: name.clone(), until_ns });
+                    self.left.push(Quarantined { name: name.clone(), until_ns });
                 }
             }
         }
     }
 
-    pub(crate) fn poll_closing(&mut self, stacks: &mut Stacks, now_ns: u64) {
-        let over: Vec<Closing> = self
+    pub(crate) fn poll_retiring(&mut self, stacks: &mut Stacks, now_ns: u64) {
+        let over: Vec<Retiring> = self
             .closing
             .extract_if(.., |closing| {
                 if closing.deadline_ns > now_ns {
@@ -170,7 +170,10 @@ impl Volumes {
     }
 
     /// Sessions that say goodbye and may still send frames.
-    pub(crate) fn closing_targets(&mut self, now_ns: u64) -> impl Iterator<Item = &mut storage::aoe::Target> {
+    pub(crate) fn retiring_targets(
+        &mut self,
+        now_ns: u64,
+    ) -> impl Iterator<Item = &mut storage::aoe::Target> {
         let going = self.closing.iter_mut().filter(move |closing| closing.deadline_ns > now_ns);
         going.filter_map(|closing| match &mut closing.volume {
             Volume::Aoe(target) => Some(target),

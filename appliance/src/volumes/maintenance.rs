@@ -2,7 +2,7 @@
 //! reserved or released, in use or not.
 //!
 //! A volume in use is asked through its own session. For another one a session is
-//! made that ends with the errand; a reservation stays at the target.
+//! made that ends with the maintenance operation; a reservation stays at the target.
 
 use alloc::boxed::Box;
 use alloc::format;
@@ -23,7 +23,7 @@ use crate::network::stacks::Stacks;
 use crate::volumes::connection::Connections;
 use crate::volumes::{NoPayload, VolumeSettings, Volumes, status};
 
-/// The share of an errand's session: beside those of all guests.
+/// The share of a maintenance operation's session: beside those of all guests.
 const SHARE: u16 = u16::MAX - 1;
 /// How long a target that serves may take to answer questions that not every target
 /// answers.
@@ -56,8 +56,8 @@ enum Subject {
     Used { guest: u64, device: usize },
 }
 
-/// An errand under way.
-pub(crate) struct Errand {
+/// A maintenance operation under way.
+pub(crate) struct MaintenanceOp {
     task: Task,
     name: VolumeName,
     settings: VolumeSettings,
@@ -77,10 +77,10 @@ pub(crate) struct Errand {
     releasing: bool,
 }
 
-/// How an errand ended.
+/// How a maintenance operation ended.
 type Ended = Result<VolumeFacts, Failure>;
 
-impl Errand {
+impl MaintenanceOp {
     pub(crate) fn next_deadline(&self) -> u64 {
         let Subject::Own { volume, .. } = &self.subject else { return self.deadline_ns };
         let questions = self.ready_ns.map(|ready_ns| ready_ns.saturating_add(QUESTIONS_NS));
@@ -130,7 +130,7 @@ impl Errand {
         }
     }
 
-    fn look_at_frames(
+    fn judge_frames_of(
         &mut self,
         target: &mut storage::aoe::Target,
         status: &VolumeStatus,
@@ -155,7 +155,7 @@ impl Errand {
         }
     }
 
-    fn look_at_session(
+    fn judge_session(
         &mut self,
         session: &mut storage::iscsi::Session,
         status: &VolumeStatus,
@@ -194,18 +194,18 @@ impl Errand {
 }
 
 impl Volumes {
-    /// Begins an errand: [`Self::take_errand`] tells what came of it.
+    /// Begins a maintenance operation: [`Self::take_maintenance`] tells what came of it.
     ///
     /// # Errors
     /// Another one is under way.
-    pub fn begin_errand(
+    pub fn begin_maintenance(
         &mut self,
         name: &VolumeName,
         task: Task,
         mut settings: VolumeSettings,
         now_ns: u64,
     ) -> Result<(), Failure> {
-        if self.errand.is_some() {
+        if self.maintenance.is_some() {
             let message = "another volume is being tried";
             return Err(Failure::new(Code::Conflict, "", message, "try again in a few seconds"));
         }
@@ -235,7 +235,7 @@ impl Volumes {
         };
         let (name, outcomes) = (name.clone(), Vec::new());
         let patience_ns = if settings.credentials.is_some() { REFUSED_NS } else { 0 };
-        self.errand = Some(Errand {
+        self.maintenance = Some(MaintenanceOp {
             task,
             name,
             settings,
@@ -278,77 +278,78 @@ impl Volumes {
         self.configure(guest, device, settings, now_ns);
     }
 
-    /// How an errand ended, once it has.
-    pub fn take_errand(&mut self, stacks: &mut Stacks, now_ns: u64) -> Option<Ended> {
-        let mut errand = self.errand.take()?;
+    /// How a maintenance operation ended, once it has.
+    pub fn take_maintenance(&mut self, stacks: &mut Stacks, now_ns: u64) -> Option<Ended> {
+        let mut maintenance = self.maintenance.take()?;
         let (key, own) = (self.reservation_key(), self.stations());
-        errand.looked_ns = now_ns;
-        let ended = match &mut errand.subject {
-            Subject::Own { .. } => self.look_at_own(&mut errand, now_ns, key, &own),
+        maintenance.looked_ns = now_ns;
+        let ended = match &mut maintenance.subject {
+            Subject::Own { .. } => self.judge_own(&mut maintenance, now_ns, key, &own),
             Subject::Used { guest, device } => {
                 let (guest, device) = (*guest, *device);
-                self.look_at_used(&mut errand, guest, device, now_ns, key, &own)
+                self.judge_used(&mut maintenance, guest, device, now_ns, key, &own)
             }
         };
-        let ended = ended.or_else(|| (now_ns >= errand.deadline_ns).then(|| self.too_late(&errand)));
+        let ended =
+            ended.or_else(|| (now_ns >= maintenance.deadline_ns).then(|| self.too_late(&maintenance)));
         let Some(ended) = ended else {
-            self.errand = Some(errand);
+            self.maintenance = Some(maintenance);
             return None;
         };
-        let facts = self.facts_of(&errand);
-        self.finish(errand, stacks, now_ns);
+        let facts = self.facts_of(&maintenance);
+        self.finish(maintenance, stacks, now_ns);
         Some(ended.and(facts))
     }
 
-    /// Ends an errand that only looks, and that nobody waits for any more.
-    pub fn cancel_errand(&mut self, stacks: &mut Stacks, now_ns: u64) {
-        if let Some(errand) = self.errand.take_if(|errand| errand.task == Task::Look) {
-            self.finish(errand, stacks, now_ns);
+    /// Ends a maintenance operation that only looks, and that nobody waits for any more.
+    pub fn cancel_maintenance(&mut self, stacks: &mut Stacks, now_ns: u64) {
+        if let Some(maintenance) = self.maintenance.take_if(|maintenance| maintenance.task == Task::Look) {
+            self.finish(maintenance, stacks, now_ns);
         }
     }
 
-    fn look_at_own(
+    fn judge_own(
         &self,
-        errand: &mut Errand,
+        maintenance: &mut MaintenanceOp,
         now_ns: u64,
         key: u64,
         own: &[[u8; 6]],
     ) -> Option<Result<(), Failure>> {
-        // The errand and its session are looked at side by side.
+        // The maintenance operation and its session are looked at side by side.
         let idle = Subject::Used { guest: 0, device: 0 };
-        let mut subject = core::mem::replace(&mut errand.subject, idle);
+        let mut subject = core::mem::replace(&mut maintenance.subject, idle);
         let mut ended = None;
         if let Subject::Own { volume, .. } = &mut subject {
             let status = volume.status();
             if status.state == VolumeState::Ready {
-                errand.ready_ns.get_or_insert(now_ns);
+                maintenance.ready_ns.get_or_insert(now_ns);
             }
             ended = match &mut **volume {
-                Volume::Aoe(target) => errand.look_at_frames(target, &status, own, now_ns),
+                Volume::Aoe(target) => maintenance.judge_frames_of(target, &status, own, now_ns),
                 Volume::Iscsi(session) => {
-                    let releases = matches!(errand.task, Task::Release { .. });
-                    if errand.releasing {
+                    let releases = matches!(maintenance.task, Task::Release { .. });
+                    if maintenance.releasing {
                         session.is_closed().then_some(Ok(()))
                     } else if releases
                         && status.state == VolumeState::Ready
                         && session.holder() != Reservation::Unsupported
                     {
                         session.close();
-                        errand.releasing = true;
+                        maintenance.releasing = true;
                         None
                     } else {
-                        errand.look_at_session(session, &status, key, now_ns)
+                        maintenance.judge_session(session, &status, key, now_ns)
                     }
                 }
             };
         }
-        errand.subject = subject;
+        maintenance.subject = subject;
         ended
     }
 
-    fn look_at_used(
+    fn judge_used(
         &mut self,
-        errand: &mut Errand,
+        maintenance: &mut MaintenanceOp,
         guest: u64,
         device: usize,
         now_ns: u64,
@@ -358,30 +359,35 @@ impl Volumes {
         let found = self.bindings.iter_mut().find(|it| it.guest == guest && it.device == device);
         let Some(binding) = found else {
             let message = "its guest has gone";
-            return Some(Err(Failure::new(Code::Conflict, errand.name.to_string(), message, "try again")));
+            return Some(Err(Failure::new(
+                Code::Conflict,
+                maintenance.name.to_string(),
+                message,
+                "try again",
+            )));
         };
         match &mut binding.volume {
-            Volume::Aoe(target) => errand.look_at_frames(target, &target.status(), own, 0),
+            Volume::Aoe(target) => maintenance.judge_frames_of(target, &target.status(), own, 0),
             Volume::Iscsi(session) => {
                 let status = session.status();
                 let released = matches!(session.holder(), Reservation::Free | Reservation::Held(_))
                     && session.holder() != Reservation::Held(key);
-                if matches!(errand.task, Task::Release { .. }) {
+                if matches!(maintenance.task, Task::Release { .. }) {
                     return (status.state == VolumeState::Ready && released).then_some(Ok(()));
                 }
-                errand.look_at_session(session, &status, key, now_ns)
+                maintenance.judge_session(session, &status, key, now_ns)
             }
         }
     }
 
-    fn too_late(&self, errand: &Errand) -> Result<(), Failure> {
-        let name = errand.name.to_string();
-        match &errand.subject {
-            Subject::Own { .. } if errand.task == Task::Look => Ok(()),
-            Subject::Own { volume, .. } if volume.ready_capacity().is_some() && !errand.releasing => {
-                Err(errand.unsupported())
+    fn too_late(&self, maintenance: &MaintenanceOp) -> Result<(), Failure> {
+        let name = maintenance.name.to_string();
+        match &maintenance.subject {
+            Subject::Own { .. } if maintenance.task == Task::Look => Ok(()),
+            Subject::Own { volume, .. } if volume.ready_capacity().is_some() && !maintenance.releasing => {
+                Err(maintenance.unsupported())
             }
-            Subject::Own { volume, .. } => Err(errand.storage_failure(&volume.status())),
+            Subject::Own { volume, .. } => Err(maintenance.storage_failure(&volume.status())),
             Subject::Used { .. } => {
                 let message = "the target has not answered yet; it is asked for as long as the disk is used";
                 Err(Failure::new(Code::Deadline, name, message, "see `redoubt storage show`"))
@@ -389,15 +395,17 @@ impl Volumes {
         }
     }
 
-    fn facts_of(&self, errand: &Errand) -> Ended {
-        let name = &errand.name;
-        let Subject::Own { volume, connections } = &errand.subject else {
-            let Subject::Used { guest, device } = errand.subject else { return Err(errand.unsupported()) };
-            return self.volume_facts(guest, device).ok_or_else(|| errand.unsupported());
+    fn facts_of(&self, maintenance: &MaintenanceOp) -> Ended {
+        let name = &maintenance.name;
+        let Subject::Own { volume, connections } = &maintenance.subject else {
+            let Subject::Used { guest, device } = maintenance.subject else {
+                return Err(maintenance.unsupported());
+            };
+            return self.volume_facts(guest, device).ok_or_else(|| maintenance.unsupported());
         };
-        let mut facts = status::volume_facts(name, true, &errand.settings, &volume.status());
+        let mut facts = status::volume_facts(name, true, &maintenance.settings, &volume.status());
         self.name_cards(&mut facts, connections);
-        for outcome in &errand.outcomes {
+        for outcome in &maintenance.outcomes {
             let (key, value) = match outcome {
                 Outcome::Config(string) => ("ConfigString", String::from_utf8_lossy(string).into_owned()),
                 Outcome::Masks(stations) => ("Masks", macs(stations)),
@@ -410,17 +418,18 @@ impl Volumes {
         Ok(facts)
     }
 
-    fn finish(&mut self, errand: Errand, stacks: &mut Stacks, now_ns: u64) {
-        let Subject::Own { volume, connections } = errand.subject else { return };
-        if errand.task == Task::Look {
-            return self.say_goodbye(errand.name, SHARE, *volume, connections, false, stacks, now_ns);
+    fn finish(&mut self, maintenance: MaintenanceOp, stacks: &mut Stacks, now_ns: u64) {
+        let Subject::Own { volume, connections } = maintenance.subject else { return };
+        if maintenance.task == Task::Look {
+            return self.begin_logout(maintenance.name, SHARE, *volume, connections, false, stacks, now_ns);
         }
         // A goodbye would give up what was reserved.
         connections.abort(stacks, now_ns);
     }
 
-    pub(crate) fn poll_errand(&mut self, stacks: &mut Stacks, now_ns: u64) {
-        let Some(Errand { subject: Subject::Own { volume, connections }, .. }) = &mut self.errand else {
+    pub(crate) fn drive_maintenance(&mut self, stacks: &mut Stacks, now_ns: u64) {
+        let Some(MaintenanceOp { subject: Subject::Own { volume, connections }, .. }) = &mut self.maintenance
+        else {
             return;
         };
         volume.poll(now_ns);

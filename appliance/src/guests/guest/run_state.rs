@@ -2,7 +2,7 @@
 
 /// Where a guest is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Life {
+pub enum RunState {
     /// Its disks are being connected; it has no domain yet.
     Connecting,
     /// Its vCPUs may run.
@@ -30,7 +30,7 @@ pub enum End {
 
 /// What an event of a guest asks of the node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum GuestRequest {
     /// Nothing more.
     Nothing,
     /// It turned itself off.
