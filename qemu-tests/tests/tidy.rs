@@ -55,6 +55,23 @@ const TEST_GRAPH: &[(&str, &[&str])] = &[("image-builder", &["appliance"]), ("qe
 const BARE: &[&str] =
     &["hv-x86", "hv-abi", "hv-bus", "hv-core", "netstack", "storage", "mgmt-proto", "machine", "appliance"];
 
+/// Packages that were chosen for the image: each has its job there.
+const CHOSEN: &[&str] = &[
+    "smoltcp",
+    "embedded-io",
+    "heapless",
+    "postcard",
+    "x86_64",
+    "spin",
+    "hashbrown",
+    "ed25519-dalek",
+    "log",
+    "zerocopy",
+];
+
+/// The parts of the node, which do not know it.
+const PARTS: &[&str] = &["guests", "blobs", "volumes", "network", "operators", "trust", "state"];
+
 struct File {
     path: String,
     bytes: Vec<u8>,
@@ -78,6 +95,8 @@ struct Package {
     name: String,
     /// `(name, kind)` of those in this workspace; a kind is empty for ordinary use.
     dependencies: Vec<(String, String)>,
+    /// Names of those that are not of this workspace.
+    libraries: Vec<String>,
     /// `(kind, top module)`.
     targets: Vec<(String, String)>,
 }
@@ -111,11 +130,14 @@ fn packages() -> Vec<Package> {
     let prefix = root().to_string_lossy().to_string() + "/";
     let mut packages = Vec::new();
     for package in data["packages"].as_array().unwrap() {
-        let own = package["dependencies"].as_array().unwrap().iter().filter(|it| !it["path"].is_null());
+        let dependencies = package["dependencies"].as_array().unwrap();
+        let own = dependencies.iter().filter(|it| !it["path"].is_null());
+        let others = dependencies.iter().filter(|it| it["path"].is_null() && it["kind"].is_null());
         let targets = package["targets"].as_array().unwrap().iter();
         packages.push(Package {
             name: text(&package["name"]),
             dependencies: own.map(|it| (text(&it["name"]), text(&it["kind"]))).collect(),
+            libraries: others.map(|it| text(&it["name"])).collect(),
             targets: targets
                 .map(|it| (text(&it["kind"][0]), text(&it["src_path"]).replace(&prefix, "")))
                 .collect(),
@@ -186,6 +208,46 @@ fn lines_with(files: &[File], words: &[String], wanted: impl Fn(&str) -> bool) -
 fn unsafe_outside(files: &[File]) -> Vec<String> {
     let words = ["{", "fn", "impl", "trait", "extern"].map(|what| format!("{} {what}", "unsafe"));
     lines_with(files, &words, |path| !UNSAFE_ROOMS.iter().any(|room| path.starts_with(room)))
+}
+
+fn parts_that_know_the_node(files: &[File]) -> Vec<String> {
+    let is_part = |path: &str| {
+        PARTS.iter().any(|part| {
+            let own = path.strip_prefix("appliance/src/").and_then(|path| path.strip_prefix(part));
+            own.is_some_and(|rest| rest.starts_with(['.', '/']))
+        })
+    };
+    let own: Vec<File> = files
+        .iter()
+        .filter(|file| is_part(&file.path))
+        .map(|file| File {
+            path: file.path.clone(),
+            bytes: file.text().split("#[cfg(test)]\nmod ").next().unwrap_or_default().into(),
+        })
+        .collect();
+    lines_with(&own, &["crate::node".to_string()], |_| true)
+}
+
+/// Chosen packages that no crate of the image depends on and uses.
+fn idle_packages(files: &[File], packages: &[Package]) -> Vec<String> {
+    let is_of_image =
+        |package: &&Package| BARE.contains(&package.name.as_str()) || package.name == "hypervisor";
+    let serves = |chosen: &str| {
+        let path = chosen.replace('-', "_") + "::";
+        packages.iter().filter(is_of_image).filter(|it| it.libraries.iter().any(|name| name == chosen)).any(
+            |package| {
+                let folder = package.targets.first().and_then(|(_, path)| path.rsplit_once('/'));
+                let is_own = |file: &str| folder.is_some_and(|(folder, _)| file.starts_with(folder));
+                let is_used = |file: &File| {
+                    is_own(&file.path)
+                        && !file.is_test()
+                        && file.text().lines().take(own_lines(file)).any(|line| line.contains(&path))
+                };
+                files.iter().filter(|file| file.is_rust()).any(is_used)
+            },
+        )
+    };
+    CHOSEN.iter().filter(|chosen| !serves(chosen)).map(|chosen| format!("{chosen}: has no job")).collect()
 }
 
 fn unfinished(files: &[File]) -> Vec<String> {
@@ -284,6 +346,33 @@ fn nothing_is_left_to_be_done() {
 }
 
 #[test]
+fn parts_of_the_node_do_not_know_it() {
+    assert_none(&parts_that_know_the_node(&tree()));
+}
+
+#[test]
+fn chosen_packages_have_their_jobs() {
+    assert_none(&idle_packages(&tree(), &packages()));
+}
+
+#[test]
+fn rules_of_parts_and_packages_can_fail() {
+    let part = |text: &str| parts_that_know_the_node(&[file("appliance/src/state/a.rs", text)]).len();
+    assert_eq!(part("use crate::node::Node;"), 1);
+    assert_eq!(part("#[cfg(test)]\nmod tests { use crate::node::tests; }"), 0);
+    let flow = file("appliance/src/node/flows/state.rs", "use crate::node::Node;");
+    assert_eq!(parts_that_know_the_node(&[flow]).len(), 0);
+    let idle = |text: &str, libraries: &[&str]| {
+        let mut storage = package("storage", &[], ("lib", "storage/src/lib.rs"));
+        storage.libraries = libraries.iter().map(ToString::to_string).collect();
+        idle_packages(&[file("storage/src/a.rs", text)], &[storage]).len()
+    };
+    assert_eq!(idle("use embedded_io::Read;", &["embedded-io"]), CHOSEN.len() - 1);
+    assert_eq!(idle("use embedded_io::Read;", &[]), CHOSEN.len());
+    assert_eq!(idle("// nothing", &["embedded-io"]), CHOSEN.len());
+}
+
+#[test]
 fn top_modules_say_what_they_are() {
     assert_none(&top_modules(&tree(), &packages()));
     assert_none(&modules_without_header(&tree()));
@@ -308,6 +397,7 @@ fn package(name: &str, uses: &[(&str, &str)], target: (&str, &str)) -> Package {
     Package {
         name: name.to_string(),
         dependencies: uses.iter().copied().map(pair).collect(),
+        libraries: Vec::new(),
         targets: vec![pair(target)],
     }
 }
