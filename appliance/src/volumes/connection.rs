@@ -1,4 +1,4 @@
-//! A volume's octets on their link through TCP: a connection for each path, from the card
+//! A volume's octets on their way through TCP: a connection for each path, from the card
 //! that leads to its portal.
 
 use alloc::vec::Vec;
@@ -56,7 +56,7 @@ pub(crate) struct Connections {
     paths: Vec<PathConnection>,
     /// The addresses from which paths were chosen.
     seen: u64,
-    /// One link to each portal is enough.
+    /// One path to each portal is enough.
     single: bool,
     /// They carry little.
     questions: bool,
@@ -75,18 +75,18 @@ impl Connections {
 
     /// Whether a connection is there, or being made.
     pub(crate) fn is_open(&self) -> bool {
-        self.paths.iter().any(|link| link.open.is_some())
+        self.paths.iter().any(|connection| connection.open.is_some())
     }
 
     /// The card that a path leaves from.
     pub(crate) fn card(&self, path: usize) -> Option<usize> {
-        let link = self.paths.get(path)?;
-        link.open.map(|(card, _)| card).or(link.card)
+        let connection = self.paths.get(path)?;
+        connection.open.map(|(card, _)| card).or(connection.card)
     }
 
     /// Ends all connections without a word.
     pub(crate) fn abort(self, stacks: &mut Stacks, now_ns: u64) {
-        for (card, id) in self.paths.into_iter().filter_map(|link| link.open) {
+        for (card, id) in self.paths.into_iter().filter_map(|connection| connection.open) {
             if let Some(host) = stacks.get_mut(card) {
                 host.abort(id, now_ns);
             }
@@ -95,7 +95,7 @@ impl Connections {
 
     /// Closes all connections.
     pub(crate) fn close(self, stacks: &mut Stacks, now_ns: u64) {
-        for (card, id) in self.paths.into_iter().filter_map(|link| link.open) {
+        for (card, id) in self.paths.into_iter().filter_map(|connection| connection.open) {
             if let Some(host) = stacks.get_mut(card) {
                 host.close(id, now_ns);
             }
@@ -113,16 +113,16 @@ impl Connections {
         if self.paths.len() != session.paths() || self.seen != stacks.changes() {
             self.choose_paths(session, stacks);
         }
-        let mut open = self.paths.iter().filter(|link| link.open.is_some()).count();
-        for (path, link) in self.paths.iter_mut().enumerate() {
-            let others = open - usize::from(link.open.is_some());
+        let mut open = self.paths.iter().filter(|connection| connection.open.is_some()).count();
+        for (path, connection) in self.paths.iter_mut().enumerate() {
+            let others = open - usize::from(connection.open.is_some());
             let purpose = match others {
                 _ if self.questions => Purpose::Question,
                 0 => Purpose::First,
                 _ => Purpose::Further,
             };
-            link.drive(session, path, purpose, stacks, payload, (pace, now_ns));
-            open = others + usize::from(link.open.is_some());
+            connection.drive(session, path, purpose, stacks, payload, (pace, now_ns));
+            open = others + usize::from(connection.open.is_some());
         }
     }
 
@@ -136,17 +136,18 @@ impl Connections {
         stacks: &mut Stacks,
         now_ns: u64,
     ) {
-        let others = self.paths.iter().any(|link| link.open.is_some_and(|(other, _)| other != card));
-        for (path, link) in self.paths.iter_mut().enumerate() {
+        let others =
+            self.paths.iter().any(|connection| connection.open.is_some_and(|(other, _)| other != card));
+        for (path, connection) in self.paths.iter_mut().enumerate() {
             // A handshake that began while the link was down is not waited for.
             let void = if up { session.is_connecting(path) } else { others };
-            if let Some((_, id)) = link.open.take_if(|(from, _)| *from == card && void) {
+            if let Some((_, id)) = connection.open.take_if(|(from, _)| *from == card && void) {
                 if let Some(host) = stacks.get_mut(card) {
                     host.abort(id, now_ns);
                 }
                 session.on_disconnected(path, now_ns);
             }
-            if up && link.card == Some(card) && link.open.is_none() {
+            if up && connection.card == Some(card) && connection.open.is_none() {
                 session.hurry(path, now_ns);
             }
         }
@@ -174,20 +175,22 @@ impl Connections {
         }
     }
 
-    /// A link from a card to a portal, if there is none: of a path that has none yet or
+    /// A path from a card to a portal, if there is none: of a path that has none yet or
     /// whose card reaches the portal no more, or else of a new one.
     fn add_connection(&mut self, session: &mut Session, stacks: &Stacks, portal: Portal, card: usize) {
         let own = |path: usize| session.portal(path) == Some(portal);
-        let used = |(path, link): (usize, &PathConnection)| own(path) && link.card == Some(card);
+        let used = |(path, connection): (usize, &PathConnection)| own(path) && connection.card == Some(card);
         if self.paths.iter().enumerate().any(used) {
             return;
         }
         let reaching = stacks.reaching(portal.address);
-        let useless = |link: &PathConnection| link.card.is_none_or(|card| !reaching.contains(&card));
-        let free = self.paths.iter().enumerate().position(|(path, link)| own(path) && useless(link));
-        if let Some(link) = free.and_then(|path| self.paths.get_mut(path)) {
-            link.moves = link.open.is_some_and(|(from, _)| from != card);
-            link.card = Some(card);
+        let useless =
+            |connection: &PathConnection| connection.card.is_none_or(|card| !reaching.contains(&card));
+        let free =
+            self.paths.iter().enumerate().position(|(path, connection)| own(path) && useless(connection));
+        if let Some(connection) = free.and_then(|path| self.paths.get_mut(path)) {
+            connection.moves = connection.open.is_some_and(|(from, _)| from != card);
+            connection.card = Some(card);
         } else if session.add_path(portal).is_some() {
             self.paths.push(PathConnection { card: Some(card), ..PathConnection::default() });
         }
