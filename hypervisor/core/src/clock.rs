@@ -2,6 +2,48 @@
 //!
 //! Spec: Linux documentation `virt/kvm/x86/msr.rst` (pvclock structures).
 
+/// A value of the host's time-stamp counter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Tsc(pub u64);
+
+impl Tsc {
+    /// So many ticks later; the far future at most.
+    #[must_use]
+    pub const fn after(self, ticks: u64) -> Self {
+        Self(self.0.saturating_add(ticks))
+    }
+
+    /// Ticks since an earlier value; none since a later one.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+
+    /// What a guest reads at the same time whose counter is this much ahead.
+    #[must_use]
+    pub const fn of_guest(self, offset: u64) -> GuestTsc {
+        GuestTsc(self.0.wrapping_add(offset))
+    }
+
+    /// How far a guest's counter is ahead that begins at zero now.
+    #[must_use]
+    pub const fn zero_offset(self) -> u64 {
+        self.0.wrapping_neg()
+    }
+}
+
+/// A value of a guest's time-stamp counter.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct GuestTsc(pub u64);
+
+impl GuestTsc {
+    /// Ticks since an earlier value; none since a later one.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
 /// A conversion from TSC ticks to nanoseconds and back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scale {
@@ -55,11 +97,11 @@ const PVCLOCK_TSC_STABLE: u8 = 1;
 /// Fills a `pvclock_vcpu_time_info`. `version` must be even; the caller writes
 /// the odd version first so that a reader on another vCPU never sees a mixture.
 #[must_use]
-pub fn pvclock_bytes(version: u32, tsc: u64, system_ns: u64, scale: &Scale) -> [u8; 32] {
+pub fn pvclock_bytes(version: u32, tsc: GuestTsc, system_ns: u64, scale: &Scale) -> [u8; 32] {
     let (multiplier, shift) = scale.pvclock();
     let mut bytes = [0; 32];
     let (head, tail) = bytes.split_at_mut(24);
-    for (field, value) in head.chunks_exact_mut(8).zip([u64::from(version), tsc, system_ns]) {
+    for (field, value) in head.chunks_exact_mut(8).zip([u64::from(version), tsc.0, system_ns]) {
         field.copy_from_slice(&value.to_le_bytes());
     }
     if let [a, b, c, d, shift_byte, flags, ..] = tail {
@@ -85,7 +127,7 @@ pub const fn unix_seconds(year: u64, month: u64, day: u64, hour: u64, minute: u6
 
 #[cfg(test)]
 mod tests {
-    use super::{Scale, pvclock_bytes, unix_seconds};
+    use super::{GuestTsc, Scale, pvclock_bytes, unix_seconds};
 
     #[test]
     fn scales_both_ways() {
@@ -105,7 +147,7 @@ mod tests {
 
     #[test]
     fn the_layout_is_kvms() {
-        let bytes = pvclock_bytes(2, 0x1122, 0x3344, &Scale::new(1_000_000));
+        let bytes = pvclock_bytes(2, GuestTsc(0x1122), 0x3344, &Scale::new(1_000_000));
         assert_eq!(bytes[0..4], 2_u32.to_le_bytes());
         assert_eq!(bytes[8..16], 0x1122_u64.to_le_bytes());
         assert_eq!(bytes[16..24], 0x3344_u64.to_le_bytes());

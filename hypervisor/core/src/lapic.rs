@@ -9,7 +9,7 @@ mod address;
 use crate::nospec;
 pub use address::Address;
 
-use crate::clock::Scale;
+use crate::clock::{GuestTsc, Scale};
 use hv_x86::apic as register;
 use hv_x86::{Gpa, to_usize};
 
@@ -81,7 +81,7 @@ struct Timer {
     /// When it fires, in host nanoseconds; zero when idle.
     deadline_ns: u64,
     /// The guest's TSC deadline; zero when disarmed.
-    deadline_tsc: u64,
+    deadline_tsc: GuestTsc,
 }
 
 /// Now, as host time and as the guest's TSC.
@@ -90,7 +90,7 @@ pub struct Now {
     /// Monotonic host nanoseconds.
     pub ns: u64,
     /// The guest's TSC.
-    pub tsc: u64,
+    pub tsc: GuestTsc,
     /// How ticks become nanoseconds.
     pub scale: Scale,
 }
@@ -153,7 +153,7 @@ impl Lapic {
             lvt: [register::LVT_MASKED; 6],
             isr: [0; 8],
             irr: [0; 8],
-            timer: Timer { initial: 0, divide: 0, deadline_ns: 0, deadline_tsc: 0 },
+            timer: Timer { initial: 0, divide: 0, deadline_ns: 0, deadline_tsc: GuestTsc(0) },
         }
     }
 
@@ -339,7 +339,7 @@ impl Lapic {
                 let old = self.lvt.get(index).copied()?;
                 if index == LVT_TIMER && (old ^ value) & register::LVT_TIMER_MODE != 0 {
                     self.timer.deadline_ns = 0;
-                    self.timer.deadline_tsc = 0;
+                    self.timer.deadline_tsc = GuestTsc(0);
                 }
                 *self.lvt.get_mut(index)? = value;
             }
@@ -386,7 +386,7 @@ impl Lapic {
     /// The TSC deadline register; zero outside deadline mode.
     #[must_use]
     pub const fn tsc_deadline(&self) -> u64 {
-        self.timer.deadline_tsc
+        self.timer.deadline_tsc.0
     }
 
     /// Arms the TSC deadline; ignored in the other modes (SDM 10.5.4.1).
@@ -394,10 +394,10 @@ impl Lapic {
         if self.timer_mode() != register::LVT_TIMER_DEADLINE {
             return;
         }
-        self.timer.deadline_tsc = deadline;
+        self.timer.deadline_tsc = GuestTsc(deadline);
         self.timer.deadline_ns = match deadline {
             0 => 0,
-            _ => now.ns.saturating_add(now.scale.ns(deadline.saturating_sub(now.tsc))).max(1),
+            _ => now.ns.saturating_add(now.scale.ns(GuestTsc(deadline).since(now.tsc))).max(1),
         };
     }
 
@@ -419,7 +419,7 @@ impl Lapic {
             self.timer.deadline_ns += (missed + 1) * period;
         } else {
             self.timer.deadline_ns = 0;
-            self.timer.deadline_tsc = 0;
+            self.timer.deadline_tsc = GuestTsc(0);
         }
         let entry = self.lvt[LVT_TIMER];
         if entry & register::LVT_MASKED == 0 {

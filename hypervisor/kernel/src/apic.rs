@@ -126,7 +126,7 @@ pub(crate) fn set_timer(deadline_ns: u64, now_ns: u64) {
     // An hour is far enough to look again.
     let span = deadline_ns.saturating_sub(now_ns).min(3_600_000_000_000);
     if deadline_mode() {
-        let deadline = raw::tsc().saturating_add(clock::scale().ticks(span).max(1));
+        let deadline = raw::tsc().after(clock::scale().ticks(span).max(1)).0;
         let deadline = if deadline_ns == u64::MAX { 0 } else { deadline };
         // SAFETY: arms an interrupt that ring 0 expects.
         unsafe { raw::write_msr(msr::TSC_DEADLINE, deadline) };

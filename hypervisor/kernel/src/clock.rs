@@ -2,7 +2,7 @@
 
 use crate::raw::{self, Ports};
 use core::sync::atomic::{AtomicU64, Ordering};
-use hv_core::clock::{Scale, unix_seconds};
+use hv_core::clock::{Scale, Tsc, unix_seconds};
 
 static TSC_BASE: AtomicU64 = AtomicU64::new(0);
 static TSC_KHZ: AtomicU64 = AtomicU64::new(0);
@@ -27,16 +27,16 @@ const ROUNDS: usize = 3;
 
 /// The count of the interval timer's channel 2, which needs no interrupt and
 /// wraps after 55 ms, with the TSC as near to it as can be had.
-fn interval_count() -> (u16, u64) {
-    let mut best = (0, 0, u64::MAX);
+fn interval_count() -> (u16, Tsc) {
+    let mut best = (0, Tsc::default(), u64::MAX);
     for _ in 0..4 {
         let before = raw::tsc();
         TIMER.write(3, 1, 0x80);
         let low = TIMER.read(2, 1);
         let high = TIMER.read(2, 1);
         let after = raw::tsc();
-        if after - before < best.2 {
-            best = (hv_x86::low16(u64::from(high << 8 | low)), before, after - before);
+        if after.since(before) < best.2 {
+            best = (hv_x86::low16(u64::from(high << 8 | low)), before, after.since(before));
         }
     }
     (best.0, best.1)
@@ -66,14 +66,14 @@ pub(crate) fn init(also: &mut dyn FnMut() -> u64) -> u64 {
         }
         let other = also().abs_diff(other_before);
         let ticks = u64::from(start_count.wrapping_sub(now.0)).max(1);
-        let found = (now.1 - start_tsc) * PIT_HZ / ticks / 1000;
+        let found = now.1.since(start_tsc) * PIT_HZ / ticks / 1000;
         // A wrap that was missed makes it too high: the lowest is right.
         if found < khz {
             (khz, other_khz) = (found, other * PIT_HZ / ticks / 1000);
         }
     }
     let scale = Scale::new(khz);
-    TSC_BASE.store(base, Ordering::Relaxed);
+    TSC_BASE.store(base.0, Ordering::Relaxed);
     TSC_KHZ.store(scale.khz, Ordering::Relaxed);
     TO_NS.store(scale.to_ns, Ordering::Relaxed);
     WALL_BASE_NS.store(read_cmos().saturating_mul(1_000_000_000), Ordering::Relaxed);
@@ -82,7 +82,7 @@ pub(crate) fn init(also: &mut dyn FnMut() -> u64) -> u64 {
 
 /// Nanoseconds since power-on, nearly.
 pub(crate) fn now_ns() -> u64 {
-    hv_abi::boot::tsc_to_ns(raw::tsc(), TSC_BASE.load(Ordering::Relaxed), TO_NS.load(Ordering::Relaxed))
+    hv_abi::boot::tsc_to_ns(raw::tsc().0, TSC_BASE.load(Ordering::Relaxed), TO_NS.load(Ordering::Relaxed))
 }
 
 /// How ticks and nanoseconds relate.

@@ -120,7 +120,7 @@ pub(crate) fn create(spec: &DomainSpec) -> Result<DomainId, Error> {
     let mut domain = Domain {
         id: number,
         nested,
-        tsc_offset: raw::tsc().wrapping_neg(),
+        tsc_offset: raw::tsc().zero_offset(),
         created_ns: clock::now_ns(),
         state: STATE_NEW,
         slots: Slots::new(),

@@ -294,7 +294,7 @@ fn model_specific(vcpu: &Vcpu, inner: &mut Inner, write: bool) {
 
 fn read_register(inner: &Inner, register: Register) -> Option<u64> {
     Some(match register {
-        Register::Tsc => inner.now().tsc,
+        Register::Tsc => inner.now().tsc.0,
         Register::ApicBase => inner.lapic.base(),
         Register::Efer => inner.machine.efer(),
         Register::Pat => inner.machine.pat(),

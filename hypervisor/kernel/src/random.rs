@@ -16,7 +16,7 @@ impl Source for Own {
     }
 
     fn counter(&mut self) -> u64 {
-        raw::tsc()
+        raw::tsc().0
     }
 }
 

@@ -1,6 +1,7 @@
 //! Single privileged instructions, each behind a function.
 
 use core::arch::asm;
+use hv_core::clock::Tsc;
 use hv_x86::cpuid::Leaf;
 
 /// CPUID.
@@ -10,13 +11,13 @@ pub(crate) fn cpuid(function: u32, subleaf: u32) -> Leaf {
 }
 
 /// The time-stamp counter, not before earlier loads are done.
-pub(crate) fn tsc() -> u64 {
+pub(crate) fn tsc() -> Tsc {
     let (low, high): (u32, u32);
     // SAFETY: reads a counter; no memory is touched.
     unsafe {
         asm!("lfence", "rdtsc", out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags))
     };
-    u64::from(high) << 32 | u64::from(low)
+    Tsc(u64::from(high) << 32 | u64::from(low))
 }
 
 /// A word of RDRAND, if the processor has one to give now.

@@ -233,7 +233,7 @@ pub(crate) fn set_state(slot: usize, state: &VcpuState) -> Result<(), Error> {
 impl Inner {
     /// Now, on the host's clock and the guest's.
     pub(crate) fn now(&self) -> Now {
-        let tsc = raw::tsc().wrapping_add(self.tsc_offset);
+        let tsc = raw::tsc().of_guest(self.tsc_offset);
         Now { ns: clock::now_ns(), tsc, scale: clock::scale() }
     }
 

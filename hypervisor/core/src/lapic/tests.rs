@@ -1,9 +1,9 @@
 use super::{Address, Effect, Lapic, Message, Now};
-use crate::clock::Scale;
+use crate::clock::{GuestTsc, Scale};
 use hv_x86::apic as register;
 
 fn now(ns: u64) -> Now {
-    Now { ns, tsc: ns * 2, scale: Scale::new(2_000_000) }
+    Now { ns, tsc: GuestTsc(ns * 2), scale: Scale::new(2_000_000) }
 }
 
 fn enabled(id: u32) -> Lapic {
