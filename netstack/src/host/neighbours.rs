@@ -7,13 +7,13 @@
 //!
 //! Spec: RFC 826, RFC 1122 sections 2.3.2.1 and 2.3.2.2; after RFC 4861 section 7.3.
 
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
 use super::own_frame::OwnFrame;
 use crate::frame::MacAddress;
 use crate::limits::{NEIGHBOUR_FRAMES_MAX, NEIGHBOUR_MOVES_MAX, NEIGHBOURS_MAX, NEIGHBOURS_PARKED_BYTES_MAX};
+use heapless::Deque;
 
 /// Between two questions to the station that is known; three of them are one second.
 const PROBE_NS: u64 = 333_000_000;
@@ -89,7 +89,7 @@ pub(super) enum Sent {
 pub(super) struct Neighbours {
     table: Vec<Neighbour>,
     parked_bytes: usize,
-    moves: VecDeque<Moved>,
+    moves: Deque<Moved, NEIGHBOUR_MOVES_MAX>,
 }
 
 impl Neighbours {
@@ -229,10 +229,9 @@ impl Neighbours {
         let before = found.mac.replace(mac);
         let frames = core::mem::take(&mut found.parked);
         self.unpark(&frames);
-        if let Some(from) = before.filter(|before| *before != mac)
-            && self.moves.len() < NEIGHBOUR_MOVES_MAX
-        {
-            self.moves.push_back(Moved { address, from, to: mac });
+        if let Some(from) = before.filter(|before| *before != mac) {
+            // Who does not ask hears of the first ones.
+            let _ = self.moves.push_back(Moved { address, from, to: mac });
         }
         frames
     }

@@ -8,7 +8,6 @@
 //! Spec: RFC 1191 sections 4 (the message), 5 (the shortest path), 6.3 (ageing); RFC 5927
 //! section 7 (what to believe); RFC 4821 section 7.7 (paths that say nothing).
 
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
@@ -19,6 +18,7 @@ use super::Host;
 use crate::frame::{ETHERTYPE_IPV4, HEADER_BYTES, Header, address_at};
 use crate::limits::{HOST_FLOWS_MAX, HOST_PATHS_MAX};
 use crate::offload::is_summed;
+use heapless::Deque;
 
 /// Octets of the shortest packets that a message can ask for: shorter ones would cost more
 /// than any path of today saves.
@@ -196,7 +196,7 @@ pub(super) struct Paths {
     flows: Vec<Flow>,
     paths: Vec<Path>,
     /// Those that no caller was told of.
-    news: VecDeque<Narrow>,
+    news: Deque<Narrow, HOST_PATHS_MAX>,
     shortened: u32,
 }
 
@@ -321,8 +321,9 @@ impl Paths {
         let known = self.paths.iter().position(|path| path.peer == peer);
         self.shortened = self.shortened.saturating_add(1);
         // Once for a peer, though its path be found narrow again when it has aged.
-        if known.is_none() && self.news.len() < HOST_PATHS_MAX {
-            self.news.push_back(Narrow { peer, packet_bytes, silently });
+        if known.is_none() {
+            // Who does not ask hears of the first ones.
+            let _ = self.news.push_back(Narrow { peer, packet_bytes, silently });
         }
         let silent = known.and_then(|at| self.paths.get(at)).map_or(0, |path| path.silent);
         let age_ns = AGE_NS.checked_shl(silent.min(10)).unwrap_or(AGE_NS);
