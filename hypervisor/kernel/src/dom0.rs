@@ -2,7 +2,7 @@
 //!
 //! It runs whenever it has something to do and otherwise waits in a system call.
 //! Whatever it does wrong ends it, not the node: it is loaded again from the
-//! image, which nobody can write.
+//! image, which cannot be written.
 
 use crate::registers::Registers;
 use crate::{address_space, clock, domain, elf, events, memory, random, run_queue, smp};

@@ -99,7 +99,7 @@ fn has_work() -> bool {
 pub(crate) fn begin_wait(deadline_ns: u64) {
     WAITS_SINCE.store(clock::now_ns(), Ordering::Relaxed);
     DEADLINE.store(deadline_ns, Ordering::Relaxed);
-    // Seen by all before dom0's CPU looks for work once more: whoever brings some either is
+    // Seen by all before dom0's CPU looks for work once more: what brings some either is
     // seen, or sees that it must wake.
     WAITING.store(true, Ordering::SeqCst);
 }

@@ -24,7 +24,7 @@ pub(crate) enum Next {
     Crash(&'static str),
 }
 
-/// Answer to a hypercall nobody knows (KVM_ENOSYS).
+/// Answer to a hypercall that is not known (KVM_ENOSYS).
 const NO_SUCH_HYPERCALL: u64 = (-1000_i64).cast_unsigned();
 
 /// Deals with an exit.

@@ -119,7 +119,7 @@ pub(crate) fn read(address: Hpa, target: &mut [u8]) -> bool {
     }
     let source = direct(address) as *const u8;
     // SAFETY: the direct map covers the first 4 GiB and all RAM; bytes are copied
-    // out, so whoever else writes them can only garble the copy.
+    // out, so other writers can only garble the copy.
     unsafe { core::ptr::copy_nonoverlapping(source, target.as_mut_ptr(), target.len()) };
     true
 }

@@ -18,7 +18,7 @@ impl<T> Slot<T> {
         self.mutex().lock()
     }
 
-    /// The same, unless somebody has it.
+    /// The same, unless it is taken.
     pub(crate) fn try_lock(&self) -> Option<Guard<'_, Option<T>>> {
         self.mutex().try_lock()
     }

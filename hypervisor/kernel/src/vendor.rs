@@ -174,6 +174,6 @@ pub(crate) trait Machine: Sized {
     fn pat(&self) -> u64;
     /// Changes the page attribute table.
     fn set_pat(&mut self, value: u64);
-    /// Logs where the guest was, for whoever must find out why it ended.
+    /// Logs where the guest was, to find out why it ended.
     fn log_state(&self, domain: DomainSlot, index: u32);
 }

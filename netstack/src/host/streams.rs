@@ -6,7 +6,7 @@ use embedded_io::{BufRead, Error, ErrorKind, ErrorType, Read, ReadReady, Write, 
 
 use super::{ConnectionId, Host, tcp};
 
-/// Why nothing went in or out. Nothing here waits: whoever calls comes again.
+/// Why nothing went in or out. Nothing here waits: callers come again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamError {
     /// Nothing has come yet.
