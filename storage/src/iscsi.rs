@@ -28,6 +28,6 @@ pub use login::DigestPolicy;
 pub use negotiated::{Digest, Negotiated};
 pub use scsi::Reservation;
 pub use session::{
-    DiscoveredTarget, PathPolicy, Piece, Portal, Session, SessionConfig, SessionKind, Source, TargetList,
+    DiscoveredTarget, PathPolicy, Piece, Portal, Session, SessionConfig, SessionKind, TargetList,
 };
 pub use target_name::TargetName;

@@ -46,8 +46,6 @@ pub(crate) enum Bug {
     DigestIgnored,
     /// Data is sent from its start, whatever the target asks for.
     TransferOffsetIgnored,
-    /// Data that was put to a wrongly guessed place is not moved to its own.
-    WrongGuessKept,
     /// Commands are sent into a closed window.
     WindowIgnored,
     /// A unit attention fails the request it hits.

@@ -387,17 +387,6 @@ impl Requests {
         self.completions.push(Completion { id: request.id, result });
     }
 
-    /// Where a fragment's octets from `offset` are, if they are all one request's.
-    #[inline(always)]
-    pub(crate) fn locate(
-        &self,
-        fragment: &Fragment,
-        offset: usize,
-        length: usize,
-    ) -> Option<(RequestId, usize)> {
-        alone(self.order.group(fragment.group)?, fragment, offset, length)
-    }
-
     /// Copies a fragment's octets from `offset` into `target`: zeroes where there is
     /// nothing to copy from.
     pub(crate) fn load(

@@ -37,7 +37,6 @@ mod unit;
 pub use config::{DiscoveredTarget, PathPolicy, Portal, SessionConfig, SessionKind};
 pub use discovery::TargetList;
 use path::{Path, State};
-pub use traffic::Source;
 pub use transfer::Piece;
 use unit::{FlushForm, Unit};
 

@@ -78,8 +78,7 @@ pub(super) struct Task {
     pub(super) started_ns: u64,
     /// When the target last moved it on.
     pub(super) touched_ns: u64,
-    /// Its neighbours: in the order in which they were begun, or among those that are none.
-    pub(super) before: u8,
+    /// The next free place, if it is one.
     pub(super) after: u8,
     /// What few commands have.
     pub(super) own: Option<Box<Own>>,
@@ -108,7 +107,6 @@ impl Task {
         r2t_number: 0,
         started_ns: 0,
         touched_ns: 0,
-        before: table::NOWHERE,
         after: table::NOWHERE,
         own: None,
     };

@@ -10,7 +10,7 @@ use super::world::{Node, World};
 use super::{MS, Random, SECOND};
 use crate::Octets;
 
-use crate::iscsi::{PathPolicy, Portal, Session, SessionConfig, SessionKind, Source};
+use crate::iscsi::{PathPolicy, Portal, Session, SessionConfig, SessionKind};
 use crate::volume::Volume;
 
 /// The node's end of a path.
@@ -90,23 +90,6 @@ pub(super) fn build(seed: u64) -> IscsiWorld {
         direct: seed.is_multiple_of(2),
         healed: false,
         target_up_at: 0,
-    }
-}
-
-/// What has come of a connection.
-pub(super) struct Stream<'a>(pub(super) &'a [u8]);
-
-impl Source for Stream<'_> {
-    type Error = core::convert::Infallible;
-
-    fn take<const N: usize>(&mut self, places: [&mut [u8]; N]) -> Result<usize, Self::Error> {
-        let before = self.0.len();
-        for place in places {
-            let (piece, rest) = self.0.split_at(place.len().min(self.0.len()));
-            place[..piece.len()].copy_from_slice(piece);
-            self.0 = rest;
-        }
-        Ok(before - self.0.len())
     }
 }
 
@@ -224,17 +207,8 @@ impl IscsiWorld {
     fn receive(&mut self, path: usize, piece: &[u8]) {
         let (now, memory) = (self.node.now, &mut self.node.guest.memory);
         let Volume::Iscsi(session) = &mut self.node.volume else { unreachable!() };
-        if piece.is_empty() && !self.direct {
-            // Nothing came: who looks at a socket may say so.
-            session.receive(path, piece, now, memory);
-        }
-        if !self.direct {
-            return session.receive(path, piece, now, memory);
-        }
-        let (mut stream, mut buffer) = (Stream(piece), vec![0; 16_384]);
-        while !stream.0.is_empty() {
-            session.receive_from(path, &mut stream, &mut buffer, now, memory).unwrap();
-        }
+        // Also that nothing came, as one who looks at a socket may say.
+        session.receive(path, piece, now, memory);
     }
 
     fn pump(&mut self, path: usize) {

@@ -197,7 +197,6 @@ fn every_bug_planted_in_iscsi_is_found() {
         Bug::IdentifierChanged,
         Bug::DigestIgnored,
         Bug::TransferOffsetIgnored,
-        Bug::WrongGuessKept,
         Bug::WindowIgnored,
         Bug::AttentionIsError,
         Bug::SilenceAccepted,

@@ -12,8 +12,8 @@ use crate::iscsi::pdu::{FLAG_FINAL, Header, NO_TAG, opcode};
 use crate::iscsi::{PathPolicy, Portal, Session, SessionConfig, SessionKind};
 use crate::{BlockError, Lba, Operation, PathState, Request, RequestId, VolumeState};
 
-mod guesses;
 mod logged;
+mod sizes;
 
 /// A session and the target's ends of its paths; PDUs of some kinds are kept from the
 /// target.

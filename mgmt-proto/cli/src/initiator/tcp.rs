@@ -2,13 +2,13 @@
 
 use super::{BUFFER_BYTES, Clock, Memory, pause};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::{Errno, readv, writev};
+use rustix::io::{Errno, read, writev};
 use rustix::net::{SendFlags, send};
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::Duration;
-use storage::iscsi::{Piece, Portal, Session, Source};
+use storage::iscsi::{Piece, Portal, Session};
 
 /// How long TCP may try to connect; the session gives up at the same time.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
@@ -61,20 +61,33 @@ fn give(outcome: Result<usize, Errno>) -> Result<usize, Errno> {
     }
 }
 
-/// What TCP has for us.
-struct Incoming<'a>(&'a TcpStream);
+/// Octets taken off a connection before anything else is looked at.
+const TAKEN_AT_ONCE: usize = 2 << 20;
 
-impl Source for Incoming<'_> {
-    type Error = Errno;
-
-    #[inline(always)]
-    fn take<const N: usize>(&mut self, places: [&mut [u8]; N]) -> Result<usize, Errno> {
-        match readv(self.0, &mut places.map(IoSliceMut::new)) {
-            Ok(0) => Err(Errno::CONNRESET),
-            Err(Errno::AGAIN | Errno::INTR) => Ok(0),
-            outcome => outcome,
+/// Gives a session what TCP has for it, or much of it.
+#[inline(always)]
+fn receive(
+    stream: &TcpStream,
+    session: &mut Session,
+    path: usize,
+    buffer: &mut [u8],
+    now_ns: u64,
+    memory: &mut Memory,
+) -> Result<(), Errno> {
+    let mut taken = 0;
+    while taken < TAKEN_AT_ONCE {
+        let count = match read(stream, &mut *buffer) {
+            Ok(0) => return Err(Errno::CONNRESET),
+            Err(Errno::AGAIN | Errno::INTR) => break,
+            outcome => outcome?,
+        };
+        session.receive(path, buffer.get(..count).unwrap_or_default(), now_ns, memory);
+        if count < buffer.len() {
+            break;
         }
+        taken += count;
     }
+    Ok(())
 }
 
 /// How many octets of a buffer and of requests there are.
@@ -328,7 +341,7 @@ impl Turn<'_> {
     fn end(&mut self, path: usize, link: &mut Link) {
         let (session, now_ns) = (&mut *self.session, self.now_ns);
         if let Link::Open { stream, .. } = link
-            && session.receive_from(path, &mut Incoming(stream), self.buffer, now_ns, self.memory).is_err()
+            && receive(stream, session, path, self.buffer, now_ns, self.memory).is_err()
         {
             link.lose(session, path, now_ns);
         }

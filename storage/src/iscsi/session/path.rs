@@ -76,11 +76,6 @@ pub(super) struct Path {
     /// Octets that go with a command that writes.
     pub(super) immediate_max: usize,
     pub(super) arriving: Option<Arriving>,
-    /// Octets of the last PDU's data, if it was taken whole, as those of reads and writes
-    /// are; zero after others.
-    pub(super) usual: usize,
-    /// So many PDUs are not guessed: the last guess was wrong.
-    pub(super) doubt: u32,
     pub(super) segment: Segment,
     pub(super) held: Vec<u8>,
     pub(super) text: Vec<u8>,
@@ -160,8 +155,6 @@ impl Path {
             plain: false,
             immediate_max: 0,
             arriving: None,
-            usual: 0,
-            doubt: 0,
             segment: Segment::Ignored,
             held: Vec::new(),
             text: Vec::new(),
@@ -361,7 +354,6 @@ impl Path {
         self.header = None;
         self.plain = false;
         self.arriving = None;
-        self.usual = 0;
         self.held.clear();
         self.text.clear();
         self.text_pieces = 0;

@@ -9,7 +9,6 @@ use alloc::vec::Vec;
 use super::path::{Path, State};
 use super::under_way::Arriving;
 use super::{Bug, ISCSI_COMMANDS_MAX, Operation, Payload, Request, RequestId, Shared, planted};
-use crate::block::Octets;
 use crate::iscsi::negotiated::Digest;
 use crate::iscsi::pdu::{FLAG_FINAL, HEADER_BYTES, opcode, serial_after};
 use crate::iscsi::scsi::{READ_16, WRITE_16};
@@ -23,8 +22,6 @@ const WRITE: u8 = 0x20;
 const SIMPLE: u8 = 0x01;
 /// The S bit: status rides on the data.
 const FLAG_STATUS: u8 = 0x01;
-/// Data of this size is worth being put to its place directly.
-const LONG_OCTETS: usize = 4_096;
 type Basic = [u8; HEADER_BYTES];
 
 fn octet(header: &Basic, at: usize) -> u8 {
@@ -85,25 +82,6 @@ pub(super) enum Next {
     Nothing,
     /// Whatever comes next is not as usual.
     Unusual,
-}
-
-/// Where data that comes next belongs.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct NextData {
-    pub(super) tag: u32,
-    /// Its header has come; otherwise, all of this is guessed.
-    pub(super) begun: bool,
-    id: RequestId,
-    offset: usize,
-    pub(super) length: usize,
-}
-
-impl NextData {
-    /// The place itself.
-    #[inline(always)]
-    pub(super) fn find<'a>(&self, memory: &'a mut impl Octets) -> Option<&'a mut [u8]> {
-        memory.find(self.id, self.offset, self.length)
-    }
 }
 
 impl Path {
@@ -306,7 +284,6 @@ impl Path {
         task.touched_ns = shared.now_ns;
         self.take_window(number(header, 28), number(header, 32));
         self.status_number = self.status_number.wrapping_add(u32::from(ends));
-        self.usual = left;
         Some(Arriving { tag, offset, left, ends })
     }
 
@@ -326,65 +303,6 @@ impl Path {
         self.pauses = 0;
     }
 
-    /// Whether the next PDU is likely to be data of a read: the last one was, and much.
-    fn may_guess(&self) -> bool {
-        self.expects_much() && self.doubt == 0 && matches!(self.state, State::Full)
-    }
-
-    /// Whether much data is likely to come next.
-    const fn expects_much(&self) -> bool {
-        self.usual >= LONG_OCTETS
-    }
-
-    /// Whether a header comes next, most likely with much data: not more of what is for
-    /// several requests, which has no place of its own.
-    pub(super) const fn expects_header(&self) -> bool {
-        self.expects_much() && self.arriving.is_none()
-    }
-
-    /// Where the next octets of the connection belong, if they are a request's; or those
-    /// behind the next header, if it is like the last one, and for the oldest command: a
-    /// guess, of so many octets at most.
-    #[inline(always)]
-    pub(super) fn next_data(&self, shared: &Shared, guessed_max: usize) -> Option<NextData> {
-        let (task, offset, length) = match &self.arriving {
-            Some(Arriving { tag, offset, left, .. }) => (self.tasks.get(*tag)?, *offset, *left),
-            None if !self.may_guess() => return None,
-            None => {
-                let task = self.tasks.oldest().filter(|task| !task.outward)?;
-                let left = usize::try_from(task.length.wrapping_sub(task.moved)).unwrap_or(0);
-                let length = left.min(self.usual);
-                if length > guessed_max {
-                    return None;
-                }
-                (task, usize::try_from(task.moved).unwrap_or(0), length)
-            }
-        };
-        let TaskKind::Fragment(fragment) = &task.kind else { return None };
-        let (id, offset) = shared.requests.locate(fragment, offset, length)?;
-        Some(NextData { tag: task.tag, begun: self.arriving.is_some(), id, offset, length })
-    }
-
-    /// Takes a header and so many octets of data, if it is as was guessed, and as usual: they
-    /// are where they belong then.
-    #[inline(always)]
-    pub(super) fn takes_guessed(
-        &mut self,
-        shared: &mut Shared,
-        header: &Basic,
-        (tag, length): (u32, usize),
-        octets: usize,
-    ) -> bool {
-        // Less data than was guessed has the next header behind it, among the data.
-        let all = || usize::try_from(number(header, 4)).is_ok_and(|all| all >= length);
-        if number(header, 16) != tag || octet(header, 0) != opcode::DATA_IN || !all() {
-            return false;
-        }
-        let Some(arriving) = self.accept(shared, header) else { return false };
-        self.advance(shared, arriving, octets);
-        true
-    }
-
     /// So many octets of a PDU's data are where they belong.
     #[inline(always)]
     fn advance(&mut self, shared: &mut Shared, arriving: Arriving, octets: usize) {
@@ -394,15 +312,6 @@ impl Path {
             self.arriving = Some(Arriving { tag, offset, left, ends });
         } else if ends {
             self.finish_transfer(shared, tag);
-        }
-    }
-
-    /// So many octets were put there.
-    #[inline(always)]
-    pub(super) fn took_direct(&mut self, shared: &mut Shared, octets: usize) {
-        self.heard_ns = shared.now_ns;
-        if let Some(arriving) = self.arriving.take() {
-            self.advance(shared, arriving, octets);
         }
     }
 }

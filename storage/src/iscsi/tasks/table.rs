@@ -23,15 +23,12 @@ pub(in crate::iscsi) struct Tasks {
     /// The first free one, which are a list.
     free: u8,
     used: usize,
-    /// The ends of the list of the others, in the order in which they were begun.
-    oldest: u8,
-    newest: u8,
     serial: u32,
 }
 
 impl Tasks {
     pub(in crate::iscsi) const fn new(serial: u32) -> Self {
-        Self { places: Vec::new(), free: NOWHERE, used: 0, oldest: NOWHERE, newest: NOWHERE, serial }
+        Self { places: Vec::new(), free: NOWHERE, used: 0, serial }
     }
 
     pub(in crate::iscsi) const fn len(&self) -> usize {
@@ -61,16 +58,9 @@ impl Tasks {
         let tag = self.tag(self.free);
         let task = self.places.get_mut(usize::from(self.free))?;
         self.used = self.used.wrapping_add(1);
-        let place = core::mem::replace(&mut self.free, task.after);
+        self.free = core::mem::replace(&mut task.after, NOWHERE);
         task.tag = tag;
-        task.after = NOWHERE;
-        task.before = core::mem::replace(&mut self.newest, place);
-        let before = usize::from(task.before);
-        match self.places.get_mut(before) {
-            Some(before) => before.after = place,
-            None => self.oldest = place,
-        }
-        self.places.get_mut(usize::from(place))
+        Some(task)
     }
 
     #[cold]
@@ -87,23 +77,14 @@ impl Tasks {
         let [place, ..] = tag.to_le_bytes();
         let Some(task) = self.places.get_mut(usize::from(place)) else { return };
         task.tag = NO_TAG;
-        let (before, after) = (task.before, core::mem::replace(&mut task.after, self.free));
-        self.free = place;
+        task.after = core::mem::replace(&mut self.free, place);
         self.used = self.used.wrapping_sub(1);
-        match self.places.get_mut(usize::from(before)) {
-            Some(before) => before.after = after,
-            None => self.oldest = after,
-        }
-        match self.places.get_mut(usize::from(after)) {
-            Some(after) => after.before = before,
-            None => self.newest = before,
-        }
     }
 
     /// Takes a command in; it is given its tag. No more than [`ISCSI_COMMANDS_MAX`].
     pub(in crate::iscsi) fn add(&mut self, task: Task) -> u32 {
         let Some(place) = self.place() else { return NO_TAG };
-        *place = Task { tag: place.tag, before: place.before, ..task };
+        *place = Task { tag: place.tag, ..task };
         place.tag
     }
 
@@ -139,13 +120,7 @@ impl Tasks {
         self.places.get_mut(usize::from(place)).filter(|task| task.tag == tag && tag != NO_TAG)
     }
 
-    /// The command that was begun first.
-    #[inline]
-    pub(in crate::iscsi) fn oldest(&self) -> Option<&Task> {
-        self.places.get(usize::from(self.oldest))
-    }
-
-    /// The same, to look at.
+    /// The same, to read it.
     #[inline]
     pub(in crate::iscsi) fn get(&self, tag: u32) -> Option<&Task> {
         let [place, ..] = tag.to_le_bytes();
@@ -166,7 +141,7 @@ impl Tasks {
 
     /// Takes all of them out, the oldest first.
     pub(in crate::iscsi) fn take_all(&mut self) -> Vec<Task> {
-        (self.free, self.used, self.oldest, self.newest) = (NOWHERE, 0, NOWHERE, NOWHERE);
+        (self.free, self.used) = (NOWHERE, 0);
         let mut all: Vec<Task> = self.places.drain(..).filter(|task| task.tag != NO_TAG).collect();
         let serial = self.serial << 8;
         all.sort_by_key(|task| core::cmp::Reverse(serial.wrapping_sub(task.tag & !0xff)));
@@ -192,7 +167,6 @@ mod tests {
             r2t_number: 0,
             started_ns: 0,
             touched_ns: 0,
-            before: NOWHERE,
             after: NOWHERE,
             own: None,
         }
@@ -215,12 +189,8 @@ mod tests {
             tags.push(tag);
         }
         assert_eq!((tasks.len(), tasks.iter().count()), (40, 40));
-        let mut in_order = Vec::new();
-        while let Some((tag, number)) = tasks.oldest().map(|task| (task.tag, task.command_number)) {
-            in_order.push(number);
-            tasks.end(tag);
-        }
-        assert!(in_order.is_sorted() && in_order.len() == 40 && tasks.is_empty(), "{in_order:?}");
+        tags.into_iter().for_each(|tag| tasks.end(tag));
+        assert!(tasks.is_empty() && tasks.iter().count() == 0);
         (200..240).for_each(|number| _ = tasks.add(task(number)));
         let numbers: Vec<u32> = tasks.take_all().iter().map(|task| task.command_number).collect();
         assert!(numbers.is_sorted() && numbers.len() == 40 && tasks.is_empty(), "{numbers:?}");

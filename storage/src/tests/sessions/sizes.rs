@@ -1,8 +1,6 @@
-//! Data that is put to a guessed place before its header is known: whatever comes instead.
+//! Data-In PDUs of any size, in any order, cut anywhere; and such as lie.
 
 use super::*;
-use crate::iscsi::Source;
-use crate::tests::iscsi_world::Stream;
 
 /// Octets of each of the reads.
 const OCTETS: usize = 8_192;
@@ -32,12 +30,8 @@ fn content(id: u64) -> Vec<u8> {
 /// Everything that the target has said comes, so many octets at a time.
 fn receive(bench: &mut Bench, cut: usize) {
     let said = core::mem::take(&mut bench.target.connections[0].output);
-    let mut buffer = vec![0; 20_000];
     for piece in said.chunks(cut) {
-        let mut stream = Stream(piece);
-        while !stream.0.is_empty() {
-            bench.session.receive_from(0, &mut stream, &mut buffer, bench.now, &mut bench.memory).unwrap();
-        }
+        bench.session.receive(0, piece, bench.now, &mut bench.memory);
     }
 }
 
@@ -72,44 +66,9 @@ fn pdus_of_any_size_in_any_order_are_taken() {
     }
 }
 
-/// Takes of a stream are counted.
-struct Counted<'a>(Stream<'a>, usize);
-
-impl Source for Counted<'_> {
-    type Error = core::convert::Infallible;
-
-    fn take<const N: usize>(&mut self, places: [&mut [u8]; N]) -> Result<usize, Self::Error> {
-        self.1 += 1;
-        self.0.take(places)
-    }
-}
-
-#[test]
-fn data_of_joined_reads_is_not_taken_in_pieces_of_headers() {
-    let mut bench = Bench::ready(config());
-    bench.swallowed = vec![opcode::SCSI_COMMAND];
-    for id in 0..2 {
-        bench.submit(id, Operation::Read, 16 * id, 16);
-    }
-    bench.run(10 * MS);
-    let command = *bench.sent(opcode::SCSI_COMMAND).last().unwrap();
-    assert_eq!(command.u32(20) as usize, 2 * OCTETS, "one command for both");
-    let data = [content(0), content(1)].concat();
-    bench.target.connections[0].data_in_pieces(command.task_tag(), &data, &[2 * OCTETS]);
-    let said = core::mem::take(&mut bench.target.connections[0].output);
-    let (mut stream, mut buffer) = (Counted(Stream(&said), 0), vec![0; 4_096]);
-    bench.session.receive_from(0, &mut stream, &mut buffer, bench.now, &mut bench.memory).unwrap();
-    assert_eq!(stream.0.0.len(), 0);
-    assert!(stream.1 <= 8, "taken {} times", stream.1);
-    for id in 0..2 {
-        assert_eq!(bench.result(), Some(Ok(())));
-        assert!(bench.memory.0[&RequestId(id)] == content(id), "read {id}");
-    }
-}
-
 #[test]
 fn what_is_not_as_it_should_be_ends_the_connection() {
-    // Each lie, at a place of the header that was guessed.
+    // Each lie, at a place of the header.
     for (at, field) in [(1, &[0x81, 0, 9][..]), (24, &[9, 9]), (36, &[0, 0, 0, 7]), (40, &[0, 0, 2, 0])] {
         let (mut bench, tags) = reads(2);
         bench.target.connections[0].data_in_pieces(tags[0], &content(0), &[OCTETS]);
