@@ -11,9 +11,9 @@ use hv_abi::call::Error;
 use hv_abi::domain::DomainSpec;
 use machine::guest_memory::GuestMemory;
 use machine::layout::{HIGH_MEMORY_START, LOW_MEMORY_END, MemoryLayout};
-use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::limits::BLOB_BYTES;
 use mgmt_proto::machine::Digest;
+use mgmt_proto::reason::{Reason, Refusal};
 
 use crate::blobs::uploads::{Announced, Unfinished, Upload};
 use crate::hypervisor::Hypervisor;
@@ -93,10 +93,9 @@ impl<M: GuestMemory> Blobs<M> {
         length: u64,
         needed: &dyn Fn(&Digest) -> bool,
         now_ns: u64,
-    ) -> Result<Upload<M>, Failure> {
+    ) -> Result<Upload<M>, Refusal> {
         if length == 0 || length > BLOB_BYTES {
-            let message = alloc::format!("the file has {length} bytes");
-            return Err(Failure::new(Code::Usage, "", message, "1 byte to 512 MiB are possible"));
+            return Err(Refusal::of("", Reason::BlobLength { bytes: length }));
         }
         self.expect_room(hypervisor, length, needed)?;
         // What the node reads itself comes whole. An operator's upload takes memory as its
@@ -110,7 +109,10 @@ impl<M: GuestMemory> Blobs<M> {
                     Ok(domain) => break domain,
                     Err(Error::NoMemory | Error::NoSlot) => {}
                     Err(_) => {
-                        return Err(Failure::new(Code::Internal, "", "the hypervisor refused memory", ""));
+                        return Err(Refusal::of(
+                            "",
+                            Reason::Hypervisor { what: "the hypervisor refused memory".into() },
+                        ));
                     }
                 }
             }
@@ -129,7 +131,7 @@ impl<M: GuestMemory> Blobs<M> {
         hypervisor: &mut H,
         length: u64,
         needed: &dyn Fn(&Digest) -> bool,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Refusal> {
         match domain_bytes(length) > self.room(hypervisor, needed) {
             true => Err(self.no_room(hypervisor, length, needed)),
             false => Ok(()),
@@ -148,21 +150,16 @@ impl<M: GuestMemory> Blobs<M> {
         hypervisor: &mut H,
         length: u64,
         needed: &dyn Fn(&Digest) -> bool,
-    ) -> Failure {
+    ) -> Refusal {
         let room = self.room(hypervisor, needed);
-        let (message, remedy) = if domain_bytes(length) > room {
-            (
-                alloc::format!(
-                    "no room for a file of {} MiB: {} MiB are free",
-                    length.div_ceil(MIB),
-                    room / MIB
-                ),
-                "destroy a guest, or wait until other files have come: see `redoubt list`",
-            )
-        } else {
-            (alloc::format!("{BLOBS_MAX} files are in use, or no slot is free"), "destroy a guest")
-        };
-        Failure::new(Code::Capacity, "", message, remedy)
+        Refusal::of(
+            "",
+            if domain_bytes(length) > room {
+                Reason::BlobNoRoom { wanted_mib: length.div_ceil(MIB), free_mib: room / MIB }
+            } else {
+                Reason::BlobsInUse { most: BLOBS_MAX as u64 }
+            },
+        )
     }
 
     /// Takes the next bytes of an upload, and memory for them.
@@ -176,7 +173,7 @@ impl<M: GuestMemory> Blobs<M> {
         bytes: &[u8],
         needed: &dyn Fn(&Digest) -> bool,
         now_ns: u64,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Refusal> {
         while let Some(memory_bytes) = upload.lacks(bytes.len()) {
             match hypervisor.domain_grow(upload.domain(), memory_bytes) {
                 Ok(()) => {
@@ -190,9 +187,7 @@ impl<M: GuestMemory> Blobs<M> {
         }
         match upload.push(bytes, now_ns) {
             true => Ok(()),
-            false => {
-                Err(Failure::new(Code::Integrity, "", "more bytes came than were announced", "send it again"))
-            }
+            false => Err(Refusal::of("", Reason::BlobOverlong)),
         }
     }
 
@@ -238,7 +233,7 @@ impl<M: GuestMemory> Blobs<M> {
         hypervisor: &mut H,
         upload: Upload<M>,
         now_ns: u64,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Refusal> {
         let Announced { digest, length, .. } = *upload.announced();
         let domain = upload.finish(hypervisor)?;
         let _ = hypervisor.store_put(domain.slot().index(), &record_of(length as u64, &digest));

@@ -10,8 +10,8 @@ use alloc::vec::Vec;
 use hv_abi::DomainId;
 use hv_abi::event::Event;
 use machine::guest_memory::GuestMemory;
-use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::machine::Digest;
+use mgmt_proto::reason::{Reason, Refusal};
 
 use crate::guests::guest::{Guest, RunState};
 use crate::guests::pending_attach::PendingAttach;
@@ -48,8 +48,8 @@ impl<M> Default for Guests<M> {
 
 /// Fails as what is asked of a guest that is not there.
 #[must_use]
-pub fn not_found(name: &str) -> Failure {
-    Failure::new(Code::NotFound, name, "no guest has that name", "see `redoubt list`")
+pub fn not_found(name: &str) -> Refusal {
+    Refusal::of(name, Reason::NoGuest)
 }
 
 impl<M> Guests<M> {
@@ -74,7 +74,7 @@ impl<M> Guests<M> {
     ///
     /// # Errors
     /// There is none.
-    pub(crate) fn find(&self, name: &str) -> Result<usize, Failure> {
+    pub(crate) fn find(&self, name: &str) -> Result<usize, Refusal> {
         self.list.iter().position(|guest| guest.machine.name == name).ok_or_else(|| not_found(name))
     }
 
@@ -82,7 +82,7 @@ impl<M> Guests<M> {
     ///
     /// # Errors
     /// There is none.
-    pub(crate) fn named(&self, name: &str) -> Result<&Guest<M>, Failure> {
+    pub(crate) fn named(&self, name: &str) -> Result<&Guest<M>, Refusal> {
         self.list.iter().find(|guest| guest.machine.name == name).ok_or_else(|| not_found(name))
     }
 
@@ -90,7 +90,7 @@ impl<M> Guests<M> {
     ///
     /// # Errors
     /// There is none.
-    pub(crate) fn named_mut(&mut self, name: &str) -> Result<&mut Guest<M>, Failure> {
+    pub(crate) fn named_mut(&mut self, name: &str) -> Result<&mut Guest<M>, Refusal> {
         self.list.iter_mut().find(|guest| guest.machine.name == name).ok_or_else(|| not_found(name))
     }
 

@@ -8,8 +8,8 @@ pub mod sessions;
 use alloc::rc::Rc;
 
 use machine::guest_memory::GuestMemory;
-use mgmt_proto::code::Failure;
 use mgmt_proto::job::{Progress, Unit};
+use mgmt_proto::reason::Refusal;
 use mgmt_proto::verb::{Outcome, Request};
 
 use crate::operators::audit::AuditLog;
@@ -41,7 +41,7 @@ impl<M: GuestMemory> Operators<M> {
     ///
     /// # Errors
     /// There is none.
-    pub(crate) fn room_for_job(&mut self, request: &Request, now_ns: u64) -> Result<(), Failure> {
+    pub(crate) fn room_for_job(&mut self, request: &Request, now_ns: u64) -> Result<(), Refusal> {
         if request.is_job() { self.jobs.make_room(request, now_ns) } else { Ok(()) }
     }
 
@@ -76,7 +76,7 @@ impl<M: GuestMemory> Operators<M> {
     }
 
     /// Why a change is not made, if it supposes what is so no longer.
-    pub(crate) fn overtaken(&mut self, session: usize, request: &Request) -> Option<Failure> {
+    pub(crate) fn overtaken(&mut self, session: usize, request: &Request) -> Option<Refusal> {
         if !request.changes() {
             return None;
         }

@@ -8,9 +8,10 @@ use alloc::vec::Vec;
 
 use machine::devices::virtio::block::{BlockKind, BlockOperation, BlockStatus, BlockToken};
 use machine::guest_memory::GuestMemory;
-use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::code::Code;
 use mgmt_proto::disk::DiskSetting;
 use mgmt_proto::machine::Disk;
+use mgmt_proto::reason::Refusal;
 use storage::aoe::Discovery;
 use storage::rate::Limiter;
 use storage::volume::{Volume, VolumeName, user};
@@ -120,10 +121,10 @@ fn payload<'a, M>(
 ///
 /// # Errors
 /// The name is none.
-pub fn parse(disk: &Disk) -> Result<VolumeName, Failure> {
+pub fn parse(disk: &Disk) -> Result<VolumeName, Refusal> {
     disk.volume.parse().map_err(|error: storage::volume::NameError| {
         let message = format!("disk {}: {error}", user::without_secret(&disk.volume));
-        Failure::new(Code::Usage, "", message, error.remedy())
+        Refusal::said(Code::Usage, "", message, error.remedy())
     })
 }
 
@@ -189,7 +190,7 @@ impl Volumes {
         disk: &Disk,
         settings: &[DiskSetting],
         now_ns: u64,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Refusal> {
         let name = parse(disk)?;
         let settings = VolumeSettings::new(&name, settings)?;
         let taken = |share: &u16| self.bindings.iter().any(|it| it.name == name && it.share == *share);

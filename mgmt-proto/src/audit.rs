@@ -7,8 +7,7 @@
 
 use crate::code::Code;
 use crate::codec;
-use crate::envelope::{Binding, Proof};
-use crate::verb::{Effect, Verb};
+use crate::proof::{Binding, Proof};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
@@ -258,16 +257,6 @@ pub struct Page {
     pub oldest: u64,
     /// Where the log ends.
     pub head: Head,
-}
-
-/// Codes with which a command that failed did something all the same, and so belongs to
-/// the log of effects: part of it was done, or it holds and only could not be kept.
-#[must_use]
-pub const fn codes_with_effect(verb: &Verb) -> &'static [Code] {
-    match verb.effect {
-        Effect::Rescues => &[Code::Storage, Code::Deadline, Code::Capacity, Code::Partial],
-        _ => &[Code::Partial],
-    }
 }
 
 #[cfg(test)]

@@ -15,8 +15,10 @@
 //! whose clock stands at 1970 does not take an expired key for a valid one.
 
 use crate::codec;
-use crate::limits::{BUNDLE_BYTES, NAME_BYTES, OPERATORS, REVOKED, ROOTS, SCOPE_PATTERNS};
-use crate::trust::Role;
+use crate::limits::{BUNDLE_BYTES, OPERATORS, REVOKED, ROOTS};
+use crate::role::Role;
+pub use crate::scope::Scope;
+use crate::scope::is_name;
 use crate::vif::{self, CardGrant};
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -31,42 +33,6 @@ const SIGNATURE_BYTES: usize = 32 + 64;
 
 /// A root key and what it signed.
 pub type Signed = ([u8; 32], [u8; 64]);
-
-/// Which nodes or guests.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Scope {
-    /// All of them.
-    All,
-    /// Those with one of these names; a `*` at the end stands for any rest.
-    Named(Vec<String>),
-}
-
-impl Scope {
-    /// Whether a name belongs.
-    #[must_use]
-    pub fn covers(&self, name: &str) -> bool {
-        match self {
-            Self::All => true,
-            Self::Named(patterns) => patterns.iter().any(|pattern| match pattern.strip_suffix('*') {
-                Some(start) => name.starts_with(start),
-                None => name == pattern,
-            }),
-        }
-    }
-
-    pub(crate) fn is_sound(&self) -> bool {
-        match self {
-            Self::All => true,
-            Self::Named(patterns) => {
-                patterns.len() <= SCOPE_PATTERNS && patterns.iter().all(|pattern| is_name(pattern))
-            }
-        }
-    }
-}
-
-fn is_name(name: &str) -> bool {
-    !name.is_empty() && name.len() <= NAME_BYTES && name.chars().all(|letter| letter.is_ascii_graphic())
-}
 
 /// One operator's key and what it may do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -36,8 +36,9 @@ pub enum Code {
     Integrity = 13,
 }
 
-/// Why a request failed: what, about which object, and what to do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A failure in words, as workstations show it: what, about which object, and what to do.
+/// [`crate::reason::Refusal`] is what a node sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     /// The kind.
     pub code: Code,

@@ -7,8 +7,7 @@ use core::marker::PhantomData;
 use serde::de::{DeserializeOwned, Error as _, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use crate::disk::DiskSetting;
-use crate::limits::{DISK_SETTINGS, DISKS};
+use crate::limits::DISK_SETTINGS;
 
 /// The value that these bytes encode, if nothing is behind it.
 pub(crate) fn whole<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
@@ -18,7 +17,7 @@ pub(crate) fn whole<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
 
 /// A list of at most so many, or one that names nothing but its end: what a byte encodes
 /// may take a hundred times as much memory.
-struct Few<T, const MOST: usize>(Vec<T>);
+pub(crate) struct Few<T, const MOST: usize>(pub(crate) Vec<T>);
 
 struct FewVisitor<T, const MOST: usize>(PhantomData<T>);
 
@@ -48,7 +47,7 @@ impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for Few<T, MO
 }
 
 /// One more than is allowed, so that a check of the value can say so.
-const SETTINGS: usize = DISK_SETTINGS + 1;
+pub(crate) const SETTINGS: usize = DISK_SETTINGS + 1;
 
 /// A list of at most so many.
 pub(crate) fn few<'de, D: Deserializer<'de>, T: Deserialize<'de>, const MOST: usize>(
@@ -62,14 +61,6 @@ pub(crate) fn settings<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {
     few::<D, T, SETTINGS>(deserializer)
-}
-
-/// What is set for each disk of a guest.
-pub(crate) fn settings_of_disks<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Vec<Vec<DiskSetting>>, D::Error> {
-    let lists = Few::<Few<DiskSetting, SETTINGS>, { DISKS + 1 }>::deserialize(deserializer)?;
-    Ok(lists.0.into_iter().map(|list| list.0).collect())
 }
 
 #[cfg(test)]

@@ -6,15 +6,23 @@
 //! which everybody may read.
 
 use crate::code::{Code, Failure};
-use crate::codec;
+use crate::codec::{self, Few, SETTINGS};
 use crate::limits;
-use crate::machine::{Disk, Machine};
 use crate::secret::Secret;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use storage::volume::{VolumeName, user};
+
+/// A disk of a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// `aoe:e11.1` or `iscsi://portal/iqn/lun`.
+    pub volume: String,
+    /// Writes are refused.
+    pub read_only: bool,
+}
 
 /// How several paths are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,15 +92,8 @@ pub struct GuestSettings {
     #[serde(deserialize_with = "codec::settings")]
     pub limits: Vec<Limit>,
     /// For each disk in the order of the description; disks beyond have none.
-    #[serde(deserialize_with = "codec::settings_of_disks")]
+    #[serde(deserialize_with = "settings_of_disks")]
     pub disks: Vec<Vec<DiskSetting>>,
-}
-
-/// A guest and what is set for it from their bytes, if they are all of them that; nothing is
-/// checked.
-#[must_use]
-pub fn decode_guest(bytes: &[u8]) -> Option<(Machine, GuestSettings)> {
-    codec::whole(bytes)
 }
 
 impl GuestSettings {
@@ -130,6 +131,12 @@ pub fn check_name(volume: &str) -> Result<(), Failure> {
     volume.parse::<VolumeName>().map(|_| ()).map_err(|error| {
         Failure::new(Code::Usage, user::without_secret(volume), error.to_string(), error.remedy())
     })
+}
+
+/// What is set for each disk of a guest.
+fn settings_of_disks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Vec<DiskSetting>>, D::Error> {
+    let lists = Few::<Few<DiskSetting, SETTINGS>, { limits::DISKS + 1 }>::deserialize(deserializer)?;
+    Ok(lists.0.into_iter().map(|list| list.0).collect())
 }
 
 /// Checks what is set for a disk.

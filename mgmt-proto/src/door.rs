@@ -12,7 +12,7 @@ use crate::handshake::{
     personal_key,
 };
 use crate::limits::{
-    EPHEMERAL_FRESH_NS, EPHEMERAL_NS, FAST_LANE, KNOCKS_REMEMBERED, PERSONAL_LANE, SLOW_LANE,
+    EPHEMERAL_FRESH_NS, EPHEMERAL_NS, FAST_LANE, KNOCKS_REMEMBERED, Lane, PERSONAL_LANE, SLOW_LANE,
 };
 use crate::record::{Opener, Sealer};
 use crate::server::{Identity, Server};
@@ -26,23 +26,6 @@ use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::Zeroizing;
 
 const PASS_LABEL: &[u8] = b"redoubt pass 1";
-
-/// How often something may happen: so many at once, then one in so many nanoseconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lane {
-    /// At once, after a pause.
-    pub burst: u64,
-    /// Nanoseconds for one more.
-    pub interval_ns: u64,
-}
-
-impl Lane {
-    /// Most that it lets through within so long.
-    #[must_use]
-    pub const fn within(self, time_ns: u64) -> u64 {
-        self.burst + time_ns / self.interval_ns
-    }
-}
 
 /// A token bucket, kept as the time at which it is full again.
 #[derive(Clone, Copy, Debug, Default)]

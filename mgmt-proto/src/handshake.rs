@@ -13,6 +13,7 @@
 //! chooses the version for them. The keys die with E, e and F (RFC 7748 X25519, RFC 8032
 //! Ed25519, RFC 5869 HKDF, RFC 2104 HMAC, RFC 8439 ChaCha20-Poly1305).
 
+pub use crate::fault::PeerFault;
 use crate::limits::NAME_BYTES;
 use crate::record::{Opener, Sealer};
 use alloc::string::String;
@@ -48,50 +49,6 @@ const KNOCK_LABEL: &[u8] = b"redoubt knock 1";
 const PERSONAL_LABEL: &[u8] = b"redoubt personal 1";
 const FIRST_KEY_LABEL: &[u8] = b"redoubt k1 1";
 const KEYS_LABEL: &[u8] = b"redoubt keys 1";
-
-/// Why a peer is not believed. Never told to the peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PeerFault {
-    /// Another version of the protocol.
-    Version,
-    /// Not enough or too many bytes.
-    Length,
-    /// A key that is none.
-    Key,
-    /// A signature that does not fit.
-    Signature,
-    /// A sealed message that was altered, replayed or is out of order.
-    Seal,
-    /// A key nobody trusts.
-    Stranger,
-    /// Another node was meant.
-    Elsewhere,
-    /// More often than it may: it may try again.
-    Busy,
-    /// Something that does not belong here.
-    Unexpected,
-    /// More than the bounds allow.
-    Flood,
-}
-
-impl core::fmt::Display for PeerFault {
-    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        formatter.write_str(match self {
-            Self::Version => "speaks another version of the protocol",
-            Self::Length => "sent a message of the wrong length",
-            Self::Key => "sent a key that is none",
-            Self::Signature => "sent a signature that does not fit",
-            Self::Seal => "sent an altered, replayed or misplaced message",
-            Self::Stranger => "has a key that is not trusted",
-            Self::Elsewhere => "means another node",
-            Self::Busy => "comes more often than it may",
-            Self::Unexpected => "sent something unexpected",
-            Self::Flood => "sent more than it may",
-        })
-    }
-}
-
-impl core::error::Error for PeerFault {}
 
 /// What binds everything later to this handshake.
 pub type SessionId = [u8; 32];

@@ -1,7 +1,7 @@
 //! Long work: a job has a number, goes on when its session breaks, and is found again.
 
-use crate::code::Failure;
 use crate::handshake::SessionId;
+use crate::reason::Refusal;
 use alloc::string::String;
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
@@ -65,7 +65,7 @@ pub struct JobFacts {
     /// Uptime when it ended.
     pub ended_ns: Option<u64>,
     /// Why it failed.
-    pub failure: Option<Failure>,
+    pub failure: Option<Refusal>,
 }
 
 /// All jobs that a node knows.

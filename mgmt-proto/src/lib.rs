@@ -2,13 +2,13 @@
 //!
 //! * [`verb`]: requests, and the one table of verbs; [`reply`]: replies; [`facts`]: of a node and its guests;
 //! * [`found`]: what a search for volumes found;
-//! * [`code`]: error codes, which are also the CLI's exit codes;
+//! * [`reason`]: why a node refuses or fails; [`code`]: error codes, which are also the CLI's exit codes;
 //! * [`machine`]: the description of a guest; [`disk`]: what is set for its disks;
 //! * [`volume`]: what a node tells of its volumes;
 //! * [`secret`]: what is never printed;
 //! * [`handshake`]: how two ends come to trust each other; [`door`]: the node's side of it;
 //! * [`record`]: the encrypted frames after that;
-//! * [`envelope`]: a signed command, verified before it is decoded;
+//! * [`proof`]: that an operator signed it; [`envelope`]: a signed command, verified before it is decoded;
 //! * [`job`]: long work;
 //! * [`server`], [`client`]: the two ends as state machines; [`pump`]: a client over a
 //!   stream;
@@ -33,6 +33,7 @@ pub mod disk;
 pub mod door;
 pub mod envelope;
 pub mod facts;
+pub mod fault;
 pub mod found;
 pub mod handshake;
 pub mod job;
@@ -41,10 +42,13 @@ pub mod machine;
 pub mod manifest;
 pub mod node_key;
 pub mod platform;
+pub mod proof;
 pub mod pump;
+pub mod reason;
 pub mod record;
 pub mod reply;
 pub mod role;
+pub mod scope;
 pub mod secret;
 pub mod server;
 pub mod state;

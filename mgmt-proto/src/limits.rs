@@ -1,7 +1,5 @@
 //! Every bound of the protocol in one place.
 
-use crate::door::Lane;
-
 /// Most bytes of a guest's name.
 pub const NAME_BYTES: usize = 63;
 /// Most disks of a guest.
@@ -128,3 +126,20 @@ pub const PROGRESS_MS_MIN: u32 = 100;
 pub const CONFIG_BYTES: usize = 2 << 20;
 /// Most sealed settings that an exported configuration tells in words.
 pub const CONFIG_SETTINGS: usize = 64;
+
+/// How often something may happen: so many at once, then one in so many nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lane {
+    /// At once, after a pause.
+    pub burst: u64,
+    /// Nanoseconds for one more.
+    pub interval_ns: u64,
+}
+
+impl Lane {
+    /// Most that it lets through within so long.
+    #[must_use]
+    pub const fn within(self, time_ns: u64) -> u64 {
+        self.burst + time_ns / self.interval_ns
+    }
+}

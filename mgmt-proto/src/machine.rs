@@ -2,7 +2,8 @@
 
 use crate::code::{Code, Failure};
 use crate::codec;
-use crate::disk::check_name;
+pub use crate::disk::Disk;
+use crate::disk::{GuestSettings, check_name};
 use crate::limits;
 use crate::vif::{self, Prefix, Privileges};
 use alloc::format;
@@ -22,15 +23,6 @@ pub enum Action {
     Restart,
     /// It stays, stopped, to be looked at.
     Preserve,
-}
-
-/// A disk of a guest.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Disk {
-    /// `aoe:e11.1` or `iscsi://portal/iqn/lun`.
-    pub volume: String,
-    /// Writes are refused.
-    pub read_only: bool,
 }
 
 /// A network card of a guest.
@@ -104,6 +96,13 @@ pub struct Machine {
     pub on_reboot: Action,
     /// When it crashes.
     pub on_crash: Action,
+}
+
+/// A guest and what is set for it from their bytes, if they are all of them that; nothing is
+/// checked.
+#[must_use]
+pub fn decode_guest(bytes: &[u8]) -> Option<(Machine, GuestSettings)> {
+    codec::whole(bytes)
 }
 
 impl Machine {

@@ -4,7 +4,7 @@
 //! ChaCha20-Poly1305 (RFC 8439). The nonce counts records in each direction, so
 //! a record that is replayed, dropped, moved or altered does not open.
 
-use crate::handshake::PeerFault;
+use crate::fault::PeerFault;
 use crate::limits::RECORD_BYTES;
 use alloc::vec::Vec;
 use chacha20poly1305::aead::Aead;

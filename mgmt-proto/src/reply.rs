@@ -3,12 +3,12 @@
 
 use crate::audit;
 use crate::bundle::Bundle;
-use crate::code::Failure;
 use crate::config::GuestConfig;
 use crate::facts::{CardFacts, Found, GuestFacts, NodeFacts, Stream, Traffic};
 use crate::job::JobPage;
 use crate::machine::Digest;
 use crate::node_key::KeyLink;
+use crate::reason::Refusal;
 use crate::state::{Imported, StateFacts};
 use crate::volume::{BlockFacts, VolumePage};
 use alloc::boxed::Box;
@@ -64,4 +64,4 @@ pub enum Reply {
 }
 
 /// A reply or the reason there is none.
-pub type Outcome = Result<Reply, Failure>;
+pub type Outcome = Result<Reply, Refusal>;

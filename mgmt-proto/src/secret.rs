@@ -1,7 +1,5 @@
 //! What is never printed, logged or kept longer than it is needed.
 
-use crate::disk::DiskSetting;
-use crate::verb::{Discover, Request};
 use alloc::vec::Vec;
 use core::fmt;
 use serde::{Deserialize, Serialize};
@@ -43,45 +41,9 @@ impl fmt::Debug for Secret {
     }
 }
 
-impl Request {
-    /// Whether it holds a secret, or may: who asks must know whom.
-    #[must_use]
-    pub fn has_secret(&self) -> bool {
-        let is_secret =
-            |setting: &DiskSetting| matches!(setting, DiskSetting::Secret(_) | DiskSetting::TargetSecret(..));
-        match self {
-            Self::StorageDiscover(Discover::Iscsi { settings, .. })
-            | Self::StorageProbe { settings, .. }
-            | Self::StorageReserve { settings, .. }
-            | Self::StorageRelease { settings, .. }
-            | Self::BlockAttach { settings, .. } => settings.iter().any(is_secret),
-            Self::Check { settings, .. } | Self::Create { settings, .. } => {
-                settings.disks.iter().flatten().any(is_secret)
-            }
-            // People type passwords there.
-            Self::ConsoleWrite { .. } => true,
-            _ => false,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::vectors;
-
-    #[test]
-    fn no_request_with_a_secret_is_missed() {
-        let discoveries = vectors::discoveries().into_iter().map(Request::StorageDiscover);
-        let mut found = 0;
-        for request in vectors::requests().into_iter().chain(discoveries) {
-            let bytes = postcard::to_allocvec(&request).unwrap();
-            let shows = bytes.windows(6).any(|window| window == b"sesame");
-            assert_eq!(request.has_secret(), shows, "{request:?}");
-            found += usize::from(shows);
-        }
-        assert!(found >= 4, "{found}");
-    }
 
     #[test]
     fn a_secret_is_not_printed() {

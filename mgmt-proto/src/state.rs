@@ -2,6 +2,7 @@
 
 use crate::disk::DiskSetting;
 use crate::machine::Digest;
+use crate::reason::Reason;
 use crate::secret::Secret;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -74,7 +75,7 @@ pub struct KeptFacts {
     /// Its initrd.
     pub ramdisk: Option<Digest>,
     /// What keeps it from starting, if anything does.
-    pub problem: Option<String>,
+    pub problem: Option<Reason>,
 }
 
 /// What a node keeps, and where.
@@ -126,7 +127,7 @@ impl StateFacts {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Imported {
     /// Guests that are kept now: the name, and what they lack, if anything.
-    pub guests: Vec<(String, Option<String>)>,
+    pub guests: Vec<(String, Option<Reason>)>,
     /// Serial of the trust bundle that holds now.
     pub trust_serial: u64,
     /// Whether it came from the file.

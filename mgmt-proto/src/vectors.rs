@@ -2,11 +2,14 @@
 
 mod cards;
 mod first;
+mod refusals;
 mod state;
+
+pub(crate) use refusals::failed;
 
 use crate::audit::{Entry, Log};
 use crate::bundle::{self, Bundle, Grant, Scope};
-use crate::code::{Code, Failure};
+use crate::code::Code;
 use crate::config::{self, Config, GuestConfig, KeptGuest};
 use crate::disk::{Digests, DiskSetting, GuestSettings, Limit, Policy};
 use crate::door::Door;
@@ -16,6 +19,7 @@ use crate::job::{JobFacts, JobPage, JobState, Progress, Unit};
 use crate::machine::{Action, Disk, Machine, NetworkCard};
 use crate::manifest::{self, Manifest, StorageCard};
 use crate::node_key::KeyLink;
+use crate::reason::{Reason, Refusal};
 use crate::secret::Secret;
 use crate::server::Identity;
 use crate::state::{Initialise, StateVolume};
@@ -244,7 +248,7 @@ fn job_replies() -> Vec<Reply> {
         progress: Progress { done: 3, total: 300, unit: Unit::Milliseconds },
         began_ns: 4,
         ended_ns: Some(5),
-        failure: Some(Failure::new(Code::Conflict, "web1", "m", "r")),
+        failure: Some(Refusal::of("web1", Reason::Changed { now: 300, expected: 2 })),
     };
     let link = KeyLink { from: [1; 32], to: [2; 32], signature_r: [3; 32], signature_s: [4; 32] };
     let traffic = Traffic { id: 300, bytes: [5, 300] };
@@ -289,11 +293,6 @@ fn cards() -> Vec<CardFacts> {
 /// All replies that have vectors.
 pub(crate) fn all_replies() -> Vec<Reply> {
     first::replies().into_iter().chain(replies()).chain(state::replies()).chain(job_replies()).collect()
-}
-
-/// A failure with everything said.
-pub(crate) fn failed() -> crate::verb::Outcome {
-    Err(Failure::new(Code::Storage, "aoe:e11.1", "does not answer", "check the target"))
 }
 
 /// A bundle whose one root is this key.
@@ -390,7 +389,7 @@ fn requests_replies_and_settings_are_encoded_as_ever() {
     as_ever(&requests(), REQUESTS);
     let all = all_replies();
     as_ever(&all, REPLIES);
-    as_ever(&[failed().unwrap_err()], FAILURES);
+    as_ever(&refusals::refusals(), FAILURES);
     as_ever(&[Progress { done: 300, total: 70_000, unit: Unit::Disks }], PROGRESS);
     // Each variant, so that none is added without its bytes.
     let mut numbers: Vec<u8> = all.iter().map(|reply| postcard::to_allocvec(reply).unwrap()[0]).collect();

@@ -4,8 +4,8 @@
 //! address that the node protects. Everything beyond is a [`Privileges`], which its owner
 //! grants in the sealed image or in a trust bundle.
 
-use crate::bundle::Scope;
 use crate::limits;
+use crate::scope::Scope;
 use alloc::format;
 use alloc::string::{String, ToString as _};
 use alloc::vec::Vec;

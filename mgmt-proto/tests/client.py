@@ -381,7 +381,7 @@ class Client:
                 continue
             assert plain[0] == 3
             assert plain[1] in (0, 1)
-            return CODEC.whole("Failure" if plain[1] else "Reply", plain[2:]), plain[1] == 0
+            return CODEC.whole("Refusal" if plain[1] else "Reply", plain[2:]), plain[1] == 0
 
 
 def check_log(client, log, label):
@@ -420,11 +420,12 @@ def talk(address, port, node, seed, guest):
     assert set(viewer) == {verb for verb, role in CODEC.roles.items() if role == "viewer"}
     for verb, held in viewer.items():
         said, is_done = client.ask((verb, held))
-        print(verb, said[0] if is_done else f"failed: {said['message']}")
+        print(verb, said[0] if is_done else f"failed: {said['reason']}")
     said, is_done = client.ask(("Unpause", {"name": guest}))
     print("Unpause", said[0])
     said, is_done = client.ask(("Unpause", {"name": "nobody"}))
-    print("Unpause", said["code"][0], said["message"])
+    _, words = said["reason"]
+    print("Unpause", words["code"][0], words["message"])
     (_, [guests]), _ = client.ask(("Info", {"name": guest}))
     print("state", guests[0]["state"][0])
     effects = check_log(client, "Effects", b"redoubt audit head 1")
@@ -439,7 +440,7 @@ def vectors(directory):
         return [(line.split()[0], bytes.fromhex(line.split()[1])) for line in text.splitlines()]
 
     files = {"requests.txt": "Request", "replies.txt": "Reply", "settings.txt": "DiskSetting",
-             "discoveries.txt": "Discover", "failures.txt": "Failure", "progress.txt": "Progress"}
+             "discoveries.txt": "Discover", "failures.txt": "Refusal", "progress.txt": "Progress"}
     for name, kind in files.items():
         for variant, data in lines(name):
             value = CODEC.whole(kind, data)

@@ -9,8 +9,8 @@ use alloc::vec::Vec;
 
 use hv_abi::DomainId;
 use machine::guest_memory::{Gpa, GuestMemory};
-use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::machine::Digest;
+use mgmt_proto::reason::{Reason, Refusal};
 use sha2::{Digest as _, Sha256};
 
 use crate::hypervisor::Hypervisor;
@@ -104,7 +104,7 @@ impl<M: GuestMemory> Upload<M> {
     ///
     /// # Errors
     /// The failure to report; nothing is left behind.
-    pub fn finish<H: Hypervisor<Memory = M>>(self, hypervisor: &mut H) -> Result<DomainId, Failure> {
+    pub fn finish<H: Hypervisor<Memory = M>>(self, hypervisor: &mut H) -> Result<DomainId, Refusal> {
         let complete = self.is_complete();
         let found: Digest = self.hasher.finalize().into();
         drop(self.memory);
@@ -112,8 +112,7 @@ impl<M: GuestMemory> Upload<M> {
             return Ok(self.domain);
         }
         let _ = hypervisor.domain_destroy(self.domain);
-        let message = "the file's bytes are not what its digest says";
-        Err(Failure::new(Code::Integrity, "", message, "send it again"))
+        Err(Refusal::of("", Reason::BlobDamaged))
     }
 
     /// Gives the memory back.

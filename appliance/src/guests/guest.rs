@@ -11,10 +11,10 @@ use machine::devices::platform::{DeviceConfig, Platform, PlatformEvent};
 use machine::devices::virtio::VirtioDevice;
 use machine::layout::{MemoryLayout, UART_PORT};
 use machine::limits::CONSOLE_BYTES;
-use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::disk::GuestSettings;
 use mgmt_proto::machine::{Action, Digest, Machine};
 use mgmt_proto::manifest::DEFAULT_MTU;
+use mgmt_proto::reason::{Reason, Refusal};
 
 use crate::blobs::Blobs;
 use crate::guests::console_lock::ConsoleWriter;
@@ -240,8 +240,8 @@ const fn port_of_uart(event: &Event) -> bool {
     event.access == event::ACCESS_PORT_WRITE && event.address >> 3 == (UART_PORT >> 3) as u64
 }
 
-fn storage_failure(name: &str, what: &str) -> Failure {
-    Failure::new(Code::Internal, name, what, "see `redoubt node log`")
+fn storage_failure(name: &str, what: &str) -> Refusal {
+    Refusal::of(name, Reason::Hypervisor { what: what.into() })
 }
 
 impl<M: machine::guest_memory::GuestMemory> Guest<M> {
@@ -255,7 +255,7 @@ impl<M: machine::guest_memory::GuestMemory> Guest<M> {
         hypervisor: &mut H,
         blobs: &mut Blobs<M>,
         shapes: &[DiskGeometry],
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Refusal> {
         let name = self.machine.name.clone();
         let spec = DomainSpec {
             memory_bytes: self.memory_bytes(),
@@ -268,12 +268,9 @@ impl<M: machine::guest_memory::GuestMemory> Guest<M> {
             hv_abi::call::Error::NoMemory => {
                 let free = hypervisor.node_info().memory_free_bytes >> 20;
                 let wanted = self.memory_bytes() >> 20;
-                let message = alloc::format!("{wanted} MiB of memory are asked for, {free} MiB are free");
-                Failure::new(Code::Capacity, &name, message, "ask for less or destroy a guest")
+                Refusal::of(&name, Reason::NoMemory { wanted_mib: wanted, free_mib: free })
             }
-            hv_abi::call::Error::NoSlot => {
-                Failure::new(Code::Capacity, &name, "no slot is free", "destroy a guest")
-            }
+            hv_abi::call::Error::NoSlot => Refusal::of(&name, Reason::NoDomainSlot),
             _ => storage_failure(&name, "the hypervisor refused the domain"),
         })?;
         let layout = MemoryLayout::new(self.memory_bytes());
@@ -300,7 +297,7 @@ impl<M: machine::guest_memory::GuestMemory> Guest<M> {
     ///
     /// # Errors
     /// The failure to report.
-    pub fn unpause<H: Hypervisor<Memory = M>>(&mut self, hypervisor: &mut H) -> Result<(), Failure> {
+    pub fn unpause<H: Hypervisor<Memory = M>>(&mut self, hypervisor: &mut H) -> Result<(), Refusal> {
         match (self.life, &self.domain) {
             (RunState::Paused, Some((domain, _))) => {
                 hypervisor
@@ -309,7 +306,7 @@ impl<M: machine::guest_memory::GuestMemory> Guest<M> {
                 self.life = RunState::Started;
                 Ok(())
             }
-            _ => Err(Failure::new(Code::Conflict, &self.machine.name, "is not paused", "")),
+            _ => Err(Refusal::of(&self.machine.name, Reason::NotPaused)),
         }
     }
 
@@ -317,7 +314,7 @@ impl<M: machine::guest_memory::GuestMemory> Guest<M> {
     ///
     /// # Errors
     /// The failure to report.
-    pub fn pause<H: Hypervisor<Memory = M>>(&mut self, hypervisor: &mut H) -> Result<(), Failure> {
+    pub fn pause<H: Hypervisor<Memory = M>>(&mut self, hypervisor: &mut H) -> Result<(), Refusal> {
         match (self.life, &self.domain) {
             (RunState::Started, Some((domain, _))) => {
                 hypervisor
@@ -326,7 +323,7 @@ impl<M: machine::guest_memory::GuestMemory> Guest<M> {
                 self.life = RunState::Paused;
                 Ok(())
             }
-            _ => Err(Failure::new(Code::Conflict, &self.machine.name, "is not running", "")),
+            _ => Err(Refusal::of(&self.machine.name, Reason::NotRunning)),
         }
     }
 

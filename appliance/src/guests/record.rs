@@ -2,8 +2,9 @@
 
 use alloc::vec::Vec;
 
-use mgmt_proto::disk::{GuestSettings, decode_guest};
+use mgmt_proto::disk::GuestSettings;
 use mgmt_proto::machine::Machine;
+use mgmt_proto::machine::decode_guest;
 use zeroize::Zeroize;
 
 /// First bytes of what is kept for a guest across dom0's restart.

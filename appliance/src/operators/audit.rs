@@ -12,9 +12,10 @@ use alloc::vec::Vec;
 use hv_abi::DomainId;
 use hv_abi::domain::DomainSpec;
 use mgmt_proto::audit::{Entry, Log, Page, Result};
-use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::code::Code;
 use mgmt_proto::envelope::Proof;
 use mgmt_proto::limits::NAME_BYTES;
+use mgmt_proto::reason::{Reason, Refusal};
 use mgmt_proto::server::Identity;
 use mgmt_proto::verb::{Effect, Request};
 
@@ -136,21 +137,15 @@ impl<M: GuestMemory> AuditLog<M> {
     ///
     /// # Errors
     /// The failure to report: what is not recorded is not done.
-    pub fn check_room(&self, waiting: u64, is_rescue: bool) -> core::result::Result<(), Failure> {
+    pub fn check_room(&self, waiting: u64, is_rescue: bool) -> core::result::Result<(), Refusal> {
         let most = if is_rescue { SLOTS } else { SLOTS - AUDIT_URGENT };
-        let (message, remedy) = if self.memory.is_none() {
-            ("no memory for the audit log, and what is not recorded is not done".into(), "destroy a guest")
-        } else if waiting >= most {
-            (
-                alloc::format!(
-                    "{waiting} audit entries wait for the state volume, and what is not recorded is not done"
-                ),
-                "bring the volume back: see `redoubt node state`",
-            )
-        } else {
-            return Ok(());
-        };
-        Err(Failure::new(Code::Capacity, "", message, remedy))
+        if self.memory.is_none() {
+            return Err(Refusal::of("", Reason::NoAuditMemory));
+        }
+        if waiting >= most {
+            return Err(Refusal::of("", Reason::AuditBehind { waiting }));
+        }
+        Ok(())
     }
 
     /// Records a command and how it ended. Keys typed into one console in one session are

@@ -10,10 +10,10 @@ use alloc::rc::Rc;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::envelope::Proof;
 use mgmt_proto::job::{JobState, Progress};
 use mgmt_proto::limits::{JOB_KEPT_NS, JOBS, JOBS_URGENT};
+use mgmt_proto::reason::{Reason, Refusal, TooLate};
 use mgmt_proto::role::Role;
 use mgmt_proto::verb::{Effect, Outcome, Request, Verb};
 
@@ -159,14 +159,13 @@ impl Jobs {
     }
 
     /// Makes room for a job that `request` may become: those that ended give way.
-    pub(crate) fn make_room(&mut self, request: &Request, now_ns: u64) -> Result<(), Failure> {
+    pub(crate) fn make_room(&mut self, request: &Request, now_ns: u64) -> Result<(), Refusal> {
         self.forget_old(now_ns);
         let urgent = request.verb().effect == Effect::Rescues;
         let most = if urgent { JOBS } else { JOBS - JOBS_URGENT };
         let running = self.list.iter().filter(|job| job.ended.is_none()).count();
         if running >= most {
-            let remedy = "wait for one, or cancel it: `redoubt job list`";
-            return Err(Failure::new(Code::Capacity, "", format!("{running} jobs are under way"), remedy));
+            return Err(Refusal::of(request.object(), Reason::TooManyJobs { running: running as u64 }));
         }
         if self.list.len() >= most
             && let Some(oldest) = self.list.iter().position(|job| job.ended.is_some())
@@ -176,22 +175,21 @@ impl Jobs {
         Ok(())
     }
 
-    pub(crate) fn find(&self, id: u64) -> Result<&Job, Failure> {
-        self.list.iter().find(|job| job.id == id).ok_or_else(|| {
-            let remedy =
-                "see `redoubt job list`; dom0 forgets them 10 minutes after their end, and when it restarts";
-            Failure::new(Code::NotFound, format!("job {id}"), "is not known", remedy)
-        })
+    pub(crate) fn find(&self, id: u64) -> Result<&Job, Refusal> {
+        self.list
+            .iter()
+            .find(|job| job.id == id)
+            .ok_or_else(|| Refusal::of(format!("job {id}"), Reason::NoSuchJob))
     }
 }
 
-pub(crate) fn too_late(what: &str, work: Work) -> Failure {
-    let message = match work {
-        Work::Guest(_) => "cannot be cancelled: the guest has started",
-        Work::MaintenanceOp(_) => "cannot be cancelled: its target was asked already",
-        Work::Detach(..) => "cannot be cancelled: the guest was asked already",
-        _ => "cannot be cancelled: it holds, and is being written to the state volume",
+pub(crate) fn too_late(what: &str, work: Work) -> Refusal {
+    let why = match work {
+        Work::Guest(_) => TooLate::GuestStarted,
+        Work::MaintenanceOp(_) => TooLate::TargetAsked,
+        Work::Detach(..) => TooLate::GuestAsked,
+        _ => TooLate::Holds,
     };
-    let remedy = format!("it ends within {} s", work.allowed_ns() / 1_000 / MS);
-    Failure::new(Code::Conflict, what, message, remedy)
+    let ends_s = work.allowed_ns() / 1_000 / MS;
+    Refusal::of(what, Reason::JobPastCancelling { why, ends_s })
 }

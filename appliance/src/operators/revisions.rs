@@ -6,7 +6,7 @@
 use alloc::collections::BTreeMap;
 use alloc::string::String;
 
-use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::reason::{Reason, Refusal};
 
 use crate::limits::REVISIONS_MAX;
 
@@ -57,23 +57,19 @@ impl Revisions {
     ///
     /// # Errors
     /// It is another one.
-    pub fn check(&self, guest: Option<&str>, expected: u64) -> Result<(), Failure> {
+    pub fn check(&self, guest: Option<&str>, expected: u64) -> Result<(), Refusal> {
         let now = self.of(guest);
         if now == expected {
             return Ok(());
         }
-        let message = alloc::format!("was changed meanwhile: it is at revision {now}, not {expected}");
-        let remedy = match guest {
-            Some(guest) => alloc::format!("look at it again: `redoubt info {guest}`, `redoubt audit show`"),
-            None => "look again: `redoubt node info`, `redoubt audit show`".into(),
-        };
-        Err(Failure::new(Code::Conflict, guest.unwrap_or_default(), message, remedy))
+        Err(Refusal::of(guest.unwrap_or_default(), Reason::Changed { now, expected }))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mgmt_proto::code::Code;
 
     #[test]
     fn each_change_is_another_revision() {
@@ -85,7 +81,7 @@ mod tests {
         assert_eq!((revisions.of(Some("a")), revisions.of(Some("b")), revisions.of(None)), (8, 7, 9));
         assert_eq!(revisions.check(Some("a"), 8), Ok(()));
         let failure = revisions.check(Some("a"), 7).unwrap_err();
-        assert_eq!((failure.code, failure.object.as_str()), (Code::Conflict, "a"));
+        assert_eq!((failure.code(), failure.object.as_str()), (Code::Conflict, "a"));
     }
 
     #[test]

@@ -7,10 +7,10 @@ use alloc::vec::Vec;
 use core::net::Ipv4Addr;
 
 use machine::guest_memory::GuestMemory;
-use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::door::{Door, Proved};
 use mgmt_proto::job::Progress;
 use mgmt_proto::limits::PROGRESS_MS_MIN;
+use mgmt_proto::reason::{Reason, Refusal};
 use mgmt_proto::server::{Encoded, Identity, Incoming, Server};
 use mgmt_proto::trust::{Role, Trust};
 use mgmt_proto::verb::{Outcome, Request};
@@ -269,7 +269,7 @@ impl<M: GuestMemory> Sessions<M> {
     /// Answers the commands of several sessions with one outcome.
     pub fn answer_all(&mut self, indexes: impl Iterator<Item = usize>, outcome: &Outcome) {
         // One that does not fit is an answer of the node that is too long.
-        let too_long = || Err(Failure::new(Code::Internal, "", "the answer is too long", "ask for less"));
+        let too_long = || Err(Refusal::of("", Reason::AnswerTooLong));
         let Ok(encoded) = Encoded::new(outcome).or_else(|_| Encoded::new(&too_long())) else { return };
         for index in indexes {
             let Some(session) = self.sessions.get_mut(index) else { continue };

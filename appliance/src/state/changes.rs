@@ -4,7 +4,7 @@ use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use mgmt_proto::code::Failure;
+use mgmt_proto::reason::{Persisted, Refusal};
 use mgmt_proto::verb::Outcome;
 use storage::store::{Store, StoreRefusal};
 
@@ -29,8 +29,8 @@ pub(crate) struct Promise {
 
 impl Promise {
     /// What is so while it is not kept.
-    pub(crate) const fn so_far(&self) -> &'static str {
-        if self.holds { "holds now, and is" } else { "does not hold yet, and is" }
+    pub(crate) const fn so_far(&self) -> Persisted {
+        if self.holds { Persisted::Holds } else { Persisted::NotYet }
     }
 }
 
@@ -118,7 +118,7 @@ impl Changes {
     }
 
     /// A promise that cannot be kept: answered at the next look.
-    pub(crate) fn break_promise(&mut self, id: u64, failure: Failure) {
+    pub(crate) fn break_promise(&mut self, id: u64, failure: Refusal) {
         if let Some(promise) = self.promises.iter_mut().find(|promise| promise.id == id) {
             (promise.batch, promise.outcome) = (Some(0), Err(failure));
         }

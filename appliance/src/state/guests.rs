@@ -1,11 +1,10 @@
 //! Guests that start with the node: what is kept of them, and the verbs about that.
 
-use alloc::string::String;
 use alloc::vec::Vec;
 
-use mgmt_proto::code::Failure;
 use mgmt_proto::config::KeptGuest;
 use mgmt_proto::machine::Digest;
+use mgmt_proto::reason::{Reason, Refusal};
 
 use crate::ledger::description_bytes;
 
@@ -17,7 +16,7 @@ pub(crate) const SEALING_BYTES: usize = 40;
 /// A guest, and what keeps it from starting.
 pub(crate) struct Kept {
     pub(crate) guest: KeptGuest,
-    pub(crate) problem: Option<String>,
+    pub(crate) problem: Option<Reason>,
 }
 
 /// All of them, in the order in which they start.
@@ -78,7 +77,7 @@ pub(crate) fn decode(name: &str, bytes: &[u8]) -> Option<KeptGuest> {
 }
 
 /// What can be checked of a guest without starting it.
-pub(crate) fn check(guest: &KeptGuest) -> Result<(), Failure> {
+pub(crate) fn check(guest: &KeptGuest) -> Result<(), Refusal> {
     guest.machine.validate()?;
-    guest.settings.validate(&guest.machine.disks)
+    Ok(guest.settings.validate(&guest.machine.disks)?)
 }

@@ -4,11 +4,12 @@ use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::code::Code;
 use mgmt_proto::disk::{DiskSetting, validate};
 use mgmt_proto::facts::Found;
 use mgmt_proto::found;
 use mgmt_proto::machine::Disk;
+use mgmt_proto::reason::{Reason, Refusal};
 use storage::aoe::{Discovery, Source};
 use storage::iscsi::{Credentials, Portal, Session, SessionConfig, SessionKind};
 use storage::volume::{VolumeName, user};
@@ -35,7 +36,7 @@ impl Volumes {
     ///
     /// # Errors
     /// Another search is under way.
-    pub fn discover_aoe(&mut self, now_ns: u64) -> Result<(), Failure> {
+    pub fn discover_aoe(&mut self, now_ns: u64) -> Result<(), Refusal> {
         match self.search {
             Some(Search::Aoe(_)) => Ok(()),
             Some(_) => Err(busy()),
@@ -57,9 +58,9 @@ impl Volumes {
         text: &str,
         settings: &[DiskSetting],
         now_ns: u64,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Refusal> {
         let (user, portal) = user::at_portal(text).map_err(|error| {
-            Failure::new(Code::Usage, user::without_secret(text), error.to_string(), error.remedy())
+            Refusal::said(Code::Usage, user::without_secret(text), error.to_string(), error.remedy())
         })?;
         if self.search.is_some() {
             return Err(busy());
@@ -87,7 +88,7 @@ impl Volumes {
         &mut self,
         stacks: &mut Stacks,
         now_ns: u64,
-    ) -> Option<Result<Vec<Found>, Failure>> {
+    ) -> Option<Result<Vec<Found>, Refusal>> {
         let ended = match self.search.as_ref()? {
             Search::Aoe(discoveries) => discoveries.iter().all(|it| it.is_finished(now_ns)),
             Search::Iscsi { session, deadline_ns, .. } => {
@@ -103,11 +104,9 @@ impl Volumes {
                 connections.close(stacks, now_ns);
                 if !session.discovery_finished() {
                     let error = session.status().last_error.unwrap_or("it does not answer");
-                    return Some(Err(Failure::new(
-                        Code::Storage,
+                    return Some(Err(Refusal::of(
                         portal.to_string(),
-                        error,
-                        "check address and target",
+                        Reason::PortalSilent { detail: error.into() },
                     )));
                 }
                 Some(Ok(found::at_portal(portal, session.target_list())))
@@ -122,8 +121,8 @@ fn credentials(
     user: Option<String>,
     portal: Portal,
     settings: &[DiskSetting],
-) -> Result<Option<Credentials>, Failure> {
-    let wrong = |what: &str, remedy: &str| Err(Failure::new(Code::Usage, text, what, remedy));
+) -> Result<Option<Credentials>, Refusal> {
+    let wrong = |what: &str, remedy: &str| Err(Refusal::said(Code::Usage, text, what, remedy));
     let of_chap = |it: &DiskSetting| {
         matches!(it, DiskSetting::Secret(_) | DiskSetting::TargetSecret(..) | DiskSetting::AllowMd5)
     };
@@ -139,6 +138,6 @@ fn credentials(
     Ok(VolumeSettings::new(&name, settings)?.credentials)
 }
 
-fn busy() -> Failure {
-    Failure::new(Code::Conflict, "", "another discovery is under way", "try again in a few seconds")
+fn busy() -> Refusal {
+    Refusal::of("", Reason::SearchBusy)
 }

@@ -10,8 +10,8 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 
-use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::machine::mac_text;
+use mgmt_proto::reason::{Reason, Refusal};
 use mgmt_proto::volume::VolumeFacts;
 use storage::aoe::{Administration, Outcome};
 use storage::iscsi::Reservation;
@@ -78,7 +78,7 @@ pub(crate) struct MaintenanceOp {
 }
 
 /// How a maintenance operation ended.
-type Ended = Result<VolumeFacts, Failure>;
+type Ended = Result<VolumeFacts, Refusal>;
 
 impl MaintenanceOp {
     pub(crate) fn next_deadline(&self) -> u64 {
@@ -100,26 +100,21 @@ impl MaintenanceOp {
         }
     }
 
-    fn conflict(&self, holder: &str) -> Failure {
-        let message = format!("is reserved by another node: {holder}");
-        let remedy = "release it there, or use --force if that node is surely gone";
-        Failure::new(Code::Conflict, self.name.to_string(), message, remedy)
+    fn conflict(&self, holder: &str) -> Refusal {
+        Refusal::of(self.name.to_string(), Reason::ReservedElsewhere { holder: holder.into() })
     }
 
-    fn storage_failure(&self, status: &VolumeStatus) -> Failure {
-        let message = status.trouble().unwrap_or_else(|| String::from("does not answer"));
-        let remedy = "check the target and what is set for the volume";
-        Failure::new(Code::Storage, self.name.to_string(), message, remedy)
+    fn storage_failure(&self, status: &VolumeStatus) -> Refusal {
+        let detail = status.trouble().unwrap_or_else(|| String::from("does not answer"));
+        Refusal::of(self.name.to_string(), Reason::VolumeSilent { detail })
     }
 
-    fn unsupported(&self) -> Failure {
-        let message = "the target has no reservations";
-        let remedy = "keep it from other nodes by other means";
-        Failure::new(Code::Storage, self.name.to_string(), message, remedy)
+    fn unsupported(&self) -> Refusal {
+        Refusal::of(self.name.to_string(), Reason::NoReservations)
     }
 
     /// What came of it, once it is known (AoE).
-    fn judge_frames(&self, holders: &[[u8; 6]], own: &[[u8; 6]]) -> Result<(), Failure> {
+    fn judge_frames(&self, holders: &[[u8; 6]], own: &[[u8; 6]]) -> Result<(), Refusal> {
         let others: Vec<String> =
             holders.iter().filter(|mac| !own.contains(mac)).map(|mac| mac_text(*mac)).collect();
         match self.task {
@@ -136,7 +131,7 @@ impl MaintenanceOp {
         status: &VolumeStatus,
         own: &[[u8; 6]],
         now_ns: u64,
-    ) -> Option<Result<(), Failure>> {
+    ) -> Option<Result<(), Refusal>> {
         while let Some(outcome) = target.take_outcome() {
             self.outcomes.push(outcome);
         }
@@ -161,7 +156,7 @@ impl MaintenanceOp {
         status: &VolumeStatus,
         key: u64,
         now_ns: u64,
-    ) -> Option<Result<(), Failure>> {
+    ) -> Option<Result<(), Refusal>> {
         let holder = session.holder();
         let taken = matches!(holder, Reservation::Held(other) if other != key);
         let patient = now_ns < self.patient_until_ns && (self.task == Task::Look || !taken);
@@ -204,10 +199,9 @@ impl Volumes {
         task: Task,
         mut settings: VolumeSettings,
         now_ns: u64,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Refusal> {
         if self.maintenance.is_some() {
-            let message = "another volume is being tried";
-            return Err(Failure::new(Code::Conflict, "", message, "try again in a few seconds"));
+            return Err(Refusal::of(name.to_string(), Reason::ProbeBusy));
         }
         let used = self.bindings.iter().find(|it| it.name.is_same_disk(name) && !it.read_only);
         let used = used.filter(|_| task != Task::Look).map(|it| (it.guest, it.device));
@@ -314,7 +308,7 @@ impl Volumes {
         now_ns: u64,
         key: u64,
         own: &[[u8; 6]],
-    ) -> Option<Result<(), Failure>> {
+    ) -> Option<Result<(), Refusal>> {
         // The maintenance operation and its session are looked at side by side.
         let idle = Subject::Used { guest: 0, device: 0 };
         let mut subject = core::mem::replace(&mut maintenance.subject, idle);
@@ -355,16 +349,11 @@ impl Volumes {
         now_ns: u64,
         key: u64,
         own: &[[u8; 6]],
-    ) -> Option<Result<(), Failure>> {
+    ) -> Option<Result<(), Refusal>> {
         let found = self.bindings.iter_mut().find(|it| it.guest == guest && it.device == device);
         let Some(binding) = found else {
-            let message = "its guest has gone";
-            return Some(Err(Failure::new(
-                Code::Conflict,
-                maintenance.name.to_string(),
-                message,
-                "try again",
-            )));
+            let gone = Reason::GuestGone { why: "has gone".into() };
+            return Some(Err(Refusal::of(maintenance.name.to_string(), gone)));
         };
         match &mut binding.volume {
             Volume::Aoe(target) => maintenance.judge_frames_of(target, &target.status(), own, 0),
@@ -380,7 +369,7 @@ impl Volumes {
         }
     }
 
-    fn too_late(&self, maintenance: &MaintenanceOp) -> Result<(), Failure> {
+    fn too_late(&self, maintenance: &MaintenanceOp) -> Result<(), Refusal> {
         let name = maintenance.name.to_string();
         match &maintenance.subject {
             Subject::Own { .. } if maintenance.task == Task::Look => Ok(()),
@@ -388,10 +377,7 @@ impl Volumes {
                 Err(maintenance.unsupported())
             }
             Subject::Own { volume, .. } => Err(maintenance.storage_failure(&volume.status())),
-            Subject::Used { .. } => {
-                let message = "the target has not answered yet; it is asked for as long as the disk is used";
-                Err(Failure::new(Code::Deadline, name, message, "see `redoubt storage show`"))
-            }
+            Subject::Used { .. } => Err(Refusal::of(name, Reason::TargetPending)),
         }
     }
 

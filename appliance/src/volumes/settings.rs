@@ -3,8 +3,9 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::code::Code;
 use mgmt_proto::disk::{Digests, DiskSetting, Limit, Policy};
+use mgmt_proto::reason::Refusal;
 use storage::aoe::{MacAddress, Target, TargetConfig};
 use storage::iscsi::{
     Credentials, DigestPolicy, PathPolicy, Portal, Secret, Session, SessionConfig, SessionKind,
@@ -62,7 +63,7 @@ impl VolumeSettings {
     ///
     /// # Errors
     /// There is a secret and nobody whose it is.
-    pub fn new(name: &VolumeName, list: &[DiskSetting]) -> Result<Self, Failure> {
+    pub fn new(name: &VolumeName, list: &[DiskSetting]) -> Result<Self, Refusal> {
         let mut settings = Self::default();
         let (mut secret, mut target, mut allow_md5) = (None, None, false);
         let own = |secret: &mgmt_proto::secret::Secret| Secret::new(secret.expose().to_vec());
@@ -93,7 +94,7 @@ impl VolumeSettings {
         if let Some(secret) = secret {
             let VolumeName::Iscsi { user: Some(user), .. } = name else {
                 let remedy = "name the user: iscsi://user@portal/iqn/lun";
-                return Err(Failure::new(Code::Usage, name.to_string(), "has a secret and no user", remedy));
+                return Err(Refusal::said(Code::Usage, name.to_string(), "has a secret and no user", remedy));
             };
             settings.credentials = Some(Credentials { name: user.clone(), secret, target, allow_md5 });
         }

@@ -4,8 +4,9 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::code::Code;
 use mgmt_proto::machine::mac_text;
+use mgmt_proto::reason::Refusal;
 use mgmt_proto::verb::DiskFacts;
 use mgmt_proto::volume::{Condition, PathCondition, PathFacts, Stage as Reached, VolumeFacts};
 use storage::histogram::Histogram;
@@ -19,13 +20,13 @@ use crate::volumes::{VolumeSettings, Volumes};
 impl Volumes {
     /// Why a guest's disks are not ready: which one, at which stage.
     #[must_use]
-    pub fn failure(&self, guest: u64, name: &str) -> Failure {
+    pub fn failure(&self, guest: u64, name: &str) -> Refusal {
         let waiting = self.bindings.iter().filter(|binding| binding.guest == guest).find_map(|binding| {
             let status = binding.volume.status();
             (status.state != VolumeState::Ready || status.capacity.is_none()).then_some((binding, status))
         });
         let Some((binding, status)) = waiting else {
-            return Failure::new(Code::Storage, name, "its disks are not ready", "try again");
+            return Refusal::said(Code::Storage, name, "its disks are not ready", "try again");
         };
         let refused = status.state == VolumeState::Refused;
         let stage = match (&binding.volume, status.stage) {
@@ -53,9 +54,9 @@ impl Volumes {
             Some(key) => {
                 let message = format!("{message}, under the key {key:#018x}");
                 let remedy = format!("release it there; if that node is surely gone, preempt={key:#018x}");
-                Failure::new(Code::Conflict, name, message, remedy)
+                Refusal::said(Code::Conflict, name, message, remedy)
             }
-            None => Failure::new(
+            None => Refusal::said(
                 Code::Storage,
                 name,
                 message,

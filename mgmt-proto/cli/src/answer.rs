@@ -4,12 +4,10 @@
 //! the answers of many nodes can be put together.
 
 use crate::json;
-use crate::rollout::NodeResult;
 use crate::table::Table;
 use mgmt_proto::code::Failure;
 use serde::Serialize;
 use serde_json::Value;
-use std::fmt::Write;
 
 /// Form of the output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,7 +57,7 @@ impl Text {
         }
     }
 
-    fn first_line(&self) -> String {
+    pub(crate) fn first_line(&self) -> String {
         let text = self.print();
         let mut lines = text.lines();
         let first = lines.next().unwrap_or_default().to_string();
@@ -113,7 +111,7 @@ impl Answer {
         Self::new(all, names, Text::Lines(all.iter().map(json::Done::line).collect()))
     }
 
-    fn text(&self, form: Form) -> &Text {
+    pub(crate) fn text(&self, form: Form) -> &Text {
         match (form, &self.wide) {
             (Form::Wide, Some(wide)) => wide,
             _ => &self.text,
@@ -140,52 +138,4 @@ pub fn yaml(value: &Value) -> String {
         text.push('\n');
     }
     text
-}
-
-/// What many nodes answered to one question: rows and lines have their node in
-/// front.
-#[must_use]
-pub fn merged(results: &[NodeResult], form: Form) -> Answer {
-    let mut names = Vec::new();
-    let mut table: Option<Table> = None;
-    let mut lines = String::new();
-    let width = results.iter().map(|result| result.node.chars().count()).max().unwrap_or(0);
-    for result in results {
-        let Some(answer) = result.answer() else { continue };
-        names.extend(answer.names.iter().map(|name| format!("{}/{name}", result.node)));
-        match answer.text(form) {
-            Text::Table(part) => match &mut table {
-                None => table = Some(part.with_first("Node", &result.node)),
-                Some(table) => table.append(part.with_first("Node", &result.node)),
-            },
-            Text::Lines(part) => {
-                for line in part.lines() {
-                    let _ = writeln!(lines, "{:<width$}  {line}", result.node);
-                }
-            }
-        }
-    }
-    let text = table.map_or(Text::Lines(lines), Text::Table);
-    Answer::new(&json::results(results), names, text)
-}
-
-/// How it went on each of many nodes.
-#[must_use]
-pub fn results(results: &[NodeResult]) -> Answer {
-    let mut table = Table::new(&["Node", "Result", ">Code", ">Time(s)", "Said"]);
-    for result in results {
-        let said = match (result.answer(), result.reason()) {
-            (Some(answer), None) => answer.text.first_line(),
-            (_, reason) => reason.unwrap_or_default(),
-        };
-        table.push(vec![
-            result.node.clone(),
-            result.word().into(),
-            result.code().to_string(),
-            format!("{}.{}", result.elapsed_ms / 1000, result.elapsed_ms / 100 % 10),
-            said,
-        ]);
-    }
-    let names = results.iter().map(|result| result.node.clone()).collect();
-    Answer::table(&json::results(results), names, table)
 }

@@ -62,9 +62,9 @@ pub(crate) struct Global {
     /// Do on several nodes what ends guests or nodes; without, that is a dry run
     #[arg(long, global = true)]
     pub(crate) yes: bool,
-    /// Say more on stderr
-    #[arg(short, long, global = true)]
-    pub(crate) verbose: bool,
+    /// Say more on stderr; twice: everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
     /// Take the key the node has now, and remember it; tell it secrets
     #[arg(long, global = true)]
     pub(crate) accept_new_key: bool,
@@ -280,6 +280,11 @@ pub(crate) enum Command {
     /// Every exit code
     #[command(long_about = redoubt::exit::HELP)]
     ExitCodes,
+    /// What a reason of a failure means, and what to do; without one, all of them
+    Explain {
+        /// As the node's log and `-o json` name it
+        reason: Option<String>,
+    },
     /// As `fleet status`, for those used to it
     #[command(hide = true)]
     DescribeInstances,

@@ -1,5 +1,8 @@
 //! A session with a node over TCP, blocking.
 
+/// What a node answered, its failures in words.
+pub type Outcome = Result<Reply, Failure>;
+
 mod establish;
 mod look;
 mod tcp;
@@ -17,7 +20,7 @@ use mgmt_proto::job::{JobPage, Progress};
 use mgmt_proto::manifest::DEFAULT_PORT;
 use mgmt_proto::node_key::{KeyLink, leads};
 use mgmt_proto::pump::{Pump, Stopped};
-use mgmt_proto::verb::{Outcome, Reply, Request};
+use mgmt_proto::verb::{Reply, Request};
 use std::time::{Duration, Instant};
 use tcp::Tcp;
 
@@ -352,7 +355,7 @@ impl Connection {
         loop {
             self.pump.stream().until(deadline);
             match self.pump.message().map_err(|why| stopped(&self.address, why))? {
-                Message::Outcome(outcome) => return Ok(outcome),
+                Message::Outcome(outcome) => return Ok(outcome.map_err(Failure::from)),
                 Message::Progress(progress) => told(&progress),
             }
             if is_patient {

@@ -63,7 +63,7 @@ impl Job {
             operator: keys::public::fingerprint(&facts.operator),
             began_ns: facts.began_ns,
             ended_ns: facts.ended_ns,
-            error: facts.failure.as_ref().map(ToString::to_string),
+            error: facts.failure.clone().map(|refusal| mgmt_proto::code::Failure::from(refusal).to_string()),
         }
     }
 

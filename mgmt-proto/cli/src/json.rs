@@ -17,7 +17,6 @@
 use std::collections::BTreeMap;
 
 use crate::cards::Card;
-use crate::rollout::NodeResult;
 use crate::table;
 use crate::vif_text::rate_text;
 use mgmt_proto::machine::{Action, NetworkCard, mac_text};
@@ -313,37 +312,6 @@ pub struct Log {
     pub next: u64,
     /// The lines.
     pub lines: Vec<String>,
-}
-
-/// How it went on one of several nodes.
-#[derive(Clone, Debug, Serialize)]
-pub struct Result {
-    /// The node.
-    pub node: String,
-    /// done, failed or skipped.
-    pub result: &'static str,
-    /// Number of the failure's kind, 0 for none.
-    pub code: u8,
-    /// Why not, or null.
-    pub error: Option<String>,
-    /// How long it took.
-    pub elapsed_ms: u64,
-    /// What it would be from one node alone, or null.
-    pub answer: Option<serde_json::Value>,
-}
-
-/// How it went on several nodes.
-#[must_use]
-pub fn results(results: &[NodeResult]) -> Vec<Result> {
-    let result = |result: &NodeResult| Result {
-        node: result.node.clone(),
-        result: result.word(),
-        code: result.code(),
-        error: result.reason(),
-        elapsed_ms: result.elapsed_ms,
-        answer: result.answer().map(|answer| answer.value.clone()),
-    };
-    results.iter().map(result).collect()
 }
 
 /// Bytes of a log as lines.

@@ -49,6 +49,7 @@ pub mod json;
 pub mod kernel_image;
 pub mod known_nodes;
 pub mod log_filter;
+pub mod logger;
 pub mod metrics;
 pub mod nearest;
 pub mod passes;

@@ -9,28 +9,23 @@ mod scope;
 
 use arguments::{Arguments, Audit, Bundle, Command, Fleet, Key, Node, Storage};
 use clap::Parser;
-use commands::{audit, console, create, exporter, fleet, generate, key, node, pcap, support, top, volume};
+use commands::{
+    audit, console, create, explain, exporter, fleet, generate, key, node, pcap, support, top, volume,
+};
 use mgmt_proto::code::Failure;
 use scope::{Scope, print_answer, target, targets};
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    redoubt::logger::start(arguments.global.verbose);
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            say_error(&failure.to_string());
+            log::error!("{failure}");
             ExitCode::from(redoubt::exit::code(&failure))
         }
     }
-}
-
-/// Says what failed, in red on a terminal.
-fn say_error(text: &str) {
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let (on, off) = if colour { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
-    eprintln!("{on}error:{off} {text}");
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
@@ -43,6 +38,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Completions { shell } => generate::completions(*shell),
         Command::Man { directory } => print_answer(global, generate::man(directory)?),
         Command::ExitCodes => print_answer(global, generate::exit_codes()),
+        Command::Explain { reason } => print_answer(global, explain::explain(reason.as_deref())?),
         Command::Exporter { listen } => exporter::run(global, listen),
         Command::Support { out } => support::run(global, out),
         Command::Storage(Storage::Discover { protocol }) if commands::storage::is_here(protocol.as_ref()) => {

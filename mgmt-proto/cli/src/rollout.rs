@@ -1,7 +1,10 @@
 //! One verb on many nodes: a few first, then the others, some at a time.
 
-use crate::answer::Answer;
+use crate::answer::{Answer, Form, Text};
+use crate::table::Table;
 use mgmt_proto::code::{Code, Failure};
+use serde::Serialize;
+use std::fmt::Write as _;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -158,4 +161,83 @@ pub fn failure(results: &[NodeResult]) -> Option<Failure> {
         message += &format!(", {skipped} were left alone");
     }
     Some(Failure::new(Code::Partial, "", message, ""))
+}
+
+/// How it went on one of several nodes.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// The node.
+    pub node: String,
+    /// done, failed or skipped.
+    pub result: &'static str,
+    /// Number of the failure's kind, 0 for none.
+    pub code: u8,
+    /// Why not, or null.
+    pub error: Option<String>,
+    /// How long it took.
+    pub elapsed_ms: u64,
+    /// What it would be from one node alone, or null.
+    pub answer: Option<serde_json::Value>,
+}
+
+/// How it went on several nodes.
+#[must_use]
+pub fn rows(results: &[NodeResult]) -> Vec<Row> {
+    let result = |result: &NodeResult| Row {
+        node: result.node.clone(),
+        result: result.word(),
+        code: result.code(),
+        error: result.reason(),
+        elapsed_ms: result.elapsed_ms,
+        answer: result.answer().map(|answer| answer.value.clone()),
+    };
+    results.iter().map(result).collect()
+}
+
+/// What many nodes answered to one question: rows and lines have their node in
+/// front.
+#[must_use]
+pub fn merged(results: &[NodeResult], form: Form) -> Answer {
+    let mut names = Vec::new();
+    let mut table: Option<Table> = None;
+    let mut lines = String::new();
+    let width = results.iter().map(|result| result.node.chars().count()).max().unwrap_or(0);
+    for result in results {
+        let Some(answer) = result.answer() else { continue };
+        names.extend(answer.names.iter().map(|name| format!("{}/{name}", result.node)));
+        match answer.text(form) {
+            Text::Table(part) => match &mut table {
+                None => table = Some(part.with_first("Node", &result.node)),
+                Some(table) => table.append(part.with_first("Node", &result.node)),
+            },
+            Text::Lines(part) => {
+                for line in part.lines() {
+                    let _ = writeln!(lines, "{:<width$}  {line}", result.node);
+                }
+            }
+        }
+    }
+    let text = table.map_or(Text::Lines(lines), Text::Table);
+    Answer::new(&rows(results), names, text)
+}
+
+/// How it went on each of many nodes.
+#[must_use]
+pub fn summary(results: &[NodeResult]) -> Answer {
+    let mut table = Table::new(&["Node", "Result", ">Code", ">Time(s)", "Said"]);
+    for result in results {
+        let said = match (result.answer(), result.reason()) {
+            (Some(answer), None) => answer.text.first_line(),
+            (_, reason) => reason.unwrap_or_default(),
+        };
+        table.push(vec![
+            result.node.clone(),
+            result.word().into(),
+            result.code().to_string(),
+            format!("{}.{}", result.elapsed_ms / 1000, result.elapsed_ms / 100 % 10),
+            said,
+        ]);
+    }
+    let names = results.iter().map(|result| result.node.clone()).collect();
+    Answer::table(&rows(results), names, table)
 }

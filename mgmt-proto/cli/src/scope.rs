@@ -92,10 +92,8 @@ impl Scope<'_> {
         let key = identity(&self.target.identity)?;
         let mut connection =
             session::open(self.target, &key, &access(self.global), &|text| eprintln!("{text}"))?;
-        if self.global.verbose {
-            let key = keys::public::fingerprint(connection.node());
-            eprintln!("connected to {}, key {key}", self.target.address);
-        }
+        let key = keys::public::fingerprint(connection.node());
+        log::debug!("connected to {}, key {key}", self.target.address);
         connection.suppose(self.global.if_revision);
         if self.is_alone && std::io::stderr().is_terminal() {
             connection.tell_progress(progress::job());

@@ -1,6 +1,7 @@
 //! What is printed of a node's state: what it keeps, and where.
 
 use crate::table::Table;
+use mgmt_proto::reason::Reason;
 use mgmt_proto::state::{Imported, KeptFacts, StateCondition, StateFacts, StateProtection};
 use serde::Serialize;
 use std::fmt::Write;
@@ -97,7 +98,7 @@ fn kept(facts: &KeptFacts) -> Kept {
         order: facts.order,
         kernel_sha256: hex::encode(facts.kernel),
         ramdisk_sha256: facts.ramdisk.map(hex::encode),
-        problem: facts.problem.clone(),
+        problem: facts.problem.as_ref().map(Reason::message),
     }
 }
 
@@ -193,7 +194,7 @@ pub fn guests(guests: &[KeptFacts]) -> Table {
     let mut table = Table::new(&["Name", ">Order", "Kernel", "Problem"]);
     for guest in guests {
         let kernel: String = hex::encode(guest.kernel).chars().take(12).collect();
-        let problem = guest.problem.clone().unwrap_or_else(|| "-".into());
+        let problem = guest.problem.as_ref().map_or_else(|| "-".into(), Reason::message);
         table.push(vec![guest.name.clone(), guest.order.to_string(), kernel, problem]);
     }
     table
@@ -202,8 +203,10 @@ pub fn guests(guests: &[KeptFacts]) -> Table {
 /// What came of an import, for programs.
 #[must_use]
 pub fn import(imported: &Imported) -> Import {
-    let guest =
-        |(name, lacks): &(String, Option<String>)| ImportedGuest { name: name.clone(), lacks: lacks.clone() };
+    let guest = |(name, lacks): &(String, Option<Reason>)| ImportedGuest {
+        name: name.clone(),
+        lacks: lacks.as_ref().map(Reason::message),
+    };
     Import {
         guests: imported.guests.iter().map(guest).collect(),
         trust_serial: imported.trust_serial,
@@ -216,7 +219,10 @@ pub fn import(imported: &Imported) -> Import {
 pub fn import_lines(imported: &Imported) -> String {
     let mut text = String::new();
     for (name, lacks) in &imported.guests {
-        let lacks = lacks.as_ref().map(|lacks| format!("; lacks {lacks}")).unwrap_or_default();
+        let lacks = lacks
+            .as_ref()
+            .map(|lacks| format!("; {}: {}", lacks.message(), lacks.remedy()))
+            .unwrap_or_default();
         let _ = writeln!(text, "{name}: starts with the node{lacks}");
     }
     let from = if imported.trust_changed { "from the file" } else { "as before" };

@@ -1,6 +1,5 @@
 //! Tables for people: stable headers, one line each.
 
-use crate::json;
 use mgmt_proto::verb::{Found, GuestFacts, State};
 use std::fmt;
 
@@ -122,11 +121,12 @@ pub fn seconds(ns: u64) -> String {
 
 /// Guests as `sched` shows them.
 #[must_use]
-pub fn shares(shares: &[json::Share]) -> Table {
+pub fn shares(guests: &[GuestFacts]) -> Table {
     let mut table = Table::new(&["Name", ">ID", ">Weight", ">Cap"]);
-    for share in shares {
-        let numbers = [share.id, share.weight, share.cap_percent].map(|number| number.to_string());
-        table.push(std::iter::once(share.name.clone()).chain(numbers).collect());
+    for guest in guests {
+        let machine = &guest.machine;
+        let numbers = [guest.id, machine.cpu_weight, machine.cap_percent].map(|number| number.to_string());
+        table.push(std::iter::once(machine.name.clone()).chain(numbers).collect());
     }
     table
 }

@@ -1,5 +1,6 @@
 //! The replies about what a node keeps.
 
+use crate::reason::Reason;
 use crate::state::{Imported, KeptFacts, StateCondition, StateFacts, StateProtection};
 use crate::verb::Reply;
 use alloc::string::ToString;
@@ -29,11 +30,11 @@ pub(super) fn replies() -> Vec<Reply> {
                 order: 8,
                 kernel: [0xee; 32],
                 ramdisk: Some([0xff; 32]),
-                problem: Some("q".to_string()),
+                problem: Some(Reason::SecretMissing { disk: 3 }),
             }],
         }),
         Reply::Imported(Imported {
-            guests: vec![("web1".to_string(), Some("r".to_string()))],
+            guests: vec![("web1".to_string(), Some(Reason::FilesMissing))],
             trust_serial: 300,
             trust_changed: true,
         }),

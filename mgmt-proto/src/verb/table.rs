@@ -5,6 +5,8 @@
 //! these lines.
 
 use super::{Discover, Request};
+use crate::code::Code;
+use crate::disk::DiskSetting;
 use crate::role::Role;
 use alloc::borrow::Cow;
 use alloc::format;
@@ -107,6 +109,16 @@ impl Verb {
     #[must_use]
     pub const fn changes(&self) -> bool {
         matches!(self.effect, Effect::Changes | Effect::Rescues)
+    }
+
+    /// Codes with which a command that failed did something all the same, and so belongs to
+    /// the log of effects: part of it was done, or it holds and only could not be kept.
+    #[must_use]
+    pub const fn codes_with_effect(&self) -> &'static [Code] {
+        match self.effect {
+            Effect::Rescues => &[Code::Storage, Code::Deadline, Code::Capacity, Code::Partial],
+            _ => &[Code::Partial],
+        }
     }
 
     /// The guest that an entry of a log with this object is about.
@@ -252,6 +264,26 @@ impl Request {
         }
     }
 
+    /// Whether it holds a secret, or may: who asks must know whom.
+    #[must_use]
+    pub fn has_secret(&self) -> bool {
+        let is_secret =
+            |setting: &DiskSetting| matches!(setting, DiskSetting::Secret(_) | DiskSetting::TargetSecret(..));
+        match self {
+            Self::StorageDiscover(Discover::Iscsi { settings, .. })
+            | Self::StorageProbe { settings, .. }
+            | Self::StorageReserve { settings, .. }
+            | Self::StorageRelease { settings, .. }
+            | Self::BlockAttach { settings, .. } => settings.iter().any(is_secret),
+            Self::Check { settings, .. } | Self::Create { settings, .. } => {
+                settings.disks.iter().flatten().any(is_secret)
+            }
+            // People type passwords there.
+            Self::ConsoleWrite { .. } => true,
+            _ => false,
+        }
+    }
+
     /// Whether it changes what other operators see.
     #[must_use]
     pub const fn changes(&self) -> bool {
@@ -302,5 +334,18 @@ mod tests {
             assert_eq!(verb.is_look(), verb.effect == Effect::Reads, "{verb:?}");
             assert!(!verb.is_look() || verb.answer == Answer::Now, "{verb:?}");
         }
+    }
+
+    #[test]
+    fn no_request_with_a_secret_is_missed() {
+        let discoveries = vectors::discoveries().into_iter().map(Request::StorageDiscover);
+        let mut found = 0;
+        for request in vectors::requests().into_iter().chain(discoveries) {
+            let bytes = postcard::to_allocvec(&request).unwrap();
+            let shows = bytes.windows(6).any(|window| window == b"sesame");
+            assert_eq!(request.has_secret(), shows, "{request:?}");
+            found += usize::from(shows);
+        }
+        assert!(found >= 4, "{found}");
     }
 }

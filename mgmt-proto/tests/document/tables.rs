@@ -4,9 +4,9 @@
 
 use crate::comments::{self, Comments};
 use crate::tracer::{Holds, Kind, Registry, Shape};
-use mgmt_proto::code::Failure;
 use mgmt_proto::job::Progress;
 use mgmt_proto::limits;
+use mgmt_proto::reason::{EXPLANATIONS, Refusal};
 use mgmt_proto::verb::{Reply, Request};
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -110,11 +110,29 @@ fn bounds_table(source: &str) -> String {
     out
 }
 
+/// Reasons carry their documentation as data; their fields are named in it.
+fn describe_reasons(registry: &Registry, comments: &mut Comments) {
+    let mut add = |part: &str, field: &str, text: &str| {
+        comments.insert(("Reason".into(), part.into(), field.into()), text.into());
+    };
+    add("", "", "Why a request was refused, or failed.");
+    for it in EXPLANATIONS {
+        let code = it.code.map_or_else(String::new, |code| format!("{code:?}: "));
+        add(it.name, "", &format!("{code}{}", it.meaning));
+    }
+    let Some(Kind::Enumeration(variants)) = registry.kinds.get("Reason") else { panic!("no reasons") };
+    for (variant, holds) in variants {
+        if let Some(Holds::Fields(fields)) = holds {
+            fields.iter().for_each(|(field, _)| add(variant, field, ""));
+        }
+    }
+}
+
 fn generated(directory: &std::path::Path) -> String {
     let mut registry = Registry::default();
     registry.trace::<Request>();
     registry.trace::<Reply>();
-    registry.trace::<Failure>();
+    registry.trace::<Refusal>();
     registry.trace::<Progress>();
     // Types that are not of this crate.
     let foreign = [
@@ -132,8 +150,9 @@ fn generated(directory: &std::path::Path) -> String {
             comments::read(&std::fs::read_to_string(path).unwrap(), &mut comments);
         }
     }
+    describe_reasons(&registry, &mut comments);
     let mut order = registry.order.clone();
-    order.sort_unstable_by_key(|name| (!matches!(*name, "Request" | "Reply" | "Failure"), *name));
+    order.sort_unstable_by_key(|name| (!matches!(*name, "Request" | "Reply" | "Refusal"), *name));
     let mut out = String::from(BEGIN);
     for name in order {
         out.push_str(&table(name, &registry.kinds[name], &comments));

@@ -8,21 +8,22 @@ use machine::acpi;
 use machine::guest_memory::{Gpa, GuestMemory};
 use machine::layout::{MemoryLayout, RESET_CODE, RESET_VECTOR};
 use machine::loader::{self, LoadRequest};
-use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::code::Code;
 use mgmt_proto::machine::Machine;
+use mgmt_proto::reason::{Reason, Refusal};
 
 use crate::blobs::Blobs;
 use crate::guests::guest::{Guest, MEMORY_UNIT, storage_failure};
 use crate::hypervisor::Hypervisor;
 
 /// A failure for a kernel that cannot be loaded.
-fn load_failure(name: &str, error: loader::LoadError) -> Failure {
+fn load_failure(name: &str, error: loader::LoadError) -> Refusal {
     let (code, remedy) = match error {
         loader::LoadError::Memory { .. } => (Code::Capacity, "give it more memory"),
         loader::LoadError::CommandLine { .. } => (Code::Usage, "shorten cmdline"),
         _ => (Code::Usage, "kernel must be a Linux bzImage or a PVH ELF file"),
     };
-    Failure::new(code, name, error.to_string(), remedy)
+    Refusal::said(code, name, error.to_string(), remedy)
 }
 
 /// The kernel's command line. Linux that is to do without the paravirtual clock would measure
@@ -45,7 +46,7 @@ pub fn check_kernel<H: Hypervisor>(
     hypervisor: &mut H,
     blobs: &Blobs<H::Memory>,
     machine: &Machine,
-) -> Result<(), Failure> {
+) -> Result<(), Refusal> {
     let initrd_bytes = match machine.ramdisk {
         Some(digest) => blobs.find(&digest).ok_or_else(|| missing(machine, "ramdisk"))?.1 as u64,
         None => 0,
@@ -66,13 +67,8 @@ pub fn check_kernel<H: Hypervisor>(
     result
 }
 
-fn missing(machine: &Machine, what: &str) -> Failure {
-    Failure::new(
-        Code::NotFound,
-        &machine.name,
-        alloc::format!("the node does not have its {what}"),
-        "send it again",
-    )
+fn missing(machine: &Machine, what: &str) -> Refusal {
+    Refusal::of(&machine.name, Reason::KernelMissing { what: what.into() })
 }
 
 impl<M: GuestMemory> Guest<M> {
@@ -83,7 +79,7 @@ impl<M: GuestMemory> Guest<M> {
         domain: DomainId,
         memory: &M,
         layout: MemoryLayout,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Refusal> {
         let machine = &self.machine;
         let tables = acpi::build(machine.vcpus);
         let stub = (Gpa(RESET_VECTOR), RESET_CODE.to_vec());

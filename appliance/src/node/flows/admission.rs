@@ -5,8 +5,8 @@ use alloc::string::String;
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr};
 
-use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::machine::{Machine, NetworkCard};
+use mgmt_proto::reason::{AddressOwner, Reason, Refusal};
 use mgmt_proto::vif::{self, Privileges};
 use netstack::frame::MacAddress;
 use netstack::switch::{Policy, Prefix};
@@ -17,55 +17,58 @@ use crate::node::Node;
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Checks the cards of a new guest.
-    pub(crate) fn check_cards(&self, machine: &Machine) -> Result<(), Failure> {
+    pub(crate) fn check_cards(&self, machine: &Machine) -> Result<(), Refusal> {
         let name = &machine.name;
         for (index, card) in machine.network_cards.iter().enumerate() {
             if let Some(owner) = self.owner_of(card.mac) {
-                let message = format!("{owner} has the same MAC as one of its vifs");
-                return Err(Failure::new(Code::Conflict, name, message, "give vif another mac"));
+                return Err(Refusal::of(name, Reason::MacTaken { owner }));
             }
             if let Some(beyond) = card.privileges.beyond(self.trust.bundles.privileges(name)) {
-                let message = format!("vif {index} asks for {beyond}, which the owner has not granted");
-                let remedy = "the owner grants it in a trust bundle (card_grant) or the sealed settings";
-                return Err(Failure::new(Code::Policy, name, message, remedy));
+                return Err(Refusal::of(name, Reason::VifNotGranted { vif: number(index), beyond }));
             }
             if self.settings.manifest.guest_addresses_required && card.addresses.is_empty() {
-                let message = format!("vif {index} has no ip, which this node was sealed to require");
-                return Err(Failure::new(Code::Usage, name, message, "add ip = [\"ADDRESS\"] to it"));
+                return Err(Refusal::of(name, Reason::VifWithoutAddress { vif: number(index) }));
             }
             for prefix in card.addresses.iter().filter(|prefix| prefix.is_one()) {
-                self.check_address(machine, card, prefix.address)
-                    .map_err(|what| what.in_words(name, index, prefix.address))?;
+                self.check_address(machine, card, prefix.address).map_err(|owner| {
+                    let vif = number(index);
+                    Refusal::of(name, Reason::AddressTaken { vif, address: prefix.address, owner })
+                })?;
             }
         }
         Ok(())
     }
 
     /// Checks an address that a card is to have.
-    fn check_address(&self, machine: &Machine, card: &NetworkCard, address: IpAddr) -> Result<(), AddressOf> {
+    fn check_address(
+        &self,
+        machine: &Machine,
+        card: &NetworkCard,
+        address: IpAddr,
+    ) -> Result<(), AddressOwner> {
         let IpAddr::V4(v4) = address else { return Ok(()) };
         let stacks = &self.network.stacks;
         let leases = (0..stacks.cards()).filter_map(|number| stacks.get(number)?.lease());
         for lease in leases {
             if lease.address == v4 {
-                return Err(AddressOf::Node);
+                return Err(AddressOwner::Node);
             }
             if lease.gateway == Some(v4) {
-                return Err(AddressOf::Gateway);
+                return Err(AddressOwner::Gateway);
             }
             if lease.server == Some(v4) {
-                return Err(AddressOf::DhcpServer);
+                return Err(AddressOwner::DhcpServer);
             }
         }
         if self.volumes.portals().contains(&v4) {
-            return Err(AddressOf::Portal);
+            return Err(AddressOwner::Portal);
         }
         // Where an answer goes must be beyond doubt.
         let others = self.guests.list.iter().filter(|guest| guest.machine.name != machine.name);
         let mut others = others.flat_map(|guest| &guest.machine.network_cards);
         let has = |other: &NetworkCard| other.addresses.iter().any(|it| it.is_one() && it.address == address);
         match others.any(|other| (other.privileges.management || card.privileges.management) && has(other)) {
-            true => Err(AddressOf::Manager),
+            true => Err(AddressOwner::Manager),
             false => Ok(()),
         }
     }
@@ -122,30 +125,11 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 }
 
-/// Whose an address is that a guest's card was to have.
-enum AddressOf {
-    Node,
-    Gateway,
-    DhcpServer,
-    Portal,
-    Manager,
+fn number(index: usize) -> u32 {
+    u32::try_from(index).unwrap_or(u32::MAX)
 }
 
-impl AddressOf {
-    fn in_words(&self, guest: &str, index: usize, address: IpAddr) -> Failure {
-        let whose = match self {
-            Self::Node => "the node's own",
-            Self::Gateway => "the gateway's, on which the node depends",
-            Self::DhcpServer => "the DHCP server's, on which the node depends",
-            Self::Portal => "an iSCSI portal's, on which disks depend",
-            Self::Manager => "another guest's, and one of them reaches the management port by it",
-        };
-        let message = format!("vif {index} is to have {address}, which is {whose}");
-        Failure::new(Code::Conflict, guest, message, "give it another ip")
-    }
-}
-
-pub(crate) fn own_addresses(card: &NetworkCard) -> impl Iterator<Item = Ipv4Addr> {
+fn own_addresses(card: &NetworkCard) -> impl Iterator<Item = Ipv4Addr> {
     card.addresses.iter().filter(|prefix| prefix.is_one()).filter_map(|prefix| match prefix.address {
         IpAddr::V4(address) => Some(address),
         IpAddr::V6(_) => None,

@@ -1,8 +1,8 @@
 //! Whether dom0 has memory for what is asked for: [`crate::ledger`] says what it takes.
 
-use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::disk::{DiskSetting, GuestSettings};
 use mgmt_proto::machine::{Disk, Machine};
+use mgmt_proto::reason::{Reason, Refusal};
 
 use crate::hypervisor::Hypervisor;
 use crate::ledger::{HEAP_BYTES, attaching_bytes, guest_bytes, iscsi_disks, kib, own_bytes};
@@ -25,37 +25,30 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// Whether the heap can promise so much more.
-    fn check_heap_bytes(&self, name: &str, bytes: usize) -> Result<(), Failure> {
+    fn check_heap_bytes(&self, name: &str, bytes: usize) -> Result<(), Refusal> {
         let free = HEAP_BYTES.saturating_sub(self.heap_promised());
         if bytes <= free {
             return Ok(());
         }
-        let message = alloc::format!(
-            "up to {} KiB of dom0's own memory are needed, {} KiB of {} are free",
-            kib(bytes),
-            kib(free),
-            kib(HEAP_BYTES)
-        );
-        Err(Failure::new(Code::Capacity, name, message, "give it fewer disks or portals, or destroy a guest"))
+        let [wanted_kib, free_kib, total_kib] = [bytes, free, HEAP_BYTES].map(|bytes| kib(bytes) as u64);
+        Err(Refusal::of(name, Reason::NoHeap { wanted_kib, free_kib, total_kib }))
     }
 
     /// Whether so many more volumes can be connected over iSCSI.
-    fn check_connections(&self, name: &str, more: usize) -> Result<(), Failure> {
+    fn check_connections(&self, name: &str, more: usize) -> Result<(), Refusal> {
         let used = iscsi_disks(self.guests.list.iter().flat_map(|guest| &guest.machine.disks))
             + iscsi_disks(self.guests.attaching.iter().map(|it| it.disk()))
             + usize::from(self.volumes.has_iscsi_state());
         if more == 0 || used + more <= VOLUMES_CONNECTED_MAX {
             return Ok(());
         }
-        let message = alloc::format!(
-            "{more} iSCSI disks are asked for, {} of {VOLUMES_CONNECTED_MAX} are free",
-            VOLUMES_CONNECTED_MAX.saturating_sub(used)
-        );
-        Err(Failure::new(Code::Capacity, name, message, "use AoE, or destroy a guest with iSCSI disks"))
+        let free = VOLUMES_CONNECTED_MAX.saturating_sub(used) as u64;
+        let (wanted, most) = (more as u64, VOLUMES_CONNECTED_MAX as u64);
+        Err(Refusal::of(name, Reason::NoConnections { wanted, free, most }))
     }
 
     /// Whether dom0 has memory for a guest, whatever that does.
-    pub(crate) fn check_heap(&self, machine: &Machine, settings: &GuestSettings) -> Result<(), Failure> {
+    pub(crate) fn check_heap(&self, machine: &Machine, settings: &GuestSettings) -> Result<(), Refusal> {
         self.check_connections(&machine.name, iscsi_disks(machine.disks.iter()))?;
         let cards = self.network.stacks.cards();
         self.check_heap_bytes(&machine.name, guest_bytes(machine, settings, cards))
@@ -67,13 +60,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         name: &str,
         disk: &Disk,
         settings: &[DiskSetting],
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Refusal> {
         self.check_connections(name, iscsi_disks(core::iter::once(disk)))?;
         self.check_heap_bytes(name, attaching_bytes(disk, settings, self.network.stacks.cards()))
     }
 
     /// Whether dom0 has memory for what is to be kept of guests.
-    pub(crate) fn check_heap_of_kept(&self, name: &str, bytes: usize) -> Result<(), Failure> {
+    pub(crate) fn check_heap_of_kept(&self, name: &str, bytes: usize) -> Result<(), Refusal> {
         self.check_heap_bytes(name, bytes)
     }
 }

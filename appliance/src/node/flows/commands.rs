@@ -6,12 +6,12 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use hv_abi::previous::{LOG_NOW, LOG_PREVIOUS};
-use mgmt_proto::audit::{self, Log, Result as Recorded};
+use mgmt_proto::audit::{Log, Result as Recorded};
 use mgmt_proto::bundle::Lacks;
-use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::disk::GuestSettings;
 use mgmt_proto::limits::{DIGESTS, STREAM_BYTES};
 use mgmt_proto::machine::{Digest, Machine};
+use mgmt_proto::reason::{Reason, Refusal};
 use mgmt_proto::role::Role;
 use mgmt_proto::verb::{Discover, Fault, Outcome, Reply, Request, Run, Stream};
 
@@ -54,8 +54,8 @@ impl From<Option<Outcome>> for Handled {
 }
 
 /// A job was begun, or not.
-impl From<Result<(), Failure>> for Handled {
-    fn from(begun: Result<(), Failure>) -> Self {
+impl From<Result<(), Refusal>> for Handled {
+    fn from(begun: Result<(), Refusal>) -> Self {
         begun.map_or_else(|failure| Self::Now(Err(failure)), |()| Self::Later)
     }
 }
@@ -73,7 +73,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let Command { asker, request, role, asked } = command;
         let session = asker.session;
         if let Some(failure) = self.refusal(&asker, &request, role, asked.is_some(), now_ns) {
-            let code = failure.code;
+            let code = failure.code();
             self.operators.sessions.answer(session, &Err(failure));
             if let Some(asked) = &asked {
                 self.operators.audit.refuse(asked, code, now_ns);
@@ -87,7 +87,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             self.carry_out(&asker, request, role, now_ns);
             return;
         }
-        let with_effect = audit::codes_with_effect(request.verb());
+        let with_effect = request.verb().codes_with_effect();
         let result = self.carry_out(&asker, request, role, now_ns);
         match (&asked, result) {
             (Some(asked), Recorded::Failed(code)) if !with_effect.contains(&code) => {
@@ -111,7 +111,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         role: Role,
         is_recorded: bool,
         now_ns: u64,
-    ) -> Option<Failure> {
+    ) -> Option<Refusal> {
         let overtaken = self.operators.overtaken(asker.session, request);
         let lacks = self.trust.bundles.permits(&asker.operator, request).err();
         if let Some(Lacks::Role(needed)) = lacks {
@@ -138,7 +138,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             Handled::Later => Recorded::Accepted,
             Handled::Now(outcome) => {
                 self.operators.sessions.answer(asker.session, &outcome);
-                outcome.map_or_else(|failure| Recorded::Failed(failure.code), |_| Recorded::Done)
+                outcome.map_or_else(|failure| Recorded::Failed(failure.code()), |_| Recorded::Done)
             }
         }
     }
@@ -257,8 +257,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     fn missing(&mut self, mut digests: Vec<Digest>, now_ns: u64) -> Outcome {
         if digests.len() > DIGESTS {
-            let message = alloc::format!("asks for {} files; {DIGESTS} at once are possible", digests.len());
-            return Err(Failure::new(Code::Usage, "", message, "ask in several requests"));
+            let (found, most) = (digests.len() as u64, DIGESTS as u64);
+            return Err(Refusal::of("", Reason::TooManyDigests { found, most }));
         }
         for digest in &digests {
             self.blobs.touch(digest, now_ns);
@@ -286,7 +286,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     fn press_power_button(&mut self, name: &str) -> Outcome {
         let guest = self.guests.named_mut(name)?;
         if guest.life != RunState::Started || !guest.has_devices() {
-            return Err(Failure::new(Code::Conflict, name, "is not running", "unpause or destroy it"));
+            return Err(Refusal::of(name, Reason::NotRunning));
         }
         guest.platform.press_power_button();
         Ok(Reply::Done)
@@ -311,7 +311,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         paused: bool,
         autostart: Option<u32>,
         now_ns: u64,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Refusal> {
         if let Some(order) = autostart {
             self.check_autostart(&machine, &settings, order)?;
         }
@@ -323,7 +323,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         Ok(())
     }
 
-    fn discover(&mut self, asker: &Asker, discover: &Discover, now_ns: u64) -> Result<(), Failure> {
+    fn discover(&mut self, asker: &Asker, discover: &Discover, now_ns: u64) -> Result<(), Refusal> {
         match discover {
             Discover::Aoe => self.volumes.discover_aoe(now_ns),
             Discover::Iscsi { portal, settings } => self.volumes.discover_iscsi(portal, settings, now_ns),
@@ -343,8 +343,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     #[expect(clippy::panic, reason = "a panic is what was asked for")]
     fn inject_fault(&mut self, fault: Fault) -> Outcome {
         if !self.settings.manifest.fault_injection {
-            let remedy = "seal an image with fault_injection = true";
-            return Err(Failure::new(Code::Policy, "", "this node does not fail on request", remedy));
+            let name = self.settings.manifest.name.clone();
+            return Err(Refusal::of(name, Reason::FaultInjectionOff));
         }
         match fault {
             Fault::Panic => panic!("an operator asked for a panic"),
@@ -366,13 +366,11 @@ fn changed_by(request: &Request) -> Vec<String> {
 }
 
 /// The answer to whom the role for it is missing.
-pub(crate) fn role_missing(needed: Role, role: Role) -> Failure {
-    let message = alloc::format!("needs the role {needed:?}, this key has {role:?}");
-    Failure::new(Code::Refused, "", message, "ask the owner for another role")
+pub(crate) fn role_missing(needed: Role, role: Role) -> Refusal {
+    Refusal::of("", Reason::RoleMissing { needed, found: role })
 }
 
 /// The answer to whose grant does not cover a guest.
-pub(crate) fn not_yours(guest: &str) -> Failure {
-    let remedy = "ask the owner for a grant that covers it";
-    Failure::new(Code::Refused, guest, "this key may not touch this guest", remedy)
+pub(crate) fn not_yours(guest: &str) -> Refusal {
+    Refusal::of(guest, Reason::GuestNotGranted)
 }

@@ -4,10 +4,10 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use machine::devices::platform::DriverState;
-use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::disk::{DiskSetting, Limit, validate};
 use mgmt_proto::limits::DISKS;
 use mgmt_proto::machine::Disk;
+use mgmt_proto::reason::{Reason, Refusal};
 use mgmt_proto::verb::{Outcome, Reply};
 use mgmt_proto::volume::{BlockFacts, Condition, Plugged};
 
@@ -21,9 +21,8 @@ use crate::operators::jobs::{Asker, Work};
 use crate::state::Step;
 use crate::volumes::{VolumeSettings, limits, parse};
 
-fn no_such_slot(name: &str, slot: u32) -> Failure {
-    let message = alloc::format!("has no disk in slot {slot}");
-    Failure::new(Code::NotFound, name, message, "see `redoubt block-list`")
+fn no_such_slot(name: &str, slot: u32) -> Refusal {
+    Refusal::of(name, Reason::NoSuchSlot { slot })
 }
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
@@ -35,7 +34,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         disk: Disk,
         settings: Vec<DiskSetting>,
         now_ns: u64,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Refusal> {
         let work = self.begin_attach(name, disk, settings, now_ns)?;
         self.operators.begin_work(asker, work, now_ns);
         Ok(())
@@ -49,7 +48,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         slot: u32,
         force: bool,
         now_ns: u64,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Refusal> {
         let work = self.begin_detach(name, slot, force, now_ns)?;
         self.operators.begin_work(asker, work, now_ns);
         Ok(())
@@ -61,16 +60,14 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         disk: Disk,
         settings: Vec<DiskSetting>,
         now_ns: u64,
-    ) -> Result<Work, Failure> {
+    ) -> Result<Work, Refusal> {
         let guest = self.guests.named(name)?;
         if !matches!(guest.life, RunState::Started | RunState::Paused) || !guest.has_devices() {
-            let remedy = "put the disk into its description, or start it first";
-            return Err(Failure::new(Code::Conflict, name, "is not running", remedy));
+            return Err(Refusal::of(name, Reason::NotRunning));
         }
         let number = guest.number;
         if self.guests.attaching.iter().any(|coming| coming.guest == number) {
-            let message = "another disk is being attached";
-            return Err(Failure::new(Code::Conflict, name, message, "try again in a few seconds"));
+            return Err(Refusal::of(name, Reason::DiskAttaching));
         }
         let mut machine = guest.machine.clone();
         machine.disks.push(disk.clone());
@@ -78,12 +75,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         validate(&disk, &settings)?;
         VolumeSettings::new(&parse(&disk)?, &settings)?;
         let Some(device) = guest.free_device().filter(|_| guest.slots.len() < DISKS) else {
-            return Err(Failure::new(
-                Code::Capacity,
-                name,
-                "has no slot left",
-                "detach a disk, or reboot it",
-            ));
+            return Err(Refusal::of(name, Reason::NoDiskSlot));
         };
         self.check_disks(&machine)?;
         self.check_heap_of_disk(name, &disk, &settings)?;
@@ -94,11 +86,11 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         Ok(Work::Attach(number, device))
     }
 
-    fn begin_detach(&mut self, name: &str, slot: u32, force: bool, now_ns: u64) -> Result<Work, Failure> {
+    fn begin_detach(&mut self, name: &str, slot: u32, force: bool, now_ns: u64) -> Result<Work, Refusal> {
         let index = self.guests.find(name)?;
         let guest = self.guests.named_mut(name)?;
         if guest.life == RunState::Connecting {
-            return Err(Failure::new(Code::Conflict, name, "is starting", "try again when it runs"));
+            return Err(Refusal::of(name, Reason::Starting));
         }
         let number = guest.number;
         let runs = matches!(guest.life, RunState::Started | RunState::Paused) && guest.has_devices();
@@ -178,8 +170,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             self.guests.attaching.extract_if(.., |coming| coming.guest == number).collect();
         for PendingAttach { guest, device, disk, .. } in gone {
             self.volumes.close_disk(guest, device, &mut self.network.stacks, now_ns);
-            let failure =
-                Failure::new(Code::Conflict, disk.volume, alloc::format!("its guest {why}"), "try again");
+            let failure = Refusal::of(disk.volume, Reason::GuestGone { why: why.into() });
             self.end_work(&Work::Attach(guest, device), &Err(failure), now_ns);
         }
     }
@@ -213,8 +204,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let plugged = match (shape, index.and_then(|index| self.guests.get_mut(index))) {
                 (Some(shape), Some(guest)) => {
                     guest.plug_disk(device, &disk, settings, &shape).map(Reply::Attached).ok_or_else(|| {
-                        let message = "its guest has no place for it";
-                        Failure::new(Code::Conflict, &disk.volume, message, "try again")
+                        Refusal::of(&disk.volume, Reason::GuestGone { why: "has no place for it".into() })
                     })
                 }
                 _ => Err(self.volumes.failure(number, &disk.volume)),
@@ -247,9 +237,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             if !self.operators.jobs.is_waited_for(&Work::Detach(number, device)) {
                 continue;
             }
-            let message = "was asked for the disk and has not given it back yet";
-            let remedy = "wait, unmount it there, or use --force";
-            let failure = Failure::new(Code::Deadline, &name, message, remedy);
+            let failure = Refusal::of(&name, Reason::DiskNotReleased);
             self.end_work(&Work::Detach(number, device), &Err(failure), now_ns);
         }
     }
@@ -324,9 +312,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         slot: Option<u32>,
         list: &[Limit],
         now_ns: u64,
-    ) -> Result<Option<String>, Failure> {
+    ) -> Result<Option<String>, Refusal> {
         if list.len() > mgmt_proto::limits::DISK_SETTINGS {
-            return Err(Failure::new(Code::Usage, name, "too many limits", "give each once"));
+            return Err(Refusal::of(name, Reason::TooManyLimits));
         }
         let index = self.guests.find(name)?;
         let guest = self.guests.named_mut(name)?;

@@ -4,8 +4,8 @@ use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 
-use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::job::{JobFacts, JobPage, Progress, Unit};
+use mgmt_proto::reason::{Reason, Refusal};
 use mgmt_proto::role::Role;
 use mgmt_proto::verb::{Outcome, Reply};
 
@@ -71,7 +71,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// A guest's jobs are for those who may touch the guest.
-    fn may_touch(&self, asker: &Asker, job: &Job) -> Result<(), Failure> {
+    fn may_touch(&self, asker: &Asker, job: &Job) -> Result<(), Refusal> {
         match job
             .asker
             .guest
@@ -93,7 +93,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let (work, what) = (job.work, format!("job {id}, {} {}", job.asker.verb, job.asker.object));
         let what = what.trim_end();
         if job.ended.is_some() {
-            return Err(Failure::new(Code::Conflict, what, "has ended", "see `redoubt job list`"));
+            return Err(Refusal::of(what, Reason::JobEnded));
         }
         let others = self.operators.jobs.list.iter().any(|other| other.id != id && other.goes_on_with(&work));
         let starting = |number: u64| {
@@ -110,7 +110,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             }
         };
         log::warn!("{what}: cancelled");
-        let failure = Failure::new(Code::Conflict, what, "was cancelled", "begin it again");
+        let failure = Refusal::of(what, Reason::JobCancelled);
         self.end_jobs(&[id], Err(failure), true, now_ns);
         match (work, undo) {
             (Work::Guest(_), Some(index)) => self.stop_starting(index, now_ns),

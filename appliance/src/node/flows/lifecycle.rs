@@ -5,9 +5,9 @@ use alloc::vec;
 use hv_abi::domain::STATE_CRASHED;
 use hv_abi::{DomainId, MAX_DOMAINS, STORE_BYTES};
 use log::Level;
-use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::disk::GuestSettings;
 use mgmt_proto::machine::{Action, Disk, Machine};
+use mgmt_proto::reason::{Reason, Refusal};
 use mgmt_proto::verb::Reply;
 use zeroize::Zeroize;
 
@@ -83,7 +83,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         &mut self,
         machine: &Machine,
         settings: &GuestSettings,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Refusal> {
         self.check_description(machine, settings)?;
         self.check_heap(machine, settings)?;
         self.check_memory(machine)?;
@@ -91,17 +91,12 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// Whether there is memory for a guest.
-    pub(crate) fn check_memory(&mut self, machine: &Machine) -> Result<(), Failure> {
+    pub(crate) fn check_memory(&mut self, machine: &Machine) -> Result<(), Refusal> {
         // Unfinished uploads give way.
         let free = self.hypervisor.node_info().memory_free_bytes + self.blobs.unfinished.bytes();
         if machine.memory_bytes > free {
-            let message = alloc::format!(
-                "{} MiB of memory are asked for, {} MiB are free",
-                machine.memory_bytes >> 20,
-                free >> 20
-            );
-            let remedy = "ask for less or destroy a guest";
-            return Err(Failure::new(Code::Capacity, &machine.name, message, remedy));
+            let (wanted_mib, free_mib) = (machine.memory_bytes >> 20, free >> 20);
+            return Err(Refusal::of(&machine.name, Reason::NoMemory { wanted_mib, free_mib }));
         }
         Ok(())
     }
@@ -111,7 +106,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         &self,
         machine: &Machine,
         settings: &GuestSettings,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Refusal> {
         machine.validate()?;
         let name = &machine.name;
         settings.validate(&machine.disks)?;
@@ -119,25 +114,19 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             VolumeSettings::new(&parse(disk)?, settings)?;
         }
         if self.guests.list.iter().any(|guest| guest.machine.name == *name) {
-            return Err(Failure::new(
-                Code::Conflict,
-                name,
-                "a guest of that name exists",
-                "destroy it or choose another name",
-            ));
+            return Err(Refusal::of(name, Reason::GuestExists));
         }
         self.check_cards(machine)?;
         self.check_disks(machine)
     }
 
     /// A volume that is written has one user, however its name is spelled.
-    pub(crate) fn check_disks(&self, machine: &Machine) -> Result<(), Failure> {
+    pub(crate) fn check_disks(&self, machine: &Machine) -> Result<(), Refusal> {
         for (index, disk) in machine.disks.iter().enumerate() {
-            let volume =
-                parse(disk).map_err(|failure| Failure { object: machine.name.clone(), ..failure })?;
+            let volume = parse(disk).map_err(|failure| failure.about(machine.name.clone()))?;
             if self.volumes.is_state(&volume) {
-                let message = alloc::format!("{} is the node's own state volume", disk.volume);
-                return Err(Failure::new(Code::Conflict, &machine.name, message, "use another volume"));
+                let own = Reason::VolumeOfState { volume: disk.volume.clone() };
+                return Err(Refusal::of(&machine.name, own));
             }
             let own = machine.disks.iter().take(index);
             let others = self.guests.list.iter().filter(|guest| guest.machine.name != machine.name);
@@ -152,9 +141,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 None => users.find(|(_, other)| conflicts(other)).map(|(user, _)| user),
             };
             if let Some(user) = user {
-                let message = alloc::format!("guest {} uses {}", user.name, disk.volume);
-                let remedy = "a disk that is written has one user";
-                return Err(Failure::new(Code::Conflict, &machine.name, message, remedy));
+                let used = Reason::VolumeUsed { guest: user.name.clone(), volume: disk.volume.clone() };
+                return Err(Refusal::of(&machine.name, used));
             }
         }
         Ok(())
@@ -167,7 +155,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         settings: GuestSettings,
         paused: bool,
         now_ns: u64,
-    ) -> Result<u64, Failure> {
+    ) -> Result<u64, Refusal> {
         self.check_machine(&machine, &settings)?;
         self.admit(machine, settings, paused, now_ns)
     }
@@ -179,7 +167,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         settings: GuestSettings,
         paused: bool,
         now_ns: u64,
-    ) -> Result<u64, Failure> {
+    ) -> Result<u64, Refusal> {
         let number = self.guests.new_number();
         let mut guest = Guest::new(machine, settings, number, now_ns, paused);
         guest.mtu = self.settings.manifest.mtu;
@@ -187,12 +175,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let device = guest.first_card() + index;
             if self.network.attach(number, device, card.mac, card.rate, now_ns).is_err() {
                 self.network.detach(number);
-                return Err(Failure::new(
-                    Code::Capacity,
-                    &guest.machine.name,
-                    "the switch is full",
-                    "destroy a guest",
-                ));
+                return Err(Refusal::of(&guest.machine.name, Reason::SwitchFull));
             }
         }
         self.volumes.limit_guest(number, limits(&guest.settings.limits), now_ns);
@@ -200,7 +183,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             if let Err(failure) = self.volumes.open(number, device, disk, settings, now_ns) {
                 self.network.detach(number);
                 self.volumes.close(number, &mut self.network.stacks, now_ns);
-                return Err(Failure { object: guest.machine.name.clone(), ..failure });
+                return Err(failure.about(guest.machine.name.clone()));
             }
         }
         self.guests.list.push(guest);
@@ -273,7 +256,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// A new guest that cannot start is gone; one that cannot start again is kept
     /// to be looked at.
-    pub(crate) fn start_failed(&mut self, index: usize, failure: &Failure, now_ns: u64) {
+    pub(crate) fn start_failed(&mut self, index: usize, failure: &Refusal, now_ns: u64) {
         let Some(guest) = self.guests.get_mut(index) else { return };
         log::warn!(target: "guests", "guest {failure}");
         let new = guest.start_deadline_ns.is_some();
@@ -312,8 +295,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             self.volumes.close(number, &mut self.network.stacks, now_ns);
             let gone = self.guests.list.remove(index);
             self.guests.detached.extend(gone.slots.iter().map(|slot| (number, slot.device)));
-            let message = "was destroyed before it started";
-            let failure = Failure::new(Code::Conflict, gone.machine.name, message, "create it again");
+            let failure = Refusal::of(gone.machine.name, Reason::DestroyedBeforeStart);
             self.end_work(&Work::Guest(number), &Err(failure), now_ns);
         }
     }

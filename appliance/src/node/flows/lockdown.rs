@@ -4,7 +4,8 @@
 //! only who can sign the next bundle ends it; a restart of dom0 does not, nor a power
 //! cut where state is kept.
 
-use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::code::Code;
+use mgmt_proto::reason::{Held, Reason, Refusal};
 use mgmt_proto::verb::{Outcome, Reply, Request};
 
 use crate::hypervisor::Hypervisor;
@@ -15,14 +16,10 @@ use crate::operators::jobs::Asker;
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Why a request is obeyed from nobody now, if it is not: the node is locked down, or
     /// its state volume has not come, and with it whom the owner trusts by now.
-    pub(crate) fn barred(&self, request: &Request) -> Option<Failure> {
+    pub(crate) fn barred(&self, request: &Request) -> Option<Refusal> {
         if self.state.is_awaited() && !request.verb().is_look() {
             let why = self.state_problem().unwrap_or_else(|| "is being opened".into());
-            let message = alloc::format!(
-                "the state volume {why}: until it comes, the node does not know which keys were revoked, and obeys only requests that look"
-            );
-            let remedy = "bring the volume back: see `redoubt node state`";
-            return Some(Failure::new(Code::Policy, self.state.volume(), message, remedy));
+            return Some(Refusal::of(self.state.volume(), Reason::StateAwaited { why }));
         }
         if let Some(why) = self.trust.doubt()
             && !request.verb().is_look()
@@ -37,12 +34,11 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 "seal an image with `trust_serial_min = N`, then push bundle N: `key bundle push`"
             };
             let name = self.settings.manifest.name.clone();
-            return Some(Failure::new(Code::Policy, name, message, remedy));
+            return Some(Refusal::said(Code::Policy, name, message, remedy));
         }
         if self.trust.is_locked() && !request.verb().is_rescue() {
-            let remedy = "bring a trust bundle that the roots have signed: `key bundle push`";
             let name = self.settings.manifest.name.clone();
-            return Some(Failure::new(Code::Policy, name, "the node is locked down", remedy));
+            return Some(Refusal::of(name, Reason::LockedDown));
         }
         None
     }
@@ -57,8 +53,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         }
         let name = self.settings.manifest.name.clone();
         if let Err(why) = self.check_persistence(&name) {
-            let message = alloc::format!("is locked down, and that is not kept: {}", why.message);
-            return Some(Err(Failure { message, ..why }));
+            return Some(Err(why.although(Held::Lockdown)));
         }
         let batch = self.persist_lockdown();
         self.wait_until_persisted(asker, batch, Ok(Reply::Done), now_ns);

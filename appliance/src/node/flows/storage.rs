@@ -3,10 +3,10 @@
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
-use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::disk::{DiskSetting, validate};
 use mgmt_proto::limits::VOLUME_PAGE_BYTES;
 use mgmt_proto::machine::Disk;
+use mgmt_proto::reason::{Reason, Refusal};
 use mgmt_proto::verb::{Outcome, Reply};
 use mgmt_proto::volume::{VolumeFacts, VolumePage};
 use storage::PathRefusal;
@@ -27,7 +27,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         volume: String,
         settings: &[DiskSetting],
         now_ns: u64,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Refusal> {
         let (name, settings) = named(volume, settings)?;
         self.volumes.begin_maintenance(&name, task, settings, now_ns)?;
         self.operators.begin_work(asker, Work::MaintenanceOp(task == Task::Look), now_ns);
@@ -99,21 +99,15 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         used.drain(..)
             .try_for_each(|(guest, device)| self.volumes.set_path_enabled(guest, device, index, enabled))
             .map_err(|refusal| match refusal {
-                PathRefusal::Unknown => {
-                    let message = alloc::format!("has no path {path}");
-                    Failure::new(Code::NotFound, volume, message, "see `redoubt storage path list`")
-                }
-                PathRefusal::Last => {
-                    let message = alloc::format!("path {path} is the last one in use");
-                    Failure::new(Code::Conflict, volume, message, "enable another one first")
-                }
+                PathRefusal::Unknown => Refusal::of(volume, Reason::NoSuchPath { path }),
+                PathRefusal::Last => Refusal::of(volume, Reason::LastPath { path }),
             })?;
         Ok(Reply::Done)
     }
 }
 
-fn not_used(volume: &str) -> Failure {
-    Failure::new(Code::NotFound, volume, "no guest uses this volume", "see `redoubt storage show`")
+fn not_used(volume: &str) -> Refusal {
+    Refusal::of(volume, Reason::VolumeNotUsed)
 }
 
 /// A volume as a disk, to be read or checked.
@@ -121,9 +115,9 @@ fn disk(volume: &str) -> Disk {
     Disk { volume: volume.to_string(), read_only: false }
 }
 
-fn named(volume: String, list: &[DiskSetting]) -> Result<(VolumeName, VolumeSettings), Failure> {
+fn named(volume: String, list: &[DiskSetting]) -> Result<(VolumeName, VolumeSettings), Refusal> {
     if volume.len() > mgmt_proto::limits::VOLUME_BYTES {
-        return Err(Failure::new(Code::Usage, "", "the name of a volume is too long", "at most 512 bytes"));
+        return Err(Refusal::of("", Reason::VolumeNameTooLong));
     }
     let disk = Disk { volume, read_only: false };
     validate(&disk, list)?;

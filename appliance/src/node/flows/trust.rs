@@ -1,7 +1,8 @@
 //! Takes trust bundles, and keeps them where they outlive dom0: [`crate::trust`].
 
 use mgmt_proto::bundle::Refused;
-use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::code::Code;
+use mgmt_proto::reason::{Held, Refusal};
 use mgmt_proto::verb::{Outcome, Reply};
 
 use crate::hypervisor::Hypervisor;
@@ -58,8 +59,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             return Some(Ok(Reply::Done));
         }
         if let Err(why) = self.check_persistence(&name) {
-            let message = alloc::format!("bundle {serial} holds, and is not kept: {}", why.message);
-            return Some(Err(Failure { message, ..why }));
+            return Some(Err(why.although(Held::Bundle { serial })));
         }
         let batch = self.persist_trust();
         self.wait_until_persisted(asker, batch, Ok(Reply::Done), now_ns);
@@ -67,7 +67,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 }
 
-fn refusal(node: &str, refused: &Refused) -> Failure {
+fn refusal(node: &str, refused: &Refused) -> Refusal {
     let (code, remedy) = match refused {
         Refused::Unsigned { .. } => (Code::Refused, "have more of the root keys that hold now sign it"),
         Refused::NewRoots { .. } => (Code::Refused, "have more of the new root keys sign it too"),
@@ -81,5 +81,5 @@ fn refusal(node: &str, refused: &Refused) -> Failure {
             (Code::Integrity, "make it with `key bundle make`")
         }
     };
-    Failure::new(code, node, alloc::format!("the trust bundle {refused}"), remedy)
+    Refusal::said(code, node, alloc::format!("the trust bundle {refused}"), remedy)
 }

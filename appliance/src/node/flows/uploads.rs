@@ -1,8 +1,8 @@
 //! Begins uploads and resumes them: [`crate::blobs::uploads`].
 
-use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::limits::BLOB_BYTES;
 use mgmt_proto::machine::Digest;
+use mgmt_proto::reason::{Reason, Refusal};
 use mgmt_proto::verb::{Outcome, Reply};
 
 use crate::blobs::uploads::Announced;
@@ -30,17 +30,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// One operator cannot fill the memory with files that never end: what it has left
     /// unfinished makes room first.
-    fn check_quota(&mut self, asker: &Asker, length: u64) -> Result<(), Failure> {
+    fn check_quota(&mut self, asker: &Asker, length: u64) -> Result<(), Refusal> {
         let under_way = self.operators.sessions.announced_by(asker.session, &asker.operator);
         let fits = |left: u64| under_way.saturating_add(left).saturating_add(length) <= UPLOAD_BYTES_OF_KEY;
         while !fits(self.blobs.unfinished.announced_by(&asker.operator)) {
             if !self.blobs.unfinished.drop_oldest_of(&mut self.hypervisor, &asker.operator) {
-                let message = alloc::format!(
-                    "this key sends files of {} MiB in other sessions already; {} MiB at a time are possible",
-                    under_way >> 20,
-                    UPLOAD_BYTES_OF_KEY >> 20
-                );
-                return Err(Failure::new(Code::Capacity, "", message, "wait until they have come"));
+                let (sending_mib, most_mib) = (under_way >> 20, UPLOAD_BYTES_OF_KEY >> 20);
+                return Err(Refusal::of("", Reason::BlobQuota { sending_mib, most_mib }));
             }
         }
         Ok(())

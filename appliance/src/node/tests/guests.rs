@@ -254,7 +254,7 @@ fn a_guest_that_cannot_start_again_is_kept() {
     world.hypervisor.machine().refuse_creations = 1;
     world.port_write(domain, RESET_PORT, 6);
     assert_eq!(world.facts(session, "web").unwrap().state, State::Crashed);
-    assert!(world.hypervisor.machine().log.join("\n").contains("guest web: 32 MiB of memory are asked for"));
+    assert!(world.hypervisor.machine().log.join("\n").contains("guest web: NoMemory { wanted_mib: 32,"));
     world.done(session, &Request::Reboot { name: "web".to_string() });
     assert_eq!(world.facts(session, "web").unwrap().state, State::Running);
 }

@@ -5,7 +5,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 
 use mgmt_proto::bundle::Scope;
-use mgmt_proto::code::Code;
+use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::job::{JobFacts, JobState, Progress, Unit};
 use mgmt_proto::limits::{JOB_KEPT_NS, JOBS, JOBS_URGENT};
 use mgmt_proto::machine::{Disk, Machine};
@@ -145,7 +145,7 @@ fn a_cancelled_guest_leaves_nothing() {
     assert_eq!(failure.object, "job 1, create web");
     assert_eq!(failure.message, "was cancelled");
     let job = job_of(&mut world, session, admin);
-    assert_eq!((job.state, job.failure.as_ref()), (JobState::Cancelled, Some(&failure)));
+    assert_eq!((job.state, job.failure.map(Failure::from)), (JobState::Cancelled, Some(failure)));
     assert_eq!(world.done(admin, &Request::List), Reply::Guests(vec![]));
     assert_eq!(world.hypervisor.domains(), domains);
     let Reply::Volumes(page) = world.done(admin, &Request::StorageShow { volume: None, from: 0 }) else {

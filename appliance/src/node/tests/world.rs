@@ -528,7 +528,7 @@ impl World {
     }
 
     /// The next outcome of a session.
-    pub(super) fn outcome(&mut self, session: usize) -> Outcome {
+    pub(super) fn outcome(&mut self, session: usize) -> Result<Reply, Failure> {
         self.until("an outcome", |world| {
             assert!(
                 !matches!(world.sessions[session].stage, Stage::Dead)
@@ -537,11 +537,11 @@ impl World {
             );
             !world.sessions[session].outcomes.is_empty()
         });
-        self.sessions[session].outcomes.pop_front().unwrap()
+        self.sessions[session].outcomes.pop_front().unwrap().map_err(Failure::from)
     }
 
     /// A request and its outcome.
-    pub(super) fn ask(&mut self, session: usize, request: &Request) -> Outcome {
+    pub(super) fn ask(&mut self, session: usize, request: &Request) -> Result<Reply, Failure> {
         self.send(session, request);
         self.outcome(session)
     }

@@ -1,7 +1,7 @@
 //! What sessions upload: who is at it, and who has stopped.
 
 use machine::guest_memory::GuestMemory;
-use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::reason::{Reason, Refusal};
 use mgmt_proto::verb::Reply;
 use netstack::host::Host;
 
@@ -28,7 +28,7 @@ impl<M: GuestMemory> Sessions<M> {
         index: usize,
         announced: &Announced,
         now_ns: u64,
-    ) -> Result<Option<Upload<M>>, Failure> {
+    ) -> Result<Option<Upload<M>>, Refusal> {
         let is_it = |upload: &mut Upload<M>| upload.announced() == announced;
         let own = self.sessions.get_mut(index).and_then(|session| session.upload.take_if(is_it));
         if own.is_some() {
@@ -42,8 +42,7 @@ impl<M: GuestMemory> Sessions<M> {
                 return Ok(Some(upload));
             }
             session.upload = Some(upload);
-            let message = "another session sends this file";
-            return Err(Failure::new(Code::Conflict, "", message, "wait until it has ended"));
+            return Err(Refusal::of("", Reason::BlobElsewhere));
         }
         Ok(None)
     }
@@ -67,8 +66,7 @@ impl<M: GuestMemory> Sessions<M> {
     ) {
         for session in &mut self.sessions {
             let Some(upload) = session.upload.take_if(|upload| now_ns >= idle_ns(upload)) else { continue };
-            let message = alloc::format!("no byte of the file came for {} s", UPLOAD_IDLE_NS / 1_000_000_000);
-            let failure = Failure::new(Code::Deadline, "", message, "go on with it: create the guest again");
+            let failure = Refusal::of("", Reason::BlobIdle { idle_s: UPLOAD_IDLE_NS / 1_000_000_000 });
             let _ = session.server.send(&Err(failure));
             blobs.unfinished.keep(hypervisor, upload);
         }

@@ -133,7 +133,7 @@ fn say_if_it_comes_back(connection: &mut Connection, name: &str) {
     // A node of an earlier version does not say.
     let kept = state::facts(connection).map(|facts| facts.guests).unwrap_or_default();
     if kept.iter().any(|kept| kept.name == name) {
-        eprintln!("note: {name} starts again with the node; `redoubt autostart {name} off` ends that");
+        log::info!("{name} starts again with the node; `redoubt autostart {name} off` ends that");
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) fn run(scope: &Scope<'_>, verb: &Audit) -> Result<Answer, Failure> {
                 let text = format!("{}\n", json::text(&copy));
                 keys::file::write(path, text.as_bytes(), 0o644, Existing::Keep)
                     .map_err(|error| exit::key(&error))?;
-                eprintln!("note: {} entries are kept in {}", copy.entries.len(), path.display());
+                log::info!("{} entries are kept in {}", copy.entries.len(), path.display());
             }
             Ok(verdict(&copy.verify(connection.node(), trusted.as_ref())))
         }
@@ -44,7 +44,7 @@ pub(crate) fn run_offline(global: &Global, verb: &Audit, path: &Path) -> Result<
     let key = match &global.node_key {
         Some(text) => parse_node_key(text)?,
         None => remembered()?.unwrap_or_else(|| {
-            eprintln!("note: checked against the key in the file itself; give --node-key to be sure");
+            log::info!("checked against the key in the file itself; give --node-key to be sure");
             copy.node_key
         }),
     };
@@ -60,7 +60,7 @@ fn trusted(trust: &AuditTrust) -> Result<Option<Trusted>, Failure> {
 fn show(copy: &Copy) -> Answer {
     let first = copy.entries.first().map_or(0, |entry| entry.sequence);
     if copy.oldest > 0 && first == copy.oldest {
-        eprintln!("note: the node has no entries before {first} any more");
+        log::info!("the node has no entries before {first} any more");
     }
     let names = copy.entries.iter().map(|entry| entry.sequence.to_string()).collect();
     Answer::table(copy, names, copy.table(false)).with_wide(copy.table(true))
@@ -68,7 +68,7 @@ fn show(copy: &Copy) -> Answer {
 
 fn verdict(report: &Report) -> Answer {
     if report.first > 0 && report.entries > 0 {
-        eprintln!("note: entries before {} are not here and were not checked", report.first);
+        log::info!("entries before {} are not here and were not checked", report.first);
     }
     let mut answer = Answer::lines(report, report.verdict, report.lines());
     answer.failure = report.fault.as_ref().map(|fault| {

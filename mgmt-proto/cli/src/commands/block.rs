@@ -55,8 +55,8 @@ pub(crate) fn attach(scope: &Scope<'_>, guest: &str, argument: &DiskArgument) ->
     say_if_it_is_kept(&mut connection, &name);
     let stage = watch(&mut connection, &name, slot, scope.global.timeout)?;
     if stage != Plugged::Running {
-        eprintln!(
-            "note: the guest has not taken the disk into use yet ({}); see `redoubt block-list {name}`",
+        log::info!(
+            "the guest has not taken the disk into use yet ({}); see `redoubt block-list {name}`",
             plugged(stage)
         );
     }

@@ -143,8 +143,8 @@ fn make(file: &Path, out: &Path) -> Result<Answer, Failure> {
     let bundle = TrustFile::load(file)?.to_bundle(now_s(), &origin)?;
     let bytes = bundle.encode().ok_or_else(|| refused(file, Refused::Unsound))?;
     save(out, &bytes, &[], Existing::Keep)?;
-    eprintln!(
-        "note: {} root keys must sign it: redoubt key bundle sign -i ROOT.key {}",
+    log::info!(
+        "{} root keys must sign it: redoubt key bundle sign -i ROOT.key {}",
         bundle.threshold,
         out.display()
     );
@@ -171,9 +171,7 @@ fn sign(global: &Global, path: &Path) -> Result<Answer, Failure> {
     signatures.push((root, signature));
     save(path, &bytes, &signatures, Existing::Replace)?;
     if !bundle.roots.contains(&root) {
-        eprintln!(
-            "note: this key is no root of the bundle itself; it counts if it is one of those that hold now"
-        );
+        log::info!("this key is no root of the bundle itself; it counts if it is one of those that hold now");
     }
     Ok(done(path, "key bundle sign", "done"))
 }

@@ -78,7 +78,7 @@ fn look(scope: &Scope<'_>, file: &Path, overrides: &[String], verb: &'static str
         Err(failure) => return Err(failure),
     }
     for blob in blobs.iter().filter(|blob| missing.contains(&blob.digest)) {
-        eprintln!("note: {} would be sent, {} bytes", blob.path.display(), blob.length);
+        log::info!("{} would be sent, {} bytes", blob.path.display(), blob.length);
     }
     Ok(Answer::done(&scope.done(&name, verb, "done", None)))
 }
@@ -90,12 +90,9 @@ fn prepare(scope: &Scope<'_>, file: &Path, overrides: &[String]) -> Result<(Conn
     let blobs = guest.read_blobs()?;
     let mut connection = scope.open()?;
     let mut bar: Option<(Blob, ProgressBar)> = None;
-    let verbose = scope.global.verbose;
     connection.upload_missing(&blobs, &mut |blob, sent| {
         if bar.as_ref().is_none_or(|(current, _)| current != blob) {
-            if verbose {
-                eprintln!("sending {}", blob.path.display());
-            }
+            log::debug!("sending {}", blob.path.display());
             bar = Some((blob.clone(), progress_bar(blob)));
         }
         if let Some((_, bar)) = &bar {

@@ -34,7 +34,7 @@ pub(crate) fn run(global: &Global, listen: &str) -> Result<(), Failure> {
     let listener = TcpListener::bind(listen)
         .map_err(|error| exit::usage(listen, error.to_string(), "name another address with --listen"))?;
     let address = listener.local_addr().map_or_else(|_| listen.into(), |address| address.to_string());
-    eprintln!("note: counters of {} nodes at http://{address}/metrics", nodes.len());
+    log::info!("counters of {} nodes at http://{address}/metrics", nodes.len());
     let clients = AtomicUsize::new(0);
     std::thread::scope(|scope| {
         for stream in listener.incoming() {
@@ -94,7 +94,7 @@ fn poll(global: &Global, nodes: &[Target]) -> Vec<Polled> {
             .open()
             .and_then(|mut connection| Ok((Sample::take(&mut connection)?, cards::ask(&mut connection))));
         if let Err(failure) = &taken {
-            eprintln!("note: {}: {failure}", target.name);
+            log::info!("{}: {failure}", target.name);
         }
         let elapsed_ms = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
         let (sample, cards) = taken.ok().unzip();

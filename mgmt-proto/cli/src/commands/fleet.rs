@@ -38,7 +38,7 @@ fn roll_out(global: &Global, nodes: &[Target], command: &Command, plan: Plan) ->
     let names: Vec<String> = nodes.iter().map(|node| node.name.clone()).collect();
     let cautious = nodes.len() > 1 && is_destructive(command) && !global.yes && !global.dry_run;
     if cautious {
-        eprintln!("note: a dry run, as this is for {} nodes; --yes does it", nodes.len());
+        log::info!("a dry run, as this is for {} nodes; --yes does it", nodes.len());
     }
     let dry_run = global.dry_run || cautious;
     let bar = progress_bar(nodes.len());
@@ -66,10 +66,10 @@ pub(crate) fn on_each(global: &Global, nodes: &[Target], command: &Command) -> R
     let results = roll_out(global, nodes, command, plan);
     for result in &results {
         if let Some(failure) = result.failure() {
-            crate::say_error(&format!("{}: {failure}", result.node));
+            log::error!("{}: {failure}", result.node);
         }
     }
-    let mut answer = answer::merged(&results, global.output.into());
+    let mut answer = rollout::merged(&results, global.output.into());
     answer.failure = rollout::failure(&results);
     print_answer(global, answer)
 }
@@ -90,7 +90,7 @@ pub(crate) fn run(global: &Global, run: &Run) -> Result<(), Failure> {
         max_failures: run.max_failures.map(Into::into),
     };
     let results = roll_out(&global, &nodes, &inner.command, plan);
-    let mut answer = answer::results(&results);
+    let mut answer = rollout::summary(&results);
     answer.failure = rollout::failure(&results);
     print_answer(&global, answer)
 }
@@ -118,7 +118,7 @@ fn joined(outer: &Global, inner: &Global) -> Global {
         dry_run: inner.dry_run || outer.dry_run,
         if_revision: inner.if_revision.or(outer.if_revision),
         yes: inner.yes || outer.yes,
-        verbose: inner.verbose || outer.verbose,
+        verbose: inner.verbose.max(outer.verbose),
         accept_new_key: inner.accept_new_key || outer.accept_new_key,
         fresh_identity: inner.fresh_identity || outer.fresh_identity,
         node_key: inner.node_key.clone().or_else(|| outer.node_key.clone()),
@@ -153,12 +153,12 @@ pub(crate) fn status(global: &Global) -> Result<(), Failure> {
             _ => {
                 cells.extend([target.address.clone(), state(result).into()]);
                 cells.extend(std::iter::repeat_n("-".into(), 5));
-                crate::say_error(&format!("{}: {}", result.node, result.reason().unwrap_or_default()));
+                log::error!("{}: {}", result.node, result.reason().unwrap_or_default());
             }
         }
         table.push(cells);
     }
-    let mut answer = Answer::table(&json::results(&results), names, table);
+    let mut answer = Answer::table(&rollout::rows(&results), names, table);
     answer.failure = rollout::failure(&results);
     print_answer(global, answer)
 }

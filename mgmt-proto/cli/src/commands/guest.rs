@@ -74,7 +74,7 @@ pub(crate) fn sched(scope: &Scope<'_>) -> Result<Answer, Failure> {
     let guests = guests(&mut scope.open()?)?;
     let shares: Vec<_> = guests.iter().map(json::Share::new).collect();
     let names = guests.iter().map(|guest| guest.machine.name.clone()).collect();
-    Ok(Answer::table(&shares, names, table::shares(&shares)))
+    Ok(Answer::table(&shares, names, table::shares(&guests)))
 }
 
 /// What a guest was created from, so that it can be again.
@@ -189,6 +189,6 @@ pub(crate) fn say_if_it_is_kept(connection: &mut Connection, name: &str) {
     // A node of an earlier version does not say.
     let kept = state::facts(connection).map(|facts| facts.guests).unwrap_or_default();
     if kept.iter().any(|kept| kept.name == name) {
-        eprintln!("note: {name} starts with the node, from now on with this change");
+        log::info!("{name} starts with the node, from now on with this change");
     }
 }

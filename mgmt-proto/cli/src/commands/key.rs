@@ -104,7 +104,7 @@ fn encrypt(path: &Path) -> Result<Answer, Failure> {
     let passphrase = keys::passphrase::choose(path).map_err(|error| exit::key(&error))?;
     keys::secret::save_encrypted(path, &key, &passphrase, Existing::Replace)
         .map_err(|error| exit::key(&error))?;
-    eprintln!("note: the disk may still hold the bytes of the old file");
+    log::info!("the disk may still hold the bytes of the old file");
     let done = Done { object: path.display().to_string(), verb: "key encrypt", status: "done", id: None };
     Ok(Answer::done(&done))
 }
@@ -127,8 +127,8 @@ fn init(directory: &Path, is_encrypted: bool) -> Result<Answer, Failure> {
     let passphrase = passphrase.transpose().map_err(|error| exit::key(&error))?;
     let passphrase = passphrase.as_ref().map(|text| text.as_str());
     let made = [make(directory, "owner", passphrase)?, make(directory, "operator", passphrase)?];
-    eprintln!("note: keep owner.key offline; put operator.key.pub into node.toml and seal an image:");
-    eprintln!("      image-builder seal --image IN --out OUT --owner owner.key node.toml");
+    log::info!("keep owner.key offline; put operator.key.pub into node.toml and seal an image:");
+    log::info!("image-builder seal --image IN --out OUT --owner owner.key node.toml");
     let names = made.iter().map(|key| key.path.clone()).collect();
     let lines = made.iter().map(|key| format!("{}  {}\n", key.path, key.fingerprint)).collect();
     Ok(Answer::new(&made, names, Text::Lines(lines)))

@@ -6,6 +6,7 @@ pub(crate) mod block;
 pub(crate) mod bundle;
 pub(crate) mod console;
 pub(crate) mod create;
+pub(crate) mod explain;
 pub(crate) mod exporter;
 pub(crate) mod fleet;
 pub(crate) mod generate;
@@ -70,7 +71,8 @@ pub(crate) fn is_for_many(command: &Command) -> bool {
         | Command::Support { .. }
         | Command::Completions { .. }
         | Command::Man { .. }
-        | Command::ExitCodes => false,
+        | Command::ExitCodes
+        | Command::Explain { .. } => false,
     }
 }
 
@@ -113,6 +115,7 @@ pub(crate) fn perform(scope: &Scope<'_>, command: &Command) -> Result<Answer, Fa
         | Command::Support { .. }
         | Command::Completions { .. }
         | Command::Man { .. }
-        | Command::ExitCodes => Err(exit::usage("", "is for no node", "")),
+        | Command::ExitCodes
+        | Command::Explain { .. } => Err(exit::usage("", "is for no node", "")),
     }
 }

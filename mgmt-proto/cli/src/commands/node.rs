@@ -279,7 +279,7 @@ fn next_of_log(
         // The log outlives dom0. One that has started no more often than before has another.
         let started = facts(connection)?.dom0_starts;
         if std::mem::replace(starts, started) >= started {
-            eprintln!("note: {address}: the machine was restarted; its log begins anew");
+            log::info!("{address}: the machine was restarted; its log begins anew");
             cursor.begin_anew();
             return Ok((false, Vec::new()));
         }
@@ -287,11 +287,11 @@ fn next_of_log(
     match cursor.take(stream) {
         Piece::Bytes(bytes) => Ok((true, bytes)),
         Piece::Missed(missed, bytes) => {
-            eprintln!("note: {address}: {missed} bytes of the log are missing here");
+            log::info!("{address}: {missed} bytes of the log are missing here");
             Ok((false, bytes))
         }
         Piece::BeginsAnew => {
-            eprintln!("note: {address}: the log begins anew");
+            log::info!("{address}: the log begins anew");
             Ok((false, Vec::new()))
         }
     }

@@ -49,15 +49,13 @@ pub(crate) fn run(scope: &Scope<'_>, options: &Pcap) -> Result<(), Failure> {
         if from != 0 && count < left {
             let gap = stream.next.saturating_sub(from).saturating_sub(count);
             if gap != 0 {
-                eprintln!("note: {gap} frames are missing before frame {}", written - count + 1);
+                log::info!("{gap} frames are missing before frame {}", written - count + 1);
             }
             lost += gap;
         }
         // A capture that nobody read has ended, and begins again.
         if from != 0 && stream.next == 0 {
-            eprintln!(
-                "note: frames are missing after frame {written}: the capture had ended, and begins again"
-            );
+            log::info!("frames are missing after frame {written}: the capture had ended, and begins again");
             ends += 1;
         }
         from = stream.next;

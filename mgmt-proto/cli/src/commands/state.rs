@@ -94,8 +94,8 @@ fn import(scope: &Scope<'_>, path: &Path, files: &[PathBuf]) -> Result<Answer, F
         blobs.push(Blob::read(file)?);
     }
     let mut connection = scope.open()?;
-    eprintln!(
-        "note: {object} was signed by node {} with the key {}",
+    log::info!(
+        "{object} was signed by node {} with the key {}",
         config.node,
         keys::public::fingerprint(&key)
     );

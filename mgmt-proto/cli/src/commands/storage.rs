@@ -195,7 +195,7 @@ fn hold(scope: &Scope<'_>, argument: &DiskArgument, force: bool, reserve: bool) 
             return Err(failure);
         }
         let holder = volumes.first().and_then(|volume| volume.negotiated.get("Reservation"));
-        eprintln!("note: {volume} is held by: {}", holder.map_or("nobody known", String::as_str));
+        log::info!("{volume} is held by: {}", holder.map_or("nobody known", String::as_str));
     } else if reserve {
         let settings = disk.settings;
         connection.request(Request::StorageReserve { volume: volume.clone(), settings, force })?;

@@ -11,13 +11,13 @@ pub(crate) fn next(connection: &mut Connection, request: &Request) -> Result<(St
     let mut told = false;
     let (reply, before) = connection.look(request, &mut |broken| {
         if !std::mem::replace(&mut told, true) {
-            eprintln!("note: {broken}: connecting again");
+            log::info!("{broken}: connecting again");
         }
         true
     })?;
     let Reply::Stream(stream) = reply else { return Err(connection.unexpected()) };
     if before != Before::Nothing {
-        eprintln!("note: {}: connected again", connection.address());
+        log::info!("{}: connected again", connection.address());
     }
     Ok((stream, before))
 }

@@ -242,11 +242,8 @@ impl Reach {
         let options = self.options(global, name, read_only)?;
         let mut initiator = Initiator::open(name, &options)?;
         initiator.wait_until_ready(options.patience.unwrap_or_default())?;
-        if global.verbose {
-            let status = initiator.status();
-            for (name, value) in &status.negotiated {
-                eprintln!("{name}: {value}");
-            }
+        for (name, value) in &initiator.status().negotiated {
+            log::debug!("{name}: {value}");
         }
         Ok(initiator)
     }

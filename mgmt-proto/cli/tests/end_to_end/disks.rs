@@ -1,8 +1,9 @@
 //! Volumes, and the disks of a guest that runs.
 
 use crate::fake::{FakeNode, Workstation, World, as_text, operator, with_guest};
-use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::code::Code;
 use mgmt_proto::disk::{DiskSetting, Limit};
+use mgmt_proto::reason::Refusal;
 use mgmt_proto::secret::Secret;
 use mgmt_proto::verb::{Found, Outcome, Reply, Request};
 use mgmt_proto::volume::{
@@ -57,7 +58,7 @@ impl World {
     /// What the node does about volumes and disks; everything asked is kept.
     pub(crate) fn execute_on_disks(&mut self, request: Request) -> Outcome {
         self.asked.push(request.clone());
-        let not_found = |object: String| Err(Failure::new(Code::NotFound, object, "is not here", ""));
+        let not_found = |object: String| Err(Refusal::said(Code::NotFound, object, "is not here", ""));
         match request {
             Request::StorageShow { volume, from } => {
                 let all = [
@@ -88,7 +89,7 @@ impl World {
                 Ok(Reply::Found(vec![found]))
             }
             Request::StorageReserve { volume, force: false, .. } if volume.starts_with("aoe:e8") => Err(
-                Failure::new(Code::Conflict, volume, "is reserved by another node: key 0x1", "use --force"),
+                Refusal::said(Code::Conflict, volume, "is reserved by another node: key 0x1", "use --force"),
             ),
             Request::StorageReserve { .. }
             | Request::StorageRelease { .. }
@@ -118,7 +119,7 @@ impl World {
                 self.blocks.retain(|block| block.slot != slot);
                 Ok(Reply::Done)
             }
-            _ => Err(Failure::new(Code::Policy, "", "not here", "")),
+            _ => Err(Refusal::said(Code::Policy, "", "not here", "")),
         }
     }
 }

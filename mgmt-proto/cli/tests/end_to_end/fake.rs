@@ -3,7 +3,7 @@
 
 use ed25519_dalek::SigningKey;
 use mgmt_proto::audit::{self, Entry, Head, Log, Page};
-use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::code::Code;
 use mgmt_proto::config::{Config, GuestConfig, KeptGuest};
 use mgmt_proto::disk::GuestSettings;
 use mgmt_proto::door::Door;
@@ -12,6 +12,7 @@ use mgmt_proto::handshake::{HELLO_BYTES, OperatorKey, PeerFault};
 use mgmt_proto::job::JobFacts;
 use mgmt_proto::limits::AUDIT_ENTRIES;
 use mgmt_proto::node_key::KeyLink;
+use mgmt_proto::reason::{Reason, Refusal};
 use mgmt_proto::server::{Identity, Incoming, Server};
 use mgmt_proto::state::{Imported, KeptFacts, StateFacts};
 use mgmt_proto::trust::{Operator, Role, Trust};
@@ -91,8 +92,8 @@ const fn card() -> CardFacts {
 }
 
 impl World {
-    fn not_found(name: &str) -> Failure {
-        Failure::new(Code::NotFound, name, "no guest has that name", "see `redoubt list`")
+    fn not_found(name: &str) -> Refusal {
+        Refusal::said(Code::NotFound, name, "no guest has that name", "see `redoubt list`")
     }
 
     fn facts(&mut self) -> NodeFacts {
@@ -120,7 +121,7 @@ impl World {
         }
     }
 
-    pub(crate) fn guest(&mut self, name: &str) -> Result<&mut GuestFacts, Failure> {
+    pub(crate) fn guest(&mut self, name: &str) -> Result<&mut GuestFacts, Refusal> {
         let found = self.guests.iter_mut().find(|guest| guest.machine.name == name);
         found.ok_or_else(|| Self::not_found(name))
     }
@@ -138,7 +139,7 @@ impl World {
         if verb.is_recorded() {
             let (log, result) = match &outcome {
                 Ok(_) => (&mut self.log, audit::Result::Done),
-                Err(failure) => (&mut self.refused, audit::Result::Failed(failure.code)),
+                Err(failure) => (&mut self.refused, audit::Result::Failed(failure.code())),
             };
             let mut entry = Entry::new(&proof, &operator, verb.name, &object, result);
             entry.sequence = log.len() as u64;
@@ -170,18 +171,18 @@ impl World {
             Request::Check { machine, .. } => {
                 match (self.blobs.contains_key(&machine.kernel), self.guest(&machine.name)) {
                     (_, Ok(_)) => {
-                        Err(Failure::new(Code::Conflict, &machine.name, "the name is in use", "rename"))
+                        Err(Refusal::said(Code::Conflict, &machine.name, "the name is in use", "rename"))
                     }
-                    (false, _) => Err(Failure::new(Code::NotFound, &machine.name, "no kernel", "")),
+                    (false, _) => Err(Refusal::said(Code::NotFound, &machine.name, "no kernel", "")),
                     _ => Ok(Reply::Done),
                 }
             }
             Request::Create { machine, settings, paused, autostart } => {
                 if !self.blobs.contains_key(&machine.kernel) {
-                    return Err(Failure::new(Code::NotFound, &machine.name, "no kernel", ""));
+                    return Err(Refusal::said(Code::NotFound, &machine.name, "no kernel", ""));
                 }
                 if self.guest(&machine.name).is_ok() {
-                    return Err(Failure::new(Code::Conflict, &machine.name, "the name is in use", "rename"));
+                    return Err(Refusal::said(Code::Conflict, &machine.name, "the name is in use", "rename"));
                 }
                 self.settings = settings;
                 let name = machine.name.clone();
@@ -224,11 +225,11 @@ impl World {
                 digests.into_iter().filter(|digest| !self.blobs.contains_key(digest)).collect(),
             )),
             Request::BlobPut { length: 7, .. } => {
-                Err(Failure::new(Code::Capacity, "", "no room", "destroy a guest"))
+                Err(Refusal::said(Code::Capacity, "", "no room", "destroy a guest"))
             }
             Request::BlobPut { resume: true, .. } if self.busy > 0 => {
                 self.busy -= 1;
-                Err(Failure::new(Code::Conflict, "", "another session sends this file", "wait"))
+                Err(Refusal::said(Code::Conflict, "", "another session sends this file", "wait"))
             }
             Request::BlobPut { digest, length, .. } => {
                 self.upload = Some((digest, length, Vec::new()));
@@ -241,7 +242,7 @@ impl World {
     fn execute_on_trust(&mut self, request: Request) -> Outcome {
         let trust = self.trust.as_mut().unwrap();
         if let Request::TrustUpdate { signed } = request {
-            let refused = |refused| Failure::new(Code::Refused, "node", format!("{refused}"), "");
+            let refused = |refused| Refusal::said(Code::Refused, "node", format!("{refused}"), "");
             trust.update(&signed).map_err(refused)?;
             return Ok(Reply::Done);
         }
@@ -259,7 +260,7 @@ impl World {
             }
             Request::Info { name } => Ok(Reply::Guests(vec![self.guest(&name)?.clone()])),
             Request::Revision { of, expected } => match expected {
-                Some(expected) if expected != 7 => Err(Failure::new(
+                Some(expected) if expected != 7 => Err(Refusal::said(
                     Code::Conflict,
                     of.unwrap_or_default(),
                     "was changed meanwhile",
@@ -280,7 +281,7 @@ impl World {
             // A guest whose name is the kind of failure it answers with.
             Request::Reboot { name } | Request::Unpause { name } if name.starts_with("code-") => {
                 let number = name.trim_start_matches("code-").parse().unwrap();
-                Err(Failure::new(redoubt::exit::from_number(number).unwrap(), name, "as asked for", ""))
+                Err(Refusal::said(redoubt::exit::from_number(number).unwrap(), name, "as asked for", ""))
             }
             Request::Unpause { name } => {
                 self.guest(&name)?.state = State::Running;
@@ -353,12 +354,12 @@ impl World {
                 if let Ok(guest) = self.guest(&name) {
                     let (id, ended) = (guest.id, guest.state == State::Off);
                     guest.state = State::Running;
-                    let there = Failure::new(Code::Conflict, name, "is there already", "");
+                    let there = Refusal::said(Code::Conflict, name, "is there already", "");
                     return if ended { Ok(Reply::Created(id)) } else { Err(there) };
                 }
                 match self.kept.guests.iter().any(|kept| kept.name == name) {
                     true => Ok(Reply::Created(9)),
-                    false => Err(Failure::new(Code::NotFound, name, "no guest has that name", "create it")),
+                    false => Err(Refusal::said(Code::NotFound, name, "no guest has that name", "create it")),
                 }
             }
             Request::ConfigExport { from } => {
@@ -370,7 +371,7 @@ impl World {
             }
             Request::ConfigImport { digest } => {
                 let (config, _) = Config::open(&self.blobs[&digest]).unwrap();
-                let lacks = |guest: KeptGuest| (guest.machine.name, Some("its kernel".to_string()));
+                let lacks = |guest: KeptGuest| (guest.machine.name, Some(Reason::FilesMissing));
                 let guests = config.guests.into_iter().map(lacks).collect();
                 Ok(Reply::Imported(Imported { guests, trust_serial: 3, trust_changed: true }))
             }
@@ -387,7 +388,7 @@ impl World {
         let (digest, _, received) = self.upload.take()?;
         let found: [u8; 32] = Sha256::digest(&received).into();
         if found != digest {
-            return Some(Err(Failure::new(Code::Integrity, "", "not what its digest says", "")));
+            return Some(Err(Refusal::said(Code::Integrity, "", "not what its digest says", "")));
         }
         self.uploads += 1;
         self.blobs.insert(digest, received);

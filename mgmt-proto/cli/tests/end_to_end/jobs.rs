@@ -1,9 +1,10 @@
 //! Long work: listed, waited for, cancelled, and found again when a session breaks.
 
 use crate::fake::{FakeNode, Workstation, World, as_text, operator};
-use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::code::Code;
 use mgmt_proto::envelope::Proof;
 use mgmt_proto::job::{JobFacts, JobPage, JobState, Progress, Unit};
+use mgmt_proto::reason::Refusal;
 use mgmt_proto::server::Server;
 use mgmt_proto::verb::{Outcome, Reply, Request};
 use std::time::Duration;
@@ -50,7 +51,7 @@ impl World {
         let running = facts.ended_ns.is_none();
         match request {
             Request::JobWait { .. } => outcome.clone(),
-            _ if !running => Err(Failure::new(Code::Conflict, "job", "has ended", "")),
+            _ if !running => Err(Refusal::said(Code::Conflict, "job", "has ended", "")),
             _ => {
                 (facts.state, facts.ended_ns) = (JobState::Cancelled, Some(4_000_000_000));
                 Ok(Reply::Done)

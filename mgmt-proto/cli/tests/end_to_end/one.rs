@@ -2,7 +2,8 @@
 
 use crate::fake::{FakeDoor, FakeNode, Workstation, as_text, operator, serve};
 use ed25519_dalek::SigningKey;
-use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::code::Code;
+use mgmt_proto::code::Failure;
 use mgmt_proto::handshake::{Meant, OperatorKey};
 use mgmt_proto::server::Identity;
 use mgmt_proto::trust::{Operator, Role, Trust};

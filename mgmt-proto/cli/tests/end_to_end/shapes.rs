@@ -94,6 +94,7 @@ const CASES: &[(&str, &[&str])] = &[
     ("key-list", &[]),
     ("key-bundle-show", &[]),
     ("exit-codes", &[]),
+    ("explain", &[]),
 ];
 
 #[test]
@@ -242,6 +243,8 @@ fn the_fields_stay_in_their_order() {
     assert_eq!(of(&["describe-instances"])[0]["node"], of(&["fleet", "status"])[0]["node"]);
     assert_eq!(fields(&of(&["key", "show"])), "name source public_key fingerprint");
     assert_eq!(fields(&of(&["exit-codes"])[0]), "code meaning");
+    assert_eq!(fields(&of(&["explain"])[0]), "reason code meaning message remedy");
+    assert_eq!(of(&["explain", "notrunning"])["reason"], "NotRunning");
 }
 
 #[test]

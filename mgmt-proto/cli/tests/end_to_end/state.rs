@@ -95,10 +95,8 @@ fn a_configuration_is_exported_and_imported() {
     workstation.expect(0, &["node", "config", "export", path]);
     workstation.expect(4, &["node", "config", "export", path]);
     let (out, note) = workstation.expect(0, &["node", "config", "import", path]);
-    assert!(
-        out.contains("web: starts with the node; lacks its kernel\ntrust: bundle 3, from the file"),
-        "{out}"
-    );
+    let lacks = "web: starts with the node; its kernel or initrd is not here: send it by `create`\n";
+    assert!(out.contains(&format!("{lacks}trust: bundle 3, from the file")), "{out}");
     assert!(note.contains("was signed by node fake"), "{note}");
     let (out, _) = workstation.expect(0, &["node", "config", "import", "-N", path]);
     assert!(out.contains("dry run"), "{out}");

@@ -1,7 +1,7 @@
 //! Streams whose sessions break: they go on where they stood, or say what is missing.
 
 use crate::fake::{Workstation, World, as_text, with_guest};
-use mgmt_proto::code::Failure;
+use mgmt_proto::reason::Refusal;
 use mgmt_proto::verb::{Outcome, Reply, Request, Run, Stream};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStderr, ChildStdout, Stdio};
@@ -41,7 +41,7 @@ impl World {
         breaks
     }
 
-    fn console(&mut self, name: &str, from: u64) -> Result<Stream, Failure> {
+    fn console(&mut self, name: &str, from: u64) -> Result<Stream, Refusal> {
         self.guest(name)?;
         let text = [b"login: ", &self.typed[..]].concat();
         let stream = part(&text, self.streams.lost, from);

@@ -2,7 +2,7 @@
 //! and its disks answer, however late. One whose disks do not answer holds those after
 //! it back for a while only.
 
-use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::reason::{Reason, Refusal};
 
 use crate::guests::guest::{Guest, RunState};
 use crate::hypervisor::Hypervisor;
@@ -50,13 +50,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// Starts a guest that is kept and not there, or one that has ended and is.
-    pub(crate) fn start_guest(&mut self, asker: &Asker, name: &str, now_ns: u64) -> Result<(), Failure> {
-        let refuse = |code, message: &str, remedy: &str| Err(Failure::new(code, name, message, remedy));
+    pub(crate) fn start_guest(&mut self, asker: &Asker, name: &str, now_ns: u64) -> Result<(), Refusal> {
+        let refuse = |reason| Err(Refusal::of(name, reason));
         if let Ok(index) = self.guests.find(name) {
             let guest = self.guests.get(index);
             let Some(guest) = guest.filter(|guest| matches!(guest.life, RunState::Off | RunState::Crashed))
             else {
-                return refuse(Code::Conflict, "is there already", "see `redoubt list`");
+                return refuse(Reason::GuestPresent);
             };
             let number = guest.number;
             self.restart(index, now_ns);
@@ -64,13 +64,11 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             return Ok(());
         }
         let Some(kept) = self.state.guests.find(name).map(|kept| kept.guest.clone()) else {
-            let remedy = "create it from its file; `redoubt node state` lists those that are kept";
-            return refuse(Code::NotFound, "no guest has that name, here or on the state volume", remedy);
+            return refuse(Reason::NoGuestAnywhere);
         };
         self.check_persistence(name)?;
         if let Some(disk) = kept.secrets_left_out.first() {
-            let message = alloc::format!("the secret of disk {disk} is not here");
-            return refuse(Code::Conflict, &message, "create it from its file");
+            return refuse(Reason::SecretMissing { disk: *disk });
         }
         self.check_description(&kept.machine, &kept.settings)?;
         self.check_heap(&kept.machine, &kept.settings)?;
@@ -91,14 +89,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         };
         while let Some(index) = self.guests.list.iter().position(late) {
             let name = self.guests.get(index).map_or("", |guest| guest.machine.name.as_str());
-            let message = "its kernel did not come from the state volume in time";
-            let failure = Failure::new(Code::Storage, name, message, "see `redoubt node state`");
+            let failure = Refusal::of(name, Reason::FilesLate);
             self.autostart_failed(index, failure, now_ns);
         }
     }
 
     /// A guest that starts with the node cannot: it is kept to be looked at.
-    pub(crate) fn autostart_failed(&mut self, index: usize, failure: Failure, now_ns: u64) {
+    pub(crate) fn autostart_failed(&mut self, index: usize, failure: Refusal, now_ns: u64) {
         let Some(guest) = self.guests.get_mut(index) else { return };
         guest.awaits_files = false;
         let number = guest.number;
@@ -107,10 +104,10 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// What keeps a guest from starting with the node, or does no longer.
-    pub(crate) fn record_problem(&mut self, name: &str, failure: Option<&Failure>) {
+    pub(crate) fn record_problem(&mut self, name: &str, failure: Option<&Refusal>) {
         let kept = self.state.guests.list.iter_mut().find(|kept| kept.guest.machine.name == name);
         if let Some(kept) = kept {
-            kept.problem = failure.map(|failure| failure.message.clone());
+            kept.problem = failure.map(|failure| failure.reason.clone());
         }
     }
 

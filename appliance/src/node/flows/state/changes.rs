@@ -1,6 +1,6 @@
 //! Answers operators who wait until something is durable: [`crate::state::changes`].
 
-use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::reason::{Reason, Refusal};
 
 use crate::hypervisor::Hypervisor;
 use crate::network::nic::Nic;
@@ -24,13 +24,11 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let Promise { id, outcome, .. } = promise;
             let volume = self.state.volume();
             let outcome = if refused {
-                let remedy = "see `redoubt node state`; keep fewer guests";
-                Err(Failure::new(Code::Capacity, volume, "the state volume is full: it is not kept", remedy))
+                Err(Refusal::of(volume, Reason::StateFull))
             } else if durable {
                 outcome
             } else {
-                let message = alloc::format!("{so_far} kept when the state volume answers");
-                Err(Failure::new(Code::Deadline, volume, message, "see `redoubt node state`"))
+                Err(Refusal::of(volume, Reason::StateSlow { so_far }))
             };
             self.end_work(&Work::Kept(id), &outcome, now_ns);
         }
@@ -44,24 +42,22 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let promises = core::mem::take(&mut self.state.changes.promises);
         self.state.changes = Changes { last_promise: self.state.changes.last_promise, ..Changes::default() };
         for promise in promises {
-            let message = alloc::format!("{} not kept: the state volume {why}", promise.so_far());
-            let remedy = "see `redoubt node state`";
-            let failure = Failure::new(Code::Storage, self.state.volume(), message, remedy);
+            let lost = Reason::StateLost { so_far: promise.so_far(), why: why.into() };
+            let failure = Refusal::of(self.state.volume(), lost);
             self.end_work(&Work::Kept(promise.id), &Err(failure), now_ns);
         }
     }
 
     /// Why something cannot be kept now, if it cannot.
-    pub(crate) fn check_persistence(&self, object: &str) -> Result<(), Failure> {
+    pub(crate) fn check_persistence(&self, object: &str) -> Result<(), Refusal> {
         if self.state.is_persistent() {
             return Ok(());
         }
         if !self.state.is_wanted() {
-            let remedy = "seal an image with a state volume: state = \"aoe:e9.0\"";
-            return Err(Failure::new(Code::Policy, object, "the node has no state volume", remedy));
+            return Err(Refusal::of(object, Reason::NoStateVolume));
         }
         let why = self.state_problem().unwrap_or_else(|| "is being opened".into());
-        let message = alloc::format!("the state volume {} {why}", self.state.volume());
-        Err(Failure::new(Code::Storage, object, message, "see `redoubt node state`"))
+        let volume = self.state.volume().into();
+        Err(Refusal::of(object, Reason::StateUnavailable { volume, why }))
     }
 }

@@ -5,11 +5,12 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use mgmt_proto::bundle::Refused;
-use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::code::Code;
 use mgmt_proto::config::{Config, KeptGuest, VERSION};
 use mgmt_proto::disk::DiskSetting;
 use mgmt_proto::limits::{CONFIG_BYTES, STREAM_BYTES};
 use mgmt_proto::machine::{Digest, Disk};
+use mgmt_proto::reason::{Reason, Refusal};
 use mgmt_proto::state::Imported;
 use mgmt_proto::verb::{Outcome, Reply, Stream};
 use storage::volume::VolumeName;
@@ -62,9 +63,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             trust: self.trust.bundles.links().to_vec(),
             guests: guests.collect(),
         };
-        let file = config.sign(&self.keys.identity.key).ok_or_else(|| {
-            Failure::new(Code::Capacity, "", "the configuration is too long", "keep fewer guests")
-        })?;
+        let file =
+            config.sign(&self.keys.identity.key).ok_or_else(|| Refusal::of("", Reason::ConfigTooLong))?;
         let from = usize::try_from(from).unwrap_or(usize::MAX).min(file.len());
         let end = from.saturating_add(STREAM_BYTES).min(file.len());
         let bytes = file.get(from..end).unwrap_or_default().to_vec();
@@ -77,15 +77,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         asker: &Asker,
         digest: &Digest,
         now_ns: u64,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Refusal> {
         self.check_persistence("")?;
         let mut config = self.read_config(digest)?;
         for guest in &config.guests {
             check(guest)?;
             if !self.trust.bundles.covers_guest(&asker.operator, &guest.machine.name) {
-                let message = "this key may not touch this guest";
-                let remedy = "ask the owner for a grant that covers it";
-                return Err(Failure::new(Code::Refused, &guest.machine.name, message, remedy));
+                return Err(Refusal::of(&guest.machine.name, Reason::GuestNotGranted));
             }
         }
         for guest in &mut config.guests {
@@ -97,9 +95,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let missing =
                 |file: &Digest| self.state.kernels.find(file).is_none() && self.blobs.find(file).is_none();
             if files(guest).any(|file| missing(&file)) {
-                return Some("its kernel or initrd: send it by `create`".to_string());
+                return Some(Reason::FilesMissing);
             }
-            guest.secrets_left_out.first().map(|disk| alloc::format!("the secret of disk {disk}"))
+            guest.secrets_left_out.first().map(|disk| Reason::SecretMissing { disk: *disk })
         };
         let guests = config.guests.iter().map(|guest| (guest.machine.name.clone(), lacks(guest))).collect();
         let imported = Imported { guests, trust_serial: self.trust.serial(), trust_changed };
@@ -109,19 +107,19 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         Ok(())
     }
 
-    fn read_config(&mut self, digest: &Digest) -> Result<Config, Failure> {
+    fn read_config(&mut self, digest: &Digest) -> Result<Config, Refusal> {
         let Some((domain, length)) = self.blobs.find(digest) else {
-            return Err(Failure::new(Code::NotFound, "", "the configuration was not sent", "send it first"));
+            return Err(Refusal::of("", Reason::ConfigMissing));
         };
         if length > CONFIG_BYTES {
-            return Err(Failure::new(Code::Integrity, "", "the configuration is too long", ""));
+            return Err(Refusal::said(Code::Integrity, "", "the configuration is too long", ""));
         }
         let mut file = Vec::new();
         self.hypervisor.with_blob(domain, length, &mut |_, bytes| file.extend_from_slice(bytes));
         self.blobs.drop_one(&mut self.hypervisor, digest);
         let (config, _) = Config::open(&file).map_err(|fault| {
             let message = alloc::format!("the configuration {fault}");
-            Failure::new(Code::Integrity, "", message, "make it with `node config export`")
+            Refusal::said(Code::Integrity, "", message, "make it with `node config export`")
         })?;
         Ok(config)
     }

@@ -1,7 +1,7 @@
 //! Keeps what operators do to the disks of guests that start with the node: [`crate::state::following`].
 
-use mgmt_proto::code::Failure;
 use mgmt_proto::config::KeptGuest;
+use mgmt_proto::reason::{Held, Refusal};
 use mgmt_proto::verb::Outcome;
 
 use crate::hypervisor::Hypervisor;
@@ -21,7 +21,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// Whether what is kept of a guest can follow a step, before the step is made.
-    pub(crate) fn check_step(&self, name: &str, step: Step<'_>) -> Result<(), Failure> {
+    pub(crate) fn check_step(&self, name: &str, step: Step<'_>) -> Result<(), Refusal> {
         match self.latest(name).and_then(|kept| after(kept, step)) {
             Some(next) => check(&next).and_then(|()| self.check_room(core::slice::from_ref(&next))),
             None => Ok(()),
@@ -47,8 +47,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 lacking: true,
             }),
             Err(failure) => {
-                let message = alloc::format!("holds now, and is not kept: {}", failure.message);
-                self.state.changes.break_promise(promise, Failure { message, ..failure });
+                self.state.changes.break_promise(promise, failure.although(Held::Change));
             }
         }
         Some(Work::Kept(promise))

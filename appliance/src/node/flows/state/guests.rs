@@ -1,14 +1,13 @@
 //! Keeps guests, so that they start with the node: [`crate::state::guests`].
 
 use alloc::boxed::Box;
-use alloc::string::ToString;
 use alloc::vec::Vec;
 
-use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::config::{GuestConfig, KeptGuest};
 use mgmt_proto::disk::GuestSettings;
 use mgmt_proto::limits::KEPT_GUESTS;
 use mgmt_proto::machine::{Digest, Machine};
+use mgmt_proto::reason::{Held, Reason, Refusal};
 use mgmt_proto::state::KeptFacts;
 use mgmt_proto::verb::{Outcome, Reply};
 use storage::limits::STORE_VALUE_BYTES_MAX;
@@ -46,8 +45,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let missing = files(&kept.guest)
                 .any(|file| self.state.kernels.find(&file).is_none() && self.blobs.find(&file).is_none());
             let problem = match kept.guest.secrets_left_out.first() {
-                _ if missing => Some("its kernel or initrd is not here: send it by `create`".to_string()),
-                Some(disk) => Some(alloc::format!("the secret of disk {disk} is not here")),
+                _ if missing => Some(Reason::FilesMissing),
+                Some(disk) => Some(Reason::SecretMissing { disk: *disk }),
                 None => kept.problem.clone(),
             };
             KeptFacts {
@@ -68,7 +67,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         name: &str,
         order: Option<u32>,
         now_ns: u64,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Refusal> {
         match order {
             Some(order) => self.autostart(asker, name, order, now_ns),
             None => self.forget_kept(asker, name, now_ns),
@@ -95,7 +94,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// A guest that is there starts with the node from now on.
-    fn autostart(&mut self, asker: &Asker, name: &str, order: u32, now_ns: u64) -> Result<(), Failure> {
+    fn autostart(&mut self, asker: &Asker, name: &str, order: u32, now_ns: u64) -> Result<(), Refusal> {
         self.check_persistence(name)?;
         let running = self.guests.list.iter().find(|guest| guest.machine.name == name);
         let guest = match (running, self.state.guests.find(name)) {
@@ -116,11 +115,10 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// A guest does not start with the node any more.
-    fn forget_kept(&mut self, asker: &Asker, name: &str, now_ns: u64) -> Result<(), Failure> {
+    fn forget_kept(&mut self, asker: &Asker, name: &str, now_ns: u64) -> Result<(), Refusal> {
         self.check_persistence(name)?;
         if self.state.guests.find(name).is_none() {
-            let message = "does not start with the node";
-            return Err(Failure::new(Code::NotFound, name, message, "see `redoubt node state`"));
+            return Err(Refusal::of(name, Reason::NotKept));
         }
         self.state.guests.list.retain(|kept| kept.guest.machine.name != name);
         for keeping in &mut self.state.kernels.queue {
@@ -140,7 +138,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         machine: &Machine,
         settings: &GuestSettings,
         order: u32,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), Refusal> {
         self.check_persistence(&machine.name)?;
         self.check_room(&[KeptGuest {
             order,
@@ -170,20 +168,18 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 self.state.kernels.queue.push_back(job);
             }
             Err(failure) => {
-                let message = alloc::format!("runs, and is not kept: {}", failure.message);
-                self.state.changes.break_promise(promise, Failure { message, ..failure });
+                self.state.changes.break_promise(promise, failure.although(Held::Guest));
             }
         }
     }
 
     /// Whether guests fit beside those that are kept.
-    pub(crate) fn check_room(&self, guests: &[KeptGuest]) -> Result<(), Failure> {
+    pub(crate) fn check_room(&self, guests: &[KeptGuest]) -> Result<(), Refusal> {
         let list = &self.state.guests;
         let new = guests.iter().filter(|guest| list.find(&guest.machine.name).is_none()).count();
         let first = guests.first().map_or("", |guest| guest.machine.name.as_str());
         if list.count() + new > KEPT_GUESTS {
-            let message = alloc::format!("{KEPT_GUESTS} guests start with the node already");
-            return Err(Failure::new(Code::Capacity, first, message, "see `redoubt node state`"));
+            return Err(Refusal::of(first, Reason::TooManyKept { most: KEPT_GUESTS as u64 }));
         }
         let bytes = guests.iter().map(|guest| description_bytes(&guest.machine, &guest.settings)).sum();
         self.check_heap_of_kept(first, bytes)?;
@@ -192,8 +188,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let mut bytes = postcard::to_allocvec(guest).unwrap_or_default();
             bytes.zeroize();
             if bytes.len() + SEALING_BYTES > STORE_VALUE_BYTES_MAX {
-                let message = "has more settings than can be kept";
-                return Err(Failure::new(Code::Capacity, &guest.machine.name, message, "give it fewer"));
+                return Err(Refusal::of(&guest.machine.name, Reason::TooManySettings));
             }
             for file in files(guest) {
                 let known = self.state.kernels.find(&file).is_some()
@@ -206,12 +201,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let lengths: Vec<u64> = lengths.into_iter().map(|(_, length)| length).collect();
         if !self.state.kernels.fit(self.state.blocks, &lengths) {
             let needed: u64 = lengths.iter().sum();
-            let message = alloc::format!(
-                "its kernel and initrd take {} MiB, which the state volume does not have",
-                (needed >> 20) + 1
-            );
-            let remedy = "use a larger volume, a smaller initrd, or keep fewer guests";
-            return Err(Failure::new(Code::Capacity, first, message, remedy));
+            return Err(Refusal::of(first, Reason::StateNoRoom { wanted_mib: (needed >> 20) + 1 }));
         }
         Ok(())
     }
@@ -245,7 +235,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         match batch {
             Some(batch) => self.state.changes.settle(promise, batch),
             None => {
-                let failure = Failure::new(Code::Internal, "", "could not be sealed", "report this");
+                let failure = Refusal::of("", Reason::NotSealed);
                 self.state.changes.break_promise(promise, failure);
             }
         }

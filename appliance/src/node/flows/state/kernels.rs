@@ -4,8 +4,8 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
-use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::machine::Digest;
+use mgmt_proto::reason::{Reason, Refusal};
 use storage::local::DiskWork;
 use storage::store::BLOCK_BYTES;
 
@@ -79,7 +79,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                         Some(bytes) => DiskWork::Write { sector: sector(&kernel, done), bytes },
                         None => {
                             self.state.kernels.work = Work::Nothing;
-                            self.give_up_job("its kernel is gone");
+                            self.give_up_job(Reason::KernelGone);
                             continue;
                         }
                     }
@@ -126,17 +126,14 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                     .blobs
                     .begin(&mut self.hypervisor, None, missing, kernel.length, &needed, now_ns)
                     .map(|upload| Work::Read(kernel, 0, Box::new(upload))),
-                None => {
-                    let message = "its kernel or initrd is not on the state volume";
-                    Err(Failure::new(Code::NotFound, "", message, "create it from its file"))
-                }
+                None => Err(Refusal::of("", Reason::FilesNotKept)),
             };
             match begun {
                 Ok(work) => {
                     self.state.kernels.work = work;
                     return true;
                 }
-                Err(failure) => self.autostart_failed(index, Failure { object: name, ..failure }, now_ns),
+                Err(failure) => self.autostart_failed(index, failure.about(name), now_ns),
             }
         }
         false
@@ -162,19 +159,18 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             length.and_then(|length| self.state.kernels.place(&[], digest, length, self.state.blocks));
         match place {
             Some(kernel) => self.state.kernels.work = Work::Write(kernel, 0),
-            None if length.is_none() => self.give_up_job("its kernel is gone"),
+            None if length.is_none() => self.give_up_job(Reason::KernelGone),
             // What was freed a moment ago may not be durable yet.
             None if !self.state.kernels.freed.is_empty() => return false,
-            None => self.give_up_job("the state volume has no room for its kernel"),
+            None => self.give_up_job(Reason::StateNoRoomForKernel),
         }
         true
     }
 
-    fn give_up_job(&mut self, why: &str) {
+    fn give_up_job(&mut self, why: Reason) {
         if let Some(job) = self.state.kernels.queue.pop_front() {
             let name = job.guests.first().map_or("", |guest| guest.machine.name.as_str());
-            let message = alloc::format!("is not kept: {why}");
-            let failure = Failure::new(Code::Capacity, name, message, "see `redoubt node state`");
+            let failure = Refusal::of(name, why);
             self.state.changes.break_promise(job.promise, failure);
         }
     }
@@ -221,16 +217,12 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// All of a file was read: it is what its digest says, or not there.
     fn file_read(&mut self, kernel: &Kernel, upload: Upload<H::Memory>, now_ns: u64) {
-        let Err(failure) = self.blobs.finish(&mut self.hypervisor, upload, now_ns) else { return };
+        let Err(_) = self.blobs.finish(&mut self.hypervisor, upload, now_ns) else { return };
         self.state.kernels.kept.retain(|other| other != kernel);
         for index in (0..self.guests.list.len()).rev() {
             let Some(guest) = self.guests.get(index) else { continue };
             if guest.awaits_files && guest.needs(&kernel.digest) && guest.life == RunState::Connecting {
-                let object = guest.machine.name.clone();
-                let message = "its kernel or initrd is damaged on the state volume";
-                let remedy = "create it from its file";
-                let failure =
-                    Failure { object, message: message.into(), remedy: remedy.into(), ..failure.clone() };
+                let failure = Refusal::of(&guest.machine.name, Reason::FilesDamaged);
                 self.autostart_failed(index, failure, now_ns);
             }
         }

@@ -3,8 +3,8 @@
 use alloc::string::ToString;
 use alloc::vec::Vec;
 
-use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::machine::Machine;
+use mgmt_proto::reason::{Reason, Refusal};
 use mgmt_proto::verb::{Outcome, Reply};
 use zeroize::Zeroize;
 
@@ -39,7 +39,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// Whether a guest may have that name now.
-    fn check_rename(&self, asker: &Asker, name: &str, to: &str) -> Result<(), Failure> {
+    fn check_rename(&self, asker: &Asker, name: &str, to: &str) -> Result<(), Refusal> {
         let running = self.guests.list.iter().find(|guest| guest.machine.name == name);
         let kept = self.state.guests.find(name);
         let machine = running.map(|guest| &guest.machine).or_else(|| kept.map(|kept| &kept.guest.machine));
@@ -54,17 +54,11 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         };
         let exists = self.guests.list.iter().any(|guest| guest.machine.name == to);
         if exists || self.state.guests.find(to).is_some() || queued(to) {
-            return Err(Failure::new(
-                Code::Conflict,
-                to,
-                "a guest of that name exists",
-                "choose another name",
-            ));
+            return Err(Refusal::of(to, Reason::GuestExists));
         }
         let starting = running.is_some_and(|guest| guest.life == RunState::Connecting);
         if starting || queued(name) || self.operators.jobs.is_about(name) {
-            let message = "something is under way with it";
-            return Err(Failure::new(Code::Conflict, name, message, "wait for it: `redoubt job list`"));
+            return Err(Refusal::of(name, Reason::GuestBusy));
         }
         if kept.is_some() { self.check_persistence(name) } else { Ok(()) }
     }

@@ -6,9 +6,9 @@
 use alloc::vec::Vec;
 
 use ed25519_dalek::SigningKey;
-use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::limits::NODE_KEYS;
 use mgmt_proto::node_key::{self, KeyLink};
+use mgmt_proto::reason::{Reason, Refusal};
 use mgmt_proto::verb::Reply;
 
 use crate::hypervisor::Hypervisor;
@@ -20,12 +20,11 @@ use crate::state::rotation::{LINKS, Rotation};
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Begins to give the node another key.
-    pub(crate) fn rotate_key(&mut self, asker: &Asker, now_ns: u64) -> Result<(), Failure> {
+    pub(crate) fn rotate_key(&mut self, asker: &Asker, now_ns: u64) -> Result<(), Refusal> {
         let name = self.settings.manifest.name.clone();
         self.check_persistence(&name)?;
         if self.state.rotation.is_some() {
-            let message = "another key is being kept";
-            return Err(Failure::new(Code::Conflict, name, message, "try again in a few seconds"));
+            return Err(Refusal::of(name, Reason::KeyRotating));
         }
         let mut seed = zeroize::Zeroizing::new([0; 32]);
         self.hypervisor.random(&mut *seed);
@@ -40,7 +39,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             values.iter().map(|(name, value)| self.sealed_value(name, value)).collect();
         // One transaction: there is never a new key without the link to it.
         let Some(changes) = changes else {
-            return Err(Failure::new(Code::Internal, name, "could not be sealed", "report this"));
+            return Err(Refusal::of(name, Reason::NotSealed));
         };
         let batch = self.state.changes.add(changes);
         self.state.rotation = Some(Rotation { batch, key, links });
