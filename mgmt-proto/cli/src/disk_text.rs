@@ -477,11 +477,11 @@ mod tests {
         }
     }
 
-    /// What the README shows is understood.
+    /// What the guide shows is understood.
     #[test]
     fn the_example_is_one() {
-        let readme = include_str!("../../../README.md");
-        let block = readme.split("```toml\n").find(|block| block.starts_with("disk = [")).unwrap();
+        let guide = include_str!("../GUIDE.md");
+        let block = guide.split("```toml\n").find(|block| block.starts_with("disk = [")).unwrap();
         let table: toml::Table = block.split("```").next().unwrap().parse().unwrap();
         let disks = table["disk"].as_array().unwrap().iter();
         let disks: Vec<_> = disks.map(|disk| DiskText::from_toml(disk, Path::new("")).unwrap()).collect();
