@@ -6,7 +6,7 @@
 //!
 //! * [`discover`]: what volumes there are;
 //! * [`bench`]: how fast a volume is; [`copy`]: to and from files;
-//! * [`latency`]: how long requests took; [`secret`]: from files and people.
+//! * [`secret`]: from files and people.
 
 use crate::exit;
 use mgmt_proto::code::{Code, Failure};
@@ -23,7 +23,6 @@ pub mod bench;
 pub mod copy;
 pub mod discover;
 mod ethernet;
-pub mod latency;
 pub mod secret;
 mod tcp;
 

@@ -9,7 +9,7 @@ use redoubt::answer::Answer;
 use redoubt::disk_text;
 use redoubt::exit;
 use redoubt::initiator::bench::{self, Extent, Job, Measured};
-use redoubt::initiator::{Initiator, Options, copy, secret};
+use redoubt::initiator::{Initiator, Options, copy, nanoseconds, secret};
 use redoubt::table::Table;
 use serde::Serialize;
 use std::fs::File;
@@ -310,11 +310,11 @@ fn report(volume: String, job: &Job, measured: &Measured) -> Answer {
         iops: requests / seconds,
         bytes_per_second: requests * block / seconds,
         latency_ns: Times {
-            mean: latency.mean_ns(),
-            p50: latency.percentile_ns(500),
-            p99: latency.percentile_ns(990),
-            p99_9: latency.percentile_ns(999),
-            longest: latency.longest_ns(),
+            mean: nanoseconds(Duration::from_secs_f64(latency.mean() / 1e9)),
+            p50: latency.value_at_quantile(0.5),
+            p99: latency.value_at_quantile(0.99),
+            p99_9: latency.value_at_quantile(0.999),
+            longest: latency.max(),
         },
         retries: measured.counters.retries,
         stalls: measured.counters.stalls,

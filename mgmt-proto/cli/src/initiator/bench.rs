@@ -1,8 +1,8 @@
 //! How fast a volume is.
 
-use super::latency::Latency;
 use super::{Initiator, nanoseconds};
 use crate::exit;
+use hdrhistogram::Histogram;
 use mgmt_proto::code::{Code, Failure};
 use std::time::Duration;
 use storage::block::SECTOR_BYTES;
@@ -45,8 +45,8 @@ pub struct Measured {
     pub requests: u64,
     /// From the first request to the last completion.
     pub elapsed: Duration,
-    /// How long each took.
-    pub latency: Latency,
+    /// How long each took, in nanoseconds.
+    pub latency: Histogram<u64>,
     /// What the session counted meanwhile.
     pub counters: Counters,
 }
@@ -105,6 +105,13 @@ impl Places {
     }
 }
 
+/// Times in nanoseconds up to an hour, to a thousandth of each.
+fn times() -> Result<Histogram<u64>, Failure> {
+    let longest_ns = 3_600_000_000_000;
+    Histogram::new_with_max(longest_ns, 3)
+        .map_err(|error| Failure::new(Code::Internal, "latency", error.to_string(), ""))
+}
+
 /// Runs a job on a volume that serves.
 ///
 /// # Errors
@@ -131,7 +138,7 @@ pub fn run(initiator: &mut Initiator, job: &Job) -> Result<Measured, Failure> {
         Extent::Count(count) => (count, u64::MAX),
         Extent::Time(time) => (u64::MAX, began_ns.saturating_add(nanoseconds(time))),
     };
-    let (mut under_way, mut latency) = (0usize, Latency::default());
+    let (mut under_way, mut latency) = (0usize, times()?);
     let mut unused = 0..job.depth;
     'job: loop {
         // A number that is not under way.
@@ -141,7 +148,7 @@ pub fn run(initiator: &mut Initiator, job: &Job) -> Result<Measured, Failure> {
             }
             if let Some(number) = initiator.finished()? {
                 let since_ns = since_ns.get(number).copied().unwrap_or_default();
-                latency.record(initiator.now_ns() - since_ns);
+                latency.saturating_record(initiator.now_ns() - since_ns);
                 under_way -= 1;
                 break number;
             }
@@ -163,12 +170,12 @@ pub fn run(initiator: &mut Initiator, job: &Job) -> Result<Measured, Failure> {
         }
     }
     let ended_ns = initiator.now_ns();
-    if latency.count() == 0 {
+    if latency.is_empty() {
         return Err(initiator.failure(Code::Storage, "no request finished", ""));
     }
     let counters = difference(&initiator.status().counters, &before);
     let elapsed = Duration::from_nanos(ended_ns - began_ns);
-    Ok(Measured { requests: latency.count(), elapsed, latency, counters })
+    Ok(Measured { requests: latency.len(), elapsed, latency, counters })
 }
 
 /// AoE: writes are held back while frames of an earlier run may be on their way.
