@@ -12,8 +12,8 @@
 use crate::addressing::{Addressing, checked_mtu, default_mtu};
 use anyhow::{Context, Result, ensure};
 use mgmt_proto::limits::STORAGE_CARDS;
-use mgmt_proto::machine::parse_mac;
 use mgmt_proto::manifest;
+use mgmt_proto::units::parse_mac;
 use serde::Deserialize;
 
 /// A card for disks only.

@@ -5,7 +5,7 @@
 
 use crate::facts::Found;
 use crate::limits::FOUND_BYTES;
-use crate::machine::mac_text;
+use crate::units::mac_text;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;

@@ -5,7 +5,7 @@
 //! * [`reason`]: why a node refuses or fails; [`code`]: error codes, which are also the CLI's exit codes;
 //! * [`machine`]: the description of a guest; [`disk`]: what is set for its disks;
 //! * [`volume`]: what a node tells of its volumes;
-//! * [`secret`]: what is never printed;
+//! * [`secret`]: what is never printed; [`units`]: sizes, times, MAC addresses and decimals as text;
 //! * [`handshake`]: how two ends come to trust each other; [`door`]: the node's side of it;
 //! * [`record`]: the encrypted frames after that;
 //! * [`proof`]: that an operator signed it; [`envelope`]: a signed command, verified before it is decoded;
@@ -53,6 +53,7 @@ pub mod secret;
 pub mod server;
 pub mod state;
 pub mod trust;
+pub mod units;
 pub mod verb;
 pub mod vif;
 pub mod volume;

@@ -2,9 +2,9 @@
 
 use crate::codec;
 use crate::limits::{MANIFEST_BYTES, STORAGE_CARDS};
-use crate::machine::mac_text;
 use crate::state::StateVolume;
 use crate::trust::Operator;
+use crate::units::mac_text;
 use crate::vif::{self, CardGrant};
 use alloc::string::String;
 use alloc::vec::Vec;

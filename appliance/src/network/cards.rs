@@ -3,8 +3,8 @@
 use alloc::vec::Vec;
 
 use mgmt_proto::facts::{CardCondition, CardFacts, CardUse};
-use mgmt_proto::machine::mac_text;
 use mgmt_proto::manifest::{AoeCards, StorageCard};
+use mgmt_proto::units::mac_text;
 use netstack::frame::MacAddress;
 use netstack::host::{Host, HostConfig};
 

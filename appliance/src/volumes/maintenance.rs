@@ -10,8 +10,8 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 
-use mgmt_proto::machine::mac_text;
 use mgmt_proto::reason::{Reason, Refusal};
+use mgmt_proto::units::mac_text;
 use mgmt_proto::volume::VolumeFacts;
 use storage::aoe::{Administration, Outcome};
 use storage::iscsi::Reservation;

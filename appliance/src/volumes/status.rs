@@ -5,8 +5,8 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use mgmt_proto::code::Code;
-use mgmt_proto::machine::mac_text;
 use mgmt_proto::reason::Refusal;
+use mgmt_proto::units::mac_text;
 use mgmt_proto::verb::DiskFacts;
 use mgmt_proto::volume::{Condition, PathCondition, PathFacts, Stage as Reached, VolumeFacts};
 use storage::histogram::Histogram;

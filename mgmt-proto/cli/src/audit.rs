@@ -7,10 +7,11 @@ pub mod trusted;
 
 use crate::connection::Connection;
 use crate::exit;
-use crate::table::{self, Table};
+use crate::table::Table;
 use mgmt_proto::audit::{self, Entry, Head, Log};
 use mgmt_proto::code::{Code, Failure};
 use mgmt_proto::node_key::{KeyLink, leads};
+use mgmt_proto::units;
 use mgmt_proto::verb::{Reply, Request};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -382,7 +383,7 @@ impl Copy {
             let object = if entry.object.is_empty() { "-" } else { &entry.object };
             let mut row = vec![
                 entry.sequence.to_string(),
-                table::seconds(entry.at_ns),
+                units::seconds(entry.at_ns),
                 keys::public::fingerprint(&entry.operator),
                 entry.verb.clone(),
                 object.into(),

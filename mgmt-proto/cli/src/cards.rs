@@ -1,7 +1,7 @@
 //! The node's own network cards.
 
 use crate::Connection;
-use mgmt_proto::machine::mac_text;
+use mgmt_proto::units::mac_text;
 use mgmt_proto::verb::{CardCondition, CardFacts, CardUse, Reply, Request};
 use serde::Serialize;
 use std::net::Ipv4Addr;

@@ -14,8 +14,9 @@ use crate::nearest::nearest;
 use keys::file::expand_home;
 use mgmt_proto::code::Failure;
 use mgmt_proto::disk::{Digests, DiskSetting, Limit, Policy};
-use mgmt_proto::machine::{Disk, parse_mac};
+use mgmt_proto::machine::Disk;
 use mgmt_proto::secret::Secret;
+use mgmt_proto::units::{parse_mac, parse_milliseconds, parse_size};
 use std::path::{Path, PathBuf};
 use storage::iscsi::Portal;
 use storage::volume::{VolumeName, user};
@@ -75,45 +76,13 @@ fn wrong<T>(message: impl Into<String>, remedy: impl Into<String>) -> Result<T, 
     Err((message.into(), remedy.into()))
 }
 
-/// An amount: a number, with k, m, g or t for powers of 1024.
-///
-/// # Errors
-/// Quotes what is none.
-pub fn amount(text: &str) -> Result<u64, Wrong> {
-    let text = text.trim();
-    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let unit = match text.get(digits.len()..).unwrap_or_default().to_ascii_lowercase().as_str() {
-        "" => 0,
-        "k" | "kib" => 10,
-        "m" | "mib" => 20,
-        "g" | "gib" => 30,
-        "t" | "tib" => 40,
-        _ => return wrong(format!("{text:?} is no amount"), "write 500, 64k, 50M or 1G"),
-    };
-    match digits.trim().parse::<u64>().ok().and_then(|number| number.checked_mul(1 << unit)) {
-        Some(amount) => Ok(amount),
-        None => wrong(format!("{text:?} is no amount"), "write 500, 64k, 50M or 1G"),
-    }
+fn amount(text: &str) -> Result<u64, Wrong> {
+    parse_size(text, 1).ok_or_else(|| (format!("{text:?} is no amount"), "write 500, 64k, 50M or 1G".into()))
 }
 
-/// A time in milliseconds.
-///
-/// # Errors
-/// Quotes what is none.
-pub fn milliseconds(text: &str) -> Result<u64, Wrong> {
-    let text = text.trim();
-    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let unit = match text.get(digits.len()..).unwrap_or_default() {
-        "ms" => 1,
-        "" | "s" => 1_000,
-        "m" | "min" => 60_000,
-        "h" => 3_600_000,
-        _ => return wrong(format!("{text:?} is no time"), "write 500ms, 30s, 5m or 2h"),
-    };
-    match digits.trim().parse::<u64>().ok().and_then(|number| number.checked_mul(unit)) {
-        Some(time) => Ok(time),
-        None => wrong(format!("{text:?} is no time"), "write 500ms, 30s, 5m or 2h"),
-    }
+fn milliseconds(text: &str) -> Result<u64, Wrong> {
+    parse_milliseconds(text)
+        .ok_or_else(|| (format!("{text:?} is no time"), "write 500ms, 30s, 5m or 2h".into()))
 }
 
 /// A burst in milliseconds of the rates.

@@ -1,7 +1,8 @@
 //! Long work of a node, as it is printed.
 
-use crate::table::{self, Table};
+use crate::table::Table;
 use mgmt_proto::job::{JobFacts, JobState, Progress, Unit};
+use mgmt_proto::units;
 use serde::Serialize;
 
 /// A job: what `-o json` prints of one; see [`crate::json`].
@@ -93,8 +94,8 @@ pub fn table(jobs: &[Job], now_ns: u64, wide: bool) -> Table {
             job.done.to_string(),
             job.total.to_string(),
             job.unit.into(),
-            table::seconds(now_ns.saturating_sub(job.began_ns)),
-            table::seconds(took_ns),
+            units::seconds(now_ns.saturating_sub(job.began_ns)),
+            units::seconds(took_ns),
         ];
         if wide {
             row.extend([job.operator.clone(), or_none(job.error.as_deref().unwrap_or_default())]);

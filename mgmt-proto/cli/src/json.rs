@@ -19,8 +19,9 @@ use std::collections::BTreeMap;
 use crate::cards::Card;
 use crate::table;
 use crate::vif_text::rate_text;
-use mgmt_proto::machine::{Action, NetworkCard, mac_text};
+use mgmt_proto::machine::{Action, NetworkCard};
 use mgmt_proto::platform::Ended;
+use mgmt_proto::units::{decimal, mac_text};
 use mgmt_proto::verb::{DiskFacts, Found, GuestFacts, NodeFacts, State};
 use mgmt_proto::vif::Privileges;
 use serde::Serialize;
@@ -122,7 +123,7 @@ impl Ping {
     /// The same for people.
     #[must_use]
     pub fn lines(&self) -> String {
-        let ms = |us: u64| format!("{}.{:03} ms", us / 1000, us % 1000);
+        let ms = |us: u64| format!("{} ms", decimal(us, 3, 3));
         let mut sorted = self.answers_us.clone();
         sorted.sort_unstable();
         let median = sorted.get(sorted.len() / 2).copied().unwrap_or_default();

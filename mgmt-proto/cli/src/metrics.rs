@@ -7,6 +7,7 @@
 use crate::cards::Card;
 use crate::json;
 use crate::top::Sample;
+use mgmt_proto::units::decimal;
 use mgmt_proto::verb::{DiskFacts, GuestFacts, NodeFacts, State};
 use std::fmt::Write;
 
@@ -43,11 +44,6 @@ fn escaped(text: &str) -> String {
     text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
-/// Nanoseconds as seconds, exactly.
-fn seconds(ns: u64) -> String {
-    format!("{}.{:09}", ns / 1_000_000_000, ns % 1_000_000_000)
-}
-
 impl Text {
     /// Begins a family; one with a unit has a name that ends in it.
     fn family(&mut self, name: &str, kind: Kind, help: &str) {
@@ -78,7 +74,7 @@ type OfDisk = fn(&DiskFacts) -> String;
 type OfCard = fn(&Card) -> String;
 
 const NODE: [(&str, Kind, &str, OfNode); 13] = [
-    ("redoubt_node_uptime_seconds", Kind::Gauge, "Time since power-on.", |it| seconds(it.uptime_ns)),
+    ("redoubt_node_uptime_seconds", Kind::Gauge, "Time since power-on.", |it| decimal(it.uptime_ns, 9, 9)),
     ("redoubt_node_cpus", Kind::Gauge, "CPUs in use.", |it| it.cpus.to_string()),
     ("redoubt_node_memory_bytes", Kind::Gauge, "Usable RAM.", |it| it.memory_bytes.to_string()),
     ("redoubt_node_free_memory_bytes", Kind::Gauge, "RAM neither used nor promised.", |it| {
@@ -110,7 +106,7 @@ const NODE: [(&str, Kind, &str, OfNode); 13] = [
 ];
 
 const GUEST: [(&str, Kind, &str, OfGuest); 7] = [
-    ("redoubt_guest_cpu_seconds", Kind::Counter, "CPU time.", |it| seconds(it.cpu_time_ns)),
+    ("redoubt_guest_cpu_seconds", Kind::Counter, "CPU time.", |it| decimal(it.cpu_time_ns, 9, 9)),
     ("redoubt_guest_vcpus", Kind::Gauge, "vCPUs.", |it| it.machine.vcpus.to_string()),
     ("redoubt_guest_memory_bytes", Kind::Gauge, "RAM it may touch.", |it| {
         it.machine.memory_bytes.to_string()
@@ -186,7 +182,7 @@ pub fn text(polled: &[Polled]) -> String {
     }
     text.family("redoubt_node_poll_seconds", Kind::Gauge, "How long asking took.");
     for node in polled {
-        let value = format!("{}.{:03}", node.elapsed_ms / 1000, node.elapsed_ms % 1000);
+        let value = decimal(node.elapsed_ms, 3, 3);
         text.sample("redoubt_node_poll_seconds", &[("node", &node.node)], &value);
     }
     let up = |node: &Polled| node.sample.clone().map(|sample| (node.node.clone(), sample));

@@ -3,6 +3,7 @@
 use crate::answer::{Answer, Form, Text};
 use crate::table::Table;
 use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::units::decimal;
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::ops::Range;
@@ -234,7 +235,7 @@ pub fn summary(results: &[NodeResult]) -> Answer {
             result.node.clone(),
             result.word().into(),
             result.code().to_string(),
-            format!("{}.{}", result.elapsed_ms / 1000, result.elapsed_ms / 100 % 10),
+            decimal(result.elapsed_ms, 3, 1),
             said,
         ]);
     }

@@ -1,5 +1,6 @@
 //! Tables for people: stable headers, one line each.
 
+use mgmt_proto::units::seconds;
 use mgmt_proto::verb::{Found, GuestFacts, State};
 use std::fmt;
 
@@ -111,12 +112,6 @@ pub fn flags(guest: &GuestFacts) -> String {
     };
     let stalled = guest.disks.iter().any(|disk| disk.stalled_since_ns.is_some());
     format!("{flags}{}", if stalled { "i" } else { "" })
-}
-
-/// Seconds with one digit after the point.
-#[must_use]
-pub fn seconds(ns: u64) -> String {
-    format!("{}.{}", ns / 1_000_000_000, ns / 100_000_000 % 10)
 }
 
 /// Guests as `sched` shows them.

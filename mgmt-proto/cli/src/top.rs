@@ -5,6 +5,7 @@ use crate::session;
 use crate::table::{self, Table};
 use crate::{Connection, answer::Answer};
 use mgmt_proto::code::Failure;
+use mgmt_proto::units;
 use mgmt_proto::verb::{GuestFacts, NodeFacts, Reply, Request, Traffic};
 use serde::Serialize;
 
@@ -268,7 +269,7 @@ impl Screen {
             self.node,
             seconds % 60,
             self.cpus,
-            tenths(self.cpu_permille),
+            units::decimal(self.cpu_permille, 1, 1),
             self.memory_bytes >> 20,
             self.memory_free_bytes >> 20,
             self.dom0_bytes >> 20,
@@ -301,10 +302,6 @@ impl Screen {
     }
 }
 
-fn tenths(number: u64) -> String {
-    format!("{}.{}", number / 10, number % 10)
-}
-
 impl Row {
     /// Its cells in the table.
     #[must_use]
@@ -312,8 +309,8 @@ impl Row {
         vec![
             self.name.clone(),
             self.flags.clone(),
-            table::seconds(self.cpu_time_ns),
-            tenths(self.cpu_permille),
+            units::seconds(self.cpu_time_ns),
+            units::decimal(self.cpu_permille, 1, 1),
             (self.populated_bytes >> 10).to_string(),
             (self.memory_bytes >> 10).to_string(),
             self.vcpus.to_string(),

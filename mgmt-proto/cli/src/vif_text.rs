@@ -13,7 +13,8 @@
 //! `rate` is what the card sends at most, as xl's users write it: `1Gb/s`, `500Kb`, or in bytes
 //! `250KB/s`; units are decimal.
 
-use mgmt_proto::machine::{NetworkCard, mac_text, parse_mac};
+use mgmt_proto::machine::NetworkCard;
+use mgmt_proto::units::{self, mac_text, parse_mac};
 use mgmt_proto::vif::{Prefix, Privileges};
 use sha2::{Digest as _, Sha256};
 use toml::{Table, Value};
@@ -71,8 +72,8 @@ fn rate(text: &str) -> Result<u64, Wrong> {
     let wrong = || (format!("{text:?} is no rate"), RATE_REMEDY);
     let amount = text.trim();
     let amount = amount.strip_suffix("/s").unwrap_or(amount);
-    let digits = amount.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let (factor, parts) = match amount.get(digits.len()..).unwrap_or_default() {
+    let (number, unit) = units::quantity(amount).ok_or_else(wrong)?;
+    let (factor, parts) = match unit {
         "b" => (1, 8),
         "Kb" | "kb" => (1_000, 8),
         "Mb" => (1_000_000, 8),
@@ -83,7 +84,6 @@ fn rate(text: &str) -> Result<u64, Wrong> {
         "GB" => (1_000_000_000, 1),
         _ => return Err(wrong()),
     };
-    let number: u64 = digits.trim().parse().map_err(|_| wrong())?;
     number.checked_mul(factor).map(|amount| amount / parts).ok_or_else(wrong)
 }
 

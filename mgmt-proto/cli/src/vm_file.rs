@@ -34,6 +34,7 @@ use keys::file::expand_home;
 use mgmt_proto::code::Failure;
 use mgmt_proto::disk::GuestSettings;
 use mgmt_proto::machine::{Action, Machine};
+use mgmt_proto::units::parse_size;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 use toml::de::DeTable;
@@ -403,21 +404,7 @@ fn action(word: Option<Word>, default: Action) -> Action {
 
 /// Bytes of an amount of memory; a bare number is MiB.
 fn bytes(quantity: &Quantity) -> Result<u64, String> {
-    let wrong = |text: &str| format!("{text:?} is no amount of memory; write MiB, or 512M, 2G");
-    let (number, unit) = match quantity {
-        Quantity::Number(number) => (*number, 20),
-        Quantity::Text(text) => {
-            let digits = text.trim().trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-            let unit = match text.trim().get(digits.len()..).unwrap_or_default().to_ascii_lowercase().as_str()
-            {
-                "k" | "kib" => 10,
-                "" | "m" | "mib" => 20,
-                "g" | "gib" => 30,
-                "t" | "tib" => 40,
-                _ => return Err(wrong(text)),
-            };
-            (digits.trim().parse::<u64>().map_err(|_| wrong(text))?, unit)
-        }
-    };
-    number.checked_mul(1 << unit).ok_or_else(|| format!("{number} is too much memory"))
+    let text = quantity.text();
+    parse_size(&text, 1 << 20)
+        .ok_or_else(|| format!("{text:?} is no amount of memory; write MiB, or 512M, 2G"))
 }

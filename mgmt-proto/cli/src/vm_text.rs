@@ -4,6 +4,7 @@ use crate::vif_text;
 use mgmt_proto::config::GuestConfig;
 use mgmt_proto::disk::{Digests, DiskSetting, Limit, Policy};
 use mgmt_proto::machine::{Action, Disk};
+use mgmt_proto::units::mac_text;
 use std::net::Ipv4Addr;
 use toml::{Table, Value};
 
@@ -16,10 +17,6 @@ fn text(value: impl Into<String>) -> Value {
 
 fn number(value: u64) -> Value {
     i64::try_from(value).map_or_else(|_| text(value.to_string()), Value::Integer)
-}
-
-fn mac(mac: [u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 fn action(action: Action) -> Value {
@@ -46,7 +43,7 @@ fn setting(setting: &DiskSetting) -> Option<(&'static str, Value)> {
         DiskSetting::Portal(address, port) => {
             ("portal", text(format!("{}:{port}", Ipv4Addr::from(*address))))
         }
-        DiskSetting::Station(station) => ("station", text(mac(*station))),
+        DiskSetting::Station(station) => ("station", text(mac_text(*station))),
         DiskSetting::Digests(digests) => {
             let word = match digests {
                 Digests::Preferred => "preferred",

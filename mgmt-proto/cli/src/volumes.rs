@@ -8,7 +8,8 @@
 
 use crate::answer::Answer;
 use crate::json::Done;
-use crate::table::{Table, seconds};
+use crate::table::Table;
+use mgmt_proto::units::{decimal, seconds};
 use mgmt_proto::volume::{
     BlockFacts, Condition, PathCondition, PathFacts, Plugged, Stage, VolumeFacts, VolumePage,
 };
@@ -270,7 +271,7 @@ pub fn block(facts: &BlockFacts) -> Block {
 
 /// Milliseconds with a digit after the point, or a dash.
 fn milliseconds(ns: Option<u64>) -> String {
-    ns.map_or_else(|| "-".into(), |ns| format!("{}.{}", ns / 1_000_000, ns / 100_000 % 10))
+    ns.map_or_else(|| "-".into(), |ns| decimal(ns, 6, 1))
 }
 
 const fn access(read_only: bool) -> &'static str {

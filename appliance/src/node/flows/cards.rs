@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use log::Level;
 use mgmt_proto::facts::{CardCondition, CardFacts, CardUse};
-use mgmt_proto::machine::mac_text;
+use mgmt_proto::units::mac_text;
 use netstack::host::Host;
 
 use crate::hypervisor::Hypervisor;

@@ -27,7 +27,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         if let Some(mac) = claims.by.filter(|_| news) {
             self.neighbourhood.logged = claims.count;
             self.neighbourhood.next_log_ns = now_ns.saturating_add(CLAIM_LOG_NS);
-            let mac = mgmt_proto::machine::mac_text(mac);
+            let mac = mgmt_proto::units::mac_text(mac);
             log::error!(target: "network", "{mac} claims an address of this node, which is defended; {} claims so far",
                 claims.count);
         }

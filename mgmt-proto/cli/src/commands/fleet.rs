@@ -6,6 +6,7 @@ use crate::scope::{Scope, print_answer, targets};
 use clap::Parser;
 use indicatif::ProgressBar;
 use mgmt_proto::code::Failure;
+use mgmt_proto::units;
 use mgmt_proto::verb::NodeFacts;
 use redoubt::answer::{self, Answer};
 use redoubt::cards;
@@ -13,7 +14,7 @@ use redoubt::exit;
 use redoubt::fleet::Target;
 use redoubt::json;
 use redoubt::rollout::{self, Ending, NodeResult, Plan};
-use redoubt::table::{self, Table};
+use redoubt::table::Table;
 use std::ffi::OsStr;
 
 /// Nodes at a time unless told otherwise.
@@ -176,7 +177,7 @@ fn row(address: &str, facts: &NodeFacts) -> Vec<String> {
         address.into(),
         "up".into(),
         facts.version.clone(),
-        table::seconds(facts.uptime_ns),
+        units::seconds(facts.uptime_ns),
         facts.cpus.to_string(),
         (facts.memory_free_bytes >> 20).to_string(),
         facts.guests.to_string(),

@@ -4,6 +4,7 @@ use crate::arguments::FormName;
 use crate::commands::state;
 use crate::scope::Scope;
 use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::units;
 use mgmt_proto::verb::{GuestFacts, Reply, Request, State};
 use redoubt::answer::Answer;
 use redoubt::session::{find, guests};
@@ -106,8 +107,8 @@ fn lines(facts: &GuestFacts) -> String {
         ("state", format!("{} {}", guest.state, guest.flags)),
         ("memory", format!("{} MiB, {} touched", guest.memory_bytes >> 20, guest.populated_bytes >> 20)),
         ("vcpus", format!("{}, weight {}, cap {cap}", guest.vcpus, guest.cpu_weight)),
-        ("cpu time", format!("{} s", table::seconds(guest.cpu_time_ns))),
-        ("created", format!("{} s after power-on", table::seconds(guest.created_ns))),
+        ("cpu time", format!("{} s", units::seconds(guest.cpu_time_ns))),
+        ("created", format!("{} s after power-on", units::seconds(guest.created_ns))),
         ("exits", guest.exits.to_string()),
         ("kernel", guest.kernel_sha256),
         ("ramdisk", guest.ramdisk_sha256.unwrap_or_else(|| "none".into())),
@@ -116,7 +117,7 @@ fn lines(facts: &GuestFacts) -> String {
     for disk in &guest.disks {
         let access = if disk.read_only { "ro" } else { "rw" };
         let stalled =
-            disk.stalled_since_ns.map(|since| format!(" since {} s after power-on", table::seconds(since)));
+            disk.stalled_since_ns.map(|since| format!(" since {} s after power-on", units::seconds(since)));
         lines.push((
             "disk",
             format!(

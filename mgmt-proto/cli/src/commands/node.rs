@@ -5,11 +5,12 @@ use crate::commands::{state, stream};
 use crate::scope::{Reader, Scope, print};
 use mgmt_proto::code::Failure;
 use mgmt_proto::node_key::leads;
+use mgmt_proto::units;
 use mgmt_proto::verb::{Fault, NodeFacts, Reply, Request, Run};
 use redoubt::answer::Answer;
 use redoubt::cards;
 use redoubt::connection::{Before, Cursor, Piece};
-use redoubt::{Connection, exit, json, log_filter, table};
+use redoubt::{Connection, exit, json, log_filter};
 use std::time::{Duration, Instant};
 
 /// Pause between two questions of a ping.
@@ -161,7 +162,7 @@ fn lines(node: &json::Node, facts: &NodeFacts, fingerprint: String, kept: String
         ("hypervisor", kib(node.hypervisor_bytes)),
         ("dom0", kib(node.dom0_bytes)),
         ("dom0 starts", node.dom0_starts.to_string()),
-        ("uptime", format!("{} s", table::seconds(node.uptime_ns))),
+        ("uptime", format!("{} s", units::seconds(node.uptime_ns))),
         ("mac", node.mac.clone()),
         ("address", node.address.clone().unwrap_or_else(|| "none".into())),
         ("claimed", claimed),

@@ -5,6 +5,7 @@ use crate::arguments::Global;
 use crate::scope::print_answer;
 use clap::{Args, ValueEnum};
 use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::units::{decimal, parse_mac, parse_size};
 use redoubt::answer::Answer;
 use redoubt::disk_text;
 use redoubt::exit;
@@ -162,33 +163,16 @@ struct Copied {
     seconds: f64,
 }
 
-fn station(text: &str) -> Result<[u8; 6], String> {
-    let mut octets = [0; 6];
-    let mut words = text.split(':');
-    for octet in &mut octets {
-        let word = words.next().filter(|word| word.len() == 2).ok_or("write 02:00:00:00:00:01")?;
-        *octet = u8::from_str_radix(word, 16).map_err(|error| error.to_string())?;
-    }
-    if words.next().is_some() { Err("write 02:00:00:00:00:01".into()) } else { Ok(octets) }
+fn station(text: &str) -> Result<[u8; 6], &'static str> {
+    parse_mac(text).ok_or("write 02:00:00:00:00:01")
 }
 
 fn portal(text: &str) -> Result<Portal, String> {
     Portal::parse(text).ok_or_else(|| "write an IPv4 address, with :port unless it is 3260".into())
 }
 
-/// Bytes, with k, M, G or T for the powers of 1024.
-fn size(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let shift = match text.get(digits.len()..).unwrap_or_default().to_ascii_lowercase().as_str() {
-        "" => 0,
-        "k" | "kib" => 10,
-        "m" | "mib" => 20,
-        "g" | "gib" => 30,
-        "t" | "tib" => 40,
-        other => return Err(format!("{other:?} is no unit; write bytes, or 4k, 16M, 2G")),
-    };
-    let number: u64 = digits.parse().map_err(|_| "write bytes, or 4k, 16M, 2G")?;
-    number.checked_mul(1 << shift).ok_or_else(|| "too much".into())
+fn size(text: &str) -> Result<u64, &'static str> {
+    parse_size(text, 1).ok_or("write bytes, or 4k, 16M, 2G")
 }
 
 impl Reach {
@@ -323,7 +307,7 @@ fn report(volume: String, job: &Job, measured: &Measured) -> Answer {
     };
     let columns =
         ["Operation", "Pattern", ">Block", ">Depth", ">IOPS", ">MB/s", ">p50(us)", ">p99(us)", ">p99.9(us)"];
-    let microseconds = |time_ns: u64| format!("{}.{}", time_ns / 1000, time_ns / 100 % 10);
+    let microseconds = |time_ns| decimal(time_ns, 3, 1);
     let row = vec![
         report.operation.into(),
         report.pattern.into(),
@@ -432,24 +416,4 @@ fn copied(name: &VolumeName, verb: &'static str, bytes: u64, elapsed: Duration) 
     let seconds = elapsed.as_secs_f64();
     let line = format!("{volume}: {verb} {bytes} bytes in {seconds:.1} s\n");
     Answer::lines(&Copied { volume: volume.clone(), verb, bytes, seconds }, &volume, line)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_and_stations() {
-        for (text, bytes) in [("512", 512), ("4k", 4096), ("4KiB", 4096), ("16M", 16 << 20), ("2g", 2 << 30)]
-        {
-            assert_eq!(size(text), Ok(bytes), "{text}");
-        }
-        for text in ["", "k", "4q", "-1", "1.5k", "99999999999T"] {
-            assert!(size(text).is_err(), "{text}");
-        }
-        assert_eq!(station("02:00:0a:ff:00:01"), Ok([2, 0, 10, 255, 0, 1]));
-        for text in ["", "02:00:00:00:00", "02:00:00:00:00:01:02", "2:0:0:0:0:1", "02:00:00:00:00:0g"] {
-            assert!(station(text).is_err(), "{text}");
-        }
-    }
 }
