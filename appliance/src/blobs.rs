@@ -1,8 +1,9 @@
-//! Kernels and initrds on the node, named by digest.
+//! PersistedFiles and initrds on the node, named by digest.
 //!
 //! Each lives in the memory of a domain of its own that never runs, so that it
 //! costs dom0 no memory, is accounted like a guest and survives dom0.
 
+pub(crate) mod persisted;
 pub(crate) mod uploads;
 use alloc::vec::Vec;
 
@@ -15,6 +16,7 @@ use mgmt_proto::limits::BLOB_BYTES;
 use mgmt_proto::machine::Digest;
 use mgmt_proto::reason::{Reason, Refusal};
 
+use crate::blobs::persisted::PersistedFiles;
 use crate::blobs::uploads::{Announced, Unfinished, Upload};
 use crate::hypervisor::Hypervisor;
 use crate::limits::{BLOBS_MAX, UPLOAD_STEP_BYTES};
@@ -42,6 +44,8 @@ pub struct Blobs<M> {
     blobs: Vec<Blob>,
     /// Uploads whose sessions ended.
     pub(crate) unfinished: Unfinished<M>,
+    /// Those on the state volume.
+    pub(crate) persisted: PersistedFiles<M>,
 }
 
 /// What is kept of a blob across dom0's restart.
@@ -62,7 +66,7 @@ pub(crate) const fn domain_bytes(length: u64) -> u64 {
 
 impl<M: GuestMemory> Default for Blobs<M> {
     fn default() -> Self {
-        Self { blobs: Vec::new(), unfinished: Unfinished::new() }
+        Self { blobs: Vec::new(), unfinished: Unfinished::new(), persisted: PersistedFiles::default() }
     }
 }
 

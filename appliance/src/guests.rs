@@ -1,6 +1,8 @@
 //! The guests: what each is and has, their shares of a turn, and who types on their consoles.
 
+pub(crate) mod autostart;
 pub mod console_lock;
+pub(crate) mod following;
 pub mod guest;
 pub mod pending_attach;
 pub(crate) mod quotas;
@@ -13,6 +15,7 @@ use machine::guest_memory::GuestMemory;
 use mgmt_proto::machine::Digest;
 use mgmt_proto::reason::{Reason, Refusal};
 
+use crate::guests::autostart::AutostartGuests;
 use crate::guests::guest::{Guest, RunState};
 use crate::guests::pending_attach::PendingAttach;
 use crate::guests::quotas::Quotas;
@@ -30,6 +33,8 @@ pub struct Guests<M> {
     pub(crate) attaching: Vec<PendingAttach>,
     /// Disks that are gone since those who wait for that were told: guest, device.
     pub(crate) detached: Vec<(u64, usize)>,
+    /// Those that start with the node.
+    pub(crate) autostart: AutostartGuests,
     next_number: u64,
 }
 
@@ -41,6 +46,7 @@ impl<M> Default for Guests<M> {
             deferred: Vec::new(),
             attaching: Vec::new(),
             detached: Vec::new(),
+            autostart: AutostartGuests::default(),
             next_number: 1,
         }
     }

@@ -15,10 +15,10 @@ use mgmt_proto::disk::{DiskSetting, GuestSettings, Limit};
 use mgmt_proto::envelope::{Binding, Proof};
 use mgmt_proto::machine::{Disk, Machine, NetworkCard};
 
+use crate::blobs;
 use crate::guests::record;
 use crate::mutate::{Random, mutate, wanted};
 use crate::operators::audit;
-use crate::{blobs, state};
 
 /// For each decoder in a plain `cargo test`.
 const SHARE: u64 = 100_000;
@@ -54,10 +54,10 @@ fn guests_that_are_kept() {
     let guest =
         KeptGuest { order: 3, machine: machine(), settings: settings(), secrets_left_out: Vec::new() };
     let good = postcard::to_allocvec(&guest).unwrap();
-    assert_eq!(state::decode_guest("web", &good), Some(guest));
-    assert_eq!(state::decode_guest("other", &good), None);
+    assert_eq!(crate::guests::autostart::decode("web", &good), Some(guest));
+    assert_eq!(crate::guests::autostart::decode("other", &good), None);
     each(77, &good, good.len(), |round, bytes| {
-        if let Some(guest) = state::decode_guest("web", bytes) {
+        if let Some(guest) = crate::guests::autostart::decode("web", bytes) {
             assert!(guest.machine.validate().is_ok() && guest.machine.name == "web", "round {round}");
             assert!(guest.settings.validate(&guest.machine.disks).is_ok(), "round {round}");
         }
@@ -70,11 +70,11 @@ fn tables_of_kernels() {
     let blocks = 1 << 20;
     let place = |first: u64, length: u64| [first.to_le_bytes(), length.to_le_bytes()].concat();
     let good = [key.as_bytes(), &place(1 << 19, 5000)].concat();
-    assert!(state::kernel_end(&key, &good[key.len()..], blocks).is_some());
+    assert!(blobs::persisted::kernel_end(&key, &good[key.len()..], blocks).is_some());
     each(78, &good, good.len(), |round, bytes| {
         let (key, value) = bytes.split_at(bytes.len().min(key.len()));
         let Ok(key) = core::str::from_utf8(key) else { return };
-        if let Some(end) = state::kernel_end(key, value, blocks) {
+        if let Some(end) = blobs::persisted::kernel_end(key, value, blocks) {
             assert!(end <= blocks && value.len() == 16, "round {round}");
             let digits = key.strip_prefix("kernel/").unwrap();
             assert!(digits.len() == 64, "round {round}");

@@ -51,7 +51,7 @@ pub struct Node<H: Hypervisor, N> {
     blobs: Blobs<H::Memory>,
     volumes: Volumes,
     /// What outlives a power cut.
-    state: State<H::Memory>,
+    state: State,
     neighbourhood: Neighbourhood,
     addresses_seen: u64,
     /// How the cards were when they were last looked at, when that is next done, and
@@ -103,7 +103,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let mac = network.nic.mac();
         let mut node = Self {
             hypervisor,
-            keys: NodeKeys { identity, links: key_links },
+            keys: NodeKeys { identity, links: key_links, rotation: None },
             trust,
             wall_base_ns: None,
             network,
@@ -231,10 +231,11 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let disks = self.next_disk_deadline();
         let stop = self.stopping.map(|(_, at_ns)| at_ns);
         let state = self.state.next_deadline();
+        let patience = self.guests.autostart.next_deadline();
         let uploads = self.blobs.unfinished.next_deadline();
         let refusals = self.operators.audit.next_deadline();
         let cards = self.next_card_deadline(now_ns);
-        [host, cards, volumes, sessions, starts, disks, stop, state, uploads, refusals]
+        [host, cards, volumes, sessions, starts, disks, stop, state, patience, uploads, refusals]
             .into_iter()
             .flatten()
             .min()

@@ -1,6 +1,7 @@
 //! Operators: their sessions, the jobs that they began, what they changed last, and the record of it.
 
 pub mod audit;
+pub(crate) mod history;
 pub mod jobs;
 pub(crate) mod places;
 pub mod revisions;
@@ -13,6 +14,7 @@ use mgmt_proto::reason::Refusal;
 use mgmt_proto::verb::{Outcome, Request};
 
 use crate::operators::audit::AuditLog;
+use crate::operators::history::History;
 use crate::operators::jobs::{Asker, Ended, Job, Jobs, Work};
 use crate::operators::revisions::Revisions;
 use crate::operators::sessions::Sessions;
@@ -23,6 +25,8 @@ pub(crate) struct Operators<M> {
     pub(crate) jobs: Jobs,
     pub(crate) audit: AuditLog<M>,
     pub(crate) revisions: Revisions,
+    /// How far the audit log is on the state volume.
+    pub(crate) history: History,
 }
 
 impl<M: GuestMemory> Default for Operators<M> {
@@ -32,6 +36,7 @@ impl<M: GuestMemory> Default for Operators<M> {
             jobs: Jobs::default(),
             audit: AuditLog::new(),
             revisions: Revisions::default(),
+            history: History::default(),
         }
     }
 }

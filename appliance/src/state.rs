@@ -6,35 +6,23 @@
 //! was sealed into the image, bundles are verified from the sealed root, kernels by
 //! their digests, descriptions as if an operator had sent them.
 //!
-//! * [`sealing`]: how values are encrypted; [`changes`]: how they get there, and who waits;
-//! * [`opening`]: identity and trust; [`rotation`]: another key; [`history`]: the audit log;
-//! * [`guests`]: those that start with the node; [`kernels`]: their files;
-//! * [`following`]: what changes while they run.
+//! * [`sealing`]: how values are encrypted; [`changes`]: how they get there, and who waits.
+//!
+//! What is put there is of other parts: identity and trust ([`crate::trust`]), the audit log
+//! ([`crate::operators`]), guests that start with the node ([`crate::guests::autostart`]) and their
+//! files ([`crate::blobs`]).
 
 pub(crate) mod changes;
-pub(crate) mod following;
-pub(crate) mod guests;
-pub(crate) mod history;
-pub(crate) mod kernels;
-pub(crate) mod opening;
-pub(crate) mod rotation;
 pub(crate) mod sealing;
 
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use mgmt_proto::state::StateVolume;
 use storage::store::{Store, StoreKey};
 
 use crate::state::changes::Changes;
 pub(crate) use crate::state::changes::PATIENCE_NS;
-pub(crate) use crate::state::following::Step;
-use crate::state::guests::AutostartGuests;
-#[cfg(test)]
-pub(crate) use crate::state::guests::decode as decode_guest;
-use crate::state::history::History;
-use crate::state::kernels::Kernels;
-#[cfg(test)]
-pub(crate) use crate::state::kernels::kernel_end;
 use crate::state::sealing::Sealing;
 
 /// The lane of the store's work, and that of kernels.
@@ -64,7 +52,7 @@ pub(crate) enum Phase {
 }
 
 /// Everything about it.
-pub(crate) struct State<M> {
+pub(crate) struct State {
     pub(crate) sealed: Option<StateVolume>,
     pub(crate) phase: Phase,
     pub(crate) problem: Option<String>,
@@ -76,22 +64,13 @@ pub(crate) struct State<M> {
     pub(crate) blocks: u64,
     pub(crate) retry_ns: u64,
     pub(crate) changes: Changes,
-    pub(crate) history: History,
-    pub(crate) guests: AutostartGuests,
-    pub(crate) kernels: Kernels<M>,
-    /// Serial of the trust bundle that is kept.
-    pub(crate) trust_serial: u64,
-    /// The batch with a later one, and its serial.
-    pub(crate) trust_under_way: Option<(u64, u64)>,
-    /// When the one door opens without the volume; it is open for None.
+    /// When the management port opens without the volume; it is open for None.
     pub(crate) listen_ns: Option<u64>,
     /// The guests that start with the node were begun since power-on.
     pub(crate) started: bool,
     pub(crate) fresh_identity: bool,
     /// The volume was empty and was formatted since power-on.
     pub(crate) formatted: bool,
-    /// Another key for the node is on its way.
-    pub(crate) rotation: Option<rotation::Rotation>,
 }
 
 /// What is kept across dom0's restart about the node itself.
@@ -117,14 +96,9 @@ impl OwnFlags {
     }
 }
 
-impl<M> State<M> {
-    /// Heap that descriptions of guests take which start with the node.
-    pub(crate) fn kept_bytes(&self) -> usize {
-        self.guests.bytes()
-    }
-
+impl State {
     /// Before anything was read. `own` is what an earlier dom0 left, if there was one:
-    /// then the door opens at once.
+    /// then the management port opens at once.
     pub(crate) fn new(sealed: Option<StateVolume>, own: Option<OwnFlags>, now_ns: u64) -> Self {
         let wait = sealed.as_ref().filter(|_| own.is_none()).map(|sealed| sealed.wait_s);
         let listen_ns = wait.map(|wait_s| match wait_s {
@@ -142,16 +116,10 @@ impl<M> State<M> {
             blocks: 0,
             retry_ns: 0,
             changes: Changes::default(),
-            history: History::default(),
-            guests: AutostartGuests::default(),
-            kernels: Kernels::default(),
-            trust_serial: 0,
-            trust_under_way: None,
             listen_ns,
             started: own.started,
             fresh_identity: !own.kept,
             formatted: false,
-            rotation: None,
         }
     }
 
@@ -165,7 +133,7 @@ impl<M> State<M> {
         self.sealed.is_some()
     }
 
-    /// Whether the one door is open.
+    /// Whether the management port is open.
     pub(crate) const fn is_listening(&self) -> bool {
         self.listen_ns.is_none()
     }
@@ -192,9 +160,19 @@ impl<M> State<M> {
 
     /// When something is to be done without an event.
     pub(crate) fn next_deadline(&self) -> Option<u64> {
-        let door = self.listen_ns.filter(|at| *at != u64::MAX);
+        let listen = self.listen_ns.filter(|at| *at != u64::MAX);
         let retry = (self.phase == Phase::Connecting && self.retry_ns != 0).then_some(self.retry_ns);
-        let patience = self.guests.next_deadline();
-        [door, retry, patience, self.changes.next_deadline()].into_iter().flatten().min()
+        [listen, retry, self.changes.next_deadline()].into_iter().flatten().min()
+    }
+
+    /// A value, if it is there and ours.
+    pub(crate) fn value(&self, key: &str) -> Option<zeroize::Zeroizing<Vec<u8>>> {
+        self.sealing.as_ref()?.open(key, self.store.as_ref()?.get(key)?)
+    }
+
+    /// Keys with a prefix.
+    pub(crate) fn keys(&self, prefix: &str) -> Vec<String> {
+        let store = self.store.as_ref();
+        store.map_or_else(Vec::new, |store| store.with_prefix(prefix).map(|(key, _)| key.into()).collect())
     }
 }

@@ -4,6 +4,9 @@
 //! Bundles and lockdown are in the memory that outlives dom0 (`own_memory`); on the state volume
 //! they are kept by a flow of the node.
 
+pub(crate) mod persisted;
+pub(crate) mod rotation;
+
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -15,6 +18,7 @@ use mgmt_proto::server::Identity;
 use mgmt_proto::trust::Trust;
 
 use crate::own_memory::{BUNDLES_AT, LOCKED_AT};
+use crate::trust::rotation::Rotation;
 
 /// The node's key, and those that it had.
 pub(crate) struct NodeKeys {
@@ -22,6 +26,8 @@ pub(crate) struct NodeKeys {
     pub(crate) identity: Identity,
     /// From the keys that it had before to the one that it has.
     pub(crate) links: Vec<KeyLink>,
+    /// Another key that is on its way to the state volume.
+    pub(crate) rotation: Option<Rotation>,
 }
 
 impl NodeKeys {
@@ -43,12 +49,23 @@ pub(crate) struct Authority {
     locked_under: Option<u64>,
     /// Why it is not known which bundle holds, if it is not.
     doubt: Option<&'static str>,
+    /// Serial of the bundle that is on the state volume.
+    pub(crate) persisted_serial: u64,
+    /// The batch with a later one, and its serial.
+    pub(crate) persisting: Option<(u64, u64)>,
 }
 
 impl Authority {
     /// What was sealed into the image holds.
     pub(crate) const fn new(sealed: Trust, serial_min: u64) -> Self {
-        Self { bundles: sealed, serial_min, locked_under: None, doubt: None }
+        Self {
+            bundles: sealed,
+            serial_min,
+            locked_under: None,
+            doubt: None,
+            persisted_serial: 0,
+            persisting: None,
+        }
     }
 
     /// Serial of the bundle that holds.

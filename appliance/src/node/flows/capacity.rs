@@ -20,7 +20,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let coming = self.guests.attaching.iter().map(|it| it.heap_bytes(cards));
         own + guests.sum::<usize>()
             + coming.sum::<usize>()
-            + self.state.kept_bytes()
+            + self.guests.autostart.bytes()
             + self.volumes.retiring_bytes()
     }
 

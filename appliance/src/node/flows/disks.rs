@@ -11,6 +11,7 @@ use mgmt_proto::reason::{Reason, Refusal};
 use mgmt_proto::verb::{Outcome, Reply};
 use mgmt_proto::volume::{BlockFacts, Condition, Plugged};
 
+use crate::guests::following::Step;
 use crate::guests::guest::RunState;
 use crate::guests::pending_attach::PendingAttach;
 use crate::hypervisor::Hypervisor;
@@ -18,7 +19,6 @@ use crate::limits::{DETACH_TIMEOUT_NS, START_TIMEOUT_NS};
 use crate::network::nic::Nic;
 use crate::node::Node;
 use crate::operators::jobs::{Asker, Work};
-use crate::state::Step;
 use crate::volumes::{VolumeSettings, limits, parse};
 
 fn no_such_slot(name: &str, slot: u32) -> Refusal {

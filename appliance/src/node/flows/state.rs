@@ -72,8 +72,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         if self.state.phase == Phase::Diskless {
             return;
         }
-        if now_ns >= self.state.guests.patience_ns {
-            self.state.guests.patience_ns = 0;
+        if now_ns >= self.guests.autostart.patience_ns {
+            self.guests.autostart.patience_ns = 0;
         }
         while let Some((lane, ended)) = self.volumes.take_state() {
             match lane {
@@ -102,9 +102,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             changes.pump(store);
         }
         if let Some((_, serial)) =
-            self.state.trust_under_way.take_if(|(batch, _)| self.state.changes.is_confirmed(*batch))
+            self.trust.persisting.take_if(|(batch, _)| self.state.changes.is_confirmed(*batch))
         {
-            self.state.trust_serial = serial;
+            self.trust.persisted_serial = serial;
         }
         self.poll_rotation();
         self.drive_store(now_ns);
@@ -212,7 +212,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.state.phase = Phase::Failed;
         self.state.store = None;
         self.drop_kernel_work();
-        self.state.rotation = None;
+        self.keys.rotation = None;
         self.volumes.close_state(&mut self.network.stacks, now_ns);
         self.fail_promises(why, now_ns);
         // Nothing better will come, unless the owner wants no door without it.
@@ -279,10 +279,10 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             doubt: self.trust.doubt(),
             trust_serial_min: self.settings.manifest.trust_serial_min,
             trust_serial: self.trust.serial(),
-            kept_trust_serial: state.trust_serial,
-            audit_entries: state.history.kept(),
+            kept_trust_serial: self.trust.persisted_serial,
+            audit_entries: self.operators.history.kept(),
             bytes: [store.map_or(0, Store::bytes) as u64, STORE_BYTES_MAX as u64],
-            kernel_bytes: state.kernels.bytes(state.blocks),
+            kernel_bytes: self.blobs.persisted.bytes(state.blocks),
             guests: self.kept_facts(),
         }
     }

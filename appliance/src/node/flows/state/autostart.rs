@@ -21,8 +21,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         if core::mem::replace(&mut self.state.started, true) {
             return;
         }
-        for index in 0..self.state.guests.count() {
-            let Some(kept) = self.state.guests.list.get(index) else { break };
+        for index in 0..self.guests.autostart.count() {
+            let Some(kept) = self.guests.autostart.list.get(index) else { break };
             let guest = kept.guest.clone();
             let name = guest.machine.name.clone();
             if self.guests.list.iter().any(|other| other.machine.name == name) {
@@ -39,7 +39,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                         (new.order, new.awaits_files) = (Some(guest.order), true);
                         new.start_deadline_ns = None;
                     }
-                    self.state.guests.patience_ns = now_ns.saturating_add(PATIENCE_NS);
+                    self.guests.autostart.patience_ns = now_ns.saturating_add(PATIENCE_NS);
                 }
                 Err(failure) => {
                     log::warn!(target: "guests", "guest {failure}");
@@ -63,7 +63,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             self.operators.begin_work(asker, Work::Guest(number), now_ns);
             return Ok(());
         }
-        let Some(kept) = self.state.guests.find(name).map(|kept| kept.guest.clone()) else {
+        let Some(kept) = self.guests.autostart.find(name).map(|kept| kept.guest.clone()) else {
             return refuse(Reason::NoGuestAnywhere);
         };
         self.check_persistence(name)?;
@@ -105,7 +105,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// What keeps a guest from starting with the node, or does no longer.
     pub(crate) fn record_problem(&mut self, name: &str, failure: Option<&Refusal>) {
-        let kept = self.state.guests.list.iter_mut().find(|kept| kept.guest.machine.name == name);
+        let kept = self.guests.autostart.list.iter_mut().find(|kept| kept.guest.machine.name == name);
         if let Some(kept) = kept {
             kept.problem = failure.map(|failure| failure.reason.clone());
         }
@@ -117,7 +117,9 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         if guest.awaits_files {
             return true;
         }
-        let Some(order) = guest.order.filter(|_| self.state.guests.patience_ns != 0) else { return false };
+        let Some(order) = guest.order.filter(|_| self.guests.autostart.patience_ns != 0) else {
+            return false;
+        };
         self.guests.list.iter().any(|other| {
             other.life == RunState::Connecting && other.order.is_some_and(|earlier| earlier < order)
         })

@@ -15,12 +15,12 @@ use mgmt_proto::state::Imported;
 use mgmt_proto::verb::{Outcome, Reply, Stream};
 use storage::volume::VolumeName;
 
+use crate::blobs::persisted::Keeping;
+use crate::guests::autostart::{check, files};
 use crate::hypervisor::Hypervisor;
 use crate::network::nic::Nic;
 use crate::node::Node;
 use crate::operators::jobs::{Asker, Work};
-use crate::state::guests::{check, files};
-use crate::state::kernels::Keeping;
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// What was sealed, in words.
@@ -48,7 +48,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// Part of the file. It is the same as long as nothing of it changes.
     pub(crate) fn export_config(&self, from: u64) -> Outcome {
-        let guests = self.state.guests.list.iter().map(|kept| {
+        let guests = self.guests.autostart.list.iter().map(|kept| {
             let guest = &kept.guest;
             let mut open = KeptGuest::without_secrets(guest.order, &guest.machine, &guest.settings);
             open.secrets_left_out.extend(&guest.secrets_left_out);
@@ -93,7 +93,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let trust_changed = self.import_trust(&config.trust);
         let lacks = |guest: &KeptGuest| {
             let missing =
-                |file: &Digest| self.state.kernels.find(file).is_none() && self.blobs.find(file).is_none();
+                |file: &Digest| self.blobs.persisted.find(file).is_none() && self.blobs.find(file).is_none();
             if files(guest).any(|file| missing(&file)) {
                 return Some(Reason::FilesMissing);
             }
@@ -103,7 +103,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let imported = Imported { guests, trust_serial: self.trust.serial(), trust_changed };
         let promise = self.state.changes.promise(Ok(Reply::Imported(imported)), now_ns);
         self.operators.begin_work(asker, Work::Kept(promise), now_ns);
-        self.state.kernels.queue.push_back(Keeping { promise, guests: config.guests, lacking: true });
+        self.blobs.persisted.queue.push_back(Keeping { promise, guests: config.guests, lacking: true });
         Ok(())
     }
 
@@ -126,7 +126,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// Secrets are not in the file: those of the same guest for the same volume stay.
     fn fill_secrets(&self, guest: &mut KeptGuest) {
-        let Some(known) = self.state.guests.find(&guest.machine.name).map(|kept| &kept.guest) else {
+        let Some(known) = self.guests.autostart.find(&guest.machine.name).map(|kept| &kept.guest) else {
             return;
         };
         guest.settings.disks.resize(guest.machine.disks.len(), Vec::new());

@@ -1,23 +1,23 @@
-//! Keeps what operators do to the disks of guests that start with the node: [`crate::state::following`].
+//! Keeps what operators do to the disks of guests that start with the node: [`crate::guests::following`].
 
 use mgmt_proto::config::KeptGuest;
 use mgmt_proto::reason::{Held, Refusal};
 use mgmt_proto::verb::Outcome;
 
+use crate::blobs::persisted::Keeping;
+use crate::guests::autostart::check;
+use crate::guests::following::{Step, after};
 use crate::hypervisor::Hypervisor;
 use crate::network::nic::Nic;
 use crate::node::Node;
 use crate::operators::jobs::Work;
-use crate::state::following::{Step, after};
-use crate::state::guests::check;
-use crate::state::kernels::Keeping;
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// What will be kept of a guest when everything that was begun is durable.
     fn latest(&self, name: &str) -> Option<&KeptGuest> {
-        let queued = self.state.kernels.queue.iter().rev().flat_map(|keeping| &keeping.guests);
+        let queued = self.blobs.persisted.queue.iter().rev().flat_map(|keeping| &keeping.guests);
         let mut queued = queued.filter(|guest| guest.machine.name == name);
-        queued.next().or_else(|| self.state.guests.find(name).map(|kept| &kept.guest))
+        queued.next().or_else(|| self.guests.autostart.find(name).map(|kept| &kept.guest))
     }
 
     /// Whether what is kept of a guest can follow a step, before the step is made.
@@ -40,7 +40,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let next = after(self.latest(name)?, step)?;
         let promise = self.state.changes.promise(outcome.clone(), now_ns);
         match self.check_persistence(name) {
-            Ok(()) => self.state.kernels.queue.push_back(Keeping {
+            Ok(()) => self.blobs.persisted.queue.push_back(Keeping {
                 promise,
                 guests: alloc::vec![next],
                 // Its files are on the volume, or were found missing before.

@@ -1,4 +1,4 @@
-//! Keeps guests, so that they start with the node: [`crate::state::guests`].
+//! Keeps guests, so that they start with the node: [`crate::guests::autostart`].
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -13,6 +13,8 @@ use mgmt_proto::verb::{Outcome, Reply};
 use storage::limits::STORE_VALUE_BYTES_MAX;
 use zeroize::Zeroize;
 
+use crate::blobs::persisted::Keeping;
+use crate::guests::autostart::{Kept, PREFIX, SEALING_BYTES, decode, files};
 use crate::guests::not_found;
 use crate::hypervisor::Hypervisor;
 use crate::ledger::description_bytes;
@@ -20,8 +22,6 @@ use crate::network::nic::Nic;
 use crate::node::Node;
 use crate::operators::jobs::{Asker, Work};
 use crate::state::changes::Change;
-use crate::state::guests::{Kept, PREFIX, SEALING_BYTES, decode, files};
-use crate::state::kernels::Keeping;
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Reads the guests that were kept.
@@ -29,8 +29,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         for key in self.state.keys(PREFIX) {
             let name = key.strip_prefix(PREFIX).unwrap_or_default();
             let guest = self.state.value(&key).and_then(|bytes| decode(name, &bytes));
-            match guest.filter(|_| self.state.guests.count() < KEPT_GUESTS) {
-                Some(guest) => self.state.guests.put(guest),
+            match guest.filter(|_| self.guests.autostart.count() < KEPT_GUESTS) {
+                Some(guest) => self.guests.autostart.put(guest),
                 None => {
                     log::warn!("guest {name} cannot be read from the state volume");
                 }
@@ -43,7 +43,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let facts = |kept: &Kept| {
             let machine = &kept.guest.machine;
             let missing = files(&kept.guest)
-                .any(|file| self.state.kernels.find(&file).is_none() && self.blobs.find(&file).is_none());
+                .any(|file| self.blobs.persisted.find(&file).is_none() && self.blobs.find(&file).is_none());
             let problem = match kept.guest.secrets_left_out.first() {
                 _ if missing => Some(Reason::FilesMissing),
                 Some(disk) => Some(Reason::SecretMissing { disk: *disk }),
@@ -57,7 +57,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 problem,
             }
         };
-        self.state.guests.list.iter().map(facts).collect()
+        self.guests.autostart.list.iter().map(facts).collect()
     }
 
     /// Starts a guest with the node from now on, or no longer.
@@ -76,7 +76,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// How a guest would be created again.
     pub(crate) fn show_guest(&self, name: &str) -> Outcome {
-        let kept = self.state.guests.find(name).map(|kept| &kept.guest);
+        let kept = self.guests.autostart.find(name).map(|kept| &kept.guest);
         let order = kept.map(|kept| kept.order);
         let running = self.guests.list.iter().find(|guest| guest.machine.name == name);
         let shown = match (running, kept) {
@@ -97,7 +97,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     fn autostart(&mut self, asker: &Asker, name: &str, order: u32, now_ns: u64) -> Result<(), Refusal> {
         self.check_persistence(name)?;
         let running = self.guests.list.iter().find(|guest| guest.machine.name == name);
-        let guest = match (running, self.state.guests.find(name)) {
+        let guest = match (running, self.guests.autostart.find(name)) {
             (Some(running), _) => KeptGuest {
                 order,
                 machine: running.machine.clone(),
@@ -110,24 +110,24 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         self.check_room(core::slice::from_ref(&guest))?;
         let promise = self.state.changes.promise(Ok(Reply::Done), now_ns);
         self.operators.begin_work(asker, Work::Kept(promise), now_ns);
-        self.state.kernels.queue.push_back(Keeping { promise, guests: alloc::vec![guest], lacking: false });
+        self.blobs.persisted.queue.push_back(Keeping { promise, guests: alloc::vec![guest], lacking: false });
         Ok(())
     }
 
     /// A guest does not start with the node any more.
     fn forget_kept(&mut self, asker: &Asker, name: &str, now_ns: u64) -> Result<(), Refusal> {
         self.check_persistence(name)?;
-        if self.state.guests.find(name).is_none() {
+        if self.guests.autostart.find(name).is_none() {
             return Err(Refusal::of(name, Reason::NotKept));
         }
-        self.state.guests.list.retain(|kept| kept.guest.machine.name != name);
-        for keeping in &mut self.state.kernels.queue {
+        self.guests.autostart.list.retain(|kept| kept.guest.machine.name != name);
+        for keeping in &mut self.blobs.persisted.queue {
             keeping.guests.retain(|guest| guest.machine.name != name);
         }
         let mut changes: Vec<Change> = alloc::vec![(alloc::format!("{PREFIX}{name}"), None)];
         let orphans = self.take_orphans(&mut changes);
         let batch = self.state.changes.add(changes);
-        self.state.kernels.release(batch, orphans);
+        self.blobs.persisted.release(batch, orphans);
         self.wait_until_persisted(asker, Some(batch), Ok(Reply::Done), now_ns);
         Ok(())
     }
@@ -165,7 +165,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         match self.check_persistence(&name) {
             Ok(()) => {
                 let job = Keeping { promise, guests: alloc::vec![kept], lacking: false };
-                self.state.kernels.queue.push_back(job);
+                self.blobs.persisted.queue.push_back(job);
             }
             Err(failure) => {
                 self.state.changes.break_promise(promise, failure.although(Held::Guest));
@@ -175,7 +175,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// Whether guests fit beside those that are kept.
     pub(crate) fn check_room(&self, guests: &[KeptGuest]) -> Result<(), Refusal> {
-        let list = &self.state.guests;
+        let list = &self.guests.autostart;
         let new = guests.iter().filter(|guest| list.find(&guest.machine.name).is_none()).count();
         let first = guests.first().map_or("", |guest| guest.machine.name.as_str());
         if list.count() + new > KEPT_GUESTS {
@@ -191,7 +191,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 return Err(Refusal::of(&guest.machine.name, Reason::TooManySettings));
             }
             for file in files(guest) {
-                let known = self.state.kernels.find(&file).is_some()
+                let known = self.blobs.persisted.find(&file).is_some()
                     || lengths.iter().any(|(digest, _)| *digest == file);
                 if let Some((_, length)) = self.blobs.find(&file).filter(|_| !known) {
                     lengths.push((file, length as u64));
@@ -199,7 +199,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             }
         }
         let lengths: Vec<u64> = lengths.into_iter().map(|(_, length)| length).collect();
-        if !self.state.kernels.fit(self.state.blocks, &lengths) {
+        if !self.blobs.persisted.fit(self.state.blocks, &lengths) {
             let needed: u64 = lengths.iter().sum();
             return Err(Refusal::of(first, Reason::StateNoRoom { wanted_mib: (needed >> 20) + 1 }));
         }
@@ -214,11 +214,11 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let key = alloc::format!("{PREFIX}{}", guest.machine.name);
             changes.extend(self.sealed_value(&key, &bytes));
             bytes.zeroize();
-            self.state.guests.put(guest);
+            self.guests.autostart.put(guest);
         }
         let orphans = self.take_orphans(&mut changes);
         let batch = self.state.changes.add_many(changes);
-        self.state.kernels.release(batch, orphans);
+        self.blobs.persisted.release(batch, orphans);
         self.state.changes.settle(job.promise, batch);
     }
 

@@ -1,4 +1,4 @@
-//! Puts the audit log onto the state volume: [`crate::state::history`].
+//! Puts the audit log onto the state volume: [`crate::operators::history`].
 
 use alloc::vec::Vec;
 
@@ -7,7 +7,7 @@ use mgmt_proto::audit::Entry;
 use crate::hypervisor::Hypervisor;
 use crate::network::nic::Nic;
 use crate::node::Node;
-use crate::state::history::{BATCH_ENTRIES, PREFIX, key, unbroken};
+use crate::operators::history::{BATCH_ENTRIES, PREFIX, key, unbroken};
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Goes on with the log that was kept; what was recorded since power-on follows it.
@@ -35,19 +35,19 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                 self.operators.audit.append(entry);
             }
         }
-        self.state.history.next = next;
-        self.state.history.durable = next;
+        self.operators.history.next = next;
+        self.operators.history.durable = next;
     }
 
     /// Puts new entries onto the volume.
     pub(crate) fn poll_history(&mut self) {
-        if let Some((batch, next)) = self.state.history.under_way {
+        if let Some((batch, next)) = self.operators.history.under_way {
             if !self.state.changes.is_confirmed(batch) {
                 return;
             }
-            (self.state.history.durable, self.state.history.under_way) = (next, None);
+            (self.operators.history.durable, self.operators.history.under_way) = (next, None);
         }
-        let (first, length) = (self.state.history.next, self.operators.audit.length());
+        let (first, length) = (self.operators.history.next, self.operators.audit.length());
         if first >= length {
             return;
         }
@@ -58,15 +58,15 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             .iter()
             .filter_map(|entry| self.sealed_value(&key(entry.sequence), &entry.encode()))
             .collect();
-        self.state.history.under_way = Some((self.state.changes.add(changes), end));
-        self.state.history.next = end;
+        self.operators.history.under_way = Some((self.state.changes.add(changes), end));
+        self.operators.history.next = end;
     }
 
     /// Entries that are not on the volume yet, and would be lost if they were overwritten.
     pub(crate) fn history_waiting(&self) -> u64 {
         let is_persistent = self.state.is_persistent();
         if is_persistent {
-            self.operators.audit.length().saturating_sub(self.state.history.durable)
+            self.operators.audit.length().saturating_sub(self.operators.history.durable)
         } else {
             0
         }
@@ -74,6 +74,10 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// How much of the log may be shown: what cannot be lost any more.
     pub(crate) fn history_shown(&self) -> u64 {
-        if self.state.is_persistent() { self.state.history.durable } else { self.operators.audit.length() }
+        if self.state.is_persistent() {
+            self.operators.history.durable
+        } else {
+            self.operators.audit.length()
+        }
     }
 }

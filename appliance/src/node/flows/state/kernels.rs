@@ -1,4 +1,4 @@
-//! Moves kernels and initrds to the state volume and back: [`crate::state::kernels`].
+//! Moves kernels and initrds to the state volume and back: [`crate::blobs::persisted`].
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -9,16 +9,16 @@ use mgmt_proto::reason::{Reason, Refusal};
 use storage::local::DiskWork;
 use storage::store::BLOCK_BYTES;
 
+use crate::blobs::persisted::{CHUNK, Kernel, PREFIX, Work, sector};
 use crate::blobs::uploads::Upload;
+use crate::guests::autostart::{files, needs};
 use crate::guests::guest::RunState;
 use crate::hypervisor::Hypervisor;
 use crate::limits::START_TIMEOUT_NS;
 use crate::network::nic::Nic;
 use crate::node::Node;
+use crate::state::KERNELS;
 use crate::state::changes::Change;
-use crate::state::guests::{files, needs};
-use crate::state::kernels::{CHUNK, Kernel, PREFIX, Work, sector};
-use crate::state::{KERNELS, State};
 use crate::volumes::Ended;
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
@@ -28,7 +28,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let blocks = self.state.blocks;
             let kernel = self.state.value(&key).and_then(|value| Kernel::decode(&key, &value, blocks));
             match kernel {
-                Some(kernel) => self.state.kernels.kept.push(kernel),
+                Some(kernel) => self.blobs.persisted.kept.push(kernel),
                 None => log::warn!("a kernel cannot be found on the state volume"),
             }
         }
@@ -36,13 +36,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// Takes files that no guest needs out of the table, and has the store forget them.
     pub(crate) fn take_orphans(&mut self, changes: &mut Vec<Change>) -> Vec<Kernel> {
-        let State { guests, kernels, .. } = &mut self.state;
-        let queue = &kernels.queue;
+        let (autostart, persisted) = (&self.guests.autostart, &mut self.blobs.persisted);
+        let queue = &persisted.queue;
         let wanted = |kernel: &Kernel| {
             let queued = queue.iter().flat_map(|job| &job.guests).any(|guest| needs(guest, &kernel.digest));
-            queued || guests.needs(&kernel.digest)
+            queued || autostart.needs(&kernel.digest)
         };
-        let orphans: Vec<Kernel> = kernels.kept.extract_if(.., |kernel| !wanted(kernel)).collect();
+        let orphans: Vec<Kernel> = persisted.kept.extract_if(.., |kernel| !wanted(kernel)).collect();
         changes.extend(orphans.iter().map(|kernel| (kernel.key(), None)));
         orphans
     }
@@ -53,19 +53,19 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let orphans = self.take_orphans(&mut changes);
         if !orphans.is_empty() {
             let batch = self.state.changes.add(changes);
-            self.state.kernels.release(batch, orphans);
+            self.blobs.persisted.release(batch, orphans);
         }
     }
 
     /// Does the next thing with files, if the lane is free.
     pub(crate) fn poll_kernels(&mut self, now_ns: u64) {
-        self.state.kernels.reclaim(&self.state.changes);
-        while !self.state.kernels.busy {
-            let idle = matches!(self.state.kernels.work, Work::Nothing);
+        self.blobs.persisted.reclaim(&self.state.changes);
+        while !self.blobs.persisted.busy {
+            let idle = matches!(self.blobs.persisted.work, Work::Nothing);
             if idle && (self.begin_read(now_ns) || self.begin_write()) {
                 continue;
             }
-            let work = match &self.state.kernels.work {
+            let work = match &self.blobs.persisted.work {
                 Work::Nothing => return,
                 Work::Flush(_) => DiskWork::Flush,
                 Work::Read(kernel, done, _) => {
@@ -78,16 +78,16 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
                     match self.chunk(&kernel, done) {
                         Some(bytes) => DiskWork::Write { sector: sector(&kernel, done), bytes },
                         None => {
-                            self.state.kernels.work = Work::Nothing;
+                            self.blobs.persisted.work = Work::Nothing;
                             self.give_up_job(Reason::KernelGone);
                             continue;
                         }
                     }
                 }
             };
-            self.state.kernels.busy = true;
+            self.blobs.persisted.busy = true;
             if !self.volumes.begin_state(KERNELS, work, now_ns) {
-                self.state.kernels.busy = false;
+                self.blobs.persisted.busy = false;
                 return self.fail_state("was lost: it takes no more work", now_ns);
             }
         }
@@ -121,7 +121,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             let name = guest.machine.name.clone();
             let guests = &self.guests;
             let needed = |digest: &Digest| guests.need(digest);
-            let begun = match self.state.kernels.find(&missing) {
+            let begun = match self.blobs.persisted.find(&missing) {
                 Some(kernel) => self
                     .blobs
                     .begin(&mut self.hypervisor, None, missing, kernel.length, &needed, now_ns)
@@ -130,7 +130,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             };
             match begun {
                 Ok(work) => {
-                    self.state.kernels.work = work;
+                    self.blobs.persisted.work = work;
                     return true;
                 }
                 Err(failure) => self.autostart_failed(index, failure.about(name), now_ns),
@@ -142,33 +142,33 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Begins to write the next file of the oldest job, or ends the job; false when there
     /// is none.
     fn begin_write(&mut self) -> bool {
-        let Some(job) = self.state.kernels.queue.front() else { return false };
-        let kernels = &self.state.kernels;
+        let Some(job) = self.blobs.persisted.queue.front() else { return false };
+        let kernels = &self.blobs.persisted;
         let missing =
             job.guests.iter().flat_map(files).find(|file| {
                 kernels.find(file).is_none() && (self.blobs.find(file).is_some() || !job.lacking)
             });
         let Some(digest) = missing else {
-            if let Some(job) = self.state.kernels.queue.pop_front() {
+            if let Some(job) = self.blobs.persisted.queue.pop_front() {
                 self.commit(job);
             }
             return true;
         };
         let length = self.blobs.find(&digest).map(|(_, length)| length as u64);
         let place =
-            length.and_then(|length| self.state.kernels.place(&[], digest, length, self.state.blocks));
+            length.and_then(|length| self.blobs.persisted.place(&[], digest, length, self.state.blocks));
         match place {
-            Some(kernel) => self.state.kernels.work = Work::Write(kernel, 0),
+            Some(kernel) => self.blobs.persisted.work = Work::Write(kernel, 0),
             None if length.is_none() => self.give_up_job(Reason::KernelGone),
             // What was freed a moment ago may not be durable yet.
-            None if !self.state.kernels.freed.is_empty() => return false,
+            None if !self.blobs.persisted.freed.is_empty() => return false,
             None => self.give_up_job(Reason::StateNoRoomForKernel),
         }
         true
     }
 
     fn give_up_job(&mut self, why: Reason) {
-        if let Some(job) = self.state.kernels.queue.pop_front() {
+        if let Some(job) = self.blobs.persisted.queue.pop_front() {
             let name = job.guests.first().map_or("", |guest| guest.machine.name.as_str());
             let failure = Refusal::of(name, why);
             self.state.changes.break_promise(job.promise, failure);
@@ -177,15 +177,15 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// What was begun in the lane has ended.
     pub(crate) fn kernel_lane_ended(&mut self, ended: Ended, now_ns: u64) {
-        self.state.kernels.busy = false;
-        let work = core::mem::replace(&mut self.state.kernels.work, Work::Nothing);
+        self.blobs.persisted.busy = false;
+        let work = core::mem::replace(&mut self.blobs.persisted.work, Work::Nothing);
         let Some(bytes) = ended else {
             if let Work::Read(_, _, upload) = work {
                 upload.cancel(&mut self.hypervisor);
             }
             return self.fail_state("was lost: it could not be read or written", now_ns);
         };
-        self.state.kernels.work = match work {
+        self.blobs.persisted.work = match work {
             Work::Nothing => Work::Nothing,
             Work::Write(kernel, done) if done + CHUNK < kernel.length => Work::Write(kernel, done + CHUNK),
             Work::Write(kernel, _) => Work::Flush(kernel),
@@ -211,14 +211,14 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let value = [kernel.first.to_le_bytes(), kernel.length.to_le_bytes()].concat();
         if let Some(change) = self.sealed_value(&kernel.key(), &value) {
             self.state.changes.add(alloc::vec![change]);
-            self.state.kernels.kept.push(kernel);
+            self.blobs.persisted.kept.push(kernel);
         }
     }
 
     /// All of a file was read: it is what its digest says, or not there.
     fn file_read(&mut self, kernel: &Kernel, upload: Upload<H::Memory>, now_ns: u64) {
         let Err(_) = self.blobs.finish(&mut self.hypervisor, upload, now_ns) else { return };
-        self.state.kernels.kept.retain(|other| other != kernel);
+        self.blobs.persisted.kept.retain(|other| other != kernel);
         for index in (0..self.guests.list.len()).rev() {
             let Some(guest) = self.guests.get(index) else { continue };
             if guest.awaits_files && guest.needs(&kernel.digest) && guest.life == RunState::Connecting {
@@ -230,10 +230,10 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     /// The volume is lost: nothing goes on.
     pub(crate) fn drop_kernel_work(&mut self) {
-        let work = core::mem::replace(&mut self.state.kernels.work, Work::Nothing);
+        let work = core::mem::replace(&mut self.blobs.persisted.work, Work::Nothing);
         if let Work::Read(_, _, upload) = work {
             upload.cancel(&mut self.hypervisor);
         }
-        (self.state.kernels.busy, self.state.kernels.queue) = (false, VecDeque::new());
+        (self.blobs.persisted.busy, self.blobs.persisted.queue) = (false, VecDeque::new());
     }
 }

@@ -11,8 +11,8 @@ use crate::network::nic::Nic;
 use crate::node::Node;
 use crate::state::Phase;
 use crate::state::changes::Change;
-use crate::state::opening::{IDENTITY, LOCKDOWN, TRUST, TRUST_PREFIX, decode_lockdown, link_key};
 use crate::state::sealing::Sealing;
+use crate::trust::persisted::{IDENTITY, LOCKDOWN, TRUST, TRUST_PREFIX, decode_lockdown, link_key, links};
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// The store is open: it is ours, new, or another's.
@@ -81,7 +81,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             "state is kept on {}: trust bundle {}, {} guests start with the node",
             self.state.volume(),
             self.trust.serial(),
-            self.state.guests.count()
+            self.guests.autostart.count()
         );
         self.start_guests_of_node(now_ns);
         self.start_listening();
@@ -94,7 +94,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let manifest = &self.settings.manifest;
         let sealed = Trust::sealed(manifest.owner, &manifest.operators, &manifest.name)
             .with_card_grants(&manifest.card_grants);
-        let Some((serial, links)) = self.state.links() else {
+        let Some((serial, links)) = links(&self.state) else {
             return self.take_no_trust("the state volume does not say which trust bundle holds");
         };
         // An image that was sealed anew may begin with roots that came later.
@@ -106,13 +106,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         });
         match restored {
             Some(trust) if serial > self.trust.serial() => {
-                self.state.trust_serial = serial;
+                self.trust.persisted_serial = serial;
                 self.trust.bundles = trust;
                 self.trust.set_doubt(None);
                 self.trust.write_bundles(self.operators.audit.memory());
             }
             Some(_) => {
-                self.state.trust_serial = serial;
+                self.trust.persisted_serial = serial;
                 self.trust.set_doubt(None);
                 if self.trust.serial() > serial {
                     self.persist_trust();
@@ -202,7 +202,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         let old = self.state.keys(TRUST_PREFIX).into_iter().filter(|key| !key.starts_with(&own));
         changes.extend(old.map(|key| (key, None)));
         let batch = self.state.changes.add_many(changes);
-        self.state.trust_under_way = Some((batch, serial));
+        self.trust.persisting = Some((batch, serial));
         Some(batch)
     }
 }

@@ -8,6 +8,7 @@ use mgmt_proto::reason::{Reason, Refusal};
 use mgmt_proto::verb::{Outcome, Reply};
 use zeroize::Zeroize;
 
+use crate::guests::autostart::PREFIX;
 use crate::guests::guest::RunState;
 use crate::guests::not_found;
 use crate::hypervisor::Hypervisor;
@@ -16,7 +17,6 @@ use crate::node::Node;
 use crate::node::flows::commands::not_yours;
 use crate::operators::jobs::Asker;
 use crate::state::changes::Change;
-use crate::state::guests::PREFIX;
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Gives a guest another name; None when that is answered once it is kept.
@@ -41,7 +41,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Whether a guest may have that name now.
     fn check_rename(&self, asker: &Asker, name: &str, to: &str) -> Result<(), Refusal> {
         let running = self.guests.list.iter().find(|guest| guest.machine.name == name);
-        let kept = self.state.guests.find(name);
+        let kept = self.guests.autostart.find(name);
         let machine = running.map(|guest| &guest.machine).or_else(|| kept.map(|kept| &kept.guest.machine));
         let machine = machine.ok_or_else(|| not_found(name))?;
         Machine { name: to.to_string(), ..machine.clone() }.validate()?;
@@ -49,11 +49,11 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             return Err(not_yours(to));
         }
         let queued = |name: &str| {
-            let mut waiting = self.state.kernels.queue.iter().flat_map(|keeping| &keeping.guests);
+            let mut waiting = self.blobs.persisted.queue.iter().flat_map(|keeping| &keeping.guests);
             waiting.any(|guest| guest.machine.name == name)
         };
         let exists = self.guests.list.iter().any(|guest| guest.machine.name == to);
-        if exists || self.state.guests.find(to).is_some() || queued(to) {
+        if exists || self.guests.autostart.find(to).is_some() || queued(to) {
             return Err(Refusal::of(to, Reason::GuestExists));
         }
         let starting = running.is_some_and(|guest| guest.life == RunState::Connecting);
@@ -66,8 +66,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// What changes on the volume, and does in the list of guests that are kept; none for
     /// one that is not.
     fn renamed_change(&mut self, name: &str, to: &str) -> Option<Vec<Change>> {
-        let place = self.state.guests.list.iter().position(|kept| kept.guest.machine.name == name)?;
-        let mut kept = self.state.guests.list.remove(place);
+        let place = self.guests.autostart.list.iter().position(|kept| kept.guest.machine.name == name)?;
+        let mut kept = self.guests.autostart.list.remove(place);
         kept.guest.machine.name = to.to_string();
         let mut bytes = postcard::to_allocvec(&kept.guest).unwrap_or_default();
         // Both in one batch: after a power cut it has one name.
@@ -75,8 +75,8 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         changes.extend(self.sealed_value(&alloc::format!("{PREFIX}{to}"), &bytes));
         bytes.zeroize();
         let problem = kept.problem.take();
-        self.state.guests.put(kept.guest);
-        if let Some(kept) = self.state.guests.list.iter_mut().find(|kept| kept.guest.machine.name == to) {
+        self.guests.autostart.put(kept.guest);
+        if let Some(kept) = self.guests.autostart.list.iter_mut().find(|kept| kept.guest.machine.name == to) {
             kept.problem = problem;
         }
         Some(changes)

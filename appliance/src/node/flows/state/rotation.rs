@@ -15,15 +15,15 @@ use crate::hypervisor::Hypervisor;
 use crate::network::nic::Nic;
 use crate::node::Node;
 use crate::operators::jobs::{Asker, Work};
-use crate::state::opening::IDENTITY;
-use crate::state::rotation::{LINKS, Rotation};
+use crate::trust::persisted::IDENTITY;
+use crate::trust::rotation::{LINKS, Rotation};
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Begins to give the node another key.
     pub(crate) fn rotate_key(&mut self, asker: &Asker, now_ns: u64) -> Result<(), Refusal> {
         let name = self.settings.manifest.name.clone();
         self.check_persistence(&name)?;
-        if self.state.rotation.is_some() {
+        if self.keys.rotation.is_some() {
             return Err(Refusal::of(name, Reason::KeyRotating));
         }
         let mut seed = zeroize::Zeroizing::new([0; 32]);
@@ -42,7 +42,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             return Err(Refusal::of(name, Reason::NotSealed));
         };
         let batch = self.state.changes.add(changes);
-        self.state.rotation = Some(Rotation { batch, key, links });
+        self.keys.rotation = Some(Rotation { batch, key, links });
         let promise = self.state.changes.promise(Ok(Reply::Done), now_ns);
         self.state.changes.holds_later(promise);
         self.state.changes.settle(promise, batch);
@@ -53,7 +53,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// The node has the new key once that is durable, before anybody is told.
     pub(crate) fn poll_rotation(&mut self) {
         let durable = |rotation: &mut Rotation| self.state.changes.is_confirmed(rotation.batch);
-        if let Some(Rotation { key, links, .. }) = self.state.rotation.take_if(durable) {
+        if let Some(Rotation { key, links, .. }) = self.keys.rotation.take_if(durable) {
             self.keys.identity.key = key;
             self.keys.set_links(links);
             self.persist_own();

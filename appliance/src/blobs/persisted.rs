@@ -1,4 +1,4 @@
-//! Kernels and initrds on the state volume, behind the store: raw, each in one piece,
+//! PersistedFiles and initrds on the state volume, behind the store: raw, each in one piece,
 //! and checked by its digest when it is read.
 //!
 //! A file is durable before the store names it. The room of one that the store does
@@ -97,7 +97,7 @@ pub(crate) enum Work<M> {
 }
 
 /// Files on the volume, and what is done with them.
-pub(crate) struct Kernels<M> {
+pub(crate) struct PersistedFiles<M> {
     pub(crate) kept: Vec<Kernel>,
     /// Room that is used again when a batch is durable.
     pub(crate) freed: Vec<(u64, Kernel)>,
@@ -107,13 +107,13 @@ pub(crate) struct Kernels<M> {
     pub(crate) busy: bool,
 }
 
-impl<M> Default for Kernels<M> {
+impl<M> Default for PersistedFiles<M> {
     fn default() -> Self {
         Self { kept: Vec::new(), freed: Vec::new(), queue: VecDeque::new(), work: Work::Nothing, busy: false }
     }
 }
 
-impl<M> Kernels<M> {
+impl<M> PersistedFiles<M> {
     pub(crate) fn find(&self, digest: &Digest) -> Option<Kernel> {
         self.kept.iter().find(|kernel| kernel.digest == *digest).copied()
     }
@@ -175,10 +175,11 @@ mod tests {
 
     #[test]
     fn files_are_placed_where_nothing_is() {
-        let mut kernels: Kernels<()> = Kernels { kept: alloc::vec![kernel(2, 3)], ..Kernels::default() };
+        let mut kernels: PersistedFiles<()> =
+            PersistedFiles { kept: alloc::vec![kernel(2, 3)], ..PersistedFiles::default() };
         kernels.freed.push((9, kernel(6, 2)));
         let blocks = BLOCKS_MIN + 12;
-        let place = |kernels: &Kernels<()>, count: u64| {
+        let place = |kernels: &PersistedFiles<()>, count: u64| {
             kernels.place(&[], [2; 32], count * BLOCK_BYTES as u64, blocks).map(|it| it.first - BLOCKS_MIN)
         };
         assert_eq!(place(&kernels, 1), Some(0));

@@ -1,4 +1,4 @@
-//! Guests that start with the node: what is kept of them, and the verbs about that.
+//! The guests that start with the node, as they are on its state volume.
 
 use alloc::vec::Vec;
 
