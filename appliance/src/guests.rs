@@ -4,6 +4,7 @@ pub(crate) mod autostart;
 pub mod console_lock;
 pub(crate) mod following;
 pub mod guest;
+pub mod number;
 pub mod pending_attach;
 pub(crate) mod quotas;
 pub(crate) mod record;
@@ -17,6 +18,7 @@ use mgmt_proto::reason::{Reason, Refusal};
 
 use crate::guests::autostart::AutostartGuests;
 use crate::guests::guest::{Guest, RunState};
+use crate::guests::number::GuestNumber;
 use crate::guests::pending_attach::PendingAttach;
 use crate::guests::quotas::Quotas;
 use crate::hypervisor::Hypervisor;
@@ -32,7 +34,7 @@ pub struct Guests<M> {
     /// Disks that are being attached.
     pub(crate) attaching: Vec<PendingAttach>,
     /// Disks that are gone since those who wait for that were told: guest, device.
-    pub(crate) detached: Vec<(u64, usize)>,
+    pub(crate) detached: Vec<(GuestNumber, usize)>,
     /// Those that start with the node.
     pub(crate) autostart: AutostartGuests,
     next_number: u64,
@@ -60,8 +62,8 @@ pub fn not_found(name: &str) -> Refusal {
 
 impl<M> Guests<M> {
     /// A number that no guest has had.
-    pub(crate) const fn new_number(&mut self) -> u64 {
-        let number = self.next_number;
+    pub(crate) const fn new_number(&mut self) -> GuestNumber {
+        let number = GuestNumber(self.next_number);
         self.next_number += 1;
         number
     }
@@ -101,7 +103,7 @@ impl<M> Guests<M> {
     }
 
     /// The place of the guest with a number.
-    pub(crate) fn index_of(&self, number: u64) -> Option<usize> {
+    pub(crate) fn index_of(&self, number: GuestNumber) -> Option<usize> {
         self.list.binary_search_by_key(&number, |guest| guest.number).ok()
     }
 

@@ -13,6 +13,7 @@ use netstack::switch::{Destinations, HOST, Policy, PortId, Rate, Switch, UPLINK}
 
 use crate::guests::Guests;
 use crate::guests::guest::Guest;
+use crate::guests::number::GuestNumber;
 use crate::limits::{
     DISK_WORK_PER_CALL, FRAMES_PER_TURN, OCTETS_OF_WORK, PORT_BURST_BYTES, PORT_BURST_BYTES_MIN,
     PORT_BURST_MS, PORT_BYTES_PER_S, WIRE_WORK_PER_TURN, WORK_OF_FRAME, WORK_OF_OWN_FRAME, WORK_OF_REQUEST,
@@ -41,7 +42,7 @@ const ETHERTYPE_AOE: [u8; 2] = [0x88, 0xa2];
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Port {
     id: PortId,
-    guest: u64,
+    guest: GuestNumber,
     device: usize,
 }
 
@@ -187,7 +188,7 @@ impl<N: Nic> Network<N> {
     /// Why not.
     pub fn attach(
         &mut self,
-        guest: u64,
+        guest: GuestNumber,
         device: usize,
         mac: [u8; 6],
         bytes_per_s: Option<u64>,
@@ -203,7 +204,7 @@ impl<N: Nic> Network<N> {
     }
 
     /// Sets what a guest's card may send.
-    pub(crate) fn set_policy(&mut self, guest: u64, device: usize, policy: Policy) {
+    pub(crate) fn set_policy(&mut self, guest: GuestNumber, device: usize, policy: Policy) {
         if let Some(port) = self.ports.iter().find(|port| port.guest == guest && port.device == device) {
             self.switch.set_policy(port.id, policy);
         }
@@ -218,7 +219,7 @@ impl<N: Nic> Network<N> {
     }
 
     /// Detaches all cards of a guest.
-    pub fn detach(&mut self, guest: u64) {
+    pub fn detach(&mut self, guest: GuestNumber) {
         for port in self.ports.iter().filter(|port| port.guest == guest) {
             self.switch.detach_guest(port.id);
         }
@@ -228,7 +229,7 @@ impl<N: Nic> Network<N> {
 
     /// Frames that a guest sent and received, from the switch's counters.
     #[must_use]
-    pub fn frames(&self, guest: u64) -> [u64; 2] {
+    pub fn frames(&self, guest: GuestNumber) -> [u64; 2] {
         let own = self.ports.iter().filter(|port| port.guest == guest);
         own.filter_map(|port| self.switch.counters(port.id)).fold([0, 0], |[received, sent], counters| {
             [received + counters.egress_frames, sent + counters.ingress_frames]
@@ -237,7 +238,7 @@ impl<N: Nic> Network<N> {
 
     /// Bytes of whole frames that a guest received and sent.
     #[must_use]
-    pub fn bytes(&self, guest: u64) -> [u64; 2] {
+    pub fn bytes(&self, guest: GuestNumber) -> [u64; 2] {
         let own = self.ports.iter().filter(|port| port.guest == guest);
         own.filter_map(|port| self.switch.counters(port.id)).fold([0, 0], |[received, sent], counters| {
             [received + counters.egress_bytes, sent + counters.ingress_bytes]

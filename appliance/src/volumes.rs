@@ -19,6 +19,7 @@ use storage::{BlockError, Lba, Operation, PathRefusal, Payload, Request, Request
 
 use crate::guests::Guests;
 use crate::guests::guest::Guest;
+use crate::guests::number::GuestNumber;
 use crate::limits::{REQUESTS_PER_TURN, WORK_OF_REQUEST};
 use crate::network::stacks::Stacks;
 use crate::volumes::discovery::Search;
@@ -29,7 +30,7 @@ const SECTOR: u64 = 512;
 
 /// A disk of a guest and the session behind it.
 pub(crate) struct Binding {
-    guest: u64,
+    guest: GuestNumber,
     device: usize,
     name: VolumeName,
     /// Which of the node's sessions with this volume it is: readers may share one.
@@ -55,9 +56,9 @@ pub struct Volumes {
     search: Option<Search>,
     left: Vec<Quarantined>,
     closing: Vec<Retiring>,
-    limiters: BTreeMap<u64, Limiter>,
+    limiters: BTreeMap<GuestNumber, Limiter>,
     /// Disks that wait for their guest's limiter.
-    throttled: Vec<(u64, usize)>,
+    throttled: Vec<(GuestNumber, usize)>,
     maintenance: Option<MaintenanceOp>,
     /// The node's own disk.
     state: Option<StateDisk>,
@@ -108,7 +109,7 @@ impl Payload for NoPayload {
 
 fn payload<'a, M>(
     guests: &'a mut [Guest<M>],
-    guest: u64,
+    guest: GuestNumber,
     device: usize,
     tokens: &'a BTreeMap<u64, BlockToken>,
 ) -> GuestPayload<'a, M> {
@@ -185,7 +186,7 @@ impl Volumes {
     /// The name is none, or what is set does not fit it.
     pub fn open(
         &mut self,
-        guest: u64,
+        guest: GuestNumber,
         device: usize,
         disk: &Disk,
         settings: &[DiskSetting],
@@ -212,16 +213,26 @@ impl Volumes {
         Ok(())
     }
 
+    /// A guest's disk.
+    fn binding(&self, guest: GuestNumber, device: usize) -> Option<&Binding> {
+        self.bindings.iter().find(|it| it.guest == guest && it.device == device)
+    }
+
+    /// The same, to change it.
+    fn binding_mut(&mut self, guest: GuestNumber, device: usize) -> Option<&mut Binding> {
+        self.bindings.iter_mut().find(|it| it.guest == guest && it.device == device)
+    }
+
     /// Whether a guest's disk has a session.
     #[must_use]
-    pub fn is_open(&self, guest: u64, device: usize) -> bool {
-        self.bindings.iter().any(|binding| binding.guest == guest && binding.device == device)
+    pub fn is_open(&self, guest: GuestNumber, device: usize) -> bool {
+        self.binding(guest, device).is_some()
     }
 
     /// A guest reset a disk: what was under way is void. The session goes on, and
     /// keeps new writes from being overtaken by old ones.
-    pub fn forget(&mut self, guest: u64, device: usize) {
-        let found = self.bindings.iter_mut().find(|it| it.guest == guest && it.device == device);
+    pub fn forget(&mut self, guest: GuestNumber, device: usize) {
+        let found = self.binding_mut(guest, device);
         if let Some(binding) = found {
             binding.tokens.clear();
             binding.volume.abandon();
@@ -229,7 +240,7 @@ impl Volumes {
     }
 
     /// All disks of a guest were reset.
-    pub fn forget_all(&mut self, guest: u64) {
+    pub fn forget_all(&mut self, guest: GuestNumber) {
         let devices: Vec<usize> =
             self.bindings.iter().filter(|it| it.guest == guest).map(|it| it.device).collect();
         for device in devices {
@@ -239,7 +250,7 @@ impl Volumes {
 
     /// What a guest's disks are, once all are ready.
     #[must_use]
-    pub fn shapes(&self, guest: u64) -> Option<Vec<DiskGeometry>> {
+    pub fn shapes(&self, guest: GuestNumber) -> Option<Vec<DiskGeometry>> {
         let mut own: Vec<&Binding> = self.bindings.iter().filter(|binding| binding.guest == guest).collect();
         own.sort_by_key(|binding| binding.device);
         own.into_iter().map(Binding::shape).collect()
@@ -247,13 +258,13 @@ impl Volumes {
 
     /// What one of a guest's disks is, once it is ready.
     #[must_use]
-    pub fn shape(&self, guest: u64, device: usize) -> Option<DiskGeometry> {
-        self.bindings.iter().find(|it| it.guest == guest && it.device == device)?.shape()
+    pub fn shape(&self, guest: GuestNumber, device: usize) -> Option<DiskGeometry> {
+        self.binding(guest, device)?.shape()
     }
 
     /// Gives a guest's disks other device numbers: `devices` are the old ones, in the
     /// order of the new.
-    pub fn renumber(&mut self, guest: u64, devices: &[usize]) {
+    pub fn renumber(&mut self, guest: GuestNumber, devices: &[usize]) {
         for binding in self.bindings.iter_mut().filter(|binding| binding.guest == guest) {
             if let Some(device) = devices.iter().position(|device| *device == binding.device) {
                 binding.device = device;
@@ -268,12 +279,12 @@ impl Volumes {
     /// See [`PathRefusal`].
     pub fn set_path_enabled(
         &mut self,
-        guest: u64,
+        guest: GuestNumber,
         device: usize,
         path: usize,
         enabled: bool,
     ) -> Result<(), PathRefusal> {
-        let found = self.bindings.iter_mut().find(|it| it.guest == guest && it.device == device);
+        let found = self.binding_mut(guest, device);
         found.ok_or(PathRefusal::Unknown)?.volume.set_path_enabled(path, enabled)
     }
 
@@ -496,12 +507,12 @@ mod tests {
         let name: VolumeName = volume.parse().unwrap();
         let disk = Disk { volume, read_only: true };
         for guest in 1..=3 {
-            volumes.open(guest, 0, &disk, &[], 0).unwrap();
+            volumes.open(GuestNumber(guest), 0, &disk, &[], 0).unwrap();
         }
         let shares = |volumes: &Volumes| volumes.bindings.iter().map(|it| it.share).collect::<Vec<_>>();
         assert_eq!(shares(&volumes), [0, 1, 2]);
         volumes.bindings.remove(0);
-        volumes.open(4, 0, &disk, &[], 0).unwrap();
+        volumes.open(GuestNumber(4), 0, &disk, &[], 0).unwrap();
         assert_eq!(shares(&volumes), [1, 2, 0]);
         let mut all: Vec<_> = (0..1_000).map(|share| isid(&name, share)).collect();
         assert!(all.iter().all(|isid| isid[0] == 0x80));

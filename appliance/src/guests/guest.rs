@@ -18,6 +18,7 @@ use mgmt_proto::reason::{Reason, Refusal};
 
 use crate::blobs::Blobs;
 use crate::guests::console_lock::ConsoleWriter;
+use crate::guests::number::GuestNumber;
 use crate::hypervisor::Hypervisor;
 use crate::limits::{
     RANDOM_REQUESTS_PER_TURN, START_TIMEOUT_NS, WORK_OF_CONSOLE_BYTE, WORK_OF_ENTROPY, WORK_OF_EXIT,
@@ -55,7 +56,7 @@ pub struct Guest<M> {
     /// Its domain and the window onto its memory, once it has one.
     pub domain: Option<(DomainId, M)>,
     /// Its number on this node, never used again.
-    pub number: u64,
+    pub number: GuestNumber,
     /// Everything it sees besides CPUs and RAM.
     pub platform: Platform,
     /// Everything it printed, on console and serial port.
@@ -98,7 +99,7 @@ impl<M> Guest<M> {
     pub fn new(
         machine: Machine,
         mut settings: GuestSettings,
-        number: u64,
+        number: GuestNumber,
         created_ns: u64,
         start_paused: bool,
     ) -> Self {

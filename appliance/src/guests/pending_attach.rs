@@ -5,12 +5,13 @@ use alloc::vec::Vec;
 use mgmt_proto::disk::DiskSetting;
 use mgmt_proto::machine::Disk;
 
+use crate::guests::number::GuestNumber;
 use crate::ledger::attaching_bytes;
 
 /// A disk whose volume is being connected for a guest that runs.
 #[derive(Debug)]
 pub struct PendingAttach {
-    pub(crate) guest: u64,
+    pub(crate) guest: GuestNumber,
     pub(crate) device: usize,
     pub(crate) disk: Disk,
     pub(crate) settings: Vec<DiskSetting>,

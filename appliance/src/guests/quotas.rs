@@ -10,12 +10,13 @@
 
 use alloc::vec::Vec;
 
+use crate::guests::number::GuestNumber;
 use crate::limits::{DEBT_MAX, GUESTS_WORK_PER_TURN, QUANTUM_MIN};
 
 /// A guest's account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Account {
-    guest: u64,
+    guest: GuestNumber,
     balance: i64,
 }
 
@@ -26,15 +27,15 @@ pub(crate) struct Quotas {
     /// What is left of this turn for all guests.
     left: i64,
     /// The guest that began this turn.
-    first: u64,
+    first: GuestNumber,
     /// The first one that this turn had nothing left for.
-    waits: Option<u64>,
+    waits: Option<GuestNumber>,
 }
 
 impl Quotas {
     /// Begins a turn of guests, by their numbers, which rise, and whether each has work:
     /// where in the list to begin.
-    pub(crate) fn begin(&mut self, guests: impl Iterator<Item = (u64, bool)> + Clone) -> usize {
+    pub(crate) fn begin(&mut self, guests: impl Iterator<Item = (GuestNumber, bool)> + Clone) -> usize {
         let active = guests.clone().filter(|(_, works)| *works).count();
         let share = GUESTS_WORK_PER_TURN / i64::try_from(active.max(1)).unwrap_or(i64::MAX);
         let quantum = share.max(QUANTUM_MIN);
@@ -52,18 +53,18 @@ impl Quotas {
             Account { guest, balance }
         }));
         // All begin a turn in their order, and then who was not reached.
-        let wanted = self.waits.take().unwrap_or(self.first.saturating_add(1));
+        let wanted = self.waits.take().unwrap_or(GuestNumber(self.first.0.saturating_add(1)));
         let start = guests.clone().position(|(guest, _)| guest >= wanted).unwrap_or(0);
-        self.first = guests.clone().nth(start).map_or(0, |(guest, _)| guest);
+        self.first = guests.clone().nth(start).map_or_else(GuestNumber::default, |(guest, _)| guest);
         start
     }
 
-    fn balance(&self, guest: u64) -> i64 {
+    fn balance(&self, guest: GuestNumber) -> i64 {
         self.accounts.iter().find(|it| it.guest == guest).map_or(0, |it| it.balance)
     }
 
     /// Whether a guest may do more in this turn.
-    pub(crate) fn may(&mut self, guest: u64) -> bool {
+    pub(crate) fn may(&mut self, guest: GuestNumber) -> bool {
         let able = self.balance(guest) > 0;
         if able && self.left <= 0 && self.waits.is_none() {
             self.waits = Some(guest);
@@ -74,18 +75,18 @@ impl Quotas {
     /// Whether a guest may do what does not wait for its turn: frames come to it, and it
     /// stops at an access. Its debt has an end.
     #[must_use]
-    pub(crate) fn may_owe(&self, guest: u64) -> bool {
+    pub(crate) fn may_owe(&self, guest: GuestNumber) -> bool {
         self.balance(guest) > -DEBT_MAX
     }
 
     /// Work that was done for a guest in its turn.
-    pub(crate) fn charge(&mut self, guest: u64, work: u64) {
+    pub(crate) fn charge(&mut self, guest: GuestNumber, work: u64) {
         self.left = self.left.saturating_sub(i64::try_from(work).unwrap_or(i64::MAX));
         self.owe(guest, work);
     }
 
     /// Work that was done for a guest at another time.
-    pub(crate) fn owe(&mut self, guest: u64, work: u64) {
+    pub(crate) fn owe(&mut self, guest: GuestNumber, work: u64) {
         let work = i64::try_from(work).unwrap_or(i64::MAX);
         match self.accounts.iter_mut().find(|it| it.guest == guest) {
             Some(account) => account.balance = account.balance.saturating_sub(work),
@@ -99,16 +100,20 @@ mod tests {
     use super::*;
     use alloc::vec;
 
+    const fn numbered((guest, works): (u64, bool)) -> (GuestNumber, bool) {
+        (GuestNumber(guest), works)
+    }
+
     /// A guest that always has more to send, in items of this work.
     fn serve(quotas: &mut Quotas, guests: &[(u64, u64)], turns: usize) -> Vec<u64> {
         let mut done = vec![0; guests.len()];
         for _ in 0..turns {
-            let start = quotas.begin(guests.iter().map(|(guest, work)| (*guest, *work > 0)));
+            let start = quotas.begin(guests.iter().map(|(guest, work)| (GuestNumber(*guest), *work > 0)));
             let mut spent = 0;
             for index in (start..guests.len()).chain(0..start) {
                 let (guest, work) = guests[index];
-                while work > 0 && quotas.may(guest) {
-                    quotas.charge(guest, work);
+                while work > 0 && quotas.may(GuestNumber(guest)) {
+                    quotas.charge(GuestNumber(guest), work);
                     done[index] += work;
                     spent += work;
                 }
@@ -152,19 +157,19 @@ mod tests {
     fn who_is_idle_saves_nothing_and_pays_its_debt() {
         let mut quotas = Quotas::default();
         for _ in 0..100 {
-            quotas.begin([(1, false), (2, true)].into_iter());
-            assert!(!quotas.may(1));
+            quotas.begin([(1, false), (2, true)].into_iter().map(numbered));
+            assert!(!quotas.may(GuestNumber(1)));
         }
         // It has no more than two that were always busy.
         let done = serve(&mut quotas, &[(1, 1_000), (2, 1_000)], 1);
         assert!(done[0] <= done[1], "{done:?}");
-        quotas.begin([(1, true), (2, true)].into_iter());
-        quotas.owe(1, 10 * u64::try_from(GUESTS_WORK_PER_TURN).unwrap());
-        assert!(!quotas.may_owe(1) && quotas.may_owe(2));
+        quotas.begin([(1, true), (2, true)].into_iter().map(numbered));
+        quotas.owe(GuestNumber(1), 10 * u64::try_from(GUESTS_WORK_PER_TURN).unwrap());
+        assert!(!quotas.may_owe(GuestNumber(1)) && quotas.may_owe(GuestNumber(2)));
         let mut turns = 0;
-        while !quotas.may(1) {
-            quotas.begin([(1, false), (2, false)].into_iter());
-            quotas.begin([(1, true), (2, false)].into_iter());
+        while !quotas.may(GuestNumber(1)) {
+            quotas.begin([(1, false), (2, false)].into_iter().map(numbered));
+            quotas.begin([(1, true), (2, false)].into_iter().map(numbered));
             turns += 1;
             assert!(turns < 20);
         }
@@ -175,22 +180,26 @@ mod tests {
     fn guests_that_come_and_go_leave_no_account() {
         let mut quotas = Quotas::default();
         for guest in 1..1_000 {
-            quotas.owe(guest, 5);
-            assert!(quotas.begin([(guest, true), (guest + 1, true)].into_iter()) < 2);
-            assert!(quotas.accounts.len() == 2 && quotas.may(guest) && quotas.may(guest + 1));
+            quotas.owe(GuestNumber(guest), 5);
+            assert!(quotas.begin([(guest, true), (guest + 1, true)].into_iter().map(numbered)) < 2);
+            assert!(
+                quotas.accounts.len() == 2
+                    && quotas.may(GuestNumber(guest))
+                    && quotas.may(GuestNumber(guest + 1))
+            );
         }
         assert_eq!(quotas.begin(core::iter::empty()), 0);
-        assert!(quotas.accounts.is_empty() && !quotas.may(1));
+        assert!(quotas.accounts.is_empty() && !quotas.may(GuestNumber(1)));
     }
 
     #[test]
     fn who_was_not_reached_is_the_first() {
         let mut quotas = Quotas::default();
         let guests = [(1, true), (2, true), (5, true)];
-        let first: Vec<usize> = (0..4).map(|_| quotas.begin(guests.into_iter())).collect();
+        let first: Vec<usize> = (0..4).map(|_| quotas.begin(guests.into_iter().map(numbered))).collect();
         assert_eq!(first, [0, 1, 2, 0]);
-        quotas.charge(1, u64::try_from(GUESTS_WORK_PER_TURN).unwrap());
-        assert!(!quotas.may(5) && !quotas.may(2), "nothing is left");
-        assert_eq!(quotas.begin(guests.into_iter()), 2);
+        quotas.charge(GuestNumber(1), u64::try_from(GUESTS_WORK_PER_TURN).unwrap());
+        assert!(!quotas.may(GuestNumber(5)) && !quotas.may(GuestNumber(2)), "nothing is left");
+        assert_eq!(quotas.begin(guests.into_iter().map(numbered)), 2);
     }
 }

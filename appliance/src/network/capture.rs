@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use mgmt_proto::limits::STREAM_BYTES;
 use mgmt_proto::verb::Stream;
 
+use crate::guests::number::GuestNumber;
 use crate::limits::{CAPTURE_BYTES, CAPTURES_MAX};
 
 /// A capture that nobody reads for so long ends.
@@ -27,7 +28,7 @@ const fn room_of(record: &Vec<u8>) -> usize {
 /// One guest's capture.
 #[derive(Debug)]
 struct Capture {
-    guest: u64,
+    guest: GuestNumber,
     snap_bytes: usize,
     records: VecDeque<Vec<u8>>,
     bytes: usize,
@@ -88,7 +89,7 @@ pub struct Captures {
 
 impl Captures {
     /// A frame that a guest's card sent or received.
-    pub fn note(&mut self, guest: u64, frame: &[u8], now_ns: u64) {
+    pub fn note(&mut self, guest: GuestNumber, frame: &[u8], now_ns: u64) {
         if self.captures.is_empty() {
             return;
         }
@@ -100,7 +101,13 @@ impl Captures {
     }
 
     /// Records of a guest's capture, which count from 1; asking for 0 begins another.
-    pub(crate) fn read(&mut self, guest: u64, from: u64, snap_bytes: usize, now_ns: u64) -> Option<Stream> {
+    pub(crate) fn read(
+        &mut self,
+        guest: GuestNumber,
+        from: u64,
+        snap_bytes: usize,
+        now_ns: u64,
+    ) -> Option<Stream> {
         self.captures.retain(|capture| now_ns < capture.read_ns.saturating_add(UNREAD_NS));
         if from == 0 {
             self.captures.retain(|capture| capture.guest != guest);
@@ -119,7 +126,7 @@ impl Captures {
     }
 
     /// A guest is gone.
-    pub fn forget(&mut self, guest: u64) {
+    pub fn forget(&mut self, guest: GuestNumber) {
         self.captures.retain(|capture| capture.guest != guest);
     }
 }

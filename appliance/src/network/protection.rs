@@ -8,6 +8,7 @@ use core::net::Ipv4Addr;
 use mgmt_proto::facts::DropReason as Reason;
 use netstack::switch::{DropReason, FirstDrop, UPLINK};
 
+use crate::guests::number::GuestNumber;
 use crate::network::nic::Nic;
 use crate::network::{Network, Port};
 
@@ -53,7 +54,7 @@ fn in_words(drop: &FirstDrop) -> Option<String> {
 impl<N: Nic> Network<N> {
     /// Frames of a guest that were dropped, by reason.
     #[must_use]
-    pub fn drops(&self, guest: u64) -> Vec<(Reason, u64)> {
+    pub fn drops(&self, guest: GuestNumber) -> Vec<(Reason, u64)> {
         let mut all: Vec<(Reason, u64)> = Vec::new();
         let own = self.ports.iter().filter(|port| port.guest == guest);
         for counters in own.filter_map(|port| self.switch.counters(port.id)) {
@@ -70,7 +71,7 @@ impl<N: Nic> Network<N> {
 
     /// The next guest of which a frame was dropped for the first time for its reason, and
     /// what is said of it.
-    pub(crate) fn next_first_drop(&mut self) -> Option<(u64, String)> {
+    pub(crate) fn next_first_drop(&mut self) -> Option<(GuestNumber, String)> {
         while let Some(drop) = self.switch.take_first_drop() {
             let of_port = |port: &&Port| match drop.port {
                 UPLINK => self.switch.mac(port.id) == drop.source,

@@ -17,6 +17,7 @@ use mgmt_proto::reason::{Reason, Refusal, TooLate};
 use mgmt_proto::role::Role;
 use mgmt_proto::verb::{Effect, Outcome, Request, Verb};
 
+use crate::guests::number::GuestNumber;
 use crate::limits::{DETACH_TIMEOUT_NS, DISCOVERY_TIMEOUT_NS, RESULTS_KEPT_MAX, START_TIMEOUT_NS};
 use crate::state::PATIENCE_NS;
 
@@ -28,13 +29,13 @@ pub enum Work {
     /// A discovery.
     Discovery,
     /// A guest's disks and its start.
-    Guest(u64),
+    Guest(GuestNumber),
     /// What is done with a volume; whether its facts are wanted.
     MaintenanceOp(bool),
     /// A disk of a guest that is to come, by its device number.
-    Attach(u64, usize),
+    Attach(GuestNumber, usize),
     /// A disk of a guest that is to go, by its device number.
-    Detach(u64, usize),
+    Detach(GuestNumber, usize),
     /// What is to be kept, by its promise.
     Kept(u64),
 }

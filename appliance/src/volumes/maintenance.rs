@@ -18,6 +18,7 @@ use storage::iscsi::Reservation;
 use storage::volume::{Volume, VolumeName};
 use storage::{VolumeState, VolumeStatus};
 
+use crate::guests::number::GuestNumber;
 use crate::limits::DISCOVERY_TIMEOUT_NS;
 use crate::network::stacks::Stacks;
 use crate::volumes::connection::Connections;
@@ -53,7 +54,7 @@ enum Subject {
     /// A session of its own.
     Own { volume: Box<Volume>, connections: Connections },
     /// The session of a guest's disk.
-    Used { guest: u64, device: usize },
+    Used { guest: GuestNumber, device: usize },
 }
 
 /// A maintenance operation under way.
@@ -246,10 +247,10 @@ impl Volumes {
     }
 
     /// A volume in use gets or gives up its reservation.
-    fn change_reservation(&mut self, guest: u64, device: usize, task: Task, now_ns: u64) {
+    fn change_reservation(&mut self, guest: GuestNumber, device: usize, task: Task, now_ns: u64) {
         let (key, own) = (self.reservation_key(), self.stations());
         let Some(mut settings) = self.settings(guest, device).cloned() else { return };
-        let found = self.bindings.iter_mut().find(|it| it.guest == guest && it.device == device);
+        let found = self.binding_mut(guest, device);
         let Some(binding) = found else { return };
         let reserve = matches!(task, Task::Reserve { .. });
         let force = matches!(task, Task::Reserve { force: true } | Task::Release { force: true });
@@ -310,7 +311,7 @@ impl Volumes {
         own: &[[u8; 6]],
     ) -> Option<Result<(), Refusal>> {
         // The maintenance operation and its session are looked at side by side.
-        let idle = Subject::Used { guest: 0, device: 0 };
+        let idle = Subject::Used { guest: GuestNumber::default(), device: 0 };
         let mut subject = core::mem::replace(&mut maintenance.subject, idle);
         let mut ended = None;
         if let Subject::Own { volume, .. } = &mut subject {
@@ -344,13 +345,13 @@ impl Volumes {
     fn judge_used(
         &mut self,
         maintenance: &mut MaintenanceOp,
-        guest: u64,
+        guest: GuestNumber,
         device: usize,
         now_ns: u64,
         key: u64,
         own: &[[u8; 6]],
     ) -> Option<Result<(), Refusal>> {
-        let found = self.bindings.iter_mut().find(|it| it.guest == guest && it.device == device);
+        let found = self.binding_mut(guest, device);
         let Some(binding) = found else {
             let gone = Reason::GuestGone { why: "has gone".into() };
             return Some(Err(Refusal::of(maintenance.name.to_string(), gone)));

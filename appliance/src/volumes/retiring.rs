@@ -5,6 +5,7 @@ use alloc::vec::Vec;
 
 use storage::volume::{Volume, VolumeName};
 
+use crate::guests::number::GuestNumber;
 use crate::network::stacks::Stacks;
 use crate::volumes::connection::{Connections, Pace};
 use crate::volumes::{Binding, NoPayload, Volumes};
@@ -73,12 +74,12 @@ impl Volumes {
     }
 
     /// Closes one disk of a guest.
-    pub fn close_disk(&mut self, guest: u64, device: usize, stacks: &mut Stacks, now_ns: u64) {
+    pub fn close_disk(&mut self, guest: GuestNumber, device: usize, stacks: &mut Stacks, now_ns: u64) {
         self.close_where(stacks, now_ns, |binding| binding.guest == guest && binding.device == device);
     }
 
     /// Closes all disks of a guest.
-    pub fn close(&mut self, guest: u64, stacks: &mut Stacks, now_ns: u64) {
+    pub fn close(&mut self, guest: GuestNumber, stacks: &mut Stacks, now_ns: u64) {
         self.limiters.remove(&guest);
         self.throttled.retain(|(number, _)| *number != guest);
         self.close_where(stacks, now_ns, |binding| binding.guest == guest);

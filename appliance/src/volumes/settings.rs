@@ -13,6 +13,7 @@ use storage::iscsi::{
 use storage::rate::{Limiter, Limits};
 use storage::volume::{Volume, VolumeName};
 
+use crate::guests::number::GuestNumber;
 use crate::volumes::Volumes;
 
 const MS: u64 = 1_000_000;
@@ -138,9 +139,9 @@ impl VolumeSettings {
 
 impl Volumes {
     /// Sets what counts for a disk from now on.
-    pub fn configure(&mut self, guest: u64, device: usize, settings: VolumeSettings, now_ns: u64) {
+    pub fn configure(&mut self, guest: GuestNumber, device: usize, settings: VolumeSettings, now_ns: u64) {
         let key = self.reservation_key();
-        let found = self.bindings.iter_mut().find(|it| it.guest == guest && it.device == device);
+        let found = self.binding_mut(guest, device);
         let Some(binding) = found else { return };
         binding.volume.set_limits(settings.limits, now_ns);
         binding.volume.set_deadline(settings.deadline_ns);
@@ -158,13 +159,13 @@ impl Volumes {
 
     /// What is set for a disk.
     #[must_use]
-    pub fn settings(&self, guest: u64, device: usize) -> Option<&VolumeSettings> {
-        let found = self.bindings.iter().find(|it| it.guest == guest && it.device == device);
+    pub fn settings(&self, guest: GuestNumber, device: usize) -> Option<&VolumeSettings> {
+        let found = self.binding(guest, device);
         found.map(|binding| &binding.settings)
     }
 
     /// Limits all disks of a guest together.
-    pub fn limit_guest(&mut self, guest: u64, limits: Limits, now_ns: u64) {
+    pub fn limit_guest(&mut self, guest: GuestNumber, limits: Limits, now_ns: u64) {
         if limits.bytes_per_s.is_none() && limits.operations_per_s.is_none() {
             // Whoever waits for it is let go at the next look.
             self.limiters.remove(&guest);

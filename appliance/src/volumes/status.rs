@@ -14,13 +14,14 @@ use storage::iscsi::Reservation;
 use storage::volume::{Volume, VolumeName};
 use storage::{PathState, PathStatus, Stage, VolumeState, VolumeStatus};
 
+use crate::guests::number::GuestNumber;
 use crate::volumes::connection::Connections;
 use crate::volumes::{VolumeSettings, Volumes};
 
 impl Volumes {
     /// Why a guest's disks are not ready: which one, at which stage.
     #[must_use]
-    pub fn failure(&self, guest: u64, name: &str) -> Refusal {
+    pub fn failure(&self, guest: GuestNumber, name: &str) -> Refusal {
         let waiting = self.bindings.iter().filter(|binding| binding.guest == guest).find_map(|binding| {
             let status = binding.volume.status();
             (status.state != VolumeState::Ready || status.capacity.is_none()).then_some((binding, status))
@@ -67,24 +68,24 @@ impl Volumes {
 
     /// Facts about a guest's disk.
     #[must_use]
-    pub fn facts(&self, guest: u64, device: usize, volume: &str) -> DiskFacts {
-        let binding = self.bindings.iter().find(|it| it.guest == guest && it.device == device);
+    pub fn facts(&self, guest: GuestNumber, device: usize, volume: &str) -> DiskFacts {
+        let binding = self.binding(guest, device);
         let status = binding.map(|binding| binding.volume.status());
         disk_facts(volume, status.as_ref(), binding.map_or([0; 3], |binding| binding.operations))
     }
 
     /// How a guest's disk is: condition, since when it stalls, sectors.
     #[must_use]
-    pub fn condition(&self, guest: u64, device: usize) -> Option<(Condition, Option<u64>, u64)> {
-        let binding = self.bindings.iter().find(|it| it.guest == guest && it.device == device)?;
+    pub fn condition(&self, guest: GuestNumber, device: usize) -> Option<(Condition, Option<u64>, u64)> {
+        let binding = self.binding(guest, device)?;
         let status = binding.volume.status();
         Some((condition(status.state), status.stalled_since_ns, status.capacity.unwrap_or(0)))
     }
 
     /// Everything about a guest's disk.
     #[must_use]
-    pub fn volume_facts(&self, guest: u64, device: usize) -> Option<VolumeFacts> {
-        let it = self.bindings.iter().find(|it| it.guest == guest && it.device == device)?;
+    pub fn volume_facts(&self, guest: GuestNumber, device: usize) -> Option<VolumeFacts> {
+        let it = self.binding(guest, device)?;
         let mut facts = volume_facts(&it.name, it.read_only, &it.settings, &it.volume.status());
         self.name_cards(&mut facts, &it.connections);
         Some(facts)
@@ -101,8 +102,8 @@ impl Volumes {
 
     /// Whether a volume of this name is meant by another.
     #[must_use]
-    pub fn is_volume(&self, guest: u64, device: usize, name: &VolumeName) -> bool {
-        let binding = self.bindings.iter().find(|it| it.guest == guest && it.device == device);
+    pub fn is_volume(&self, guest: GuestNumber, device: usize, name: &VolumeName) -> bool {
+        let binding = self.binding(guest, device);
         binding.is_some_and(|it| it.name.is_same_disk(name))
     }
 }

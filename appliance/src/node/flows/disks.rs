@@ -13,6 +13,7 @@ use mgmt_proto::volume::{BlockFacts, Condition, Plugged};
 
 use crate::guests::following::Step;
 use crate::guests::guest::RunState;
+use crate::guests::number::GuestNumber;
 use crate::guests::pending_attach::PendingAttach;
 use crate::hypervisor::Hypervisor;
 use crate::limits::{DETACH_TIMEOUT_NS, START_TIMEOUT_NS};
@@ -165,7 +166,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// Disks of a guest that is not there any more, or not as it was, do not come.
-    pub(crate) fn cancel_pending_attach(&mut self, number: u64, why: &str, now_ns: u64) {
+    pub(crate) fn cancel_pending_attach(&mut self, number: GuestNumber, why: &str, now_ns: u64) {
         let gone: Vec<PendingAttach> =
             self.guests.attaching.extract_if(.., |coming| coming.guest == number).collect();
         for PendingAttach { guest, device, disk, .. } in gone {
@@ -176,7 +177,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// A disk that nobody waits for any more does not come.
-    pub(crate) fn drop_pending_attach(&mut self, number: u64, device: usize, now_ns: u64) {
+    pub(crate) fn drop_pending_attach(&mut self, number: GuestNumber, device: usize, now_ns: u64) {
         self.guests.attaching.retain(|coming| (coming.guest, coming.device) != (number, device));
         self.volumes.close_disk(number, device, &mut self.network.stacks, now_ns);
     }

@@ -11,6 +11,7 @@ use mgmt_proto::verb::{Outcome, Reply};
 
 use crate::guests::Guests;
 use crate::guests::guest::RunState;
+use crate::guests::number::GuestNumber;
 use crate::hypervisor::Hypervisor;
 use crate::network::nic::Nic;
 use crate::node::Node;
@@ -96,7 +97,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             return Err(Refusal::of(what, Reason::JobEnded));
         }
         let others = self.operators.jobs.list.iter().any(|other| other.id != id && other.goes_on_with(&work));
-        let starting = |number: u64| {
+        let starting = |number: GuestNumber| {
             self.guests
                 .list
                 .iter()
@@ -140,7 +141,7 @@ fn progress<M>(guests: &Guests<M>, volumes: &Volumes, job: &Job, now_ns: u64) ->
     if let Some(ended) = &job.ended {
         return ended.progress;
     }
-    let disks = |number: u64, devices: &mut dyn Iterator<Item = usize>| {
+    let disks = |number: GuestNumber, devices: &mut dyn Iterator<Item = usize>| {
         let serves: Vec<bool> = devices.map(|device| volumes.shape(number, device).is_some()).collect();
         let done = serves.iter().filter(|serves| **serves).count() as u64;
         Progress { done, total: serves.len() as u64, unit: Unit::Disks }

@@ -12,6 +12,7 @@ use mgmt_proto::verb::Reply;
 use zeroize::Zeroize;
 
 use crate::guests::guest::{End, Guest, RunState};
+use crate::guests::number::GuestNumber;
 use crate::guests::record::{record_of, recorded};
 use crate::hypervisor::Hypervisor;
 use crate::network::nic::Nic;
@@ -155,7 +156,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         settings: GuestSettings,
         paused: bool,
         now_ns: u64,
-    ) -> Result<u64, Refusal> {
+    ) -> Result<GuestNumber, Refusal> {
         self.check_machine(&machine, &settings)?;
         self.admit(machine, settings, paused, now_ns)
     }
@@ -167,7 +168,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         settings: GuestSettings,
         paused: bool,
         now_ns: u64,
-    ) -> Result<u64, Refusal> {
+    ) -> Result<GuestNumber, Refusal> {
         let number = self.guests.new_number();
         let mut guest = Guest::new(machine, settings, number, now_ns, paused);
         guest.mtu = self.settings.manifest.mtu;

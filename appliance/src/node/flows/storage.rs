@@ -12,6 +12,7 @@ use mgmt_proto::volume::{VolumeFacts, VolumePage};
 use storage::PathRefusal;
 use storage::volume::VolumeName;
 
+use crate::guests::number::GuestNumber;
 use crate::hypervisor::Hypervisor;
 use crate::network::nic::Nic;
 use crate::node::Node;
@@ -63,7 +64,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     pub(crate) fn show_volumes(&self, volume: Option<&str>, from: u32, now_ns: u64) -> Outcome {
         let wanted = volume.map(|volume| parse(&disk(volume))).transpose()?;
         let meant = |index: usize, device: usize| {
-            let number = self.guests.get(index).map_or(0, |guest| guest.number);
+            let number = self.guests.get(index).map_or_else(GuestNumber::default, |guest| guest.number);
             wanted.as_ref().is_none_or(|name| self.volumes.is_volume(number, device, name))
         };
         let mut page = VolumePage { now_ns, volumes: Vec::new(), next: None };
@@ -87,11 +88,13 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     /// Takes a path out of use, or back into it.
     pub(crate) fn use_path(&mut self, volume: &str, path: u32, enabled: bool) -> Outcome {
         let name = parse(&disk(volume))?;
-        let number = |index: usize| self.guests.get(index).map_or(0, |guest| guest.number);
-        let found: Vec<(u64, usize)> = self.disks().map(|(index, device)| (number(index), device)).collect();
+        let number =
+            |index: usize| self.guests.get(index).map_or_else(GuestNumber::default, |guest| guest.number);
+        let found: Vec<(GuestNumber, usize)> =
+            self.disks().map(|(index, device)| (number(index), device)).collect();
         let mut used =
             found.into_iter().filter(|(guest, device)| self.volumes.is_volume(*guest, *device, &name));
-        let mut used: Vec<(u64, usize)> = used.by_ref().collect();
+        let mut used: Vec<(GuestNumber, usize)> = used.by_ref().collect();
         if used.is_empty() {
             return Err(not_used(volume));
         }
