@@ -250,6 +250,22 @@ fn idle_packages(files: &[File], packages: &[Package]) -> Vec<String> {
     CHOSEN.iter().filter(|chosen| !serves(chosen)).map(|chosen| format!("{chosen}: has no job")).collect()
 }
 
+/// Files that documents name by their whole path, and that are not there.
+fn missing_files(files: &[File]) -> Vec<String> {
+    let mut found = Vec::new();
+    for document in files.iter().filter(|file| file.path.ends_with(".md")) {
+        for name in document.text().split('`').skip(1).step_by(2) {
+            let top = name.split('/').next().unwrap_or_default();
+            let is_path = name.contains('/') && name.ends_with(".rs") && !name.contains(['{', ' ', '*']);
+            let is_whole = files.iter().any(|file| file.path.split('/').next() == Some(top));
+            if is_path && is_whole && !files.iter().any(|file| file.path == name) {
+                found.push(format!("{}: names {name}, which is not there", document.path));
+            }
+        }
+    }
+    found
+}
+
 fn unfinished(files: &[File]) -> Vec<String> {
     lines_with(files, &["todo", "unimplemented"].map(|word| format!("{word}!(")), |_| true)
 }
@@ -353,6 +369,14 @@ fn parts_of_the_node_do_not_know_it() {
 #[test]
 fn chosen_packages_have_their_jobs() {
     assert_none(&idle_packages(&tree(), &packages()));
+}
+
+#[test]
+fn documents_name_files_that_are_there() {
+    assert_none(&missing_files(&tree()));
+    let tree = |text: &str| [file("README.md", text), file("storage/src/lib.rs", "")];
+    assert_eq!(missing_files(&tree("see `storage/src/lib.rs` and `a/b.rs`")).len(), 0);
+    assert_eq!(missing_files(&tree("see `storage/src/gone.rs`")).len(), 1);
 }
 
 #[test]
