@@ -176,7 +176,7 @@ pub enum Stage {
     /// Nothing has answered.
     #[default]
     Silent,
-    /// A connection is open, or the station is known.
+    /// A connection is open, or the MAC address is known.
     Connected,
     /// The target knows us.
     LoggedIn,
@@ -279,7 +279,7 @@ pub struct VolumeStatus {
     pub rtt_ns: Option<u64>,
     /// Sectors of the disk, once known.
     pub capacity: Option<u64>,
-    /// The target lets nobody write.
+    /// The target is read-only.
     pub write_protected: bool,
     /// Ranges can be discarded.
     pub can_discard: bool,
@@ -297,7 +297,7 @@ pub struct VolumeStatus {
     pub unusable: Option<String>,
     /// What was negotiated with the target, by name.
     pub negotiated: Vec<(&'static str, String)>,
-    /// The ways to the target.
+    /// The paths to the target.
     pub paths: Vec<PathStatus>,
 }
 

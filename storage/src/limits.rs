@@ -7,7 +7,7 @@ pub const REQUEST_SECTORS_MAX: u32 = 65_536;
 /// Sectors of one discard or write of zeroes: 2 GiB.
 pub const RANGE_SECTORS_MAX: u32 = 1 << 22;
 /// Ranges remembered that an old copy of a write could still reach.
-pub const HELD_RANGES_MAX: usize = 1_024;
+pub const WRITE_FENCES_MAX: usize = 1_024;
 /// Longest pause between retries.
 pub const BACKOFF_NS_MAX: u64 = 5_000_000_000;
 
@@ -15,7 +15,7 @@ pub const BACKOFF_NS_MAX: u64 = 5_000_000_000;
 pub const AOE_FRAMES_MAX: u16 = 128;
 /// How long a frame may wander in the network before it can no longer arrive.
 pub const AOE_FRAME_LIFETIME_NS: u64 = 1_500_000_000;
-/// Paths of one session: stations of ours times stations of the target.
+/// Paths of one session: MAC addresses of ours times MAC addresses of the target.
 pub const AOE_PATHS_MAX: usize = 16;
 /// Operator's commands waiting.
 pub const AOE_ADMINISTRATIONS_MAX: usize = 16;

@@ -1,4 +1,4 @@
-//! What a session says in the log: rarely, however often its target comes and goes.
+//! What a session says in the log: rarely, however often its target appears and disappears.
 
 use core::fmt;
 

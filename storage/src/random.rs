@@ -33,7 +33,7 @@ impl Random {
     }
 }
 
-/// Marks that nobody can guess and that do not repeat before all others were used:
+/// Unpredictable tags that do not repeat before all others were used:
 /// a counter through a keyed permutation of 32 bits (four Feistel rounds).
 #[derive(Clone, Debug)]
 pub(crate) struct Marks {

@@ -28,7 +28,7 @@ use record::{Change, Digest, Found, Header, Place};
 
 /// Octets of a block: the unit of this store, of any size of sector.
 pub const BLOCK_BYTES: usize = 4096;
-/// Blocks a volume must have: each half holds all that may live, and room to go on.
+/// Blocks a volume must have: each half holds all that may live, and room for new records.
 pub const BLOCKS_MIN: u64 = 2 * HALF_BLOCKS;
 /// Blocks of a half: 8 MiB, also of a larger volume, so that it may grow.
 const HALF_BLOCKS: u64 = 2048;
@@ -63,7 +63,7 @@ pub enum StoreOperation<'a> {
 pub enum StoreError {
     /// It has never been formatted.
     Blank,
-    /// It holds somebody else's data.
+    /// It holds foreign data.
     Foreign,
     /// It holds a store that this key does not authenticate.
     Unauthentic,
@@ -114,7 +114,7 @@ enum Phase {
     Scan(u64),
     /// Both headers are blank: looks whether all is, from this block on.
     Inspect(u64),
-    /// Makes durable what the log holds, before anybody relies on it.
+    /// Makes durable what the log holds, before the caller relies on it.
     FlushOpened,
     /// Nothing to do but transactions.
     Open,

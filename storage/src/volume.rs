@@ -81,7 +81,7 @@ impl Volume {
         }
     }
 
-    /// Takes a path out of use, or back into it. What is under way there goes on
+    /// Takes a path out of use, or back into it. What is in flight there goes on
     /// elsewhere.
     ///
     /// # Errors

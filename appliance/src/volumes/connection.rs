@@ -148,7 +148,7 @@ impl Connections {
                 session.on_disconnected(path, now_ns);
             }
             if up && connection.card == Some(card) && connection.open.is_none() {
-                session.hurry(path, now_ns);
+                session.retry_now(path, now_ns);
             }
         }
     }

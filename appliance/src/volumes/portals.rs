@@ -27,7 +27,7 @@ impl Volumes {
     /// Whether an AoE target that is in use answers from a station.
     pub fn is_target(&self, mac: [u8; 6]) -> bool {
         self.in_use().any(|volume| match volume {
-            Volume::Aoe(target) => target.stations().any(|it| it == mac),
+            Volume::Aoe(target) => target.macs().any(|it| it == mac),
             Volume::Iscsi(_) => false,
         })
     }

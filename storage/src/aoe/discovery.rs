@@ -13,7 +13,7 @@ use crate::random::Random;
 pub struct Discovered {
     /// Its name.
     pub target: TargetAddress,
-    /// The station it answered from.
+    /// The MAC address it answered from.
     pub mac: MacAddress,
     /// Frames it can queue.
     pub buffers: u16,
@@ -51,7 +51,7 @@ const QUERIES: u32 = 3;
 const QUERY_INTERVAL_NS: u64 = 300_000_000;
 
 impl Discovery {
-    /// A search from station `source`; `seed` is unpredictable.
+    /// A search from MAC address `source`; `seed` is unpredictable.
     #[must_use]
     pub fn new(source: MacAddress, seed: u64, now_ns: u64) -> Self {
         let tag = Random::new(seed).next_u32();
@@ -131,7 +131,7 @@ impl Discovery {
         true
     }
 
-    /// The station it is sent from.
+    /// The MAC address it is sent from.
     #[must_use]
     pub const fn source(&self) -> MacAddress {
         self.source
@@ -157,12 +157,12 @@ mod tests {
 
     const SOURCE: MacAddress = [2, 0, 0, 0, 0, 1];
 
-    /// An answer to the search with this tag, of a target at a station.
-    fn answer(tag: u32, shelf: u16, slot: u8, station: u8) -> Vec<u8> {
+    /// An answer to the search with this tag, of a target at a MAC address.
+    fn answer(tag: u32, shelf: u16, slot: u8, mac: u8) -> Vec<u8> {
         let config = Config { string: &[b'x'; AOE_CONFIG_STRING_MAX], ..Config::READ };
         let frame = Frame {
             destination: SOURCE,
-            source: [2, 0, 0, 0, 9, station],
+            source: [2, 0, 0, 0, 9, mac],
             response: true,
             error: None,
             target: TargetAddress { shelf, slot },

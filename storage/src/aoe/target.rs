@@ -20,7 +20,7 @@ use crate::limits::{
     AOE_ADMINISTRATIONS_MAX, AOE_CONFIG_STRING_MAX, AOE_FRAME_LIFETIME_NS, AOE_FRAMES_MAX, AOE_PATHS_MAX,
 };
 use crate::lines::Lines;
-use crate::planted::{Bug, planted};
+use crate::mutants::{Mutant, mutated};
 use crate::random::{Marks, Random};
 use crate::rate::Limits;
 use crate::requests::{Fragment, Release, Requests, Shape};
@@ -38,7 +38,7 @@ use path::{Path, Phase};
 /// The size every Ethernet carries: 1024 octets.
 const SECTORS_FALLBACK: u8 = 2;
 
-/// A station of ours, on a network that leads to the target.
+/// A MAC address of ours, on a network that leads to the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Source {
     /// Its address.
@@ -52,14 +52,14 @@ pub struct Source {
 pub struct TargetConfig {
     /// The target's name.
     pub target: TargetAddress,
-    /// The stations we send from: one for each network that leads to the target.
+    /// The MAC addresses we send from: one for each network that leads to the target.
     pub sources: Vec<Source>,
-    /// The only stations believed; without any, the first one that answers on each
+    /// The only MAC addresses accepted; without any, the first that answers on each
     /// network.
     pub macs: Vec<MacAddress>,
     /// Writes are refused.
     pub read_only: bool,
-    /// The target is reserved for our stations before anything is written, and again
+    /// The target is reserved for our MAC addresses before anything is written, and again
     /// whenever it comes back. A target that cannot do that is used without.
     pub reserve: bool,
     /// Frames of an earlier session with this target can arrive until then: no
@@ -111,8 +111,8 @@ struct Slot {
 pub struct Target {
     config: TargetConfig,
     paths: Vec<Path>,
-    /// The addresses of our stations.
-    stations: Vec<MacAddress>,
+    /// The addresses of our MAC addresses.
+    macs: Vec<MacAddress>,
     identity: Option<Identity>,
     /// Since when the target is known to have the short flush only.
     plain_flush_ns: Option<u64>,
@@ -128,7 +128,7 @@ pub struct Target {
     random: Random,
     administrations: VecDeque<Administration>,
     outcomes: VecDeque<Outcome>,
-    /// Who holds the target, if we asked.
+    /// The initiators that hold the target, if it was asked.
     holders: Option<Vec<MacAddress>>,
     stalled_since_ns: Option<u64>,
     last_error: Option<&'static str>,
@@ -145,7 +145,7 @@ impl Target {
     }
 
     /// Heap that a session takes at most: requests, frames that await answers, paths, lists
-    /// of stations, and what an operator asked for.
+    /// of MAC addresses, and what an operator asked for.
     pub const HEAP_BYTES_MAX: usize = Requests::HEAP_BYTES_MAX
         + 2 * AOE_FRAMES_MAX as usize * size_of::<Slot>()
         + AOE_PATHS_MAX * size_of::<Path>()
@@ -163,14 +163,14 @@ impl Target {
             }
             paths.extend(config.macs.iter().map(|mac| Path::new(source, Some(*mac))));
         }
-        let stations = config.sources.iter().map(|source| source.mac).collect();
+        let macs = config.sources.iter().map(|source| source.mac).collect();
         paths.truncate(AOE_PATHS_MAX);
         let mut requests = Requests::new();
-        requests.held.hold_all(config.hold_writes_until_ns);
+        requests.fences.fence_all(config.hold_writes_until_ns);
         Self {
             config,
             paths,
-            stations,
+            macs,
             identity: None,
             plain_flush_ns: None,
             requests,
@@ -224,7 +224,7 @@ impl Target {
         self.requests.set_deadline(deadline_ns);
     }
 
-    /// Reserves the target for our stations from now on, or gives it up.
+    /// Reserves the target for our MAC addresses from now on, or gives it up.
     pub fn set_reserve(&mut self, reserve: bool) {
         let given_up = self.config.reserve && !reserve;
         self.config.reserve = reserve;
@@ -239,7 +239,7 @@ impl Target {
 
     /// A tag that no frame in the network can carry.
     fn fresh_tag(&mut self) -> u32 {
-        if !planted(Bug::TagsReused) {
+        if !mutated(Mutant::TagsReused) {
             return self.tags.next();
         }
         loop {

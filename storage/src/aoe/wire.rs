@@ -24,9 +24,9 @@ const COMMAND_CONFIG: u8 = 1;
 const COMMAND_MASK: u8 = 2;
 const COMMAND_RESERVE: u8 = 3;
 
-/// A station address.
+/// A MAC address.
 pub type MacAddress = [u8; 6];
-/// The broadcast station address.
+/// The broadcast MAC address.
 pub const BROADCAST: MacAddress = [0xff; 6];
 /// Major address that every target answers.
 pub const SHELF_ALL: u16 = 0xffff;
@@ -120,24 +120,24 @@ pub enum Body<'a> {
     Other(u8),
 }
 
-/// Section 3.3: the stations that a target answers.
+/// Section 3.3: the MAC addresses that a target answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mask<'a> {
     /// Zero reads the list, one edits it.
     pub command: u8,
     /// In a response, why the edit failed: 1 unspecified, 2 bad directive, 3 full.
     pub error: u8,
-    /// Directives of eight octets: reserved, what to do (1 add, 2 delete), station.
+    /// Directives of eight octets: reserved, what to do (1 add, 2 delete), MAC address.
     pub directives: &'a [[u8; 8]],
 }
 
-/// Section 3.4: the stations that may use a target.
+/// Section 3.4: the MAC addresses that may use a target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reserve<'a> {
     /// Zero reads the list, one sets it, two sets it by force.
     pub command: u8,
-    /// The stations; none means that nobody holds the target.
-    pub stations: &'a [MacAddress],
+    /// The MAC addresses; none means that no initiator holds the target.
+    pub macs: &'a [MacAddress],
 }
 
 /// Section 3.1: an ATA command or its result.
@@ -177,9 +177,9 @@ pub struct Config<'a> {
 /// A parsed frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
-    /// Receiving station.
+    /// Receiving MAC address.
     pub destination: MacAddress,
-    /// Sending station.
+    /// Sending MAC address.
     pub source: MacAddress,
     /// From the target.
     pub response: bool,
@@ -230,7 +230,7 @@ impl<'a> Frame<'a> {
             Body::Ata(ata) => ATA_DATA_OFFSET.checked_add(ata.data.len())?,
             Body::Config(config) => (HEADER_BYTES + 8).checked_add(config.string.len())?,
             Body::Mask(mask) => (HEADER_BYTES + 4).checked_add(mask.directives.as_flattened().len())?,
-            Body::Reserve(list) => (HEADER_BYTES + 2).checked_add(list.stations.as_flattened().len())?,
+            Body::Reserve(list) => (HEADER_BYTES + 2).checked_add(list.macs.as_flattened().len())?,
             Body::Other(_) => HEADER_BYTES,
         };
         let padded = length.max(FRAME_BYTES_MIN);
@@ -359,14 +359,14 @@ impl<'a> Mask<'a> {
 impl<'a> Reserve<'a> {
     fn parse(bytes: &'a [u8]) -> Option<Self> {
         let [command, count] = *bytes.first_chunk()?;
-        let (stations, _) = bytes.get(2..)?.as_chunks::<6>();
-        Some(Self { command, stations: stations.get(..usize::from(count))? })
+        let (macs, _) = bytes.get(2..)?.as_chunks::<6>();
+        Some(Self { command, macs: macs.get(..usize::from(count))? })
     }
 
     fn emit(&self, target: &mut [u8]) -> Option<()> {
-        let count = u8::try_from(self.stations.len()).ok()?;
+        let count = u8::try_from(self.macs.len()).ok()?;
         target.get_mut(..2)?.copy_from_slice(&[self.command, count]);
-        target.get_mut(2..)?.copy_from_slice(self.stations.as_flattened());
+        target.get_mut(2..)?.copy_from_slice(self.macs.as_flattened());
         Some(())
     }
 }
@@ -478,8 +478,8 @@ mod tests {
         bytes[24..].fill(0);
         bytes[24..32].copy_from_slice(&[2, 1, 1, 2, 3, 4, 5, 6]);
         let frame = Frame::parse(&bytes).unwrap();
-        let stations = &[[1, 2, 3, 4, 5, 6]];
-        assert_eq!(frame.body, Body::Reserve(Reserve { command: 2, stations }));
+        let macs = &[[1, 2, 3, 4, 5, 6]];
+        assert_eq!(frame.body, Body::Reserve(Reserve { command: 2, macs }));
         assert_eq!((frame.emit(&mut again), again), (Some(60), bytes));
         bytes[25] = 6;
         assert_eq!(Frame::parse(&bytes), None, "more stations than octets");

@@ -1,4 +1,4 @@
-//! CHAP: who we are, and who the target is.
+//! CHAP: proof of identity, ours and the target's.
 //!
 //! Spec: RFC 7143 sections 12.1.3 and 13.1 of its registry (algorithms 5 to 8); RFC
 //! 1994 section 4.1 (the response); RFC 7143 section 6.1 (large binary values).
@@ -29,7 +29,7 @@ impl Secret {
         Self(secret)
     }
 
-    /// The secret itself, for whoever has to hand it on.
+    /// The secret itself, for a caller that has to pass it on.
     #[must_use]
     pub fn expose(&self) -> &[u8] {
         &self.0
@@ -48,7 +48,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What an initiator needs to prove who it is.
+/// What an initiator needs to authenticate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Credentials {
     /// The name we go by.

@@ -1,4 +1,4 @@
-//! Login: what is offered, what came of it.
+//! Login: what is offered, what was agreed.
 //!
 //! Spec: RFC 7143 sections 6 (negotiation), 11.12, 11.13 (PDUs), 12 (CHAP), 13 (keys).
 

@@ -26,7 +26,7 @@ pub enum Digest {
 /// What was negotiated (section 13).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Negotiated {
-    /// How we and the target proved who we are.
+    /// How we and the target authenticated.
     pub authentication: String,
     /// HeaderDigest.
     pub header_digest: Digest,

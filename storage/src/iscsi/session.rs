@@ -14,7 +14,7 @@ use crate::block::{
 };
 use crate::limits::{ISCSI_COMMANDS_MAX, ISCSI_PATHS_MAX, ISCSI_RESPONSE_MAX, ISCSI_TEXT_MAX};
 use crate::lines::Lines;
-use crate::planted::{Bug, planted};
+use crate::mutants::{Mutant, mutated};
 use crate::random::Random;
 use crate::rate::Limits;
 use crate::requests::{Release, Requests};
@@ -24,6 +24,7 @@ mod config;
 mod connection;
 mod discovery;
 mod dispatch;
+mod in_flight;
 mod management;
 mod outcome;
 mod path;
@@ -31,7 +32,6 @@ mod probes;
 mod status;
 mod traffic;
 mod transfer;
-mod under_way;
 mod unit;
 
 pub use config::{DiscoveredTarget, PathPolicy, Portal, SessionConfig, SessionKind};
@@ -41,9 +41,9 @@ pub use transfer::Piece;
 use unit::{FlushForm, Unit};
 
 /// How often lost paths are tried while the active one says nothing.
-const HURRY_NS: u64 = 600_000_000;
-/// A volume that has stalled for so long is left to the usual pauses: its target is down.
-const HURRIES_NS: u64 = 5_000_000_000;
+const LOST_PATH_RETRY_NS: u64 = 600_000_000;
+/// A volume that has stalled for so long is left to the default retry intervals: its target is down.
+const LOST_PATH_RETRIES_NS: u64 = 5_000_000_000;
 
 /// What is known of a unit, and the configuration: names, portals, secrets.
 const UNIT_BYTES: usize = 16 * 1024;
@@ -74,7 +74,7 @@ struct Shared {
 }
 
 impl Shared {
-    /// Writes to the log what became of the volume; who asks for a list is told anyway.
+    /// Writes to the log what became of the volume; `list` shows it anyway.
     fn say(&mut self, level: Level, line: fmt::Arguments<'_>) {
         if let SessionKind::Normal { target, lun } = &self.config.kind
             && !self.closing
@@ -99,7 +99,7 @@ pub struct Session {
     active: usize,
     failovers: u64,
     /// When lost paths were last tried because the active one says nothing.
-    hurried_ns: u64,
+    retried_ns: u64,
     /// Until then nothing but requests and their data needs to be looked after: all
     /// paths are as they should be. Whatever else happens makes it zero.
     calm_until_ns: u64,
@@ -140,7 +140,7 @@ impl Session {
             paths,
             active: 0,
             failovers: 0,
-            hurried_ns: 0,
+            retried_ns: 0,
             calm_until_ns: 0,
         }
     }
@@ -192,13 +192,13 @@ impl Session {
     }
 
     /// The submitter was reset and its memory is void: all requests are forgotten,
-    /// none completes. Connections with writes under way are given up, and the next
+    /// none completes. Connections with writes in flight are given up, and the next
     /// login makes the target drop them.
     pub fn abandon(&mut self) {
         self.calm_until_ns = 0;
         self.shared.requests.abandon();
         for path in &mut self.paths {
-            if path.has_writes() && !planted(Bug::ResetForgotten) {
+            if path.has_writes() && !mutated(Mutant::ResetForgotten) {
                 path.fail(&mut self.shared, "the guest was reset");
             }
         }
@@ -233,11 +233,11 @@ impl Session {
             return Err(PathRefusal::Last);
         }
         path.set_enabled(&mut self.shared, enabled);
-        self.settle();
+        self.advance();
         Ok(())
     }
 
-    /// One more path, to a portal that is reached in one more way: from another network
+    /// One more path, to a portal that is reached over one more path: from another network
     /// card, say. Its number, unless there are too many.
     pub fn add_path(&mut self, portal: Portal) -> Option<usize> {
         let index = self.paths.len();
@@ -250,10 +250,10 @@ impl Session {
         Some(index)
     }
 
-    /// A path that waits for its next try waits no longer: what was in its way is gone.
-    pub fn hurry(&mut self, path: usize, now_ns: u64) {
+    /// Retries a path at once instead of waiting for its next try: the obstacle is gone.
+    pub fn retry_now(&mut self, path: usize, now_ns: u64) {
         if let Some(path) = self.paths.get_mut(path) {
-            path.hurry(now_ns);
+            path.retry_now(now_ns);
         }
     }
 
@@ -298,7 +298,7 @@ impl Session {
         if let Some(path) = self.paths.get_mut(path) {
             path.on_disconnected(&mut self.shared);
         }
-        self.settle();
+        self.advance();
     }
 
     /// Whether the path has the connection it wants: neither [`Self::connect`] nor
@@ -308,7 +308,7 @@ impl Session {
         self.paths.get(path).is_some_and(Path::is_connected)
     }
 
-    /// PDUs that came on a path so far.
+    /// PDUs received on a path so far.
     #[must_use]
     pub fn pdus(&self, path: usize) -> u64 {
         self.paths.get(path).map_or(0, |path| path.pdus)
@@ -319,8 +319,8 @@ impl Session {
     /// to be looked into.
     #[must_use]
     pub fn is_quiet(&self, path: usize, now_ns: u64) -> bool {
-        let usual = now_ns < self.calm_until_ns && !self.shared.requests.has_work();
-        usual && self.paths.get(path).is_some_and(|path| path.is_quiet(&self.shared))
+        let calm = now_ns < self.calm_until_ns && !self.shared.requests.has_work();
+        calm && self.paths.get(path).is_some_and(|path| path.is_quiet(&self.shared))
     }
 
     /// Advances timers: login, keep-alive, policy deadline.
@@ -341,32 +341,32 @@ impl Session {
             }
             path.poll(&mut self.shared);
         }
-        self.hurry_others();
-        self.settle();
+        self.retry_lost_paths();
+        self.advance();
         self.calm_until_ns = self.find_calm();
     }
 
     /// The active path says nothing, or is lost: whatever another one waits for may be over.
     /// TCP's own pauses are longer than a request may wait for another path.
-    fn hurry_others(&mut self) {
+    fn retry_lost_paths(&mut self) {
         let now_ns = self.shared.now_ns;
-        if !self.hurries() || now_ns < self.hurried_ns.saturating_add(HURRY_NS) {
+        if !self.wants_lost_paths() || now_ns < self.retried_ns.saturating_add(LOST_PATH_RETRY_NS) {
             return;
         }
-        self.hurried_ns = now_ns;
+        self.retried_ns = now_ns;
         for path in &mut self.paths {
             path.try_anew(now_ns);
         }
     }
 
     /// Whether lost paths are wanted.
-    fn hurries(&self) -> bool {
+    fn wants_lost_paths(&self) -> bool {
         let silent = |path: &Path| !path.is_ready() || path.pinged_ns.is_some();
         let others = || self.paths.iter().any(|path| !path.is_ready());
         let shared = &self.shared;
         let since_ns = shared.stalled_since_ns.unwrap_or(shared.now_ns);
-        let lately = shared.served && shared.now_ns.saturating_sub(since_ns) < HURRIES_NS;
-        let several = shared.several && lately && !planted(Bug::LostPathsLeft);
+        let lately = shared.served && shared.now_ns.saturating_sub(since_ns) < LOST_PATH_RETRIES_NS;
+        let several = shared.several && lately && !mutated(Mutant::LostPathsLeft);
         several && self.paths.get(self.active).is_some_and(silent) && others()
     }
 
@@ -383,17 +383,18 @@ impl Session {
         self.shared.now_ns < self.calm_until_ns
     }
 
-    /// Until when time changes nothing, if everything is as usual.
+    /// Until when time changes nothing, if no path needs attention.
     fn find_calm(&self) -> u64 {
         let shared = &self.shared;
-        let usual = |path: &Path| path.is_ready() && path.resume_ns <= shared.now_ns && !path.is_fencing();
+        let undisturbed =
+            |path: &Path| path.is_ready() && path.resume_ns <= shared.now_ns && !path.is_fencing();
         let one_carries = shared.config.policy == PathPolicy::Failover || self.paths.len() == 1;
         let all = one_carries
             && !shared.unit_was_reset
             && !shared.closing
             && !shared.unit.ten_byte
             && shared.stalled_since_ns.is_none();
-        if !all || !self.paths.iter().all(usual) {
+        if !all || !self.paths.iter().all(undisturbed) {
             return 0;
         }
         let paths = self.paths.iter().map(|path| path.calm_until_ns);
@@ -417,12 +418,12 @@ impl Session {
     }
 
     fn is_fencing(&self) -> bool {
-        self.shared.requests.held.awaits_path() || self.paths.iter().any(Path::is_fencing)
+        self.shared.requests.fences.awaits_path() || self.paths.iter().any(Path::is_fencing)
     }
 
     /// After anything happened: is there a path to use, is anything of a lost path
     /// to be fenced off, does the volume stall?
-    fn settle(&mut self) {
+    fn advance(&mut self) {
         self.calm_until_ns = 0;
         let usable = |path: &Path| path.is_ready();
         let reset = core::mem::take(&mut self.shared.unit_was_reset);
@@ -450,10 +451,11 @@ impl Session {
                 shared.say(Level::Warn, format_args!("no path is left, requests wait"));
             }
         }
-        if planted(Bug::FenceForgotten) {
-            (0..self.paths.len()).for_each(|path| shared.requests.held.release(path));
+        if mutated(Mutant::FenceForgotten) {
+            (0..self.paths.len()).for_each(|path| shared.requests.fences.release(path));
         }
-        let fences = serves && shared.requests.held.awaits_path() && !self.paths.iter().any(Path::is_fencing);
+        let fences =
+            serves && shared.requests.fences.awaits_path() && !self.paths.iter().any(Path::is_fencing);
         if fences && let Some(path) = self.paths.get_mut(self.active) {
             path.fence(shared);
         }

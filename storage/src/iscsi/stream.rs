@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use super::crc32c::{Crc32c, crc32c};
 use super::pdu::{HEADER_BYTES, Header};
-use crate::planted::{Bug, planted};
+use crate::mutants::{Mutant, mutated};
 
 const DIGEST_BYTES: usize = 4;
 
@@ -21,7 +21,7 @@ pub(crate) enum StreamFault {
     TooLong,
 }
 
-/// What came.
+/// What was received.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Event<'a> {
     /// Not enough octets for more.
@@ -93,11 +93,11 @@ impl Receiver {
         }
         let (pdu, rest) = rest.split_at(total);
         let (digest, pdu) = pdu.split_at(head.min(pdu.len()));
-        if self.header_digest && crc32c(&header.0) != *digest && !planted(Bug::DigestIgnored) {
+        if self.header_digest && crc32c(&header.0) != *digest && !mutated(Mutant::DigestIgnored) {
             return Err(StreamFault::HeaderDigest);
         }
         let (covered, digest) = pdu.split_at(padded.min(pdu.len()));
-        if tail > 0 && crc32c(covered) != *digest && !planted(Bug::DigestIgnored) {
+        if tail > 0 && crc32c(covered) != *digest && !mutated(Mutant::DigestIgnored) {
             return Err(StreamFault::DataDigest);
         }
         *bytes = rest;
@@ -158,7 +158,7 @@ impl Receiver {
             return Ok(Event::Nothing);
         }
         let (covered, sent) = self.held.split_at(length.min(self.held.len()));
-        if self.header_digest && crc32c(covered) != *sent && !planted(Bug::DigestIgnored) {
+        if self.header_digest && crc32c(covered) != *sent && !mutated(Mutant::DigestIgnored) {
             return Err(StreamFault::HeaderDigest);
         }
         self.held.clear();
@@ -200,7 +200,7 @@ impl Receiver {
         }
         let (pad, sent) = self.held.split_at(padding.min(self.held.len()));
         self.digest.update(pad);
-        if digest && self.digest.finish() != *sent && !planted(Bug::DigestIgnored) {
+        if digest && self.digest.finish() != *sent && !mutated(Mutant::DigestIgnored) {
             return Err(StreamFault::DataDigest);
         }
         self.held.clear();

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use super::crc32c::{Crc32c, crc32c};
 use super::pdu::{FLAG_FINAL, HEADER_BYTES, Header, NO_TAG, opcode};
 use crate::block::{Operation, Payload};
-use crate::planted::{Bug, planted};
+use crate::mutants::{Mutant, mutated};
 use crate::requests::{Fragment, Requests};
 
 mod table;
@@ -78,7 +78,7 @@ pub(super) struct Task {
     pub(super) started_ns: u64,
     /// When the target last moved it on.
     pub(super) touched_ns: u64,
-    /// The next free place, if it is one.
+    /// The next free slot, if this one is free.
     pub(super) after: u8,
     /// What few commands have.
     pub(super) own: Option<Box<Own>>,
@@ -107,7 +107,7 @@ impl Task {
         r2t_number: 0,
         started_ns: 0,
         touched_ns: 0,
-        after: table::NOWHERE,
+        after: table::NO_INDEX,
         own: None,
     };
 
@@ -195,7 +195,7 @@ impl Sequence {
         header.set_u32(20, self.transfer_tag);
         header.set_u32(36, self.data_number);
         header.set_u32(40, self.offset);
-        let from = if planted(Bug::TransferOffsetIgnored) { 0 } else { self.offset };
+        let from = if mutated(Mutant::TransferOffsetIgnored) { 0 } else { self.offset };
         let source = Source::piece(&self.body, usize::try_from(from).unwrap_or(0), octets);
         self.offset = self.offset.saturating_add(length);
         self.data_number = self.data_number.wrapping_add(1);

@@ -5,7 +5,7 @@
 //! (initialization), 5.2 (block device).
 //!
 //! The device shares the memory and may be hostile: what it returns must be a request
-//! that is under way, and anything else stops the disk.
+//! that is in flight, and anything else stops the disk.
 
 use alloc::vec;
 use alloc::vec::Vec;
@@ -77,7 +77,7 @@ impl From<FunctionError> for DiskError {
 
 /// What a tag is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Under {
+enum TagState {
     Nothing,
     /// A read of so many bytes.
     Read(usize),
@@ -94,7 +94,7 @@ pub struct VirtioBlock<M, D> {
     features: u64,
     sectors: u64,
     ring: Ring,
-    tags: [Under; TAGS],
+    tags: [TagState; TAGS],
     broken: bool,
 }
 
@@ -123,7 +123,7 @@ impl<M: Mmio, D: DmaMemory> VirtioBlock<M, D> {
             features: 0,
             sectors: 0,
             ring: Ring::new(ENTRIES, 0, false),
-            tags: [Under::Nothing; TAGS],
+            tags: [TagState::Nothing; TAGS],
             broken: false,
         };
         if let Err(error) = disk.start(vector) {
@@ -201,17 +201,17 @@ impl<M: Mmio, D: DmaMemory> LocalDisk for VirtioBlock<M, D> {
 
     fn begin(&mut self, tag: u8, work: &DiskWork) -> bool {
         let tag = usize::from(tag);
-        if self.broken || self.tags.get(tag) != Some(&Under::Nothing) {
+        if self.broken || self.tags.get(tag) != Some(&TagState::Nothing) {
             return false;
         }
         let (kind, sector, length, under) = match work {
             DiskWork::Read { sector, sectors } => {
                 let length = usize::try_from(*sectors).unwrap_or(usize::MAX).saturating_mul(SECTOR);
-                (TYPE_IN, *sector, length, Under::Read(length))
+                (TYPE_IN, *sector, length, TagState::Read(length))
             }
-            DiskWork::Write { sector, bytes } => (TYPE_OUT, *sector, bytes.len(), Under::Other),
-            DiskWork::Flush if self.features & FEATURE_FLUSH == 0 => (TYPE_FLUSH, 0, 0, Under::Done),
-            DiskWork::Flush => (TYPE_FLUSH, 0, 0, Under::Other),
+            DiskWork::Write { sector, bytes } => (TYPE_OUT, *sector, bytes.len(), TagState::Other),
+            DiskWork::Flush if self.features & FEATURE_FLUSH == 0 => (TYPE_FLUSH, 0, 0, TagState::Done),
+            DiskWork::Flush => (TYPE_FLUSH, 0, 0, TagState::Other),
         };
         let end = sector.saturating_add((length / SECTOR) as u64);
         let empty = length == 0 && kind != TYPE_FLUSH;
@@ -226,21 +226,22 @@ impl<M: Mmio, D: DmaMemory> LocalDisk for VirtioBlock<M, D> {
         if let Some(slot) = self.tags.get_mut(tag) {
             *slot = under;
         }
-        under == Under::Done || self.submit(tag, kind, sector, length)
+        under == TagState::Done || self.submit(tag, kind, sector, length)
     }
 
     fn take(&mut self) -> Option<(u8, Option<Vec<u8>>)> {
         // A broken disk ends everything, badly.
-        let done = |under: &Under| *under == Under::Done || (self.broken && *under != Under::Nothing);
+        let done =
+            |under: &TagState| *under == TagState::Done || (self.broken && *under != TagState::Nothing);
         let tag = match self.tags.iter().position(done) {
             Some(tag) => tag,
             None => self.next_used()?,
         };
-        let under = core::mem::replace(self.tags.get_mut(tag)?, Under::Nothing);
+        let under = core::mem::replace(self.tags.get_mut(tag)?, TagState::Nothing);
         let mut status = [0xff];
         let read = self.dma.read(HEADERS + tag * HEADER_STEP + STATUS_OFFSET, &mut status);
-        let good = !self.broken && (under == Under::Done || (read && status == [STATUS_OK]));
-        let length = if let Under::Read(length) = under { length } else { 0 };
+        let good = !self.broken && (under == TagState::Done || (read && status == [STATUS_OK]));
+        let length = if let TagState::Read(length) = under { length } else { 0 };
         let mut bytes = vec![0; length];
         let good = good && self.dma.read(DATA + tag * DATA_BYTES, &mut bytes);
         Some((u8::try_from(tag).unwrap_or(0), good.then_some(bytes)))
@@ -248,7 +249,7 @@ impl<M: Mmio, D: DmaMemory> LocalDisk for VirtioBlock<M, D> {
 
     fn arm(&mut self) -> bool {
         // The device always interrupts: two requests at a time are few.
-        self.tags.contains(&Under::Done) || self.ring.pending(&self.dma)
+        self.tags.contains(&TagState::Done) || self.ring.pending(&self.dma)
     }
 }
 

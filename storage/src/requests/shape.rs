@@ -1,7 +1,7 @@
 //! What a session can carry, and the parts that requests are cut into for it.
 
 use crate::block::{BlockError, Operation, Request, SECTOR_BYTES};
-use crate::planted::{Bug, planted};
+use crate::mutants::{Mutant, mutated};
 
 /// What a session can carry.
 #[derive(Clone, Copy, Debug)]
@@ -45,12 +45,12 @@ impl Shape {
     /// The result of a request that needs no target.
     pub(super) fn refuses(&self, request: &Request) -> Option<Result<(), BlockError>> {
         match request.operation {
-            Operation::Flush if planted(Bug::FlushSkipped) => Some(Ok(())),
+            Operation::Flush if mutated(Mutant::FlushSkipped) => Some(Ok(())),
             Operation::Flush => None,
             _ if request.end() > self.capacity => Some(Err(BlockError::OutOfRange)),
             Operation::Discard if self.discard == 0 => Some(Err(BlockError::Unsupported)),
             _ if !self.aligns(request) => Some(Err(BlockError::Unsupported)),
-            Operation::WriteZeroes if planted(Bug::ZeroesSkipped) => Some(Ok(())),
+            Operation::WriteZeroes if mutated(Mutant::ZeroesSkipped) => Some(Ok(())),
             _ => None,
         }
     }

@@ -1,6 +1,6 @@
 use super::*;
 use crate::block::{Lba, Octets};
-use crate::limits::HELD_RANGES_MAX;
+use crate::limits::WRITE_FENCES_MAX;
 use alloc::collections::BTreeMap;
 use alloc::vec;
 
@@ -20,8 +20,8 @@ fn submit(requests: &mut Requests, id: u64, operation: Operation, lba: u64, sect
 
 /// What goes out in one piece.
 fn whole(requests: &mut Requests, octets_max: usize) -> Option<Fragment> {
-    let usual = requests.are_usual();
-    requests.next_whole(&SHAPE, octets_max).filter(|_| usual).map(Entry::whole)
+    let fast = requests.takes_fast_path();
+    requests.next_whole(&SHAPE, octets_max).filter(|_| fast).map(Entry::whole)
 }
 
 fn ended(requests: &mut Requests) -> Vec<(u64, Result<(), BlockError>)> {
@@ -37,7 +37,7 @@ fn requests_are_cut_and_acknowledged_whole() {
     assert_eq!(ranges, [(100, 0, 16), (116, 16, 16), (132, 32, 8)]);
     requests.done(&parts[2], Ok(()));
     requests.done(&parts[0], Ok(()));
-    requests.give_back(&parts[1]);
+    requests.requeue(&parts[1]);
     assert_eq!(ended(&mut requests), []);
     let again = requests.next_fragment(&SHAPE).unwrap();
     assert_eq!(again, parts[1]);
@@ -64,7 +64,7 @@ fn neighbours_are_joined_and_share_a_fragment() {
     assert_eq!(edge, [1, 1, 2, 2]);
     requests.store(&first, 4 * 512 - 1, &[7, 8], &mut memory);
     assert_eq!((memory.0[&1][4 * 512 - 1], memory.0[&2][0]), (7, 8));
-    // An error of the joint write is nobody's until each was tried alone.
+    // An error of the joint write fails no request until each was tried alone.
     requests.done(&first, Err(BlockError::Medium));
     assert_eq!(ended(&mut requests), []);
     let alone: Vec<_> = core::iter::from_fn(|| requests.next_fragment(&SHAPE)).collect();
@@ -91,7 +91,7 @@ fn ranges_and_flushes() {
     parts.iter().for_each(|part| requests.done(part, Ok(())));
     let flush = sizes(&mut requests);
     assert_eq!((flush.len(), flush[0].operation, flush[0].sectors), (1, Operation::Flush, 0));
-    requests.give_back(&flush[0]);
+    requests.requeue(&flush[0]);
     let flush = sizes(&mut requests);
     assert_eq!(flush.len(), 1);
     requests.done(&flush[0], Ok(()));
@@ -107,10 +107,10 @@ fn ranges_and_flushes() {
 }
 
 #[test]
-fn held_ranges_keep_writes_back_and_nothing_else() {
+fn fences_hold_back_writes_only() {
     let mut requests = Requests::new();
-    requests.held.hold(10, 2, Release::At(1_000));
-    requests.held.hold(20, 2, Release::Path(1));
+    requests.fences.add(10, 2, Release::At(1_000));
+    requests.fences.add(20, 2, Release::Path(1));
     submit(&mut requests, 1, Operation::Write, 11, 1);
     submit(&mut requests, 2, Operation::Read, 10, 1);
     submit(&mut requests, 3, Operation::Discard, 21, 1);
@@ -119,25 +119,25 @@ fn held_ranges_keep_writes_back_and_nothing_else() {
     assert_eq!(requests.next_deadline(), Some(1_000));
     requests.poll(1_000);
     assert_eq!(requests.next_fragment(&SHAPE).unwrap().lba, 11);
-    requests.held.release(0);
-    assert!(requests.held.awaits_path());
-    requests.held.release(1);
-    assert!(!requests.held.awaits_path());
+    requests.fences.release(0);
+    assert!(requests.fences.awaits_path());
+    requests.fences.release(1);
+    assert!(!requests.fences.awaits_path());
     assert_eq!(requests.next_fragment(&SHAPE).unwrap().lba, 21);
-    for index in 0..2 * HELD_RANGES_MAX as u64 {
-        requests.held.hold(index, 1, Release::At(2_000 + index));
+    for index in 0..2 * WRITE_FENCES_MAX as u64 {
+        requests.fences.add(index, 1, Release::At(2_000 + index));
     }
     submit(&mut requests, 4, Operation::Write, 900, 1);
     assert_eq!(requests.next_fragment(&SHAPE), None, "out of room: all are held");
-    requests.poll(2_000 + 2 * HELD_RANGES_MAX as u64);
+    requests.poll(2_000 + 2 * WRITE_FENCES_MAX as u64);
     assert_eq!(requests.next_fragment(&SHAPE).unwrap().lba, 900);
-    for index in 0..=HELD_RANGES_MAX as u64 {
-        requests.held.hold(index, 1, Release::Path(usize::from(index % 2 == 1)));
+    for index in 0..=WRITE_FENCES_MAX as u64 {
+        requests.fences.add(index, 1, Release::Path(usize::from(index % 2 == 1)));
     }
     submit(&mut requests, 5, Operation::Write, 950, 1);
-    requests.held.release(0);
+    requests.fences.release(0);
     assert_eq!(requests.next_fragment(&SHAPE), None, "the other path still has some");
-    requests.held.release(1);
+    requests.fences.release(1);
     assert_eq!(requests.next_fragment(&SHAPE).unwrap().lba, 950);
 }
 
@@ -176,7 +176,7 @@ fn limits_hold_requests_back_until_the_next_refill() {
 }
 
 #[test]
-fn only_what_is_as_usual_goes_out_whole() {
+fn only_plain_requests_take_the_fast_path() {
     let whole = |requests: &mut Requests| whole(requests, 8 * 512);
     let mut requests = Requests::new();
     assert_eq!(whole(&mut requests), None);
@@ -185,15 +185,15 @@ fn only_what_is_as_usual_goes_out_whole() {
     assert_eq!((read.operation, read.lba, read.first, read.sectors), (Operation::Read, 100, 0, 16));
     submit(&mut requests, 2, Operation::Write, 108, 4);
     assert_eq!(whole(&mut requests), None, "it waits for the read");
-    requests.done_well(&read);
-    requests.done_well(&read);
+    requests.complete_fragment(&read);
+    requests.complete_fragment(&read);
     assert_eq!(ended(&mut requests), [(1, Ok(()))], "a second answer means nothing");
     let write = whole(&mut requests).unwrap();
-    requests.give_back(&write);
+    requests.requeue(&write);
     assert_eq!(whole(&mut requests), None, "it has been tried before");
     let again = requests.next_fragment(&SHAPE).unwrap();
     assert_eq!((again.group, again.lba, again.sectors), (write.group, 108, 4));
-    requests.done_well(&again);
+    requests.complete_fragment(&again);
     assert_eq!(ended(&mut requests), [(2, Ok(()))]);
     for (operation, lba, sectors) in [
         (Operation::Read, 0, 17),
@@ -208,10 +208,10 @@ fn only_what_is_as_usual_goes_out_whole() {
         assert!(requests.has_work());
     }
     let mut requests = Requests::new();
-    requests.held.hold(4, 4, Release::Path(0));
+    requests.fences.add(4, 4, Release::Path(0));
     submit(&mut requests, 1, Operation::Write, 0, 8);
     assert_eq!(whole(&mut requests), None, "something may still land there");
-    requests.held.release(0);
+    requests.fences.release(0);
     requests.set_limits(Limits { operations_per_s: Some(1), ..Limits::default() }, 0);
     assert_eq!(whole(&mut requests), None, "limits are looked after elsewhere");
 }

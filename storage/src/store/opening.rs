@@ -7,7 +7,7 @@ use crate::limits::{STORE_BYTES_MAX, STORE_KEYS_MAX};
 use alloc::vec::Vec;
 
 impl Store {
-    /// The header of one half; with both it is clear where to go on.
+    /// The header of one half; with both it is clear where to continue.
     pub(super) fn header_read(&mut self, block: &[u8]) {
         if let Some(slot) = self.headers.iter_mut().find(|slot| slot.is_none()) {
             *slot = Some(Header::find(&self.key, block));

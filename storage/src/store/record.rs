@@ -82,7 +82,7 @@ pub(super) enum Found {
     Header(Header),
     /// A header that is torn, altered, or under another key.
     Torn,
-    /// Somebody else's data.
+    /// Foreign data.
     Foreign,
 }
 

@@ -90,7 +90,7 @@ fn step(store: &mut Store, disk: &mut Disk) -> bool {
     true
 }
 
-fn settle(store: &mut Store, disk: &mut Disk) {
+fn advance(store: &mut Store, disk: &mut Disk) {
     while step(store, disk) {}
 }
 
@@ -101,14 +101,14 @@ fn key() -> StoreKey {
 fn formatted() -> (Store, Disk) {
     let mut disk = Disk::new();
     let mut store = Store::format(BLOCKS_MIN, key(), [3; 16], 1);
-    settle(&mut store, &mut disk);
+    advance(&mut store, &mut disk);
     assert!(store.is_open());
     (store, disk)
 }
 
 fn reopened(disk: &mut Disk, seed: u64) -> Store {
     let mut store = Store::open(BLOCKS_MIN, key(), seed);
-    settle(&mut store, disk);
+    advance(&mut store, disk);
     store
 }
 
@@ -132,10 +132,10 @@ fn what_was_put_is_there_again() {
     store.put("guest/b", b"two").unwrap();
     let ticket = store.put("guest/a", b"one").unwrap();
     assert!(store.confirmed() < ticket);
-    settle(&mut store, &mut disk);
+    advance(&mut store, &mut disk);
     assert_eq!(store.confirmed(), ticket);
     store.remove("identity").unwrap();
-    settle(&mut store, &mut disk);
+    advance(&mut store, &mut disk);
     let store = reopened(&mut disk, 2);
     assert_eq!(store.identity(), [3; 16]);
     assert_eq!(store.get("identity"), None);
@@ -175,7 +175,7 @@ fn several_changes_are_made_together_or_not_at_all() {
     store.put("old", &[5; 9]).unwrap();
     let ticket =
         store.change_all(&[put("a", 3), ("old".to_string(), None), put("a", 4), put("b", 2)]).unwrap();
-    settle(&mut store, &mut disk);
+    advance(&mut store, &mut disk);
     assert_eq!(store.confirmed(), ticket);
     let expected = contents(&reopened(&mut disk, 2));
     assert_eq!(expected.keys().collect::<Vec<_>>(), ["a", "b"]);
@@ -187,12 +187,12 @@ fn several_changes_are_made_together_or_not_at_all() {
     assert_eq!(store.change_all(&parts), Err(StoreRefusal::TooLong));
     store.put("e", &vec![5; STORE_VALUE_BYTES_MAX]).unwrap();
     assert_eq!(store.change_all(&parts[..1]), Err(StoreRefusal::Busy));
-    settle(&mut store, &mut disk);
+    advance(&mut store, &mut disk);
     assert!(store.change_all(&parts[..1]).is_ok());
     let mut count = 0;
-    settle(&mut store, &mut disk);
+    advance(&mut store, &mut disk);
     while store.put(&format!("fill{count}"), &vec![5; STORE_VALUE_BYTES_MAX]).is_ok() {
-        settle(&mut store, &mut disk);
+        advance(&mut store, &mut disk);
         count += 1;
     }
     let before = contents(&store);
@@ -220,10 +220,10 @@ fn bounds_are_kept() {
     let large = vec![7; STORE_VALUE_BYTES_MAX];
     store.put("a", &large).unwrap();
     assert_eq!(store.put("b", &large), Err(StoreRefusal::Busy));
-    settle(&mut store, &mut disk);
+    advance(&mut store, &mut disk);
     let mut count = 1;
     while store.put(&format!("key{count}"), &large).is_ok() {
-        settle(&mut store, &mut disk);
+        advance(&mut store, &mut disk);
         count += 1;
     }
     assert_eq!(store.put("more", &large), Err(StoreRefusal::Full));
@@ -232,7 +232,7 @@ fn bounds_are_kept() {
     let before = contents(&store);
     for round in 0..300_u32 {
         store.put("a", &vec![round.to_le_bytes()[0]; STORE_VALUE_BYTES_MAX]).unwrap();
-        settle(&mut store, &mut disk);
+        advance(&mut store, &mut disk);
     }
     let store = reopened(&mut disk, 2);
     let after = contents(&store);
@@ -246,7 +246,7 @@ fn damage_is_not_taken_for_a_torn_end() {
     let (mut store, mut disk) = formatted();
     for number in 0..40 {
         store.put(&format!("key{number}"), &vec![1; 5000]).unwrap();
-        settle(&mut store, &mut disk);
+        advance(&mut store, &mut disk);
     }
     let start = store.half * HALF_BLOCKS;
     for block in 1..79 {

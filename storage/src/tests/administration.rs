@@ -32,7 +32,7 @@ fn configuration_strings() {
         let mut search = Discovery::new(NODE, 5, 0).filtered(filter);
         let mut buffer = [0; 1_500];
         while let Some(length) = search.transmit(&mut buffer, search.next_deadline()) {
-            // Everybody is asked: the address is a broadcast, and so is the name.
+            // All targets are asked: the address is a broadcast, and so is the name.
             buffer[16..19].copy_from_slice(&[0, 11, 1]);
             if let Some(reply) = bench.target.answer(&buffer[..length]) {
                 search.receive(&reply);
@@ -57,7 +57,7 @@ fn masks_and_reservations() {
     assert_eq!(bench.ask(Administration::ReadReservation), held(&[]));
     assert_eq!(bench.ask(Administration::Reserve(vec![NODE])), held(&[NODE]));
     assert_eq!(bench.ask(Administration::Reserve(vec![])), held(&[]));
-    // Somebody else holds it: requests wait, and it is said why.
+    // Another initiator holds it: requests wait, and the status says why.
     bench.target.holders = vec![OTHER];
     bench.submit(1, Operation::Read, 0, 1);
     bench.run(SECOND, 9_100);

@@ -13,11 +13,11 @@ pub(super) const NODE: MacAddress = [2, 0, 0, 0, 0, 1];
 pub(super) const OTHER: MacAddress = [2, 0, 0, 0, 0, 7];
 const TARGET: MacAddress = [2, 0, 0, 0, 0, 2];
 
-/// A session over a path for each of the stations.
-pub(super) fn config(stations: &[MacAddress], mtu: usize) -> TargetConfig {
+/// A session over a path for each of the MAC addresses.
+pub(super) fn config(macs: &[MacAddress], mtu: usize) -> TargetConfig {
     TargetConfig {
         target: AOE,
-        sources: stations.iter().map(|mac| Source { mac: *mac, mtu }).collect(),
+        sources: macs.iter().map(|mac| Source { mac: *mac, mtu }).collect(),
         macs: vec![TARGET],
         read_only: false,
         reserve: false,
@@ -34,8 +34,8 @@ pub(super) struct Bench {
 }
 
 impl Bench {
-    pub(super) fn new(stations: &[MacAddress], mtu: usize) -> Self {
-        let session = Target::new(config(stations, mtu));
+    pub(super) fn new(macs: &[MacAddress], mtu: usize) -> Self {
+        let session = Target::new(config(macs, mtu));
         let mut target = AoeTarget::new(&[TARGET], b's');
         target.sectors_max = 17;
         Self { session, target, memory: Memory(Default::default()), now: 0 }

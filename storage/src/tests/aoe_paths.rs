@@ -8,17 +8,17 @@ use super::{MS, SECOND};
 use crate::aoe::MacAddress;
 use crate::{Operation, PathState, RequestId};
 
-/// Whether a frame is one between this station of ours and the target.
-fn is_of(frame: &[u8], station: MacAddress) -> bool {
-    frame[..6] == station || frame[6..12] == station
+/// Whether a frame is one between this MAC address of ours and the target.
+fn is_of(frame: &[u8], mac: MacAddress) -> bool {
+    frame[..6] == mac || frame[6..12] == mac
 }
 
-/// Runs until nothing is unfinished, for so long at most; only frames of that station pass.
-fn finish(bench: &mut Bench, within_ns: u64, station: MacAddress) {
+/// Runs until nothing is unfinished, for so long at most; only frames of that MAC address pass.
+fn finish(bench: &mut Bench, within_ns: u64, mac: MacAddress) {
     let end = bench.now + within_ns;
     while !bench.session.unfinished().is_empty() {
         assert!(bench.now < end, "{}", bench.session.describe());
-        bench.exchange(|frame| is_of(frame, station));
+        bench.exchange(|frame| is_of(frame, mac));
         bench.now += MS;
     }
 }
@@ -93,7 +93,7 @@ fn a_path_that_dies_under_long_frames_alone_is_left_in_time() {
     (1..=6).for_each(|id| bench.submit(id, Operation::Write, 0, 17));
     let mut first = None;
     bench.exchange(|frame| {
-        first.get_or_insert([NODE, OTHER].into_iter().find(|station| is_of(frame, *station)));
+        first.get_or_insert([NODE, OTHER].into_iter().find(|mac| is_of(frame, *mac)));
         false
     });
     finish(&mut bench, 3 * SECOND, if first == Some(Some(NODE)) { OTHER } else { NODE });

@@ -12,7 +12,7 @@ pub(super) const AOE: TargetAddress = TargetAddress { shelf: 11, slot: 1 };
 pub(super) struct AoeTarget {
     pub(super) macs: Vec<MacAddress>,
     pub(super) disk: Vec<u8>,
-    /// What a flush has kept.
+    /// What a flush has persisted.
     pub(super) durable: Vec<u8>,
     pub(super) up: bool,
     pub(super) sectors_max: u8,
@@ -94,10 +94,10 @@ impl AoeTarget {
                 if asked.command == 1 && self.is_held(frame.source) {
                     error = Some(crate::aoe::wire::AoeError::Reserved);
                 } else if asked.command > 0 {
-                    self.holders = asked.stations.to_vec();
+                    self.holders = asked.macs.to_vec();
                 }
                 held.extend(self.holders.iter().flatten());
-                Body::Reserve(Reserve { command: asked.command, stations: held.as_chunks().0 })
+                Body::Reserve(Reserve { command: asked.command, macs: held.as_chunks().0 })
             }
             Body::Other(_) => return None,
         };
@@ -108,8 +108,8 @@ impl AoeTarget {
         Some(bytes)
     }
 
-    fn is_held(&self, station: MacAddress) -> bool {
-        !self.holders.is_empty() && !self.holders.contains(&station)
+    fn is_held(&self, mac: MacAddress) -> bool {
+        !self.holders.is_empty() && !self.holders.contains(&mac)
     }
 
     fn configure<'a>(

@@ -121,7 +121,7 @@ pub(super) fn build(seed: u64) -> AoeWorld {
     let macs: Vec<MacAddress> = (0..networks).map(target_mac).collect();
     let known = networks > 1 || random.chance(70);
     let stranger = (networks > 1 && random.chance(20)).then(|| AoeTarget::new(&[target_mac(1)], b'x'));
-    // Without, the first one that answers on each network is believed.
+    // Without, the first one that answers on each network is accepted.
     let configured = known && (networks == 1 || stranger.is_some() || !seed.is_multiple_of(3));
     let stranger = stranger.map(|it| AoeTarget { up: false, ..it });
     let mut target = AoeTarget::new(if stranger.is_some() { &macs[..1] } else { &macs }, b's');
@@ -266,7 +266,7 @@ impl World for AoeWorld {
         self.networks > 1 && self.stranger.is_none()
     }
 
-    fn cut(&mut self, way: usize, cut: bool) {
-        self.network.cut_until[way] = if cut { u64::MAX } else { 0 };
+    fn cut(&mut self, path: usize, cut: bool) {
+        self.network.cut_until[path] = if cut { u64::MAX } else { 0 };
     }
 }

@@ -48,7 +48,7 @@ pub(super) struct Guest {
     pub(super) submitted: u32,
     /// The longest that a request took, from its submission to its end.
     pub(super) slowest_ns: u64,
-    /// The time of a request that was under way then is counted from here.
+    /// The time of a request that was in flight then is counted from here.
     pub(super) counted_from_ns: u64,
     /// Requests that touch these sectors may fail.
     pub(super) bad: std::ops::Range<u64>,
@@ -199,7 +199,7 @@ impl Guest {
         self.doubt(request);
     }
 
-    /// Nobody knows whether it was done.
+    /// Whether it was done is unknown.
     fn doubt(&mut self, request: &Request) {
         let left = match request.operation {
             Operation::Write => request.id.0,

@@ -29,7 +29,7 @@ pub(super) struct Connection {
     pub(super) full: bool,
     pub(super) digests: bool,
     pub(super) initial_r2t: bool,
-    /// Commands that may be under way.
+    /// Commands that may be in flight.
     pub(super) window: u32,
     pub(super) status_number: u32,
     pub(super) command_number: u32,
@@ -194,7 +194,7 @@ impl Connection {
 
     pub(super) fn data_out(&mut self, header: &Header, data: &[u8]) -> Option<Write> {
         let tag = header.task_tag();
-        // A task that was aborted may still have data under way.
+        // A task that was aborted may still have data in flight.
         let write = self.writes.get_mut(&tag)?;
         let offset = header.u32(40) as usize;
         let fits = offset == write.got && offset + data.len() <= write.buffer.len();

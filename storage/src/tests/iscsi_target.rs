@@ -9,7 +9,7 @@ use crate::iscsi::pdu::{FLAG_FINAL, Header, NO_TAG, opcode};
 
 pub(super) struct IscsiTarget {
     pub(super) disk: Vec<u8>,
-    /// What a flush has kept.
+    /// What a flush has persisted.
     pub(super) durable: Vec<u8>,
     pub(super) identity: u8,
     pub(super) connections: Vec<Connection>,

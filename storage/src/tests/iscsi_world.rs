@@ -207,7 +207,7 @@ impl IscsiWorld {
     fn receive(&mut self, path: usize, piece: &[u8]) {
         let (now, memory) = (self.node.now, &mut self.node.guest.memory);
         let Volume::Iscsi(session) = &mut self.node.volume else { unreachable!() };
-        // Also that nothing came, as one who looks at a socket may say.
+        // Also that nothing came, as a caller that polls a socket may report.
         session.receive(path, piece, now, memory);
     }
 
@@ -311,8 +311,8 @@ impl World for IscsiWorld {
         self.pipes.len() > 1 && self.stranger.is_none()
     }
 
-    fn cut(&mut self, way: usize, cut: bool) {
-        self.pipes[way].cut_until = if cut { u64::MAX } else { 0 };
+    fn cut(&mut self, path: usize, cut: bool) {
+        self.pipes[path].cut_until = if cut { u64::MAX } else { 0 };
     }
 }
 

@@ -20,7 +20,7 @@ mod world;
 
 use mutate::Random;
 
-use crate::planted::{Bug, is_planted, plant};
+use crate::mutants::{Mutant, is_mutated, set_mutant};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::string::String;
 use std::sync::Once;
@@ -126,85 +126,85 @@ fn iscsi_fails_over_within_three_seconds() {
     println!("iSCSI: the slowest request took {} ms", SLOWEST_NS[1].load(Ordering::Relaxed) / MS);
 }
 
-/// Seeds until a world finds the bug.
-fn seeds_to_find(bug: Bug, world: fn(u64)) -> Option<u64> {
+/// Seeds until a world finds the mutant.
+fn seeds_to_find(mutant: Mutant, world: fn(u64)) -> Option<u64> {
     let found = (1..=3_000).find(|seed| {
-        plant(Some(bug));
+        set_mutant(Some(mutant));
         catch_unwind(|| world(*seed)).is_err()
     });
-    plant(None);
+    set_mutant(None);
     found
 }
 
-fn finds_all(bugs: &[Bug], world: fn(u64)) {
+fn finds_all(mutants: &[Mutant], world: fn(u64)) {
     static QUIET: Once = Once::new();
     QUIET.call_once(|| {
         let hook = std::panic::take_hook();
-        // What a planted bug brings about is no news.
+        // A panic that a mutant causes is no news.
         std::panic::set_hook(std::boxed::Box::new(move |info| {
-            if !is_planted() {
+            if !is_mutated() {
                 hook(info);
             }
         }));
     });
-    let results: Vec<_> = bugs.iter().map(|bug| (*bug, seeds_to_find(*bug, world))).collect();
-    for (bug, found) in &results {
-        println!("{bug:?}: {}", found.map_or(String::from("missed"), |seed| std::format!("seed {seed}")));
+    let results: Vec<_> = mutants.iter().map(|mutant| (*mutant, seeds_to_find(*mutant, world))).collect();
+    for (mutant, found) in &results {
+        println!("{mutant:?}: {}", found.map_or(String::from("missed"), |seed| std::format!("seed {seed}")));
     }
-    assert!(results.iter().all(|(_, found)| found.is_some()), "a planted bug was missed");
+    assert!(results.iter().all(|(_, found)| found.is_some()), "a mutant was missed");
 }
 
 #[test]
-fn every_bug_planted_in_aoe_is_found() {
-    let bugs = [
-        Bug::OverlapIgnored,
-        Bug::FlushEarly,
-        Bug::FlushSkipped,
-        Bug::AcknowledgedEarly,
-        Bug::SplitOffByOne,
-        Bug::MergeSwapped,
-        Bug::ErrorHidden,
-        Bug::ReissueForgotten,
-        Bug::ResetForgotten,
-        Bug::ZeroesSkipped,
-        Bug::TagsReused,
-        Bug::CopiesForgotten,
-        Bug::AnyStation,
-        Bug::ShortAnswer,
-        Bug::FrameSizeStuck,
-        Bug::RetriesGivenUp,
-        Bug::OtherDiskUsed,
-        Bug::DeadlineIgnored,
+fn every_aoe_mutant_is_found() {
+    let mutants = [
+        Mutant::OverlapIgnored,
+        Mutant::FlushEarly,
+        Mutant::FlushSkipped,
+        Mutant::AcknowledgedEarly,
+        Mutant::SplitOffByOne,
+        Mutant::MergeSwapped,
+        Mutant::ErrorHidden,
+        Mutant::ReissueForgotten,
+        Mutant::ResetForgotten,
+        Mutant::ZeroesSkipped,
+        Mutant::TagsReused,
+        Mutant::CopiesForgotten,
+        Mutant::AnyMac,
+        Mutant::ShortAnswer,
+        Mutant::FrameSizeStuck,
+        Mutant::RetriesGivenUp,
+        Mutant::OtherDiskUsed,
+        Mutant::DeadlineIgnored,
     ];
-    finds_all(&bugs, aoe);
-    finds_all(&[Bug::DeadPathKept], aoe_failing_over);
-    finds_all(&[Bug::SilentPathTrusted], aoe_failing_over_again);
+    finds_all(&mutants, aoe);
+    finds_all(&[Mutant::DeadPathKept], aoe_failing_over);
+    finds_all(&[Mutant::SilentPathTrusted], aoe_failing_over_again);
 }
 
 #[test]
-fn every_bug_planted_in_iscsi_is_found() {
-    let bugs = [
-        Bug::OverlapIgnored,
-        Bug::FlushEarly,
-        Bug::FlushSkipped,
-        Bug::AcknowledgedEarly,
-        Bug::SplitOffByOne,
-        Bug::MergeSwapped,
-        Bug::ErrorHidden,
-        Bug::ReissueForgotten,
-        Bug::ZeroesSkipped,
-        Bug::ShortAnswer,
-        Bug::IdentifierChanged,
-        Bug::DigestIgnored,
-        Bug::TransferOffsetIgnored,
-        Bug::WindowIgnored,
-        Bug::AttentionIsError,
-        Bug::SilenceAccepted,
-        Bug::FenceForgotten,
-        Bug::OtherDiskUsed,
-        Bug::PauseForEver,
-        Bug::DeadlineIgnored,
+fn every_iscsi_mutant_is_found() {
+    let mutants = [
+        Mutant::OverlapIgnored,
+        Mutant::FlushEarly,
+        Mutant::FlushSkipped,
+        Mutant::AcknowledgedEarly,
+        Mutant::SplitOffByOne,
+        Mutant::MergeSwapped,
+        Mutant::ErrorHidden,
+        Mutant::ReissueForgotten,
+        Mutant::ZeroesSkipped,
+        Mutant::ShortAnswer,
+        Mutant::IdentifierChanged,
+        Mutant::DigestIgnored,
+        Mutant::TransferOffsetIgnored,
+        Mutant::WindowIgnored,
+        Mutant::AttentionIsError,
+        Mutant::SilenceAccepted,
+        Mutant::FenceForgotten,
+        Mutant::OtherDiskUsed,
+        Mutant::PauseForEver,
+        Mutant::DeadlineIgnored,
     ];
-    finds_all(&bugs, iscsi);
-    finds_all(&[Bug::LostPathsLeft], iscsi_failing_over_again);
+    finds_all(&mutants, iscsi);
+    finds_all(&[Mutant::LostPathsLeft], iscsi_failing_over_again);
 }

@@ -378,7 +378,7 @@ fn one_node_writes() {
     first.target.connections[0].respond(tag, 0x18, None);
     first.run(5 * SECOND);
     assert_eq!((first.result(), first.session.status().state), (None, VolumeState::Refused));
-    // Goodbye gives the reservation up and logs out.
+    // The logout releases the reservation first.
     second.session.close();
     second.run(SECOND);
     assert!(second.session.is_closed() && second.target.holder == 0 && second.target.registered.is_empty());
@@ -453,7 +453,7 @@ fn a_request_takes_until_its_answer_comes() {
     bench.target.connections[0].input.extend_from_slice(&buffer[..length]);
     bench.target.work(0, u64::MAX, &mut bench.random);
     let output = core::mem::take(&mut bench.target.connections[0].output);
-    // Nobody has asked the session anything in between.
+    // The session was not polled in between.
     bench.session.receive(0, &output, bench.now + 50 * MS, &mut bench.memory);
     assert_eq!(bench.result(), Some(Ok(())));
     let latency = bench.session.status().latency;
@@ -467,7 +467,7 @@ fn nothing_received_is_no_sign_of_life() {
     bench.submit(1, Operation::Read, 0, 2);
     while bench.session.status().last_error.is_none() {
         assert!(bench.now < 7 * SECOND, "the target is taken to live");
-        // A caller who looks at its socket whenever something happens elsewhere.
+        // A caller that polls its socket whenever something happens elsewhere.
         bench.session.receive(0, &[], bench.now, &mut bench.memory);
         bench.step();
     }
@@ -478,7 +478,7 @@ fn nothing_received_is_no_sign_of_life() {
     assert_eq!((bench.result(), bench.connects.len()), (Some(Ok(())), 2));
 }
 
-/// A path is lost with a reset of the unit under way, which the target may have carried out:
+/// A path is lost with a reset of the unit in flight, which the target may have carried out:
 /// that ends the commands of the other paths without a word.
 #[test]
 fn commands_of_other_paths_are_issued_again_after_a_reset_that_was_left_on_a_lost_one() {

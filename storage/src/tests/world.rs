@@ -15,7 +15,7 @@ const DEPTH: usize = 8;
 /// Cuts of a run that fails over, far apart or close together.
 const CUTS: usize = 3;
 const CLOSE_CUTS: usize = 8;
-/// A way that is healed is used again after this: TCP's own pauses between tries to connect
+/// A path that is healed is used again after this: TCP's own pauses between tries to connect
 /// are longer than ours.
 const BACK_NS_MAX: u64 = 15 * SECOND;
 
@@ -55,13 +55,13 @@ pub(super) trait World {
     fn step(&mut self);
     /// Nothing goes wrong any more.
     fn heal(&mut self);
-    /// All that is still under way arrives; what the disk holds then.
+    /// All that is still in flight arrives; what the disk holds then.
     fn land(&mut self) -> Vec<u8>;
     /// Nothing goes wrong, not even what a network does on its best days; false if there
-    /// are not two ways to the same disk.
+    /// are not two paths to the same disk.
     fn prepare_to_fail_over(&mut self) -> bool;
-    /// One of the two ways carries nothing any more, or it does again.
-    fn cut(&mut self, way: usize, cut: bool);
+    /// One of the two paths carries nothing any more, or it does again.
+    fn cut(&mut self, path: usize, cut: bool);
 }
 
 /// Nothing is lost: all requests are begun while things go wrong, and end when they do no
@@ -84,36 +84,36 @@ pub(super) fn run<W: World>(mut world: W, seed: u64) {
     world.node().guest.check(&disk);
 }
 
-/// One of two ways is cut and healed, then one again: no request takes longer than three
+/// One of two paths is cut and healed, then one again: no request takes longer than three
 /// seconds, from its submission to its end. Tells how long the slowest took.
 pub(super) fn fail_over<W: World>(mut world: W, seed: u64) -> u64 {
     if !can_fail_over(&mut world) {
         return 0;
     }
     for _ in 0..CUTS {
-        wait_for_both_ways(&mut world, seed);
+        wait_for_both_paths(&mut world, seed);
         // Until no copy of a write can arrive that was sent twice: another failure before
         // that, under a chain of writes to one place, is one on top of the other.
         work(&mut world, seed, 2 * SECOND);
-        cut_one_way(&mut world, seed);
+        cut_one_path(&mut world, seed);
     }
     finish(world, seed)
 }
 
-/// The next way is cut as soon as the one before is healed, or soon after. No request takes
-/// longer than three seconds from its submission or, if it was under way then, from the last
+/// The next path is cut as soon as the one before is healed, or soon after. No request takes
+/// longer than three seconds from its submission or, if it was in flight then, from the last
 /// cut.
 pub(super) fn fail_over_again<W: World>(mut world: W, seed: u64) -> u64 {
     if !can_fail_over(&mut world) {
         return 0;
     }
-    wait_for_both_ways(&mut world, seed);
+    wait_for_both_paths(&mut world, seed);
     let node = world.node();
     node.guest.journals = node.random.chance(50);
     for _ in 0..CLOSE_CUTS {
         let node = world.node();
         node.guest.counted_from_ns = node.now;
-        cut_one_way(&mut world, seed);
+        cut_one_path(&mut world, seed);
         let pause_ns = [1, 2 * SECOND, 4 * SECOND][world.node().random.below(3) as usize];
         let pause_ns = world.node().random.below(pause_ns);
         work(&mut world, seed, pause_ns);
@@ -125,25 +125,25 @@ fn can_fail_over<W: World>(world: &mut W) -> bool {
     world.node().guest.deadline_ns.is_none() && world.prepare_to_fail_over()
 }
 
-fn wait_for_both_ways<W: World>(world: &mut W, seed: u64) {
+fn wait_for_both_paths<W: World>(world: &mut W, seed: u64) {
     let healed_at = world.node().now;
-    while !serves_both_ways(&world.node().volume) {
+    while !serves_on_both_paths(&world.node().volume) {
         let node = world.node();
         assert!(node.now - healed_at <= BACK_NS_MAX, "seed {seed}: not back: {}", node.describe());
         work(world, seed, 100 * MS);
     }
 }
 
-/// One of two ways is cut, from less than any time-out to more than all.
-fn cut_one_way<W: World>(world: &mut W, seed: u64) {
-    let way = world.node().random.below(2) as usize;
-    world.cut(way, true);
+/// One of two paths is cut, from less than any time-out to more than all.
+fn cut_one_path<W: World>(world: &mut W, seed: u64) {
+    let path = world.node().random.below(2) as usize;
+    world.cut(path, true);
     let cut_ns = (10 * MS) << world.node().random.below(11);
     work(world, seed, cut_ns);
-    world.cut(way, false);
+    world.cut(path, false);
 }
 
-/// Ends what is under way; tells how long the slowest request took.
+/// Ends what is in flight; tells how long the slowest request took.
 fn finish<W: World>(mut world: W, seed: u64) -> u64 {
     while !world.node().guest.in_flight.is_empty() {
         step_in_time(&mut world, seed);
@@ -153,7 +153,7 @@ fn finish<W: World>(mut world: W, seed: u64) -> u64 {
     world.node().guest.slowest_ns
 }
 
-fn serves_both_ways(volume: &Volume) -> bool {
+fn serves_on_both_paths(volume: &Volume) -> bool {
     let serves = |path: &PathStatus| matches!(path.state, PathState::Active | PathState::Standby);
     volume.status().paths.iter().all(serves)
 }

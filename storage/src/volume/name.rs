@@ -71,7 +71,7 @@ impl VolumeName {
     }
 
     /// Whether two names mean one disk: a target's name is unique in the world, as
-    /// whichever user it is asked for and whichever way leads there.
+    /// whichever user it is asked for and whichever path leads there.
     #[must_use]
     pub fn is_same_disk(&self, other: &Self) -> bool {
         match (self, other) {

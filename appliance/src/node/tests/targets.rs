@@ -86,7 +86,7 @@ impl AoeTarget {
             }
             Body::Reserve(_) if self.keeps_no_list => return None,
             Body::Reserve(asked) => {
-                let mut list = asked.stations.to_vec();
+                let mut list = asked.macs.to_vec();
                 let ours = self.holders.is_empty() || self.holders.contains(&frame.source);
                 match asked.command {
                     0 => list = self.holders.clone(),
@@ -94,7 +94,7 @@ impl AoeTarget {
                     _ => self.holders = list.clone(),
                 }
                 stations = list;
-                Body::Reserve(Reserve { command: asked.command, stations: &stations })
+                Body::Reserve(Reserve { command: asked.command, macs: &stations })
             }
             _ => return None,
         };

@@ -1,4 +1,4 @@
-//! What an operator may ask a target: its configuration string, the stations it
+//! What an operator may ask a target: its configuration string, the MAC addresses it
 //! answers, and who has reserved it.
 //!
 //! Spec: AoE r11, sections 3.2 (query config), 3.3 (MAC mask list), 3.4 (reserve).
@@ -21,27 +21,27 @@ pub enum Administration {
     SetConfig(Vec<u8>),
     /// Sets the string whatever it was.
     ForceConfig(Vec<u8>),
-    /// Lists the stations that the target answers; none means all.
+    /// Lists the MAC addresses that the target answers; none means all.
     ReadMasks,
-    /// Adds (`1`) or deletes (`2`) stations: each entry is a zero, the directive and
-    /// the station.
+    /// Adds (`1`) or deletes (`2`) MAC addresses: each entry is a zero, the directive and
+    /// the MAC address.
     EditMasks(Vec<[u8; 8]>),
-    /// Lists the stations that hold the target.
+    /// Lists the MAC addresses that hold the target.
     ReadReservation,
-    /// Reserves the target for these stations, or with none releases it.
+    /// Reserves the target for these MAC addresses, or with none releases it.
     Reserve(Vec<MacAddress>),
-    /// The same, whoever holds it.
+    /// The same, even if another initiator holds it.
     ForceReserve(Vec<MacAddress>),
 }
 
 impl Administration {
-    /// A directive that lets a station in.
+    /// A directive that lets a MAC address in.
     #[must_use]
     pub const fn add_station([a, b, c, d, e, f]: MacAddress) -> [u8; 8] {
         [0, 1, a, b, c, d, e, f]
     }
 
-    /// A directive that shuts a station out.
+    /// A directive that shuts a MAC address out.
     #[must_use]
     pub const fn delete_station([a, b, c, d, e, f]: MacAddress) -> [u8; 8] {
         [0, 2, a, b, c, d, e, f]
@@ -57,9 +57,9 @@ impl Administration {
             Self::ForceConfig(string) => config(4, string.as_slice()),
             Self::ReadMasks => Body::Mask(Mask { command: 0, error: 0, directives: &[] }),
             Self::EditMasks(directives) => Body::Mask(Mask { command: 1, error: 0, directives }),
-            Self::ReadReservation => Body::Reserve(Reserve { command: 0, stations: &[] }),
-            Self::Reserve(stations) => Body::Reserve(Reserve { command: 1, stations }),
-            Self::ForceReserve(stations) => Body::Reserve(Reserve { command: 2, stations }),
+            Self::ReadReservation => Body::Reserve(Reserve { command: 0, macs: &[] }),
+            Self::Reserve(macs) => Body::Reserve(Reserve { command: 1, macs }),
+            Self::ForceReserve(macs) => Body::Reserve(Reserve { command: 2, macs }),
         }
     }
 }
@@ -69,9 +69,9 @@ impl Administration {
 pub enum Outcome {
     /// Its configuration string.
     Config(Vec<u8>),
-    /// The stations that it answers; none means all.
+    /// The MAC addresses that it answers; none means all.
     Masks(Vec<MacAddress>),
-    /// The stations that hold it.
+    /// The MAC addresses that hold it.
     Reservation(Vec<MacAddress>),
     /// It would not.
     Refused(&'static str),
@@ -126,10 +126,10 @@ pub(super) fn answer_of(body: &Body<'_>) -> Option<Outcome> {
         Body::Mask(Mask { error: 3, .. }) => Some(Outcome::Refused("the target's list is full")),
         Body::Mask(Mask { error: 1.., .. }) => Some(Outcome::Refused("the target would not edit its list")),
         Body::Mask(mask) => {
-            let stations = mask.directives.iter().map(|[_, _, a, b, c, d, e, f]| [*a, *b, *c, *d, *e, *f]);
-            Some(Outcome::Masks(stations.collect()))
+            let macs = mask.directives.iter().map(|[_, _, a, b, c, d, e, f]| [*a, *b, *c, *d, *e, *f]);
+            Some(Outcome::Masks(macs.collect()))
         }
-        Body::Reserve(list) => Some(Outcome::Reservation(list.stations.to_vec())),
+        Body::Reserve(list) => Some(Outcome::Reservation(list.macs.to_vec())),
         Body::Ata(_) | Body::Other(_) => None,
     }
 }

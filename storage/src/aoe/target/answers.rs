@@ -4,9 +4,8 @@ use alloc::vec::Vec;
 
 use super::administration::{answer_of, mask_answer};
 use super::{
-    ATA_OVERHEAD_BYTES, AoeError, Ata, BlockError, Body, Bug, Config, Fragment, Frame, Identity, Kind,
-    MacAddress, Operation, Outcome, Payload, Phase, SECTOR_BYTES, SECTORS_FALLBACK, Slot, Target, ata,
-    planted,
+    ATA_OVERHEAD_BYTES, AoeError, Ata, BlockError, Body, Config, Fragment, Frame, Identity, Kind, MacAddress,
+    Mutant, Operation, Outcome, Payload, Phase, SECTOR_BYTES, SECTORS_FALLBACK, Slot, Target, ata, mutated,
 };
 
 impl Target {
@@ -15,9 +14,8 @@ impl Target {
     pub fn receive(&mut self, frame: &[u8], now_ns: u64, payload: &mut dyn Payload) -> bool {
         self.now_ns = self.now_ns.max(now_ns);
         let Some(frame) = Frame::parse(frame) else { return false };
-        let ours = frame.response
-            && frame.target == self.config.target
-            && self.stations.contains(&frame.destination);
+        let ours =
+            frame.response && frame.target == self.config.target && self.macs.contains(&frame.destination);
         if !ours {
             return false;
         }
@@ -41,7 +39,7 @@ impl Target {
             Body::Config(config) if slot.kind == Kind::Query => self.bind(slot.path, frame.source, &config),
             Body::Ata(ata) => self.result(slot, &ata, payload),
             Body::Reserve(list) if slot.kind == Kind::Claim => {
-                self.claimed(slot.path, Some(list.stations.to_vec()));
+                self.claimed(slot.path, Some(list.macs.to_vec()));
             }
             other => {
                 if let Some(outcome) = answer_of(&other) {
@@ -56,20 +54,20 @@ impl Target {
         self.requests.counters.rejected = self.requests.counters.rejected.wrapping_add(1);
     }
 
-    /// The path on which a frame came: only stations that are configured are
-    /// believed, or, where none is, the first one that answers.
+    /// The path on which a frame came: only MAC addresses that are configured are
+    /// accepted, or, where none is, the first one that answers.
     fn path_of(&self, destination: MacAddress, source: MacAddress) -> Option<usize> {
         let single = source.first().is_some_and(|octet| octet & 1 == 0);
         self.paths.iter().position(|path| {
             path.source == destination
                 && match path.mac {
-                    Some(mac) => mac == source || planted(Bug::AnyStation),
+                    Some(mac) => mac == source || mutated(Mutant::AnyMac),
                     None => single,
                 }
         })
     }
 
-    /// Learns the target's station and limits (3.2).
+    /// Learns the target's MAC address and limits (3.2).
     fn bind(&mut self, index: usize, source: MacAddress, config: &Config<'_>) {
         let Some(path) = self.paths.get_mut(index) else { return };
         path.mac = Some(source);
@@ -79,7 +77,7 @@ impl Target {
         let fitting = path.mtu.saturating_sub(ATA_OVERHEAD_BYTES) / SECTOR_BYTES;
         let fitting = u8::try_from(fitting).unwrap_or(u8::MAX).max(1);
         path.sizes.set_limit(advertised.min(fitting));
-        if planted(Bug::FrameSizeStuck) {
+        if mutated(Mutant::FrameSizeStuck) {
             path.sizes.passed(advertised.min(fitting));
         }
         path.phase = Phase::Identify;
@@ -90,7 +88,7 @@ impl Target {
             return self.refuse_path(index, "the target has no disk with 48-bit addresses");
         };
         let same = self.identity.is_none_or(|known| known.name == found.name);
-        if !same && !planted(Bug::OtherDiskUsed) {
+        if !same && !mutated(Mutant::OtherDiskUsed) {
             return self.refuse_path(index, "the path leads to another disk");
         }
         self.identity = Some(found);
@@ -104,7 +102,7 @@ impl Target {
         }
     }
 
-    /// The target is ours, or cannot be anybody's.
+    /// The target is ours, or takes no reservations.
     fn claimed(&mut self, index: usize, holders: Option<Vec<MacAddress>>) {
         self.holders = holders;
         self.serve(index);
@@ -130,7 +128,7 @@ impl Target {
                 let extended = self.plain_flush_ns.is_none_or(|since_ns| slot.first_ns <= since_ns);
                 if fragment.operation == Operation::Flush && aborted && extended {
                     self.plain_flush_ns.get_or_insert(self.now_ns);
-                    return self.requests.give_back(fragment);
+                    return self.requests.requeue(fragment);
                 }
                 self.ended(&slot, fragment, ata, payload);
             }
@@ -146,7 +144,7 @@ impl Target {
             self.requests.store(fragment, 0, data, payload);
         }
         if slot.copied {
-            self.hold(slot);
+            self.fence(slot);
         }
         if let Some(path) = self.paths.get_mut(slot.path) {
             let octets = octets as u64;
@@ -176,7 +174,7 @@ impl Target {
             Kind::Fragment(fragment) if permanent => {
                 self.last_error = Some(why);
                 if slot.copied {
-                    self.hold(&slot);
+                    self.fence(&slot);
                 }
                 return self.requests.done(&fragment, Err(BlockError::Unsupported));
             }
@@ -208,7 +206,7 @@ fn is_plausible(kind: &Kind, body: &Body<'_>) -> bool {
             failed(ata) || ata.data.len() >= usize::from(*sectors) * SECTOR_BYTES
         }
         (Kind::Fragment(fragment), Body::Ata(ata)) => {
-            let enough = ata.data.len() >= fragment.octets() || planted(Bug::ShortAnswer);
+            let enough = ata.data.len() >= fragment.octets() || mutated(Mutant::ShortAnswer);
             fragment.operation != Operation::Read || failed(ata) || enough
         }
         (Kind::Administration(command), body) => mask_answer(command, body),

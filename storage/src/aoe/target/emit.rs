@@ -17,7 +17,7 @@ impl Target {
         let body = match &slot.kind {
             Kind::Query => Body::Config(Config::READ),
             Kind::Identify => command(false, false, 1, ata::IDENTIFY, 0),
-            Kind::Claim => Body::Reserve(Reserve { command: 1, stations: &self.stations }),
+            Kind::Claim => Body::Reserve(Reserve { command: 1, macs: &self.macs }),
             Kind::Size(sectors) => command(false, true, *sectors, ata::READ_EXT, 0),
             Kind::Administration(order) => order.body(),
             Kind::Fragment(fragment) => {

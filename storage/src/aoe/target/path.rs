@@ -1,4 +1,4 @@
-//! A way to the target: one of our stations and one of its.
+//! A path to the target: one of our MAC addresses and one of its.
 //!
 //! Spec: RFC 6298 (retransmission timer), RFC 5681 (window).
 

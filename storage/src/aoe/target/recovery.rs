@@ -1,9 +1,9 @@
 //! What happens when answers stay away: tries, other paths, smaller frames, and
 //! what old copies of writes may still do.
 //!
-//! Where another path carries frames, a request that was under way when one failed ends
+//! Where another path carries frames, a request that was in flight when one failed ends
 //! within three seconds, and one that is submitted later within three seconds of that. Such
-//! a failure is found within half a second or so, by what is under way or, while writes wait
+//! a failure is found within half a second or so, by what is in flight or, while writes wait
 //! for old copies, by asking ([`ASK_NS`], [`SILENCE_SEVERAL_NS`]). What it left on the
 //! path is sent elsewhere then, and keeps other writes off its range for
 //! [`AOE_FRAME_LIFETIME_NS`] more: once, for those are then sent on a path that was heard
@@ -15,8 +15,8 @@ use alloc::vec::Vec;
 use log::Level;
 
 use super::{
-    AOE_FRAME_LIFETIME_NS, Bug, Kind, MacAddress, Path, PathRefusal, Payload, Phase, Release,
-    SECTORS_FALLBACK, Slot, Target, planted,
+    AOE_FRAME_LIFETIME_NS, Kind, MacAddress, Mutant, Path, PathRefusal, Payload, Phase, Release,
+    SECTORS_FALLBACK, Slot, Target, mutated,
 };
 
 /// Tries after which the path counts as lost.
@@ -53,7 +53,7 @@ impl Target {
             slot.deadline_ns <= now_ns
                 && slot.tries >= FALLBACK_TRIES
                 && slot.kind.fragment().is_some_and(|it| it.sectors > u32::from(SECTORS_FALLBACK))
-                && !planted(Bug::FrameSizeStuck)
+                && !mutated(Mutant::FrameSizeStuck)
         };
         if now_ns < self.due_ns {
             return;
@@ -64,7 +64,7 @@ impl Target {
         }
     }
 
-    /// The path loses long frames: cut what is under way into short ones.
+    /// The path loses long frames: cut what is in flight into short ones.
     fn fall_back(&mut self, index: usize) {
         let now_ns = self.now_ns;
         if let Some(path) = self.paths.get_mut(index) {
@@ -77,21 +77,21 @@ impl Target {
             slot.path == index && data
         };
         for slot in self.take_slots(long) {
-            self.hold(&slot);
+            self.fence(&slot);
             if let Kind::Fragment(fragment) = slot.kind {
-                self.requests.give_back(&fragment);
+                self.requests.requeue(&fragment);
             }
         }
     }
 
-    /// The link of one of our stations went down, or came back. What is under way there
-    /// goes elsewhere at once, if there is a way that is not lost; or else, and when it is
+    /// The link of the NIC with this MAC address went down, or came back. What is in flight there
+    /// goes elsewhere at once, if there is a path that is not lost; or else, and when it is
     /// back, it is tried there at once.
-    pub fn link_changed(&mut self, station: MacAddress, up: bool, now_ns: u64) {
+    pub fn link_changed(&mut self, mac: MacAddress, up: bool, now_ns: u64) {
         self.now_ns = self.now_ns.max(now_ns);
-        let others = self.paths.iter().any(|path| path.source != station && path.is_live());
+        let others = self.paths.iter().any(|path| path.source != mac && path.is_live());
         for index in 0..self.paths.len() {
-            let Some(path) = self.paths.get_mut(index).filter(|path| path.source == station) else {
+            let Some(path) = self.paths.get_mut(index).filter(|path| path.source == mac) else {
                 continue;
             };
             if !up && others && path.lost_since_ns.is_none() {
@@ -101,13 +101,13 @@ impl Target {
                 self.say(Level::Warn, index, format_args!("is lost: the link of its card is down"));
             }
             if up || others {
-                self.hurry(|slot, _| slot.path == index);
+                self.retry_now(|slot, _| slot.path == index);
             }
         }
     }
 
-    /// What is under way and wanted is sent again now.
-    fn hurry(&mut self, wanted: impl Fn(&Slot, &Path) -> bool) {
+    /// What is in flight and wanted is sent again now.
+    fn retry_now(&mut self, wanted: impl Fn(&Slot, &Path) -> bool) {
         let now_ns = self.now_ns;
         for slot in &mut self.slots {
             if self.paths.get(slot.path).is_some_and(|path| wanted(slot, path)) {
@@ -122,17 +122,17 @@ impl Target {
     /// for which others wait as long again.
     pub(super) fn ask_at_ns(&self, index: usize) -> Option<u64> {
         let requests = &self.requests;
-        let waits = requests.has_ready() && self.now_ns < requests.held.until_ns();
-        if !waits || planted(Bug::SilentPathTrusted) {
+        let waits = requests.has_ready() && self.now_ns < requests.fences.until_ns();
+        if !waits || mutated(Mutant::SilentPathTrusted) {
             return None;
         }
         let path = self.paths.get(index).filter(|path| path.is_live())?;
-        // What is under way tells as well, but for frames that may just be too long.
+        // What is in flight tells as well, but for frames that may just be too long.
         let tells = |slot: &Slot| slot.path == index && !matches!(slot.kind, Kind::Size(_));
         (!self.slots.iter().any(tells)).then(|| path.heard_ns.saturating_add(ASK_NS))
     }
 
-    /// A path serves from now on: what is under way on a lost one comes here at once, and so
+    /// A path serves from now on: what is in flight on a lost one comes here at once, and so
     /// does what is on one that counts as lost now that there is another.
     pub(super) fn serve(&mut self, index: usize) {
         let now_ns = self.now_ns;
@@ -140,7 +140,7 @@ impl Target {
             path.phase = Phase::Ready;
             path.last_error = None;
         }
-        self.hurry(|slot, path| {
+        self.retry_now(|slot, path| {
             let silent_ns = now_ns.saturating_sub(path.heard_ns.max(slot.first_ns));
             let silent = slot.tries.saturating_add(1) >= LOST_TRIES && silent_ns >= SILENCE_SEVERAL_NS;
             path.phase == Phase::Ready && (silent || path.lost_since_ns.is_some())
@@ -158,24 +158,24 @@ impl Target {
     /// Gives commands up; their copies may still arrive.
     fn drop_slots(&mut self, wanted: impl Fn(&Slot) -> bool) {
         for slot in self.take_slots(wanted) {
-            self.hold(&slot);
+            self.fence(&slot);
         }
     }
 
     /// Keeps new writes off where a copy of this one could still land.
-    pub(super) fn hold(&mut self, slot: &Slot) {
+    pub(super) fn fence(&mut self, slot: &Slot) {
         if let Some(fragment) = slot.kind.fragment().filter(|it| it.operation.writes()) {
             let release = Release::At(slot.sent_ns.saturating_add(AOE_FRAME_LIFETIME_NS));
-            self.requests.held.hold(fragment.lba, u64::from(fragment.sectors), release);
+            self.requests.fences.add(fragment.lba, u64::from(fragment.sectors), release);
         }
     }
 
     /// The submitter was reset and its memory is void: all requests are forgotten,
-    /// none completes. The session goes on; writes that are under way keep new ones
+    /// none completes. The session continues; writes that are in flight keep new ones
     /// off their ranges for as long as they can arrive.
     pub fn abandon(&mut self) {
         let requests = |slot: &Slot| slot.kind.fragment().is_some();
-        if planted(Bug::ResetForgotten) {
+        if mutated(Mutant::ResetForgotten) {
             let _ = self.take_slots(requests);
         } else {
             self.drop_slots(requests);
@@ -196,7 +196,7 @@ impl Target {
         let writes = |slot: &&Slot| slot.kind.fragment().is_some_and(|it| it.operation.writes());
         let slots = self.slots.iter().filter(writes);
         let slots = slots.map(|slot| slot.sent_ns.saturating_add(AOE_FRAME_LIFETIME_NS)).max();
-        slots.unwrap_or(0).max(self.requests.held.until_ns())
+        slots.unwrap_or(0).max(self.requests.fences.until_ns())
     }
 
     /// Takes a path out of use, or back into it.
@@ -219,7 +219,7 @@ impl Target {
                 let moves = matches!(slot.kind, Kind::Fragment(_) | Kind::Administration(_));
                 slot.path == index && !moves
             });
-            self.hurry(|slot, _| slot.path == index);
+            self.retry_now(|slot, _| slot.path == index);
         }
         Ok(())
     }
@@ -248,7 +248,7 @@ impl Target {
             self.paths.get_mut(slot.path)?.sizes.failed(sectors, now_ns);
             return None;
         }
-        if planted(Bug::RetriesGivenUp) && slot.tries >= 4 && slot.kind.fragment().is_some() {
+        if mutated(Mutant::RetriesGivenUp) && slot.tries >= 4 && slot.kind.fragment().is_some() {
             self.leave(index);
             return None;
         }
@@ -258,9 +258,9 @@ impl Target {
         let to = self.path_for(index, at);
         if to != at && self.is_too_long(index, to) {
             let slot = self.leave(index);
-            self.hold(&slot);
+            self.fence(&slot);
             if let Kind::Fragment(fragment) = slot.kind {
-                self.requests.give_back(&fragment);
+                self.requests.requeue(&fragment);
             }
             return None;
         }
@@ -311,7 +311,7 @@ impl Target {
             .slots
             .get(slot)
             .is_some_and(|slot| matches!(slot.kind, Kind::Fragment(_) | Kind::Administration(_)));
-        if !moves || self.paths.get(at).is_some_and(Path::is_live) || planted(Bug::DeadPathKept) {
+        if !moves || self.paths.get(at).is_some_and(Path::is_live) || mutated(Mutant::DeadPathKept) {
             return at;
         }
         // The one that has answered last: others may be lost as well and not known to be.
@@ -338,7 +338,7 @@ impl Target {
         if !several {
             // Those that were lost may be back, and would not be asked for a while.
             let lately_ns = now_ns.saturating_sub(SILENCE_SEVERAL_NS);
-            self.hurry(|slot, path| {
+            self.retry_now(|slot, path| {
                 path.lost_since_ns.is_some() && path.phase != Phase::Ready && slot.sent_ns <= lately_ns
             });
         }
@@ -350,13 +350,13 @@ impl Target {
         path.last_error = Some("no answer");
         self.say(Level::Warn, index, format_args!("is lost: no answer"));
         let serving = self.paths.iter().any(Path::is_live);
-        // Others may have gone the same way: better to know before they are needed.
+        // Others may have failed in the same way: better to know before they are needed.
         for path in self.paths.iter_mut().filter(|path| path.is_live()) {
             path.recheck = true;
         }
         if serving {
-            // What is under way there goes elsewhere at once.
-            self.hurry(|slot, _| slot.path == index);
+            // What is in flight there goes elsewhere at once.
+            self.retry_now(|slot, _| slot.path == index);
         } else if self.stalled_since_ns.is_none() {
             self.stalled_since_ns = Some(since_ns);
             self.say(Level::Warn, index, format_args!("was the last one, requests wait"));
@@ -390,11 +390,11 @@ impl Target {
             let after_ms = now_ns.saturating_sub(since_ns) / 1_000_000;
             self.say(Level::Info, index, format_args!("is back after {after_ms} ms"));
             // Do not sit out the long pauses.
-            self.hurry(|slot, _| slot.path == index);
+            self.retry_now(|slot, _| slot.path == index);
         }
         if self.stalled_since_ns.is_some() && self.paths.iter().any(Path::is_live) {
             self.stalled_since_ns = None;
-            self.hurry(|_, _| true);
+            self.retry_now(|_, _| true);
         }
     }
 

@@ -26,12 +26,12 @@ impl Target {
         format!("now {} {paths:?} {:#?} {}", self.now_ns, self.slots, self.requests.describe())
     }
 
-    /// Where the target answers from.
-    pub fn stations(&self) -> impl Iterator<Item = super::MacAddress> {
+    /// The target's MAC addresses.
+    pub fn macs(&self) -> impl Iterator<Item = super::MacAddress> {
         self.paths.iter().filter_map(|path| path.mac)
     }
 
-    /// The stations that hold the target, as far as was asked.
+    /// The MAC addresses that hold the target, as far as was asked.
     #[must_use]
     pub fn holders(&self) -> Option<&[super::MacAddress]> {
         self.holders.as_deref()

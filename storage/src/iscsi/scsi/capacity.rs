@@ -2,7 +2,7 @@
 //!
 //! Spec: SBC-3 sections 5.15 (READ CAPACITY(10)) and 5.16 (READ CAPACITY(16)).
 
-/// Octets of the longest physical block that is believed.
+/// Octets of the longest physical block that is accepted.
 const PHYSICAL_BYTES_MAX: u32 = 65_536;
 
 /// A disk's size.
@@ -30,7 +30,7 @@ impl Capacity {
         let block_bytes = u32::from_be_bytes(*data.get(8..)?.first_chunk()?);
         let flags = data.get(14).copied().unwrap_or(0);
         let capacity = Self::checked(last, block_bytes)?;
-        // Physical blocks that are longer than any are not believed.
+        // Physical blocks that are longer than any are not accepted.
         let exponent = data.get(13).copied().unwrap_or(0) & 0xf;
         let physical_exponent = if block_bytes << exponent <= PHYSICAL_BYTES_MAX { exponent } else { 0 };
         let aligned = u16::from_be_bytes([flags & 0x3f, data.get(15).copied().unwrap_or(0)]);

@@ -64,15 +64,15 @@ impl PersistentOut {
     }
 }
 
-/// Who holds a unit.
+/// The initiator that holds a unit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reservation {
     /// Not asked for, or not known yet.
     #[default]
     Unknown,
-    /// Nobody.
+    /// No initiator.
     Free,
-    /// Whoever registered this key.
+    /// The initiator that registered this key.
     Held(u64),
     /// The target has no reservations.
     Unsupported,

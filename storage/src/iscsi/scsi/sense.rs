@@ -88,7 +88,7 @@ const fn judge_sense(sense: Sense) -> Verdict {
         // Power on, and reservations preempted or released.
         (0x6, 0x29, 0x00 | 0x01) | (0x6, 0x2a, 0x03..=0x05) => Verdict::AgainReserved,
         (0x6, ..) | (0xb, ..) => Verdict::Again,
-        // A full pool: a stall until somebody makes room, no damage.
+        // A full pool: a stall until an operator makes room, no damage.
         (0x7, 0x27, 0x07) => Verdict::Later("the target's storage is full"),
         (0x7, ..) => Verdict::WriteProtected,
         _ => Verdict::Medium,

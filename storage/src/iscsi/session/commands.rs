@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use super::config::SessionKind;
 use super::path::{Path, State};
-use super::{Bug, FlushForm, ISCSI_COMMANDS_MAX, Operation, SessionConfig, Shared, planted, scsi};
+use super::{FlushForm, ISCSI_COMMANDS_MAX, Mutant, Operation, SessionConfig, Shared, mutated, scsi};
 use crate::iscsi::pdu::{FLAG_FINAL, Header, IMMEDIATE, NO_TAG, opcode, serial_after};
 use crate::iscsi::tasks::{Body, Outgoing, Own, Probe, Sequence, Source, Task, TaskKind, body_of};
 use crate::iscsi::text;
@@ -74,7 +74,7 @@ impl Path {
     /// A new command, or nothing if it is of those that wait for their turn.
     fn begin_command(&mut self, shared: &mut Shared, carries: bool) -> Option<(Header, Source)> {
         let window =
-            !serial_after(self.command_number, self.command_number_max) || planted(Bug::WindowIgnored);
+            !serial_after(self.command_number, self.command_number_max) || mutated(Mutant::WindowIgnored);
         let paused = self.resume_ns > shared.now_ns;
         if self.state != State::Full || !window || paused || self.tasks.len() >= ISCSI_COMMANDS_MAX {
             return None;

@@ -84,7 +84,7 @@ pub struct SessionConfig {
     /// Distinguishes this volume's session from the node's others; kept across
     /// reconnections and restarts, so that the target drops the old session.
     pub isid: [u8; 6],
-    /// How we prove who we are.
+    /// How we authenticate.
     pub credentials: Option<Credentials>,
     /// Whether headers and data carry digests.
     pub digests: DigestPolicy,
@@ -99,7 +99,7 @@ pub struct SessionConfig {
 }
 
 impl SessionConfig {
-    /// A disk at one portal, everything else as it usually is.
+    /// A disk at one portal, everything else as the defaults have it.
     #[must_use]
     pub fn new(portal: Portal, initiator: String, kind: SessionKind, isid: [u8; 6], seed: u64) -> Self {
         Self {

@@ -12,7 +12,7 @@ use crate::iscsi::session::config::SessionKind;
 use crate::iscsi::stream::{Event, StreamFault};
 use crate::iscsi::tasks::{Digests, Outgoing, Sending, Source, write_whole};
 use crate::limits::ISCSI_OUTPUT_PDUS_MAX;
-use crate::planted::{Bug, planted};
+use crate::mutants::{Mutant, mutated};
 use alloc::vec::Vec;
 
 const CONNECT_NS_MAX: u64 = 10_000_000_000;
@@ -119,7 +119,7 @@ impl Path {
         );
     }
 
-    /// A PDU that has come in one piece.
+    /// A PDU that was received in one piece.
     fn take_whole(&mut self, shared: &mut Shared, header: &Header, data: &[u8], payload: &mut dyn Payload) {
         self.held.clear();
         match self.open_segment(shared, header) {
@@ -154,8 +154,8 @@ impl Path {
         }
     }
 
-    /// Writes octets for the connection, which is not in its usual state, or for a request
-    /// that is not as usual: all that waits, and one new command, if it `carries` any.
+    /// Writes octets for the connection, which is not ready, or for a request
+    /// of the slow path: all that waits, and one new command, if it `carries` any.
     pub(super) fn transmit(
         &mut self,
         shared: &mut Shared,
@@ -172,7 +172,7 @@ impl Path {
                 self.sending = None;
                 continue;
             }
-            // What follows a new command is best begun by those who know the usual way.
+            // What follows a new command may take the fast path.
             let fresh = self.output.is_empty() && self.plain;
             if fresh && room.len() < all {
                 break;
@@ -251,7 +251,7 @@ impl Path {
             }
             Some((_, at_ns))
                 if now_ns.saturating_sub(at_ns.max(self.heard_ns)) >= patience
-                    && !planted(Bug::SilenceAccepted) =>
+                    && !mutated(Mutant::SilenceAccepted) =>
             {
                 self.fail(shared, "the target stopped answering");
             }

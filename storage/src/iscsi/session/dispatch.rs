@@ -133,7 +133,7 @@ impl Path {
             Step::Done => {
                 self.session_handle = header.u16(14);
                 self.negotiated = login.negotiated;
-                self.settle_negotiated();
+                self.apply_negotiated();
                 self.receiver.header_digest = self.negotiated.header_digest == Digest::Crc32c;
                 self.receiver.data_digest = self.negotiated.data_digest == Digest::Crc32c;
                 self.receiver.segment_bytes_max = ISCSI_RECEIVE_SEGMENT_MAX;
@@ -149,7 +149,7 @@ impl Path {
                 // 6.3.5: the target has dropped the session of the same name, that is
                 // initiator, identifier and portal group.
                 if self.group.is_none() || self.group == self.negotiated.portal_group {
-                    shared.requests.held.release(self.index);
+                    shared.requests.fences.release(self.index);
                 }
                 self.group = self.negotiated.portal_group;
             }
@@ -161,7 +161,7 @@ impl Path {
                 self.fail(shared, "the target redirected us");
             }
             Step::Refused(why) => {
-                self.say_refused(shared, why);
+                self.report_refused(shared, why);
                 // Some targets know another algorithm by the same number: where MD5 is
                 // good enough, go on towards it.
                 let weak = shared.config.credentials.as_ref().is_some_and(|it| it.allow_md5);
@@ -299,7 +299,7 @@ impl Path {
                     return self.fail(shared, why);
                 }
             }
-            self.settle_negotiated();
+            self.apply_negotiated();
         }
     }
 

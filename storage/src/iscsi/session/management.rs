@@ -4,9 +4,9 @@
 
 use alloc::vec::Vec;
 
+use super::in_flight::{Function, Management};
 use super::path::Path;
-use super::under_way::{Function, Management};
-use super::{Bug, Shared, planted};
+use super::{Mutant, Shared, mutated};
 use crate::iscsi::pdu::{FLAG_FINAL, Header, IMMEDIATE, NO_TAG, opcode};
 use crate::iscsi::tasks::{Source, Task, TaskKind};
 
@@ -83,7 +83,7 @@ impl Path {
         self.management = None;
         if management.fences {
             // Without its help, time has to do.
-            shared.requests.held.release_at(shared.now_ns.saturating_add(FENCE_REFUSED_NS));
+            shared.requests.fences.release_at(shared.now_ns.saturating_add(FENCE_REFUSED_NS));
             return;
         }
         match management.function {
@@ -110,7 +110,7 @@ impl Path {
                 self.drop_tasks(shared, |_| true);
                 self.has_reset_unit = true;
                 shared.unit_was_reset = true;
-                shared.requests.held.release_at(shared.now_ns.saturating_add(FENCE_NS));
+                shared.requests.fences.release_at(shared.now_ns.saturating_add(FENCE_NS));
             }
         }
     }
@@ -121,7 +121,7 @@ impl Path {
         for tag in tags {
             let Some(task) = self.tasks.remove(tag) else { continue };
             self.forget_output(tag);
-            if !planted(Bug::ReissueForgotten) || !matches!(task.kind, TaskKind::Fragment(_)) {
+            if !mutated(Mutant::ReissueForgotten) || !matches!(task.kind, TaskKind::Fragment(_)) {
                 self.reissue(shared, &task);
             }
         }

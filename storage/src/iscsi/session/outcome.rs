@@ -1,7 +1,7 @@
 //! From SCSI status to requests.
 
 use super::path::Path;
-use super::{BlockError, Bug, FlushForm, Operation, Shared, planted, scsi};
+use super::{BlockError, FlushForm, Mutant, Operation, Shared, mutated, scsi};
 use crate::iscsi::scsi::{Sense, Verdict};
 use crate::iscsi::tasks::{Probe, Task, TaskKind};
 use crate::requests::Fragment;
@@ -13,13 +13,13 @@ pub(super) const NO_UNIT: &str = "the target has no such logical unit";
 const ATTENTIONS_MAX: u32 = 4;
 
 impl Path {
-    /// A command's status has come (11.4.1, and Data-In with the S bit).
+    /// A command's status was received (11.4.1, and Data-In with the S bit).
     pub(super) fn finish_task(&mut self, shared: &mut Shared, tag: u32, status: u8, sense: Option<Sense>) {
         let Some(task) = self.tasks.remove(tag) else { return };
         self.sample(shared.now_ns, task.started_ns);
         let verdict = scsi::judge(status, sense);
         let unsent = task.outward && self.forget_output(task.tag);
-        let good = verdict == Verdict::Good && !planted(Bug::ShortAnswer);
+        let good = verdict == Verdict::Good && !mutated(Mutant::ShortAnswer);
         if task.outward && good && (unsent || task.moved < task.length) {
             self.reissue(shared, &task);
             return self.fail(shared, "a write was acknowledged before its data was sent");
@@ -37,14 +37,14 @@ impl Path {
     fn finish_io(&mut self, shared: &mut Shared, task: &Task, fragment: &Fragment, verdict: Verdict) {
         let reading = fragment.operation == Operation::Read;
         let result = match verdict {
-            Verdict::Good if reading && task.moved < task.length && !planted(Bug::ShortAnswer) => {
+            Verdict::Good if reading && task.moved < task.length && !mutated(Mutant::ShortAnswer) => {
                 // Good status without all data: the target lost count of itself.
                 self.reissue(shared, task);
                 return self.fail(shared, "a read came back short");
             }
             Verdict::Good => Ok(()),
             Verdict::Again | Verdict::AgainResized | Verdict::AgainReserved
-                if planted(Bug::AttentionIsError) =>
+                if mutated(Mutant::AttentionIsError) =>
             {
                 Err(BlockError::Medium)
             }

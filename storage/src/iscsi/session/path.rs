@@ -8,8 +8,8 @@ use alloc::vec::Vec;
 
 use log::Level;
 
-use super::under_way::{Arriving, Management};
-use super::{Bug, Portal, Release, SECTOR_BYTES, Shared, Stage, planted};
+use super::in_flight::{Arriving, Management};
+use super::{Mutant, Portal, Release, SECTOR_BYTES, Shared, Stage, mutated};
 use crate::histogram::Histogram;
 use crate::iscsi::chap::Algorithm;
 use crate::iscsi::login::Login;
@@ -41,7 +41,7 @@ pub(super) enum State {
     },
     Login,
     Full,
-    /// We have said goodbye.
+    /// A logout was sent.
     LoggingOut {
         since_ns: u64,
     },
@@ -79,7 +79,7 @@ pub(super) struct Path {
     pub(super) segment: Segment,
     pub(super) held: Vec<u8>,
     pub(super) text: Vec<u8>,
-    /// Pieces of it that have come.
+    /// Pieces of it received so far.
     pub(super) text_pieces: u32,
     pub(super) output: VecDeque<Outgoing>,
     pub(super) sending: Option<Sending>,
@@ -101,7 +101,7 @@ pub(super) struct Path {
     pub(super) management: Option<Management>,
     /// It has just reset the unit: commands of other paths are gone.
     pub(super) has_reset_unit: bool,
-    /// It was lost with a reset under way, which may be carried out until it logs in
+    /// It was lost with a reset in flight, which may be carried out until it logs in
     /// again.
     pub(super) may_reset_unit: bool,
     pub(super) redirect: Option<Portal>,
@@ -115,7 +115,7 @@ pub(super) struct Path {
     pub(super) heard_ns: u64,
     pub(super) pinged_ns: Option<(u32, u64)>,
     pub(super) lost_since_ns: Option<u64>,
-    /// How far the last connection came.
+    /// How far the last connection got.
     pub(super) stage: Stage,
     pub(super) refused: bool,
     /// The operator took it out of use.
@@ -126,7 +126,7 @@ pub(super) struct Path {
     pub(super) bytes_written: u64,
     pub(super) retries: u64,
     pub(super) digest_errors: u64,
-    /// PDUs that came.
+    /// PDUs received.
     pub(super) pdus: u64,
     pub(super) stalls: u64,
     pub(super) last_error: Option<&'static str>,
@@ -218,9 +218,9 @@ impl Path {
         }
         self.disabled = !enabled;
         if enabled {
-            self.hurry(shared.now_ns);
+            self.retry_now(shared.now_ns);
         } else if matches!(self.state, State::Connecting { .. } | State::Login | State::Full) {
-            // Whatever it was doing goes on elsewhere, as if the path were lost.
+            // Whatever it was doing continues elsewhere, as if the path were lost.
             self.last_error = Some("taken out of use by an operator");
             self.refused = false;
             self.state = State::Broken;
@@ -229,21 +229,21 @@ impl Path {
         }
     }
 
-    /// The next try is now.
-    pub(super) fn hurry(&mut self, now_ns: u64) {
+    /// The next attempt is now.
+    pub(super) fn retry_now(&mut self, now_ns: u64) {
         self.failures = 0;
         if let State::Idle { retry_ns } = &mut self.state {
             *retry_ns = (*retry_ns).min(now_ns);
         }
     }
 
-    /// The next try is now, even if one is under way that has not come to anything for a
+    /// The next try is now, even if one is in flight that has not come to anything for a
     /// while.
     pub(super) fn try_anew(&mut self, now_ns: u64) {
         match self.state {
-            // Who was refused is not let in for asking sooner.
+            // A refused path is not admitted for asking sooner.
             _ if self.refused => {}
-            State::Idle { .. } => self.hurry(now_ns),
+            State::Idle { .. } => self.retry_now(now_ns),
             State::Connecting { since_ns } if now_ns.saturating_sub(since_ns) >= ATTEMPT_NS => {
                 self.failures = 0;
                 self.stage = Stage::Silent;
@@ -281,7 +281,7 @@ impl Path {
     pub(super) fn isid(&self, shared: &Shared) -> [u8; 6] {
         let [a, b, c, d, e, f] = shared.config.isid;
         let number = u8::try_from(self.index).unwrap_or(0);
-        let odd = if planted(Bug::IdentifierChanged) { self.failures.to_le_bytes()[0] } else { 0 };
+        let odd = if mutated(Mutant::IdentifierChanged) { self.failures.to_le_bytes()[0] } else { 0 };
         [a, b, c, d, e ^ odd, f ^ (number << 4)]
     }
 
@@ -309,7 +309,7 @@ impl Path {
         }
         if matches!(self.state, State::Connecting { .. }) {
             self.stage = Stage::Silent;
-            // Whoever refused us is not there any more.
+            // The target that refused us is not there any more.
             self.refused = false;
         }
         if self.lost_since_ns.is_none() {
@@ -375,7 +375,7 @@ impl Path {
             if let TaskKind::Fragment(fragment) = task.kind
                 && fragment.operation.writes()
             {
-                shared.requests.held.hold(
+                shared.requests.fences.add(
                     fragment.lba,
                     u64::from(fragment.sectors),
                     Release::Path(self.index),
@@ -386,7 +386,7 @@ impl Path {
     }
 
     /// The target does not let us in, for a reason that is said once.
-    pub(super) fn say_refused(&mut self, shared: &mut Shared, why: &'static str) {
+    pub(super) fn report_refused(&mut self, shared: &mut Shared, why: &'static str) {
         if !core::mem::replace(&mut self.refused, true) || self.last_error != Some(why) {
             let portal = self.redirect.unwrap_or(self.portal);
             shared.say(Level::Warn, format_args!("path {portal} is refused: {why}"));
@@ -413,7 +413,7 @@ impl Path {
         let pause = BACKOFF_FIRST_NS.saturating_mul(1 << doublings).min(BACKOFF_NS_MAX);
         let pause = shared.random.jitter(pause);
         self.resume_ns = shared.now_ns.saturating_add(pause);
-        if planted(Bug::PauseForEver) && self.is_ready() {
+        if mutated(Mutant::PauseForEver) && self.is_ready() {
             self.resume_ns = u64::MAX;
         }
     }
@@ -421,7 +421,7 @@ impl Path {
     /// Gives an unanswered command's range back to its request.
     pub(super) fn reissue(&mut self, shared: &mut Shared, task: &Task) {
         match task.kind {
-            TaskKind::Fragment(fragment) => shared.requests.give_back(&fragment),
+            TaskKind::Fragment(fragment) => shared.requests.requeue(&fragment),
             TaskKind::Probe(_) | TaskKind::Text => self.probing = false,
         }
     }

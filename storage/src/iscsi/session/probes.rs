@@ -4,7 +4,7 @@
 
 use super::outcome::NO_UNIT;
 use super::path::Path;
-use super::{Bug, Shared, Stage, planted, scsi};
+use super::{Mutant, Shared, Stage, mutated, scsi};
 use crate::iscsi::scsi::{BlockLimits, Capacity, Provisioning, Reservation, Verdict};
 use crate::iscsi::tasks::{Probe, Task};
 
@@ -30,7 +30,7 @@ impl Path {
                 self.reserved_by_another(shared);
             }
             Verdict::Reserved if probe == Probe::Unregister => self.probe = Probe::Holder,
-            // SPC-4, table 66: who has not registered may not ask for everything. What
+            // SPC-4, table 66: an unregistered initiator may not ask for everything. What
             // is nice to know is left out, so that the holder is asked for.
             Verdict::Reserved
                 if !matches!(
@@ -49,7 +49,7 @@ impl Path {
             Verdict::NotImplemented | Verdict::Unsupported
                 if probe == Probe::Preempt && !shared.unit.plain_preempt =>
             {
-                // Without its help nothing that the other one has under way is ended.
+                // Without its help nothing that the other one has in flight is ended.
                 shared.unit.plain_preempt = true;
             }
             _ => match probe {
@@ -68,7 +68,7 @@ impl Path {
     }
 
     fn refuse(&mut self, shared: &mut Shared, why: &'static str) {
-        self.say_refused(shared, why);
+        self.report_refused(shared, why);
         self.pause(shared, why);
     }
 
@@ -105,7 +105,7 @@ impl Path {
             Probe::Identity => {
                 let found = scsi::identity(answer);
                 let other = unit.identity.is_some() && found.is_some() && unit.identity != found;
-                if other && !planted(Bug::OtherDiskUsed) {
+                if other && !mutated(Mutant::OtherDiskUsed) {
                     return self.refuse(shared, "the path leads to another disk");
                 }
                 unit.identity = found.or(unit.identity.take());
@@ -140,7 +140,7 @@ impl Path {
         shared.unit.holder = holder;
         let Some(key) = shared.config.reservation else { return self.ready(shared) };
         match holder {
-            // Somebody else's: only an operator's word takes it away.
+            // Another initiator's: only an operator's command takes it away.
             Reservation::Held(other) if other != key && shared.config.preempt != Some(other) => {
                 self.reserved_by_another(shared);
             }

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use super::path::{Path, State};
 use super::{
-    DiscoveredTarget, HURRY_NS, PathState, PathStatus, Portal, Session, SessionKind, Shared, Stage,
+    DiscoveredTarget, LOST_PATH_RETRY_NS, PathState, PathStatus, Portal, Session, SessionKind, Shared, Stage,
     TargetList, VolumeState, VolumeStatus, scsi,
 };
 
@@ -29,7 +29,7 @@ impl Session {
         self.paths.get(path).map(|path| path.portal)
     }
 
-    /// Who holds the unit, as far as was asked.
+    /// The initiator that holds the unit, if it was asked.
     #[must_use]
     pub const fn holder(&self) -> scsi::Reservation {
         self.shared.unit.holder
@@ -81,14 +81,14 @@ impl Session {
     #[must_use]
     #[inline(always)]
     pub fn next_deadline(&self) -> Option<u64> {
-        let usual = self.is_calm() && !self.shared.requests.has_ready();
-        if usual { Some(self.calm_until_ns) } else { self.find_deadline() }
+        let calm = self.is_calm() && !self.shared.requests.has_ready();
+        if calm { Some(self.calm_until_ns) } else { self.find_deadline() }
     }
 
     #[cold]
     fn find_deadline(&self) -> Option<u64> {
-        let hurry_ns = self.hurries().then(|| self.hurried_ns.saturating_add(HURRY_NS));
-        let mut next_ns = [hurry_ns, self.shared.requests.next_deadline()].into_iter().flatten().min();
+        let retry_ns = self.wants_lost_paths().then(|| self.retried_ns.saturating_add(LOST_PATH_RETRY_NS));
+        let mut next_ns = [retry_ns, self.shared.requests.next_deadline()].into_iter().flatten().min();
         for path in &self.paths {
             let path_ns = path.next_deadline(&self.shared);
             next_ns = next_ns.map_or(path_ns, |next_ns| Some(path_ns.map_or(next_ns, |it| it.min(next_ns))));

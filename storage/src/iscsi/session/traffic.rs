@@ -26,16 +26,16 @@ impl Session {
             rest = it.receive_transfers(&mut self.shared, bytes, payload);
         }
         if !rest.is_empty() {
-            self.receive_unusual(path, rest, payload);
+            self.receive_slow_path(path, rest, payload);
         }
     }
 
     #[cold]
-    fn receive_unusual(&mut self, path: usize, bytes: &[u8], payload: &mut dyn Payload) {
+    fn receive_slow_path(&mut self, path: usize, bytes: &[u8], payload: &mut dyn Payload) {
         if let Some(path) = self.paths.get_mut(path) {
             path.receive(&mut self.shared, bytes, payload);
         }
-        self.settle();
+        self.advance();
     }
 
     /// Writes octets for the connection into `buffer`; all must reach TCP.
@@ -49,7 +49,7 @@ impl Session {
         self.send(path, Outlet::new(buffer, None), now_ns, payload)
     }
 
-    /// The same, for callers who can send from several places at once: `pieces` names
+    /// The same, for callers that can send from several places at once: `pieces` names
     /// requests' octets that belong in between, and were not copied. Together they are
     /// not much more than the buffer holds.
     #[inline(always)]
@@ -70,7 +70,7 @@ impl Session {
         let mut calm = self.is_calm();
         let carries = if calm { path == self.active } else { self.carries(path) };
         while let Some(it) = self.paths.get_mut(path) {
-            let mut next = Next::Unusual;
+            let mut next = Next::SlowPath;
             if carries && it.begins_transfers(&self.shared, calm) {
                 next = Next::More;
                 while next == Next::More {
@@ -79,7 +79,7 @@ impl Session {
             } else if !carries && it.is_quiet(&self.shared) {
                 next = Next::Nothing;
             }
-            if next == Next::Nothing || !self.send_unusual(path, carries, &mut outlet, payload) {
+            if next == Next::Nothing || !self.send_slow_path(path, carries, &mut outlet, payload) {
                 break;
             }
             calm = false;
@@ -87,10 +87,10 @@ impl Session {
         outlet.octets
     }
 
-    /// The same for whatever is not as usual, one command of it; false when there is
+    /// Sends one command of the slow path; false when there is
     /// nothing of that, or no room for it.
     #[cold]
-    fn send_unusual(
+    fn send_slow_path(
         &mut self,
         path: usize,
         carries: bool,

@@ -1,20 +1,20 @@
-//! Reads and writes where nothing is out of the ordinary, which is most of what a
+//! The fast path: reads and writes where nothing is out of the ordinary, most of what a
 //! session does: straight from a request to the wire, and from the wire to its end.
-//! Whatever is not as usual is left to the general way.
+//! Everything else takes the slow path.
 //!
 //! Spec: RFC 7143 sections 11.3 (SCSI Command), 11.4 (SCSI Response), 11.7 (Data-In).
 
 use alloc::vec::Vec;
 
+use super::in_flight::Arriving;
 use super::path::{Path, State};
-use super::under_way::Arriving;
-use super::{Bug, ISCSI_COMMANDS_MAX, Operation, Payload, Request, RequestId, Shared, planted};
+use super::{ISCSI_COMMANDS_MAX, Mutant, Operation, Payload, Request, RequestId, Shared, mutated};
 use crate::iscsi::negotiated::Digest;
 use crate::iscsi::pdu::{FLAG_FINAL, HEADER_BYTES, opcode, serial_after};
 use crate::iscsi::scsi::{READ_16, WRITE_16};
 use crate::iscsi::tasks::{Probe, Task, TaskKind};
 use crate::limits::{ISCSI_RECEIVE_SEGMENT_MAX, ISCSI_SEND_SEGMENT_MAX};
-use crate::order::Entry;
+use crate::request_queue::Entry;
 use crate::requests::octets;
 
 const READ: u8 = 0x40;
@@ -73,20 +73,20 @@ impl<'a> Outlet<'a> {
     }
 }
 
-/// What came of an attempt to send a read or write.
+/// The outcome of an attempt to send a read or write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// It was sent, and may not have been the last.
     More,
     /// There is nothing more, or no room.
     Nothing,
-    /// Whatever comes next is not as usual.
-    Unusual,
+    /// The next PDU takes the slow path.
+    SlowPath,
 }
 
 impl Path {
     /// Takes note of what was negotiated.
-    pub(super) fn settle_negotiated(&mut self) {
+    pub(super) fn apply_negotiated(&mut self) {
         let negotiated = &mut self.negotiated;
         // 13.14: whatever the target says.
         negotiated.first_burst = negotiated.first_burst.min(negotiated.max_burst);
@@ -102,10 +102,10 @@ impl Path {
         self.probe == Probe::Done && self.output.is_empty() && self.sending.is_none() && !shared.closing
     }
 
-    /// Whether reads and writes may be begun the usual way: nothing else is to be sent. A
+    /// Whether reads and writes may take the fast path: nothing else is to be sent. A
     /// `calm` session has nothing out of the ordinary that could stand against it.
     pub(super) fn begins_transfers(&self, shared: &Shared, calm: bool) -> bool {
-        let usual = || {
+        let idle = || {
             matches!(self.state, State::Full)
                 && self.is_quiet(shared)
                 && self.resume_ns <= shared.now_ns
@@ -114,10 +114,10 @@ impl Path {
         if !self.plain || !self.output.is_empty() || self.sending.is_some() {
             return false;
         }
-        calm || usual()
+        calm || idle()
     }
 
-    /// Writes a read or write to the outlet, if it is as usual and all of it has room.
+    /// Writes a read or write to the outlet, if it takes the fast path and all of it has room.
     /// One at a time: mostly there is no other.
     #[inline(never)]
     pub(super) fn send_transfer(
@@ -127,9 +127,9 @@ impl Path {
         payload: &mut dyn Payload,
     ) -> Next {
         let Shared { requests, unit, lun, now_ns, .. } = shared;
-        let Some(shape) = unit.shape() else { return Next::Unusual };
-        if !requests.are_usual() {
-            return if requests.has_work() { Next::Unusual } else { Next::Nothing };
+        let Some(shape) = unit.shape() else { return Next::SlowPath };
+        if !requests.takes_fast_path() {
+            return if requests.has_work() { Next::SlowPath } else { Next::Nothing };
         }
         // What is named will have to be sent, too.
         let full = outlet.named >= outlet.buffer.len();
@@ -143,7 +143,7 @@ impl Path {
         let octets_max =
             if outlet.pieces.is_some() { self.immediate_max } else { self.immediate_max.min(data.len()) };
         let Some(entry) = requests.next_whole(shape, octets_max) else {
-            return if requests.has_work() { Next::Unusual } else { Next::Nothing };
+            return if requests.has_work() { Next::SlowPath } else { Next::Nothing };
         };
         outlet.octets = at.wrapping_add(HEADER_BYTES);
         self.begin_transfer(entry, shape.block, lun, *now_ns, place);
@@ -163,7 +163,8 @@ impl Path {
 
     /// Whether the target's window and our table have room for a command.
     fn has_window(&self) -> bool {
-        let open = !serial_after(self.command_number, self.command_number_max) || planted(Bug::WindowIgnored);
+        let open =
+            !serial_after(self.command_number, self.command_number_max) || mutated(Mutant::WindowIgnored);
         open && self.tasks.len() < ISCSI_COMMANDS_MAX
     }
 
@@ -224,7 +225,7 @@ impl Path {
         Some(rest)
     }
 
-    /// Takes PDUs as long as they are as usual, and are there; returns what is left.
+    /// Takes PDUs of the fast path as long as there are any; returns what is left.
     #[inline(always)]
     pub(super) fn receive_transfers<'a>(
         &mut self,
@@ -242,7 +243,7 @@ impl Path {
         rest
     }
 
-    /// What comes behind a header, if it is as usual.
+    /// What follows a header, if it takes the fast path.
     #[inline(always)]
     fn accept(&mut self, shared: &Shared, header: &Basic) -> Option<Arriving> {
         let code = octet(header, 0);
@@ -294,7 +295,7 @@ impl Path {
         else {
             return;
         };
-        shared.requests.done_well(fragment);
+        shared.requests.complete_fragment(fragment);
         let octets = if *outward { &mut self.bytes_written } else { &mut self.bytes_read };
         *octets = octets.wrapping_add(u64::from(*length));
         let started_ns = *started_ns;

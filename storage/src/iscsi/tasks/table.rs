@@ -7,19 +7,19 @@ use crate::block::Operation;
 use crate::iscsi::pdu::NO_TAG;
 use crate::iscsi::scsi::{READ_16, WRITE_16};
 use crate::limits::ISCSI_COMMANDS_MAX;
-use crate::order::Entry;
+use crate::request_queue::Entry;
 
 /// The lowest octet of a tag that is no command's.
 const ELSEWHERE: u8 = 0xfe;
-/// No place.
-pub(super) const NOWHERE: u8 = 0xff;
+/// No index.
+pub(super) const NO_INDEX: u8 = 0xff;
 
-/// Commands in flight. The lowest octet of a tag is its command's place, the others
+/// Commands in flight. The lowest octet of a tag is its command's index, the others
 /// count; so no tag is like that of another command in flight, nor [`NO_TAG`].
 #[derive(Debug)]
 pub(in crate::iscsi) struct Tasks {
     /// In no order; those with no tag are free.
-    places: Vec<Task>,
+    slots: Vec<Task>,
     /// The first free one, which are a list.
     free: u8,
     used: usize,
@@ -28,7 +28,7 @@ pub(in crate::iscsi) struct Tasks {
 
 impl Tasks {
     pub(in crate::iscsi) const fn new(serial: u32) -> Self {
-        Self { places: Vec::new(), free: NOWHERE, used: 0, serial }
+        Self { slots: Vec::new(), free: NO_INDEX, used: 0, serial }
     }
 
     pub(in crate::iscsi) const fn len(&self) -> usize {
@@ -39,9 +39,9 @@ impl Tasks {
         self.used == 0
     }
 
-    const fn tag(&mut self, place: u8) -> u32 {
+    const fn tag(&mut self, index: u8) -> u32 {
         self.serial = self.serial.wrapping_add(1);
-        (self.serial << 8) | place as u32
+        (self.serial << 8) | index as u32
     }
 
     /// A tag for something that is no command.
@@ -49,43 +49,43 @@ impl Tasks {
         self.tag(ELSEWHERE)
     }
 
-    /// A free place and its next tag: no more than [`ISCSI_COMMANDS_MAX`] are there.
+    /// A free slot and its next tag: no more than [`ISCSI_COMMANDS_MAX`] are there.
     #[inline(always)]
-    fn place(&mut self) -> Option<&mut Task> {
-        if self.free == NOWHERE {
+    fn claim(&mut self) -> Option<&mut Task> {
+        if self.free == NO_INDEX {
             self.grow();
         }
         let tag = self.tag(self.free);
-        let task = self.places.get_mut(usize::from(self.free))?;
+        let task = self.slots.get_mut(usize::from(self.free))?;
         self.used = self.used.wrapping_add(1);
-        self.free = core::mem::replace(&mut task.after, NOWHERE);
+        self.free = core::mem::replace(&mut task.after, NO_INDEX);
         task.tag = tag;
         Some(task)
     }
 
     #[cold]
     fn grow(&mut self) {
-        self.free = u8::try_from(self.places.len()).unwrap_or(ELSEWHERE);
-        if self.places.len() <= ISCSI_COMMANDS_MAX {
-            self.places.push(Task::FREE);
+        self.free = u8::try_from(self.slots.len()).unwrap_or(ELSEWHERE);
+        if self.slots.len() <= ISCSI_COMMANDS_MAX {
+            self.slots.push(Task::FREE);
         }
     }
 
     /// Ends the command with a tag, which is there.
     #[inline(always)]
     pub(in crate::iscsi) fn end(&mut self, tag: u32) {
-        let [place, ..] = tag.to_le_bytes();
-        let Some(task) = self.places.get_mut(usize::from(place)) else { return };
+        let [index, ..] = tag.to_le_bytes();
+        let Some(task) = self.slots.get_mut(usize::from(index)) else { return };
         task.tag = NO_TAG;
-        task.after = core::mem::replace(&mut self.free, place);
+        task.after = core::mem::replace(&mut self.free, index);
         self.used = self.used.wrapping_sub(1);
     }
 
     /// Takes a command in; it is given its tag. No more than [`ISCSI_COMMANDS_MAX`].
     pub(in crate::iscsi) fn add(&mut self, task: Task) -> u32 {
-        let Some(place) = self.place() else { return NO_TAG };
-        *place = Task { tag: place.tag, ..task };
-        place.tag
+        let Some(slot) = self.claim() else { return NO_TAG };
+        *slot = Task { tag: slot.tag, ..task };
+        slot.tag
     }
 
     /// The same for READ(16) or WRITE(16) of all of a request, whose data goes with it.
@@ -98,8 +98,8 @@ impl Tasks {
         now_ns: u64,
     ) -> u32 {
         let outward = entry.request.operation == Operation::Write;
-        // In its place at once: this is done for each request.
-        let Some(task) = self.place() else { return NO_TAG };
+        // Filled in place: this is done for each request.
+        let Some(task) = self.claim() else { return NO_TAG };
         task.kind = TaskKind::Fragment(entry.whole());
         task.opcode = if outward { WRITE_16 } else { READ_16 };
         task.outward = outward;
@@ -116,15 +116,15 @@ impl Tasks {
     /// The command with a tag.
     #[inline]
     pub(in crate::iscsi) fn find(&mut self, tag: u32) -> Option<&mut Task> {
-        let [place, ..] = tag.to_le_bytes();
-        self.places.get_mut(usize::from(place)).filter(|task| task.tag == tag && tag != NO_TAG)
+        let [index, ..] = tag.to_le_bytes();
+        self.slots.get_mut(usize::from(index)).filter(|task| task.tag == tag && tag != NO_TAG)
     }
 
     /// The same, to read it.
     #[inline]
     pub(in crate::iscsi) fn get(&self, tag: u32) -> Option<&Task> {
-        let [place, ..] = tag.to_le_bytes();
-        self.places.get(usize::from(place)).filter(|task| task.tag == tag && tag != NO_TAG)
+        let [index, ..] = tag.to_le_bytes();
+        self.slots.get(usize::from(index)).filter(|task| task.tag == tag && tag != NO_TAG)
     }
 
     /// Takes the command with a tag out.
@@ -136,13 +136,13 @@ impl Tasks {
     }
 
     pub(in crate::iscsi) fn iter(&self) -> impl Iterator<Item = &Task> {
-        self.places.iter().filter(|task| task.tag != NO_TAG)
+        self.slots.iter().filter(|task| task.tag != NO_TAG)
     }
 
     /// Takes all of them out, the oldest first.
     pub(in crate::iscsi) fn take_all(&mut self) -> Vec<Task> {
-        (self.free, self.used) = (NOWHERE, 0);
-        let mut all: Vec<Task> = self.places.drain(..).filter(|task| task.tag != NO_TAG).collect();
+        (self.free, self.used) = (NO_INDEX, 0);
+        let mut all: Vec<Task> = self.slots.drain(..).filter(|task| task.tag != NO_TAG).collect();
         let serial = self.serial << 8;
         all.sort_by_key(|task| core::cmp::Reverse(serial.wrapping_sub(task.tag & !0xff)));
         all
@@ -167,7 +167,7 @@ mod tests {
             r2t_number: 0,
             started_ns: 0,
             touched_ns: 0,
-            after: NOWHERE,
+            after: NO_INDEX,
             own: None,
         }
     }

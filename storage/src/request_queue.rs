@@ -4,25 +4,25 @@ use alloc::vec::Vec;
 
 use crate::block::{Operation, Request, RequestId, SubmitError};
 use crate::limits::{RANGE_SECTORS_MAX, REQUEST_SECTORS_MAX, REQUESTS_MAX};
-use crate::planted::{Bug, planted};
+use crate::mutants::{Mutant, mutated};
 
 mod counts;
 mod entry;
 
 use counts::Counts;
 pub(crate) use entry::{Entry, Member, Stage};
-use entry::{More, NOWHERE};
+use entry::{More, NO_INDEX};
 
-/// Bits of a group's name that are its place.
-const PLACE_BITS: u32 = 16;
-/// So few requests are looked at one by one.
+/// Bits of a group's ID that are its leader's index.
+const INDEX_BITS: u32 = 16;
+/// Up to this many requests are compared one by one.
 const FEW: usize = 4;
-/// So many of those that may be started next are looked at for one to be joined:
-/// whoever writes or reads on submits the next piece soon.
+/// How many of the next ready requests are checked for one to be joined:
+/// a sequential reader or writer submits the next piece soon.
 const NEIGHBOURS: usize = 4;
 
 /// Unfinished requests.
-pub(crate) struct Order {
+pub(crate) struct RequestQueue {
     /// In no order; ended ones are used again.
     entries: Vec<Entry>,
     /// The first of the ended ones, which are a list.
@@ -34,7 +34,7 @@ pub(crate) struct Order {
     live: usize,
     /// Entries that wait for others.
     blocked: usize,
-    next_name: u64,
+    next_id: u64,
     /// Kept from the time on when there are more than a few.
     counts: Option<Counts>,
 }
@@ -45,17 +45,17 @@ fn overlaps(a: &Request, b: &Request) -> bool {
 
 /// Whether `later` has to wait for `earlier`.
 fn waits(later: &Request, earlier: &Request) -> bool {
-    if planted(Bug::OverlapIgnored) && later.operation != Operation::Flush {
+    if mutated(Mutant::OverlapIgnored) && later.operation != Operation::Flush {
         return false;
     }
     match (later.operation, earlier.operation) {
-        (Operation::Flush, earlier) => earlier.writes() && !planted(Bug::FlushEarly),
+        (Operation::Flush, earlier) => earlier.writes() && !mutated(Mutant::FlushEarly),
         (_, Operation::Flush) | (Operation::Read, Operation::Read) => false,
         _ => overlaps(later, earlier),
     }
 }
 
-impl Order {
+impl RequestQueue {
     /// Heap that they take at most: a list, what few of them have, and counts.
     pub(crate) const HEAP_BYTES_MAX: usize = REQUESTS_MAX * size_of::<Entry>()
         + REQUESTS_MAX * (size_of::<More>() + 4 * size_of::<Member>())
@@ -64,13 +64,13 @@ impl Order {
     pub(crate) const fn new() -> Self {
         Self {
             entries: Vec::new(),
-            free: NOWHERE,
-            first: NOWHERE,
-            last: NOWHERE,
+            free: NO_INDEX,
+            first: NO_INDEX,
+            last: NO_INDEX,
             ready: 0,
             live: 0,
             blocked: 0,
-            next_name: 0,
+            next_id: 0,
             counts: None,
         }
     }
@@ -79,12 +79,12 @@ impl Order {
         self.live
     }
 
-    fn get(&self, place: u16) -> Option<&Entry> {
-        self.entries.get(usize::from(place))
+    fn get(&self, index: u16) -> Option<&Entry> {
+        self.entries.get(usize::from(index))
     }
 
-    fn get_mut(&mut self, place: u16) -> Option<&mut Entry> {
-        self.entries.get_mut(usize::from(place))
+    fn get_mut(&mut self, index: u16) -> Option<&mut Entry> {
+        self.entries.get_mut(usize::from(index))
     }
 
     #[inline(always)]
@@ -104,8 +104,8 @@ impl Order {
             Some(counts) => counts.add(&request),
             None => self.live > 0,
         };
-        let blockers = if alike { self.look(&request)? } else { 0 };
-        let place = self.append(request, blockers, now_ns);
+        let blockers = if alike { self.check(&request)? } else { 0 };
+        let index = self.append(request, blockers, now_ns);
         self.live = self.live.wrapping_add(1);
         if blockers > 0 {
             self.blocked = self.blocked.wrapping_add(1);
@@ -113,18 +113,18 @@ impl Order {
         }
         // None is newer.
         match self.entries.get_mut(usize::from(self.last)) {
-            Some(last) => last.after = place,
-            None => self.first = place,
+            Some(last) => last.after = index,
+            None => self.first = index,
         }
-        self.last = place;
+        self.last = index;
         self.ready = self.ready.wrapping_add(1);
         Ok(())
     }
 
-    /// Looks for one of the same name, and counts those that it waits for. It has been
+    /// Looks for a request of the same ID, and counts those that it waits for. It has been
     /// counted, if there are counts.
     #[inline(never)]
-    fn look(&mut self, request: &Request) -> Result<u16, SubmitError> {
+    fn check(&mut self, request: &Request) -> Result<u16, SubmitError> {
         let mut blockers = 0u16;
         let mut named = false;
         for it in self.unfinished() {
@@ -145,65 +145,65 @@ impl Order {
         Ok(blockers)
     }
 
-    /// Takes a request in; returns its place.
+    /// Adds a request; returns its index.
     #[inline(always)]
     fn append(&mut self, request: Request, blockers: u16, now_ns: u64) -> u16 {
-        if self.free == NOWHERE {
+        if self.free == NO_INDEX {
             self.grow(request);
         }
-        let place = self.free;
-        self.next_name = self.next_name.wrapping_add(1);
-        let name = (self.next_name << PLACE_BITS) | u64::from(place);
-        if let Some(entry) = self.entries.get_mut(usize::from(place)) {
+        let index = self.free;
+        self.next_id = self.next_id.wrapping_add(1);
+        let group_id = (self.next_id << INDEX_BITS) | u64::from(index);
+        if let Some(entry) = self.entries.get_mut(usize::from(index)) {
             self.free = entry.after;
-            entry.name = name;
-            entry.sequence = name;
+            entry.group_id = group_id;
+            entry.sequence = group_id;
             entry.request = request;
             entry.submitted_ns = now_ns;
-            entry.after = NOWHERE;
+            entry.after = NO_INDEX;
             entry.blockers = blockers;
             entry.stage = Stage::Waiting;
             entry.alone = false;
         }
-        place
+        index
     }
 
-    /// One more place.
+    /// Adds a free entry.
     #[cold]
     fn grow(&mut self, request: Request) {
         // There are REQUESTS_MAX at most.
-        self.free = u16::try_from(self.entries.len()).unwrap_or(NOWHERE);
+        self.free = u16::try_from(self.entries.len()).unwrap_or(NO_INDEX);
         self.entries.push(Entry::new(request));
     }
 
     /// Puts one that waits for nothing where it belongs.
-    fn enqueue(&mut self, place: u16) {
-        let Some(sequence) = self.get(place).map(|entry| entry.sequence) else { return };
-        let (mut before, mut after) = (NOWHERE, self.first);
+    fn enqueue(&mut self, index: u16) {
+        let Some(sequence) = self.get(index).map(|entry| entry.sequence) else { return };
+        let (mut before, mut after) = (NO_INDEX, self.first);
         while let Some(entry) = self.get(after).filter(|entry| entry.sequence < sequence) {
             (before, after) = (after, entry.after);
         }
-        if let Some(entry) = self.get_mut(place) {
+        if let Some(entry) = self.get_mut(index) {
             entry.after = after;
         }
         match self.get_mut(before) {
-            Some(entry) => entry.after = place,
-            None => self.first = place,
+            Some(entry) => entry.after = index,
+            None => self.first = index,
         }
-        if after == NOWHERE {
-            self.last = place;
+        if after == NO_INDEX {
+            self.last = index;
         }
         self.ready = self.ready.wrapping_add(1);
     }
 
     /// Takes one out of those that may be started; `before` is there, or it is the first.
-    fn dequeue(&mut self, before: u16, place: u16) {
-        let after = self.get(place).map_or(NOWHERE, |entry| entry.after);
+    fn dequeue(&mut self, before: u16, index: u16) {
+        let after = self.get(index).map_or(NO_INDEX, |entry| entry.after);
         match self.get_mut(before) {
             Some(entry) => entry.after = after,
             None => self.first = after,
         }
-        if self.last == place {
+        if self.last == index {
             self.last = before;
         }
         self.ready = self.ready.wrapping_sub(1);
@@ -212,40 +212,40 @@ impl Order {
     /// The first of the next `most` that may be started which is wanted, and the one
     /// before it.
     fn find(&self, most: usize, wanted: impl Fn(&Entry) -> bool) -> Option<(u16, u16)> {
-        let (mut before, mut place) = (NOWHERE, self.first);
+        let (mut before, mut index) = (NO_INDEX, self.first);
         for _ in 0..most {
-            let entry = self.get(place)?;
+            let entry = self.get(index)?;
             if wanted(entry) {
-                return Some((before, place));
+                return Some((before, index));
             }
-            (before, place) = (place, entry.after);
+            (before, index) = (index, entry.after);
         }
         None
     }
 
     /// The leader of a group that has not ended.
     pub(crate) fn leader(&mut self, group: u64) -> Option<&mut Entry> {
-        let entry = self.get_mut(place_of(group)).filter(|entry| entry.name == group)?;
-        entry.lead_as_usual();
+        let entry = self.get_mut(index_of(group)).filter(|entry| entry.group_id == group)?;
+        entry.begin_group();
         Some(entry)
     }
 
-    /// The same, to look at.
+    /// The same, to read it.
     pub(crate) fn group(&self, group: u64) -> Option<&Entry> {
-        self.get(place_of(group)).filter(|entry| entry.name == group)
+        self.get(index_of(group)).filter(|entry| entry.group_id == group)
     }
 
-    /// The name of the group that a request leads.
-    pub(crate) fn name(&self, place: u16) -> Option<u64> {
-        self.get(place).filter(|entry| entry.stage != Stage::Ended).map(|entry| entry.name)
+    /// The ID of the group that a request leads.
+    pub(crate) fn group_id(&self, index: u16) -> Option<u64> {
+        self.get(index).filter(|entry| entry.stage != Stage::Ended).map(|entry| entry.group_id)
     }
 
     /// Starts the oldest request that waits for nothing and that `allowed` admits: it
     /// leads a group.
     pub(crate) fn start_next(&mut self, allowed: impl Fn(&Request) -> bool) -> Option<&mut Entry> {
-        let (before, place) = self.find(usize::MAX, |entry| allowed(&entry.request))?;
-        self.dequeue(before, place);
-        let entry = self.get_mut(place)?;
+        let (before, index) = self.find(usize::MAX, |entry| allowed(&entry.request))?;
+        self.dequeue(before, index);
+        let entry = self.get_mut(index)?;
         entry.stage = Stage::Leads;
         Some(entry)
     }
@@ -254,20 +254,20 @@ impl Order {
     #[inline(always)]
     pub(crate) fn turn(&self) -> Option<&Request> {
         let entry = self.get(self.first)?;
-        (entry.after == NOWHERE || !self.has_neighbour(entry)).then_some(&entry.request)
+        (entry.after == NO_INDEX || !self.has_neighbour(entry)).then_some(&entry.request)
     }
 
     /// Starts the request whose turn it is, all of it in one piece.
     #[inline(always)]
     pub(crate) fn start_whole(&mut self) -> Option<&Entry> {
-        let place = self.first;
-        let after = self.get(place)?.after;
+        let index = self.first;
+        let after = self.get(index)?.after;
         self.first = after;
-        if after == NOWHERE {
-            self.last = NOWHERE;
+        if after == NO_INDEX {
+            self.last = NO_INDEX;
         }
         self.ready = self.ready.wrapping_sub(1);
-        let entry = self.entries.get_mut(usize::from(place))?;
+        let entry = self.entries.get_mut(usize::from(index))?;
         entry.stage = Stage::Whole;
         Some(entry)
     }
@@ -275,13 +275,13 @@ impl Order {
     /// Whether any of the next continues one that may be started.
     fn has_neighbour(&self, entry: &Entry) -> bool {
         let (operation, end) = (entry.request.operation, entry.request.end());
-        let mut place = entry.after;
+        let mut index = entry.after;
         for _ in 0..NEIGHBOURS {
-            let Some(entry) = self.get(place) else { return false };
+            let Some(entry) = self.get(index) else { return false };
             if entry.request.lba.0 == end && entry.request.operation == operation {
                 return true;
             }
-            place = entry.after;
+            index = entry.after;
         }
         false
     }
@@ -295,7 +295,7 @@ impl Order {
         sectors_max: u32,
         allowed: impl Fn(&Request) -> bool,
     ) -> Option<Member> {
-        let (before, place) = self.find(NEIGHBOURS, |entry| {
+        let (before, index) = self.find(NEIGHBOURS, |entry| {
             let request = &entry.request;
             request.lba.0 == lba
                 && request.operation == operation
@@ -303,11 +303,11 @@ impl Order {
                 && !entry.alone
                 && allowed(request)
         })?;
-        self.dequeue(before, place);
-        let entry = self.get_mut(place)?;
-        entry.stage = Stage::Follows(place_of(leader));
+        self.dequeue(before, index);
+        let entry = self.get_mut(index)?;
+        entry.stage = Stage::Follows(index_of(leader));
         let Request { id, sectors, .. } = entry.request;
-        Some(Member { id, place, first: 0, sectors })
+        Some(Member { id, index, first: 0, sectors })
     }
 
     /// Whether anything may be started.
@@ -317,63 +317,63 @@ impl Order {
 
     /// Ends a request; also tells when it was submitted.
     #[inline]
-    pub(crate) fn finish(&mut self, place: u16) -> Option<(Request, u64)> {
-        let entry = self.get(place)?;
+    pub(crate) fn finish(&mut self, index: u16) -> Option<(Request, u64)> {
+        let entry = self.get(index)?;
         let (stage, blockers) = (entry.stage, entry.blockers);
         match stage {
             Stage::Ended => return None,
             Stage::Waiting if blockers > 0 => self.blocked = self.blocked.wrapping_sub(1),
             Stage::Waiting => {
-                let name = entry.name;
-                if let Some((before, place)) = self.find(usize::MAX, |entry| entry.name == name) {
-                    self.dequeue(before, place);
+                let group_id = entry.group_id;
+                if let Some((before, index)) = self.find(usize::MAX, |entry| entry.group_id == group_id) {
+                    self.dequeue(before, index);
                 }
             }
             Stage::Whole | Stage::Leads | Stage::Follows(_) => {}
         }
-        let Entry { request, submitted_ns, .. } = *self.get(place)?;
-        self.end(place);
+        let Entry { request, submitted_ns, .. } = *self.get(index)?;
+        self.end(index);
         Some((request, submitted_ns))
     }
 
-    /// Ends a request that went out in one piece, and has come back well.
+    /// Ends a request that went out in one piece, and succeeded.
     #[inline(always)]
     pub(crate) fn finish_whole(&mut self, group: u64) -> Option<(RequestId, u64)> {
-        let place = place_of(group);
-        let entry = self.get(place)?;
-        if entry.name != group || entry.stage != Stage::Whole {
+        let index = index_of(group);
+        let entry = self.get(index)?;
+        if entry.group_id != group || entry.stage != Stage::Whole {
             return None;
         }
         let (id, submitted_ns) = (entry.request.id, entry.submitted_ns);
-        self.end(place);
+        self.end(index);
         Some((id, submitted_ns))
     }
 
-    /// Makes a place free.
+    /// Frees an entry.
     #[inline(always)]
-    fn end(&mut self, place: u16) {
-        let Some(entry) = self.entries.get_mut(usize::from(place)) else { return };
+    fn end(&mut self, index: u16) {
+        let Some(entry) = self.entries.get_mut(usize::from(index)) else { return };
         if let Some(counts) = &mut self.counts {
             counts.take(&entry.request);
         }
         entry.stage = Stage::Ended;
-        entry.name = 0;
+        entry.group_id = 0;
         entry.blockers = 0;
         entry.after = self.free;
-        self.free = place;
+        self.free = index;
         self.live = self.live.wrapping_sub(1);
         if self.blocked > 0 {
-            self.unblock(place);
+            self.unblock(index);
         }
     }
 
-    /// Those that came later than this one, which has ended, wait for one request less.
+    /// Later requests that waited for this one, which has ended, wait for one less.
     #[inline(never)]
     fn unblock(&mut self, done: u16) {
         let Some(Entry { request, sequence, .. }) = self.get(done) else { return };
         let (done, sequence) = (*request, *sequence);
-        for place in 0..u16::try_from(self.entries.len()).unwrap_or(NOWHERE) {
-            if let Some(entry) = self.get_mut(place)
+        for index in 0..u16::try_from(self.entries.len()).unwrap_or(NO_INDEX) {
+            if let Some(entry) = self.get_mut(index)
                 && entry.blockers > 0
                 && entry.sequence > sequence
                 && waits(&entry.request, &done)
@@ -381,26 +381,26 @@ impl Order {
                 entry.blockers = entry.blockers.wrapping_sub(1);
                 if entry.blockers == 0 {
                     self.blocked = self.blocked.wrapping_sub(1);
-                    self.enqueue(place);
+                    self.enqueue(index);
                 }
             }
         }
     }
 
     /// Puts a started request back, to be tried by itself.
-    pub(crate) fn restart(&mut self, place: u16) {
-        self.next_name = self.next_name.wrapping_add(1);
-        let name = (self.next_name << PLACE_BITS) | u64::from(place);
-        let Some(entry) = self.get_mut(place) else { return };
+    pub(crate) fn restart(&mut self, index: u16) {
+        self.next_id = self.next_id.wrapping_add(1);
+        let group_id = (self.next_id << INDEX_BITS) | u64::from(index);
+        let Some(entry) = self.get_mut(index) else { return };
         if !matches!(entry.stage, Stage::Whole | Stage::Leads | Stage::Follows(_)) {
             return;
         }
-        // What is under way for the old name is nobody's.
-        entry.name = name;
+        // Fragments in flight for the old ID belong to no group.
+        entry.group_id = group_id;
         entry.stage = Stage::Waiting;
         entry.alone = true;
         entry.more = None;
-        self.enqueue(place);
+        self.enqueue(index);
     }
 
     /// The oldest request.
@@ -410,9 +410,9 @@ impl Order {
 
     /// Forgets everything.
     pub(crate) fn clear(&mut self) {
-        let next_name = self.next_name;
+        let next_id = self.next_id;
         *self = Self::new();
-        self.next_name = next_name;
+        self.next_id = next_id;
     }
 
     fn live(&self) -> impl Iterator<Item = &Entry> {
@@ -439,7 +439,7 @@ impl Order {
 }
 
 /// Where a group's leader is.
-pub(crate) fn place_of(group: u64) -> u16 {
+pub(crate) fn index_of(group: u64) -> u16 {
     let [low, high, ..] = group.to_le_bytes();
     u16::from_le_bytes([low, high])
 }
@@ -453,17 +453,17 @@ mod tests {
         Request { id: RequestId(id), operation, lba: Lba(lba), sectors }
     }
 
-    fn place(order: &Order, id: u64) -> u16 {
-        place_of(order.live().find(|it| it.request.id.0 == id).unwrap().name)
+    fn index(queue: &RequestQueue, id: u64) -> u16 {
+        index_of(queue.live().find(|it| it.request.id.0 == id).unwrap().group_id)
     }
 
-    fn finish(order: &mut Order, id: u64) {
-        order.finish(place(order, id)).unwrap();
+    fn finish(queue: &mut RequestQueue, id: u64) {
+        queue.finish(index(queue, id)).unwrap();
     }
 
     #[test]
     fn overlap_and_flush_rules() {
-        let mut order = Order::new();
+        let mut queue = RequestQueue::new();
         for (id, operation, lba, sectors) in [
             (1, Operation::Write, 0, 8),
             (2, Operation::Write, 4, 8),
@@ -472,48 +472,48 @@ mod tests {
             (5, Operation::Read, 11, 1),
             (6, Operation::Discard, 100, 1),
         ] {
-            order.submit(request(id, operation, lba, sectors), 0).unwrap();
+            queue.submit(request(id, operation, lba, sectors), 0).unwrap();
         }
-        let started = |order: &mut Order| order.start_next(|_| true).map(|it| it.request.id.0);
-        assert_eq!(started(&mut order), Some(1));
-        assert_eq!(started(&mut order), Some(4), "2 overlaps 1, 3 waits for both");
-        assert_eq!(started(&mut order), Some(6), "5 overlaps 2");
-        assert_eq!(started(&mut order), None);
-        finish(&mut order, 1);
-        assert_eq!(started(&mut order), Some(2));
-        assert_eq!(started(&mut order), None);
-        finish(&mut order, 2);
-        assert_eq!(started(&mut order), Some(3), "6 came after the flush");
-        assert_eq!(started(&mut order), Some(5));
-        assert!(!order.has_ready());
-        assert_eq!(order.all().len(), 4);
+        let started = |queue: &mut RequestQueue| queue.start_next(|_| true).map(|it| it.request.id.0);
+        assert_eq!(started(&mut queue), Some(1));
+        assert_eq!(started(&mut queue), Some(4), "2 overlaps 1, 3 waits for both");
+        assert_eq!(started(&mut queue), Some(6), "5 overlaps 2");
+        assert_eq!(started(&mut queue), None);
+        finish(&mut queue, 1);
+        assert_eq!(started(&mut queue), Some(2));
+        assert_eq!(started(&mut queue), None);
+        finish(&mut queue, 2);
+        assert_eq!(started(&mut queue), Some(3), "6 came after the flush");
+        assert_eq!(started(&mut queue), Some(5));
+        assert!(!queue.has_ready());
+        assert_eq!(queue.all().len(), 4);
     }
 
     #[test]
     fn neighbours_are_found_and_put_back() {
-        let mut order = Order::new();
+        let mut queue = RequestQueue::new();
         for (id, lba) in [(1, 0), (2, 16), (3, 8), (4, 8)] {
-            order.submit(request(id, Operation::Write, lba, 8), id).unwrap();
+            queue.submit(request(id, Operation::Write, lba, 8), id).unwrap();
         }
-        let first = order.start_next(|_| true).unwrap();
+        let first = queue.start_next(|_| true).unwrap();
         assert_eq!((first.request, first.alone), (request(1, Operation::Write, 0, 8), false));
-        let next = |order: &mut Order, lba, most| {
-            order.start_adjacent(1, Operation::Write, lba, most, |_| true).map(|it| it.id.0)
+        let next = |queue: &mut RequestQueue, lba, most| {
+            queue.start_adjacent(1, Operation::Write, lba, most, |_| true).map(|it| it.id.0)
         };
-        assert_eq!(next(&mut order, 8, 7), None);
-        assert_eq!(next(&mut order, 8, 8), Some(3), "4 waits for it");
-        assert_eq!(next(&mut order, 16, 8), Some(2));
-        order.restart(place(&order, 3));
-        assert_eq!(next(&mut order, 8, 8), None, "by itself");
-        let again = order.start_next(|_| true).unwrap();
+        assert_eq!(next(&mut queue, 8, 7), None);
+        assert_eq!(next(&mut queue, 8, 8), Some(3), "4 waits for it");
+        assert_eq!(next(&mut queue, 16, 8), Some(2));
+        queue.restart(index(&queue, 3));
+        assert_eq!(next(&mut queue, 8, 8), None, "by itself");
+        let again = queue.start_next(|_| true).unwrap();
         assert_eq!((again.request, again.alone), (request(3, Operation::Write, 8, 8), true));
-        assert_eq!(order.oldest().map(|it| (it.request.id.0, it.submitted_ns)), Some((1, 1)));
+        assert_eq!(queue.oldest().map(|it| (it.request.id.0, it.submitted_ns)), Some((1, 1)));
     }
 
     #[test]
     fn bad_requests() {
-        let mut order = Order::new();
-        let mut submit = |request| order.submit(request, 0);
+        let mut queue = RequestQueue::new();
+        let mut submit = |request| queue.submit(request, 0);
         assert_eq!(submit(request(1, Operation::Read, 0, 0)), Err(SubmitError::BadLength));
         assert_eq!(submit(request(1, Operation::Flush, 0, 1)), Err(SubmitError::BadLength));
         let long = REQUEST_SECTORS_MAX + 1;
@@ -522,7 +522,7 @@ mod tests {
             submit(request(id, Operation::Discard, id * u64::from(long), long)).unwrap();
         }
         assert_eq!(submit(request(999, Operation::Read, 0, 1)), Err(SubmitError::Full));
-        finish(&mut order, 1);
-        assert_eq!(order.submit(request(5, Operation::Read, 0, 1), 0), Err(SubmitError::DuplicateId));
+        finish(&mut queue, 1);
+        assert_eq!(queue.submit(request(5, Operation::Read, 0, 1), 0), Err(SubmitError::DuplicateId));
     }
 }

@@ -1,9 +1,9 @@
-//! Bugs planted to test the tests: each can be switched on by a unit test of this
-//! crate, and the simulation has to find it. Any other build has none of them.
+//! Mutants, to test the tests: each is a bug that a unit test of this crate can switch
+//! on, and that the simulation has to find. Any other build has none of them.
 
-/// A bug that can be switched on.
+/// A bug that a test can switch on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Bug {
+pub(crate) enum Mutant {
     /// Overlapping requests run at the same time.
     OverlapIgnored,
     /// A flush does not wait for the writes before it.
@@ -28,8 +28,8 @@ pub(crate) enum Bug {
     TagsReused,
     /// Wandering copies of writes are not waited for.
     CopiesForgotten,
-    /// Any station's answer is believed.
-    AnyStation,
+    /// Any MAC address's answer is accepted.
+    AnyMac,
     /// An answer with too little data is taken.
     ShortAnswer,
     /// Frames that are too long for the path are sent for ever.
@@ -50,7 +50,7 @@ pub(crate) enum Bug {
     WindowIgnored,
     /// A unit attention fails the request it hits.
     AttentionIsError,
-    /// A connection that went silent is kept for ever.
+    /// A connection that went silent is never closed.
     SilenceAccepted,
     /// Lost paths are left to TCP's pauses while the other one says nothing.
     LostPathsLeft,
@@ -60,33 +60,33 @@ pub(crate) enum Bug {
     OtherDiskUsed,
     /// A pause that the target asked for never ends.
     PauseForEver,
-    /// The policy deadline is not kept.
+    /// The policy deadline is ignored.
     DeadlineIgnored,
 }
 
 #[cfg(not(test))]
-pub(crate) const fn planted(_: Bug) -> bool {
+pub(crate) const fn mutated(_: Mutant) -> bool {
     false
 }
 
 #[cfg(test)]
 std::thread_local! {
-    static PLANTED: core::cell::Cell<Option<Bug>> = const { core::cell::Cell::new(None) };
+    static MUTANT: core::cell::Cell<Option<Mutant>> = const { core::cell::Cell::new(None) };
 }
 
 #[cfg(test)]
-pub(crate) fn planted(bug: Bug) -> bool {
-    PLANTED.get() == Some(bug)
+pub(crate) fn mutated(mutant: Mutant) -> bool {
+    MUTANT.get() == Some(mutant)
 }
 
-/// Switches one bug on for this thread, or all off.
+/// Switches one mutant on for this thread, or all off.
 #[cfg(test)]
-pub(crate) fn plant(bug: Option<Bug>) {
-    PLANTED.set(bug);
+pub(crate) fn set_mutant(mutant: Option<Mutant>) {
+    MUTANT.set(mutant);
 }
 
-/// Whether any bug is switched on for this thread.
+/// Whether any mutant is switched on for this thread.
 #[cfg(test)]
-pub(crate) fn is_planted() -> bool {
-    PLANTED.get().is_some()
+pub(crate) fn is_mutated() -> bool {
+    MUTANT.get().is_some()
 }

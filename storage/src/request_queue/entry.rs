@@ -1,24 +1,24 @@
-//! A request from its submission to its end, and what is under way for it.
+//! A request from its submission to its end, and what is in flight for it.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::block::{BlockError, Request, RequestId};
-use crate::planted::{Bug, planted};
+use crate::mutants::{Mutant, mutated};
 use crate::requests::Fragment;
 
 /// No entry.
-pub(super) const NOWHERE: u16 = u16::MAX;
+pub(super) const NO_INDEX: u16 = u16::MAX;
 
-/// How far a request is.
+/// The stage of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stage {
     Waiting,
-    /// It is under way in one piece, alone; what is said of groups does not matter.
+    /// It is in flight in one piece, alone; what is said of groups does not matter.
     Whole,
     /// It leads a group: itself, and whatever was joined with it.
     Leads,
-    /// It was joined with the leader in this place.
+    /// It was joined with the leader at this index.
     Follows(u16),
     Ended,
 }
@@ -27,8 +27,8 @@ pub(crate) enum Stage {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Member {
     pub(crate) id: RequestId,
-    /// Where its entry is.
-    pub(crate) place: u16,
+    /// The index of its entry.
+    pub(crate) index: u16,
     pub(crate) first: u32,
     pub(crate) sectors: u32,
 }
@@ -38,16 +38,16 @@ pub(crate) struct Member {
 pub(crate) struct More {
     /// Ranges (first, count) to be sent again.
     pub(crate) again: Vec<(u32, u32)>,
-    /// Who was joined with the leader.
+    /// Requests that were joined with the leader.
     pub(crate) joined: Vec<Member>,
 }
 
 #[derive(Debug)]
 pub(crate) struct Entry {
-    /// Unlike that of any other group; the lowest bits are its place. Another one for
+    /// Unique among groups; the lowest bits are the leader's index. A new one for
     /// each try.
-    pub(crate) name: u64,
-    /// Its first name: they follow the order of submission.
+    pub(crate) group_id: u64,
+    /// Its first group ID: they follow the order of submission.
     pub(super) sequence: u64,
     pub(crate) request: Request,
     pub(crate) submitted_ns: u64,
@@ -73,11 +73,11 @@ pub(crate) struct Entry {
 impl Entry {
     pub(super) const fn new(request: Request) -> Self {
         Self {
-            name: 0,
+            group_id: 0,
             sequence: 0,
             request,
             submitted_ns: 0,
-            after: NOWHERE,
+            after: NO_INDEX,
             blockers: 0,
             stage: Stage::Ended,
             alone: false,
@@ -123,9 +123,9 @@ impl Entry {
             self.next = first.saturating_add(count.max(1));
             (first, count)
         };
-        let skew = u64::from(planted(Bug::SplitOffByOne) && first > 0);
+        let skew = u64::from(mutated(Mutant::SplitOffByOne) && first > 0);
         Fragment {
-            group: self.name,
+            group: self.group_id,
             operation: self.request.operation,
             lba: self.request.lba.0.saturating_add(u64::from(first)).saturating_add(skew),
             first,
@@ -136,11 +136,11 @@ impl Entry {
     /// The fragment of one that goes out in one piece.
     pub(crate) const fn whole(&self) -> Fragment {
         let Request { operation, lba, sectors, .. } = self.request;
-        Fragment { group: self.name, operation, lba: lba.0, first: 0, sectors }
+        Fragment { group: self.group_id, operation, lba: lba.0, first: 0, sectors }
     }
 
     /// What went out in one piece is a group like others from now on.
-    pub(super) fn lead_as_usual(&mut self) {
+    pub(super) fn begin_group(&mut self) {
         if self.stage == Stage::Whole {
             self.lead(self.request.sectors);
             self.next = self.sectors;

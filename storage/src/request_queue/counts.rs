@@ -1,4 +1,4 @@
-//! Counts by remainder: most questions about requests under way are answered with
+//! Counts by remainder: most questions about requests in flight are answered with
 //! "nothing like that" without a look at any of them.
 
 use alloc::boxed::Box;
@@ -13,7 +13,7 @@ const TABLE_BITS: u32 = 11;
 const REGIONS_MAX: u64 = 32;
 
 /// Counts of numbers by remainder. As many as make it rare that a few dozen requests
-/// under way look like something that they are not.
+/// in flight look like something that they are not.
 struct Table([u16; 1 << TABLE_BITS]);
 
 /// Numbers that follow each other, or are multiples of a power of two, spread well.
@@ -134,7 +134,7 @@ impl Counts {
         Self(Box::new(Tables { names: table(), reads: touched(), writes: touched() }))
     }
 
-    /// A request is submitted: whether one that is there may have its name, or may have
+    /// A request is submitted: whether an unfinished one may have its ID, or may have
     /// to end before it starts.
     #[inline(always)]
     pub(super) fn add(&mut self, request: &Request) -> bool {

@@ -1,4 +1,4 @@
-//! What a path has under way beside its commands.
+//! What a path has in flight beside its commands.
 
 /// What is asked (11.5.1), in the order of severity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
