@@ -1,4 +1,4 @@
-//! Ethernet frames as the switch and the host look at them.
+//! Ethernet frames as the switch and the host see them.
 //!
 //! Spec: IEEE 802.3 clause 3 (frame), IEEE 802.1Q clause 9 (tags).
 

@@ -41,7 +41,7 @@ mod streams;
 mod translations;
 
 pub use arp::Claims;
-use cookie::Baker;
+use cookie::CookieKey;
 pub use counters::HostCounters;
 use device::{FrameDevice, Outgoing};
 use dhcp::Dhcp;
@@ -76,13 +76,13 @@ pub struct HostConfig {
     pub mac: MacAddress,
     /// Largest IP packet.
     pub mtu: usize,
-    /// What whoever takes its frames does for it.
+    /// What the NIC that takes its frames does for it.
     pub accepts: Accepts,
     /// How to get an address.
     pub addressing: Addressing,
     /// Unpredictable: seeds initial sequence numbers and ephemeral ports.
     pub seed: u64,
-    /// Unpredictable, also for who sees sequence numbers: vouches for handshakes that
+    /// Unpredictable, also for an observer of sequence numbers: authenticates handshakes that
     /// are answered without memory.
     pub secret: [u8; 16],
 }
@@ -223,7 +223,7 @@ pub struct Host {
     ports: u64,
     counters: HostCounters,
     mac: MacAddress,
-    baker: Baker,
+    cookie_key: CookieKey,
     claims: Claims,
 }
 
@@ -248,8 +248,8 @@ impl Host {
         let frame_bytes_max = config.mtu.clamp(576, 9_000) + HEADER_BYTES;
         let mut outgoing = Outgoing::new(config.mac, frame_bytes_max, config.accepts);
         let mut settings = InterfaceConfig::new(HardwareAddress::Ip);
-        let baker = Baker::new(config.secret);
-        settings.random_seed = baker.derive(*b"tcp ", config.seed);
+        let cookie_key = CookieKey::new(config.secret);
+        settings.random_seed = cookie_key.derive(*b"tcp ", config.seed);
         let mut device = FrameDevice { incoming: None, outgoing: &mut outgoing, medium: Medium::Ip };
         let interface = Interface::new(settings, &mut device, instant(now_ns));
         let mut host = Self {
@@ -267,12 +267,12 @@ impl Host {
             ports: config.seed,
             counters: HostCounters::default(),
             mac: config.mac,
-            baker,
+            cookie_key,
             claims: Claims::default(),
         };
         match config.addressing {
             Addressing::Dhcp => {
-                let seed = host.baker.derive(*b"dhcp", config.seed);
+                let seed = host.cookie_key.derive(*b"dhcp", config.seed);
                 host.dhcp = Some(Dhcp::new(config.mac, seed, &mut host.outgoing, now_ns));
             }
             Addressing::Static { address, prefix, gateway } => {
@@ -371,7 +371,7 @@ impl Host {
         }
     }
 
-    /// Gives the stack a packet. What it says at once is sent to where that came from, if it
+    /// Gives the stack a packet. An immediate answer is sent to where that came from, if it
     /// is not known better: nothing is learned from a packet.
     fn ingress(&mut self, frame: &[u8], now_ns: u64) {
         let packet = frame.get(HEADER_BYTES..);
@@ -431,7 +431,7 @@ impl Host {
         let Some(handle) = self.handle(id) else { return Err(HostError::Exhausted) };
         let socket = self.sockets.get_mut::<tcp::Socket>(handle);
         // Its port has counted on.
-        let mut opening = sequence::context(&self.baker, self.ports, &mut self.outgoing);
+        let mut opening = sequence::context(&self.cookie_key, self.ports, &mut self.outgoing);
         let remote = (IpAddress::Ipv4(address), port);
         if socket.connect(opening.context(), remote, (own, local_port)).is_err() {
             self.remove(id);

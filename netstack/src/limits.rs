@@ -5,7 +5,7 @@ pub const SWITCH_PORTS_MAX: usize = 64;
 /// A further hardware address of a guest's port makes room for another when it was not seen
 /// for so long (IEEE 802.1Q, 8.8.3: the usual ageing time).
 pub const LEARNED_IDLE_NS: u64 = 300_000_000_000;
-/// Guests' first drops that wait to be told of.
+/// Guests' first drops that wait to be reported.
 pub const FIRST_DROPS_MAX: usize = 256;
 /// IPv6 extension headers of a guest's packet followed to find what it carries.
 pub const GUARD_EXTENSIONS_MAX: usize = 8;
@@ -33,14 +33,14 @@ pub const NIC_RING_ENTRIES_MAX: u16 = 256;
 pub const HOST_SOCKETS_MAX: usize = 64;
 /// Connections of the guarded port.
 pub const HOST_GUARDED_SOCKETS_MAX: usize = 32;
-/// Peers at the guarded port who wait to be looked at.
+/// Peers at the guarded port that wait for the owner.
 pub const HOST_CALLERS_MAX: usize = 256;
 /// Of these, from one guest that reaches the port.
 pub const HOST_ATTACHED_CALLERS_MAX: usize = 4;
 /// Connections there of all guests together.
 pub const HOST_ATTACHED_SOCKETS_MAX: usize = 2;
-/// Peers there to whom is said again what they may not have heard.
-pub const HOST_UNHEARD_MAX: usize = 64;
+/// Peers there whose last answer is unacknowledged and sent again.
+pub const HOST_UNACKNOWLEDGED_MAX: usize = 64;
 /// Ports the host listens on.
 pub const HOST_LISTENERS_MAX: usize = 4;
 /// Listening sockets (simultaneous half-open connections) per port.
@@ -52,7 +52,7 @@ pub const HOST_ACCEPTS_PENDING_MAX: usize = 8;
 pub const HOST_BUFFER_BYTES_MAX: usize = 12 * 1024 * 1024 + 256 * 1024;
 /// Connections of the host whose octets under way are known.
 pub const HOST_FLOWS_MAX: usize = HOST_SOCKETS_MAX + HOST_GUARDED_SOCKETS_MAX;
-/// Peers of the host to whom packets must be shorter than its link takes.
+/// Peers of the host for which packets must be shorter than its link takes.
 pub const HOST_PATHS_MAX: usize = 64;
 /// Neighbours the host knows or asks for: more than it has sockets.
 pub const NEIGHBOURS_MAX: usize = 160;
@@ -60,13 +60,13 @@ pub const NEIGHBOURS_MAX: usize = 160;
 pub const NEIGHBOUR_FRAMES_MAX: usize = 4;
 /// Octets of all frames that wait for answers.
 pub const NEIGHBOURS_PARKED_BYTES_MAX: usize = 128 * 1024;
-/// Addresses that moved and were not yet told of.
+/// Addresses that moved and were not yet reported.
 pub const NEIGHBOUR_MOVES_MAX: usize = 64;
 /// Frames the host stack may have waiting for the wire; sockets stop sending here.
 pub const HOST_FRAMES_MAX: usize = 256;
 /// Octets of their buffers: sixteen of the longest, or all of them as a common wire has them.
 pub const HOST_FRAMES_BYTES_MAX: usize = 16 * HOST_LARGE_FRAME_BYTES_MAX;
-/// Octets of the host stack's longest frame, where whoever takes it cuts it for the wire.
+/// Octets of the host stack's longest frame, where the NIC cuts it for the wire.
 pub const HOST_LARGE_FRAME_BYTES_MAX: usize = 32 * 1024;
 /// Further frames kept for immediate replies (ARP, ping, resets) to received frames.
 pub const HOST_REPLY_FRAMES_MAX: usize = 64;

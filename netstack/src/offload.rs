@@ -71,7 +71,7 @@ pub enum Offload {
     /// Nothing: it is as it goes over a wire.
     #[default]
     None,
-    /// Nothing, and whoever received it found its checksums right.
+    /// Nothing, and the receiving NIC verified its checksums.
     Verified,
     /// The TCP checksum holds the sum of the pseudo header only.
     Checksum(Layers),
@@ -270,7 +270,7 @@ impl Offload {
     #[must_use]
     pub fn of_sender(header: &[u8; NET_HEADER_BYTES], frame: &mut [u8]) -> Option<Self> {
         match Self::parse(header, frame).ok()? {
-            // Only who received a frame can say that.
+            // Only the receiver of a frame can set that.
             Self::Verified => Some(Self::None),
             offload => Some(offload).filter(|it| it.on_wire(frame.len()).0 <= SEGMENT_PIECES_MAX),
         }
@@ -294,7 +294,7 @@ impl Offload {
         if size < SEGMENT_BYTES_MIN { Err(BadHeader) } else { Ok(Self::Segments(layers, size)) }
     }
 
-    /// The header that says the same to a driver or device, in so many buffers.
+    /// The equivalent header for a driver or device, in so many buffers.
     #[must_use]
     pub fn header(&self, buffers: u16) -> [u8; NET_HEADER_BYTES] {
         let (flags, kind, size, layers) = match *self {

@@ -164,7 +164,7 @@ pub struct Switch {
     learned: Learned,
     /// Ports that reach the node's management port.
     managers: Destinations,
-    /// Not yet told of.
+    /// Not yet reported.
     first_drops: Vec<FirstDrop>,
     /// Those that are attached, which may be few.
     attached: Destinations,
@@ -392,7 +392,7 @@ impl Switch {
         }
     }
 
-    /// Says once what is dropped of a guest, and why.
+    /// Reports once what is dropped of a guest, and why.
     fn report(&mut self, ingress: PortId, frame: &[u8], reason: DropReason) {
         let header = Header::parse(frame);
         // Of what the wire brings, only that another station there has a guest's address.

@@ -1,5 +1,5 @@
 //! ARP, in front of the TCP/IP stack, which never sees any of it: the node answers for its
-//! own address, asks for those that it needs, and believes answers to its questions alone.
+//! own address, asks for those that it needs, and accepts answers to its own questions alone.
 //!
 //! Spec: RFC 826, RFC 5227 sections 2.1.1 and 2.4, RFC 1122 section 2.3.2.
 
@@ -133,7 +133,7 @@ impl Host {
         }
     }
 
-    /// Says that the node has an address.
+    /// Announces that the node has an address.
     pub(super) fn answer_for(&mut self, address: Ipv4Addr, question: &Arp) {
         let answer = Arp {
             operation: ArpOperation::Reply,
@@ -147,7 +147,7 @@ impl Host {
         }
     }
 
-    /// RFC 5227, 2.4 (c): a host that others depend on says once in a while, to all, whose
+    /// RFC 5227, 2.4 (c): a host that others depend on announces once in a while, to all, whose
     /// the address is.
     fn claimed(&mut self, address: Ipv4Addr, by: MacAddress, now_ns: u64) {
         self.claims.count = self.claims.count.saturating_add(1);

@@ -1,8 +1,8 @@
 //! Handshakes without memory: what a SYN is answered with at a guarded port.
 //!
-//! The sequence number of the answer says all that must be known when the third
+//! The sequence number of the answer carries all that must be known when the third
 //! segment comes: when it was made, the client's segment size, and 24 bits that
-//! nobody can make without the node's secret.
+//! cannot be made without the node's secret.
 //!
 //! Spec: RFC 4987 section 3.6, RFC 9293 section 3.1.
 
@@ -82,7 +82,7 @@ impl Segment {
         }
         let (source, target) = (IpAddress::Ipv4(ip.src_addr), IpAddress::Ipv4(ip.dst_addr));
         let tcp = TcpPacket::new_checked(packet.payload()).ok()?;
-        // Its checksum was looked at before, unless somebody vouches for it.
+        // Its checksum was checked before, unless the NIC verified it.
         capabilities.tcp = Checksum::None;
         let tcp = TcpRepr::parse(&tcp, &source, &target, &capabilities).ok()?;
         Some(Self {
@@ -227,11 +227,11 @@ fn frame(
 }
 
 /// Makes and checks cookies.
-pub(super) struct Baker {
+pub(super) struct CookieKey {
     secret: [u8; 16],
 }
 
-impl Baker {
+impl CookieKey {
     pub(super) const fn new(secret: [u8; 16]) -> Self {
         Self { secret }
     }
@@ -285,7 +285,7 @@ impl Baker {
         (self.make(&ack.tuple, client_sequence, time, size_index) == cookie).then_some((cookie, *size))
     }
 
-    /// 32 octets that no other connection gets, and nobody can foretell.
+    /// 32 unpredictable octets that no other connection gets.
     pub(super) fn challenge(&self, segment: &Segment, cookie: u32) -> [u8; 32] {
         Sha256::new()
             .chain_update(b"challenge")

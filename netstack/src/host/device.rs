@@ -25,7 +25,7 @@ use crate::offload::{Accepts, Offload};
 /// Frames waiting for the wire; buffers are reused.
 pub(super) struct Outgoing {
     frame_bytes_max: usize,
-    /// The longest frame that whoever takes it cuts, if it cuts any.
+    /// The longest frame that the NIC cuts, if it cuts any.
     large_frame_bytes_max: Option<NonZeroUsize>,
     queue: VecDeque<OwnFrame>,
     /// Octets of the buffers of all frames in the queue, which may be longer than those.
@@ -355,7 +355,7 @@ impl Device for FrameDevice<'_> {
         capabilities.medium = self.medium;
         capabilities.max_transmission_unit = self.outgoing.frame_bytes_max.saturating_sub(skip);
         // What is received was looked at before, or need not be; what is sent is left to
-        // whoever takes it.
+        // the NIC.
         capabilities.checksum.tcp = Checksum::None;
         let large = self.outgoing.large_frame_bytes_max;
         capabilities.segmentation.tcpv4 =

@@ -17,10 +17,10 @@ use super::{Host, Lease, instant};
 use crate::frame::MacAddress;
 
 /// Stands for every server's hardware address: frames to a server are led to where the
-/// node's own table says it is.
+/// node's own table has it.
 const ANY_STATION: MacAddress = MacAddress([2, 0, 0, 0, 0, 0]);
 
-/// What a DHCP server said last (RFC 2131, 3.1).
+/// The last answer of a DHCP server (RFC 2131, 3.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DhcpAnswer {
     /// It offered an address.
@@ -31,7 +31,7 @@ pub enum DhcpAnswer {
     Nak,
 }
 
-/// The kind of an answer, and who gave it; none for what is no answer (RFC 2132, 9.6 and
+/// The kind of an answer, and the server; none for what is no answer (RFC 2132, 9.6 and
 /// 9.7).
 fn answer(frame: &[u8]) -> Option<(DhcpAnswer, Ipv4Addr)> {
     let packet = frame.get(14..)?;
@@ -122,7 +122,7 @@ impl Dhcp {
         self.interface.update_ip_addrs(|addresses| {
             addresses.clear();
             if let Some(lease) = lease {
-                // Whether a server is on the link is for the node's own table to say. One
+                // Whether a server is on the link is for the node's own table to decide. One
                 // address always fits: the list was just cleared.
                 let _ = addresses.push(IpCidr::new(IpAddress::Ipv4(lease.address), 0));
             }

@@ -1,10 +1,10 @@
-//! A guarded port: nobody gets a socket there before he has said the right thing.
+//! A guarded port: a peer gets a socket only after its first segment was accepted.
 //!
 //! TCP's handshake needs no memory (a cookie), nor does the talk before a socket: one
-//! segment of a given length each way. What the peer says, the owner of the port looks at,
-//! and lets it in or not. So whoever has not proved anything holds nothing of the node's.
+//! segment of a given length each way. The owner of the port inspects what the peer sent,
+//! and admits it or not. So an unauthenticated peer holds no memory of the node's.
 //! A socket then begins after both segments. The stack's own sequence numbers are unlike
-//! those the peer was told, so both directions are translated.
+//! those the peer was sent, so both directions are translated.
 
 use alloc::vec::Vec;
 
@@ -16,25 +16,25 @@ use super::device::FrameDevice;
 use super::translations::translated;
 use super::{Connection, ConnectionId, Host, HostError, Role, TcpOptions, instant, tcp};
 use crate::limits::{
-    HOST_ATTACHED_CALLERS_MAX, HOST_CALLERS_MAX, HOST_GUARDED_SOCKETS_MAX, HOST_UNHEARD_MAX,
+    HOST_ATTACHED_CALLERS_MAX, HOST_CALLERS_MAX, HOST_GUARDED_SOCKETS_MAX, HOST_UNACKNOWLEDGED_MAX,
 };
 
-/// Pauses before what was said without a socket is said again, and at last forgotten, in
+/// Retry intervals of segments sent without a socket, the last before they are dropped, in
 /// milliseconds.
 const AGAIN_MS: [u64; 3] = [300, 900, 2_000];
 
-/// A port, and how long what is said there is.
+/// A guarded port, and the lengths of its greeting and answer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Guard {
     pub(super) port: u16,
     options: TcpOptions,
-    /// Octets that the peer hears first.
+    /// Octets of the greeting that is sent first.
     greeting_bytes: u32,
-    /// Octets that it says then, in one segment.
+    /// Octets that the peer answers, in one segment.
     words_bytes: usize,
 }
 
-/// A peer at a guarded port, who has no socket.
+/// A peer at a guarded port, without a socket.
 #[derive(Debug)]
 pub struct Caller {
     segment: Segment,
@@ -51,47 +51,52 @@ impl Caller {
         &self.challenge
     }
 
-    /// What it said; None when it waits to be greeted.
+    /// What it sent; `None` when it waits to be greeted.
     #[must_use]
     pub fn words(&self) -> Option<&[u8]> {
         self.words.as_deref()
     }
 }
 
-/// Somebody who may not have heard what he was told.
+/// A peer that has not acknowledged what it was sent.
 #[derive(Clone, Copy, Debug)]
-struct Unheard {
-    /// What it was told in answer to.
+struct Unacknowledged {
+    /// The segment that was answered.
     segment: Segment,
     next_ms: u64,
     count: usize,
 }
 
-/// Who is at guarded ports.
+/// Peers at guarded ports.
 #[derive(Debug, Default)]
 pub(super) struct Callers {
     waiting: alloc::collections::VecDeque<Caller>,
     /// A courtesy: the oldest is forgotten for a newer one.
-    unheard: alloc::collections::VecDeque<Unheard>,
+    unacknowledged: alloc::collections::VecDeque<Unacknowledged>,
 }
 
 impl Callers {
     fn heard(&mut self, tuple: &Tuple) {
-        self.unheard.retain(|it| it.segment.tuple != *tuple);
+        self.unacknowledged.retain(|it| it.segment.tuple != *tuple);
     }
 
-    fn told(&mut self, segment: Segment, now_ns: u64) {
-        // What is only said again is known already.
-        let same = |it: &Unheard| (it.segment.tuple, it.segment.control) == (segment.tuple, segment.control);
-        if self.unheard.iter().any(same) {
+    fn mark_sent(&mut self, segment: Segment, now_ns: u64) {
+        // A repeated segment is known already.
+        let same =
+            |it: &Unacknowledged| (it.segment.tuple, it.segment.control) == (segment.tuple, segment.control);
+        if self.unacknowledged.iter().any(same) {
             return;
         }
         self.heard(&segment.tuple);
-        if self.unheard.len() >= HOST_UNHEARD_MAX {
-            self.unheard.pop_front();
+        if self.unacknowledged.len() >= HOST_UNACKNOWLEDGED_MAX {
+            self.unacknowledged.pop_front();
         }
         let [pause_ms, ..] = AGAIN_MS;
-        self.unheard.push_back(Unheard { segment, next_ms: now_ns / 1_000_000 + pause_ms, count: 1 });
+        self.unacknowledged.push_back(Unacknowledged {
+            segment,
+            next_ms: now_ns / 1_000_000 + pause_ms,
+            count: 1,
+        });
     }
 
     fn push(&mut self, caller: Caller) {
@@ -100,14 +105,14 @@ impl Callers {
         }
     }
 
-    /// How many wait who came from a station.
+    /// How many of a station wait.
     fn waiting_from(&self, mac: EthernetAddress) -> usize {
         self.waiting.iter().filter(|caller| caller.segment.peer_mac == mac).count()
     }
 
-    /// When something is to be said again.
+    /// When something is to be sent again.
     pub(super) fn next_ms(&self) -> Option<u64> {
-        self.unheard.iter().map(|it| it.next_ms).min()
+        self.unacknowledged.iter().map(|it| it.next_ms).min()
     }
 }
 
@@ -142,7 +147,7 @@ impl Host {
                 true
             }
             (TcpControl::None | TcpControl::Psh | TcpControl::Fin, Some(_)) => {
-                self.hear(&guard, frame, segment, now_ns)
+                self.handle_words(&guard, frame, segment, now_ns)
             }
             (TcpControl::Rst, _) => {
                 self.callers.heard(&tuple);
@@ -157,18 +162,18 @@ impl Host {
             return;
         }
         self.push_answer(&segment, now_ns);
-        self.callers.told(segment, now_ns);
+        self.callers.mark_sent(segment, now_ns);
         self.counters.cookies_sent = self.counters.cookies_sent.wrapping_add(1);
     }
 
     fn push_answer(&mut self, opening: &Segment, now_ns: u64) {
         let most = self.outgoing.segment_bytes(opening.tuple.peer);
-        let answer = opening.answer(self.baker.cookie(opening, now_ns), most);
+        let answer = opening.answer(self.cookie_key.cookie(opening, now_ns), most);
         self.outgoing.push(answer);
     }
 
     /// Hears a peer without a socket; false when it has answered no cookie.
-    fn hear(&mut self, guard: &Guard, frame: &[u8], segment: Segment, now_ns: u64) -> bool {
+    fn handle_words(&mut self, guard: &Guard, frame: &[u8], segment: Segment, now_ns: u64) -> bool {
         // A probe whether the connection is alive repeats the octet before (RFC 9293,
         // 3.8.4).
         let probe = Segment { sequence: segment.sequence.wrapping_add(1), payload_bytes: 0, ..segment };
@@ -178,7 +183,7 @@ impl Host {
         let after = Segment { sequence: segment.sequence.wrapping_sub(words_bytes), ..segment };
         let after = Some(after).filter(|_| segment.payload_bytes == 0);
         let checked = core::iter::once(segment).chain(probe).chain(after).find_map(|segment| {
-            let said = |greeted| self.baker.check(&segment, greeted, now_ns);
+            let said = |greeted| self.cookie_key.check(&segment, greeted, now_ns);
             let found = said(0).map(|found| (found, false));
             let found = found.or_else(|| said(guard.greeting_bytes).map(|found| (found, true)));
             found.map(|(found, is_greeted)| (segment, found, is_greeted))
@@ -188,7 +193,7 @@ impl Host {
             segment,
             cookie,
             segment_bytes,
-            challenge: self.baker.challenge(&segment, cookie),
+            challenge: self.cookie_key.challenge(&segment, cookie),
             words,
         };
         self.callers.heard(&segment.tuple);
@@ -206,13 +211,13 @@ impl Host {
             let caller = caller(segment.payload(frame).map(<[u8]>::to_vec));
             self.callers.push(caller);
         }
-        // Part of the words is as good as none: who is honest says all of them again.
+        // Part of the words is as good as none: an honest peer sends all of them again.
         true
     }
 
-    /// Guards a port: whoever connects hears a greeting of `greeting_bytes` octets, and
+    /// Guards a port: a peer that connects is sent a greeting of `greeting_bytes` octets, and
     /// has a socket only once the caller of this function liked the `words_bytes` octets
-    /// that it said then.
+    /// that it sent then.
     ///
     /// # Errors
     /// The port is zero or taken, or another one is guarded already.
@@ -234,37 +239,37 @@ impl Host {
         Ok(())
     }
 
-    /// The next who waits to be greeted, or let in. Who is neither may come again.
+    /// The next peer that waits to be greeted or admitted. A rejected one may connect again.
     pub fn next_caller(&mut self) -> Option<Caller> {
         self.callers.waiting.pop_front()
     }
 
-    /// Whether somebody waits.
+    /// Whether a peer waits.
     #[must_use]
     pub fn has_callers(&self) -> bool {
         !self.callers.waiting.is_empty()
     }
 
-    /// Greets somebody.
+    /// Sends a waiting peer the greeting.
     pub fn greet(&mut self, caller: &Caller, greeting: &[u8], now_ns: u64) {
         if self.outgoing.has_reply_room() {
             self.outgoing.push(caller.segment.reply(TcpControl::Psh, greeting));
-            self.callers.told(caller.segment, now_ns);
+            self.callers.mark_sent(caller.segment, now_ns);
         }
     }
 
-    /// Ends somebody's connection.
+    /// Ends a waiting peer's connection.
     pub fn dismiss(&mut self, caller: &Caller) {
         if self.outgoing.has_reply_room() {
             self.outgoing.push(caller.segment.reply(TcpControl::Rst, &[]));
         }
     }
 
-    /// Says again what may not have been heard.
+    /// Sends unacknowledged segments again.
     pub(super) fn repeat(&mut self, now_ns: u64) {
         let now_ms = now_ns / 1_000_000;
         let mut due = Vec::new();
-        self.callers.unheard.retain_mut(|it| {
+        self.callers.unacknowledged.retain_mut(|it| {
             if now_ms < it.next_ms {
                 return true;
             }
@@ -280,14 +285,14 @@ impl Host {
             }
             if segment.control == TcpControl::Syn {
                 self.push_answer(&segment, now_ns);
-            } else if let Some((cookie, segment_bytes)) = self.baker.check(&segment, 0, now_ns) {
-                let challenge = self.baker.challenge(&segment, cookie);
+            } else if let Some((cookie, segment_bytes)) = self.cookie_key.check(&segment, 0, now_ns) {
+                let challenge = self.cookie_key.challenge(&segment, cookie);
                 self.callers.push(Caller { segment, cookie, segment_bytes, challenge, words: None });
             }
         }
     }
 
-    /// Gives a socket to somebody whose words were right: it begins after them.
+    /// Gives an accepted peer a socket, which begins after its words.
     pub fn admit(&mut self, caller: &Caller, now_ns: u64) -> Option<ConnectionId> {
         let (guard, segment) = (self.guard?, caller.segment);
         let is_full = self.is_attached_full(&segment.tuple) || !self.make_guarded_room(guard.port);

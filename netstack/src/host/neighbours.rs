@@ -1,5 +1,5 @@
-//! Who is behind an address on the link: asked when it is needed, believed until it is
-//! shown to be gone, whatever others say meanwhile.
+//! ARP: which MAC address has an IP address on the link: asked when needed, kept until it is
+//! shown to be gone, whatever others claim meanwhile.
 //!
 //! A claim of another station, or frames that stay unanswered, only make the node ask the
 //! known station whether it is still there. When it has not answered three times, a
@@ -35,7 +35,7 @@ enum Phase {
     Probing { asked: u8, next_ns: u64 },
     /// All are asked.
     Asking { asked: u8, next_ns: u64 },
-    /// Nobody answered; asked again when a frame is to be sent.
+    /// No answer; asked again when a frame is to be sent.
     Silent { since_ns: u64 },
 }
 
@@ -199,8 +199,8 @@ impl Neighbours {
         }
     }
 
-    /// A station claims an address without being asked. Whoever it is, the one that is known
-    /// is asked.
+    /// A station claims an address without being asked. The known one is asked whether
+    /// it is still there.
     pub(super) fn claimed(&mut self, address: Ipv4Addr, mac: MacAddress, now_ns: u64) {
         if let Some(found) = self.find(address)
             && found.phase == Phase::Known
@@ -220,7 +220,7 @@ impl Neighbours {
             Phase::Known | Phase::Silent { .. } => false,
         };
         if !asked {
-            // Nobody was asked, or another one.
+            // No station was asked, or another one.
             self.claimed(address, mac, now_ns);
             return Vec::new();
         }

@@ -19,7 +19,7 @@ impl Host {
     }
 
     /// The first half of [`Self::poll`]: leases, handshakes that were completed,
-    /// connections that are gone. Say nothing yet.
+    /// connections that are gone. Send nothing yet.
     pub fn tend(&mut self, now_ns: u64) {
         self.interface.poll_maintenance(instant(now_ns));
         if let Some(lease) = self.dhcp.as_mut().and_then(|dhcp| dhcp.poll(now_ns)) {
@@ -32,7 +32,7 @@ impl Host {
         self.repeat(now_ns);
     }
 
-    /// The second half: whatever sockets have to say waits in [`Self::transmit`].
+    /// The second half: whatever sockets send waits in [`Self::transmit`].
     pub fn egress(&mut self, now_ns: u64) {
         let now = instant(now_ns);
         self.outgoing.now_ns = now_ns;
@@ -42,7 +42,7 @@ impl Host {
         }
         let medium = Medium::Ip;
         let mut device = FrameDevice { incoming: None, outgoing: &mut self.outgoing, medium };
-        // Once per socket is not once per frame: go on until all is said or the
+        // Once per socket is not once per frame: continue until all is sent or the
         // frame queue is full.
         loop {
             let before = device.outgoing.len();
@@ -100,7 +100,7 @@ impl Host {
         self.counters.transmitted_frames = self.counters.transmitted_frames.wrapping_add(frames as u64);
     }
 
-    /// Whoever an own connection leads to stays known.
+    /// The peer of a connection of the node's stays known.
     fn mark_neighbours(&mut self) {
         let owned = self.connections.iter().filter(|it| matches!(it.role, Role::Owned | Role::Pending));
         let peers = owned.filter_map(|it| self.sockets.get::<tcp::Socket>(it.handle).remote_endpoint());

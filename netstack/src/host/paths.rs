@@ -1,12 +1,12 @@
 //! Paths on which packets must be shorter than the link takes.
 //!
-//! A router that cannot pass a packet on may say so, and is believed where it quotes what a
-//! connection has under way; one that says nothing shows by losing the same long segment
+//! A router that cannot pass a packet on may report it, and is trusted where it quotes what a
+//! connection has in flight; a silent one shows by losing the same long segment
 //! again and again. Either makes the segments to that peer shorter. The stack itself is not
 //! told: its segments are cut on their way out, as for a card.
 //!
 //! Spec: RFC 1191 sections 4 (the message), 5 (the shortest path), 6.3 (ageing); RFC 5927
-//! section 7 (what to believe); RFC 4821 section 7.7 (paths that say nothing).
+//! section 7 (what to accept); RFC 4821 section 7.7 (silent paths).
 
 use alloc::vec::Vec;
 use core::net::Ipv4Addr;
@@ -110,7 +110,7 @@ impl Segment {
     }
 }
 
-/// A router says that a packet of ours was too long for the next link.
+/// A router's report that a packet of ours was too long for the next link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct TooBig {
     pub(super) ends: Ends,
@@ -170,12 +170,12 @@ struct Flow {
     used_ns: u64,
 }
 
-/// A peer to whom packets must be short.
+/// A peer for which packets must be short.
 struct Path {
     peer: Ipv4Addr,
     packet_bytes: u16,
     until_ns: u64,
-    /// How often nothing but losses said so.
+    /// How often losses alone showed it.
     silent: u32,
 }
 
@@ -186,7 +186,7 @@ pub struct Narrow {
     pub peer: Ipv4Addr,
     /// Octets of the longest packet that it takes, as far as is known.
     pub packet_bytes: u16,
-    /// Whether nothing but losses shows it: no router says so.
+    /// Whether nothing but losses shows it: no router reported it.
     pub silently: bool,
 }
 
@@ -195,7 +195,7 @@ pub struct Narrow {
 pub(super) struct Paths {
     flows: Vec<Flow>,
     paths: Vec<Path>,
-    /// Those that no caller was told of.
+    /// Those not yet reported to a caller.
     news: Deque<Narrow, HOST_PATHS_MAX>,
     shortened: u32,
 }
@@ -221,7 +221,7 @@ impl Paths {
         let peer = segment.ends.peer;
         if segment.flags & TCP_SYN != 0 {
             if let Some(packet_bytes) = self.packet_bytes(peer, now_ns) {
-                tell(frame, &segment, packet_bytes.saturating_sub(40));
+                lower_segment_size(frame, &segment, packet_bytes.saturating_sub(40));
             }
             return None;
         }
@@ -232,7 +232,7 @@ impl Paths {
         let link = size.map_or(segment.payload, usize::from).min(segment.payload);
         let piece = self.packet_bytes(peer, now_ns).map_or(link, |bytes| room(bytes).min(link));
         let packet = piece.saturating_add(segment.headers);
-        if self.note(&segment, packet, now_ns) {
+        if self.record(&segment, packet, now_ns) {
             let tried =
                 if packet > usize::from(PACKET_BYTES_TRIED) { PACKET_BYTES_TRIED } else { PACKET_BYTES_MIN };
             self.shorten(peer, tried, true, now_ns);
@@ -243,7 +243,7 @@ impl Paths {
 
     /// Remembers what is under way; whether this segment is lost too often to be an
     /// accident.
-    fn note(&mut self, segment: &Segment, packet: usize, now_ns: u64) -> bool {
+    fn record(&mut self, segment: &Segment, packet: usize, now_ns: u64) -> bool {
         let length = u32::try_from(segment.payload).unwrap_or(0);
         let end = segment.sequence.wrapping_add(length);
         let Some(flow) = self.flows.iter_mut().find(|flow| flow.ends == segment.ends) else {
@@ -298,12 +298,12 @@ impl Paths {
         }
     }
 
-    /// A router's word about a connection that there is. It is believed when it speaks of a
+    /// A router's report about an existing connection. It is accepted when it quotes a
     /// segment under way, and of fewer octets than that had (RFC 5927, 7.2).
     pub(super) fn too_big(&mut self, message: &TooBig, now_ns: u64) -> bool {
         let Some(flow) = self.flows.iter().find(|flow| flow.ends == message.ends) else { return false };
         let under_way = after(message.sequence, flow.first) >= 0 && after(flow.end, message.sequence) > 0;
-        // Routers before RFC 1191 do not say what they take.
+        // Routers before RFC 1191 do not report the next MTU.
         let takes = if message.takes == 0 { PACKET_BYTES_TRIED } else { message.takes };
         if !under_way || takes >= message.length {
             return false;
@@ -343,7 +343,7 @@ impl Paths {
 }
 
 impl Host {
-    /// The next peer to whom packets must be shorter than the link takes.
+    /// The next peer for which packets must be shorter than the link takes.
     pub fn next_narrow(&mut self) -> Option<Narrow> {
         self.outgoing.paths.news.pop_front()
     }
@@ -355,7 +355,7 @@ impl Host {
     }
 
     /// Takes a router's word that a packet of ours was too long, if the frame is that. It is
-    /// believed of a connection that there is (RFC 5927, section 7).
+    /// accepted of an existing connection (RFC 5927, section 7).
     pub(super) fn receive_too_big(&mut self, frame: &[u8], now_ns: u64) -> bool {
         let Some(message) = TooBig::parse(frame) else { return false };
         let ends = message.ends;
@@ -378,7 +378,7 @@ impl Host {
 }
 
 /// Lowers the largest segment that a segment announces (RFC 9293, 3.7.1).
-fn tell(frame: &mut [u8], segment: &Segment, most: u16) {
+fn lower_segment_size(frame: &mut [u8], segment: &Segment, most: u16) {
     let options = HEADER_BYTES.saturating_add(segment.headers);
     // The stack puts it first.
     let ip = usize::from(frame.get(HEADER_BYTES).copied().unwrap_or(0) & 0xf) * 4;

@@ -6,10 +6,10 @@ use embedded_io::{BufRead, Error, ErrorKind, ErrorType, Read, ReadReady, Write, 
 
 use super::{ConnectionId, Host, tcp};
 
-/// Why nothing went in or out. Nothing here waits: callers come again.
+/// Why nothing was read or written. Nothing here blocks: callers try again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamError {
-    /// Nothing has come yet.
+    /// Nothing has arrived yet.
     Empty,
     /// No room yet.
     Full,

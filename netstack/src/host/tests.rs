@@ -83,7 +83,7 @@ fn exchange(a: &mut Host, b: &mut Host, now: u64, random: &mut Random, loss: u64
 }
 
 #[test]
-fn a_damaged_segment_is_dropped_unless_somebody_vouches_for_it() {
+fn damaged_segment_is_dropped_unless_verified() {
     let (mut server, mut client) = (host(1, 1), host(2, 2));
     server.listen(22, 1, TcpOptions::MANAGEMENT).unwrap();
     let connection = client.connect(Ipv4Addr::new(10, 0, 0, 1), 22, TcpOptions::MANAGEMENT).unwrap();
@@ -240,7 +240,7 @@ fn closed_ports_are_silent_and_floods_pass() {
 }
 
 #[test]
-fn nothing_asks_to_be_called_at_once_for_ever() {
+fn no_deadline_stays_in_the_past() {
     let mut server = host(1, 78);
     server.listen(22, 4, TcpOptions::MANAGEMENT).unwrap();
     let mut client = host(2, 4);

@@ -25,7 +25,7 @@ pub(super) struct Translations {
 }
 
 impl Translations {
-    /// Looks at a frame that the stack sends; false when nobody must see it.
+    /// Inspects a frame that the stack sends; false when it must not leave.
     pub(super) fn outgoing(&mut self, frame: &mut [u8]) -> bool {
         if self.table.is_empty() && self.expected.is_none() {
             return true;

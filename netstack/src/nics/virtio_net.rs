@@ -4,7 +4,7 @@
 //! (common configuration), 5.1 (network device).
 //!
 //! The device is not trusted: its indices, lengths and configuration are checked,
-//! and a card that breaks its rings is stopped and reported, never believed.
+//! and a card that breaks its rings is stopped and reported, never trusted.
 
 use alloc::vec::Vec;
 
@@ -53,7 +53,7 @@ mod traffic;
 pub struct Config {
     /// Descriptors per ring, a power of two up to 256.
     pub ring_entries: u16,
-    /// Largest payload of the wire. A device may say that its own is smaller; one that
+    /// Largest payload of the wire. A device may report a smaller one; one that
     /// cannot spread a received frame over buffers is kept to 1,500.
     pub mtu: u16,
     /// MSI-X table index of configuration changes, if any.
@@ -263,7 +263,7 @@ impl<M: Mmio, D: DmaMemory> VirtioNet<M, D> {
         }
     }
 
-    /// Whether the link is up (5.1.4.2: up when the device does not say).
+    /// Whether the link is up (5.1.4.2: up when the device does not report it).
     #[must_use]
     pub fn link_up(&self) -> bool {
         self.features & FEATURE_STATUS == 0

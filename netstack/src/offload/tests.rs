@@ -94,7 +94,7 @@ fn the_sum_of_rfc_1071() {
 }
 
 #[test]
-fn whatever_bit_of_a_segment_is_damaged_is_noticed() {
+fn any_damaged_bit_is_detected() {
     for payload in [0, 1, 2, 1447] {
         let mut frame = frame4(payload);
         let layers = Layers::find(&frame).unwrap();
@@ -205,7 +205,7 @@ fn an_unfinished_checksum_is_kept_or_completed() {
     let verified = Offload::parse(&[2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], &mut frame).unwrap();
     assert_eq!(verified, Offload::Verified);
     assert_eq!(lowered(&verified, &frame, Accepts::default()), [frame.clone()]);
-    // A sender cannot say that.
+    // A sender cannot set that.
     assert_eq!(Offload::of_sender(&verified.header(0), &mut frame), Some(Offload::None));
 }
 
@@ -226,7 +226,7 @@ fn the_stacks_own_segments_are_described_to_the_card() {
 }
 
 #[test]
-fn headers_that_the_frame_does_not_bear_out_are_refused() {
+fn headers_that_contradict_the_frame_are_refused() {
     let good = header(GSO_TCPV4, 1448, 34, 16);
     let refused = |header: [u8; NET_HEADER_BYTES], change: fn(&mut Vec<u8>)| {
         let mut frame = frame4(3000);
@@ -253,7 +253,7 @@ fn headers_that_the_frame_does_not_bear_out_are_refused() {
 }
 
 #[test]
-fn scribbled_frames_never_panic_and_say_one_thing() {
+fn scribbled_frames_never_panic_and_parse_alike() {
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let mut random = move || {
         state ^= state << 13;
@@ -291,7 +291,7 @@ fn scribbled_frames_never_panic_and_say_one_thing() {
         });
         assert_eq!((given, most, octets), (pieces, longest, offload.octets_on_wire(frame.len())));
         assert!(offload.whole(&frame, &mut scratch).is_some());
-        // What is handed on says what was found, and nothing else.
+        // The forwarded header states what was found, and nothing else.
         assert_eq!(Offload::parse(&offload.header(1), &mut frame), Ok(offload));
     }
     assert!(large > 10_000 && total > 20_000, "{large} of {total}");

@@ -23,7 +23,7 @@ pub enum DropReason {
     LinkLocal,
     /// The port's rate limit is used up.
     Rate,
-    /// Nobody to send it to (the destination is behind the ingress port).
+    /// No destination \(the destination is behind the ingress port).
     NoDestination,
     /// A guest addressed the node itself.
     Node,

@@ -1,8 +1,8 @@
 //! What a guest's port may claim: a pure function of its policy, the addresses that the
 //! node protects, and a frame.
 //!
-//! A guest is believed to have any address but those of which the node, or who talks to
-//! it, depends. Nothing is learned from a frame, so no frame opens the way for the next.
+//! A guest may claim any address but those on which the node, or a peer of
+//! the node, depends. Nothing is learned from a frame, so no frame opens the way for the next.
 //!
 //! Spec: RFC 826 (ARP), RFC 791, RFC 2131, RFC 8200, RFC 4861 (neighbour discovery),
 //! RFC 7113 (router advertisements behind extension headers), RFC 6980 (fragmented
@@ -31,7 +31,7 @@ const VRRP_ADDRESSES_MAX: usize = 32;
 const ETHERTYPE_REVERSE_ARP: u16 = 0x8035;
 /// Long frames with an IEEE 802.2 header.
 const ETHERTYPE_JUMBO: u16 = 0x8870;
-/// Octets of TCP's and UDP's header that say all that is looked at here.
+/// Octets of TCP's and UDP's header that are checked here.
 const PORTS_BYTES: usize = 8;
 /// Octets of TCP's header up to its flags (RFC 1858, 3.2.1).
 const TCP_FLAGS_BYTES: usize = 14;
@@ -153,7 +153,7 @@ fn within(packet: &[u8], length: usize) -> &[u8] {
 }
 
 impl Guard<'_> {
-    /// Whether the port may have an address; `reason` is said when that is a protected one.
+    /// Whether the port may have an address; `reason` is reported when that is a protected one.
     fn own(&self, address: IpAddr, reason: DropReason) -> Result<(), Blocked> {
         if self.protected.covers(address, self.policy) {
             return Err((reason, Some(address)));
@@ -210,7 +210,7 @@ impl Guard<'_> {
         let fragment = word(packet, 6).ok_or(malformed)?;
         let payload = packet.get(header_bytes..).ok_or(malformed)?;
         let (more, offset) = (fragment & 0x2000 != 0, fragment & 0x1fff);
-        // RFC 1858, 3.2: what says too little, or overwrites what was said.
+        // RFC 1858, 3.2: a fragment too short to check, or one that overwrites checked octets.
         let overwrites = protocol == TCP && offset == 1;
         let needed = match protocol {
             TCP if more => TCP_FLAGS_BYTES,
@@ -251,7 +251,7 @@ impl Guard<'_> {
         }
     }
 
-    /// A router that says to have addresses makes others give them up.
+    /// A router that claims addresses makes others release them.
     fn virtual_router(&self, mut addresses: impl Iterator<Item = [u8; 4]>) -> Result<(), Blocked> {
         let protected =
             |address: &[u8; 4]| self.protected.covers(Ipv4Addr::from(*address).into(), self.policy);
@@ -379,7 +379,7 @@ fn upper_header(mut next: u8, mut rest: &[u8]) -> Upper<'_> {
     Upper::Hidden
 }
 
-/// What only a server says: to a client's port, or an answer to a relay (RFC 2131, 4.1).
+/// What only a server sends: to a client's port, or an answer to a relay (RFC 2131, 4.1).
 fn is_dhcp_answer(datagram: &[u8]) -> bool {
     match word(datagram, 2) {
         Some(68) => true,

@@ -96,7 +96,7 @@ mod tests {
     use alloc::vec::Vec;
 
     #[test]
-    fn counts_say_what_the_table_has() {
+    fn counts_match_the_table() {
         let mut learned = Learned::new(Keyed::new(&[7; 16], b"test"));
         let router = MacAddress([0, 0, 0x5e, 0, 1, 9]);
         assert!(virtual_router(router).is_some());

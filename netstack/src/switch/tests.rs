@@ -88,7 +88,7 @@ fn every_port_source_destination_and_type() {
                         assert_eq!(result, Err(DropReason::Tagged));
                         continue;
                     }
-                    // An independent statement of who may see the frame.
+                    // An independent statement of which ports may see the frame.
                     for candidate in ports {
                         let addressed = match candidate {
                             UPLINK => target.is_group() || target == STRANGER,
@@ -117,7 +117,7 @@ fn every_port_source_destination_and_type() {
 }
 
 #[test]
-fn no_guest_speaks_to_bridges() {
+fn guests_cannot_reach_bridges() {
     let (switch, a, b) = switch();
     for group in [
         // Spanning tree, LACP, LLDP; its provider's; VLAN registration (MVRP, GVRP); CFM.
@@ -290,7 +290,7 @@ fn further_hardware_addresses_are_learned_within_bounds() {
     assert!(admit(&mut switch, a, &from(nested(2)), 200).is_ok());
     assert!(admit(&mut switch, a, &from(nested(3)), 300).is_ok());
     assert_eq!(admit(&mut switch, a, &from(nested(1)), 300), Err(DropReason::SourceMac));
-    // A station that speaks from the wire is there; a port that is gone has none.
+    // A station that sends from the wire is known; a detached port has none.
     assert!(admit(&mut switch, UPLINK, &from(nested(3)), 301).is_ok());
     assert!(admit(&mut switch, b, &from(nested(3)), 301).is_ok());
     switch.detach_guest(b);
@@ -349,7 +349,7 @@ fn one_port_reaches_the_management_port_and_is_answered() {
     question[14..32].copy_from_slice(&[0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 0xa, 10, 9, 9, 9]);
     assert_eq!(reached(&switch, a, &question), [UPLINK, HOST, b]);
     question[21] = 2;
-    assert_eq!(reached(&switch, a, &question), [UPLINK, b], "an answer to nobody's question");
+    assert_eq!(reached(&switch, a, &question), [UPLINK, b], "an unsolicited answer");
     // The node's frames go to that port, but not those for all.
     assert_eq!(reached(&switch, HOST, &frame(GUEST_A, HOST_MAC, &[0x0800])), [a]);
     assert_eq!(reached(&switch, HOST, &frame(GUEST_B, HOST_MAC, &[0x0800])), []);

@@ -1,4 +1,4 @@
-//! The table alone: who is believed, when, and what is kept.
+//! The table alone: which answers are accepted, when, and what is kept.
 
 extern crate std;
 
@@ -31,7 +31,7 @@ fn questions(table: &mut Neighbours, until_ns: u64) -> Vec<(u64, MacAddress)> {
 }
 
 #[test]
-fn only_an_answer_to_a_question_is_believed() {
+fn only_solicited_answers_are_accepted() {
     let mut table = Neighbours::default();
     assert!(table.answered(PORTAL, LIAR, 0).is_empty() && table.len() == 0);
     table.claimed(PORTAL, LIAR, 0);
@@ -51,7 +51,7 @@ fn only_an_answer_to_a_question_is_believed() {
 }
 
 #[test]
-fn a_claim_makes_the_node_ask_the_old_station_first() {
+fn a_claim_makes_the_node_ask_first() {
     let mut table = known(0);
     table.claimed(PORTAL, NEW, 5_000 * MS);
     let asked = questions(&mut table, 6_100 * MS);
@@ -88,7 +88,7 @@ fn unanswered_frames_make_the_node_ask() {
 }
 
 #[test]
-fn one_that_is_silent_is_asked_for_only_while_it_is_needed() {
+fn silent_neighbours_are_asked_for_while_needed() {
     let mut table = known(0);
     table.claimed(PORTAL, NEW, 2_000 * MS);
     let asked = questions(&mut table, 60_000 * MS);

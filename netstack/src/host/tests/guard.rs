@@ -1,4 +1,4 @@
-//! A port where nobody has a socket before he has said the right thing.
+//! A port where peers get a socket only after the right words.
 
 use super::*;
 use crate::limits::HOST_GUARDED_SOCKETS_MAX;
@@ -25,7 +25,7 @@ pub(super) fn guarded(seed: u64) -> Host {
     server
 }
 
-/// Greets and lets in whoever says the words.
+/// Greets callers and admits those that send the words.
 pub(super) fn serve(server: &mut Host, now: u64) -> Option<ConnectionId> {
     let mut admitted = None;
     while let Some(caller) = server.next_caller() {
@@ -39,7 +39,7 @@ pub(super) fn serve(server: &mut Host, now: u64) -> Option<ConnectionId> {
 }
 
 #[test]
-fn a_client_gets_in_at_once_while_a_flood_goes_on() {
+fn a_client_connects_during_a_flood() {
     for loss in [0, 5] {
         let mut random = Random(0x5eed_0051 + loss);
         let mut server = guarded(79);
@@ -97,7 +97,7 @@ fn a_client_gets_in_at_once_while_a_flood_goes_on() {
 
 /// A peer on the same machine leaves checksums to the card.
 #[test]
-fn segments_that_somebody_vouches_for_need_no_checksum() {
+fn verified_segments_need_no_checksum() {
     for (offload, is_taken) in [(Offload::None, false), (Offload::Verified, true)] {
         let (mut server, mut client) = (guarded(89), host(2, 90));
         let id = client.connect(Ipv4Addr::new(10, 0, 0, 1), 22, TcpOptions::MANAGEMENT).unwrap();
@@ -150,7 +150,7 @@ fn wrong_words_end_a_connection_and_hold_nothing() {
 }
 
 #[test]
-fn what_was_lost_is_said_again() {
+fn lost_greetings_are_sent_again() {
     let (mut server, mut client, mut random) = (guarded(85), host(2, 86), Random(3));
     let id = client.connect(Ipv4Addr::new(10, 0, 0, 1), 22, TcpOptions::MANAGEMENT).unwrap();
     let mut dropped = 0;
@@ -203,7 +203,7 @@ fn connections_that_are_over_make_room() {
 }
 
 #[test]
-fn nobody_is_answered_who_is_no_station() {
+fn invalid_peer_addresses_are_not_answered() {
     let mut random = Random(0x5eed_0053);
     let mut server = guarded(82);
     let cookies = |server: &mut Host, alter: &dyn Fn(&mut [u8]), random: &mut Random| {
@@ -233,31 +233,31 @@ fn nobody_is_answered_who_is_no_station() {
 
 #[test]
 fn only_a_fresh_cookie_opens() {
-    use crate::host::cookie::{Baker, Segment};
-    let baker = Baker::new([9; 16]);
+    use crate::host::cookie::{CookieKey, Segment};
+    let cookie_key = CookieKey::new([9; 16]);
     let opening = Segment::parse(&syn(22, 7)).unwrap();
     let made_at = 1_000_000 * MS;
-    let cookie = baker.cookie(&opening, made_at);
+    let cookie = cookie_key.cookie(&opening, made_at);
     let third = |cookie: u32| Segment {
         sequence: opening.sequence.wrapping_add(1),
         acknowledgement: Some(cookie.wrapping_add(1)),
         ..opening
     };
-    let (number, size) = baker.check(&third(cookie), 0, made_at + 1).unwrap();
+    let (number, size) = cookie_key.check(&third(cookie), 0, made_at + 1).unwrap();
     assert_eq!((number, size), (cookie, 1460));
-    assert!(baker.check(&third(cookie), 0, made_at + 31_000 * MS).is_some());
-    assert!(baker.check(&third(cookie), 0, made_at + 65_000 * MS).is_none(), "too old");
-    assert!(baker.check(&third(cookie), 0, made_at - 33_000 * MS).is_none(), "from the future");
-    assert!(Baker::new([8; 16]).check(&third(cookie), 0, made_at).is_none(), "another node's");
+    assert!(cookie_key.check(&third(cookie), 0, made_at + 31_000 * MS).is_some());
+    assert!(cookie_key.check(&third(cookie), 0, made_at + 65_000 * MS).is_none(), "too old");
+    assert!(cookie_key.check(&third(cookie), 0, made_at - 33_000 * MS).is_none(), "from the future");
+    assert!(CookieKey::new([8; 16]).check(&third(cookie), 0, made_at).is_none(), "another node's");
     for bit in 0..32 {
-        assert!(baker.check(&third(cookie ^ 1 << bit), 0, made_at).is_none(), "bit {bit}");
+        assert!(cookie_key.check(&third(cookie ^ 1 << bit), 0, made_at).is_none(), "bit {bit}");
     }
     let mut other = third(cookie);
     other.tuple.peer_port ^= 1;
-    assert!(baker.check(&other, 0, made_at).is_none(), "another client's");
+    assert!(cookie_key.check(&other, 0, made_at).is_none(), "another client's");
     other = third(cookie);
     other.sequence ^= 1;
-    assert!(baker.check(&other, 0, made_at).is_none(), "another beginning's");
+    assert!(cookie_key.check(&other, 0, made_at).is_none(), "another beginning's");
 }
 
 #[test]
@@ -282,9 +282,9 @@ fn garbled_segments_never_panic_the_gate() {
 }
 
 #[test]
-fn numbers_of_one_purpose_say_nothing_of_another() {
-    use crate::host::cookie::Baker;
-    let of = |secret, purpose: &[u8; 4], input| Baker::new([secret; 16]).derive(*purpose, input);
+fn numbers_of_different_purposes_are_unrelated() {
+    use crate::host::cookie::CookieKey;
+    let of = |secret, purpose: &[u8; 4], input| CookieKey::new([secret; 16]).derive(*purpose, input);
     let all = [of(9, b"port", 1), of(9, b"port", 2), of(9, b"dhcp", 1), of(9, b"tcp ", 1), of(8, b"port", 1)];
     for (at, one) in all.iter().enumerate() {
         assert!(all.iter().skip(at + 1).all(|two| one != two), "{all:x?}");

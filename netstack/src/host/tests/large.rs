@@ -9,7 +9,7 @@ const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const SEQUENCE: usize = 38;
 const PAYLOAD: usize = 54;
 
-/// What a card that cuts makes of everything a stack has to say, and how many of its
+/// What a card that cuts makes of everything a stack sends, and how many of its
 /// frames it cut.
 fn cut(host: &mut Host, mtu: usize) -> (Vec<Vec<u8>>, usize) {
     let (mut pieces, mut large) = (Vec::new(), 0);
@@ -130,7 +130,7 @@ fn a_card_that_does_not_cut_is_not_asked_to() {
 
 #[test]
 fn pieces_are_not_smaller_than_any_card_takes() {
-    // RFC 9293, 3.7.1: what the peer takes; nobody who means it takes so little.
+    // RFC 9293, 3.7.1: what the peer takes; no honest peer takes so little.
     for claimed in [1, 7] {
         let (frames, cuts) = opening(TSO, Some(claimed));
         let longest = frames.iter().map(|frame| frame.len() - PAYLOAD).max().unwrap();

@@ -43,7 +43,7 @@ fn no_claim_moves_a_connection() {
         let mut random = Random(1);
         server.poll(now);
         let sent = frames(&mut server);
-        // What answers a question is to whoever asked, and says the node's own address.
+        // What answers a question is sent to the asker, and names the node's own address.
         let packets = sent.iter().filter(|frame| frame[12..14] == [8, 0]);
         assert!(packets.clone().count() > 0 && packets.clone().all(|frame| frame[..6] == PEER_MAC.0));
         for frame in sent {
@@ -82,7 +82,7 @@ fn the_node_answers_for_its_own_address_alone() {
 }
 
 #[test]
-fn a_claim_of_its_own_address_is_counted_and_answered_once_in_a_while() {
+fn claims_of_the_own_address_are_defended() {
     let mut server = host(1, 1);
     let mut defences = 0;
     for tenth in 0..600 {
@@ -129,7 +129,7 @@ fn a_cookie_teaches_nothing() {
             liar.receive(&frame, &Offload::None, now);
         }
     }
-    // The liar had its handshake; what the connection says waits for the peer's own answer.
+    // The liar had its handshake; what the connection sends waits for the peer's own answer.
     server.write(admitted.unwrap(), b"secret");
     server.poll(200 * MS);
     assert!(frames(&mut server).iter().all(|frame| frame[..6] != LIAR.0));

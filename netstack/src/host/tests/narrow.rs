@@ -8,7 +8,7 @@ const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const TAKES: usize = 1_400;
 const TSO: Accepts = Accepts { checksum: true, tso4: true, tso6: false };
 
-/// What a router says of a packet that is too long (RFC 792; RFC 1191, section 4).
+/// What a router reports of a packet that is too long (RFC 792; RFC 1191, section 4).
 fn too_big(frame: &[u8], takes: u16) -> Vec<u8> {
     let mut message = vec![3, 4, 0, 0, 0, 0];
     message.extend(takes.to_be_bytes());
@@ -39,7 +39,7 @@ struct World {
     to: ConnectionId,
     from: Option<ConnectionId>,
     now: u64,
-    /// The router says that it drops.
+    /// The next MTU that the router reports, if it reports drops.
     says: Option<u16>,
     dropped: Vec<Vec<u8>>,
     longest: usize,
@@ -102,7 +102,7 @@ impl World {
 }
 
 #[test]
-fn a_router_that_says_what_it_takes_is_believed() {
+fn routers_packet_too_big_is_accepted() {
     for (mtu, accepts) in
         [(1_500, Accepts::default()), (1_500, TSO), (9_000, TSO), (9_000, Accepts::default())]
     {
@@ -122,7 +122,7 @@ fn a_router_that_says_what_it_takes_is_believed() {
         world.server.poll(world.now);
         let longest = frames(&mut world.server).iter().map(Vec::len).max();
         assert_eq!(longest, Some(14 + TAKES), "mtu {mtu}");
-        // One line to be logged, of the peer and of what the router says.
+        // One line to be logged, of the peer and of what the router reports.
         let narrow = Narrow { peer: SERVER, packet_bytes: 1_400, silently: false };
         assert_eq!((world.client.next_narrow(), world.client.next_narrow()), (Some(narrow), None));
         assert_eq!(world.client.paths_shortened(), 1);
@@ -138,7 +138,7 @@ fn a_router_that_says_what_it_takes_is_believed() {
 }
 
 #[test]
-fn a_router_that_says_nothing_is_found_out() {
+fn a_silent_router_is_detected() {
     for (mtu, accepts, says) in [
         (1_500, Accepts::default(), None),
         (1_500, TSO, None),
@@ -195,7 +195,7 @@ fn the_guarded_port_is_no_exception() {
             }
         }
         assert!(got == 60_000 && dropped > 0, "{says:?}: {got} {dropped}");
-        // Who calls again is told at once.
+        // A new connection of the peer is told at once.
         assert_eq!(announced(&mut server, &mut client), says.unwrap_or(1_280) - 40);
     }
 }
@@ -221,7 +221,7 @@ fn announced(server: &mut Host, client: &mut Host) -> u16 {
 }
 
 #[test]
-fn the_guarded_port_asks_for_no_longer_segments_than_its_link_takes() {
+fn guarded_port_offers_the_links_segment_size() {
     for (mtu, expected) in [(576, 536), (1_280, 1_240), (1_400, 1_360), (1_500, 1_460), (9_000, 1_460)] {
         let mut server = host_with(1, 79, mtu, Accepts::default());
         server.guard(22, TcpOptions::MANAGEMENT, 8, 12).unwrap();
@@ -254,7 +254,7 @@ fn a_few_lost_segments_are_no_narrow_path() {
 }
 
 #[test]
-fn lies_about_the_path_are_not_believed() {
+fn forged_packet_too_big_is_ignored() {
     let mut world = World::new(1_500, Accepts::default(), None);
     world.send(10_000, 9_000);
     (0..20).for_each(|_| world.step());
@@ -297,7 +297,7 @@ fn lies_about_the_path_are_not_believed() {
         world.client.receive(message, &Offload::None, world.now + MS);
         assert!(world.client.outgoing.paths.is_empty(), "{number}");
     }
-    // Less than the least is the least; the truth is believed.
+    // Less than the least is the least; the true value is accepted.
     world.client.receive(&too_big(&frame, 68), &Offload::None, world.now + MS);
     assert!(!world.client.outgoing.paths.is_empty());
     world.now += MS;
@@ -306,7 +306,7 @@ fn lies_about_the_path_are_not_believed() {
 }
 
 #[test]
-fn garbled_messages_change_nothing_but_what_they_may() {
+fn garbled_messages_change_only_their_state() {
     let mut random = Random(0x5eed_0191);
     let mut world = World::new(1_500, Accepts::default(), None);
     (0..20).for_each(|_| world.step());

@@ -36,17 +36,17 @@ fn of_the_stack(seed: u64) -> impl Iterator<Item = u32> {
 }
 
 #[test]
-fn first_sequence_numbers_do_not_follow_from_each_other() {
+fn first_sequence_numbers_are_unrelated() {
     let seen = firsts(5, 8);
     assert_eq!(seen.len(), 8);
     assert_eq!(seen, firsts(5, 8), "of the same secrets");
     assert_ne!(seen, firsts(6, 8));
-    let baker = Baker::new([5; 16]);
-    let shared: Vec<u32> = of_the_stack(baker.derive(*b"tcp ", 5)).take(1_000).collect();
+    let cookie_key = CookieKey::new([5; 16]);
+    let shared: Vec<u32> = of_the_stack(cookie_key.derive(*b"tcp ", 5)).take(1_000).collect();
     assert!(seen.iter().all(|number| !shared.contains(number)));
     // Each is of a generator of its own, whose seed is a keyed hash.
     for (number, first) in (6..).zip(seen) {
-        let own: Vec<u32> = of_the_stack(baker.derive(*b"isn ", number)).take(4).collect();
+        let own: Vec<u32> = of_the_stack(cookie_key.derive(*b"isn ", number)).take(4).collect();
         assert!(own.contains(&first));
     }
 }

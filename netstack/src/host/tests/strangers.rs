@@ -84,7 +84,7 @@ fn flags_that_open_nothing_are_no_call() {
 }
 
 #[test]
-fn a_guest_that_calls_again_and_again_leaves_room_for_others() {
+fn a_guest_leaves_callers_of_others_room() {
     let mut server = guard::guarded(79);
     let (mut guest, mut other) = (host(9, 3), host(2, 4));
     server.set_attached([(Ipv4Addr::new(10, 0, 0, 9), guest.mac())].into());
@@ -138,7 +138,7 @@ fn datagram(station: [u8; 6], to: Ipv4Addr, from: u16, body: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn a_stranger_at_the_port_of_the_dhcp_client_hears_nothing() {
+fn strangers_at_the_dhcp_port_are_ignored() {
     let mut host = leased();
     let before = host.lease();
     let own = before.unwrap().address;
@@ -165,7 +165,7 @@ fn a_stranger_at_the_port_of_the_dhcp_client_hears_nothing() {
 }
 
 #[test]
-fn a_port_that_is_in_use_answers_its_peer_alone() {
+fn a_used_port_answers_its_peer_alone() {
     let (mut server, mut client, mut stranger) = (host(1, 1), host(2, 2), host(9, 3));
     for other in [&mut server, &mut stranger] {
         other.listen(3260, 2, TcpOptions::STORAGE).unwrap();
@@ -177,7 +177,7 @@ fn a_port_that_is_in_use_answers_its_peer_alone() {
     assert_eq!(client.state(to), ConnectionState::Established);
     server.write(server.connections[0].id, &[7; 100]);
     server.poll(30 * MS);
-    // What the peer says comes from another station's address, or from another port.
+    // What the peer sends arrives from another station's address, or from another port.
     let spoken = frames(&mut server).pop().unwrap();
     for (at, octets) in [(26, &[10, 0, 0, 9][..]), (34, &[1, 2])] {
         let mut frame = spoken.clone();

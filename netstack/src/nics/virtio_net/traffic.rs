@@ -192,7 +192,7 @@ impl<M: Mmio, D: DmaMemory> VirtioNet<M, D> {
     }
 
     /// Resets the card at once, so that it no longer writes our memory: it is broken, or
-    /// nobody wants it.
+    /// the caller does not want it.
     pub fn fail(&mut self) {
         self.broken = true;
         self.function.reset();

@@ -101,7 +101,7 @@ fn arp_claims_no_protected_address() {
 }
 
 #[test]
-fn a_packet_behind_a_snap_header_is_one_all_the_same() {
+fn packets_behind_snap_headers_are_checked() {
     let snap =
         |length: u16, header: [u8; 6], frame: &[u8]| ethernet(length, &[&header[..], &frame[12..]].concat());
     let aoe = ethernet(0x88a2, &[0; 46]);
@@ -189,7 +189,7 @@ fn no_source_is_a_protected_address() {
 }
 
 #[test]
-fn an_address_that_was_given_wins_over_peers_only() {
+fn an_assigned_address_wins_over_peers_only() {
     for (address, passes) in [(PORTAL, true), (NODE, false), (GATEWAY, false)] {
         let text = Ipv4Addr::from(address).to_string();
         let given = [(text.as_str(), 32)];
