@@ -73,7 +73,7 @@ pub enum Call {
     Schedule = 22,
     /// `(domain, vcpu)`: sends a non-maskable interrupt.
     InjectNmi = 23,
-    /// `(own)`: 1 keeps dom0's home CPU free of vCPUs, 0 shares it.
+    /// `(own)`: 1 dedicates dom0's home CPU to it, 0 shares it.
     /// [`Error::Refused`] where it is the only CPU.
     OwnCpu = 24,
     /// `(milliseconds)`: how long the node stands still after it failed, before it

@@ -11,7 +11,7 @@ pub struct DomainSpec {
     pub memory_bytes: u64,
     /// Number of vCPUs.
     pub vcpus: u32,
-    /// Scheduling weight, 1-65535; 256 is usual.
+    /// Scheduling weight, 1-65535; 256 is the default.
     pub weight: u32,
     /// Most CPU time in percent of one CPU; 0 is no cap.
     pub cap_percent: u32,
@@ -117,7 +117,7 @@ pub struct NodeInfo {
     /// How the run before ended: a number of [`crate::previous::Ended`], or 0 where
     /// memory does not say.
     pub previous_end: u32,
-    /// Who notices when a processor hangs: a set of `WATCHDOG_*`.
+    /// What notices when a processor hangs: a set of `WATCHDOG_*`.
     pub watchdogs: u32,
     /// Lines of the log since power-on that are errors.
     pub log_errors: u32,

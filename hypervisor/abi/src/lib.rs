@@ -1,4 +1,4 @@
-//! What dom0 and the hypervisor say to each other.
+//! The interface of dom0 and the hypervisor.
 //!
 //! Plain types only: this crate has no code that runs at ring 0 and none that
 //! makes a system call. The hypervisor implements the calls, the ring-3 binary

@@ -1,16 +1,16 @@
-//! How the run of the node before this one ended, as far as memory still says.
+//! How the run of the node before this one ended, as far as memory still holds it.
 
 /// How a run ended. The numbers lie in memory over a reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Ended {
-    /// Without a word: a reset from outside, or by the chipset's watchdog.
+    /// Without a cause: a reset from outside, or by the chipset's watchdog.
     Cut = 1,
     /// An operator asked for a restart.
     Ordered = 2,
     /// The hypervisor failed.
     Failed = 3,
-    /// A processor did not come back from what it did.
+    /// A processor hung.
     Hung = 4,
     /// The processor reported damage that was not contained.
     MachineCheck = 5,

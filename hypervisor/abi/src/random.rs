@@ -1,7 +1,7 @@
 //! Random numbers: a ChaCha20 generator for each of the two programs.
 //!
 //! It is seeded from the processor's own source, from what the other program hands over, and
-//! from how long things take, and again after each [`RESEED_BYTES`]. So guests who ask for much
+//! from how long things take, and again after each [`RESEED_BYTES`]. So guests that ask for much
 //! do not drain the processor's source, and a source that is stuck harms nothing that was
 //! seeded before it stuck. Spec: NIST SP 800-90B, 4.4.1 (repetition count).
 
@@ -90,7 +90,7 @@ impl Generator {
         self.fault
     }
 
-    /// Fills bytes. What came before cannot be found out from the generator after each seed.
+    /// Fills bytes. Earlier output cannot be found out from the generator after each seed.
     pub fn fill(&mut self, target: &mut [u8], source: &mut dyn Source) {
         for part in target.chunks_mut(RESEED_BYTES) {
             if self.left < part.len() {

@@ -33,7 +33,7 @@ pub fn table(space: &impl Configuration, function: u16, capability: u8) -> Optio
     Some(Table { bar, offset: usize::try_from(word & !7).ok()? })
 }
 
-/// Says which message an entry of the table sends, and lets it.
+/// Sets the message that an entry of the table sends, and unmasks it.
 pub fn route(window: &impl Mmio, table: Table, entry: u16, address: u64, data: u64) {
     let at = table.offset.saturating_add(usize::from(entry).saturating_mul(ENTRY_BYTES));
     let words = [low32(address), low32(address >> 32), low32(data), 0];

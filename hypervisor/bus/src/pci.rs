@@ -39,7 +39,7 @@ pub fn identity(space: &impl Configuration, function: u16) -> (u16, u16) {
     (low16(word), low16(word >> 16))
 }
 
-/// Looks at every function on every bus, until one is what is looked for.
+/// Visits every function on every bus until one is accepted.
 pub fn find<T>(space: &impl Configuration, mut look: impl FnMut(u16) -> Option<T>) -> Option<T> {
     for bus in 0..=255_u16 {
         for device in 0..32_u16 {

@@ -35,7 +35,7 @@ struct Page {
     writable: bool,
 }
 
-/// Who touches memory, and how.
+/// The kind of a memory access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Touch {
     /// At privilege level 3.

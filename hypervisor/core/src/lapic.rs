@@ -278,7 +278,7 @@ impl Lapic {
             register::ESR => self.esr = 0,
             other => {
                 // Unknown registers of the page are ignored, as hardware only
-                // sets an error bit nobody reads.
+                // sets an error bit that no guest reads.
                 let _ = self.write(other, value, now);
             }
         }
@@ -358,7 +358,7 @@ impl Lapic {
     /// Whether it makes no difference when the interrupt in service ends: no other
     /// waits for that.
     #[must_use]
-    pub fn may_end_unseen(&self) -> bool {
+    pub fn may_offer_pv_eoi(&self) -> bool {
         highest(&self.isr).is_some() && highest(&self.irr).is_none()
     }
 
@@ -407,7 +407,7 @@ impl Lapic {
         if self.timer.deadline_ns == 0 { None } else { Some(self.timer.deadline_ns) }
     }
 
-    /// Fires the timer if its time has come.
+    /// Fires the timer if it is due.
     pub fn advance(&mut self, now_ns: u64) {
         if self.timer.deadline_ns == 0 || now_ns < self.timer.deadline_ns {
             return;
@@ -464,7 +464,7 @@ impl Lapic {
         set(&mut self.isr, vector);
     }
 
-    /// The processor did not come to take `vector` after all: it waits again.
+    /// The processor did not take `vector` after all: it waits again.
     pub fn take_back(&mut self, vector: u8) {
         clear(&mut self.isr, vector);
         set(&mut self.irr, vector);

@@ -1,15 +1,15 @@
-//! Machine checks: what a bank of error registers says, and what follows from it.
+//! Machine checks: what a bank of error registers reports, and what follows from it.
 //!
 //! Spec: APM 9.3 (the registers), 9.3.2 (status), table 9-3 and after (error codes).
 
-/// What follows from what a bank says.
+/// What follows from a bank's status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
-    /// The bank says nothing.
+    /// The bank reports nothing.
     Nothing,
     /// The hardware has put it right, or no program has used what is damaged.
     Corrected,
-    /// The data at this physical address is lost; the processor itself goes on.
+    /// The data at this physical address is lost; the processor itself continues.
     Contained(u64),
     /// Nothing of this processor can be relied on.
     Fatal,

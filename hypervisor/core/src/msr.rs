@@ -110,7 +110,7 @@ pub const fn write(msr: u32) -> Write {
     }
 }
 
-/// Whether stock kernels try this register only to see whether it is there, and go on
+/// Whether stock kernels try this register only to see whether it is there, and continue
 /// without it: refusing it is not worth a line of the log.
 ///
 /// Spec: APM volume 2, appendix A; SDM volume 4.

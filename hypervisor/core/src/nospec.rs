@@ -1,9 +1,9 @@
 //! Indexes that a guest chooses, held within their array also while the processor guesses
-//! that the check before them succeeded.
+//! that the check before them succeeds.
 //!
 //! Spec: AMD, "Software techniques for managing speculation on AMD processors", V1-2.
 
-/// `index` if it is below `length`, else 0, without a branch that could be guessed.
+/// `index` if it is below `length`, else 0, without a branch that could be predicted.
 #[must_use]
 #[inline]
 pub fn index(index: usize, length: usize) -> usize {

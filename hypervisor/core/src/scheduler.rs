@@ -8,7 +8,7 @@
 /// How long a vCPU runs before another that waits gets its turn.
 pub const SLICE_NS: u64 = 5_000_000;
 /// How long a vCPU runs before it is charged for that, though no other waits: one that
-/// ran alone must not pay for a long turn all at once when others come.
+/// ran alone must not pay for a long turn all at once when others wake.
 const ALONE_NS: u64 = 4 * SLICE_NS;
 /// How far a woken vCPU must be behind a running one to preempt it.
 const WAKE_GRANULARITY_NS: u64 = 1_000_000;
@@ -45,7 +45,7 @@ struct Entry {
     total_ns: u64,
     last_cpu: u32,
     timer_ns: u64,
-    /// It was picked when nobody else waited, for a long turn.
+    /// It was picked when no other vCPU waited, for a long turn.
     alone: bool,
 }
 
@@ -73,7 +73,7 @@ pub struct Scheduler<const N: usize> {
     /// CPUs with nothing to do, one bit each.
     idle: u64,
     /// CPUs that run no vCPU, one bit each.
-    kept: u64,
+    dedicated: u64,
     minimum_ns: u64,
 }
 
@@ -90,21 +90,21 @@ impl<const N: usize> Scheduler<N> {
     /// An empty queue.
     #[must_use]
     pub const fn new() -> Self {
-        Self { entries: [FREE; N], end: 0, idle: 0, kept: 0, minimum_ns: 0 }
+        Self { entries: [FREE; N], end: 0, idle: 0, dedicated: 0, minimum_ns: 0 }
     }
 
     fn entry(&mut self, slot: usize) -> Option<&mut Entry> {
         self.entries.get_mut(slot).filter(|entry| entry.state != State::Free)
     }
 
-    /// Keeps a CPU free of vCPUs from its next [`Self::pick`] on, or shares it again.
-    pub const fn keep(&mut self, cpu: u32, kept: bool) {
+    /// Dedicates a CPU (no vCPU runs there) from its next [`Self::pick`] on, or shares it again.
+    pub const fn dedicate(&mut self, cpu: u32, dedicated: bool) {
         let bit = 1 << (cpu & 63);
-        if kept {
-            self.kept |= bit;
+        if dedicated {
+            self.dedicated |= bit;
             self.idle &= !bit;
         } else {
-            self.kept &= !bit;
+            self.dedicated &= !bit;
         }
     }
 
@@ -233,7 +233,7 @@ impl<const N: usize> Scheduler<N> {
 
     /// Chooses what `cpu` runs at `now_ns`, waking those whose timers have fired.
     pub fn pick(&mut self, cpu: u32, now_ns: u64) -> Pick {
-        if self.kept >> (cpu & 63) & 1 == 1 {
+        if self.dedicated >> (cpu & 63) & 1 == 1 {
             return Pick::Idle(u64::MAX);
         }
         let mut look_again = u64::MAX;
@@ -379,7 +379,7 @@ mod tests {
                 scheduler.leave(slot, now, State::Runnable);
             }
             cpus[0] = match scheduler.pick(cpu, now) {
-                // All notice when the others come.
+                // All notice when the others wake.
                 Pick::Run(slot, until) if now < LATER => (until.min(LATER), cpu, Some(slot)),
                 Pick::Run(slot, until) => (until, cpu, Some(slot)),
                 Pick::Idle(until) => (until.min(now + 1_000_000), cpu, None),
@@ -446,11 +446,11 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_cpu_runs_nothing_and_is_woken_for_nothing() {
+    fn a_dedicated_cpu_runs_no_vcpu() {
         let mut scheduler = Scheduler::<4>::new();
         scheduler.add(0, 256, 0);
         assert_eq!(scheduler.pick(0, 0), Pick::Idle(u64::MAX));
-        scheduler.keep(0, true);
+        scheduler.dedicate(0, true);
         assert_eq!(scheduler.pick(0, 0), Pick::Idle(u64::MAX));
         assert_eq!(scheduler.pick(1, 0), Pick::Idle(u64::MAX));
         assert_eq!(scheduler.wake(0), Some(1));
@@ -458,7 +458,7 @@ mod tests {
         assert_eq!(scheduler.take_idle(), None);
         assert!(matches!(scheduler.pick(1, 0), Pick::Run(0, _)));
         scheduler.leave(0, 10, State::Runnable);
-        scheduler.keep(0, false);
+        scheduler.dedicate(0, false);
         assert!(matches!(scheduler.pick(0, 10), Pick::Run(0, _)));
     }
 

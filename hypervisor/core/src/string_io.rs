@@ -1,6 +1,6 @@
 //! INS and OUTS, one element at a time.
 //!
-//! A repeated one goes on by running again, as on a processor between two elements, where
+//! A repeated one continues by running again, as on a processor between two elements, where
 //! interrupts are taken. Spec: APM volume 3, INS/INSB/INSW/INSD, OUTS/OUTSB/OUTSW/OUTSD,
 //! 1.2.6 (repeat prefixes); volume 2, 4.5.3 (segments in 64-bit mode).
 

@@ -1,11 +1,11 @@
-//! Notices that a processor hangs: what it does must change while others look.
+//! Notices that a processor hangs: its progress must change while others check.
 //!
-//! Looks are counted, not time: where the whole machine stood still for a while, as a
-//! virtual one does, nobody is to blame.
+//! Checks are counted, not time: where the whole machine stood still for a while, as a
+//! virtual one does, no processor is to blame.
 
-/// How often others look.
+/// How often others check.
 pub const LOOK_NS: u64 = 1_000_000_000;
-/// Looks in a row that find no progress before a processor counts as hung.
+/// Checks in a row that find no progress before a processor counts as hung.
 pub const LOOKS: u8 = 10;
 
 /// What a processor does, in the low bits of its progress.
@@ -36,7 +36,7 @@ impl Watched {
     /// Nothing yet.
     pub const NEW: Self = Self { seen: 0, looks: 0 };
 
-    /// Looks at it; true when it hangs.
+    /// Checks it; true when it hangs.
     pub const fn look(&mut self, progress: u64) -> bool {
         if progress != self.seen || progress & 3 == Doing::Away as u64 {
             *self = Self { seen: progress, looks: 0 };

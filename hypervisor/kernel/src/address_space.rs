@@ -155,8 +155,8 @@ pub(crate) fn in_window(address: u64) -> Option<(DomainSlot, Gpa)> {
 
 /// Backs a page of heap or stack: out of what is set aside, or else of any memory.
 fn grow(address: u64, page: usize) -> Option<()> {
-    let kept = memory::FRAMES.lock().as_mut().and_then(|frames| SET_ASIDE.lock().page(frames, page));
-    if let Some(frame) = kept.map(Hpa) {
+    let set_aside = memory::FRAMES.lock().as_mut().and_then(|frames| SET_ASIDE.lock().page(frames, page));
+    if let Some(frame) = set_aside.map(Hpa) {
         // SAFETY: the frame is set aside for this page alone, where nothing is yet.
         unsafe { memory::clear(frame, PAGE_SIZE) };
         // SAFETY: the same.

@@ -13,7 +13,7 @@ pub(crate) const STACK_BYTES: u64 = 32 * 1024;
 pub(crate) const VECTOR_MACHINE_CHECK: u8 = 18;
 /// Vector of the local timer.
 pub(crate) const VECTOR_TIMER: u8 = 0xf0;
-/// Vector: look at the running vCPU's requests.
+/// Vector: check the running vCPU's requests.
 pub(crate) const VECTOR_KICK: u8 = 0xf1;
 /// Vector: choose again what to run.
 pub(crate) const VECTOR_RESCHEDULE: u8 = 0xf2;
@@ -54,9 +54,9 @@ pub(crate) struct Cpu {
     pub(crate) stopped_at: AtomicU64,
     /// What it does: see [`crate::watch`].
     pub(crate) progress: AtomicU64,
-    /// When it looks at the others next.
+    /// When it checks the others next.
     pub(crate) look_ns: AtomicU64,
-    /// When it looks at its machine-check banks next.
+    /// When it reads its machine-check banks next.
     pub(crate) banks_ns: AtomicU64,
     /// Its descriptor table, for which it alone takes the lock.
     pub(crate) gdt: SpinMutex<[u64; 8]>,
@@ -111,7 +111,7 @@ pub(crate) fn threads_run() -> bool {
     THREADS.load(Ordering::Acquire)
 }
 
-/// Says that both threads of a core run; true when they did not before.
+/// Marks that both threads of a core run; true when they did not before.
 pub(crate) fn set_threads_run() -> bool {
     !THREADS.swap(true, Ordering::AcqRel)
 }
@@ -125,7 +125,7 @@ pub(crate) fn add(cpu: &'static Cpu) -> Option<()> {
 }
 
 impl Cpu {
-    /// The block at `place` of the CPU that comes next: its local APIC's identifier and
+    /// The block at `place` of the next CPU: its local APIC's identifier and
     /// register for the end of an interrupt, its task state and host control block.
     pub(crate) fn new(place: u64, apic_id: u32, eoi: u64, tss: u64, host_vmcb: u64, asids: u32) -> Self {
         let number = COUNT.load(Ordering::Relaxed);

@@ -27,7 +27,7 @@ static STARTS: AtomicU32 = AtomicU32::new(0);
 static PAYLOAD: Once<&'static [u8]> = Once::new();
 static COMMAND_LINE: Once<CommandLine> = Once::new();
 
-/// What the loader said, up to its first zero.
+/// The loader's command line, up to its first zero.
 pub(crate) type CommandLine = heapless::Vec<u8, 1024>;
 
 /// A block of DMA memory. Devices may hold its address beyond dom0's life, so it
@@ -82,12 +82,12 @@ pub(crate) fn starts() -> u32 {
     STARTS.load(Ordering::Relaxed)
 }
 
-/// Keeps the boot CPU for dom0, or shares it with guests.
+/// Dedicates the boot CPU to dom0, or shares it with guests.
 pub(crate) fn own_cpu(own: bool) -> Result<(), Error> {
     if own && smp::running() < 2 {
         return Err(Error::Refused);
     }
-    run_queue::SCHEDULER.lock().keep(0, own);
+    run_queue::SCHEDULER.lock().dedicate(0, own);
     Ok(())
 }
 

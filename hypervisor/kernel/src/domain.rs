@@ -57,7 +57,7 @@ impl Domain {
     }
 
     /// A vCPU ran for the first time.
-    pub(crate) const fn note_run(&mut self, now_ns: u64) {
+    pub(crate) const fn record_run(&mut self, now_ns: u64) {
         if self.first_run_ns == 0 {
             self.first_run_ns = now_ns;
         }

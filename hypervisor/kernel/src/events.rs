@@ -5,15 +5,15 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 use hv_abi::{DomainSlot, MAX_DOMAINS};
 
 /// How long a guest on dom0's CPU runs at least before doorbells and devices' interrupts
-/// take it away from it again: who has much to do brings much at a time, and what comes
-/// after a pause is served at once. When the guest has nothing to do dom0 comes earlier.
-const GATHER_NS: u64 = 50_000;
+/// take it away from it again (interrupt moderation): a busy device brings much at a time,
+/// and what follows a pause is served at once. When the guest idles dom0 runs earlier.
+const COALESCE_NS: u64 = 50_000;
 
 static WAITING: AtomicBool = AtomicBool::new(false);
 static DEADLINE: AtomicU64 = AtomicU64::new(u64::MAX);
 /// When dom0 began to wait.
 static WAITS_SINCE: AtomicU64 = AtomicU64::new(0);
-/// Something came that is not gathered.
+/// Something arrived that is not coalesced.
 static URGENT: AtomicBool = AtomicBool::new(false);
 static INTERRUPTS: AtomicU64 = AtomicU64::new(0);
 /// What each domain has for dom0; outside the domain's lock.
@@ -21,7 +21,7 @@ static DOMAINS: [Events; MAX_DOMAINS] = [const { Events::new() }; MAX_DOMAINS];
 /// Domains with something in [`DOMAINS`], one bit each.
 static WORK: AtomicU64 = AtomicU64::new(0);
 
-/// Causes for dom0 to look at a domain.
+/// Causes for dom0 to poll a domain.
 pub(crate) struct Events {
     /// Doorbells rung.
     pub(crate) doorbells: AtomicU64,
@@ -52,11 +52,11 @@ pub(crate) fn of_domain(slot: DomainSlot) -> Option<&'static Events> {
 /// Marks that a domain has something for dom0, and waits for it.
 pub(crate) fn notify(slot: DomainSlot) {
     URGENT.store(true, Ordering::Release);
-    notify_soon(slot);
+    notify_coalesced(slot);
 }
 
 /// Marks that a domain has something for dom0.
-pub(crate) fn notify_soon(slot: DomainSlot) {
+pub(crate) fn notify_coalesced(slot: DomainSlot) {
     mark(slot);
     wake();
 }
@@ -110,7 +110,7 @@ pub(crate) fn hold(until_ns: u64) {
     WAITING.store(true, Ordering::Release);
 }
 
-/// dom0 goes on.
+/// dom0 resumes.
 pub(crate) fn end_wait() {
     WAITING.store(false, Ordering::Release);
     URGENT.store(false, Ordering::Release);
@@ -139,10 +139,10 @@ pub(crate) fn interrupts(cpu: &cpu::Cpu, now_ns: u64) -> bool {
 
 /// When what is gathered is served.
 fn gathered_ns() -> u64 {
-    WAITS_SINCE.load(Ordering::Relaxed).saturating_add(GATHER_NS)
+    WAITS_SINCE.load(Ordering::Relaxed).saturating_add(COALESCE_NS)
 }
 
-/// When the boot CPU must look at dom0 again. While dom0 runs its last deadline
+/// When the boot CPU must poll dom0 again. While dom0 runs its last deadline
 /// means nothing: were it in the past, the timer would interrupt dom0 before each
 /// instruction.
 pub(crate) fn deadline(cpu: &cpu::Cpu) -> u64 {

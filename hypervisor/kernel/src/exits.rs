@@ -2,7 +2,7 @@
 
 use crate::domain;
 use crate::nested::Missing;
-use crate::vcpu::{Forwarded, Inner, SilentEoi, Vcpu};
+use crate::vcpu::{Forwarded, Inner, PvEoi, Vcpu};
 use crate::vendor::{Exit, Machine, MemoryFault, PortAccess};
 use crate::xstate::{self, Mask};
 use crate::{clock, events, machine_check, raw, speculation, string_io};
@@ -20,7 +20,7 @@ pub(crate) enum Next {
     Continue,
     /// dom0 must answer an access.
     Forward,
-    /// The guest cannot go on.
+    /// The guest cannot continue.
     Crash(&'static str),
 }
 
@@ -83,7 +83,7 @@ fn instruction(inner: &Inner, bytes: &mut [u8; decode::MAX_LENGTH]) -> usize {
     domain::with_slot(inner.domain, |domain| fetch(&domain.nested, &paging, linear, bytes)).unwrap_or(0)
 }
 
-/// Where the guest goes on after an intercepted instruction with these opcode
+/// Where the guest resumes after an intercepted instruction with these opcode
 /// bytes. None if the bytes in memory are others by now (another vCPU wrote them):
 /// the guest then runs those instead, and the caller must have no effect.
 fn after(inner: &Inner, opcode: &[u8]) -> Option<u64> {
@@ -235,7 +235,7 @@ fn ring(inner: &Inner, gpa: Gpa, width: u8) -> bool {
     let bell = domain::with_slot(inner.domain, |domain| domain.doorbell(gpa, width)).flatten();
     let (Some(bell), Some(causes)) = (bell, events::of_domain(inner.domain)) else { return false };
     causes.doorbells.fetch_or(1 << bell, core::sync::atomic::Ordering::Release);
-    events::notify_soon(inner.domain);
+    events::notify_coalesced(inner.domain);
     true
 }
 
@@ -302,7 +302,7 @@ fn read_register(inner: &Inner, register: Register) -> Option<u64> {
         Register::X2apic(offset) => inner.lapic.read_x2apic(offset, &inner.now()).ok()?,
         Register::TscAux => inner.tsc_aux,
         Register::KvmSystemTime | Register::KvmWallClock => 0,
-        Register::KvmPvEoi => inner.silent_eoi.value(),
+        Register::KvmPvEoi => inner.pv_eoi.value(),
         Register::SpecCtrl if speculation::plan().guest_control != 0 => inner.control,
         Register::SpecCtrl | Register::PredCmd => return None,
         Register::DeCfg => u64::from(speculation::plan().lfence) << 1,
@@ -376,7 +376,7 @@ fn write_register(vcpu: &Vcpu, inner: &mut Inner, register: Register, value: u64
         Register::KvmWallClock => wall_clock(inner, Gpa(value))?,
         Register::KvmPvEoi => {
             let is_ram = domain::with_slot(inner.domain, |domain| domain.nested.is_ram(Gpa(value & !3)));
-            inner.silent_eoi = SilentEoi::new(value).filter(|it| !it.is_on() || is_ram == Some(true))?;
+            inner.pv_eoi = PvEoi::new(value).filter(|it| !it.is_on() || is_ram == Some(true))?;
         }
     }
     Some(())

@@ -1,9 +1,9 @@
-//! Ring 0 when it fails: every CPU stops, the cause is said and kept, the machine
+//! Ring 0 when it fails: every CPU stops, the cause is logged and persisted, the machine
 //! restarts after a while.
 
 use crate::apic::Message;
 use crate::cpu::{self, Cpu};
-use crate::{apic, clock, kept, log_sink, power, raw, watchdog};
+use crate::{apic, clock, log_sink, persisted, power, raw, watchdog};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use hv_abi::MAX_RESTART_DELAY_MS;
@@ -11,7 +11,7 @@ use hv_abi::previous::Ended;
 
 /// How long a failed node stands still unless its owner sealed another time.
 const RESTART_DELAY_MS: u64 = 10_000;
-/// How long the other CPUs have to say where they stopped.
+/// How long the other CPUs have to report where they stopped.
 const STOP_NS: u64 = 20_000_000;
 
 /// From now on an NMI is the order to stop; read by `boot/switch.s`.
@@ -35,7 +35,7 @@ pub(crate) fn fail(ended: Ended, cause: fmt::Arguments<'_>) -> ! {
     let own = apic::id();
     match FAILED.compare_exchange(0, own + 1, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {}
-        // It failed again in failing: what was kept until then must do.
+        // It failed again in failing: what was persisted until then must do.
         Err(first) if first == own + 1 => power::reset(),
         Err(_) => raw::halt(),
     }
@@ -52,7 +52,7 @@ pub(crate) fn fail(ended: Ended, cause: fmt::Arguments<'_>) -> ! {
     let delay_ms = DELAY_MS.load(Ordering::Relaxed);
     say(format_args!("restart in {delay_ms} ms"));
     // SAFETY: the others were stopped.
-    unsafe { kept::write(ended, cause) };
+    unsafe { persisted::write(ended, cause) };
     let end = clock::now_ns().saturating_add(delay_ms * 1_000_000);
     while clock::now_ns() < end {
         watchdog::feed();

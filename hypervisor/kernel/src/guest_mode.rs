@@ -40,16 +40,16 @@ fn is_ready(inner: &mut Inner) -> bool {
 }
 
 /// Sets the bit that stands for an end of interrupt where it may be.
-fn offer_silent_eoi(inner: &mut Inner) {
-    if let Some(gpa) = inner.silent_eoi.place(&inner.lapic) {
+fn offer_pv_eoi(inner: &mut Inner) {
+    if let Some(gpa) = inner.pv_eoi.place(&inner.lapic) {
         let written = domain::with_slot(inner.domain, |domain| domain.nested.write(gpa, &[1]));
-        inner.silent_eoi.set_offered(written == Some(true));
+        inner.pv_eoi.set_offered(written == Some(true));
     }
 }
 
 /// Takes the bit back; a guest that cleared it has ended its interrupt.
-fn take_silent_eoi(inner: &mut Inner) {
-    let Some(gpa) = inner.silent_eoi.take() else { return };
+fn take_pv_eoi(inner: &mut Inner) {
+    let Some(gpa) = inner.pv_eoi.take() else { return };
     domain::with_slot(inner.domain, |domain| {
         let mut flags = [0];
         if !domain.nested.read(gpa, &mut flags) {
@@ -68,19 +68,19 @@ fn enter(inner: &mut Inner, cpu: &Cpu) -> Exit {
     let task_priority_class = inner.lapic.task_priority_class();
     let event = inner.next_event();
     let window = inner.nmi || inner.lapic.pending().is_some();
-    offer_silent_eoi(inner);
+    offer_pv_eoi(inner);
     speculation::before_guest(cpu, inner.domain, inner.control);
     watch::note(cpu, Doing::Away);
     let exit = inner.machine.run(cpu, &mut inner.registers, &Entry { event, window, task_priority_class });
     watch::note(cpu, Doing::Ring0);
-    take_silent_eoi(inner);
+    take_pv_eoi(inner);
     if let Some(vector) = inner.machine.untaken_interrupt() {
         inner.lapic.take_back(vector);
     }
     exit
 }
 
-/// Tells dom0 that a domain's vCPU waits for an answer.
+/// Notifies dom0 that a domain's vCPU waits for an answer.
 fn report_access(domain_slot: DomainSlot, index: u32) {
     if let Some(causes) = events::of_domain(domain_slot) {
         causes.exits.fetch_or(1 << index, Ordering::Release);
@@ -176,7 +176,7 @@ fn run_some(cpu: &'static Cpu, vcpu: &Vcpu, inner: &mut Inner, until: u64, loade
         }
         if !inner.ran {
             inner.ran = true;
-            domain::with_slot(inner.domain, |domain| domain.note_run(now));
+            domain::with_slot(inner.domain, |domain| domain.record_run(now));
         }
         let timer = inner.lapic.next_deadline_ns().unwrap_or(u64::MAX).min(until);
         crate::arm(cpu, timer, now);

@@ -10,7 +10,7 @@ use hv_abi::log_line::target_word;
 use hv_core::ring::Ring;
 use log::{Level, LevelFilter, Metadata, Record};
 
-/// Bytes of log that are kept.
+/// Bytes of log that are persisted.
 const LOG_BYTES: usize = 64 * 1024;
 /// First serial port.
 // SAFETY: legacy ports with that meaning on every PC.

@@ -49,7 +49,7 @@ pub(crate) fn enable() {
     unsafe { x86_64::registers::control::Cr4::write_raw(cr4) };
 }
 
-/// Logs and clears what the banks say; returns the worst of it.
+/// Logs and clears the banks; returns the worst of their errors.
 fn look(banks: u32, when: &str) -> Severity {
     let mut worst = Severity::Nothing;
     for bank in 0..banks {
@@ -92,11 +92,11 @@ fn fail() -> ! {
     failure::fail(Ended::MachineCheck, format_args!("machine check, see the log"))
 }
 
-/// Deals with a machine check that came while ring 3 or a guest ran: ends the guest whose
+/// Deals with a machine check that arrived while ring 3 or a guest ran: ends the guest whose
 /// memory is lost. The node restarts unless that is all. Returns whether what was
-/// interrupted may go on.
+/// interrupted may continue.
 pub(crate) fn contain() -> bool {
-    // SAFETY: a machine check came, so there are some.
+    // SAFETY: a machine check was raised, so there are some.
     let status = unsafe { raw::read_msr(msr::MCG_STATUS) };
     let worst = look(banks(), "now");
     match worst {
@@ -105,7 +105,7 @@ pub(crate) fn contain() -> bool {
             domain::crash(slot, "its memory is damaged");
         }
         Severity::Fatal => fail(),
-        // It was reported to all processors, and another one's banks say what it is.
+        // It was reported to all processors, and another one's banks describe it.
         Severity::Corrected | Severity::Nothing => {}
     }
     // SAFETY: the next machine check is no longer one within this one, which would reset
@@ -114,7 +114,7 @@ pub(crate) fn contain() -> bool {
     status & msr::MCG_STATUS_RIPV != 0
 }
 
-/// One that came while ring 0 ran, which cannot tell what of its own is lost.
+/// One that arrived while ring 0 ran, which cannot tell what of its own is lost.
 pub(crate) fn in_ring0() -> ! {
     look(banks(), "in ring 0");
     fail()

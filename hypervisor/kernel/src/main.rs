@@ -11,7 +11,7 @@
 //! * `apic`, `xstate`, `bring_up`, `smp`: making processors ready;
 //! * `vendor`, `svm`, `host`: entering a guest, each vendor's way;
 //! * `vcpu`, `run_queue`, `domain`, `exits`, `guest_mode`: guests, from state to running;
-//! * `failure`, `kept`, `watchdog`: what follows when this program fails or hangs;
+//! * `failure`, `persisted`, `watchdog`: what follows when this program fails or hangs;
 //! * `events`, `address_space`, `elf`, `dom0`, `syscall`, `ring3`: dom0, from what it waits
 //!   for to running it; `store`, `pci`, `power`: what else it may ask.
 //!
@@ -34,12 +34,12 @@ mod failure;
 mod frame;
 mod guest_mode;
 mod host;
-mod kept;
 mod log_sink;
 mod machine_check;
 mod memory;
 mod nested;
 mod pci;
+mod persisted;
 mod power;
 mod random;
 mod raw;
@@ -105,7 +105,7 @@ extern "C" fn rust_boot(params: u64) -> ! {
     let payload = find_payload();
     let end = PAYLOAD_ADDRESS + payload.len() as u64;
     memory::init(&params, PAYLOAD_ADDRESS..end);
-    kept::find();
+    persisted::find();
     if let Some(feature) = bring_up::missing_feature() {
         panic!("this processor lacks {feature}; guests cannot run here");
     }
@@ -239,7 +239,7 @@ extern "C" fn rust_exception(frame: &[u64; 7]) -> ! {
     if !has_block() {
         panic!("exception {vector} at {rip:#x}: the emulated processor lost its state");
     }
-    // The words on the stack tell who was interrupted.
+    // The words on the stack tell what was interrupted.
     let mut words = [[0; 8]; 16];
     let readable = words.iter_mut().zip(0..).all(|(word, index)| {
         memory::physical(rsp.wrapping_add(index * 8)).is_some_and(|place| memory::read(place, word))

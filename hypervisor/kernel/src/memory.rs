@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use heapless::Vec;
 use hv_core::boot_params::{BootParams, E820_USABLE};
 use hv_core::frames::{Frames, bitmap_words, chunks_for};
-use hv_core::kept::AREA_BYTES;
+use hv_core::persisted::AREA_BYTES;
 use hv_x86::page::{ADDRESS, LARGE, NO_EXECUTE, PRESENT, WRITABLE, index};
 use hv_x86::{HUGE_PAGE_SIZE, Hpa, LARGE_PAGE_SIZE, PAGE_SIZE, to_usize};
 use spin::Once;
@@ -15,8 +15,8 @@ use spin::Once;
 pub(crate) const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
 /// Where the stub put the first page tables; see `boot/stub.s`.
 pub(crate) const BOOT_TABLES: Hpa = Hpa(0xff_0000);
-/// What outlives a reset: below the first page tables, above where an image may reach.
-pub(crate) const KEPT: Hpa = Hpa(BOOT_TABLES.0 - (AREA_BYTES as u64).next_multiple_of(PAGE_SIZE));
+/// The persisted record: below the first page tables, above where an image may reach.
+pub(crate) const PERSISTED: Hpa = Hpa(BOOT_TABLES.0 - (AREA_BYTES as u64).next_multiple_of(PAGE_SIZE));
 /// Where the stub put this program.
 pub(crate) const PLACE: u64 = 0x100_0000;
 /// Where this program runs.
@@ -289,10 +289,10 @@ pub(crate) fn init(params: &BootParams<'_>, image: Range<u64>) {
     let bitmap = unsafe { early_slice::<u64>(&mut next, bitmap_words(chunks)) };
     let mut frames = Frames::new(free, bitmap);
     // Below 1 MiB are firmware data and the trampoline; then comes the image,
-    // what outlives a reset, the first page tables, this program and the tables just made.
-    let kept = [0..0x10_0000, image, KEPT.0..next];
+    // the persisted record, the first page tables, this program and the tables just made.
+    let reserved = [0..0x10_0000, image, PERSISTED.0..next];
     for range in ranges() {
-        add_except(&mut frames, range.0..range.1, &kept);
+        add_except(&mut frames, range.0..range.1, &reserved);
     }
     let in_use = usable - frames.available_bytes();
     *FRAMES.lock() = Some(frames);
@@ -303,14 +303,14 @@ pub(crate) fn init(params: &BootParams<'_>, image: Range<u64>) {
     }
 }
 
-fn add_except(frames: &mut Frames<'_>, range: Range<u64>, kept: &[Range<u64>; 3]) {
+fn add_except(frames: &mut Frames<'_>, range: Range<u64>, reserved: &[Range<u64>; 3]) {
     let mut start = range.start;
-    for keep in kept {
-        if keep.start > start && keep.start < range.end {
-            frames.add(start, keep.start);
+    for hole in reserved {
+        if hole.start > start && hole.start < range.end {
+            frames.add(start, hole.start);
         }
-        if keep.end > start && keep.start < range.end {
-            start = keep.end;
+        if hole.end > start && hole.start < range.end {
+            start = hole.end;
         }
     }
     if start < range.end {

@@ -2,7 +2,7 @@
 
 use crate::cpu::{self, VECTOR_STOP};
 use crate::raw::{self, Ports};
-use crate::{apic, kept};
+use crate::{apic, persisted};
 use hv_abi::previous::Ended;
 use hv_core::acpi::SoftOff;
 use spin::Once;
@@ -35,7 +35,7 @@ pub(crate) fn off(power: bool) -> ! {
     }
     if !power {
         // SAFETY: dom0 asks for it, on the first CPU.
-        unsafe { kept::write(Ended::Ordered, format_args!("an operator asked for a restart")) };
+        unsafe { persisted::write(Ended::Ordered, format_args!("an operator asked for a restart")) };
     }
     reset()
 }

@@ -150,7 +150,7 @@ fn deliver_domain(
 fn exception(dom0: &mut Dom0) {
     let registers = &dom0.registers;
     if registers.vector == 18 {
-        // Not worth telling apart whether it could go on: the next one can.
+        // Not worth telling apart whether it could continue: the next one can.
         machine_check::contain();
         dom0.restart("of a machine check");
         return;

@@ -1,4 +1,4 @@
-//! The run queue of all vCPUs, and making a CPU look at it.
+//! The run queue of all vCPUs, and making a CPU reschedule.
 
 use crate::watch::Mutex;
 use crate::{apic, cpu};
@@ -9,7 +9,7 @@ use hv_core::scheduler::{Scheduler, State};
 pub(crate) static SCHEDULER: Mutex<Scheduler<MAX_VCPUS>> = Mutex::new(Scheduler::new());
 
 /// Makes a CPU look for what to run. This one does so when its vCPU next exits or,
-/// as it does now, is about to go on: the vCPU may spin until the other has run.
+/// as it does now, is about to resume: the vCPU may spin until the other has run.
 pub(crate) fn reschedule(cpu: Option<u32>) {
     let Some(cpu) = cpu else { return };
     let own = cpu::current();
@@ -20,7 +20,7 @@ pub(crate) fn reschedule(cpu: Option<u32>) {
     }
 }
 
-/// Makes a vCPU look at its requests.
+/// Makes a vCPU check its requests.
 pub(crate) fn kick(vcpu_slot: usize) {
     let mut scheduler = SCHEDULER.lock();
     match scheduler.state(vcpu_slot) {

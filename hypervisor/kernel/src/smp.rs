@@ -67,7 +67,7 @@ pub(crate) fn start_all(rsdp: u64) {
         };
         write_low(stack, &stack_top.to_le_bytes());
         if !start_one(identifier, before) {
-            // Should it come yet, it finds neither tables nor a way to them.
+            // Should it still arrive, it finds neither tables nor a path to them.
             apic::send(identifier, Message::Init);
             missing += 1;
         }

@@ -65,7 +65,7 @@ pub(crate) struct Svm {
     tag: Tag,
     /// An event whose delivery an exit interrupted.
     interrupted: u64,
-    /// The external interrupt that the guest is to take when it goes on.
+    /// The external interrupt that the guest is to take when it resumes.
     given: Option<u8>,
 }
 
@@ -148,7 +148,7 @@ fn init_control(vmcb: &mut Vmcb, root: Table, tsc_offset: u64) {
 }
 
 impl Svm {
-    /// Chooses what the guest finds when it goes on (APM 15.20, 15.21).
+    /// Chooses what the guest finds when it resumes (APM 15.20, 15.21).
     fn prepare(&mut self, entry: &Entry) {
         let interrupted = core::mem::take(&mut self.interrupted);
         let control = &mut self.vmcb.control;

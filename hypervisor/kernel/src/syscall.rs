@@ -3,8 +3,8 @@
 use crate::address_space::{self, copy_in, copy_out};
 use crate::dom0::{self, Dom0};
 use crate::{
-    clock, cpu, domain, events, failure, kept, log_sink, memory, pci, power, run_queue, smp, store, vcpu,
-    watchdog,
+    clock, cpu, domain, events, failure, log_sink, memory, pci, persisted, power, run_queue, smp, store,
+    vcpu, watchdog,
 };
 use hv_abi::call::{Call, Error};
 use hv_abi::domain::{DomainSpec, NodeInfo, VcpuState};
@@ -18,7 +18,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 /// What follows a call.
 pub(crate) enum After {
-    /// dom0 goes on.
+    /// dom0 resumes.
     Continue,
     /// dom0 gave up.
     Restart,
@@ -135,7 +135,7 @@ fn dispatch_machine(dom0: &mut Dom0, call: Call, [a, b, c, d]: [u64; 4]) -> Resu
             let target = buffer.get_mut(..to_usize(c.min(1024))).ok_or(Error::Argument)?;
             let (count, next) = match d {
                 LOG_NOW => log_sink::read(a, target),
-                _ => kept::read(d, a, target),
+                _ => persisted::read(d, a, target),
             };
             copy_out(b, target.get(..count).unwrap_or(&[]))?;
             return Ok((count as u64, next));
@@ -171,7 +171,7 @@ fn node_info() -> NodeInfo {
         watchdogs: watchdog::watchdogs(),
         log_errors,
         log_warnings,
-        previous_end: kept::previous_end().map_or(0, |ended| ended as u32),
+        previous_end: persisted::previous_end().map_or(0, |ended| ended as u32),
         ..NodeInfo::default()
     };
     // Everything that is neither free nor dom0's nor a guest's, nor promised to them, is

@@ -1,7 +1,7 @@
 //! Virtual processors: their state, and what others may ask of them.
 
 mod forwarded;
-mod silent_eoi;
+mod pv_eoi;
 
 use crate::frame::FrameBox;
 use crate::host::Host;
@@ -19,7 +19,7 @@ use hv_core::lapic::{Address, Lapic, Now};
 use hv_x86::Exception;
 
 pub(crate) use forwarded::{Forwarded, complete, waiting_event};
-pub(crate) use silent_eoi::SilentEoi;
+pub(crate) use pv_eoi::PvEoi;
 
 static VCPUS: [Vcpu; MAX_VCPUS] = [const { Vcpu::new() }; MAX_VCPUS];
 
@@ -45,7 +45,7 @@ pub(crate) struct Inner {
     pub(crate) machine: Host,
     pub(crate) registers: Registers,
     pub(crate) lapic: Lapic,
-    pub(crate) silent_eoi: SilentEoi,
+    pub(crate) pv_eoi: PvEoi,
     pub(crate) xcr0: Mask,
     pub(crate) tsc_aux: u64,
     /// SPEC_CTRL while the guest runs.
@@ -121,7 +121,7 @@ impl Vcpu {
         self.startup.store(vector.saturating_add(1), Ordering::Release);
     }
 
-    /// Tells it to leave its CPU and stay away.
+    /// Orders it to leave its CPU and stay away.
     pub(crate) fn request_stop(&self, stop: bool) {
         self.stop.store(stop, Ordering::Release);
     }
@@ -187,7 +187,7 @@ pub(crate) fn create(
         machine,
         registers: Registers::ZERO,
         lapic,
-        silent_eoi: SilentEoi::OFF,
+        pv_eoi: PvEoi::OFF,
         xcr0: Mask::INITIAL,
         tsc_aux: 0,
         control: 0,
@@ -256,7 +256,7 @@ impl Inner {
         vcpu.answered.store(false, Ordering::Relaxed);
         if vcpu.init.swap(false, Ordering::Acquire) {
             self.lapic.init();
-            self.silent_eoi = SilentEoi::OFF;
+            self.pv_eoi = PvEoi::OFF;
             vcpu.set_address(self.lapic.address());
             self.machine.real_mode(0);
             self.registers = Registers::ZERO;
@@ -287,7 +287,7 @@ impl Inner {
         self.debug = raw::read_debug();
     }
 
-    /// What the guest finds when it goes on: an event that was interrupted, an
+    /// What the guest finds when it resumes: an event that was interrupted, an
     /// exception, an NMI or an interrupt, in this order.
     pub(crate) fn next_event(&mut self) -> Event {
         if self.machine.has_interrupted_event() {

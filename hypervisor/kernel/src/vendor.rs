@@ -46,7 +46,7 @@ pub(crate) enum Exit {
     Exception(Exception),
     /// The guest faulted in handling its faults.
     TripleFault,
-    /// The guest cannot go on, and why.
+    /// The guest cannot continue, and why.
     Fatal(&'static str),
     /// A code that was never asked for.
     Unexpected(u64),
@@ -63,7 +63,7 @@ pub(crate) struct PortAccess {
     pub(crate) input: bool,
     /// INS or OUTS.
     pub(crate) string: bool,
-    /// Where the guest goes on.
+    /// Where the guest resumes.
     pub(crate) next_rip: u64,
 }
 
@@ -79,7 +79,7 @@ pub(crate) struct MemoryFault {
     pub(crate) write: bool,
 }
 
-/// What a guest finds when it goes on.
+/// What a guest finds when it resumes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     /// Nothing.
@@ -150,7 +150,7 @@ pub(crate) trait Machine: Sized {
     fn next_rip(&self) -> Option<u64>;
     /// Instruction pointer.
     fn rip(&self) -> u64;
-    /// Goes on at `rip`, one instruction further.
+    /// Resumes at `rip`, one instruction further.
     fn go_to(&mut self, rip: u64);
     /// The linear address of the instruction.
     fn linear_rip(&self) -> u64;
@@ -160,7 +160,7 @@ pub(crate) trait Machine: Sized {
     fn flags(&self) -> u64;
     /// Where a segment begins: what 64-bit mode goes by.
     fn segment_base(&self, segment: Segment) -> u64;
-    /// Changes what a page fault says of its address.
+    /// Changes the address of a page fault.
     fn set_fault_address(&mut self, linear: u64);
     /// What chooses the guest's own paging.
     fn paging(&self) -> Paging;

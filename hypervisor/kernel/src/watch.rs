@@ -1,5 +1,5 @@
-//! Watches over the processors: the first two look at all others, and who waits for a lock
-//! looks meanwhile. A processor that hangs ends this run of the node.
+//! Watches over the processors: the first two check all others, and a processor that waits for a lock
+//! checks meanwhile. A processor that hangs ends this run of the node.
 
 use crate::clock;
 use crate::cpu::{self, Cpu, MAX_CPUS};
@@ -14,7 +14,7 @@ pub(crate) type Mutex<T> = spin::mutex::Mutex<T, Watchful>;
 /// One that is held.
 pub(crate) type Guard<'a, T> = spin::mutex::MutexGuard<'a, T, Watchful>;
 
-/// Looks at the others while it waits.
+/// Checks the others while it waits.
 pub(crate) struct Watchful;
 
 impl RelaxStrategy for Watchful {
@@ -24,7 +24,7 @@ impl RelaxStrategy for Watchful {
         core::hint::spin_loop();
         // Before there is another processor there is nothing to wait for.
         if cpu::count() > 1 {
-            look_at_others(cpu::current(), clock::now_ns());
+            check_others(cpu::current(), clock::now_ns());
         }
     }
 }
@@ -56,7 +56,7 @@ pub(crate) fn note(cpu: &Cpu, doing: Doing) {
     cpu.progress.store(hv_core::watch::step(progress, doing), Ordering::Relaxed);
 }
 
-/// A processor begins to run: the second one looks at the first.
+/// A processor begins to run: the second one watches the first.
 pub(crate) fn begin(cpu: &Cpu) {
     let _ = SECOND.compare_exchange(0, cpu.number, Ordering::Relaxed, Ordering::Relaxed);
 }
@@ -74,8 +74,8 @@ pub(crate) fn next_ns(cpu: &Cpu) -> u64 {
     if place(cpu).is_some() { cpu.look_ns.load(Ordering::Relaxed) } else { u64::MAX }
 }
 
-/// Looks at the others; false when it is not time to.
-pub(crate) fn look_at_others(cpu: &Cpu, now_ns: u64) -> bool {
+/// Checks the others; false when it is not time to.
+pub(crate) fn check_others(cpu: &Cpu, now_ns: u64) -> bool {
     if now_ns < next_ns(cpu) {
         return false;
     }

@@ -1,16 +1,16 @@
-//! The chipset's watchdog, where there is one, looks at the first processor, which looks
-//! with the second one at all others; and keeps the log for the case that this run is cut off.
+//! The chipset's watchdog, where there is one, watches the first processor, which watches
+//! with the second one at all others; and persists the log in case this run is cut off.
 
 mod chipset;
 
 use crate::cpu::Cpu;
-use crate::{kept, log_sink, watch};
+use crate::{log_sink, persisted, watch};
 use core::sync::atomic::{AtomicU64, Ordering};
 use hv_abi::domain::WATCHDOG_PROCESSOR;
 use hv_abi::previous::Ended;
 
-/// Bytes of log that are kept.
-static KEPT: AtomicU64 = AtomicU64::new(0);
+/// Bytes of log that are persisted.
+static PERSISTED_BYTES: AtomicU64 = AtomicU64::new(0);
 
 /// Sets the chipset's watchdog up.
 pub(crate) fn init() {
@@ -22,23 +22,23 @@ pub(crate) fn watchdogs() -> u32 {
     chipset::kind() | if watch::has_second() { WATCHDOG_PROCESSOR } else { 0 }
 }
 
-/// The chipset goes on waiting.
+/// The chipset continues to wait waiting.
 pub(crate) fn feed() {
     chipset::feed();
 }
 
-/// Looks at the others if it is time to; the first processor then also feeds the chipset's
-/// watchdog and keeps the log.
+/// Checks the others if it is time to; the first processor then also feeds the chipset's
+/// watchdog and persists the log.
 pub(crate) fn look(cpu: &Cpu, now_ns: u64) {
-    if !watch::look_at_others(cpu, now_ns) || cpu.number != 0 {
+    if !watch::check_others(cpu, now_ns) || cpu.number != 0 {
         return;
     }
     feed();
     let written = log_sink::written();
-    if written != KEPT.swap(written, Ordering::Relaxed) {
+    if written != PERSISTED_BYTES.swap(written, Ordering::Relaxed) {
         // SAFETY: this is the first CPU.
         unsafe {
-            kept::write(Ended::Cut, format_args!("cut off from outside, or by the chipset's watchdog"))
+            persisted::write(Ended::Cut, format_args!("cut off from outside, or by the chipset's watchdog"))
         };
     }
 }

@@ -36,8 +36,6 @@ pub const TMR: u32 = 0x180;
 pub const IRR: u32 = 0x200;
 /// Error status.
 pub const ESR: u32 = 0x280;
-/// Corrected machine check local vector.
-pub const LVT_CMCI: u32 = 0x2f0;
 /// Interrupt command, low half (the whole in x2APIC mode).
 pub const ICR_LOW: u32 = 0x300;
 /// Interrupt command, high half.
@@ -86,8 +84,6 @@ pub const DELIVERY_INIT: u32 = 5;
 pub const DELIVERY_STARTUP: u32 = 6;
 /// ICR: assert level.
 pub const ICR_ASSERT: u32 = 1 << 14;
-/// ICR: level triggered.
-pub const ICR_LEVEL: u32 = 1 << 15;
 /// ICR: delivery is pending (memory mode).
 pub const ICR_PENDING: u32 = 1 << 12;
 /// ICR and MSI: logical destination mode.

@@ -20,10 +20,6 @@ pub struct Leaf {
 pub const F1_ECX_MONITOR: u32 = 1 << 3;
 /// Leaf 1 ECX: VMX.
 pub const F1_ECX_VMX: u32 = 1 << 5;
-/// Leaf 1 ECX: safer mode extensions.
-pub const F1_ECX_SMX: u32 = 1 << 6;
-/// Leaf 1 ECX: perfmon and debug capability.
-pub const F1_ECX_PDCM: u32 = 1 << 15;
 /// Leaf 1 ECX: process-context identifiers.
 pub const F1_ECX_PCID: u32 = 1 << 17;
 /// Leaf 1 ECX: x2APIC.
@@ -40,18 +36,10 @@ pub const F1_ECX_HYPERVISOR: u32 = 1 << 31;
 pub const F1_EDX_MCE: u32 = 1 << 7;
 /// Leaf 1 EDX: local APIC.
 pub const F1_EDX_APIC: u32 = 1 << 9;
-/// Leaf 1 EDX: memory-type range registers.
-pub const F1_EDX_MTRR: u32 = 1 << 12;
 /// Leaf 1 EDX: machine-check architecture.
 pub const F1_EDX_MCA: u32 = 1 << 14;
-/// Leaf 1 EDX: debug store.
-pub const F1_EDX_DS: u32 = 1 << 21;
-/// Leaf 1 EDX: thermal control MSRs.
-pub const F1_EDX_ACPI: u32 = 1 << 22;
 /// Leaf 1 EDX: several logical processors in the package.
 pub const F1_EDX_HTT: u32 = 1 << 28;
-/// Leaf 1 EDX: thermal monitor.
-pub const F1_EDX_TM: u32 = 1 << 29;
 /// Leaf 0x8000_0001 ECX: SVM.
 pub const E1_ECX_SVM: u32 = 1 << 2;
 /// Leaf 0x8000_0001 EDX: 1 GiB pages.
@@ -80,5 +68,3 @@ pub const KVM_FEATURE_NOP_IO_DELAY: u32 = 1 << 1;
 pub const KVM_FEATURE_PV_EOI: u32 = 1 << 6;
 /// KVM feature: the clock is the same on all vCPUs.
 pub const KVM_FEATURE_CLOCKSOURCE_STABLE: u32 = 1 << 24;
-/// KVM hint: vCPUs are never preempted for long. Never offered.
-pub const KVM_HINT_REALTIME: u32 = 1 << 0;

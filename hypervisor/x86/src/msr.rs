@@ -7,8 +7,6 @@
 pub const TSC: u32 = 0x10;
 /// Local APIC base and enable.
 pub const APIC_BASE: u32 = 0x1b;
-/// TSC adjustment.
-pub const TSC_ADJUST: u32 = 0x3b;
 /// Microcode update signature (patch level on AMD).
 pub const BIOS_SIGN_ID: u32 = 0x8b;
 /// Speculation control.
@@ -29,7 +27,7 @@ pub const MCG_CAP: u32 = 0x179;
 pub const MCG_STATUS: u32 = 0x17a;
 /// MCG_CAP: there is an MCG_CTL.
 pub const MCG_CAP_CTL: u64 = 1 << 8;
-/// MCG_STATUS: what was interrupted can go on.
+/// MCG_STATUS: what was interrupted can continue.
 pub const MCG_STATUS_RIPV: u64 = 1 << 0;
 /// Which banks report.
 pub const MCG_CTL: u32 = 0x17b;
@@ -37,8 +35,6 @@ pub const MCG_CTL: u32 = 0x17b;
 pub const MC0_CTL: u32 = 0x400;
 /// Miscellaneous enables.
 pub const MISC_ENABLE: u32 = 0x1a0;
-/// First variable MTRR base.
-pub const MTRR_PHYS_BASE0: u32 = 0x200;
 /// Page attribute table.
 pub const PAT: u32 = 0x277;
 /// Default MTRR type.
@@ -49,8 +45,6 @@ pub const TSC_DEADLINE: u32 = 0x6e0;
 pub const X2APIC_FIRST: u32 = 0x800;
 /// Last x2APIC register.
 pub const X2APIC_LAST: u32 = 0x8ff;
-/// Extended supervisor-state components.
-pub const XSS: u32 = 0xda0;
 /// Extended feature enables.
 pub const EFER: u32 = 0xc000_0080;
 /// SYSCALL segments.

@@ -12,10 +12,6 @@ pub const USER: u64 = 1 << 2;
 pub const WRITE_THROUGH: u64 = 1 << 3;
 /// Caching is disabled.
 pub const CACHE_DISABLE: u64 = 1 << 4;
-/// The processor has used the entry.
-pub const ACCESSED: u64 = 1 << 5;
-/// The processor has written through the entry.
-pub const DIRTY: u64 = 1 << 6;
 /// In a directory or directory pointer: this entry maps a page itself.
 pub const LARGE: u64 = 1 << 7;
 /// Instruction fetches are refused.

@@ -23,10 +23,6 @@ pub const CR4_PSE: u64 = 1 << 4;
 pub const CR4_PAE: u64 = 1 << 5;
 /// CR4: machine-check enable.
 pub const CR4_MCE: u64 = 1 << 6;
-/// CR4: FXSAVE and SSE.
-pub const CR4_OSFXSR: u64 = 1 << 9;
-/// CR4: unmasked SSE exceptions.
-pub const CR4_OSXMMEXCPT: u64 = 1 << 10;
 /// CR4: ring 3 may not read descriptor-table registers.
 pub const CR4_UMIP: u64 = 1 << 11;
 /// CR4: 57-bit linear addresses.
@@ -48,8 +44,6 @@ pub const RFLAGS_IF: u64 = 1 << 9;
 pub const RFLAGS_DF: u64 = 1 << 10;
 /// RFLAGS: alignment check; ring 0 may touch user pages.
 pub const RFLAGS_AC: u64 = 1 << 18;
-/// RFLAGS: virtual-8086 mode.
-pub const RFLAGS_VM: u64 = 1 << 17;
 
 /// EFER: SYSCALL enable.
 pub const EFER_SCE: u64 = 1 << 0;
@@ -61,12 +55,6 @@ pub const EFER_LMA: u64 = 1 << 10;
 pub const EFER_NXE: u64 = 1 << 11;
 /// EFER: SVM enable.
 pub const EFER_SVME: u64 = 1 << 12;
-/// EFER: long mode segment limit enable.
-pub const EFER_LMSLE: u64 = 1 << 13;
-/// EFER: fast FXSAVE/FXRSTOR.
-pub const EFER_FFXSR: u64 = 1 << 14;
-/// EFER: translation cache extension.
-pub const EFER_TCE: u64 = 1 << 15;
 
 /// EFER: automatic IBRS.
 pub const EFER_AIBRSE: u64 = 1 << 21;

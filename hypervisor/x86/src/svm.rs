@@ -354,8 +354,6 @@ pub const NPF_TABLE_WALK: u64 = 1 << 33;
 pub const IOIO_IN: u64 = 1 << 0;
 /// IOIO information: a string instruction.
 pub const IOIO_STRING: u64 = 1 << 2;
-/// IOIO information: with a REP prefix.
-pub const IOIO_REP: u64 = 1 << 3;
 
 #[cfg(test)]
 mod tests {

@@ -164,10 +164,10 @@ impl<M: Mmio> Function<M> {
     }
 
     /// Resets the device and negotiates (3.1.1, steps 1 to 6): `choose` is given what is
-    /// offered and says what is used of it. Returns what is used.
+    /// offered and reports what is used of it. Returns what is used.
     ///
     /// # Errors
-    /// [`FunctionError`]; tell [`Self::fail`] then.
+    /// [`FunctionError`]; call [`Self::fail`] then.
     pub fn negotiate(&self, choose: impl FnOnce(u64) -> u64) -> Result<u64, FunctionError> {
         let common = &self.locations.common;
         let window = self.bar(common).map_or(0, Mmio::length);
@@ -202,7 +202,7 @@ impl<M: Mmio> Function<M> {
         }
     }
 
-    /// Which interrupt tells of changes of the device's configuration, if any does.
+    /// Which interrupt reports changes of the device's configuration, if any does.
     pub fn set_config_vector(&self, vector: Option<u16>) {
         self.write_u16(register::CONFIG_VECTOR, vector.unwrap_or(NO_VECTOR));
     }
@@ -210,7 +210,7 @@ impl<M: Mmio> Function<M> {
     /// Gives a queue to the device (4.1.5.1.3).
     ///
     /// # Errors
-    /// [`FunctionError`]; tell [`Self::fail`] then.
+    /// [`FunctionError`]; call [`Self::fail`] then.
     pub fn enable(&self, queue: &Queue) -> Result<Doorbell, FunctionError> {
         self.write_u16(register::QUEUE_SELECT, queue.number);
         if self.read_u16(register::QUEUE_SIZE) < queue.entries {
@@ -259,7 +259,7 @@ impl<M: Mmio> Function<M> {
         self.status() & STATUS_NEEDS_RESET != 0
     }
 
-    /// Tells the device of buffers in a queue.
+    /// Notifies the device of buffers in a queue.
     pub fn notify(&self, doorbell: Doorbell, queue: u16) {
         if let Some(bar) = self.bars.get(usize::from(doorbell.bar)).and_then(Option::as_ref) {
             bar.write_u16(doorbell.offset, queue);

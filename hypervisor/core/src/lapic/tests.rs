@@ -140,20 +140,20 @@ fn no_register_write_panics() {
 #[test]
 fn an_end_is_unseen_only_when_nothing_waits_for_it() {
     let mut lapic = enabled(0);
-    assert!(!lapic.may_end_unseen(), "nothing is in service");
+    assert!(!lapic.may_offer_pv_eoi(), "nothing is in service");
     lapic.request(0x41);
     lapic.accept(0x41);
-    assert!(lapic.may_end_unseen());
-    // Of any priority: a lower one can only go on after the end.
+    assert!(lapic.may_offer_pv_eoi());
+    // Of any priority: a lower one can only resume after the end.
     lapic.request(0x31);
-    assert!(!lapic.may_end_unseen());
+    assert!(!lapic.may_offer_pv_eoi());
     lapic.end_of_interrupt();
     assert_eq!(lapic.pending(), Some(0x31));
     lapic.accept(0x31);
     lapic.request(0x61);
     lapic.accept(0x61);
     lapic.end_of_interrupt();
-    assert!(lapic.may_end_unseen(), "0x31 is still in service");
+    assert!(lapic.may_offer_pv_eoi(), "0x31 is still in service");
     lapic.end_of_interrupt();
-    assert!(!lapic.may_end_unseen());
+    assert!(!lapic.may_offer_pv_eoi());
 }

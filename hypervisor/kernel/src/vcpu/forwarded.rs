@@ -26,7 +26,7 @@ pub(crate) struct Forwarded {
     pub(crate) instruction: Option<Access>,
     /// For a string of ports' elements: the instruction.
     pub(crate) string: Option<StringIo>,
-    /// Where the guest goes on.
+    /// Where the guest resumes.
     pub(crate) next_rip: u64,
     /// dom0's answer.
     pub(crate) answer: Option<u64>,

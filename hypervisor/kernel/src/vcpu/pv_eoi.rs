@@ -1,7 +1,7 @@
 //! The end of an interrupt without an exit: KVM's paravirtual EOI.
 //!
 //! While no other interrupt waits for the end of the one in service, a bit in the
-//! guest's memory says so; the guest clears it instead of writing the register.
+//! guest's memory is set; the guest clears it instead of writing the register.
 //! Spec: Linux, Documentation/virt/kvm/x86/msr.rst, MSR_KVM_PV_EOI_EN.
 
 use hv_core::lapic::Lapic;
@@ -9,14 +9,14 @@ use hv_x86::Gpa;
 
 /// One vCPU's bit.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct SilentEoi {
-    /// The register: where, and in bit 0 whether.
+pub(crate) struct PvEoi {
+    /// The register: the address, and in bit 0 the enable bit.
     value: u64,
     /// The bit is set in the guest's memory.
     offered: bool,
 }
 
-impl SilentEoi {
+impl PvEoi {
     /// Not in use.
     pub(crate) const OFF: Self = Self { value: 0, offered: false };
 
@@ -37,7 +37,7 @@ impl SilentEoi {
 
     /// Where the bit may be set before guest mode.
     pub(crate) fn place(&self, lapic: &Lapic) -> Option<Gpa> {
-        (self.is_on() && lapic.may_end_unseen()).then_some(self.gpa())
+        (self.is_on() && lapic.may_offer_pv_eoi()).then_some(self.gpa())
     }
 
     /// Remembers whether it was.
@@ -45,7 +45,7 @@ impl SilentEoi {
         self.offered = offered;
     }
 
-    /// Where the bit must be looked at after guest mode, if it was set.
+    /// Where the bit must be read after guest mode, if it was set.
     pub(crate) const fn take(&mut self) -> Option<Gpa> {
         if core::mem::replace(&mut self.offered, false) { Some(self.gpa()) } else { None }
     }

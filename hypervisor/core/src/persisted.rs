@@ -1,6 +1,6 @@
-//! What lies in memory over a warm reset: how a run ended, why, and the end of its log.
+//! What persists in memory across a warm reset: how a run ended, why, and the end of its log.
 //!
-//! The next start finds it at a fixed place. Nothing says who wrote it: firmware clears
+//! The next start finds it at a fixed place. Nothing tells whose it is: firmware clears
 //! or uses memory, and so may whatever ran in between. So it is untrusted input: magic,
 //! lengths and checksum must fit, and only printable bytes of it are ever shown.
 
@@ -20,7 +20,7 @@ const LOG_START: usize = CAUSE_START + CAUSE_BYTES;
 
 /// A record that was found whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kept {
+pub struct PersistedRun {
     /// How that run ended.
     pub ended: Ended,
     /// Bytes of the cause.
@@ -29,7 +29,7 @@ pub struct Kept {
     pub log_bytes: usize,
 }
 
-impl Kept {
+impl PersistedRun {
     /// The cause in the area that it was found in.
     #[must_use]
     pub fn cause<'a>(&self, area: &'a [u8; AREA_BYTES]) -> &'a [u8] {
@@ -87,9 +87,9 @@ fn word(area: &[u8; AREA_BYTES], at: usize) -> Option<u32> {
     area.get(at..).and_then(|rest| rest.first_chunk()).map(|bytes| u32::from_le_bytes(*bytes))
 }
 
-/// Looks at what lies there; None unless all of it fits together. What is not printable in
+/// Parses the record; `None` unless all of it is consistent. What is not printable in
 /// it becomes a dot.
-pub fn read(area: &mut [u8; AREA_BYTES]) -> Option<Kept> {
+pub fn read(area: &mut [u8; AREA_BYTES]) -> Option<PersistedRun> {
     let cause_bytes = usize::try_from(word(area, 12)?).ok().filter(|length| *length <= CAUSE_BYTES)?;
     let log_bytes = usize::try_from(word(area, 16)?).ok().filter(|length| *length <= LOG_BYTES)?;
     let ended = Ended::from_number(word(area, 8)?)?;
@@ -105,7 +105,7 @@ pub fn read(area: &mut [u8; AREA_BYTES]) -> Option<Kept> {
             _ => *byte = b'.',
         }
     }
-    Some(Kept { ended, cause_bytes, log_bytes })
+    Some(PersistedRun { ended, cause_bytes, log_bytes })
 }
 
 #[cfg(test)]
@@ -125,29 +125,29 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_found() {
+    fn persisted_record_is_read_back() {
         let mut area = area(b"panicked at x.rs:7", b"[ 1] a\n[ 2] b\n");
         assert_eq!(area[..8], *b"REDKEPT1");
         assert_eq!(area[8..24], [3, 0, 0, 0, 18, 0, 0, 0, 14, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(area[24..32], [0x91, 0x7e, 0x6a, 0xc7, 0xbb, 0x1d, 0x97, 0x7e]);
-        let kept = read(&mut area).unwrap();
-        assert_eq!((kept.ended, kept.cause(&area)), (Ended::Failed, &b"panicked at x.rs:7"[..]));
-        assert_eq!(kept.log(&area), b"[ 1] a\n[ 2] b\n");
+        let persisted = read(&mut area).unwrap();
+        assert_eq!((persisted.ended, persisted.cause(&area)), (Ended::Failed, &b"panicked at x.rs:7"[..]));
+        assert_eq!(persisted.log(&area), b"[ 1] a\n[ 2] b\n");
     }
 
     #[test]
     fn a_cause_that_is_too_long_is_cut() {
         let mut area = area(&[b'c'; CAUSE_BYTES + 9], &[b'l'; LOG_BYTES]);
-        let kept = read(&mut area).unwrap();
-        assert_eq!((kept.cause(&area).len(), kept.log(&area).len()), (CAUSE_BYTES, LOG_BYTES));
+        let persisted = read(&mut area).unwrap();
+        assert_eq!((persisted.cause(&area).len(), persisted.log(&area).len()), (CAUSE_BYTES, LOG_BYTES));
     }
 
     #[test]
     fn only_printable_bytes_come_out() {
         let mut area = area(b"\x1b[2Jcleared\x00\xff\nnow", b"line\r\n\x07\x9b31m\n");
-        let kept = read(&mut area).unwrap();
-        assert_eq!(kept.cause(&area), b".[2Jcleared.. now");
-        assert_eq!(kept.log(&area), b"line.\n..31m\n");
+        let persisted = read(&mut area).unwrap();
+        assert_eq!(persisted.cause(&area), b".[2Jcleared.. now");
+        assert_eq!(persisted.log(&area), b"line.\n..31m\n");
     }
 
     #[test]
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_lies_there_is_survived() {
+    fn arbitrary_bytes_never_panic() {
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
         let mut area = area(b"cause", b"log");
         for _ in 0..200 {
@@ -185,8 +185,10 @@ mod tests {
                 state ^= state << 17;
                 area[(state >> 32) as usize % 40] = state as u8;
             }
-            if let Some(kept) = read(&mut area.clone()) {
-                assert!(kept.cause(&area).len() <= CAUSE_BYTES && kept.log(&area).len() <= LOG_BYTES);
+            if let Some(persisted) = read(&mut area.clone()) {
+                assert!(
+                    persisted.cause(&area).len() <= CAUSE_BYTES && persisted.log(&area).len() <= LOG_BYTES
+                );
             }
         }
     }

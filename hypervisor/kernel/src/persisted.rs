@@ -1,40 +1,40 @@
-//! The memory that outlives a warm reset: written as this run goes on and ends, read once
+//! The memory that survives a warm reset: written as this run goes on and ends, read once
 //! at the start of the next.
 
 use crate::log_sink;
-use crate::memory::{self, BOOT_TABLES, KEPT as PLACE};
+use crate::memory::{self, BOOT_TABLES, PERSISTED as PLACE};
 use crate::raw;
 use crate::watch::Mutex;
 use core::fmt::{self, Write};
 use hv_abi::previous::{Ended, LOG_CAUSE, LOG_PREVIOUS};
-use hv_core::kept::{self, AREA_BYTES, CAUSE_BYTES, Kept};
+use hv_core::persisted::{self, AREA_BYTES, CAUSE_BYTES, PersistedRun};
 
 /// What was found at the start.
-static FOUND: Mutex<([u8; AREA_BYTES], Option<Kept>)> = Mutex::new(([0; AREA_BYTES], None));
+static FOUND: Mutex<([u8; AREA_BYTES], Option<PersistedRun>)> = Mutex::new(([0; AREA_BYTES], None));
 
 /// Takes what the run before left, so that this one can write over it.
 pub(crate) fn find() {
     let mut found = FOUND.lock();
     if memory::read(PLACE, &mut found.0) {
-        found.1 = kept::read(&mut found.0);
+        found.1 = persisted::read(&mut found.0);
     }
-    if let Some(kept) = found.1 {
-        let cause = core::str::from_utf8(kept.cause(&found.0)).unwrap_or_default();
-        log::warn!("the run before this one: {:?}: {cause}", kept.ended);
+    if let Some(persisted) = found.1 {
+        let cause = core::str::from_utf8(persisted.cause(&found.0)).unwrap_or_default();
+        log::warn!("the run before this one: {:?}: {cause}", persisted.ended);
     }
 }
 
 /// How the run before ended.
 pub(crate) fn previous_end() -> Option<Ended> {
-    FOUND.lock().1.map(|kept| kept.ended)
+    FOUND.lock().1.map(|persisted| persisted.ended)
 }
 
 /// Reads its log, or why it ended.
 pub(crate) fn read(which: u64, from: u64, target: &mut [u8]) -> (usize, u64) {
     let found = FOUND.lock();
     let source = match (&found.1, which) {
-        (Some(kept), LOG_PREVIOUS) => kept.log(&found.0),
-        (Some(kept), LOG_CAUSE) => kept.cause(&found.0),
+        (Some(persisted), LOG_PREVIOUS) => persisted.log(&found.0),
+        (Some(persisted), LOG_CAUSE) => persisted.cause(&found.0),
         _ => &[],
     };
     let rest = source.get(hv_x86::to_usize(from)..).unwrap_or_default();
@@ -69,7 +69,7 @@ impl<const N: usize> Write for Line<N> {
     }
 }
 
-/// Keeps how this run ends, or would if it were cut off now, and the end of its log.
+/// Persists how this run ends, or would if it were cut off now, and the end of its log.
 ///
 /// # Safety
 /// No other CPU does so now: it is the first CPU, which watches, or all others stopped.
@@ -83,7 +83,7 @@ pub(crate) unsafe fn write(ended: Ended, cause: fmt::Arguments<'_>) {
     // SAFETY: this memory is kept out of the allocator; one CPU at a time writes it, as the
     // caller says.
     let area = unsafe { &mut *area };
-    kept::write(area, ended, line.bytes(), log_sink::tail);
+    persisted::write(area, ended, line.bytes(), log_sink::tail);
     // A reset loses what is only in the caches.
     raw::flush(area);
 }
