@@ -57,7 +57,7 @@ mod tests {
     use crate::limits::{LOG_LINE_NS, LOG_LINES_MAX};
 
     #[test]
-    fn a_target_that_comes_and_goes_does_not_fill_the_log() {
+    fn a_flapping_target_does_not_fill_the_log() {
         let mut lines = Lines::new();
         let written = (0..LOG_LINES_MAX + 5).filter(|_| lines.take(7).is_some()).count();
         assert_eq!(written, usize::try_from(LOG_LINES_MAX).unwrap());

@@ -490,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn neighbours_are_found_and_put_back() {
+    fn neighbours_are_joined_and_restarted() {
         let mut queue = RequestQueue::new();
         for (id, lba) in [(1, 0), (2, 16), (3, 8), (4, 8)] {
             queue.submit(request(id, Operation::Write, lba, 8), id).unwrap();

@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_frame_does_not_keep_the_buffer_of_a_long_one() {
+    fn a_short_frame_frees_its_long_buffer() {
         let mut outgoing = Outgoing::new(MacAddress([2; 6]), 1514, Accepts::default());
         let send = |outgoing: &mut Outgoing, length: usize| {
             // To all: there is no station to ask for.

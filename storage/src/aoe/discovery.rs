@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_answers_is_cut_and_said_to_be() {
+    fn a_flood_of_answers_is_truncated() {
         let mut search = Discovery::new(SOURCE, 7, 0);
         let tag = search.tag;
         for shelf in 0..u16::try_from(AOE_DISCOVERED_MAX).unwrap() {

@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_is_found_again_and_an_altered_one_is_torn() {
+    fn headers_round_trip_and_altered_ones_are_torn() {
         let block = header().to_block(&key());
         assert_eq!(block.len(), 4096);
         assert_eq!(Header::find(&key(), &block), Found::Header(header()));
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_decoded_as_it_was_encoded_and_an_altered_one_is_not() {
+    fn records_round_trip_and_altered_ones_fail() {
         let (place, changes, bytes) = record();
         assert_eq!(bytes.len(), 4096);
         let (found, digest, decoded) = decode(&key(), &bytes).unwrap();

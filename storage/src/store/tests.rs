@@ -262,7 +262,7 @@ fn damage_is_not_taken_for_a_torn_end() {
 
 /// Written with the key: its MACs are sound.
 #[test]
-fn a_volume_that_holds_more_than_may_be_is_refused() {
+fn a_volume_above_the_limits_is_refused() {
     let (store, mut disk) = formatted();
     let (mut place, mut block) = (store.place(), store.tail);
     for record in 0..2 {

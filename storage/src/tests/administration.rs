@@ -87,7 +87,7 @@ fn the_frame_size_is_found_and_found_again() {
 }
 
 #[test]
-fn requests_beyond_the_end_and_writes_to_a_read_only_disk() {
+fn requests_beyond_the_end_and_read_only_writes_fail() {
     let mut bench = Bench::new(&[NODE], 1_500);
     bench.run(100 * MS, 9_100);
     let write = Request { id: RequestId(1), operation: Operation::Write, lba: Lba(63), sectors: 2 };
@@ -103,7 +103,7 @@ fn requests_beyond_the_end_and_writes_to_a_read_only_disk() {
 }
 
 #[test]
-fn a_disk_is_claimed_and_claimed_again_when_it_comes_back() {
+fn a_returning_disk_is_claimed_again() {
     let mut bench = Bench::new(&[NODE], 1_500);
     bench.session.set_reserve(true);
     bench.run(100 * MS, 9_100);

@@ -28,7 +28,7 @@ fn states(bench: &Bench) -> Vec<PathState> {
 }
 
 #[test]
-fn a_frame_that_is_lost_again_and_again_is_not_left_for_long_while_others_pass() {
+fn a_repeatedly_lost_frame_is_retried_soon() {
     let mut bench = Bench::new(&[NODE], 1_500);
     bench.run(100 * MS, 9_100);
     bench.submit(1, Operation::Write, 40, 1);
@@ -55,7 +55,7 @@ fn a_frame_that_is_lost_again_and_again_is_not_left_for_long_while_others_pass()
 }
 
 #[test]
-fn a_target_that_has_become_slow_is_not_asked_everything_again_and_again() {
+fn a_slow_target_is_not_flooded_with_retries() {
     let mut bench = Bench::new(&[NODE], 1_500);
     bench.run(100 * MS, 9_100);
     let (mut late, mut next): (VecDeque<(u64, Vec<u8>)>, u64) = (Default::default(), 1);
@@ -85,7 +85,7 @@ fn a_target_that_has_become_slow_is_not_asked_everything_again_and_again() {
 /// way on the dead path any more while its copies are waited for. No later write may be the
 /// one that finds the path dead, and leave copies in its turn.
 #[test]
-fn a_path_that_dies_under_long_frames_alone_is_left_in_time() {
+fn a_path_dying_under_long_frames_is_left() {
     let mut bench = Bench::new(&[NODE, OTHER], 9_000);
     // Long frames are known to pass on both.
     bench.run(SECOND, 9_100);
@@ -101,7 +101,7 @@ fn a_path_that_dies_under_long_frames_alone_is_left_in_time() {
 
 /// The same, and the path dies while copies are waited for that another failure left.
 #[test]
-fn a_path_that_dies_while_copies_are_waited_for_is_left_in_time() {
+fn a_dying_path_with_fenced_copies_is_left() {
     for dead in [NODE, OTHER] {
         let mut bench = Bench::new(&[NODE, OTHER], 1_500);
         bench.run(SECOND, 9_100);
@@ -115,7 +115,7 @@ fn a_path_that_dies_while_copies_are_waited_for_is_left_in_time() {
 }
 
 #[test]
-fn a_path_that_is_back_is_found_when_the_only_other_one_falls_silent() {
+fn a_returning_path_replaces_a_silent_one() {
     let mut bench = Bench::new(&[NODE, OTHER], 1_500);
     bench.run(SECOND, 9_100);
     (1..=2).for_each(|id| bench.submit(id, Operation::Write, 8 * id, 1));
@@ -128,7 +128,7 @@ fn a_path_that_is_back_is_found_when_the_only_other_one_falls_silent() {
 }
 
 #[test]
-fn what_a_lost_path_has_left_goes_at_once_to_the_first_one_that_is_back() {
+fn a_returning_path_takes_a_lost_paths_work() {
     let mut bench = Bench::new(&[NODE, OTHER], 1_500);
     bench.run(SECOND, 9_100);
     (1..=2).for_each(|id| bench.submit(id, Operation::Write, 8 * id, 1));

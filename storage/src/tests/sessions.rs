@@ -151,7 +151,7 @@ fn event(code: u8) -> Header {
 }
 
 #[test]
-fn a_command_that_is_stuck_is_aborted_and_issued_again() {
+fn a_stuck_command_is_aborted_and_reissued() {
     let mut bench = Bench::ready(config());
     bench.swallowed = vec![opcode::SCSI_COMMAND];
     bench.submit(1, Operation::Write, 3, 2);
@@ -481,7 +481,7 @@ fn nothing_received_is_no_sign_of_life() {
 /// A path is lost with a reset of the unit in flight, which the target may have carried out:
 /// that ends the commands of the other paths without a word.
 #[test]
-fn commands_of_other_paths_are_issued_again_after_a_reset_that_was_left_on_a_lost_one() {
+fn a_reset_on_a_lost_path_reissues_commands() {
     let mut bench =
         Bench::ready(SessionConfig { policy: PathPolicy::RoundRobin, ..iscsi_world::config(2, 7) });
     bench.swallowed = vec![opcode::SCSI_COMMAND, opcode::MANAGEMENT];

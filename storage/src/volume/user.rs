@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_a_password_is_none_and_not_shown() {
+    fn possible_passwords_are_refused_and_hidden() {
         for text in [
             "bob%secret",
             "bob%ab12",

@@ -108,7 +108,7 @@ fn converse(seed: u64, mtu: usize, server_mtu: usize) -> usize {
 }
 
 #[test]
-fn what_a_card_cuts_is_what_the_stack_would_have_sent() {
+fn segments_cut_by_a_card_equal_the_stacks() {
     for seed in 1..=2 {
         for (mtu, server_mtu) in [(1500, 1500), (9000, 9000), (1500, 576), (9000, 1500), (1500, 9000)] {
             let cuts = converse(seed, mtu, server_mtu);
@@ -118,7 +118,7 @@ fn what_a_card_cuts_is_what_the_stack_would_have_sent() {
 }
 
 #[test]
-fn a_card_that_does_not_cut_is_not_asked_to() {
+fn segmentation_is_not_asked_of_unable_cards() {
     let alone = |checksum, tso4, tso6| Accepts { checksum, tso4, tso6 };
     for accepts in [alone(true, false, true), alone(false, true, true), Accepts::default()] {
         let (frames, cuts) = opening(accepts, None);

@@ -178,7 +178,7 @@ fn started(features: u64, sectors: u64) -> (Handle, Result<Disk, DiskError>) {
 const GOOD: u64 = FEATURE_VERSION_1 | FEATURE_FLUSH | 0xff << 50;
 
 #[test]
-fn what_is_written_is_read_and_flushes_reach_the_device() {
+fn written_data_is_read_back_and_flushed() {
     let (device, disk) = started(GOOD, 2048);
     let mut disk = disk.unwrap();
     assert_eq!(disk.sectors(), 2048);

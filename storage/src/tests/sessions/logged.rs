@@ -41,7 +41,7 @@ fn lines() -> Vec<String> {
 }
 
 #[test]
-fn a_loss_and_its_end_are_told_once_each() {
+fn a_loss_and_its_end_are_logged_once() {
     lines();
     let mut bench = Bench::ready(config());
     assert_eq!(lines(), [""; 0], "a start is nothing to speak of");

@@ -67,7 +67,7 @@ fn pdus_of_any_size_in_any_order_are_taken() {
 }
 
 #[test]
-fn what_is_not_as_it_should_be_ends_the_connection() {
+fn protocol_errors_end_the_connection() {
     // Each lie, at a place of the header.
     for (at, field) in [(1, &[0x81, 0, 9][..]), (24, &[9, 9]), (36, &[0, 0, 0, 7]), (40, &[0, 0, 2, 0])] {
         let (mut bench, tags) = reads(2);
