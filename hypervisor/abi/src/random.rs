@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_is_stuck_or_silent_is_noticed() {
+    fn a_stuck_or_silent_source_is_detected() {
         let cases: [(Option<Word>, Fault); 5] = [
             (Some(|_| u64::MAX), Fault::Stuck),
             (Some(|_| 0), Fault::Stuck),

@@ -164,7 +164,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn functions_are_found_in_order_and_buses_only_behind_bridges() {
+    fn functions_are_found_in_bus_order() {
         let space = Space::default();
         space.put(0x0008, &[(0, 0x1041_1af4)]);
         space.put(0x0010, &[(0, 0x1042_1af4), (12, 1 << 23)]);

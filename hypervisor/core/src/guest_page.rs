@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_touched_is_what_all_levels_allow() {
+    fn access_needs_permission_at_all_levels() {
         let mut memory = Memory(std::vec![0; 0x10000]);
         let paging =
             |cr0: u64, cr4: u64| Paging { cr0: 1 << 31 | cr0, cr3: 0x1000, cr4: 1 << 5 | cr4, efer: 1 << 10 };

@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn each_flipped_bit_of_header_and_cause_is_noticed() {
+    fn each_flipped_bit_is_detected() {
         let mut area = area(b"cause", b"log");
         for bit in 0..8 * (LOG_START + 3) {
             area[bit / 8] ^= 1 << (bit % 8);

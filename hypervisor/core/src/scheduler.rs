@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn who_ran_alone_for_long_does_not_starve_when_others_come() {
+    fn a_vcpu_that_ran_alone_does_not_starve() {
         const LATER: u64 = 30_000_000_000;
         const SPAN: u64 = 1_000_000_000;
         let mut scheduler = Scheduler::<4>::new();
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn who_wakes_gets_a_turn_though_the_cpu_was_given_away_without_end() {
+    fn a_waking_vcpu_gets_its_turn() {
         let mut scheduler = Scheduler::<4>::new();
         scheduler.add(0, 256, 0);
         scheduler.add(1, 256, 0);

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn elements_follow_each_other_until_the_count_is_used_up() {
+    fn elements_follow_until_the_count_is_zero() {
         let outs = decode(&[0xf3, 0x6f], Mode::Bits16).unwrap();
         let mut place = Place { index: 0x1_0000_fffe, count: 0xffff_0002 };
         assert!(!outs.is_over(place));

@@ -70,9 +70,9 @@ fn enter(inner: &mut Inner, cpu: &Cpu) -> Exit {
     let window = inner.nmi || inner.lapic.pending().is_some();
     offer_pv_eoi(inner);
     speculation::before_guest(cpu, inner.domain, inner.control);
-    watch::note(cpu, Doing::Away);
+    watch::record(cpu, Doing::Away);
     let exit = inner.machine.run(cpu, &mut inner.registers, &Entry { event, window, task_priority_class });
-    watch::note(cpu, Doing::Ring0);
+    watch::record(cpu, Doing::Ring0);
     take_pv_eoi(inner);
     if let Some(vector) = inner.machine.untaken_interrupt() {
         inner.lapic.take_back(vector);

@@ -159,7 +159,7 @@ pub(crate) fn run(cpu: &'static Cpu) -> ! {
     loop {
         let pending = cpu.take_pending();
         handle_pending(cpu, &pending);
-        watch::note(cpu, Doing::Ring0);
+        watch::record(cpu, Doing::Ring0);
         if cpu.number == 0 {
             ring3::service(cpu);
         }
@@ -172,7 +172,7 @@ pub(crate) fn run(cpu: &'static Cpu) -> ! {
             Pick::Idle(until) => {
                 arm(cpu, until.min(watch::next_ns(cpu)), now);
                 if !cpu.has_pending() && !events::wants(cpu, now) {
-                    watch::note(cpu, Doing::Away);
+                    watch::record(cpu, Doing::Away);
                     idle();
                 }
             }

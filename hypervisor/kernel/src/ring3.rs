@@ -54,10 +54,10 @@ pub(crate) fn service(cpu: &'static Cpu) {
         crate::arm(cpu, now + TICK_NS, now);
         watchdog::look(cpu, now);
         speculation::before_dom0(cpu);
-        watch::note(cpu, Doing::Dom0);
+        watch::record(cpu, Doing::Dom0);
         // SAFETY: the registers are dom0's; ring 3 reaches only its own pages.
         let call = unsafe { enter_user(&raw mut dom0.registers) } == 1;
-        watch::note(cpu, Doing::Ring0);
+        watch::record(cpu, Doing::Ring0);
         let pending = cpu.take_pending();
         crate::handle_pending(cpu, &pending);
         if call {

@@ -141,7 +141,7 @@ extern "C" fn rust_secondary() -> ! {
     }
     ARRIVED.fetch_add(1, Ordering::Release);
     while rests && !cpu::threads_run() {
-        watch::note(cpu, Doing::Away);
+        watch::record(cpu, Doing::Away);
         crate::idle();
     }
     crate::run(cpu)

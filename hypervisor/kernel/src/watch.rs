@@ -51,7 +51,7 @@ pub(crate) fn has_second() -> bool {
 }
 
 /// Notes that a processor begins something.
-pub(crate) fn note(cpu: &Cpu, doing: Doing) {
+pub(crate) fn record(cpu: &Cpu, doing: Doing) {
     let progress = cpu.progress.load(Ordering::Relaxed);
     cpu.progress.store(hv_core::watch::step(progress, doing), Ordering::Relaxed);
 }

@@ -235,7 +235,7 @@ mod tests {
     }
 
     /// The device returns an identifier.
-    fn give_back(dma: &Memory, ring: &Ring, id: u32, index: u16) {
+    fn complete(dma: &Memory, ring: &Ring, id: u32, index: u16) {
         let slot = ring.used() + 4 + 8 * usize::from((index - 1) % ring.size());
         assert!(dma.write(slot, &id.to_le_bytes()));
         dma.store_u16(ring.used() + 2, index);
@@ -262,11 +262,11 @@ mod tests {
         let mut ring = Ring::new(4, 0, false);
         assert!(ring.lend(&dma, [part(1, 16, false), part(2, 16, true)].into_iter()));
         assert_eq!(ring.take_used(&dma), Ok(None));
-        give_back(&dma, &ring, 1, 1);
+        complete(&dma, &ring, 1, 1);
         assert!(ring.pending(&dma));
         assert_eq!(ring.take_used(&dma), Ok(Some((1, 0))));
         for wrong in [1, 2, 4, 0x1_0001] {
-            give_back(&dma, &ring, wrong, 2);
+            complete(&dma, &ring, wrong, 2);
             assert_eq!(ring.take_used(&dma), Err(RingFault), "{wrong}");
         }
         dma.store_u16(ring.used() + 2, 6);
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn the_device_says_when_it_wants_to_be_told() {
+    fn the_device_decides_when_it_is_notified() {
         for event_index in [false, true] {
             let dma = Memory(RefCell::new(vec![0; Ring::memory_bytes(4)]));
             let mut ring = Ring::new(4, 0, event_index);

@@ -138,7 +138,7 @@ fn no_register_write_panics() {
 }
 
 #[test]
-fn an_end_is_unseen_only_when_nothing_waits_for_it() {
+fn pv_eoi_is_offered_only_without_waiting_interrupts() {
     let mut lapic = enabled(0);
     assert!(!lapic.may_offer_pv_eoi(), "nothing is in service");
     lapic.request(0x41);
