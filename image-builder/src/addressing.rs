@@ -72,7 +72,7 @@ impl Addressing {
     }
 }
 
-/// The MTU of a wire that says none.
+/// The default MTU of a wire.
 pub(crate) const fn default_mtu() -> u16 {
     DEFAULT_MTU
 }

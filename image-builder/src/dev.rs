@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 /// What kind of development image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Where to write it; `target/image/redoubt.img` if not said.
+    /// Where to write it; `target/image/redoubt.img` by default.
     pub out: Option<PathBuf>,
     /// Name of the node.
     pub name: String,
@@ -29,7 +29,7 @@ pub struct Options {
     pub mtu: u16,
     /// Cards besides the first one.
     pub storage_cards: Vec<StorageCard>,
-    /// TCP port of the one door.
+    /// TCP port for management.
     pub port: u16,
     /// Whether an admin may make dom0 fail.
     pub fault_injection: bool,
@@ -39,7 +39,7 @@ pub struct Options {
     pub smt: bool,
     /// Whether dom0 shares its home CPU with guests.
     pub dom0_cpu: Dom0Cpu,
-    /// Where the node keeps what it must not forget.
+    /// Where the node persists its state.
     pub state: Option<State>,
 }
 
@@ -98,13 +98,13 @@ pub fn key_directory() -> PathBuf {
     programs::workspace().join("target/dev-keys")
 }
 
-/// Where an image goes unless told otherwise.
+/// Where an image is written by default.
 #[must_use]
 pub fn default_path() -> PathBuf {
     programs::workspace().join("target/image/redoubt.img")
 }
 
-/// Writes an image nobody has sealed, which no node obeys.
+/// Writes an unsealed image, which no node obeys.
 ///
 /// # Errors
 /// When the file cannot be written.

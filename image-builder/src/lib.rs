@@ -5,7 +5,7 @@
 //! * [`compose`]: joins them into a file that boot loaders take for a Linux
 //!   kernel, or takes such a file apart;
 //! * [`seal`]: adds the owner's manifest and signature;
-//! * [`verify`]: says whether a file is exactly what its owner sealed;
+//! * [`verify`]: verifies that a file is exactly what its owner sealed;
 //! * [`settings`]: the file in which an owner writes the settings; [`state`]: where the
 //!   node keeps what it must not forget;
 //! * [`dev`]: an image with development keys, as `cargo image` makes it.

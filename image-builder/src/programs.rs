@@ -16,7 +16,7 @@ const FLAGS: &str = "-C panic=abort -C no-redzone=yes -C force-frame-pointers=ye
 /// What the program of ring 0 is built with besides: each indirect branch goes through a
 /// return that no prediction steers, those of the precompiled libraries too, as all are
 /// compiled together at the end. The stable compiler takes the two features and warns of
-/// their names at each crate; `clippy`, which is run without them, tells of the rest.
+/// their names at each crate; `clippy`, which is run without them, reports the rest.
 /// That they had their effect is seen in the program itself (`speculation`).
 const RING0_FLAGS: &str =
     "-C target-feature=+retpoline-indirect-branches,+retpoline-indirect-calls -A warnings";
@@ -112,7 +112,7 @@ fn check_freestanding(program: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn what_is_measured_is_made_of_the_same_code() {
+    fn measured_binaries_are_of_the_same_code() {
         let flags = super::code_flags();
         assert!(
             flags.starts_with("-C no-redzone=yes -C force-frame-pointers=yes --cfg curve25519"),

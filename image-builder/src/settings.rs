@@ -53,7 +53,7 @@ pub struct Settings {
     /// Which cards speak AoE.
     #[serde(default)]
     pub aoe: Aoe,
-    /// TCP port of the one door.
+    /// TCP port for management.
     #[serde(default = "default_port")]
     pub port: u16,
     /// Whether an admin may make dom0 fail.
@@ -62,7 +62,7 @@ pub struct Settings {
     /// Whether dom0 shares its home CPU with guests.
     #[serde(default)]
     pub dom0_cpu: Dom0Cpu,
-    /// Where the node keeps what it must not forget.
+    /// Where the node persists its state.
     #[serde(default)]
     pub state: Option<State>,
     /// Least serial of the trust bundle under which more than reading is obeyed.

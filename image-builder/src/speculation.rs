@@ -1,4 +1,4 @@
-//! Disassembles ring 0 and holds it to what `hypervisor/README.md` says of each exit of a
+//! Disassembles ring 0 and checks it against what `hypervisor/README.md` lists of each exit of a
 //! guest: before the first return or indirect branch after VMRUN stand the two registers
 //! that take the guest's predictions away, a fence, and the fill of the return stack; and
 //! nowhere stands a call or jump whose target is predicted.
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn the_path_of_an_exit_is_held_to_its_steps() {
+    fn the_exit_path_follows_its_steps() {
         let code = path().concat();
         assert_eq!(check_code(&code, 0x1000).unwrap(), 1);
         for (left_out, words) in [

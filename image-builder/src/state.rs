@@ -19,7 +19,7 @@ use std::path::Path;
 
 const KEY_LABEL: &[u8] = b"redoubt state key 1";
 
-/// The volume on which the node keeps what it must not forget.
+/// The volume on which the node persists its state.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(untagged, expecting = "state is a volume as \"aoe:e9.0\", or { volume = \"aoe:e9.0\", wait_s = 30 }")]
 pub enum State {
@@ -104,7 +104,7 @@ impl State {
 }
 
 /// The key of a node's state: the same whenever this owner seals this name, so that a
-/// new image reads what the old one kept, and known to nobody without the owner's key
+/// new image reads what the old one persisted, and unknown without the root key
 /// or an image.
 #[must_use]
 pub fn key(owner: &SigningKey, node: &str) -> Secret {

@@ -89,7 +89,7 @@ fn a_flipped_bit_anywhere_is_refused() {
 }
 
 #[test]
-fn the_node_refuses_a_flipped_bit_in_what_it_loads() {
+fn an_image_with_a_flipped_bit_is_refused() {
     let file = seal(&pieces(), &manifest(&owner()), &owner()).unwrap();
     let payload = &file[SETUP_BYTES..];
     let mut altered = payload.to_vec();

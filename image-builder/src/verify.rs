@@ -1,4 +1,4 @@
-//! Says whether a file is exactly what its owner sealed: no bit of it can differ.
+//! Verifies that a file is exactly what its owner sealed: no bit of it can differ.
 //!
 //! Signed: the payload up to the signature. What follows the signature must be
 //! zero, and what precedes the payload must equal the signed copy of it.

@@ -78,7 +78,7 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     #[test]
-    fn a_name_begins_at_home_where_it_says_so() {
+    fn a_name_may_begin_at_home() {
         let home = || Some(PathBuf::from("/home/alice"));
         let expand = |name: &str| under_home(Path::new(name), home());
         assert_eq!(expand("~/keys/a.key"), Path::new("/home/alice/keys/a.key"));

@@ -7,7 +7,7 @@
 //! * [`file`]: writing a file whole or not at all.
 //!
 //! Keys are Ed25519 (RFC 8032). Every format begins with a word that names its
-//! kind and version, so that others (encrypted, on a token) can be told apart.
+//! kind and version, so that others (encrypted, on a token) can be distinguished.
 #![forbid(unsafe_code)]
 
 pub mod encrypted;

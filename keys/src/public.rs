@@ -15,7 +15,7 @@ pub(crate) const SECRET_TAG_PREFIX: &str = "redoubt-ed25519-secret-";
 /// Most bytes of a public key file.
 const FILE_BYTES: usize = 4096;
 
-/// Somebody's public key.
+/// A public key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicKey {
     /// The key.
@@ -52,7 +52,7 @@ impl PublicKey {
         }
         let mut bytes = [0; 32];
         hex::decode_to_slice(word, &mut bytes).map_err(|_| wrong("has other than 64 hexadecimal digits"))?;
-        // A weak key accepts signatures that nobody made.
+        // A weak key accepts signatures made without the private key.
         match VerifyingKey::from_bytes(&bytes) {
             Ok(key) if !key.is_weak() => Ok(Self { bytes, comment: rest.trim().into() }),
             _ => Err(wrong("is not an Ed25519 public key")),
@@ -74,7 +74,7 @@ impl PublicKey {
         }
     }
 
-    /// Writes a file that everybody may read.
+    /// Writes a file that all users may read.
     ///
     /// # Errors
     /// [`KeyError::Exists`] or [`KeyError::File`].

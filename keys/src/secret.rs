@@ -51,7 +51,7 @@ pub fn save_encrypted(
     file::write(path, encrypted::seal(key, passphrase)?.as_bytes(), MODE, existing)
 }
 
-/// Opens an encrypted key, for whose passphrase somebody is asked.
+/// Opens an encrypted key, for whose passphrase the user is asked.
 fn open(path: &Path, line: &str) -> Result<SigningKey, KeyError> {
     let passphrase = passphrase::ask(path)?;
     encrypted::open(line, &passphrase).map_err(|closed| match closed {
@@ -64,7 +64,7 @@ fn open(path: &Path, line: &str) -> Result<SigningKey, KeyError> {
     })
 }
 
-/// Reads a private key that nobody else can read, asking for its passphrase if it has
+/// Reads a private key that only its owner can read, asking for its passphrase if it has
 /// one.
 ///
 /// # Errors

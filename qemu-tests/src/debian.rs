@@ -75,7 +75,7 @@ printf 'button\nevdev\nvirtio_rng\n' > "$root/etc/modules-load.d/redoubt.conf"
 "#;
 
 /// Makes the three files. An unprivileged user's mmdebstrap works as another user,
-/// who may not reach this user's directories: so they pass through one that anybody
+/// who may not reach this user's directories: so they pass through one that any user
 /// may use.
 fn bootstrap(directory: &Path) -> Result<()> {
     let scratch = std::env::temp_dir().join(format!("redoubt-debian-{}", std::process::id()));

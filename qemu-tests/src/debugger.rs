@@ -72,7 +72,7 @@ impl Debugger {
         let sum = command.bytes().fold(0_u8, u8::wrapping_add);
         write!(self.stream, "${command}#{sum:02x}")?;
         loop {
-            // That the machine stands still is said unasked, too.
+            // That the machine stands still is reported unasked, too.
             let packet = self.packet()?;
             if command == "?" || !packet.starts_with('T') {
                 return Ok(packet);
@@ -111,7 +111,7 @@ impl Debugger {
         Ok(Some(beyond))
     }
 
-    /// Lets the machine go on.
+    /// Lets the machine continue.
     ///
     /// # Errors
     /// When QEMU does not answer.

@@ -162,7 +162,7 @@ impl Lab {
         ip("link set lo up")?;
         add_wire("br0", "tap0", HOST)?;
         // Router advertisements, for iPXE's sake: without any it waits 13 s for
-        // one before it goes on.
+        // one before it continues.
         ip("-6 addr add fd00:77::1/64 dev br0 nodad")?;
         let name = boot.file_name().context("no boot file")?.to_string_lossy().into_owned();
         let root = boot.parent().context("no boot directory")?;

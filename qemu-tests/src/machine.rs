@@ -38,7 +38,7 @@ pub struct Machine {
     pub process: Process,
     /// When it was switched on.
     pub started: Instant,
-    /// What its serial port said.
+    /// The output of its serial port.
     pub serial: PathBuf,
 }
 
@@ -131,7 +131,7 @@ impl Machine {
         Ok(Self { process, started, serial })
     }
 
-    /// What its serial port said so far.
+    /// The output of its serial port so far.
     #[must_use]
     pub fn serial_text(&self) -> String {
         std::fs::read(&self.serial)

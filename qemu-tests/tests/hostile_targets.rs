@@ -10,7 +10,7 @@ use qemu_tests::hostile::iscsi_target::{Act, Manner};
 use qemu_tests::hostile::{discovery, sockets, wire};
 use std::process::Command;
 
-/// Runs scripts; says of each what was not as expected.
+/// Runs scripts; reports what was not as expected.
 fn hold(scripts: &[Script]) {
     let mut wrong = Vec::new();
     for script in scripts {
@@ -59,7 +59,7 @@ fn discovery_sessions() {
         println!("{}: {}", if faults.is_empty() { "held" } else { "FAILED" }, script.name);
         wrong.extend(faults.iter().map(|fault| format!("{}: {fault}", script.name)));
         // With an honest target it leaves no sign.
-        let honest = discovery::run(Manner::USUAL, |_, _| Act::Send);
+        let honest = discovery::run(Manner::DEFAULT, |_, _| Act::Send);
         assert!(
             honest.faults(discovery::Expected::Found(&[("iqn.2026-11.io.redoubt:hostile", 1)], 1)).is_empty()
         );
@@ -73,7 +73,7 @@ fn discovery_sessions() {
 fn the_published_lists() {
     let all: Vec<&Script> = [LOGIN, NEGOTIATION, COMMANDS, DATA, CONNECTION].into_iter().flatten().collect();
     let honest =
-        run(Manner::USUAL, |_, _| Act::Send).faults(&Expected::Served { seconds: 2, connections: 1..=1 });
+        run(Manner::DEFAULT, |_, _| Act::Send).faults(&Expected::Served { seconds: 2, connections: 1..=1 });
     let held = |name: &str| {
         if let Some(script) = discovery::ALL.iter().find(|it| it.name == name) {
             return ask(script).is_empty();
@@ -158,7 +158,7 @@ fn connection() {
 #[test]
 fn honest_targets_show_no_sign() {
     for script in [LOGIN, NEGOTIATION, COMMANDS, DATA, CONNECTION, UNIT].into_iter().flatten() {
-        let honest = run(Manner::USUAL, |_, _| Act::Send);
+        let honest = run(Manner::DEFAULT, |_, _| Act::Send);
         let faults = honest.faults(&Expected::Served { seconds: 2, connections: 1..=1 });
         assert!(faults.is_empty(), "{faults:?}");
         assert!(!(script.seen)(&honest), "{}: its sign is there without it", script.name);
@@ -245,7 +245,7 @@ thread_local! {
 fn every_border() {
     let pdus = {
         END.set((usize::MAX, 0));
-        let honest = run(Manner::USUAL, |_, moment| {
+        let honest = run(Manner::DEFAULT, |_, moment| {
             END.set((usize::MAX, moment.total + 1));
             Act::Send
         });
@@ -257,7 +257,7 @@ fn every_border() {
     for total in 0..pdus {
         for octets in [0, 1, 47, 48, 49, 1000] {
             END.set((total, octets));
-            let outcome = run(Manner::USUAL, |_, moment| match END.get() {
+            let outcome = run(Manner::DEFAULT, |_, moment| match END.get() {
                 (total, octets) if moment.connection == 1 && moment.total == total => Act::Cut(octets),
                 _ => Act::Send,
             });

@@ -20,7 +20,7 @@ const LINES_MAX: usize = 500;
 const TEST_LINES_MAX: usize = 800;
 /// Most columns of a line.
 const COLUMNS_MAX: usize = 120;
-/// Most bytes of a file that somebody wrote.
+/// Most bytes of a file written by hand.
 const BYTES_MAX: usize = 256 * 1024;
 
 /// Files that are longer than they may be, with a length they must not exceed
@@ -319,7 +319,7 @@ fn wrong_edges(packages: &[Package]) -> Vec<String> {
     found
 }
 
-fn things_nobody_wrote(files: &[File]) -> Vec<String> {
+fn generated_files(files: &[File]) -> Vec<String> {
     let mut found = Vec::new();
     let endings = ["o", "a", "so", "img", "iso", "bin", "elf", "efi", "pem", "key", "orig", "rej", "swp"];
     for file in files {
@@ -409,7 +409,7 @@ fn dependencies_point_one_way() {
 
 #[test]
 fn the_repository_holds_what_people_wrote() {
-    assert_none(&things_nobody_wrote(&tree()));
+    assert_none(&generated_files(&tree()));
 }
 
 fn file(path: &str, text: &str) -> File {
@@ -494,11 +494,11 @@ fn graph_rules_can_fail() {
 #[test]
 fn content_rules_can_fail() {
     let clean = [file("README.md", "text"), file("keys/src/key.rs", "//! Keys.")];
-    assert_eq!(things_nobody_wrote(&clean).len(), 0);
-    let wrong = |path: &str, text: &str| things_nobody_wrote(&[file(path, text)]).len();
+    assert_eq!(generated_files(&clean).len(), 0);
+    let wrong = |path: &str, text: &str| generated_files(&[file(path, text)]).len();
     assert_eq!(wrong("a.md", "\0"), 1);
     assert_eq!(wrong("a.md", &"x".repeat(BYTES_MAX + 1)), 1);
     assert_eq!(wrong("owner.key", "x"), 1);
     assert_eq!(wrong("target/a.md", "x"), 1);
-    assert_eq!(things_nobody_wrote(&[File { path: "README".to_string(), bytes: vec![0xff] }]).len(), 1);
+    assert_eq!(generated_files(&[File { path: "README".to_string(), bytes: vec![0xff] }]).len(), 1);
 }

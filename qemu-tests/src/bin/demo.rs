@@ -26,7 +26,7 @@ struct Arguments {
 const NODE_MEMORY_MIB: u32 = 1536;
 /// How long the node may take to answer.
 const NODE_LIMIT: Duration = Duration::from_secs(90);
-/// Pause between two looks at the machine.
+/// Pause between two polls of the machine.
 const LOOK_PAUSE: Duration = Duration::from_millis(500);
 /// How long a guest may take to serve its page.
 const GUEST_LIMIT: Duration = Duration::from_secs(600);

@@ -210,7 +210,7 @@ fn send(address: &str, bytes: u64) -> Result<u64> {
         stream.write_all(chunk.get(..length).unwrap_or_default())?;
         left -= length as u64;
     }
-    // Over when the other end has taken everything, and says so by closing.
+    // Over when the other end has taken everything, and shows it by closing.
     stream.shutdown(Shutdown::Write)?;
     stream.read_to_end(&mut Vec::new())?;
     Ok(nanoseconds(began))

@@ -1,4 +1,4 @@
-//! What an AoE target, or somebody who plays one, may do wrong.
+//! What an AoE target, or a peer that plays one, may do wrong.
 //!
 //! Spec: AoE r11, sections 2 and 3.
 
@@ -10,7 +10,7 @@ use storage::aoe::wire::{Body, Frame, MacAddress, ata};
 pub struct Script {
     /// What the target does.
     pub name: &'static str,
-    /// Stations that are believed; any without.
+    /// MAC addresses that are accepted; any without.
     pub macs: &'static [MacAddress],
     /// Its mischief.
     pub mischief: Mischief,
@@ -279,7 +279,7 @@ pub const ALL: &[Script] = scripts![
         };
 ];
 
-/// Where no station is named, the first one that answers is believed, and no other.
+/// Where no MAC address is named, the first one that answers is accepted, and no other.
 pub const UNBOUND: &[Script] = &[Script {
     name: "forged: by another station, where none was named",
     macs: &[],

@@ -11,11 +11,11 @@ use storage::aoe::{Source, Target, TargetConfig};
 use storage::volume::Volume;
 use storage::{VolumeState, VolumeStatus};
 
-/// The initiator's station.
+/// The initiator's MAC address.
 pub const NODE: MacAddress = [2, 0, 0, 0, 0, 1];
 /// The target's.
 pub const BLADE: MacAddress = [2, 0, 0, 0, 0, 2];
-/// Somebody else's.
+/// Another initiator's.
 pub const STRANGER: MacAddress = [2, 0, 0, 0, 0, 3];
 /// Its name.
 pub const NAME: TargetAddress = TargetAddress { shelf: 11, slot: 1 };

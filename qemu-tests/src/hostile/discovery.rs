@@ -133,7 +133,7 @@ fn more(pdu: &mut Pdu, tag: u32, data: &[u8]) {
 
 const ONE: Expected = Expected::Found(&[(GOOD, 1)], 1);
 const AGAIN: Expected = Expected::Found(&[(GOOD, 1)], 2);
-const USUAL: Manner = Manner::USUAL;
+const DEFAULT: Manner = Manner::DEFAULT;
 
 fn other_list(run: &Run) -> bool {
     run.found.as_ref().is_none_or(|found| found.len() != 1 || found.iter().any(|it| it.portals.len() != 1))
@@ -159,7 +159,7 @@ fn texts(run: &Run) -> usize {
 
 /// All of them.
 pub const ALL: &[Script] = scripts![
-    "discovery: the list in pieces, torn amid a key", USUAL, ONE, |run| texts(run) == 3,
+    "discovery: the list in pieces, torn amid a key", DEFAULT, ONE, |run| texts(run) == 3,
         |pdu, moment| {
             match moment.nth {
                 0 if text(pdu) => more(pdu, 0x55, LIST.get(..7).unwrap_or_default()),
@@ -169,14 +169,14 @@ pub const ALL: &[Script] = scripts![
             }
             Act::Send
         };
-    "discovery: a list that never ends", USUAL, Expected::Refused("floods us with text"), again,
+    "discovery: a list that never ends", DEFAULT, Expected::Refused("floods us with text"), again,
         |pdu, _| {
             if text(pdu) {
                 more(pdu, 0x55, &b"TargetName=iqn.flood\0".repeat(380));
             }
             Act::Send
         };
-    "discovery: pieces of nothing without end", USUAL, Expected::Refused("does not end"),
+    "discovery: pieces of nothing without end", DEFAULT, Expected::Refused("does not end"),
         |run| texts(run) > 256,
         |pdu, _| {
             if text(pdu) {
@@ -184,7 +184,7 @@ pub const ALL: &[Script] = scripts![
             }
             Act::Send
         };
-    "discovery: it ends and goes on at once, without end", USUAL, Expected::Refused("does not end"),
+    "discovery: it ends and goes on at once, without end", DEFAULT, Expected::Refused("does not end"),
         |run| texts(run) > 256,
         |pdu, _| {
             if text(pdu) {
@@ -193,10 +193,10 @@ pub const ALL: &[Script] = scripts![
             }
             Act::Send
         };
-    "discovery: an empty list", USUAL, Expected::Found(&[], 1), other_list, |pdu, moment| say(pdu, moment, b"");
-    "discovery: noise", USUAL, Expected::Found(&[], 1), other_list,
+    "discovery: an empty list", DEFAULT, Expected::Found(&[], 1), other_list, |pdu, moment| say(pdu, moment, b"");
+    "discovery: noise", DEFAULT, Expected::Found(&[], 1), other_list,
         |pdu, moment| say(pdu, moment, b"\xff\xfe\0=\0==\0TargetName\0\0\x1b[2J\0targetname=iqn.a\0");
-    "discovery: names that are none", USUAL, Expected::Found(&[("iqn.good", 1)], 1), |run| found(run, "iqn.good"),
+    "discovery: names that are none", DEFAULT, Expected::Found(&[("iqn.good", 1)], 1), |run| found(run, "iqn.good"),
         |pdu, moment| {
             let long = [b"TargetName=iqn.", &[b'x'; 300][..], b"\0"].concat();
             let list: &[&[u8]] = &[
@@ -207,23 +207,23 @@ pub const ALL: &[Script] = scripts![
             ];
             say(pdu, moment, &list.concat())
         };
-    "discovery: addresses that are none", USUAL, Expected::Found(&[("iqn.a", 1)], 1),
+    "discovery: addresses that are none", DEFAULT, Expected::Found(&[("iqn.a", 1)], 1),
         |run| found(run, "iqn.a"),
         |pdu, moment| say(pdu, moment, b"TargetName=iqn.a\0TargetAddress=300.0.0.1\0TargetAddress=10.0.0.1:0\0\
             TargetAddress=10.0.0.1:99999,1\0TargetAddress=[fe80::1]:3260,1\0TargetAddress=a.example\0\
             TargetAddress=\0TargetAddress=10.0.0.3:3261,7\0");
-    "discovery: an address before any name", USUAL, Expected::Found(&[("iqn.a", 0)], 1), other_list,
+    "discovery: an address before any name", DEFAULT, Expected::Found(&[("iqn.a", 0)], 1), other_list,
         |pdu, moment| say(pdu, moment, b"TargetAddress=10.0.0.3\0TargetName=iqn.a\0");
-    "discovery: keys of something else", USUAL, Expected::Found(&[("iqn.a", 0)], 1), other_list,
+    "discovery: keys of something else", DEFAULT, Expected::Found(&[("iqn.a", 0)], 1), other_list,
         |pdu, moment| say(pdu, moment, b"InitialR2T=No\0MaxRecvDataSegmentLength=1\0TargetName=iqn.a\0X-a=1\0");
-    "discovery: more targets than can be remembered", USUAL, Expected::Many(1024), other_list,
+    "discovery: more targets than can be remembered", DEFAULT, Expected::Many(1024), other_list,
         |pdu, moment| {
             if text(pdu) && moment.nth < 7 {
                 more(pdu, 0x55, &b"TargetName=iqn.a\0".repeat(480));
             }
             Act::Send
         };
-    "discovery: more portals than can be remembered", USUAL, Expected::Many(1),
+    "discovery: more portals than can be remembered", DEFAULT, Expected::Many(1),
         |run| run.found.iter().flatten().any(|it| it.portals.len() == 1024),
         |pdu, moment| {
             match moment.nth {
@@ -233,23 +233,23 @@ pub const ALL: &[Script] = scripts![
             }
             Act::Send
         };
-    "discovery: more is announced than comes", USUAL, AGAIN, again,
+    "discovery: more is announced than comes", DEFAULT, AGAIN, again,
         |pdu, moment| first(pdu, moment, |pdu| pdu.header.set_data_length(4000));
-    "discovery: a segment of 16 MiB is announced", USUAL, AGAIN, again,
+    "discovery: a segment of 16 MiB is announced", DEFAULT, AGAIN, again,
         |pdu, moment| first(pdu, moment, |pdu| pdu.header.set_data_length(0xff_fffc));
-    "discovery: an answer to another question", USUAL, AGAIN, again,
+    "discovery: an answer to another question", DEFAULT, AGAIN, again,
         |pdu, moment| first(pdu, moment, |pdu| pdu.header.set_u32(16, 0x1234));
-    "discovery: silence", USUAL, AGAIN, again,
+    "discovery: silence", DEFAULT, AGAIN, again,
         |pdu, moment| if text(pdu) && moment.connection == 1 { Act::Close } else { Act::Send };
-    "discovery: the list twice", USUAL, ONE, |run| run.target.marks > 0,
+    "discovery: the list twice", DEFAULT, ONE, |run| run.target.marks > 0,
         |pdu, moment| {
             *moment.marks += usize::from(text(pdu));
             if text(pdu) { Act::Twice } else { Act::Send }
         };
-    "discovery: a SCSI response instead", USUAL, AGAIN, again,
+    "discovery: a SCSI response instead", DEFAULT, AGAIN, again,
         |pdu, moment| first(pdu, moment, |pdu| *pdu = response(pdu.header.task_tag(), 0, &[]));
-    "discovery: rejected", USUAL, AGAIN, again, |pdu, moment| first(pdu, moment, |pdu| *pdu = reject(4));
-    "discovery: asked to log out amid it", USUAL, AGAIN, again,
+    "discovery: rejected", DEFAULT, AGAIN, again, |pdu, moment| first(pdu, moment, |pdu| *pdu = reject(4));
+    "discovery: asked to log out amid it", DEFAULT, AGAIN, again,
         |pdu, moment| {
             if text(pdu) && moment.connection == 1 {
                 moment.before.push(event(1, [0, 0, 3]));
@@ -257,7 +257,7 @@ pub const ALL: &[Script] = scripts![
             }
             Act::Send
         };
-    "discovery: pinged amid it", USUAL, ONE, |run| run.target.marks > 0,
+    "discovery: pinged amid it", DEFAULT, ONE, |run| run.target.marks > 0,
         |pdu, moment| {
             if text(pdu) && *moment.marks == 0 {
                 *moment.marks += 1;
@@ -265,11 +265,11 @@ pub const ALL: &[Script] = scripts![
             }
             Act::Send
         };
-    "discovery: the connection ends within the list", USUAL, AGAIN, again,
+    "discovery: the connection ends within the list", DEFAULT, AGAIN, again,
         |pdu, moment| if text(pdu) && moment.connection == 1 { Act::Cut(70) } else { Act::Send };
-    "discovery: a digest of the list is wrong", Manner { digests: true, ..USUAL }, AGAIN, again,
+    "discovery: a digest of the list is wrong", Manner { digests: true, ..DEFAULT }, AGAIN, again,
         |pdu, moment| if text(pdu) && moment.connection == 1 { Act::Flip(500) } else { Act::Send };
-    "discovery: redirected once", USUAL, AGAIN, |run| run.portals == [3, 99],
+    "discovery: redirected once", DEFAULT, AGAIN, |run| run.portals == [3, 99],
         |pdu, moment| {
             if pdu.header.opcode() == opcode::LOGIN_RESPONSE && moment.connection == 1 {
                 pdu.header.set(36, &[1, 1]);
@@ -277,7 +277,7 @@ pub const ALL: &[Script] = scripts![
             }
             Act::Send
         };
-    "discovery: redirected for ever", USUAL, Expected::Refused("redirected"), again,
+    "discovery: redirected for ever", DEFAULT, Expected::Refused("redirected"), again,
         |pdu, _| {
             if pdu.header.opcode() == opcode::LOGIN_RESPONSE {
                 pdu.header.set(36, &[1, 2]);
@@ -285,7 +285,7 @@ pub const ALL: &[Script] = scripts![
             }
             Act::Send
         };
-    "discovery: nobody may ask", USUAL, Expected::Refused("not authorised"), again,
+    "discovery: nobody may ask", DEFAULT, Expected::Refused("not authorised"), again,
         |pdu, _| {
             if pdu.header.opcode() == opcode::LOGIN_RESPONSE {
                 pdu.header.set(36, &[2, 2]);

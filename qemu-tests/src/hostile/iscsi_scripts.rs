@@ -9,7 +9,7 @@ use super::iscsi_run::{Expected, Run};
 use super::iscsi_target::{Act, Manner, Mischief, Moment, Pdu, response};
 use storage::iscsi::pdu::{FLAG_FINAL, opcode};
 
-/// A script: what a target does to a session with a disk, or to whoever else tells what
+/// A script: what a target does to a session with a disk, or to another initiator; it tells what
 /// must come of it and what was seen.
 pub struct Script<E = Expected, R: 'static = Run> {
     /// What the target does.
@@ -33,8 +33,8 @@ const fn stalled(words: &'static str, connections: usize) -> Expected {
     Expected::Stalled { words, connections }
 }
 
-const USUAL: Manner = Manner::USUAL;
-const DIGESTS: Manner = Manner { digests: true, ..Manner::USUAL };
+const DEFAULT: Manner = Manner::DEFAULT;
+const DIGESTS: Manner = Manner { digests: true, ..Manner::DEFAULT };
 
 /// The first PDU of a kind on the first connection.
 fn once(pdu: &Pdu, moment: &Moment<'_>, code: u8, nth: usize) -> bool {
@@ -76,22 +76,22 @@ macro_rules! scripts {
 
 /// The login phase.
 pub const LOGIN: &[Script] = scripts![
-    "login: the connection ends before the answer, three times", USUAL, served(10, 4..=4), reconnected,
+    "login: the connection ends before the answer, three times", DEFAULT, served(10, 4..=4), reconnected,
         |_, moment| if moment.connection <= 3 { Act::Close } else { Act::Send };
-    "login: the connection ends within the answer", USUAL, served(5, 2..=2), reconnected,
+    "login: the connection ends within the answer", DEFAULT, served(5, 2..=2), reconnected,
         |pdu, moment| if once(pdu, moment, opcode::LOGIN_RESPONSE, 0) { Act::Cut(31) } else { Act::Send };
-    "login: the connection ends after the first answer", USUAL, served(5, 2..=2), reconnected,
+    "login: the connection ends after the first answer", DEFAULT, served(5, 2..=2), reconnected,
         |pdu, moment| if once(pdu, moment, opcode::LOGIN_RESPONSE, 0) { Act::SendAndClose } else { Act::Send };
-    "login: silence", USUAL, served(30, 2..=2), |run| said(run, "the login timed out"),
+    "login: silence", DEFAULT, served(30, 2..=2), |run| said(run, "the login timed out"),
         |_, moment| if moment.connection == 1 { Act::Drop } else { Act::Send };
-    "login: no end of answers", USUAL, served(30, 2..=2), |run| said(run, "the login does not end"),
+    "login: no end of answers", DEFAULT, served(30, 2..=2), |run| said(run, "the login does not end"),
         |pdu, moment| {
             if moment.connection == 1 && login_stage(pdu, 1) {
                 pdu.header.set(1, &[0x04]);
             }
             Act::Send
         };
-    "login: a flood of text in pieces without end", USUAL, served(30, 2..=2),
+    "login: a flood of text in pieces without end", DEFAULT, served(30, 2..=2),
         |run| said(run, "the login text is too long") || said(run, "the login does not end"),
         |pdu, moment| {
             if moment.connection == 1 && login_stage(pdu, 0) {
@@ -100,7 +100,7 @@ pub const LOGIN: &[Script] = scripts![
             }
             Act::Send
         };
-    "login: text in pieces, as it may be", USUAL, served(2, 1..=1), |run| run.target.texts.contains("X-seen"),
+    "login: text in pieces, as it may be", DEFAULT, served(2, 1..=1), |run| run.target.texts.contains("X-seen"),
         |pdu, moment| {
             if login_stage(pdu, 1) && moment.nth == 1 {
                 pdu.header.set(1, &[0x44]);
@@ -112,61 +112,61 @@ pub const LOGIN: &[Script] = scripts![
             }
             Act::Send
         };
-    "login: transit and continue at once", USUAL, served(5, 2..=2), |run| said(run, "amid its text"),
+    "login: transit and continue at once", DEFAULT, served(5, 2..=2), |run| said(run, "amid its text"),
         |pdu, moment| {
             if once(pdu, moment, opcode::LOGIN_RESPONSE, 0) {
                 pdu.header.set(1, &[0xc1]);
             }
             Act::Send
         };
-    "login: an answer of another stage", USUAL, served(5, 2..=2), |run| said(run, "another login stage"),
+    "login: an answer of another stage", DEFAULT, served(5, 2..=2), |run| said(run, "another login stage"),
         |pdu, moment| {
             if once(pdu, moment, opcode::LOGIN_RESPONSE, 0) {
                 pdu.header.set(1, &[0x87]);
             }
             Act::Send
         };
-    "login: straight to the full feature phase", USUAL, served(5, 2..=2), |run| said(run, "skipped a login stage"),
+    "login: straight to the full feature phase", DEFAULT, served(5, 2..=2), |run| said(run, "skipped a login stage"),
         |pdu, moment| {
             if once(pdu, moment, opcode::LOGIN_RESPONSE, 0) {
                 pdu.header.set(1, &[0x83]);
             }
             Act::Send
         };
-    "login: a reserved stage", USUAL, served(5, 2..=2), |run| said(run, "skipped a login stage"),
+    "login: a reserved stage", DEFAULT, served(5, 2..=2), |run| said(run, "skipped a login stage"),
         |pdu, moment| {
             if once(pdu, moment, opcode::LOGIN_RESPONSE, 0) {
                 pdu.header.set(1, &[0x82]);
             }
             Act::Send
         };
-    "login: another PDU instead", USUAL, served(5, 2..=2), |run| said(run, "something else during login"),
+    "login: another PDU instead", DEFAULT, served(5, 2..=2), |run| said(run, "something else during login"),
         |pdu, moment| {
             if once(pdu, moment, opcode::LOGIN_RESPONSE, 0) {
                 pdu.header.set(0, &[opcode::NOP_IN]);
             }
             Act::Send
         };
-    "login: data before its end", USUAL, served(5, 2..=2), |run| said(run, "data before the login ended"),
+    "login: data before its end", DEFAULT, served(5, 2..=2), |run| said(run, "data before the login ended"),
         |pdu, moment| {
             if once(pdu, moment, opcode::LOGIN_RESPONSE, 1) {
                 moment.before.push(Pdu::new(opcode::DATA_IN, FLAG_FINAL, 5).with(&[0; 512]));
             }
             Act::Send
         };
-    "login: authentication failed", USUAL, stalled("authentication failed", 60),
+    "login: authentication failed", DEFAULT, stalled("authentication failed", 60),
         |run| said(run, "authentication failed"), |pdu, _| status(pdu, 2, 1);
-    "login: not authorised", USUAL, stalled("not authorised", 60), |run| said(run, "not authorised"),
+    "login: not authorised", DEFAULT, stalled("not authorised", 60), |run| said(run, "not authorised"),
         |pdu, _| status(pdu, 2, 2);
-    "login: no such target", USUAL, stalled("no such target", 60), |run| said(run, "no such target"),
+    "login: no such target", DEFAULT, stalled("no such target", 60), |run| said(run, "no such target"),
         |pdu, _| status(pdu, 2, 3);
-    "login: a class of status that does not exist", USUAL, stalled("login refused", 60),
+    "login: a class of status that does not exist", DEFAULT, stalled("login refused", 60),
         |run| said(run, "login refused"), |pdu, _| status(pdu, 0x7f, 0x7f);
-    "login: service unavailable for a while", USUAL, served(15, 5..=5), |run| said(run, "service unavailable"),
+    "login: service unavailable for a while", DEFAULT, served(15, 5..=5), |run| said(run, "service unavailable"),
         |pdu, moment| if moment.connection <= 4 { status(pdu, 3, 1) } else { Act::Send };
-    "login: out of resources for a while", USUAL, served(5, 3..=3), |run| said(run, "out of resources"),
+    "login: out of resources for a while", DEFAULT, served(5, 3..=3), |run| said(run, "out of resources"),
         |pdu, moment| if moment.connection <= 2 { status(pdu, 3, 2) } else { Act::Send };
-    "login: redirected once", USUAL, served(5, 2..=2), |run| run.portals == [3, 99],
+    "login: redirected once", DEFAULT, served(5, 2..=2), |run| run.portals == [3, 99],
         |pdu, moment| {
             if once(pdu, moment, opcode::LOGIN_RESPONSE, 0) {
                 pdu.header.set(36, &[1, 1]);
@@ -174,7 +174,7 @@ pub const LOGIN: &[Script] = scripts![
             }
             Act::Send
         };
-    "login: redirected for ever", USUAL, stalled("redirected", 240),
+    "login: redirected for ever", DEFAULT, stalled("redirected", 240),
         |run| run.portals.starts_with(&[3, 99, 99, 99, 99, 3]),
         |pdu, _| {
             if pdu.header.opcode() == opcode::LOGIN_RESPONSE {
@@ -183,9 +183,9 @@ pub const LOGIN: &[Script] = scripts![
             }
             Act::Send
         };
-    "login: redirected nowhere", USUAL, served(5, 2..=2), |run| said(run, "redirected us nowhere"),
+    "login: redirected nowhere", DEFAULT, served(5, 2..=2), |run| said(run, "redirected us nowhere"),
         |pdu, moment| if moment.connection == 1 { status(pdu, 1, 1) } else { Act::Send };
-    "login: redirected to nonsense", USUAL, served(5, 2..=2), |run| said(run, "redirected us nowhere"),
+    "login: redirected to nonsense", DEFAULT, served(5, 2..=2), |run| said(run, "redirected us nowhere"),
         |pdu, moment| {
             if moment.connection == 1 {
                 pdu.header.set(36, &[1, 1]);
@@ -193,7 +193,7 @@ pub const LOGIN: &[Script] = scripts![
             }
             Act::Send
         };
-    "login: a key that nobody knows", USUAL, served(2, 1..=1),
+    "login: a key that nobody knows", DEFAULT, served(2, 1..=1),
         |run| run.target.texts.contains("X-org.example.key=NotUnderstood"),
         |pdu, _| {
             if login_stage(pdu, 0) {
@@ -201,49 +201,49 @@ pub const LOGIN: &[Script] = scripts![
             }
             Act::Send
         };
-    "login: text without an equals sign", USUAL, served(5, 2..=2), |run| said(run, "malformed"),
+    "login: text without an equals sign", DEFAULT, served(5, 2..=2), |run| said(run, "malformed"),
         |pdu, moment| {
             if moment.connection == 1 && login_stage(pdu, 1) {
                 pdu.data = b"HeaderDigest\0".to_vec();
             }
             Act::Send
         };
-    "login: a digest that was not offered", USUAL, served(5, 2..=2), |run| said(run, "a digest that was not offered"),
+    "login: a digest that was not offered", DEFAULT, served(5, 2..=2), |run| said(run, "a digest that was not offered"),
         |pdu, moment| {
             if moment.connection == 1 && login_stage(pdu, 1) {
                 pdu.data = b"HeaderDigest=CRC64\0".to_vec();
             }
             Act::Send
         };
-    "login: a higher recovery level", USUAL, served(5, 2..=2), |run| said(run, "raised the recovery level"),
+    "login: a higher recovery level", DEFAULT, served(5, 2..=2), |run| said(run, "raised the recovery level"),
         |pdu, moment| {
             if moment.connection == 1 && login_stage(pdu, 1) {
                 pdu.data = b"ErrorRecoveryLevel=2\0".to_vec();
             }
             Act::Send
         };
-    "login: a segment length of zero", USUAL, served(5, 2..=2), |run| said(run, "out of range"),
+    "login: a segment length of zero", DEFAULT, served(5, 2..=2), |run| said(run, "out of range"),
         |pdu, moment| {
             if moment.connection == 1 && login_stage(pdu, 1) {
                 pdu.data = b"MaxRecvDataSegmentLength=0\0".to_vec();
             }
             Act::Send
         };
-    "login: numbers that are none", USUAL, served(5, 2..=2), |run| said(run, "malformed"),
+    "login: numbers that are none", DEFAULT, served(5, 2..=2), |run| said(run, "malformed"),
         |pdu, moment| {
             if moment.connection == 1 && login_stage(pdu, 1) {
                 pdu.data = b"MaxBurstLength=99999999999999999999\0".to_vec();
             }
             Act::Send
         };
-    "login: data out of order is wanted", USUAL, served(5, 2..=2), |run| said(run, "order of data"),
+    "login: data out of order is wanted", DEFAULT, served(5, 2..=2), |run| said(run, "order of data"),
         |pdu, moment| {
             if moment.connection == 1 && login_stage(pdu, 1) {
                 pdu.data = b"DataPDUInOrder=No\0".to_vec();
             }
             Act::Send
         };
-    "login: CHAP is demanded and nobody has a secret", USUAL, stalled("login refused", 60),
+    "login: CHAP is demanded and nobody has a secret", DEFAULT, stalled("login refused", 60),
         |run| said(run, "demands authentication"),
         |pdu, _| {
             if login_stage(pdu, 0) {
@@ -251,11 +251,11 @@ pub const LOGIN: &[Script] = scripts![
             }
             Act::Send
         };
-    "login: segments of 512 octets", Manner { segment: 512, ..USUAL }, served(3, 1..=1),
+    "login: segments of 512 octets", Manner { segment: 512, ..DEFAULT }, served(3, 1..=1),
         |run| run.status.negotiated.contains(&("TargetMaxRecvDataSegmentLength", "512".into())), |_, _| Act::Send;
-    "login: status numbers that wrap", Manner { status_number: u32::MAX - 3, ..USUAL }, served(2, 1..=1),
+    "login: status numbers that wrap", Manner { status_number: u32::MAX - 3, ..DEFAULT }, served(2, 1..=1),
         |run| run.target.seen.iter().any(|(_, header)| header.u32(28) > u32::MAX - 4), |_, _| Act::Send;
-    "login: a window closed from the start, opened by a ping", USUAL, served(5, 1..=1),
+    "login: a window closed from the start, opened by a ping", DEFAULT, served(5, 1..=1),
         |run| run.finished_ns > Some(super::SECOND),
         |pdu, moment| {
             if pdu.header.opcode() == opcode::LOGIN_RESPONSE && moment.nth == 1 {
@@ -273,7 +273,7 @@ pub const LOGIN: &[Script] = scripts![
         };
 ];
 
-/// A PDU that nobody asked for, before the first answer to a write.
+/// An unsolicited PDU before the first answer to a write.
 fn unasked(pdu: &Pdu, moment: &mut Moment<'_>, stray: Pdu) -> Act {
     if early(pdu, moment, opcode::SCSI_RESPONSE) && *moment.marks == 0 {
         *moment.marks += 1;

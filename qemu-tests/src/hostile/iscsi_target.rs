@@ -96,7 +96,7 @@ impl Target {
         self.connection = None;
     }
 
-    /// Takes octets; returns what the target says, and whether it has closed.
+    /// Takes octets; returns what the target sends, and whether it has closed.
     pub fn exchange(&mut self, octets: &[u8], now_ms: u64) -> (Vec<u8>, bool) {
         self.now_ms = now_ms;
         let Some(connection) = &mut self.connection else { return (Vec::new(), true) };

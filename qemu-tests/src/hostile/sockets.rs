@@ -25,7 +25,7 @@ const ROUNDS: usize = 20;
 /// How long all of it may take.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Plays the target until told to end.
+/// Plays the target until it is ended.
 fn serve(listener: &TcpListener, mut target: Target, over: &AtomicBool) -> Target {
     let began = Instant::now();
     let mut stream: Option<TcpStream> = None;
@@ -131,7 +131,7 @@ pub(super) fn work(initiator: &mut Initiator, limit: Duration) -> Result<Vec<u8>
     Ok(disk)
 }
 
-/// Has a script played behind a socket; says how many connections that took.
+/// Plays a script behind a socket; returns how many connections that took.
 ///
 /// # Errors
 /// When anything was lost, or the initiator broke the protocol.

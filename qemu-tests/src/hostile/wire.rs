@@ -47,7 +47,7 @@ fn open(name: &str) -> Result<(Box<dyn DataLinkSender>, Box<dyn DataLinkReceiver
     }
 }
 
-/// Plays the target until told to end.
+/// Plays the target until it is ended.
 fn serve(name: &str, script: &Script, mut seen: Run, began: Instant, over: &AtomicBool) -> Result<Run> {
     let (mut sender, mut receiver) = open(name)?;
     let mut late: Vec<(u64, Vec<u8>)> = Vec::new();

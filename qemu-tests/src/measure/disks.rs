@@ -31,7 +31,7 @@ const PROTOCOLS: [Protocol; 2] = [
 /// Values of the guest and of Linux.
 type Both = (Vec<f64>, Vec<f64>);
 
-/// Measures both protocols; `wire` says over which, in the figures' names.
+/// Measures both protocols; `wire` names it in the figures' names.
 ///
 /// # Errors
 /// When a disk does not appear or cannot be read.

@@ -123,7 +123,7 @@ impl Table {
     }
 }
 
-/// A value with three digits at least, and none that say nothing.
+/// A value with three digits at least, and no insignificant ones.
 fn shown(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),

@@ -82,14 +82,14 @@ pub fn measure(
 /// A session of a protocol that has been at work.
 fn session(protocol: &str) -> Result<storage::volume::Volume> {
     match protocol {
-        "iSCSI" => Ok(iscsi_run::run_volume(iscsi_target::Manner::USUAL, |_, _| iscsi_target::Act::Send).1),
+        "iSCSI" => Ok(iscsi_run::run_volume(iscsi_target::Manner::DEFAULT, |_, _| iscsi_target::Act::Send).1),
         "AoE" => Ok(aoe_target::run_volume(&[aoe_target::BLADE], |_, _| Some(0)).1),
         other => bail!("no protocol {other}"),
     }
 }
 
 /// What a session holds that has been at work: octets of the heap that making
-/// sessions took and did not give back.
+/// sessions allocated and did not free.
 fn memory(table: &mut Table, heap: &StatsAlloc<System>) -> Result<()> {
     for protocol in ["iSCSI", "AoE"] {
         // What is made once for all is made before.

@@ -107,7 +107,7 @@ pub struct LinuxNode {
     pub process: Process,
     /// When it was switched on.
     pub started: Instant,
-    /// What its serial port said.
+    /// The output of its serial port.
     pub serial: PathBuf,
 }
 

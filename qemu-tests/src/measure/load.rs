@@ -88,7 +88,7 @@ impl Switchboard {
         let stream = loop {
             match self.listener.accept() {
                 Ok((stream, _)) => break stream,
-                Err(error) if Instant::now() >= deadline => return Err(error).context("nobody called"),
+                Err(error) if Instant::now() >= deadline => return Err(error).context("no client connected"),
                 Err(_) => std::thread::sleep(Duration::from_millis(5)),
             }
         };

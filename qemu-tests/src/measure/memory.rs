@@ -21,7 +21,7 @@ const REST: Duration = Duration::from_secs(5);
 /// Memory of a node without guests.
 ///
 /// # Errors
-/// When the node does not tell.
+/// When the node does not report it.
 pub fn measure_node(table: &mut Table, world: &World) -> Result<()> {
     let facts = world.operator.json(&["node", "info"])?;
     let (hypervisor, dom0) = (number(&facts, "hypervisor_bytes")?, number(&facts, "dom0_bytes")?);

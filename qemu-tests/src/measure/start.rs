@@ -1,6 +1,6 @@
 //! From `create` to a guest's first instruction and to its first program.
 //!
-//! The node tells when it accepted a guest and when its first vCPU ran. The images
+//! The node reports when it accepted a guest and when its first vCPU ran. The images
 //! are on the node already. When the first program ran is seen on the console.
 
 use super::figure::{Table, as_f64, milliseconds, number};

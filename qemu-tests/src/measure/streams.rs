@@ -20,7 +20,7 @@ const CHUNK_BYTES: usize = 256 * 1024;
 /// What is slower hangs.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// Measures both directions; `exits` says how often the guest left its CPU.
+/// Measures both directions; `exits` returns how often the guest left its CPU.
 ///
 /// # Errors
 /// When a transfer fails.

@@ -15,7 +15,7 @@ const PLUGIN: &str = include_str!("each_turn.c");
 const LOADS: &str = "node::tests::turns::";
 /// No turn takes more instructions.
 pub const BUDGET: u64 = 4_000_000;
-/// How long each load goes on, to be measured and to be verified.
+/// How long each load runs, to be measured and to be verified.
 pub const STEPS: [&str; 2] = ["150", "60"];
 
 /// What counts.

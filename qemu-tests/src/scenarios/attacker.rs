@@ -1,7 +1,7 @@
 //! A guest claims by raw frames the addresses of the node, of its portal (gateway, DHCP
 //! server and operator in one) and of a second node. A neighbour that writes to AoE and
 //! iSCSI and compares, an operator with an open console, another neighbour that wants a
-//! lease and the second node go on.
+//! lease and the second node continue.
 
 use super::directory;
 use super::storage_faults::{export_writers_disks, finished, writers_disks};
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 const NODE_LIMIT: Duration = Duration::from_secs(60);
 const GUEST_LIMIT: Duration = Duration::from_secs(120);
-/// How long the attack and the writing go on.
+/// How long the attack and the writing last.
 const SECONDS: u64 = 30;
 const FINISH_LIMIT: Duration = Duration::from_secs(90);
 const NUMBER: u8 = 3;
@@ -52,7 +52,7 @@ fn second_node(world: &World, built: &Built, directory: &Path) -> Result<(Machin
     Ok((machine, operator))
 }
 
-/// The attack, from its first frame to what the victims say in the end.
+/// The attack, from its first frame to the victims' final reports.
 pub(super) fn a_guest_claims_what_others_need() -> Result<()> {
     let built = build(false)?;
     let (writer, attacker) = (storage::guest(&target())?, attacker::guest(&target())?);
@@ -107,7 +107,7 @@ pub(super) fn a_guest_claims_what_others_need() -> Result<()> {
     Ok(())
 }
 
-/// What the node and the attacker say.
+/// What the node and the attacker report.
 fn check(world: &World) -> Result<()> {
     let shown = world.operator.run(&["console", "attacker", "--once"])?;
     let line = shown.lines().find(|line| line.contains("TEST attack over")).unwrap_or_default();

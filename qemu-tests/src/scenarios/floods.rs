@@ -1,8 +1,8 @@
-//! Every port looked at, and an operator served while strangers crowd the door.
+//! Every port scanned, and an operator served while strangers crowd the management port.
 
 use super::directory;
 use super::frames::{Random, syn};
-use super::hostile_network::{dom0_bytes, door};
+use super::hostile_network::{dom0_bytes, management_port};
 use crate::lab::NODE;
 use crate::machine::{Boot, CPUS, Shape};
 use crate::operator::Operator;
@@ -27,7 +27,7 @@ const NOISE: Duration = Duration::from_millis(40);
 /// SYNs in one go, and the pause after it: two thousand a second.
 const BURST: u32 = 20;
 const BURST_PAUSE: Duration = Duration::from_millis(10);
-/// Connections that say nothing, and that say their first frame a byte at a time.
+/// Connections that send nothing, and that send their first frame a byte at a time.
 const SILENT: usize = 200;
 const SLOW: usize = 50;
 /// Most that all sockets of the node may take.
@@ -39,7 +39,7 @@ const STRANGER: &str = "10.77.0.66";
 const SEED: u64 = 0x5eed_0000_0000_0078;
 
 /// A scan of all ports, a SYN flood, half-open connections, slow clients: only the
-/// door answers, a second operator's `list` takes less than twice what it takes on
+/// management port answers, a second operator's `list` takes less than twice what it takes on
 /// an idle node, and memory stays within the sockets' bound and does not grow again.
 pub(super) fn floods_and_scans() -> Result<()> {
     let built = build(false)?;
@@ -97,7 +97,7 @@ fn scan() -> Result<()> {
             "-",
             NODE,
         ]))?;
-        // `Ports: 22/open/tcp//…`; what says nothing is "filtered" or "open|filtered".
+        // `Ports: 22/open/tcp//…`; a silent port is "filtered" or "open|filtered".
         let mut open: Vec<u16> = Vec::new();
         for word in text.split([' ', '\t', ',']) {
             if let [port, "open", ..] = *word.split('/').collect::<Vec<_>>() {
@@ -167,16 +167,16 @@ pub(super) fn flood(meanwhile: impl FnOnce() -> Result<()>) -> Result<u64> {
     result.map(|()| sent)
 }
 
-/// A connection of the strangers' machine to the door.
+/// A connection of the strangers' machine to the management port.
 pub(super) fn connect(limit: Duration) -> Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     let own: SocketAddr = format!("{STRANGER}:0").parse()?;
     socket.bind(&own.into())?;
-    socket.connect_timeout(&door()?.into(), limit)?;
+    socket.connect_timeout(&management_port()?.into(), limit)?;
     Ok(socket.into())
 }
 
-/// Connections that say nothing, of which the node knows nothing.
+/// Connections that send nothing, of which the node knows nothing.
 fn strangers(count: usize) -> Result<Vec<TcpStream>> {
     let open: Vec<TcpStream> = (0..count).filter_map(|_| connect(Duration::from_millis(500)).ok()).collect();
     ensure!(!open.is_empty(), "no connection was taken");
@@ -184,7 +184,7 @@ fn strangers(count: usize) -> Result<Vec<TcpStream>> {
     Ok(open)
 }
 
-/// Strangers that say a long frame a byte at a time, and come back when dropped.
+/// Strangers that send a long frame a byte at a time, and reconnect when dropped.
 fn slow_clients(meanwhile: impl FnOnce() -> Result<()>) -> Result<()> {
     let done = AtomicBool::new(false);
     let mut open = strangers(SLOW)?;

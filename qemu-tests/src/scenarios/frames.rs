@@ -1,4 +1,4 @@
-//! Frames that nobody should send.
+//! Malformed and forged frames.
 
 use crate::lab::NODE_MAC;
 
@@ -57,7 +57,7 @@ fn checksum(header: &[u8]) -> [u8; 2] {
     [high, low]
 }
 
-/// A request or answer of an address nobody has; never the lab's own, which any
+/// A request or answer of an unused address; never the lab's own, which any
 /// neighbour on any Ethernet could steal.
 fn arp(random: &mut Random) -> Vec<u8> {
     let [operation, host, last, _, a, b, c, d] = random.next().to_le_bytes();
@@ -70,13 +70,13 @@ fn arp(random: &mut Random) -> Vec<u8> {
     body
 }
 
-/// A packet with a right header and anything behind it; TCP is for the door.
-fn ipv4(random: &mut Random, door: u16) -> Vec<u8> {
+/// A packet with a right header and anything behind it; TCP is for the management port.
+fn ipv4(random: &mut Random, management_port: u16) -> Vec<u8> {
     let length = 8 + random.below(600);
     let mut payload = random.bytes(length);
     let protocol = PROTOCOLS.get(usize::try_from(random.below(4)).unwrap_or(0)).copied().unwrap_or(6);
     if let Some(port) = payload.get_mut(2..4).filter(|_| random.below(4) != 0) {
-        let number = if protocol == 17 { 68 } else { door };
+        let number = if protocol == 17 { 68 } else { management_port };
         port.copy_from_slice(&number.to_be_bytes());
     }
     if protocol == 6
@@ -113,13 +113,13 @@ fn aoe(random: &mut Random) -> Vec<u8> {
     body
 }
 
-/// A sound request for a connection to the door (RFC 9293 section 3.1), from an address
-/// and a card that nobody has.
-pub(super) fn syn(random: &mut Random, door: u16) -> Vec<u8> {
+/// A sound request for a connection to the management port (RFC 9293 section 3.1), from an address
+/// and a card that do not exist.
+pub(super) fn syn(random: &mut Random, management_port: u16) -> Vec<u8> {
     let [a, b, c, d, host, ..] = random.next().to_le_bytes();
     let source = [10, 77, 0, 100 + host % 100];
     let mut tcp = random.word().to_vec();
-    tcp.extend_from_slice(&door.to_be_bytes());
+    tcp.extend_from_slice(&management_port.to_be_bytes());
     tcp.extend_from_slice(&[a, b, c, d, 0, 0, 0, 0, 0x60, 0x02, 0xff, 0xff, 0, 0, 0, 0]);
     // Its segments take 1460 bytes.
     tcp.extend_from_slice(&[2, 4, 0x05, 0xb4]);
@@ -140,15 +140,15 @@ pub(super) fn syn(random: &mut Random, door: u16) -> Vec<u8> {
     frame
 }
 
-/// A frame for the node or for everybody: of a kind it knows, sometimes with a few
+/// A frame for the node or for all: of a kind it knows, sometimes with a few
 /// bytes changed or cut; sometimes anything.
-pub(super) fn frame(random: &mut Random, door: u16) -> Vec<u8> {
+pub(super) fn frame(random: &mut Random, management_port: u16) -> Vec<u8> {
     let mut frame = if random.below(3) == 0 { vec![0xff; 6] } else { node_mac() };
     let [a, b, c, d, ..] = random.next().to_le_bytes();
     frame.extend_from_slice(&[2, a, b, c, d, 7]);
     let (ethertype, body) = match random.below(8) {
         0 | 1 => (ETHERTYPE_ARP, arp(random)),
-        2..=4 => (ETHERTYPE_IPV4, ipv4(random, door)),
+        2..=4 => (ETHERTYPE_IPV4, ipv4(random, management_port)),
         5 | 6 => (ETHERTYPE_AOE, aoe(random)),
         _ => {
             let length = random.below(1500);

@@ -101,13 +101,13 @@ fn frames(random: &mut Random) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn door() -> Result<SocketAddr> {
+pub(super) fn management_port() -> Result<SocketAddr> {
     Ok(format!("{NODE}:{DEFAULT_PORT}").parse()?)
 }
 
-/// Connections that say nothing sensible; those returned are still open.
+/// Connections that send nothing sensible; those returned are still open.
 fn connections(random: &mut Random) -> Result<Vec<TcpStream>> {
-    let address = door()?;
+    let address = management_port()?;
     let (mut open, mut refused) = (Vec::new(), 0);
     for _ in 0..CONNECTIONS {
         let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) else {
@@ -134,7 +134,7 @@ fn replay(world: &World, built: &Built) -> Result<()> {
     let through = listener.local_addr()?.to_string();
     let record = Arc::new(Mutex::new(Vec::new()));
     let copy = Arc::clone(&record);
-    let address = door()?;
+    let address = management_port()?;
     std::thread::spawn(move || forward(&listener, address, &copy));
     let operator =
         Operator::new(&built.cli, &built.image.operator_key_path, &world.directory.join("proxy"), &through);
@@ -143,7 +143,7 @@ fn replay(world: &World, built: &Built) -> Result<()> {
     world.operator.run(&["unpause", "bystander"])?;
     let bytes = record.lock().map(|bytes| bytes.clone()).unwrap_or_default();
     ensure!(bytes.len() > 100, "nothing was recorded");
-    // Whole; and cut, with the rest never sent. At once, and as an operator says it.
+    // Whole; and cut, with the rest never sent. At once, and as an operator sends it.
     for (length, is_patient) in
         [bytes.len(), bytes.len() - 1, bytes.len() / 2].into_iter().flat_map(|it| [(it, true), (it, false)])
     {

@@ -18,7 +18,7 @@ const NOTICE_LIMIT: Duration = Duration::from_secs(30);
 const MIB: u64 = 1 << 20;
 const SECRET: &str = "open-sesame-thou-door";
 
-/// Says which disks there are, and what is on each, whenever that changes.
+/// Reports the disks, and what is on each, whenever that changes.
 const INIT: &str = "#!/bin/busybox sh
 /bin/busybox mkdir -p /proc /sys /dev /sbin /usr/bin /usr/sbin
 /bin/busybox --install -s
@@ -101,13 +101,16 @@ pub(super) fn disks_come_and_go() -> Result<()> {
         is(one..two, 0) && is(two..two + one, 0x55) && is(1024..one, 0x55),
         "not what was discarded is zero"
     );
-    let told =
+    let reported =
         world.operator.run(&["node", "log"])? + &world.operator.run(&["audit", "show", "-o", "json"])?;
-    ensure!(!told.contains(SECRET) && !world.machine.serial_text().contains(SECRET), "the secret is told");
+    ensure!(
+        !reported.contains(SECRET) && !world.machine.serial_text().contains(SECRET),
+        "the secret is told"
+    );
     Ok(())
 }
 
-/// The iSCSI disk can discard, and lets nobody in without a secret.
+/// The iSCSI disk can discard, and demands a secret.
 fn thin_and_locked(directory: &Path) -> Result<()> {
     for arguments in [
         "--op update --mode logicalunit --tid 3 --lun 1 --params thin_provisioning=1",
@@ -127,19 +130,19 @@ fn volumes_without_a_guest(world: &World, iscsi: &str) -> Result<()> {
     let unlocked = name.replace("alice@", "");
     let answer = world.operator.try_run(&["storage", "probe", &unlocked])?;
     ensure!(answer.code == 9 && answer.error.contains("the target refuses"), "{}", answer.error);
-    for (volume, nobody) in [(iscsi, "free"), ("aoe:e11.2", "none")] {
+    for (volume, free) in [(iscsi, "free"), ("aoe:e11.2", "none")] {
         let holder = || -> Result<String> {
-            let told = world.operator.json(&["storage", "probe", volume])?;
-            let held = told.pointer("/0/negotiated/Reservation").and_then(serde_json::Value::as_str);
-            Ok(held.with_context(|| told.to_string())?.to_string())
+            let reported = world.operator.json(&["storage", "probe", volume])?;
+            let held = reported.pointer("/0/negotiated/Reservation").and_then(serde_json::Value::as_str);
+            Ok(held.with_context(|| reported.to_string())?.to_string())
         };
-        ensure!(holder()? == nobody, "{volume} is held: {}", holder()?);
+        ensure!(holder()? == free, "{volume} is held: {}", holder()?);
         world.operator.run(&["storage", "reserve", volume])?;
-        ensure!(holder()? != nobody, "{volume} is not held");
+        ensure!(holder()? != free, "{volume} is not held");
         // The node that holds it may take it once more, and give it up.
         world.operator.run(&["storage", "reserve", volume])?;
         world.operator.run(&["storage", "release", volume])?;
-        ensure!(holder()? == nobody, "{volume} is held after its release: {}", holder()?);
+        ensure!(holder()? == free, "{volume} is held after its release: {}", holder()?);
     }
     let answer = world.operator.try_run(&["storage", "probe", "aoe:e9.9"])?;
     ensure!(answer.code == 9 && answer.error.contains("nothing answers there"), "{}", answer.error);

@@ -1,4 +1,4 @@
-//! Strangers and viewers besiege the door, and an admin gets in all the same.
+//! Strangers and viewers besiege the management port, and an admin gets in all the same.
 
 use super::directory;
 use super::floods::{connect, flood};
@@ -36,7 +36,7 @@ const OPEN: usize = 40;
 const KINDS: usize = 5;
 
 /// 200 connections a second of recorded messages, of viewers with and without a pass, of
-/// peers that say nothing or one octet, beside a flood of SYNs: an admin has an answer within
+/// peers that send nothing or one octet, beside a flood of SYNs: an admin has an answer within
 /// two seconds, each time.
 pub(super) fn lockout() -> Result<()> {
     besieged("lockout", Duration::ZERO, THREADS, TRIES)
@@ -125,7 +125,7 @@ fn grant(admin: &SigningKey, owner: &SigningKey, viewer: &SigningKey) -> Result<
     Ok(*connection.node())
 }
 
-/// What an operator says to be let in, and what the node proved then.
+/// What an operator sends to log in, and what the node proved then.
 fn shake_hands(key: &SigningKey, meant: &Meant) -> Result<(Vec<u8>, Proved)> {
     let mut stream = connect(Duration::from_secs(2))?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;

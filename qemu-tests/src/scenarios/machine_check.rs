@@ -1,5 +1,5 @@
-//! Memory that fails, as the processor tells it: in a guest's page it ends that guest alone,
-//! anywhere else the node starts anew and says why. Beside that, what the owner sealed of
+//! Memory that fails, as the processor reports it: in a guest's page it ends that guest alone,
+//! anywhere else the node starts anew and reports why. Beside that, what the owner sealed of
 //! this machine: both threads of each core run, and frames are no longer than 1,400 octets.
 
 use super::directory;
@@ -28,13 +28,13 @@ const MTU: u16 = 1400;
 /// What the guest fills pages with, see `job=mark` of the test guest.
 const MARK: &[u8; 16] = b"REDOUBT-MARK-07\n";
 const PAGE_BYTES: usize = 4096;
-/// A bank says: valid, uncorrected, reported, address valid, data read (APM 9.3.2).
+/// A bank's status: valid, uncorrected, reported, address valid, data read (APM 9.3.2).
 const DAMAGED: u64 = 0xbc00_0000_0000_0135;
 /// Bits of CR4 (APM 3.1.3).
 const GUARDS: [(u32, &str); 4] = [(6, "MCE"), (11, "UMIP"), (20, "SMEP"), (21, "SMAP")];
 /// Where the second processor started, and where the image was loaded.
 const START_ADDRESSES: [u64; 2] = [0x8000, 0x10_0000];
-/// In the processor's own status: what was interrupted may go on; a machine check is here.
+/// In the processor's own status: what was interrupted may continue; a machine check is here.
 const RESTARTABLE: u64 = 5;
 
 /// The image for this machine.
@@ -94,11 +94,11 @@ pub(super) fn a_damaged_page_ends_its_guest_alone() -> Result<()> {
     let page_of_other = http::get(&guest_address(2).0, "/").context("the other guest serves no more")?;
     ensure!(page_of_other == b"page of other\n", "the other guest serves something else");
     let log = world.operator.run(&["node", "log"])?;
-    let told = format!("Contained({page:#x})").replace("0x", "");
+    let reported = format!("Contained({page:#x})").replace("0x", "");
     let line = log.lines().find(|line| line.contains("error machine_check: now: cpu 0 bank 0"));
     let line = line.with_context(|| format!("no word of a machine check: {log}"))?;
     println!("  {line}");
-    ensure!(line.contains(&told) && log.contains("its memory is damaged"), "{log}");
+    ensure!(line.contains(&reported) && log.contains("its memory is damaged"), "{log}");
     let node = info(&world)?;
     ensure!(*field(&node, "dom0_starts") == 1 && field(&node, "previous_end").is_null(), "{node}");
 

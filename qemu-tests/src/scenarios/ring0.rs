@@ -1,5 +1,5 @@
 //! When the hypervisor itself fails: all CPUs stop, the machine restarts by itself, and
-//! the next run tells why.
+//! the next run reports why.
 
 use super::directory;
 use crate::debugger::Debugger;
@@ -168,7 +168,7 @@ fn fail_once(built: &Built, case: &Case) -> Result<()> {
     Ok(())
 }
 
-/// What the node says of itself once it has started again.
+/// What the node reports of itself once it has started again.
 pub(super) fn wait_for_restart(world: &World) -> Result<Value> {
     let began = Instant::now();
     loop {

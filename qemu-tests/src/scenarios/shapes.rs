@@ -28,7 +28,7 @@ const ENDS: [Case; 5] = [
         "on_crash = \"preserve\"",
         End::State("crashed"),
     ),
-    // Without `panic=`: the kernel says so and stands still.
+    // Without `panic=`: the kernel reports it and stands still.
     ("panic-restart", "job=crash", "on_crash = \"restart\"", End::Again),
 ];
 /// Guests that reset themselves.
@@ -90,7 +90,7 @@ pub(super) fn guests_of_all_shapes() -> Result<()> {
     Ok(())
 }
 
-/// A guest that resets itself starts anew, or is gone where its VM file says so.
+/// A guest that resets itself starts anew, or is gone where its VM file has it so.
 pub(super) fn guests_reset_themselves() -> Result<()> {
     let built = build(false)?;
     let cloud = find(&target(), Flavour::Cloud)?;

@@ -26,7 +26,7 @@ pub(super) const LOCAL: &str = "virtio:0";
 const NODE_LIMIT: Duration = Duration::from_secs(60);
 /// Bytes of the state volume: settings, and room for a kernel and an initrd.
 const VOLUME_BYTES: u64 = 64 << 20;
-/// Power cuts, unless the environment says otherwise.
+/// Power cuts, unless the environment sets it.
 const CUTS: u64 = 20;
 const CUTS_VARIABLE: &str = "REDOUBT_POWER_CUTS";
 
@@ -39,7 +39,7 @@ pub(super) fn image(volume: &str) -> Result<DevImage> {
 
 /// What was confirmed, and what was asked for and may be so.
 #[derive(Default)]
-struct Told {
+struct Reported {
     serial: u64,
     asked_serial: u64,
     orders: BTreeMap<String, Option<u64>>,
@@ -51,7 +51,7 @@ fn cuts() -> u64 {
     std::env::var(CUTS_VARIABLE).ok().and_then(|text| text.parse().ok()).unwrap_or(CUTS)
 }
 
-/// Cuts a node's power again and again while it is told to keep things on a volume of
+/// Cuts a node's power again and again while it is told to persist things on a volume of
 /// the network.
 pub(super) fn state_outlives_power_cuts() -> Result<()> {
     cut_again_and_again("state", AOE, cuts() - cuts() / 3)
@@ -90,23 +90,23 @@ fn cut_again_and_again(name: &str, volume: &str, cuts: u64) -> Result<()> {
     world.machine = switch_on(&shape, &directory, volume, &disk)?;
     wait(&world)?;
     let key = node_key(&world.operator)?;
-    let mut told = Told::default();
+    let mut reported = Reported::default();
     for (number, name) in [(1, "one"), (2, "two")] {
         let more = format!("autostart = {number}");
         let guest = Description { name, number, memory_mib: 96, more: &more, ..Description::default() };
         world.test_guest(&files, &guest)?;
-        told.orders.insert(name.into(), Some(u64::from(number)));
+        reported.orders.insert(name.into(), Some(u64::from(number)));
     }
     let again = Description { name: "two", number: 2, memory_mib: 96, ..Description::default() };
     let file = world.test_guest_file(&files, &again)?;
     for cut in 0..cuts {
-        work(&mut world, &built.image, &mut told, &file, cut)?;
+        work(&mut world, &built.image, &mut reported, &file, cut)?;
         world.machine = switch_on(&shape, &directory, volume, &disk)?;
         wait(&world)?;
         let took = world.machine.started.elapsed().as_secs_f64();
         ensure!(node_key(&world.operator)? == key, "cut {cut}: the node has another key");
-        check(&world, &mut told, cut)?;
-        println!("  {volume}: cut {cut}: all is there, heard after {took:.1} s, bundle {}", told.serial);
+        check(&world, &mut reported, cut)?;
+        println!("  {volume}: cut {cut}: all is there, heard after {took:.1} s, bundle {}", reported.serial);
     }
     let report = world.operator.run(&["audit", "verify"])?;
     ensure!(report.contains("intact"), "the audit log: {report}");
@@ -157,7 +157,7 @@ fn write_bundle(image: &DevImage, serial: u64, path: &Path) -> Result<()> {
 
 /// Commands, one after the other, until the power goes at a moment of its own: before,
 /// amid or after one.
-fn work(world: &mut World, image: &DevImage, told: &mut Told, file: &Path, cut: u64) -> Result<()> {
+fn work(world: &mut World, image: &DevImage, reported: &mut Reported, file: &Path, cut: u64) -> Result<()> {
     let path = world.directory.join("next.bundle");
     let file = file.display().to_string();
     let delay = Duration::from_millis(20 + cut * 97 % 700);
@@ -167,23 +167,23 @@ fn work(world: &mut World, image: &DevImage, told: &mut Told, file: &Path, cut: 
         step += 1;
         let order = (step % 7 + 1).to_string();
         let bundle = path.display().to_string();
-        told.asked = None;
+        reported.asked = None;
         let arguments: Vec<&str> = match step % 4 {
             0 | 2 => {
-                told.asked_serial = told.serial + 1;
-                write_bundle(image, told.asked_serial, &path)?;
+                reported.asked_serial = reported.serial + 1;
+                write_bundle(image, reported.asked_serial, &path)?;
                 vec!["key", "bundle", "push", &bundle]
             }
             1 => {
-                told.asked = Some(("one".into(), order.parse().ok()));
+                reported.asked = Some(("one".into(), order.parse().ok()));
                 vec!["autostart", "one", "on", "--order", &order]
             }
-            _ if told.orders.get("two").is_some_and(Option::is_some) => {
-                told.asked = Some(("two".into(), None));
+            _ if reported.orders.get("two").is_some_and(Option::is_some) => {
+                reported.asked = Some(("two".into(), None));
                 vec!["autostart", "two", "off"]
             }
             _ => {
-                told.asked = Some(("two".into(), order.parse().ok()));
+                reported.asked = Some(("two".into(), order.parse().ok()));
                 vec!["autostart", "two", "on", "--order", &order]
             }
         };
@@ -205,17 +205,17 @@ fn work(world: &mut World, image: &DevImage, told: &mut Told, file: &Path, cut: 
             child.wait()?;
             return Ok(());
         };
-        if !status.success() && told.asked.as_ref().is_some_and(|(name, _)| name == "two") {
+        if !status.success() && reported.asked.as_ref().is_some_and(|(name, _)| name == "two") {
             // It does not run since it was not to start with the node: it is made again.
             let answer = world.operator.try_run(&["create", &file])?;
             ensure!(answer.code == 0, "create of two: {}", answer.error);
             continue;
         }
         ensure!(status.success(), "{arguments:?} was refused with {status}");
-        if let Some((name, order)) = told.asked.take() {
-            told.orders.insert(name, order);
+        if let Some((name, order)) = reported.asked.take() {
+            reported.orders.insert(name, order);
         }
-        told.serial = told.serial.max(told.asked_serial);
+        reported.serial = reported.serial.max(reported.asked_serial);
         if Instant::now() >= end {
             world.machine.process.kill();
             return Ok(());
@@ -224,33 +224,33 @@ fn work(world: &mut World, image: &DevImage, told: &mut Told, file: &Path, cut: 
 }
 
 /// What was confirmed is there; what was asked for may be.
-fn check(world: &World, told: &mut Told, cut: u64) -> Result<()> {
+fn check(world: &World, reported: &mut Reported, cut: u64) -> Result<()> {
     let state = world.operator.json(&["node", "state"])?;
     let word = |key: &str| state.get(key).and_then(Value::as_str).unwrap_or_default().to_string();
     let number = |key: &str| state.get(key).and_then(Value::as_u64).unwrap_or_default();
     ensure!(word("condition") == "kept", "cut {cut}: {state}");
     let serial = number("trust_serial");
     ensure!(
-        (told.serial..=told.asked_serial.max(told.serial)).contains(&serial),
+        (reported.serial..=reported.asked_serial.max(reported.serial)).contains(&serial),
         "cut {cut}: bundle {serial}, {} was confirmed",
-        told.serial
+        reported.serial
     );
-    (told.serial, told.asked_serial) = (serial, serial);
+    (reported.serial, reported.asked_serial) = (serial, serial);
     let mut found: BTreeMap<String, u64> = BTreeMap::new();
     for guest in state.get("guests").and_then(Value::as_array).into_iter().flatten() {
         let name = guest.get("name").and_then(Value::as_str).unwrap_or_default();
         ensure!(guest.get("problem").is_none_or(Value::is_null), "cut {cut}: {guest}");
         found.insert(name.into(), guest.get("order").and_then(Value::as_u64).unwrap_or_default());
     }
-    let asked = told.asked.take();
+    let asked = reported.asked.take();
     for name in ["one", "two"] {
-        let (there, confirmed) = (found.get(name).copied(), told.orders.get(name).copied().flatten());
+        let (there, confirmed) = (found.get(name).copied(), reported.orders.get(name).copied().flatten());
         let may_be = asked.as_ref().filter(|(asked, _)| asked == name).map(|(_, order)| *order);
         ensure!(
             there == confirmed || Some(there) == may_be,
             "cut {cut}: {name} has the order {there:?}, {confirmed:?} was confirmed"
         );
-        told.orders.insert(name.into(), there);
+        reported.orders.insert(name.into(), there);
     }
     // Those and no others start.
     let deadline = Instant::now() + NODE_LIMIT;

@@ -1,4 +1,4 @@
-//! A guest's disks outlive their targets: killed and started again, cut off, crowded
+//! A guest's disks survive their targets: killed and started again, cut off, crowded
 //! out, grown. The guest writes all the time, reads back and compares.
 
 use super::directory;
@@ -18,7 +18,7 @@ const NODE_LIMIT: Duration = Duration::from_secs(60);
 const WRITING_LIMIT: Duration = Duration::from_secs(120);
 /// How long after the last fault the guest may still be at work.
 const FINISH_LIMIT: Duration = Duration::from_secs(60);
-/// Rounds of all faults, unless `REDOUBT_STORAGE_ROUNDS` says otherwise.
+/// Rounds of all faults, unless `REDOUBT_STORAGE_ROUNDS` is set.
 const ROUNDS: u64 = 1;
 /// A round, with the pauses in it.
 const ROUND_SECONDS: u64 = 40;
@@ -87,7 +87,7 @@ fn faults(world: &mut World, directory: &Path, round: u64) -> Result<()> {
     pause(3);
     world.lab.export_aoe(11, 2, &directory.join("aoe.img"))?;
     pause(3);
-    // The iSCSI target dies. The guest's list says that it waits.
+    // The iSCSI target dies. The guest's list shows that it waits.
     world.lab.kill_iscsi();
     pause(4);
     let list = world.operator.run(&["list"])?;
@@ -118,7 +118,7 @@ fn faults(world: &mut World, directory: &Path, round: u64) -> Result<()> {
     Ok(())
 }
 
-/// What the guest says in the end.
+/// The guest's final report.
 fn check(shown: &str, mib: u64) -> Result<()> {
     let tail: Vec<&str> = shown.lines().rev().take(12).collect();
     ensure!(
@@ -136,7 +136,7 @@ pub(super) struct Finished {
     pub(super) slowest_write_us: Option<u64>,
 }
 
-/// What the guest says in the end of both disks: no error, and enough was written and
+/// The guest's final report of both disks: no error, and enough was written and
 /// compared.
 pub(super) fn finished(shown: &str) -> Result<Vec<Finished>> {
     let tail: Vec<&str> = shown.lines().rev().take(12).collect();
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_guest_says_is_believed_only_if_it_is_good() {
+    fn guest_reports_are_checked() {
         let good = "TEST the size of vdc is 133120\n\
             TEST finished vdb code 0 errors 0 wrote_kib 20000 read_kib 19000\n\
             TEST finished vdc code 0 errors 0 wrote_kib 20000 read_kib 19000\n\

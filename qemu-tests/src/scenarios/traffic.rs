@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 const NODE_LIMIT: Duration = Duration::from_secs(60);
 const GUEST_LIMIT: Duration = Duration::from_secs(90);
-/// Traffic in each direction unless `REDOUBT_TRAFFIC_MIB` says otherwise.
+/// Traffic in each direction unless `REDOUBT_TRAFFIC_MIB` is set.
 const TRAFFIC_MIB: u64 = 64;
 /// Most that a guest keeps in memory and sends again and again.
 const FILE_MIB: u64 = 64;
@@ -99,7 +99,7 @@ fn random_bytes(length: u64) -> Vec<u8> {
     bytes
 }
 
-/// Serves the bytes to whoever asks, one after the other.
+/// Serves the bytes to its clients, one after the other.
 fn serve(listener: &TcpListener, bytes: &[u8]) {
     for stream in listener.incoming() {
         let Ok(mut stream) = stream else { continue };

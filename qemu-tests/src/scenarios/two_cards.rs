@@ -80,9 +80,9 @@ fn start(directory: &Path) -> Result<World> {
     Ok(World { lab, machine, operator, directory: directory.to_path_buf() })
 }
 
-/// What is told of a path.
+/// What is reported of a path.
 #[derive(Debug)]
-struct Told {
+struct Reported {
     volume: String,
     card: String,
     state: String,
@@ -91,7 +91,7 @@ struct Told {
     written: u64,
 }
 
-impl Told {
+impl Reported {
     fn serves(&self) -> bool {
         let sectors = match (self.volume.starts_with("aoe:"), self.card == SECOND_NODE_MAC) {
             (true, true) => LONG_SECTORS,
@@ -106,11 +106,11 @@ impl Told {
     }
 }
 
-fn paths(operator: &Operator) -> Result<Vec<Told>> {
-    let told = operator.json(&["storage", "path", "list"])?;
+fn paths(operator: &Operator) -> Result<Vec<Reported>> {
+    let reported = operator.json(&["storage", "path", "list"])?;
     let path = |path: &Value| {
         let text = |at: &str| path.pointer(at).and_then(Value::as_str).unwrap_or_default().to_string();
-        Told {
+        Reported {
             volume: text("/volume"),
             card: text("/negotiated/Card"),
             state: text("/state"),
@@ -118,7 +118,7 @@ fn paths(operator: &Operator) -> Result<Vec<Told>> {
             written: path.pointer("/counters/bytes_written").and_then(Value::as_u64).unwrap_or_default(),
         }
     };
-    Ok(told.as_array().context("no list of paths")?.iter().map(path).collect())
+    Ok(reported.as_array().context("no list of paths")?.iter().map(path).collect())
 }
 
 /// Waits until three disks have two paths each that serve, with frames as long as the wires
@@ -127,7 +127,7 @@ fn wait_for_paths(operator: &Operator) -> Result<()> {
     let deadline = Instant::now() + HEALED_LIMIT;
     loop {
         let paths = paths(operator)?;
-        if paths.len() == 6 && paths.iter().all(Told::serves) {
+        if paths.len() == 6 && paths.iter().all(Reported::serves) {
             return Ok(());
         }
         ensure!(Instant::now() < deadline, "not all paths serve: {paths:?}");
@@ -135,7 +135,7 @@ fn wait_for_paths(operator: &Operator) -> Result<()> {
     }
 }
 
-/// Waits until the card for disks has its address; what the node says of its cards then.
+/// Waits until the card for disks has its address; what the node then reports of its cards.
 fn wait_for_address(operator: &Operator) -> Result<Value> {
     let deadline = Instant::now() + ADDRESS_LIMIT;
     loop {
@@ -155,10 +155,10 @@ pub(super) fn cables_are_cut_and_disks_go_on() -> Result<()> {
     let mut world = start(&directory)?;
     world.operator.wait_for_node(NODE_LIMIT).with_context(|| world.machine.serial_text())?;
     let node = wait_for_address(&world.operator)?;
-    let told = |key: &str| node.pointer(&format!("/cards/1/{key}")).cloned().unwrap_or_default();
+    let reported = |key: &str| node.pointer(&format!("/cards/1/{key}")).cloned().unwrap_or_default();
     let address = format!("{SECOND_NODE}/24");
     ensure!(
-        ["mac", "state", "address"].map(told) == [SECOND_NODE_MAC, "up", &address]
+        ["mac", "state", "address"].map(reported) == [SECOND_NODE_MAC, "up", &address]
             && [0, 1].map(|card| node.pointer(&format!("/cards/{card}/mtu")).and_then(Value::as_u64))
                 == [Some(1500), Some(u64::from(LONG_MTU))],
         "the node says {node}"
@@ -187,7 +187,7 @@ pub(super) fn cables_are_cut_and_disks_go_on() -> Result<()> {
         world.lab.set_link_of(tap, true)?;
     }
     wait_for_paths(&world.operator)?;
-    links_that_say_so(&world)?;
+    reports_link_down(&world)?;
     for path in paths(&world.operator)?.iter().filter(|path| !path.volume.starts_with("aoe:e11.1")) {
         println!("  {} by {}: wrote {} KiB", path.volume, path.card, path.written >> 10);
         ensure!(path.written >= WRITTEN_BYTES_MIN, "hardly anything was written by {path:?}");
@@ -199,8 +199,8 @@ pub(super) fn cables_are_cut_and_disks_go_on() -> Result<()> {
     check(&world.operator.run(&["console", "writer", "--once"])?)
 }
 
-/// The card tells that its link is down: nothing waits until that is missed.
-fn links_that_say_so(world: &World) -> Result<()> {
+/// The card reports that its link is down: nothing waits until that is missed.
+fn reports_link_down(world: &World) -> Result<()> {
     let mut monitor = Monitor::connect(&monitor(&world.directory))?;
     monitor.command_with("set_link", json!({ "name": "second", "up": false }))?;
     sleep(Duration::from_millis(500));
@@ -214,13 +214,13 @@ fn links_that_say_so(world: &World) -> Result<()> {
     wait_for_paths(&world.operator)
 }
 
-/// What the guest says in the end.
+/// The guest's final report.
 fn check(shown: &str) -> Result<()> {
     for said in finished(shown)? {
         for slowest in [said.slowest_read_us, said.slowest_write_us] {
             ensure!(
                 slowest.is_some_and(|slowest| slowest <= FAILOVER_LIMIT_US),
-                "a request of {} took longer than 3 s, or nobody knows: {slowest:?} us",
+                "a request of {} took longer than 3 s, or was not recorded: {slowest:?} us",
                 said.disk
             );
         }

@@ -2,7 +2,7 @@
 //!
 //! Spec: RFC 7143 sections 6 and 13.
 
-use super::{Act, Pdu, Script, USUAL, login_stage, opcode, reconnected, said, served, stalled};
+use super::{Act, DEFAULT, Pdu, Script, login_stage, opcode, reconnected, said, served, stalled};
 use crate::hostile::iscsi_target::Moment;
 
 /// The first connection's answer to what was offered, with these keys instead.
@@ -35,7 +35,7 @@ fn without(pdu: &mut Pdu, key: &str) {
 
 /// Negotiation.
 pub const NEGOTIATION: &[Script] = scripts![
-    "negotiation: a method of authentication that was not offered", USUAL, stalled("login refused", 60),
+    "negotiation: a method of authentication that was not offered", DEFAULT, stalled("login refused", 60),
         |run| said(run, "demands authentication"),
         |pdu, _| {
             if login_stage(pdu, 0) {
@@ -43,13 +43,13 @@ pub const NEGOTIATION: &[Script] = scripts![
             }
             Act::Send
         };
-    "negotiation: a boolean that is neither", USUAL, served(5, 2..=2), |run| said(run, "boolean"),
+    "negotiation: a boolean that is neither", DEFAULT, served(5, 2..=2), |run| said(run, "boolean"),
         |pdu, moment| answer(pdu, moment, "ImmediateData=Maybe\0");
-    "negotiation: two digests at once", USUAL, served(5, 2..=2), |run| said(run, "a digest that was not offered"),
+    "negotiation: two digests at once", DEFAULT, served(5, 2..=2), |run| said(run, "a digest that was not offered"),
         |pdu, moment| answer(pdu, moment, "HeaderDigest=None,CRC32C\0");
-    "negotiation: a key twice in one answer", USUAL, served(5, 2..=2), |run| said(run, "a key twice"),
+    "negotiation: a key twice in one answer", DEFAULT, served(5, 2..=2), |run| said(run, "a key twice"),
         |pdu, moment| answer(pdu, moment, "ImmediateData=Yes\0ImmediateData=Yes\0");
-    "negotiation: a key twice in two answers", USUAL, served(5, 2..=2), |run| said(run, "a key twice"),
+    "negotiation: a key twice in two answers", DEFAULT, served(5, 2..=2), |run| said(run, "a key twice"),
         |pdu, moment| {
             if moment.connection == 1 && login_stage(pdu, 1) {
                 pdu.data = b"ImmediateData=Yes\0".to_vec();
@@ -59,7 +59,7 @@ pub const NEGOTIATION: &[Script] = scripts![
             }
             Act::Send
         };
-    "negotiation: a first burst longer than a burst", USUAL, served(2, 1..=1),
+    "negotiation: a first burst longer than a burst", DEFAULT, served(2, 1..=1),
         |run| ["MaxBurstLength", "FirstBurstLength"]
             .iter()
             .all(|key| run.status.negotiated.contains(&(*key, "8192".into()))),
@@ -68,7 +68,7 @@ pub const NEGOTIATION: &[Script] = scripts![
             without(pdu, "FirstBurstLength");
             besides(pdu, moment, "MaxBurstLength=8192\0FirstBurstLength=65536\0")
         };
-    "negotiation: more connections and requests than were asked for, and long waits", USUAL, served(2, 1..=1),
+    "negotiation: more connections and requests than were asked for, and long waits", DEFAULT, served(2, 1..=1),
         |run| run.status.negotiated.contains(&("DefaultTime2Wait", "3600".into()))
             && run.status.negotiated.contains(&("MaxConnections", "1".into())),
         |pdu, moment| {
@@ -78,7 +78,7 @@ pub const NEGOTIATION: &[Script] = scripts![
             let waits = "DefaultTime2Wait=99999\0DefaultTime2Retain=99999\0";
             besides(pdu, moment, &format!("MaxConnections=8\0MaxOutstandingR2T=9\0{waits}"))
         };
-    "negotiation: markers are offered", USUAL, served(3, 1..=1),
+    "negotiation: markers are offered", DEFAULT, served(3, 1..=1),
         |run| run.target.texts.contains("OFMarker=NotUnderstood"),
         |pdu, moment| {
             if login_stage(pdu, 1) && moment.nth == 1 {
@@ -88,7 +88,7 @@ pub const NEGOTIATION: &[Script] = scripts![
             }
             Act::Send
         };
-    "negotiation: the target takes its time to move on", USUAL, served(2, 1..=1), |run| run.target.marks > 0,
+    "negotiation: the target takes its time to move on", DEFAULT, served(2, 1..=1), |run| run.target.marks > 0,
         |pdu, moment| {
             if login_stage(pdu, 1) && moment.nth == 1 {
                 *moment.marks += 1;
@@ -96,7 +96,7 @@ pub const NEGOTIATION: &[Script] = scripts![
             }
             Act::Send
         };
-    "negotiation: a session handle before the end", USUAL, served(2, 1..=1), |run| run.target.marks > 0,
+    "negotiation: a session handle before the end", DEFAULT, served(2, 1..=1), |run| run.target.marks > 0,
         |pdu, moment| {
             if login_stage(pdu, 0) {
                 *moment.marks += 1;
@@ -104,7 +104,7 @@ pub const NEGOTIATION: &[Script] = scripts![
             }
             Act::Send
         };
-    "negotiation: no session handle at the end", USUAL, served(5, 1..=2), |run| run.target.marks > 0 || reconnected(run),
+    "negotiation: no session handle at the end", DEFAULT, served(5, 1..=2), |run| run.target.marks > 0 || reconnected(run),
         |pdu, moment| {
             if pdu.header.opcode() == opcode::LOGIN_RESPONSE && moment.connection == 1 && login_stage(pdu, 1) {
                 *moment.marks += 1;

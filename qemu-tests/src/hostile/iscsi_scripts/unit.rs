@@ -1,10 +1,10 @@
 //! What the unit tells about itself, and what it does with ranges that are given back.
 
 use super::super::iscsi_target::Task;
-use super::{Act, Manner, Moment, Pdu, Script, USUAL, reconnected, response, said, served, stalled};
+use super::{Act, DEFAULT, Manner, Moment, Pdu, Script, reconnected, response, said, served, stalled};
 use storage::iscsi::pdu::{FLAG_FINAL, opcode};
 
-const THIN: Manner = Manner { thin: true, ..USUAL };
+const THIN: Manner = Manner { thin: true, ..DEFAULT };
 
 /// Changes the answer to a question about the unit: its operation code, and of INQUIRY which
 /// page, if any.
@@ -45,41 +45,41 @@ fn negotiated(run: &super::Run, key: &str) -> Option<String> {
 
 /// INQUIRY, vital product data, REPORT LUNS, capacity, modes, UNMAP, WRITE SAME.
 pub const UNIT: &[Script] = scripts![
-    "unit: INQUIRY of nothing", USUAL, served(2, 1..=1), |run| negotiated(run, "Product") == Some(String::new()),
+    "unit: INQUIRY of nothing", DEFAULT, served(2, 1..=1), |run| negotiated(run, "Product") == Some(String::new()),
         |pdu, moment| {
             told(pdu, moment, 0x12, None, Vec::clear);
             Act::Send
         };
-    "unit: INQUIRY with an escape sequence", USUAL, served(2, 1..=1),
+    "unit: INQUIRY with an escape sequence", DEFAULT, served(2, 1..=1),
         |run| negotiated(run, "Product").is_some_and(|it| it.contains("[2J") && !it.contains('\x1b')),
         |pdu, moment| {
             told(pdu, moment, 0x12, None, |data| drop(data.splice(8..12, *b"\x1b[2J")));
             Act::Send
         };
-    "unit: INQUIRY longer than was asked for", USUAL, served(5, 2..=2), |run| said(run, "data out of order"),
+    "unit: INQUIRY longer than was asked for", DEFAULT, served(5, 2..=2), |run| said(run, "data out of order"),
         |pdu, moment| {
             if moment.connection == 1 {
                 told(pdu, moment, 0x12, None, |data| data.resize(1000, b'x'));
             }
             Act::Send
         };
-    "unit: a list of pages that runs over its end", USUAL, served(2, 1..=1), |run| run.target.marks == 1,
+    "unit: a list of pages that runs over its end", DEFAULT, served(2, 1..=1), |run| run.target.marks == 1,
         |pdu, moment| {
             told(pdu, moment, 0x12, Some(0), |data| drop(data.splice(2..4, [0xff, 0xff])));
             Act::Send
         };
-    "unit: a list of pages that is another page", USUAL, served(2, 1..=1),
+    "unit: a list of pages that is another page", DEFAULT, served(2, 1..=1),
         |run| negotiated(run, "Identity").is_none(),
         |pdu, moment| {
             told(pdu, moment, 0x12, Some(0), |data| drop(data.splice(1..2, [0x83])));
             Act::Send
         };
-    "unit: a name that runs over its end", USUAL, served(2, 1..=1), |run| negotiated(run, "Identity").is_none(),
+    "unit: a name that runs over its end", DEFAULT, served(2, 1..=1), |run| negotiated(run, "Identity").is_none(),
         |pdu, moment| {
             told(pdu, moment, 0x12, Some(0x83), |data| drop(data.splice(7..8, [0xff])));
             Act::Send
         };
-    "unit: names of no octets, one after the other", USUAL, served(2, 1..=1),
+    "unit: names of no octets, one after the other", DEFAULT, served(2, 1..=1),
         |run| negotiated(run, "Identity").is_none(),
         |pdu, moment| {
             told(pdu, moment, 0x12, Some(0x83), |data| {
@@ -87,7 +87,7 @@ pub const UNIT: &[Script] = scripts![
             });
             Act::Send
         };
-    "unit: another disk at the next login", USUAL, stalled("another disk", 4), |run| said(run, "another disk"),
+    "unit: another disk at the next login", DEFAULT, stalled("another disk", 4), |run| said(run, "another disk"),
         |pdu, moment| {
             let capacity = moment.command.is_some_and(|task| task.header.u8(32) == 0x9e);
             if moment.connection == 1 {
@@ -96,33 +96,33 @@ pub const UNIT: &[Script] = scripts![
             told(pdu, moment, 0x12, Some(0x83), |data| drop(data.splice(15..16, [2])));
             Act::Send
         };
-    "unit: a list of units that announces 4 GiB", USUAL, served(2, 1..=1), |run| run.target.marks == 1,
+    "unit: a list of units that announces 4 GiB", DEFAULT, served(2, 1..=1), |run| run.target.marks == 1,
         |pdu, moment| {
             told(pdu, moment, 0xa0, None, |data| drop(data.splice(..4, [0xff; 4])));
             Act::Send
         };
-    "unit: a list of units of three octets", USUAL, served(2, 1..=1), |run| run.target.marks == 1,
+    "unit: a list of units of three octets", DEFAULT, served(2, 1..=1), |run| run.target.marks == 1,
         |pdu, moment| {
             told(pdu, moment, 0xa0, None, |data| data.truncate(3));
             Act::Send
         };
-    "unit: a size that no number holds", USUAL, stalled("impossible capacity", 3),
+    "unit: a size that no number holds", DEFAULT, stalled("impossible capacity", 3),
         |run| said(run, "impossible capacity"),
         |pdu, moment| never(pdu, moment, 0x9e, |data| drop(data.splice(..8, [0xff; 8])));
-    "unit: blocks of 513 octets", USUAL, stalled("impossible capacity", 3),
+    "unit: blocks of 513 octets", DEFAULT, stalled("impossible capacity", 3),
         |run| said(run, "impossible capacity"),
         |pdu, moment| never(pdu, moment, 0x9e, |data| drop(data.splice(8..12, [0, 0, 2, 1])));
-    "unit: blocks of no octets", USUAL, stalled("impossible capacity", 3),
+    "unit: blocks of no octets", DEFAULT, stalled("impossible capacity", 3),
         |run| said(run, "impossible capacity"),
         |pdu, moment| never(pdu, moment, 0x9e, |data| drop(data.splice(8..12, [0; 4])));
-    "unit: a size cut short", USUAL, stalled("impossible capacity", 3), |run| said(run, "impossible capacity"),
+    "unit: a size cut short", DEFAULT, stalled("impossible capacity", 3), |run| said(run, "impossible capacity"),
         |pdu, moment| never(pdu, moment, 0x9e, |data| data.truncate(9));
-    "unit: modes of one octet", USUAL, served(2, 1..=1), |run| run.target.marks == 1,
+    "unit: modes of one octet", DEFAULT, served(2, 1..=1), |run| run.target.marks == 1,
         |pdu, moment| {
             told(pdu, moment, 0x1a, None, |data| data.truncate(1));
             Act::Send
         };
-    "unit: modes that run over their end", USUAL, served(2, 1..=1), |run| run.target.marks == 1,
+    "unit: modes that run over their end", DEFAULT, served(2, 1..=1), |run| run.target.marks == 1,
         |pdu, moment| {
             told(pdu, moment, 0x1a, None, |data| drop(data.splice(.., [0xff, 0, 0, 0xff])));
             Act::Send

@@ -101,7 +101,7 @@ pub struct Manner {
 
 impl Manner {
     /// As targets usually are.
-    pub const USUAL: Self = Self {
+    pub const DEFAULT: Self = Self {
         digests: false,
         initial_r2t: false,
         segment: SEGMENT,
