@@ -12,7 +12,7 @@
 use crate::addressing::{Addressing, checked_mtu, default_mtu};
 use anyhow::{Context, Result, ensure};
 use mgmt_proto::limits::STORAGE_CARDS;
-use mgmt_proto::manifest;
+use mgmt_proto::manifest::{self, AoeCards};
 use mgmt_proto::units::parse_mac;
 use serde::Deserialize;
 
@@ -27,17 +27,6 @@ pub struct StorageCard {
     /// Largest payload of a frame on its wire.
     #[serde(default = "default_mtu")]
     pub mtu: u16,
-}
-
-/// Which cards speak AoE.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Aoe {
-    /// The first one and those for storage.
-    #[default]
-    All,
-    /// Those for storage.
-    Storage,
 }
 
 impl StorageCard {
@@ -59,7 +48,7 @@ impl StorageCard {
 ///
 /// # Errors
 /// Names the entry that makes no sense.
-pub fn checked(cards: &[StorageCard], aoe: Aoe) -> Result<(Vec<manifest::StorageCard>, manifest::AoeCards)> {
+pub fn checked(cards: &[StorageCard], aoe: AoeCards) -> Result<Vec<manifest::StorageCard>> {
     ensure!(cards.len() <= STORAGE_CARDS, "storage_cards: at most {STORAGE_CARDS}");
     let mut sealed: Vec<manifest::StorageCard> = Vec::new();
     for (index, card) in cards.iter().enumerate() {
@@ -68,12 +57,6 @@ pub fn checked(cards: &[StorageCard], aoe: Aoe) -> Result<(Vec<manifest::Storage
         ensure!(!twice, "storage_cards[{index}]: its mac is there already");
         sealed.push(card);
     }
-    let aoe = match aoe {
-        Aoe::All => manifest::AoeCards::All,
-        Aoe::Storage => {
-            ensure!(!cards.is_empty(), "aoe: there are no storage_cards to speak it");
-            manifest::AoeCards::Storage
-        }
-    };
-    Ok((sealed, aoe))
+    ensure!(aoe == AoeCards::All || !cards.is_empty(), "aoe: there are no storage_cards to speak it");
+    Ok(sealed)
 }

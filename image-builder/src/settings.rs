@@ -22,14 +22,16 @@
 //! ```
 
 use crate::addressing::{Addressing, checked_mtu, default_mtu};
-use crate::cards::{self, Aoe, StorageCard};
+use crate::cards::{self, StorageCard};
 use crate::state::State;
 use anyhow::{Context, Result, bail, ensure};
 use keys::PublicKey;
 use mgmt_proto::bundle::Scope;
 use mgmt_proto::limits::{CARD_GRANTS, CARD_MACS, NAME_BYTES, OPERATORS};
-use mgmt_proto::manifest::{self, DEFAULT_PORT, DEFAULT_RESTART_DELAY_S, Manifest, RESTART_DELAY_MAX_S};
-use mgmt_proto::trust;
+use mgmt_proto::manifest::{
+    self, AoeCards, DEFAULT_PORT, DEFAULT_RESTART_DELAY_S, Dom0Cpu, Manifest, RESTART_DELAY_MAX_S,
+};
+use mgmt_proto::trust::{self, Role};
 use mgmt_proto::vif::{self, Privileges};
 use serde::Deserialize;
 use std::path::Path;
@@ -52,7 +54,7 @@ pub struct Settings {
     pub storage_cards: Vec<StorageCard>,
     /// Which cards speak AoE.
     #[serde(default)]
-    pub aoe: Aoe,
+    pub aoe: AoeCards,
     /// TCP port for management.
     #[serde(default = "default_port")]
     pub port: u16,
@@ -118,31 +120,6 @@ pub struct Operator {
     pub role: Role,
 }
 
-/// Whether dom0 shares its home CPU with guests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Dom0Cpu {
-    /// Own where there are four or more.
-    #[default]
-    Auto,
-    /// No guest runs there.
-    Own,
-    /// Guests run there too.
-    Shared,
-}
-
-/// What an operator may do; each includes the ones before it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Look.
-    Viewer,
-    /// Run guests.
-    Operator,
-    /// Stop the node.
-    Admin,
-}
-
 impl Settings {
     /// Reads a file.
     ///
@@ -182,18 +159,13 @@ impl Settings {
                 operators.iter().all(|other| other.key != key),
                 "operators[{index}]: its key is there already"
             );
-            let role = match operator.role {
-                Role::Viewer => trust::Role::Viewer,
-                Role::Operator => trust::Role::Operator,
-                Role::Admin => trust::Role::Admin,
-            };
-            operators.push(trust::Operator { key, role });
+            operators.push(trust::Operator { key, role: operator.role });
         }
         ensure!(
             self.restart_delay_s <= RESTART_DELAY_MAX_S,
             "restart_delay_s: at most {RESTART_DELAY_MAX_S}"
         );
-        let (storage_cards, aoe) = cards::checked(&self.storage_cards, self.aoe)?;
+        let storage_cards = cards::checked(&self.storage_cards, self.aoe)?;
         let card_grants: Vec<vif::CardGrant> = self.card_grants.iter().map(CardGrant::sealed).collect();
         ensure!(
             vif::are_sound(&card_grants),
@@ -207,17 +179,13 @@ impl Settings {
             addressing: self.addressing.checked()?,
             mtu: checked_mtu(self.mtu)?,
             storage_cards,
-            aoe,
+            aoe: self.aoe,
             port: self.port,
             fault_injection: self.fault_injection,
             trust_serial_min: self.trust_serial_min,
             restart_delay_s: self.restart_delay_s,
             smt: self.smt,
-            dom0_cpu: match self.dom0_cpu {
-                Dom0Cpu::Auto => manifest::Dom0Cpu::Auto,
-                Dom0Cpu::Own => manifest::Dom0Cpu::Own,
-                Dom0Cpu::Shared => manifest::Dom0Cpu::Shared,
-            },
+            dom0_cpu: self.dom0_cpu,
             state: self.state.as_ref().map(|state| state.checked(directory)).transpose()?,
             guest_addresses_required: self.guest_addresses_required,
             card_grants,

@@ -13,6 +13,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use serde::{Deserialize, Deserializer, Serialize};
+use storage::iscsi::{DigestPolicy, PathPolicy};
 use storage::volume::{VolumeName, user};
 
 /// A disk of a guest.
@@ -26,6 +27,7 @@ pub struct Disk {
 
 /// How several paths are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Policy {
     /// One, until it fails.
     #[default]
@@ -36,6 +38,7 @@ pub enum Policy {
 
 /// Whether what is sent carries digests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Digests {
     /// If the target has them.
     #[default]
@@ -44,6 +47,25 @@ pub enum Digests {
     Required,
     /// None.
     Off,
+}
+
+impl From<Policy> for PathPolicy {
+    fn from(policy: Policy) -> Self {
+        match policy {
+            Policy::Failover => Self::Failover,
+            Policy::RoundRobin => Self::RoundRobin,
+        }
+    }
+}
+
+impl From<Digests> for DigestPolicy {
+    fn from(digests: Digests) -> Self {
+        match digests {
+            Digests::Preferred => Self::Preferred,
+            Digests::Required => Self::Required,
+            Digests::Off => Self::Off,
+        }
+    }
 }
 
 /// A limit.

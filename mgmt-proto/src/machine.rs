@@ -16,6 +16,7 @@ pub type Digest = [u8; 32];
 
 /// What happens when a guest turns itself off, resets or crashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Action {
     /// Its resources are given back.
     Destroy,

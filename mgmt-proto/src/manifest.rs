@@ -80,6 +80,7 @@ impl fmt::Display for StorageCard {
 
 /// Which of the node's cards speak AoE.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum AoeCards {
     /// The first one and those for storage.
     #[default]
@@ -90,6 +91,7 @@ pub enum AoeCards {
 
 /// Whether dom0 shares its home CPU with guests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Dom0Cpu {
     /// It owns the CPU where the machine has [`OWN_CPU_FROM`] or more.
     #[default]

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// What an operator may do; each includes the ones before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Look.
     Viewer,

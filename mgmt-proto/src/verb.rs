@@ -332,6 +332,7 @@ impl Request {
 
 /// Ways for dom0, or what is under it, to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Fault {
     /// A panic.
     Panic,

@@ -4,7 +4,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use mgmt_proto::code::Code;
-use mgmt_proto::disk::{Digests, DiskSetting, Limit, Policy};
+use mgmt_proto::disk::{DiskSetting, Limit};
 use mgmt_proto::reason::Refusal;
 use storage::aoe::{MacAddress, Target, TargetConfig};
 use storage::iscsi::{
@@ -71,15 +71,12 @@ impl VolumeSettings {
         let mut rates = Vec::new();
         for setting in list {
             match setting {
-                DiskSetting::Policy(Policy::Failover) => settings.policy = PathPolicy::Failover,
-                DiskSetting::Policy(Policy::RoundRobin) => settings.policy = PathPolicy::RoundRobin,
+                DiskSetting::Policy(policy) => settings.policy = (*policy).into(),
                 DiskSetting::Portal(address, port) => {
                     settings.portals.push(Portal { address: (*address).into(), port: *port });
                 }
                 DiskSetting::Station(mac) => settings.stations.push(*mac),
-                DiskSetting::Digests(Digests::Preferred) => settings.digests = DigestPolicy::Preferred,
-                DiskSetting::Digests(Digests::Required) => settings.digests = DigestPolicy::Required,
-                DiskSetting::Digests(Digests::Off) => settings.digests = DigestPolicy::Off,
+                DiskSetting::Digests(digests) => settings.digests = (*digests).into(),
                 DiskSetting::DeadlineMs(deadline_ms) => {
                     settings.deadline_ns = Some(deadline_ms.saturating_mul(MS));
                 }

@@ -14,9 +14,22 @@ pub(crate) use log::NodeLog;
 pub(crate) use state::{Autostart, NodeConfig, NodeKey, Switch};
 pub(crate) use storage::{Discover, DiskArgument, LimitArguments, Storage, StoragePath};
 
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use mgmt_proto::verb::Fault;
 use redoubt::answer::Form;
+use serde::de::value::Error;
+use serde::de::{DeserializeOwned, IntoDeserializer};
 use std::path::PathBuf;
+
+/// An enumeration of the protocol as an argument: its words, each with its help.
+pub(crate) fn word<T: DeserializeOwned + Clone + Send + Sync + 'static>(
+    words: &'static [(&'static str, &'static str)],
+) -> impl TypedValueParser<Value = T> {
+    let values = words.iter().map(|(word, help)| PossibleValue::new(*word).help(*help));
+    PossibleValuesParser::new(values)
+        .try_map(|text: String| -> Result<T, Error> { T::deserialize(text.into_deserializer()) })
+}
 
 /// Drives a Redoubt node.
 #[derive(Debug, Parser)]
@@ -292,7 +305,14 @@ pub(crate) enum Command {
     #[command(hide = true)]
     InjectFault {
         /// How
-        fault: FaultKind,
+        #[arg(value_parser = word::<Fault>(&[
+            ("panic", "A panic"),
+            ("access", "A wild memory access"),
+            ("hang", "A loop without end"),
+            ("hypervisor-panic", "A panic of the hypervisor: the machine restarts"),
+            ("hypervisor-hang", "A loop without end in the hypervisor: the watchdog restarts the machine"),
+        ]))]
+        fault: Fault,
     },
 }
 
@@ -318,20 +338,6 @@ pub(crate) struct Console {
     /// Send nothing to the guest
     #[arg(short, long)]
     pub(crate) read_only: bool,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-pub(crate) enum FaultKind {
-    /// A panic
-    Panic,
-    /// A wild memory access
-    Access,
-    /// A loop without end
-    Hang,
-    /// A panic of the hypervisor: the machine restarts
-    HypervisorPanic,
-    /// A loop without end in the hypervisor: the watchdog restarts the machine
-    HypervisorHang,
 }
 
 #[derive(Clone, Debug, Args)]

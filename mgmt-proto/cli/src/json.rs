@@ -380,7 +380,7 @@ pub const fn state(state: State) -> &'static str {
     }
 }
 
-const fn action(action: Action) -> &'static str {
+pub(crate) const fn action(action: Action) -> &'static str {
     match action {
         Action::Destroy => "destroy",
         Action::Restart => "restart",

@@ -80,7 +80,7 @@ pub struct Operator {
     /// Public key.
     pub key: String,
     /// What it may do.
-    pub role: RoleName,
+    pub role: Role,
     /// On which nodes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub nodes: Option<Vec<String>>,
@@ -93,38 +93,6 @@ pub struct Operator {
     /// Until when.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<String>,
-}
-
-/// A role in words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RoleName {
-    /// Look.
-    Viewer,
-    /// Run guests.
-    Operator,
-    /// Stop the node.
-    Admin,
-}
-
-impl From<RoleName> for Role {
-    fn from(name: RoleName) -> Self {
-        match name {
-            RoleName::Viewer => Self::Viewer,
-            RoleName::Operator => Self::Operator,
-            RoleName::Admin => Self::Admin,
-        }
-    }
-}
-
-impl From<Role> for RoleName {
-    fn from(role: Role) -> Self {
-        match role {
-            Role::Viewer => Self::Viewer,
-            Role::Operator => Self::Operator,
-            Role::Admin => Self::Admin,
-        }
-    }
 }
 
 const fn one() -> u8 {
@@ -224,7 +192,7 @@ impl TrustFile {
         let operator = |grant: &Grant| Operator {
             name: Some(grant.name.clone()),
             key: line(grant.key, ""),
-            role: grant.role.into(),
+            role: grant.role,
             nodes: names(&grant.nodes),
             guests: names(&grant.guests),
             from: time(grant.not_before_s),
@@ -254,7 +222,7 @@ impl TrustFile {
             let point = |text: &Option<String>| text.as_deref().map_or(Ok(0), |text| seconds(text, origin));
             grants.push(Grant {
                 key: key.bytes,
-                role: operator.role.into(),
+                role: operator.role,
                 nodes: scope(operator.nodes.as_ref()),
                 guests: scope(operator.guests.as_ref()),
                 not_before_s: point(&operator.from)?,
@@ -346,7 +314,7 @@ impl TrustFile {
 
 #[cfg(test)]
 mod tests {
-    use super::{Operator, RoleName, TrustFile, seconds, time};
+    use super::{Operator, TrustFile, seconds, time};
     use ed25519_dalek::SigningKey;
     use keys::PublicKey;
     use mgmt_proto::bundle::Scope;
@@ -399,7 +367,7 @@ mod tests {
         let dave = Operator {
             name: Some("dave".into()),
             key: key(4, "").to_string(),
-            role: RoleName::Admin,
+            role: Role::Admin,
             nodes: None,
             guests: None,
             from: None,

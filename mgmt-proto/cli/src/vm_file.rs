@@ -80,9 +80,9 @@ struct Raw {
     disk_operations_per_s: Option<Quantity>,
     disk_burst: Option<Quantity>,
     vif: Option<Vec<toml::Value>>,
-    on_poweroff: Option<Word>,
-    on_reboot: Option<Word>,
-    on_crash: Option<Word>,
+    on_poweroff: Option<Action>,
+    on_reboot: Option<Action>,
+    on_crash: Option<Action>,
     autostart: Option<Autostart>,
 }
 
@@ -118,14 +118,6 @@ impl Quantity {
             Self::Text(text) => text.clone(),
         }
     }
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Word {
-    Destroy,
-    Restart,
-    Preserve,
 }
 
 /// Where a kernel or initrd comes from.
@@ -377,9 +369,9 @@ impl Raw {
                         .map_err(|(message, remedy)| usage(format!("{origin}: vif {index}"), message, remedy))
                 })
                 .collect::<Result<_, _>>()?,
-            on_poweroff: action(self.on_poweroff, Action::Destroy),
-            on_reboot: action(self.on_reboot, Action::Restart),
-            on_crash: action(self.on_crash, Action::Destroy),
+            on_poweroff: self.on_poweroff.unwrap_or(Action::Destroy),
+            on_reboot: self.on_reboot.unwrap_or(Action::Restart),
+            on_crash: self.on_crash.unwrap_or(Action::Destroy),
             name,
         };
         machine.validate()?;
@@ -390,15 +382,6 @@ impl Raw {
         let ramdisk = self.ramdisk.map(|text| source("ramdisk", &text)).transpose()?;
         let autostart = self.autostart.and_then(Autostart::order);
         Ok(VmFile { machine, kernel, ramdisk, settings, autostart, disks })
-    }
-}
-
-fn action(word: Option<Word>, default: Action) -> Action {
-    match word {
-        Some(Word::Destroy) => Action::Destroy,
-        Some(Word::Restart) => Action::Restart,
-        Some(Word::Preserve) => Action::Preserve,
-        None => default,
     }
 }
 

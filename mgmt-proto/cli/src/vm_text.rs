@@ -1,9 +1,9 @@
 //! A guest of a node as a VM file, from which it can be created again.
 
-use crate::vif_text;
+use crate::{json, vif_text};
 use mgmt_proto::config::GuestConfig;
 use mgmt_proto::disk::{Digests, DiskSetting, Limit, Policy};
-use mgmt_proto::machine::{Action, Disk};
+use mgmt_proto::machine::Disk;
 use mgmt_proto::units::mac_text;
 use std::net::Ipv4Addr;
 use toml::{Table, Value};
@@ -17,14 +17,6 @@ fn text(value: impl Into<String>) -> Value {
 
 fn number(value: u64) -> Value {
     i64::try_from(value).map_or_else(|_| text(value.to_string()), Value::Integer)
-}
-
-fn action(action: Action) -> Value {
-    text(match action {
-        Action::Destroy => "destroy",
-        Action::Restart => "restart",
-        Action::Preserve => "preserve",
-    })
 }
 
 fn limit(limit: Limit) -> (&'static str, Value) {
@@ -109,9 +101,9 @@ fn pairs(config: &GuestConfig) -> Vec<(String, Value)> {
         ("cmdline", text(&machine.command_line)),
         ("disk", Value::Array(disks(config))),
         ("vif", Value::Array(cards.collect())),
-        ("on_poweroff", action(machine.on_poweroff)),
-        ("on_reboot", action(machine.on_reboot)),
-        ("on_crash", action(machine.on_crash)),
+        ("on_poweroff", text(json::action(machine.on_poweroff))),
+        ("on_reboot", text(json::action(machine.on_reboot))),
+        ("on_crash", text(json::action(machine.on_crash))),
     ]);
     pairs.extend(config.order.map(|order| ("autostart", number(order.into()))));
     let mut pairs: Vec<(String, Value)> = pairs.into_iter().map(|(key, value)| (key.into(), value)).collect();

@@ -49,7 +49,7 @@ fn table(name: &str, kind: &Kind, comments: &Comments) -> String {
             for (number, (variant, holds)) in variants.iter().enumerate() {
                 // Names in files may be other than in the types.
                 let written = comments.keys().find(|(of, part, field)| {
-                    of == name && field.is_empty() && part.eq_ignore_ascii_case(variant)
+                    of == name && field.is_empty() && part.eq_ignore_ascii_case(&variant.replace('-', ""))
                 });
                 let written = written.map_or(*variant, |(_, part, _)| part);
                 let says = comment(comments, name, written, "");

@@ -1,6 +1,8 @@
 //! `redoubt key`.
 
-use clap::{Args, Subcommand, ValueEnum};
+use super::word;
+use clap::{Args, Subcommand};
+use mgmt_proto::role::Role;
 use std::path::PathBuf;
 
 #[derive(Debug, Subcommand)]
@@ -58,8 +60,12 @@ pub(crate) struct AddKey {
     /// File of the public key
     pub(crate) key: PathBuf,
     /// What it may do
-    #[arg(long, value_enum, default_value_t = RoleKind::Operator)]
-    pub(crate) role: RoleKind,
+    #[arg(long, default_value = "operator", value_parser = word::<Role>(&[
+        ("viewer", "Look"),
+        ("operator", "Run guests"),
+        ("admin", "Stop the node, bring trust bundles"),
+    ]))]
+    pub(crate) role: Role,
     /// On these nodes only; a * at the end stands for any rest
     #[arg(long, value_name = "NODE", value_delimiter = ',')]
     pub(crate) on: Vec<String>,
@@ -72,26 +78,6 @@ pub(crate) struct AddKey {
     /// Until this date or time
     #[arg(long, value_name = "TIME")]
     pub(crate) until: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum RoleKind {
-    /// Look
-    Viewer,
-    /// Run guests
-    Operator,
-    /// Stop the node, bring trust bundles
-    Admin,
-}
-
-impl From<RoleKind> for redoubt::trust_file::RoleName {
-    fn from(kind: RoleKind) -> Self {
-        match kind {
-            RoleKind::Viewer => Self::Viewer,
-            RoleKind::Operator => Self::Operator,
-            RoleKind::Admin => Self::Admin,
-        }
-    }
 }
 
 #[derive(Debug, Subcommand)]

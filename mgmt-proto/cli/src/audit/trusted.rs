@@ -10,7 +10,6 @@
 //! follows in the same boot.
 
 use crate::exit;
-use crate::trust_file::RoleName;
 use keys::PublicKey;
 use mgmt_proto::audit::{Entry, Result as Recorded};
 use mgmt_proto::bundle::{self, Bundle, Denied, Lacks, Refused, Scope};
@@ -47,7 +46,7 @@ struct Sealed {
 struct SealedOperator {
     key: Option<String>,
     key_file: Option<PathBuf>,
-    role: RoleName,
+    role: Role,
 }
 
 impl SealedOperator {
@@ -62,7 +61,7 @@ impl SealedOperator {
                 return Err(exit::usage(&origin, message, "give key or key_file"));
             }
         };
-        Ok(Operator { key: key.map_err(|error| exit::key(&error))?.bytes, role: self.role.into() })
+        Ok(Operator { key: key.map_err(|error| exit::key(&error))?.bytes, role: self.role })
     }
 }
 

@@ -247,7 +247,7 @@ pub(crate) fn add(options: &AddKey) -> Result<Answer, Failure> {
     file.add(Operator {
         name: Some(options.name.clone()),
         key: key.to_string(),
-        role: options.role.into(),
+        role: options.role,
         nodes: names(&options.on),
         guests: names(&options.guests),
         from: options.from.clone(),

@@ -1,6 +1,6 @@
 //! `redoubt node`.
 
-use crate::arguments::{FaultKind, FormName, Node, NodeKey, NodeLog};
+use crate::arguments::{FormName, Node, NodeKey, NodeLog};
 use crate::commands::{state, stream};
 use crate::scope::{Reader, Scope, print};
 use mgmt_proto::code::Failure;
@@ -100,14 +100,7 @@ fn lockdown(scope: &Scope<'_>) -> Result<Answer, Failure> {
     Ok(Answer::done(&scope.done(connection.address(), "lockdown", "locked down", None)))
 }
 
-pub(crate) fn inject_fault(scope: &Scope<'_>, kind: FaultKind) -> Result<Answer, Failure> {
-    let fault = match kind {
-        FaultKind::Panic => Fault::Panic,
-        FaultKind::Access => Fault::Access,
-        FaultKind::Hang => Fault::Hang,
-        FaultKind::HypervisorPanic => Fault::HypervisorPanic,
-        FaultKind::HypervisorHang => Fault::HypervisorHang,
-    };
+pub(crate) fn inject_fault(scope: &Scope<'_>, fault: Fault) -> Result<Answer, Failure> {
     let mut connection = scope.open()?;
     if !scope.dry_run {
         connection.request_last(Request::InjectFault(fault))?;

@@ -1,10 +1,11 @@
 //! `redoubt storage bench`, `read` and `write`: a volume from the workstation, without
 //! a node.
 
-use crate::arguments::Global;
+use crate::arguments::{Global, word};
 use crate::scope::print_answer;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use mgmt_proto::code::{Code, Failure};
+use mgmt_proto::disk::Digests;
 use mgmt_proto::units::{decimal, parse_mac, parse_size};
 use redoubt::answer::Answer;
 use redoubt::disk_text;
@@ -17,7 +18,7 @@ use std::fs::File;
 use std::io::{IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use storage::iscsi::{Credentials, DigestPolicy, Portal};
+use storage::iscsi::{Credentials, Portal};
 use storage::volume::{VolumeName, user};
 
 /// How long a target may keep silent, unless `--timeout` says otherwise.
@@ -45,7 +46,11 @@ pub(crate) struct Reach {
     #[arg(long, help_heading = "iSCSI")]
     round_robin: bool,
     /// Digests of headers and data
-    #[arg(long, value_enum, default_value_t = Digests::Preferred, help_heading = "iSCSI")]
+    #[arg(long, default_value = "preferred", help_heading = "iSCSI", value_parser = word::<Digests>(&[
+        ("preferred", "If the target has them"),
+        ("required", "A target without them is refused"),
+        ("off", "None"),
+    ]))]
     digests: Digests,
     /// Our iSCSI name
     #[arg(long, value_name = "IQN", help_heading = "iSCSI")]
@@ -62,16 +67,6 @@ pub(crate) struct Reach {
     /// Let CHAP use MD5, for targets that know nothing better
     #[arg(long, help_heading = "iSCSI")]
     allow_md5: bool,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Digests {
-    /// If the target has them
-    Preferred,
-    /// A target without them is refused
-    Required,
-    /// None
-    Off,
 }
 
 #[derive(Debug, Args)]
@@ -190,11 +185,7 @@ impl Reach {
             portals: self.portal.clone(),
             round_robin: self.round_robin,
             credentials: self.credentials(name)?,
-            digests: match self.digests {
-                Digests::Preferred => DigestPolicy::Preferred,
-                Digests::Required => DigestPolicy::Required,
-                Digests::Off => DigestPolicy::Off,
-            },
+            digests: self.digests.into(),
             read_only,
             patience: Some(patience),
             ..Options::default()
