@@ -13,7 +13,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use serde::{Deserialize, Deserializer, Serialize};
-use storage::iscsi::{DigestPolicy, PathPolicy};
+use storage::iscsi::{self, Credentials, DigestPolicy, PathPolicy};
 use storage::volume::{VolumeName, user};
 
 /// A disk of a guest.
@@ -105,6 +105,22 @@ pub enum DiskSetting {
     TargetSecret(Option<String>, Secret),
     /// MD5 is good enough for that.
     AllowMd5,
+}
+
+/// How `user` logs in with CHAP, if a secret is set.
+#[must_use]
+pub fn credentials(user: &str, settings: &[DiskSetting]) -> Option<Credentials> {
+    let own = |secret: &Secret| iscsi::Secret::new(secret.expose().to_vec());
+    let (mut secret, mut target, mut allow_md5) = (None, None, false);
+    for setting in settings {
+        match setting {
+            DiskSetting::Secret(given) => secret = Some(own(given)),
+            DiskSetting::TargetSecret(name, given) => target = Some((name.clone(), own(given))),
+            DiskSetting::AllowMd5 => allow_md5 = true,
+            _ => {}
+        }
+    }
+    Some(Credentials { name: user.into(), secret: secret?, target, allow_md5 })
 }
 
 /// What is set for a guest.

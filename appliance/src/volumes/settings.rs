@@ -4,12 +4,10 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use mgmt_proto::code::Code;
-use mgmt_proto::disk::{DiskSetting, Limit};
+use mgmt_proto::disk::{DiskSetting, Limit, credentials};
 use mgmt_proto::reason::Refusal;
 use storage::aoe::{MacAddress, Target, TargetConfig};
-use storage::iscsi::{
-    Credentials, DigestPolicy, PathPolicy, Portal, Secret, Session, SessionConfig, SessionKind,
-};
+use storage::iscsi::{Credentials, DigestPolicy, PathPolicy, Portal, Session, SessionConfig, SessionKind};
 use storage::rate::{Limiter, Limits};
 use storage::volume::{Volume, VolumeName};
 
@@ -66,8 +64,6 @@ impl VolumeSettings {
     /// There is a secret and nobody whose it is.
     pub fn new(name: &VolumeName, list: &[DiskSetting]) -> Result<Self, Refusal> {
         let mut settings = Self::default();
-        let (mut secret, mut target, mut allow_md5) = (None, None, false);
-        let own = |secret: &mgmt_proto::secret::Secret| Secret::new(secret.expose().to_vec());
         let mut rates = Vec::new();
         for setting in list {
             match setting {
@@ -83,18 +79,15 @@ impl VolumeSettings {
                 DiskSetting::Limit(limit) => rates.push(*limit),
                 DiskSetting::Reserve => settings.reserve = true,
                 DiskSetting::Preempt(key) => settings.preempt = Some(*key),
-                DiskSetting::Secret(given) => secret = Some(own(given)),
-                DiskSetting::TargetSecret(name, given) => target = Some((name.clone(), own(given))),
-                DiskSetting::AllowMd5 => allow_md5 = true,
+                DiskSetting::Secret(_) | DiskSetting::TargetSecret(..) | DiskSetting::AllowMd5 => {}
             }
         }
         settings.limits = limits(&rates);
-        if let Some(secret) = secret {
-            let VolumeName::Iscsi { user: Some(user), .. } = name else {
-                let remedy = "name the user: iscsi://user@portal/iqn/lun";
-                return Err(Refusal::said(Code::Usage, name.to_string(), "has a secret and no user", remedy));
-            };
-            settings.credentials = Some(Credentials { name: user.clone(), secret, target, allow_md5 });
+        if let VolumeName::Iscsi { user: Some(user), .. } = name {
+            settings.credentials = credentials(user, list);
+        } else if list.iter().any(|it| matches!(it, DiskSetting::Secret(_))) {
+            let remedy = "name the user: iscsi://user@portal/iqn/lun";
+            return Err(Refusal::said(Code::Usage, name.to_string(), "has a secret and no user", remedy));
         }
         Ok(settings)
     }

@@ -5,13 +5,13 @@ use super::tcp::{self, Link};
 use super::{BUFFER_BYTES, Clock, Memory, Options, REFUSED_LIMIT, nanoseconds, random};
 use crate::exit;
 use mgmt_proto::code::{Code, Failure};
-use mgmt_proto::disk::DiskSetting;
+use mgmt_proto::disk::{self, DiskSetting};
 use mgmt_proto::facts::Found;
 use mgmt_proto::found;
 use std::time::Duration;
 use storage::VolumeState;
 use storage::aoe::Discovery;
-use storage::iscsi::{Credentials, Secret, Session, SessionConfig, SessionKind};
+use storage::iscsi::{Session, SessionConfig, SessionKind};
 use storage::volume::user;
 
 /// How long a portal may take.
@@ -57,7 +57,7 @@ pub fn iscsi(text: &str, settings: &[DiskSetting]) -> Result<Vec<Found>, Failure
     let seed = u64::from_le_bytes(random()?);
     let isid = [0x80, a, b, c, 0, 1];
     let config = SessionConfig::new(portal, initiator, SessionKind::Discovery, isid, seed);
-    let credentials = user.and_then(|user| credentials(&user, settings));
+    let credentials = user.and_then(|user| disk::credentials(&user, settings));
     let mut session = Session::new(SessionConfig { credentials, ..config });
     let mut links = [Link::default()];
     let (mut memory, mut buffer) = (Memory::default(), vec![0; BUFFER_BYTES]);
@@ -80,18 +80,4 @@ pub fn iscsi(text: &str, settings: &[DiskSetting]) -> Result<Vec<Found>, Failure
         }
     }
     Ok(found::at_portal(portal, session.target_list()))
-}
-
-fn credentials(user: &str, settings: &[DiskSetting]) -> Option<Credentials> {
-    let own = |secret: &mgmt_proto::secret::Secret| Secret::new(secret.expose().to_vec());
-    let (mut secret, mut target, mut allow_md5) = (None, None, false);
-    for setting in settings {
-        match setting {
-            DiskSetting::Secret(given) => secret = Some(own(given)),
-            DiskSetting::TargetSecret(name, given) => target = Some((name.clone(), own(given))),
-            DiskSetting::AllowMd5 => allow_md5 = true,
-            _ => {}
-        }
-    }
-    Some(Credentials { name: user.into(), secret: secret?, target, allow_md5 })
 }
