@@ -336,7 +336,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
 
     fn serve_operators(&mut self, now_ns: u64) -> bool {
         self.update_clock(now_ns);
-        // Whoever sent something may have sent more than fitted, and a command may
+        // An operator who sent something may have sent more than fitted, and a command may
         // have begun what the next turn goes on with.
         let first = &mut self.network.stacks.first;
         let who = (&self.keys.identity, &self.trust.bundles);
@@ -367,7 +367,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         true
     }
 
-    /// Ends the machine once whoever asked for it has had the answer.
+    /// Ends the machine once the operator who asked has had the answer.
     fn stop_if_asked(&mut self, now_ns: u64) {
         if let Some((power_off, _)) = self.stopping.take_if(|(_, at_ns)| now_ns >= *at_ns) {
             self.hypervisor.reset(power_off);

@@ -224,7 +224,7 @@ mod tests {
             assert_eq!(fault(&nonsense), ImageFault::Signature, "octet {at} of the seal");
             nonsense[at] ^= 1;
         }
-        // Whoever signs himself is not the owner.
+        // A key that signs its own name is not the owner's.
         assert_eq!(fault(&image(&settings(&key(1)), &key(2))), ImageFault::Owner);
         // No bit of what is signed can be another.
         for at in (0..good.len() - PART_ALIGN).step_by(97) {

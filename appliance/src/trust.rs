@@ -1,4 +1,4 @@
-//! Whom the node listens to: the trust bundle that holds, whether that is known, and the
+//! Which operators the node obeys: the trust bundle that holds, whether that is known, and the
 //! lockdown under it; and who the node is.
 //!
 //! Bundles and lockdown are in the memory that outlives dom0 (`own_memory`); on the state volume
@@ -38,7 +38,7 @@ impl NodeKeys {
     }
 }
 
-/// Whom the node listens to.
+/// Which operators the node obeys.
 #[derive(Debug)]
 pub(crate) struct Authority {
     /// The bundle that holds, and what leads to it.
@@ -83,7 +83,7 @@ impl Authority {
         self.has_minimum() && self.serial() >= self.serial_min
     }
 
-    /// Why it is not known whom the owner trusts now, if it is not.
+    /// Why it is not known which keys the owner trusts now, if it is not.
     pub(crate) fn doubt(&self) -> Option<String> {
         let (serial, minimum) = (self.serial(), self.serial_min);
         if serial < minimum {

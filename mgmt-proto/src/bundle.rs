@@ -79,7 +79,7 @@ impl Grant {
 /// Why a key may not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denied {
-    /// Nobody knows it.
+    /// It is unknown.
     Unknown,
     /// It was revoked.
     Revoked,
@@ -249,7 +249,7 @@ impl Bundle {
         postcard::to_allocvec(self).ok().filter(|bytes| bytes.len() <= room && self.is_sound())
     }
 
-    /// The bundle signed by these root keys, where whoever makes it holds them all; None
+    /// The bundle signed by these root keys, where its maker holds them all; None
     /// when there is more than it may hold.
     #[must_use]
     pub fn sign(&self, roots: &[&SigningKey]) -> Option<Vec<u8>> {
@@ -296,7 +296,7 @@ impl Bundle {
     /// What a key may do on the node called `node` when its clock says `now_s`.
     ///
     /// # Errors
-    /// [`Denied`], which is for the log and not for whoever holds the key.
+    /// [`Denied`], which is for the log and not for the holder of the key.
     pub fn grant(&self, key: &[u8; 32], node: &str, now_s: u64) -> Result<&Grant, Denied> {
         let grant = self.grants.iter().find(|grant| grant.key == *key).ok_or(Denied::Unknown)?;
         let time_s = self.time_s(now_s);

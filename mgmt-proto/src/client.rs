@@ -93,7 +93,7 @@ impl Client {
     }
 
     /// The bytes by which the session begins to count, where the first command may take
-    /// longer than the node waits: somebody may have to allow its signature.
+    /// longer than the node waits: its user may have to allow the signature.
     ///
     /// # Errors
     /// Too many records.

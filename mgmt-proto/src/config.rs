@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The signature says which node wrote the file and that nothing was altered since.
-//! Whether that node is believed is for whoever imports it to decide; the bundles
+//! Whether that node is believed is for its importer to decide; the bundles
 //! carry their own signatures.
 
 use crate::codec;

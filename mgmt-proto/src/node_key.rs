@@ -1,7 +1,7 @@
-//! A node's key gives way to another one: the old signs the new, so that whoever knows
+//! A node's key gives way to another one: the old signs the new, so that a client that knows
 //! the old one can follow.
 //!
-//! Whoever stole the old key can sign such a link too, for those who have not followed yet:
+//! A thief of the old key can sign such a link too, for those who have not followed yet:
 //! they would have believed him anyway.
 
 use crate::codec;
@@ -99,7 +99,7 @@ mod tests {
         for (from, to) in [(4, 1), (3, 2), (1, 5), (9, 4)] {
             assert!(!leads(&links, &public(from), &public(to)), "{from} {to}");
         }
-        // One that is missing, one that somebody else signed, one that goes in circles.
+        // One that is missing, one that another key signed, one that goes in circles.
         assert!(!leads(&[links[0], links[2]], &public(1), &public(4)));
         let forged = KeyLink { from: public(2), ..link(9, 3) };
         assert!(!leads(&[links[0], forged], &public(1), &public(3)));

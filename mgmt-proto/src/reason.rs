@@ -1,4 +1,4 @@
-//! Why a node refused a request or failed at it: data, which whoever reads it puts into
+//! Why a node refused a request or failed at it: data, which its reader puts into
 //! words.
 //!
 //! A node only makes values; the texts of [`Reason`] are for workstations, and the linker

@@ -99,7 +99,7 @@ pub struct Server {
     /// None when it is over.
     established: Option<Box<Established>>,
     operator: [u8; 32],
-    /// The first record has opened: nobody has replayed or only begun a handshake.
+    /// The first record has opened: the handshake was neither replayed nor only begun.
     is_confirmed: bool,
     received: Vec<u8>,
     transmit: Vec<u8>,
@@ -228,7 +228,7 @@ impl Server {
                 established.expected += 1;
                 Ok(Step::Came(Incoming::Command(Box::new(verified), role)))
             }
-            // Whoever may not announce a blob any more may not go on with one either.
+            // An operator who may no longer announce a blob may not resume one either.
             Some((&KIND_DATA, bytes)) if role >= Role::Operator => {
                 Ok(Step::Came(Incoming::Data(bytes.to_vec())))
             }

@@ -134,7 +134,7 @@ impl<M: GuestMemory> Unfinished<M> {
         Self { uploads: Vec::new() }
     }
 
-    /// The session of an upload ended. What nobody could go on with is dropped; when there
+    /// The session of an upload ended. What cannot be resumed is dropped; when there
     /// are too many, so is the oldest, rather one of the same operator.
     pub(crate) fn keep<H: Hypervisor<Memory = M>>(&mut self, hypervisor: &mut H, upload: Upload<M>) {
         let announced = upload.announced;
@@ -152,7 +152,7 @@ impl<M: GuestMemory> Unfinished<M> {
         self.uploads.push(upload);
     }
 
-    /// The upload that somebody goes on with.
+    /// The upload that an operator resumes.
     pub(crate) fn take(&mut self, announced: &Announced) -> Option<Upload<M>> {
         let index = self.uploads.iter().position(|upload| upload.announced == *announced)?;
         Some(self.uploads.remove(index))
@@ -185,7 +185,7 @@ impl<M: GuestMemory> Unfinished<M> {
         true
     }
 
-    /// Drops what is too old, and what whoever sent it may not go on with.
+    /// Drops what is too old, and what its sender may not resume.
     pub(crate) fn tidy<H: Hypervisor<Memory = M>>(
         &mut self,
         hypervisor: &mut H,

@@ -12,7 +12,7 @@ use mgmt_proto::verb::Stream;
 use crate::guests::number::GuestNumber;
 use crate::limits::{CAPTURE_BYTES, CAPTURES_MAX};
 
-/// A capture that nobody reads for so long ends.
+/// A capture that is not read for so long ends.
 const UNREAD_NS: u64 = 10_000_000_000;
 /// Octets of a record before the frame.
 const RECORD_HEADER_BYTES: usize = 16;

@@ -20,7 +20,7 @@ pub(crate) enum Room {
     Yes,
     /// When it has sent some.
     Full,
-    /// It has been full for so long that nobody waits for it.
+    /// It has been full for so long that it is no longer waited for.
     Stuck,
 }
 

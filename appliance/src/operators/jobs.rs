@@ -2,7 +2,7 @@
 //!
 //! A job is known by its number, and by session and place of the command that began
 //! it. It goes on when that session breaks; its outcome is kept for a while, for
-//! whoever comes back. What it is about ([`Work`]) is looked after elsewhere, by
+//! the operator who comes back. What it is about ([`Work`]) is looked after elsewhere, by
 //! those who say [`Node::end_work`] in the end.
 
 use alloc::format;
@@ -123,7 +123,7 @@ impl Jobs {
         id
     }
 
-    /// Whether somebody's job goes on with this.
+    /// Whether a job goes on with this.
     pub(crate) fn is_waited_for(&self, work: &Work) -> bool {
         self.list.iter().any(|job| job.goes_on_with(work))
     }

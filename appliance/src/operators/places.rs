@@ -1,6 +1,6 @@
 //! Who gives way when there is no place for one more session.
 //!
-//! Each key has its own share, so that nobody is in his own way for long; some places are
+//! Each key has its own share, so that no operator is in his own way for long; some places are
 //! for admins alone, so that a lockdown or a trust bundle always finds one.
 
 /// How many there are.
@@ -52,7 +52,7 @@ impl Places {
         if !is_full && (is_admin || others < self.all.saturating_sub(self.of_admins)) {
             return Verdict::Free;
         }
-        // Among their own kind, those of whom there are most. An admin always finds somebody,
+        // Among their own kind, those of whom there are most. An admin always finds one,
         // also where keys have lost that role meanwhile.
         let kind = is_admin && admins > 0;
         let most = taken.iter().filter(|it| it.is_admin == kind).map(|it| count(&it.key)).max().unwrap_or(0);

@@ -48,7 +48,7 @@ impl Revisions {
         }
         let oldest = self.guests.iter().min_by_key(|(_, at)| **at).map(|(name, _)| name.clone());
         if let Some(at) = oldest.and_then(|oldest| self.guests.remove(&oldest)) {
-            // Whoever is forgotten counts as changed when the last of them was.
+            // A guest that is forgotten counts as changed when the last of them was.
             self.floor = self.floor.max(at);
         }
     }

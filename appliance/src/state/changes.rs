@@ -16,7 +16,7 @@ const BATCH_BYTES: usize = 32 * 1024;
 /// A key and its new value, or none.
 pub(crate) type Change = (String, Option<Vec<u8>>);
 
-/// Somebody who waits.
+/// One who waits.
 pub(crate) struct Promise {
     pub(crate) id: u64,
     /// What must be durable; none while it is being made.

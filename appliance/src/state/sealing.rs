@@ -1,4 +1,4 @@
-//! What is on the state volume is sealed: whoever has only the volume can neither
+//! What is on the state volume is sealed: a thief of the volume can neither
 //! read a value nor make one, nor put one in the place of another.
 //!
 //! The image's key for the state serves nothing itself: values and the store's chain have

@@ -76,7 +76,7 @@ impl Volumes {
         Ok(())
     }
 
-    /// Ends a search that nobody waits for any more.
+    /// Ends a search whose caller no longer waits.
     pub fn cancel_discovery(&mut self, stacks: &mut Stacks, now_ns: u64) {
         if let Some(Search::Iscsi { connections, .. }) = self.search.take() {
             connections.close(stacks, now_ns);

@@ -9,7 +9,7 @@ pub struct DiskGeometry {
     pub sectors: u64,
     /// Ranges can be discarded and zeroed.
     pub discard: bool,
-    /// The target lets nobody write.
+    /// The target refuses writes.
     pub write_protected: bool,
     /// Its blocks.
     pub geometry: Geometry,

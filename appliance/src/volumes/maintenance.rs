@@ -40,7 +40,7 @@ pub enum Task {
     Look,
     /// Reserve it for this node.
     Reserve {
-        /// Whoever else holds it gives way.
+        /// Another holder gives way.
         force: bool,
     },
     /// Give its reservation up.
@@ -296,7 +296,7 @@ impl Volumes {
         Some(ended.and(facts))
     }
 
-    /// Ends a maintenance operation that only looks, and that nobody waits for any more.
+    /// Ends a maintenance operation that only looks, and whose caller no longer waits.
     pub fn cancel_maintenance(&mut self, stacks: &mut Stacks, now_ns: u64) {
         if let Some(maintenance) = self.maintenance.take_if(|maintenance| maintenance.task == Task::Look) {
             self.finish(maintenance, stacks, now_ns);

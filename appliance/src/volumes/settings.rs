@@ -61,7 +61,7 @@ impl VolumeSettings {
     /// looked at the list.
     ///
     /// # Errors
-    /// There is a secret and nobody whose it is.
+    /// A CHAP secret was given without a user name.
     pub fn new(name: &VolumeName, list: &[DiskSetting]) -> Result<Self, Refusal> {
         let mut settings = Self::default();
         let mut rates = Vec::new();
@@ -157,7 +157,7 @@ impl Volumes {
     /// Limits all disks of a guest together.
     pub fn limit_guest(&mut self, guest: GuestNumber, limits: Limits, now_ns: u64) {
         if limits.bytes_per_s.is_none() && limits.operations_per_s.is_none() {
-            // Whoever waits for it is let go at the next look.
+            // Requests that wait for it are released at the next poll.
             self.limiters.remove(&guest);
         } else {
             self.limiters.insert(guest, Limiter::new(limits, now_ns));

@@ -176,7 +176,7 @@ impl OperatorKey for AgentKey {
     }
 }
 
-/// Whoever signs for the operator.
+/// The signer of the operator's commands.
 #[derive(Clone)]
 pub enum Identity {
     /// A key from a file.

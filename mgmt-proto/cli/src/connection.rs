@@ -41,7 +41,7 @@ pub struct Connection {
     key: Box<dyn OperatorKey + Send>,
     address: String,
     answer_timeout: Duration,
-    /// Hears how far jobs are, if somebody does.
+    /// Receives the progress of jobs, if that is wanted.
     told: Option<Box<Told>>,
     /// This session is told of its jobs.
     is_told: bool,

@@ -121,7 +121,7 @@ pub fn fitting(path: &Path, memory_bytes: u64, cache: &Path) -> Result<PathBuf, 
         Failure::new(Code::Usage, path.display().to_string(), what, "give the guest more memory")
     })?;
     std::fs::create_dir_all(cache).map_err(|error| exit::file(cache, &error))?;
-    // Whoever finds the file finds all of it.
+    // A reader that finds the file finds all of it.
     let part = cache.join(format!("part-{}", std::process::id()));
     std::fs::write(&part, kernel)
         .and_then(|()| std::fs::rename(&part, &unpacked))

@@ -1,4 +1,4 @@
-//! What somebody may have meant.
+//! What a mistyped word may have meant.
 
 /// The word most like this one, if one is.
 pub fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {

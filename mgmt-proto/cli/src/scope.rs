@@ -22,7 +22,7 @@ pub(crate) struct Scope<'a> {
     pub(crate) global: &'a Global,
     pub(crate) target: &'a Target,
     pub(crate) dry_run: bool,
-    /// Nobody else draws on the terminal meanwhile.
+    /// Nothing else draws on the terminal meanwhile.
     pub(crate) is_alone: bool,
 }
 
@@ -66,7 +66,7 @@ pub(crate) fn target(global: &Global) -> Result<Target, Failure> {
     }
 }
 
-/// Keys that were opened: whoever has one under a passphrase is asked once, however many
+/// Keys that were opened: the passphrase of one is asked for once, however many
 /// nodes there are. That a key did not open is remembered too.
 static IDENTITIES: Mutex<BTreeMap<PathBuf, Result<Identity, Failure>>> = Mutex::new(BTreeMap::new());
 

@@ -70,7 +70,7 @@ pub struct CardGrant {
     pub allow: toml::Table,
 }
 
-/// Somebody who may command.
+/// An operator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Operator {

@@ -35,7 +35,7 @@ struct Entry {
 
 /// Table, pending bits and control.
 ///
-/// A raised vector is only ever a pending bit. Whoever injects interrupts takes
+/// A raised vector is only ever a pending bit. The one that injects interrupts takes
 /// those that nothing masks, so the queue of interrupts is bounded by design.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Msix {

@@ -81,7 +81,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             return;
         }
         let changed = request.changes().then(|| changed_by(&request));
-        // Whoever reads the record must find what ended the node, or dom0.
+        // A reader of the record must find what ended the node, or dom0.
         if let (Request::NodeStop { .. } | Request::InjectFault(_), Some(asked)) = (&request, &asked) {
             self.operators.audit.record(asked, Recorded::Accepted, now_ns);
             self.carry_out(&asker, request, role, now_ns);

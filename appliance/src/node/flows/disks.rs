@@ -102,7 +102,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
             found.leaving_ns = Some(now_ns);
             guest.platform.ask_back(device);
         } else {
-            // Nobody is there to give it back, or nobody is asked.
+            // The guest does not run, or is not asked.
             found.leaving_ns = Some(now_ns);
             return Ok(self.remove_disk(index, device, now_ns).unwrap_or(Work::Detach(number, device)));
         }
@@ -118,7 +118,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         }
     }
 
-    /// Takes a disk away; what whoever waits for that waits for now, if it is to be kept.
+    /// Takes a disk away; returns what those who wait for that wait for now, if it is persisted.
     fn remove_disk(&mut self, index: usize, device: usize, now_ns: u64) -> Option<Work> {
         let guest = self.guests.get_mut(index)?;
         let number = guest.number;
@@ -176,7 +176,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         }
     }
 
-    /// A disk that nobody waits for any more does not come.
+    /// A disk whose caller no longer waits is not attached.
     pub(crate) fn drop_pending_attach(&mut self, number: GuestNumber, device: usize, now_ns: u64) {
         self.guests.attaching.retain(|coming| (coming.guest, coming.device) != (number, device));
         self.volumes.close_disk(number, device, &mut self.network.stacks, now_ns);
@@ -226,7 +226,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// A guest that does not give a disk back in time is asked again when an operator
-    /// wants it to; whoever waited is told.
+    /// wants it to; those who waited are told.
     fn remind_guest(&mut self, index: usize, now_ns: u64) {
         let Some(guest) = self.guests.get(index) else { return };
         let (number, name) = (guest.number, guest.machine.name.clone());
@@ -243,7 +243,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         }
     }
 
-    /// When somebody who waits for a disk is to be told something.
+    /// When an operator who waits for a disk is to be told something.
     pub(crate) fn next_disk_deadline(&self) -> Option<u64> {
         let coming = self.guests.attaching.iter().map(|coming| coming.deadline_ns);
         let slots =

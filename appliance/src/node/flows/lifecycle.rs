@@ -67,7 +67,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         if !self.guests.list.is_empty() {
             log::info!(target: "guests", "{} guests of an earlier dom0 are listed", self.guests.list.len());
         }
-        // Nobody was there to be told of those that crashed meanwhile.
+        // Crashes while no dom0 ran were not reported.
         for index in (0..self.guests.list.len()).rev() {
             let domain = self.guests.get(index).and_then(Guest::domain_id);
             let info = domain.map(|domain| self.hypervisor.domain_info(domain.slot().index()));

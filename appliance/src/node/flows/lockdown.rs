@@ -14,7 +14,7 @@ use crate::node::Node;
 use crate::operators::jobs::Asker;
 
 impl<H: Hypervisor, N: Nic> Node<H, N> {
-    /// Why a request is obeyed from nobody now, if it is not: the node is locked down, or
+    /// Why a request is refused to every operator now, if it is: the node is locked down, or
     /// its state volume has not come, and with it whom the owner trusts by now.
     pub(crate) fn barred(&self, request: &Request) -> Option<Refusal> {
         if self.state.is_awaited() && !request.verb().is_look() {

@@ -35,7 +35,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         Ok(())
     }
 
-    /// Answers whoever waits for a maintenance operation that has ended.
+    /// Answers the operators who wait for a maintenance operation that has ended.
     pub(crate) fn poll_maintenance(&mut self, now_ns: u64) {
         let Some(ended) = self.volumes.take_maintenance(&mut self.network.stacks, now_ns) else { return };
         for facts_wanted in [true, false] {

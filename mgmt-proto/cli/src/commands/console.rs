@@ -106,7 +106,7 @@ fn escape_byte(text: &str) -> Result<u8, Failure> {
     }
 }
 
-/// False when nobody reads any more.
+/// False when the reader is gone.
 fn write_out(bytes: &[u8]) -> bool {
     let mut output = std::io::stdout().lock();
     output.write_all(bytes).and_then(|()| output.flush()).is_ok()
@@ -173,7 +173,7 @@ impl Attached<'_> {
                 let leave = escape.map_or_else(String::new, |_| format!("; {} leaves", options.escape));
                 say(options, &format!("{broken}: connecting again{leave}"));
             }
-            // What is typed meanwhile reaches nobody.
+            // What is typed meanwhile is lost.
             let typed = wait_for_input(&self.input, &mut self.input_open, Duration::ZERO);
             left = typed.is_some_and(|bytes| bytes.iter().any(|byte| Some(*byte) == escape));
             !left

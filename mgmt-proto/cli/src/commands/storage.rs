@@ -41,7 +41,7 @@ fn discover(scope: &Scope<'_>, protocol: Option<&Discover>) -> Result<Answer, Fa
     Ok(targets(&found))
 }
 
-/// How somebody proves who they are at a portal: said as of a volume there.
+/// How an initiator proves who it is at a portal: said as of a volume there.
 fn login(portal: &str, settings: &[String]) -> Result<(String, Vec<DiskSetting>), Failure> {
     let (before, after) = ("iscsi://", "/iqn.discovery/0");
     let mut disk = disk_text::argument(&format!("{before}{portal}{after}"), settings)?;

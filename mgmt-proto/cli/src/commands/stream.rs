@@ -6,7 +6,7 @@ use redoubt::Connection;
 use redoubt::connection::Before;
 
 /// The next part of a stream. When the session breaks, another one takes its place, and
-/// whoever reads is told.
+/// the reader is told.
 pub(crate) fn next(connection: &mut Connection, request: &Request) -> Result<(Stream, Before), Failure> {
     let mut told = false;
     let (reply, before) = connection.look(request, &mut |broken| {

@@ -1,5 +1,5 @@
 //! virtio-net: a guest's network card, one queue pair, with checksum and segmentation
-//! offload both ways: headers are carried, and whoever receives the frame judges them.
+//! offload both ways: headers are carried, and the receiver of the frame judges them.
 //!
 //! Spec: virtio 1.2, section 5.1.
 

@@ -29,7 +29,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
     }
 
     /// A step was made: what is kept of the guest follows. None if there is nothing to
-    /// keep; otherwise whoever waits hears `outcome` when it is durable.
+    /// keep; otherwise those who wait receive `outcome` when it is durable.
     pub(crate) fn follow(
         &mut self,
         name: &str,

@@ -148,7 +148,7 @@ impl<H: Hypervisor, N: Nic> Node<H, N> {
         }])
     }
 
-    /// A guest that was to be kept has started: whoever waits for that waits until it is
+    /// A guest that was to be kept has started: those who wait for that wait until it is
     /// kept.
     pub(crate) fn persist_started(&mut self, index: usize, order: u32, reply: &Outcome, now_ns: u64) {
         let Some(guest) = self.guests.get(index) else { return };
