@@ -13,7 +13,7 @@ pub enum PeerFault {
     Signature,
     /// A sealed message that was altered, replayed or is out of order.
     Seal,
-    /// A key nobody trusts.
+    /// A key that is not trusted.
     Stranger,
     /// Another node was meant.
     Elsewhere,
